@@ -1,0 +1,148 @@
+"""What a task is: it samples batches, says what counts as loss, and how well one can do."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import einops
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from headway.data.seeds import generator
+
+
+class Batch(NamedTuple):
+    """Sequences, what should come out at each position, and which positions count.
+
+    ``inputs`` are tokens ``[batch, pos]`` or vectors ``[batch, pos, d_vocab]``; ``targets`` likewise, and
+    ``targets[b, q]`` is the answer at position q. ``mask[b, q]`` is True where the loss counts. ``info`` holds what
+    the task knows about each sequence (its period, its coefficients); ``task`` is where the batch came from, or
+    None for a batch made by hand.
+    """
+
+    inputs: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_vocab"]
+    targets: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_vocab_out"]
+    mask: Bool[Tensor, "batch pos"]
+    info: Mapping[str, Tensor] = {}
+    task: Task | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on ``device``."""
+        return self._replace(
+            inputs=self.inputs.to(device),
+            targets=self.targets.to(device),
+            mask=self.mask.to(device),
+            info={name: value.to(device) for name, value in self.info.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """A distribution over sequences, with the loss a network is trained on.
+
+    The fields of a subclass are its configuration and are written to the run's config.yaml. A subclass gives
+    ``d_vocab``, ``n_ctx``, ``sample``, ``baselines`` and ``labels``, and ``input_type`` if its inputs are vectors.
+
+    Example:
+        A task of one's own: count upwards, modulo 7.
+
+        >>> @dataclass(frozen=True)
+        ... class Counting(Task):
+        ...     d_vocab, n_ctx = 7, 5
+        ...     def sample(self, generator, batch_size):
+        ...         start = torch.randint(7, (batch_size, 1), generator=generator)
+        ...         tokens = (start + torch.arange(6)) % 7
+        ...         return Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(batch_size, 5, dtype=torch.bool))
+        ...     def baselines(self):
+        ...         return {"chance": math.log(7)}
+        >>> Counting().batch(seed=0, index=3, batch_size=2).inputs.shape
+        torch.Size([2, 5])
+    """
+
+    input_type: ClassVar[Literal["tokens", "vectors"]] = "tokens"
+    bos_token: ClassVar[int | None] = None
+
+    @property
+    @abstractmethod
+    def d_vocab(self) -> int:
+        """How many tokens there are, or the length of a vector: the smallest d_vocab a network needs."""
+
+    @property
+    @abstractmethod
+    def n_ctx(self) -> int:
+        """The longest input sequence: the smallest n_ctx a network needs."""
+
+    @abstractmethod
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        """Draw a batch from ``generator`` and from nothing else."""
+
+    @abstractmethod
+    def baselines(self) -> dict[str, float]:
+        """Losses to compare with, by name: chance, floors, oracles. Same units as ``loss``."""
+
+    def labels(self, batch: Batch) -> list[list[str]]:
+        """What stands along an axis of a plot: one string per position of each sequence of ``batch``."""
+        if self.input_type == "vectors":
+            return [[f"x{q}" for q in range(batch.inputs.shape[1])] for _ in batch.inputs]
+        return [
+            ["BOS" if token == self.bos_token else str(token) for token in row]
+            for row in batch.inputs.tolist()
+        ]
+
+    def loss(
+        self, output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch
+    ) -> Float[Tensor, "batch pos"]:
+        """Loss at each position, unreduced: cross-entropy in nats for tokens, mean squared error for vectors."""
+        if batch.targets.is_floating_point():
+            return einops.reduce((output - batch.targets) ** 2, "batch pos d_vocab_out -> batch pos", "mean")
+        return F.cross_entropy(
+            einops.rearrange(output, "batch pos d_vocab_out -> batch d_vocab_out pos"),
+            batch.targets,
+            reduction="none",
+        )
+
+    def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
+        """Named sets of positions whose loss is reported apart, such as first occurrences and repeats."""
+        return {}
+
+    def batch(self, seed: int, index: int, batch_size: int) -> Batch:
+        """Training batch number ``index``: depends on (seed, index) alone."""
+        return self.sample(generator("data", seed, index), batch_size)._replace(task=self)
+
+    def evaluation_batch(self, seed: int, batch_size: int) -> Batch:
+        """The fixed batch on which a run is scored; unrelated to every training batch."""
+        return self.sample(generator("evaluation", seed), batch_size)._replace(task=self)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The training batches ``first`` to ``last - 1`` of a task, in order; what a Trainer iterates over."""
+
+    task: Task
+    seed: int
+    batch_size: int
+    first: int
+    last: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in range(self.first, self.last):
+            yield self.task.batch(self.seed, index, self.batch_size)
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+def masked_mean(loss: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+    """Mean of ``loss`` over the positions where ``mask`` is True; NaN if there are none.
+
+    Example:
+        >>> masked_mean(torch.tensor([[1.0, 3.0]]), torch.tensor([[True, False]])).item()
+        1.0
+    """
+    return (loss * mask).sum() / mask.sum()

@@ -1,0 +1,365 @@
+"""The parts of a HookedTransformer: parameter shapes and hook names are TransformerLens's.
+
+A part that has a fused kernel uses it as long as nobody listens to the activations the kernel never makes
+(attention scores and pattern; a LayerNorm's scale and normalised input), and writes the steps out when somebody does.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import einops
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformer_lens import FactoredMatrix
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities import get_offset_position_ids
+from transformer_lens.utilities.activation_functions import solu
+
+from headway.models.config import ModelConfig
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+    "solu": solu,
+    "solu_ln": solu,
+}
+
+
+def listened(*points: HookPoint) -> bool:
+    """Whether any of the hook points has a hook, forward or backward."""
+    return any(point.fwd_hooks or point.bwd_hooks for point in points)
+
+
+class Embed(nn.Module):
+    """Tokens to rows of W_E, or vectors times W_E."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.W_E = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model))
+
+    def forward(
+        self, inputs: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_vocab"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Embed ``inputs``: a ValueError if a token has no row, or a vector not d_vocab entries."""
+        if self.cfg.input_type == "vectors":
+            if not inputs.is_floating_point() or inputs.shape[-1] != self.cfg.d_vocab:
+                raise ValueError(
+                    f"input: {inputs.dtype} of shape {tuple(inputs.shape)} is not valid; "
+                    f"this network takes float vectors [batch, pos, {self.cfg.d_vocab}]"
+                )
+            return inputs @ self.W_E
+        if inputs.is_floating_point():
+            raise ValueError(
+                f"input: {inputs.dtype} is not valid; this network takes integer tokens [batch, pos]"
+            )
+        try:
+            return F.embedding(inputs, self.W_E)
+        except IndexError:
+            raise ValueError(
+                f"input: tokens from {inputs.min().item()} to {inputs.max().item()} are not valid; "
+                f"this network knows 0 to {self.cfg.d_vocab - 1}"
+            ) from None
+
+
+class PosEmbed(nn.Module):
+    """The rows of W_pos, one for each position; padding counts for nothing and gets zero."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
+
+    def forward(
+        self,
+        batch: int,
+        pos: int,
+        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Position vectors for a batch of sequences of length ``pos``."""
+        if attention_mask is None:
+            return einops.repeat(self.W_pos[:pos], "pos d_model -> batch pos d_model", batch=batch)
+        pos_embed = self.W_pos[get_offset_position_ids(0, attention_mask.long())]
+        return pos_embed * attention_mask.bool()[:, :, None]
+
+
+class LayerNormPre(nn.Module):
+    """Centre and scale: (x - mean x) / sqrt(var x + eps), without weights."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.eps = cfg.eps
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
+        """Normalise the last axis of ``x``."""
+        if not listened(self.hook_scale, self.hook_normalized):
+            return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return self.explicit(x)
+
+    def explicit(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
+        """The same in steps, so that the scale and the normalised input can be read and replaced."""
+        x = x - x.mean(-1, keepdim=True)
+        scale = self.hook_scale((x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
+        return self.hook_normalized(x / scale)
+
+
+class LayerNorm(LayerNormPre):
+    """LayerNormPre followed by ``* w + b``. hook_normalized is before w and b."""
+
+    def __init__(self, cfg: ModelConfig, length: int):
+        super().__init__(cfg)
+        self.w = nn.Parameter(torch.ones(length))
+        self.b = nn.Parameter(torch.zeros(length))
+
+    def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
+        """Normalise the last axis of ``x``, then scale and shift it."""
+        if not listened(self.hook_scale, self.hook_normalized):
+            return F.layer_norm(x, x.shape[-1:], self.w, self.b, self.eps)
+        return self.explicit(x) * self.w + self.b
+
+
+def normalization(cfg: ModelConfig, length: int) -> nn.Module:
+    """The normalisation that ``cfg.normalization_type`` names."""
+    if cfg.normalization_type is None:
+        return nn.Identity()
+    return LayerNorm(cfg, length) if cfg.normalization_type == "LN" else LayerNormPre(cfg)
+
+
+def project(
+    x: Float[Tensor, "batch pos *head d_model"],
+    W: Float[Tensor, "head d_model d_head"],
+    b: Float[Tensor, "head d_head"],
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Queries, keys or values: ``x @ W + b`` for every head, from one input or from one input a head."""
+    if x.ndim == 4:
+        return einops.einsum(x, W, "batch pos head d_model, head d_model d_head -> batch pos head d_head") + b
+    flat = F.linear(
+        x,
+        einops.rearrange(W, "head d_model d_head -> (head d_head) d_model"),
+        einops.rearrange(b, "head d_head -> (head d_head)"),
+    )
+    return einops.rearrange(flat, "batch pos (head d_head) -> batch pos head d_head", head=W.shape[0])
+
+
+class Attention(nn.Module):
+    """Multi-head attention with one weight matrix a head: W_Q, W_K, W_V [head, d_model, d_head], W_O its mirror."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.cfg = cfg
+        heads_in, heads_out = (cfg.n_heads, cfg.d_model, cfg.d_head), (cfg.n_heads, cfg.d_head, cfg.d_model)
+        self.W_Q = nn.Parameter(torch.empty(heads_in))
+        self.W_K = nn.Parameter(torch.empty(heads_in))
+        self.W_V = nn.Parameter(torch.empty(heads_in))
+        self.W_O = nn.Parameter(torch.empty(heads_out))
+        self.b_Q = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
+        self.b_K = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
+        self.b_V = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
+        self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
+        self.hook_q = HookPoint()
+        self.hook_k = HookPoint()
+        self.hook_v = HookPoint()
+        self.hook_attn_scores = HookPoint()
+        self.hook_pattern = HookPoint()
+        self.hook_z = HookPoint()
+        self.hook_result = HookPoint()
+        if cfg.positional_embedding_type == "shortformer":
+            self.hook_attn_input = HookPoint()
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """W_V @ W_O of every head, ``[head, d_model, d_model]``."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """W_Q @ W_K.T of every head, ``[head, d_model, d_model]``."""
+        return FactoredMatrix(
+            self.W_Q, einops.rearrange(self.W_K, "head d_model d_head -> head d_head d_model")
+        )
+
+    def forward(
+        self,
+        query_input: Float[Tensor, "batch pos *head d_model"],
+        key_input: Float[Tensor, "batch pos *head d_model"],
+        value_input: Float[Tensor, "batch pos *head d_model"],
+        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What the heads of this layer write, summed. ``attention_mask`` is False (0) at keys nobody may see."""
+        q = self.hook_q(project(query_input, self.W_Q, self.b_Q))
+        k = self.hook_k(project(key_input, self.W_K, self.b_K))
+        v = self.hook_v(project(value_input, self.W_V, self.b_V))
+        if attention_mask is None and not listened(self.hook_attn_scores, self.hook_pattern):
+            z = self.fused(q, k, v)
+        else:
+            z = self.explicit(q, k, v, attention_mask)
+        z = self.hook_z(z)
+        if self.cfg.use_attn_result:
+            result = einops.einsum(
+                z, self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model"
+            )
+            return (
+                einops.reduce(self.hook_result(result), "batch pos head d_model -> batch pos d_model", "sum")
+                + self.b_O
+            )
+        return F.linear(
+            einops.rearrange(z, "batch pos head d_head -> batch pos (head d_head)"),
+            einops.rearrange(self.W_O, "head d_head d_model -> d_model (head d_head)"),
+            self.b_O,
+        )
+
+    def fused(
+        self,
+        q: Float[Tensor, "batch pos head d_head"],
+        k: Float[Tensor, "batch pos head d_head"],
+        v: Float[Tensor, "batch pos head d_head"],
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """Weighted values from one kernel: no scores, no pattern."""
+        heads_first = "batch pos head d_head -> batch head pos d_head"
+        z = F.scaled_dot_product_attention(
+            einops.rearrange(q, heads_first),
+            einops.rearrange(k, heads_first),
+            einops.rearrange(v, heads_first),
+            is_causal=self.cfg.attention_dir == "causal",
+        )
+        return einops.rearrange(z, "batch head pos d_head -> batch pos head d_head")
+
+    def explicit(
+        self,
+        q: Float[Tensor, "batch pos head d_head"],
+        k: Float[Tensor, "batch pos head d_head"],
+        v: Float[Tensor, "batch pos head d_head"],
+        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None,
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """Weighted values by way of scores and pattern ``[batch, head, query, key]``, which hooks may replace."""
+        scores = einops.einsum(
+            q, k, "batch query head d_head, batch key head d_head -> batch head query key"
+        ) / math.sqrt(self.cfg.d_head)
+        visible = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
+        if self.cfg.attention_dir == "causal":
+            visible = visible.tril()
+        if attention_mask is not None:
+            visible = visible & attention_mask.bool()[:, None, None, :]
+        scores = self.hook_attn_scores(scores.masked_fill(~visible, -torch.inf))
+        # A query that may see no key (padding before the first token) would be 0/0; it looks at nothing.
+        pattern = self.hook_pattern(scores.softmax(-1).nan_to_num(0.0))
+        return einops.einsum(
+            pattern.to(v.dtype), v, "batch head query key, batch key head d_head -> batch query head d_head"
+        )
+
+
+class MLP(nn.Module):
+    """act_fn(x @ W_in + b_in) @ W_out + b_out; with solu_ln a LayerNorm before W_out."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.act_fn = ACTIVATIONS[cfg.act_fn]
+        self.W_in = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp))
+        self.b_in = nn.Parameter(torch.zeros(cfg.d_mlp))
+        self.W_out = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model))
+        self.b_out = nn.Parameter(torch.zeros(cfg.d_model))
+        self.hook_pre = HookPoint()
+        self.hook_post = HookPoint()
+        self.has_ln = cfg.act_fn == "solu_ln"
+        if self.has_ln:
+            self.hook_mid = HookPoint()
+            self.ln = LayerNorm(cfg, cfg.d_mlp) if cfg.normalization_type == "LN" else LayerNormPre(cfg)
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """What the neurons of this layer write."""
+        post = self.act_fn(self.hook_pre(F.linear(x, self.W_in.T, self.b_in)))
+        if self.has_ln:
+            post = self.ln(self.hook_mid(post))
+        return F.linear(self.hook_post(post), self.W_out.T, self.b_out)
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then (unless attn_only) an MLP, each adding to the residual stream what it reads from it."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.ln1 = normalization(cfg, cfg.d_model)
+        self.attn = Attention(cfg)
+        if not cfg.attn_only:
+            self.ln2 = normalization(cfg, cfg.d_model)
+            self.mlp = MLP(cfg)
+        self.hook_attn_in = HookPoint()
+        self.hook_q_input = HookPoint()
+        self.hook_k_input = HookPoint()
+        self.hook_v_input = HookPoint()
+        self.hook_mlp_in = HookPoint()
+        self.hook_attn_out = HookPoint()
+        self.hook_mlp_out = HookPoint()
+        self.hook_resid_pre = HookPoint()
+        if not cfg.attn_only:
+            self.hook_resid_mid = HookPoint()
+        self.hook_resid_post = HookPoint()
+
+    def forward(
+        self,
+        resid_pre: Float[Tensor, "batch pos d_model"],
+        shortformer_pos_embed: Float[Tensor, "batch pos d_model"] | None = None,
+        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream after this block."""
+        resid_pre = self.hook_resid_pre(resid_pre)
+        attn_out = self.hook_attn_out(
+            self.attn(*self.attention_inputs(resid_pre, shortformer_pos_embed), attention_mask)
+        )
+        if self.cfg.attn_only:
+            return self.hook_resid_post(resid_pre + attn_out)
+        resid_mid = self.hook_resid_mid(resid_pre + attn_out)
+        mlp_in = self.hook_mlp_in(resid_mid.clone()) if self.cfg.use_hook_mlp_in else resid_mid
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(mlp_in)))
+        return self.hook_resid_post(resid_mid + mlp_out)
+
+    def attention_inputs(
+        self,
+        resid_pre: Float[Tensor, "batch pos d_model"],
+        shortformer_pos_embed: Float[Tensor, "batch pos d_model"] | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What queries, keys and values read; with a head axis where a hook may change it for each head apart."""
+        pos = shortformer_pos_embed
+        if self.cfg.use_split_qkv_input or self.cfg.use_attn_in:
+            a_head = partial(
+                einops.repeat, pattern="batch pos d_model -> batch pos head d_model", head=self.cfg.n_heads
+            )
+            # Clones, because an expanded view cannot be written to by a hook.
+            attn_in = (
+                self.hook_attn_in(a_head(resid_pre).clone()) if self.cfg.use_attn_in else a_head(resid_pre)
+            )
+            if self.cfg.use_split_qkv_input:
+                query, key, value = (
+                    self.ln1(point(attn_in.clone()))
+                    for point in (self.hook_q_input, self.hook_k_input, self.hook_v_input)
+                )
+            else:
+                query = key = value = self.ln1(attn_in)
+            return (query, key, value) if pos is None else (query + a_head(pos), key + a_head(pos), value)
+        normalized = self.ln1(resid_pre)
+        if pos is None:
+            return normalized, normalized, normalized
+        with_pos = self.attn.hook_attn_input(normalized + pos)
+        return with_pos, with_pos, normalized
+
+
+class Unembed(nn.Module):
+    """The residual stream to logits, or to predicted vectors: ``x @ W_U + b_U``."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab_out))
+        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out))
+        self.hook_in = HookPoint()
+        self.hook_out = HookPoint()
+
+    def forward(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
+        """Read the outputs off the residual stream."""
+        return self.hook_out(F.linear(self.hook_in(residual), self.W_U.T, self.b_U))

@@ -1,0 +1,99 @@
+"""What a network is: its sizes and kinds, under TransformerLens's field names."""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+ActFn = Literal["relu", "gelu", "gelu_new", "silu", "solu", "solu_ln"]
+Normalization = Literal["LN", "LNPre"]
+Positions = Literal["standard", "shortformer", "none"]
+
+
+@dataclass
+class ModelConfig:
+    """Sizes and kinds of a HookedTransformer.
+
+    Args:
+        n_layers: Number of transformer blocks.
+        d_model: Width of the residual stream.
+        n_ctx: Longest input sequence.
+        d_head: Width of a head's queries, keys and values.
+        n_heads: Number of heads in each layer.
+        d_vocab: Number of input tokens, or the length of an input vector.
+        d_vocab_out: Number of outputs; -1 means as many as d_vocab.
+        d_mlp: Number of MLP neurons; -1 means 4 * d_model. Ignored when attn_only.
+        act_fn: Activation function of the MLPs.
+        attn_only: Leave the MLPs out.
+        attention_dir: causal, or bidirectional: every position sees every other.
+        positional_embedding_type: standard adds W_pos to the residual stream; shortformer adds it to the inputs of
+            queries and keys only; none has no positions at all.
+        normalization_type: LN; LNPre (centre and scale, no weights); null for no normalisation.
+        eps: Added to the variance inside a LayerNorm.
+        initializer_range: Standard deviation of the normal distribution that every weight starts from; biases start
+            at 0.
+        input_type: tokens, or vectors: the input is multiplied by W_E instead of looked up in it.
+
+    Raises:
+        ValueError: a size below 1, an unknown kind.
+
+    Example:
+        >>> ModelConfig(n_layers=2, d_model=64, n_ctx=48, d_head=16, n_heads=4, d_vocab=65).d_vocab_out
+        65
+    """
+
+    n_layers: int
+    d_model: int
+    n_ctx: int
+    d_head: int
+    n_heads: int
+    d_vocab: int
+    d_vocab_out: int = -1
+    d_mlp: int = -1
+    act_fn: ActFn = "relu"
+    attn_only: bool = False
+    attention_dir: Literal["causal", "bidirectional"] = "causal"
+    positional_embedding_type: Positions = "standard"
+    normalization_type: Normalization | None = "LN"
+    eps: float = 1e-5
+    initializer_range: float = 0.02
+    input_type: Literal["tokens", "vectors"] = "tokens"
+
+    # TransformerLens keeps these beside the sizes, and its tools read and set them there. They belong to a model
+    # at work, not to what it is: no constructor takes them and no file keeps them.
+    device: str = field(default="cpu", init=False, compare=False)
+    use_attn_result: bool = field(default=False, init=False, compare=False)
+    use_split_qkv_input: bool = field(default=False, init=False, compare=False)
+    use_attn_in: bool = field(default=False, init=False, compare=False)
+    use_hook_mlp_in: bool = field(default=False, init=False, compare=False)
+    n_key_value_heads: None = field(default=None, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.d_vocab_out == -1:
+            self.d_vocab_out = self.d_vocab
+        if self.d_mlp == -1:
+            self.d_mlp = 4 * self.d_model
+        for size in ("n_layers", "d_model", "n_ctx", "d_head", "n_heads", "d_vocab", "d_vocab_out", "d_mlp"):
+            if getattr(self, size) < 1:
+                raise ValueError(f"{size}: {getattr(self, size)} is not a size; it must be 1 or more")
+        for number in ("eps", "initializer_range"):
+            value = getattr(self, number)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{number}: {value} is not valid; it must be finite and 0 or more")
+        for kind, valid in _KINDS.items():
+            if getattr(self, kind) not in valid:
+                raise ValueError(
+                    f"{kind}: {getattr(self, kind)!r} is not one of {', '.join(map(str, valid))}"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that say what the network is, as plain values: ``ModelConfig(**config.to_dict()) == config``."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+
+_KINDS: dict[str, tuple[Any, ...]] = {
+    "act_fn": get_args(ActFn),
+    "attention_dir": ("causal", "bidirectional"),
+    "positional_embedding_type": get_args(Positions),
+    "normalization_type": (*get_args(Normalization), None),
+    "input_type": ("tokens", "vectors"),
+}

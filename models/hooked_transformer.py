@@ -1,0 +1,518 @@
+"""HookedTransformer: a small transformer whose every activation can be read and replaced.
+
+It stands on the parts TransformerLens keeps (HookedRootModule, HookPoint, ActivationCache, FactoredMatrix,
+ProcessWeights) and carries the names of TransformerLens's HookedTransformer: parameters, hooks, and the surface that
+notebooks call. It leaves out what toys do without: rotary and grouped attention, generation, pretrained weights.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple
+
+import einops
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities import lm_cross_entropy_loss
+from transformer_lens.weight_processing import ProcessWeights
+
+from headway.data.seeds import generator
+from headway.models.components import (
+    Embed,
+    LayerNormPre,
+    PosEmbed,
+    TransformerBlock,
+    Unembed,
+    listened,
+    normalization,
+)
+from headway.models.config import ModelConfig
+
+ReturnType = Literal["logits", "loss", "both"] | None
+HookList = list[tuple[str | Callable[[str], bool], Callable]]
+
+# Hook points that stay silent until the model is told to make their activation.
+_SWITCHED = {
+    "hook_result": "use_attn_result",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+    "hook_attn_in": "use_attn_in",
+    "hook_mlp_in": "use_hook_mlp_in",
+}
+
+
+class Output(NamedTuple):
+    """What ``return_type="both"`` returns."""
+
+    logits: Float[Tensor, "batch pos d_vocab_out"]
+    loss: Tensor
+
+
+class HookedTransformer(HookedRootModule):
+    """A transformer of ``cfg``'s sizes with a hook on every activation.
+
+    For each layer: ``x = x + attn(ln1(x))``, then (unless attn_only) ``x = x + mlp(ln2(x))``; the output is
+    ``ln_final(x) @ W_U + b_U``. Activations are row vectors, as in TransformerLens: ``x @ W``.
+
+    Args:
+        cfg: Sizes and kinds; the model keeps a copy.
+        tokenizer: A Hugging Face tokenizer, if strings are to go in.
+        seed: Seed of the initial weights, which are drawn from N(0, initializer_range²) and not from torch's global
+            generator; biases are 0.
+
+    Example:
+        >>> cfg = ModelConfig(n_layers=2, d_model=11, n_ctx=7, d_head=5, n_heads=3, d_vocab=13)
+        >>> model = HookedTransformer(cfg)
+        >>> logits, cache = model.run_with_cache(torch.tensor([[1, 2, 3]]))
+        >>> cache["pattern", 1].shape  # batch head query key
+        torch.Size([1, 3, 3, 3])
+    """
+
+    def __init__(self, cfg: ModelConfig, tokenizer: Any = None, seed: int = 0):
+        super().__init__()
+        self.cfg = replace(cfg)
+        self.tokenizer = tokenizer
+        self.embed = Embed(self.cfg)
+        self.hook_embed = HookPoint()
+        if self.cfg.positional_embedding_type != "none":
+            self.pos_embed = PosEmbed(self.cfg)
+            self.hook_pos_embed = HookPoint()
+        self.blocks = nn.ModuleList(TransformerBlock(self.cfg) for _ in range(self.cfg.n_layers))
+        if self.cfg.normalization_type is not None:
+            self.ln_final = normalization(self.cfg, self.cfg.d_model)
+        self.unembed = Unembed(self.cfg)
+        self.init_weights(seed)
+        self.setup()
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Draw every weight matrix anew from N(0, initializer_range²); biases and LayerNorms stay as they are."""
+        draws = generator("init", seed)
+        for name, parameter in self.named_parameters():
+            if name.rpartition(".")[2].startswith("W_"):
+                parameter.copy_(torch.randn(parameter.shape, generator=draws) * self.cfg.initializer_range)
+
+    def forward(
+        self,
+        input: str | list[str] | Tensor,
+        return_type: ReturnType = "logits",
+        loss_per_token: bool = False,
+        prepend_bos: bool = True,
+        start_at_layer: int | None = None,
+        tokens: Int[Tensor, "batch pos"] | None = None,
+        shortformer_pos_embed: Float[Tensor, "batch pos d_model"] | None = None,
+        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+        stop_at_layer: int | None = None,
+    ) -> Any:
+        """Run the network.
+
+        Args:
+            input: Tokens ``[batch, pos]``, vectors ``[batch, pos, d_vocab]``, a string or strings if there is a
+                tokenizer, or with ``start_at_layer`` a residual stream ``[batch, pos, d_model]``.
+            return_type: ``"logits"`` ``[batch, pos, d_vocab_out]``; ``"loss"``, the mean next-token cross-entropy in
+                nats; ``"both"``; or None.
+            loss_per_token: Loss ``[batch, pos - 1]`` instead of its mean.
+            prepend_bos: Start strings with the tokenizer's BOS token.
+            start_at_layer: Skip the embedding and the blocks before this one.
+            tokens: What the loss compares with when ``start_at_layer`` is given.
+            shortformer_pos_embed: Position vectors when ``start_at_layer`` is given and positions are shortformer.
+            attention_mask: 0 at padding: no query sees it as a key, and it takes no position.
+            stop_at_layer: Stop before this block and return the residual stream.
+
+        Raises:
+            ValueError: input that this network cannot take; a loss where there are no next tokens.
+        """
+        if isinstance(input, str | list):
+            input = self.to_tokens(input, prepend_bos=prepend_bos)
+        if start_at_layer is None:
+            if input.ndim == (1 if self.cfg.input_type == "tokens" else 2):
+                input = input[None]
+            if self.cfg.input_type == "tokens":
+                tokens = input
+            residual, shortformer_pos_embed = self.input_to_embed(input, attention_mask)
+        else:
+            residual = input
+        # Slicing gives negative layers the meaning they have in a list, as in TransformerLens.
+        for block in list(self.blocks)[start_at_layer:stop_at_layer]:
+            residual = block(residual, shortformer_pos_embed, attention_mask)
+        if stop_at_layer is not None:
+            return residual
+        if self.cfg.normalization_type is not None:
+            residual = self.ln_final(residual)
+        if return_type is None:
+            return None
+        logits = self.unembed(residual)
+        if return_type == "logits":
+            return logits
+        if return_type not in ("loss", "both"):
+            raise ValueError(f"return_type: {return_type!r} is not one of logits, loss, both, None")
+        if tokens is None or self.cfg.input_type == "vectors":
+            raise ValueError(
+                f"return_type: {return_type!r} needs tokens to predict; "
+                "for vectors, or from start_at_layer on without tokens, take the output and a loss of your own"
+            )
+        loss = lm_cross_entropy_loss(logits, tokens, attention_mask, loss_per_token)
+        return loss if return_type == "loss" else Output(logits, loss)
+
+    def input_to_embed(
+        self, input: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"] | None]:
+        """The first residual stream, and with shortformer positions the vectors that queries and keys will add."""
+        batch, pos = input.shape[:2]
+        if pos > self.cfg.n_ctx:
+            raise ValueError(f"input: {pos} positions are more than n_ctx = {self.cfg.n_ctx}")
+        embed = self.hook_embed(self.embed(input))
+        if self.cfg.positional_embedding_type == "none":
+            return embed, None
+        pos_embed = self.pos_embed(batch, pos, attention_mask)
+        # An expanded view cannot be written to by a hook.
+        pos_embed = self.hook_pos_embed(pos_embed.clone() if listened(self.hook_pos_embed) else pos_embed)
+        if self.cfg.positional_embedding_type == "standard":
+            return embed + pos_embed, None
+        return embed, pos_embed
+
+    def run_with_cache(
+        self,
+        *model_args: Any,
+        return_cache_object: bool = True,
+        remove_batch_dim: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Any, Any]:
+        """Run, and keep activations: an ActivationCache, or a dict of them if ``return_cache_object`` is False."""
+        output, cache = super().run_with_cache(*model_args, remove_batch_dim=remove_batch_dim, **kwargs)
+        if not return_cache_object:
+            return output, cache
+        return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)  # pyright: ignore
+
+    def run_with_hooks(
+        self,
+        *model_args: Any,
+        fwd_hooks: HookList = [],
+        bwd_hooks: HookList = [],
+        **kwargs: Any,  # noqa: B006
+    ) -> Any:
+        """Run with hooks for this one time, as in TransformerLens; naming a point that cannot fire is an error."""
+        for name, _ in [*fwd_hooks, *bwd_hooks]:
+            if isinstance(name, str):
+                self._check_point(name)
+        return super().run_with_hooks(*model_args, fwd_hooks=fwd_hooks, bwd_hooks=bwd_hooks, **kwargs)
+
+    def add_hook(self, name: str | Callable[[str], bool], *args: Any, **kwargs: Any) -> None:
+        """Add a hook that stays until ``reset_hooks``; a point that cannot fire is an error."""
+        if isinstance(name, str):
+            self._check_point(name)
+        super().add_hook(name, *args, **kwargs)
+
+    def _check_point(self, name: str) -> None:
+        if name not in self.hook_dict:
+            nearest = get_close_matches(name, self.hook_dict, n=1)
+            raise ValueError(
+                f"hook: {name!r} does not exist" + (f"; nearest is {nearest[0]!r}" if nearest else "")
+            )
+        switch = _SWITCHED.get(name.rpartition(".")[2])
+        if switch is not None and not getattr(self.cfg, switch):
+            raise ValueError(
+                f"hook: {name!r} never fires while cfg.{switch} is False; call model.set_{switch}(True)"
+            )
+
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Whether each head's output is computed apart, at ``attn.hook_result``."""
+        self.cfg.use_attn_result = use_attn_result
+
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Whether queries, keys and values of each head read inputs of their own, at ``hook_{q,k,v}_input``."""
+        self.cfg.use_split_qkv_input = use_split_qkv_input
+
+    def set_use_attn_in(self, use_attn_in: bool) -> None:
+        """Whether each head reads an input of its own, at ``hook_attn_in``."""
+        self.cfg.use_attn_in = use_attn_in
+
+    def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
+        """Whether the MLP reads an input of its own, at ``hook_mlp_in``."""
+        if use_hook_mlp_in and self.cfg.attn_only:
+            raise ValueError("use_hook_mlp_in: True is not valid for an attn_only network; it has no MLP")
+        self.cfg.use_hook_mlp_in = use_hook_mlp_in
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "HookedTransformer":
+        super()._apply(*args, **kwargs)
+        self.cfg.device = str(self.embed.W_E.device)
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load weights; the mask buffers that TransformerLens's HookedTransformer kept among them are ignored."""
+        buffers = (".attn.mask", ".attn.IGNORE")
+        return super().load_state_dict(
+            {name: value for name, value in state_dict.items() if not name.endswith(buffers)}, *args, **kwargs
+        )
+
+    def processed(
+        self,
+        fold_ln: bool = True,
+        center_writing_weights: bool = True,
+        center_unembed: bool | None = None,
+        fold_value_biases: bool = True,
+        refactor_factored_attn_matrices: bool = False,
+    ) -> "HookedTransformer":
+        """A copy with simpler weights that computes the same function; this model stays as it is.
+
+        LayerNorm weights fold into what reads them, weights that write to the residual stream are centred (their part
+        along the all-ones vector is invisible to a LayerNorm), and b_V folds into b_O. By default the unembedding is
+        centred for tokens, where that moves all logits alike, and not for vectors, where it would change the output.
+
+        Raises:
+            ValueError: LayerNorm with shortformer positions (positions are added after ln1, so folding it would
+                change the function); centring the unembedding of a network that puts out vectors.
+        """
+        copy = HookedTransformer(self.cfg, self.tokenizer).to(self.W_E)
+        copy.load_and_process_state_dict(
+            self.state_dict(),
+            fold_ln,
+            center_writing_weights,
+            self.cfg.input_type == "tokens" if center_unembed is None else center_unembed,
+            fold_value_biases,
+            refactor_factored_attn_matrices,
+        )
+        return copy.train(self.training)
+
+    def load_and_process_state_dict(
+        self,
+        state_dict: Mapping[str, Tensor],
+        fold_ln: bool = True,
+        center_writing_weights: bool = True,
+        center_unembed: bool = True,
+        fold_value_biases: bool = True,
+        refactor_factored_attn_matrices: bool = False,
+    ) -> None:
+        """Load weights and simplify them in place, as TransformerLens does; ``processed`` is the same for a copy."""
+        kind, positions = self.cfg.normalization_type, self.cfg.positional_embedding_type
+        if kind == "LN" and fold_ln and positions == "shortformer":
+            raise ValueError(
+                "fold_ln: True is not valid with shortformer positions; they are added after ln1, "
+                "so folding it would change the function"
+            )
+        if center_unembed and self.cfg.input_type == "vectors":
+            raise ValueError("center_unembed: True is not valid for vectors; it would change the output")
+        weights = {name: value.detach().clone() for name, value in state_dict.items()}
+        processed = ProcessWeights.process_weights(
+            dict(weights),
+            # ProcessWeights takes every activation named solu* for one with a LayerNorm, and tells W_U from its
+            # transpose by d_vocab where d_vocab_out is meant.
+            replace(
+                self.cfg,
+                act_fn="relu" if self.cfg.act_fn == "solu" else self.cfg.act_fn,
+                d_vocab=self.cfg.d_vocab_out,
+            ),
+            fold_ln=fold_ln and kind == "LN",
+            center_writing_weights=center_writing_weights and kind is not None,
+            center_unembed=center_unembed,
+            fold_value_biases=fold_value_biases,
+            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
+        )
+        if positions == "shortformer":
+            # It centres W_pos as well, which no LayerNorm would undo: shortformer positions come after it.
+            processed["pos_embed.W_pos"] = weights["pos_embed.W_pos"]
+        if fold_ln and kind == "LN":
+            self._drop_ln_weights()
+            processed = {name: value for name, value in processed.items() if name in self.state_dict()}
+        self.load_state_dict(processed)
+
+    def _drop_ln_weights(self) -> None:
+        """Put LayerNormPre where LayerNorm was."""
+        self.cfg.normalization_type = "LNPre"
+        self.ln_final = LayerNormPre(self.cfg)
+        for block in self.blocks:
+            block.ln1 = LayerNormPre(self.cfg)
+            if not self.cfg.attn_only:
+                block.ln2 = LayerNormPre(self.cfg)
+                if block.mlp.has_ln:
+                    block.mlp.ln = LayerNormPre(self.cfg)
+        self.setup()
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The embedding."""
+        return self.embed.W_E
+
+    @property
+    def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
+        """The position table; a ValueError if positions are none."""
+        if self.cfg.positional_embedding_type == "none":
+            raise ValueError("W_pos: this network has no positions (positional_embedding_type is none)")
+        return self.pos_embed.W_pos
+
+    @property
+    def W_E_pos(self) -> Float[Tensor, "d_vocab+n_ctx d_model"]:
+        """Embedding and position table, one above the other."""
+        return torch.cat([self.W_E, self.W_pos])
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
+        """The unembedding."""
+        return self.unembed.W_U
+
+    @property
+    def b_U(self) -> Float[Tensor, "d_vocab_out"]:
+        """The unembedding's bias."""
+        return self.unembed.b_U
+
+    def _stacked(self, part: str, name: str) -> Float[Tensor, "layer *shape"]:
+        return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
+
+    @property
+    def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Query weights of every layer."""
+        return self._stacked("attn", "W_Q")
+
+    @property
+    def W_K(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Key weights of every layer."""
+        return self._stacked("attn", "W_K")
+
+    @property
+    def W_V(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Value weights of every layer."""
+        return self._stacked("attn", "W_V")
+
+    @property
+    def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
+        """Output weights of every layer."""
+        return self._stacked("attn", "W_O")
+
+    @property
+    def b_Q(self) -> Float[Tensor, "layer head d_head"]:
+        """Query biases of every layer."""
+        return self._stacked("attn", "b_Q")
+
+    @property
+    def b_K(self) -> Float[Tensor, "layer head d_head"]:
+        """Key biases of every layer."""
+        return self._stacked("attn", "b_K")
+
+    @property
+    def b_V(self) -> Float[Tensor, "layer head d_head"]:
+        """Value biases of every layer."""
+        return self._stacked("attn", "b_V")
+
+    @property
+    def b_O(self) -> Float[Tensor, "layer d_model"]:
+        """Output biases of every layer's attention."""
+        return self._stacked("attn", "b_O")
+
+    @property
+    def W_in(self) -> Float[Tensor, "layer d_model d_mlp"]:
+        """MLP input weights of every layer."""
+        return self._stacked("mlp", "W_in")
+
+    @property
+    def b_in(self) -> Float[Tensor, "layer d_mlp"]:
+        """MLP input biases of every layer."""
+        return self._stacked("mlp", "b_in")
+
+    @property
+    def W_out(self) -> Float[Tensor, "layer d_mlp d_model"]:
+        """MLP output weights of every layer."""
+        return self._stacked("mlp", "W_out")
+
+    @property
+    def b_out(self) -> Float[Tensor, "layer d_model"]:
+        """MLP output biases of every layer."""
+        return self._stacked("mlp", "b_out")
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """W_V @ W_O of every head, ``[layer, head, d_model, d_model]``."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """W_Q @ W_K.T of every head, ``[layer, head, d_model, d_model]``."""
+        return FactoredMatrix(
+            self.W_Q, einops.rearrange(self.W_K, "l h d_model d_head -> l h d_head d_model")
+        )
+
+    def accumulated_bias(
+        self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
+    ) -> Float[Tensor, "d_model"]:
+        """The sum of the biases written to the residual stream before ``layer`` (b_O, and b_out unless excluded).
+
+        With ``mlp_input`` the bias of the layer's own attention is counted too: what the MLP of that layer reads.
+        """
+        bias = self.b_O[: layer + mlp_input].sum(0)
+        if include_mlp_biases and not self.cfg.attn_only:
+            bias = bias + self.b_out[:layer].sum(0)
+        return bias
+
+    def all_head_labels(self) -> list[str]:
+        """``L0H0``, ``L0H1``, … in the order of the layers."""
+        return [f"L{layer}H{head}" for layer in range(self.cfg.n_layers) for head in range(self.cfg.n_heads)]
+
+    def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Float[Tensor, "*shape d_model"]:
+        """The column of W_U of each token: what the residual stream is multiplied with to get its logit.
+
+        Without folding, ln_final's weights stand between the two: use ``processed()`` first.
+        """
+        if isinstance(tokens, str):
+            tokens = self.to_single_token(tokens)
+        if isinstance(tokens, Tensor) and tokens.numel() == 1:
+            tokens = int(tokens)
+        if isinstance(tokens, int):
+            return self.W_U[:, tokens]
+        return einops.rearrange(self.W_U[:, tokens], "d_model ... -> ... d_model")
+
+    def set_tokenizer(self, tokenizer: Any) -> None:
+        """Use this Hugging Face tokenizer for strings."""
+        self.tokenizer = tokenizer
+
+    def _needs_tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise ValueError(
+                "tokenizer: None; strings need one: call model.set_tokenizer(...) with a Hugging Face tokenizer"
+            )
+        return self.tokenizer
+
+    def to_tokens(
+        self, input: str | list[str], prepend_bos: bool = True, truncate: bool = True, **_: Any
+    ) -> Int[Tensor, "batch pos"]:
+        """Strings to tokens, padded on the right to the longest and (with ``truncate``) cut at n_ctx."""
+        tokenizer = self._needs_tokenizer()
+        texts = [input] if isinstance(input, str) else input
+        bos = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
+        rows = [bos + tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        if truncate:
+            rows = [row[: self.cfg.n_ctx] for row in rows]
+        length = max(map(len, rows))
+        if any(len(row) < length for row in rows) and tokenizer.pad_token_id is None:
+            raise ValueError("input: strings of different lengths need a tokenizer with a pad token")
+        padded = [row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=torch.long, device=self.cfg.device)
+
+    def to_string(self, tokens: Int[Tensor, "..."] | np.ndarray | list) -> str | list[str]:
+        """Tokens to a string, or a batch of tokens to a list of strings."""
+        tokens = torch.as_tensor(tokens)
+        decode = self._needs_tokenizer().decode
+        return [decode(row) for row in tokens] if tokens.ndim == 2 else decode(tokens)
+
+    def to_str_tokens(
+        self, input: str | Int[Tensor, "..."] | np.ndarray | list, prepend_bos: bool = True, **_: Any
+    ) -> list[str] | list[list[str]]:
+        """A string, or one sequence of tokens, as a list with one string a token; a list of either, one list each."""
+        if isinstance(input, list):
+            return [self.to_str_tokens(item, prepend_bos) for item in input]  # pyright: ignore[reportReturnType]
+        tokens = self.to_tokens(input, prepend_bos) if isinstance(input, str) else torch.as_tensor(input)
+        return [self._needs_tokenizer().decode([token]) for token in tokens.flatten().tolist()]
+
+    def to_single_token(self, string: str) -> int:
+        """The token that is ``string``; a ValueError if it takes several."""
+        tokens = self.to_tokens(string, prepend_bos=False)
+        if tokens.numel() != 1:
+            raise ValueError(f"string: {string!r} is {tokens.numel()} tokens; one is needed")
+        return int(tokens)
+
+    def to_single_str_token(self, int_token: int) -> str:
+        """The string of one token."""
+        return self._needs_tokenizer().decode([int_token])

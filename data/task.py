@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from typing import ClassVar, Literal, NamedTuple
 import einops
 import torch
 import torch.nn.functional as F
+from headway.data.seeds import generator
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-from headway.data.seeds import generator
 
 
 class Batch(NamedTuple):
@@ -90,14 +88,9 @@ class Task(ABC):
         """What stands along an axis of a plot: one string per position of each sequence of ``batch``."""
         if self.input_type == "vectors":
             return [[f"x{q}" for q in range(batch.inputs.shape[1])] for _ in batch.inputs]
-        return [
-            ["BOS" if token == self.bos_token else str(token) for token in row]
-            for row in batch.inputs.tolist()
-        ]
+        return [["BOS" if token == self.bos_token else str(token) for token in row] for row in batch.inputs.tolist()]
 
-    def loss(
-        self, output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch
-    ) -> Float[Tensor, "batch pos"]:
+    def loss(self, output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, "batch pos"]:
         """Loss at each position, unreduced: cross-entropy in nats for tokens, mean squared error for vectors."""
         if batch.targets.is_floating_point():
             return einops.reduce((output - batch.targets) ** 2, "batch pos d_vocab_out -> batch pos", "mean")

@@ -11,14 +11,13 @@ from functools import partial
 import einops
 import torch
 import torch.nn.functional as F
+from headway.models.config import ModelConfig
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities import get_offset_position_ids
 from transformer_lens.utilities.activation_functions import solu
-
-from headway.models.config import ModelConfig
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -55,9 +54,7 @@ class Embed(nn.Module):
                 )
             return inputs @ self.W_E
         if inputs.is_floating_point():
-            raise ValueError(
-                f"input: {inputs.dtype} is not valid; this network takes integer tokens [batch, pos]"
-            )
+            raise ValueError(f"input: {inputs.dtype} is not valid; this network takes integer tokens [batch, pos]")
         try:
             return F.embedding(inputs, self.W_E)
         except IndexError:
@@ -180,9 +177,7 @@ class Attention(nn.Module):
     @property
     def QK(self) -> FactoredMatrix:
         """W_Q @ W_K.T of every head, ``[head, d_model, d_model]``."""
-        return FactoredMatrix(
-            self.W_Q, einops.rearrange(self.W_K, "head d_model d_head -> head d_head d_model")
-        )
+        return FactoredMatrix(self.W_Q, einops.rearrange(self.W_K, "head d_model d_head -> head d_head d_model"))
 
     def forward(
         self,
@@ -201,12 +196,9 @@ class Attention(nn.Module):
             z = self.explicit(q, k, v, attention_mask)
         z = self.hook_z(z)
         if self.cfg.use_attn_result:
-            result = einops.einsum(
-                z, self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model"
-            )
+            result = einops.einsum(z, self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model")
             return (
-                einops.reduce(self.hook_result(result), "batch pos head d_model -> batch pos d_model", "sum")
-                + self.b_O
+                einops.reduce(self.hook_result(result), "batch pos head d_model -> batch pos d_model", "sum") + self.b_O
             )
         return F.linear(
             einops.rearrange(z, "batch pos head d_head -> batch pos (head d_head)"),
@@ -332,9 +324,7 @@ class TransformerBlock(nn.Module):
                 einops.repeat, pattern="batch pos d_model -> batch pos head d_model", head=self.cfg.n_heads
             )
             # Clones, because an expanded view cannot be written to by a hook.
-            attn_in = (
-                self.hook_attn_in(a_head(resid_pre).clone()) if self.cfg.use_attn_in else a_head(resid_pre)
-            )
+            attn_in = self.hook_attn_in(a_head(resid_pre).clone()) if self.cfg.use_attn_in else a_head(resid_pre)
             if self.cfg.use_split_qkv_input:
                 query, key, value = (
                     self.ln1(point(attn_in.clone()))

@@ -2,11 +2,26 @@
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 ActFn = Literal["relu", "gelu", "gelu_new", "silu", "solu", "solu_ln"]
 Normalization = Literal["LN", "LNPre"]
 Positions = Literal["standard", "shortformer", "none"]
+
+
+class Head(NamedTuple):
+    """One attention head, named by one value; layers and heads count from 0.
+
+    Example:
+        >>> str(Head(0, 7))
+        'L0H7'
+    """
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.head}"
 
 
 @dataclass
@@ -81,13 +96,22 @@ class ModelConfig:
                 raise ValueError(f"{number}: {value} is not valid; it must be finite and 0 or more")
         for kind, valid in _KINDS.items():
             if getattr(self, kind) not in valid:
-                raise ValueError(
-                    f"{kind}: {getattr(self, kind)!r} is not one of {', '.join(map(str, valid))}"
-                )
+                raise ValueError(f"{kind}: {getattr(self, kind)!r} is not one of {', '.join(map(str, valid))}")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that say what the network is, as plain values: ``ModelConfig(**config.to_dict()) == config``."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def as_given(self) -> dict[str, Any]:
+        """``to_dict`` with -1 for every size that merely follows from another, so that changing one moves both.
+
+        Example:
+            >>> config = ModelConfig(n_layers=1, d_model=8, n_ctx=5, d_head=4, n_heads=2, d_vocab=13)
+            >>> ModelConfig(**{**config.as_given(), "d_vocab": 17}).d_vocab_out
+            17
+        """
+        follows = {"d_vocab_out": self.d_vocab, "d_mlp": 4 * self.d_model}
+        return {name: -1 if value == follows.get(name) else value for name, value in self.to_dict().items()}
 
 
 _KINDS: dict[str, tuple[Any, ...]] = {

@@ -5,7 +5,8 @@ ProcessWeights) and carries the names of TransformerLens's HookedTransformer: pa
 notebooks call. It leaves out what toys do without: rotary and grouped attention, generation, pretrained weights.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
@@ -13,13 +14,6 @@ from typing import Any, Literal, NamedTuple
 import einops
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
-from transformer_lens.hook_points import HookPoint
-from transformer_lens.utilities import lm_cross_entropy_loss
-from transformer_lens.weight_processing import ProcessWeights
-
 from headway.data.seeds import generator
 from headway.models.components import (
     Embed,
@@ -30,10 +24,16 @@ from headway.models.components import (
     listened,
     normalization,
 )
-from headway.models.config import ModelConfig
+from headway.models.config import Head, ModelConfig
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities import lm_cross_entropy_loss
+from transformer_lens.weight_processing import ProcessWeights
 
 ReturnType = Literal["logits", "loss", "both"] | None
-HookList = list[tuple[str | Callable[[str], bool], Callable]]
+Hooks = Sequence[tuple[str | Callable[[str], bool], Callable]]
 
 # Hook points that stay silent until the model is told to make their activation.
 _SWITCHED = {
@@ -86,13 +86,12 @@ class HookedTransformer(HookedRootModule):
         if self.cfg.normalization_type is not None:
             self.ln_final = normalization(self.cfg, self.cfg.d_model)
         self.unembed = Unembed(self.cfg)
-        self.init_weights(seed)
+        self.init_weights(generator("init", seed))
         self.setup()
 
     @torch.no_grad()
-    def init_weights(self, seed: int) -> None:
+    def init_weights(self, draws: torch.Generator) -> None:
         """Draw every weight matrix anew from N(0, initializer_range²); biases and LayerNorms stay as they are."""
-        draws = generator("init", seed)
         for name, parameter in self.named_parameters():
             if name.rpartition(".")[2].startswith("W_"):
                 parameter.copy_(torch.randn(parameter.shape, generator=draws) * self.cfg.initializer_range)
@@ -189,18 +188,14 @@ class HookedTransformer(HookedRootModule):
             return output, cache
         return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)  # pyright: ignore
 
-    def run_with_hooks(
-        self,
-        *model_args: Any,
-        fwd_hooks: HookList = [],
-        bwd_hooks: HookList = [],
-        **kwargs: Any,  # noqa: B006
-    ) -> Any:
-        """Run with hooks for this one time, as in TransformerLens; naming a point that cannot fire is an error."""
+    def hooks(
+        self, fwd_hooks: Hooks = (), bwd_hooks: Hooks = (), *args: Any, **kwargs: Any
+    ) -> AbstractContextManager["HookedTransformer"]:
+        """A context with hooks, as in TransformerLens; naming a point that cannot fire is an error."""
         for name, _ in [*fwd_hooks, *bwd_hooks]:
             if isinstance(name, str):
                 self._check_point(name)
-        return super().run_with_hooks(*model_args, fwd_hooks=fwd_hooks, bwd_hooks=bwd_hooks, **kwargs)
+        return super().hooks(list(fwd_hooks), list(bwd_hooks), *args, **kwargs)
 
     def add_hook(self, name: str | Callable[[str], bool], *args: Any, **kwargs: Any) -> None:
         """Add a hook that stays until ``reset_hooks``; a point that cannot fire is an error."""
@@ -211,14 +206,10 @@ class HookedTransformer(HookedRootModule):
     def _check_point(self, name: str) -> None:
         if name not in self.hook_dict:
             nearest = get_close_matches(name, self.hook_dict, n=1)
-            raise ValueError(
-                f"hook: {name!r} does not exist" + (f"; nearest is {nearest[0]!r}" if nearest else "")
-            )
+            raise ValueError(f"hook: {name!r} does not exist" + (f"; nearest is {nearest[0]!r}" if nearest else ""))
         switch = _SWITCHED.get(name.rpartition(".")[2])
         if switch is not None and not getattr(self.cfg, switch):
-            raise ValueError(
-                f"hook: {name!r} never fires while cfg.{switch} is False; call model.set_{switch}(True)"
-            )
+            raise ValueError(f"hook: {name!r} never fires while cfg.{switch} is False; call model.set_{switch}(True)")
 
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Whether each head's output is computed apart, at ``attn.hook_result``."""
@@ -329,7 +320,7 @@ class HookedTransformer(HookedRootModule):
             block.ln1 = LayerNormPre(self.cfg)
             if not self.cfg.attn_only:
                 block.ln2 = LayerNormPre(self.cfg)
-                if block.mlp.has_ln:
+                if self.cfg.act_fn == "solu_ln":
                     block.mlp.ln = LayerNormPre(self.cfg)
         self.setup()
 
@@ -346,7 +337,7 @@ class HookedTransformer(HookedRootModule):
         return self.pos_embed.W_pos
 
     @property
-    def W_E_pos(self) -> Float[Tensor, "d_vocab+n_ctx d_model"]:
+    def W_E_pos(self) -> Float[Tensor, "d_vocab_and_n_ctx d_model"]:
         """Embedding and position table, one above the other."""
         return torch.cat([self.W_E, self.W_pos])
 
@@ -431,9 +422,7 @@ class HookedTransformer(HookedRootModule):
     @property
     def QK(self) -> FactoredMatrix:
         """W_Q @ W_K.T of every head, ``[layer, head, d_model, d_model]``."""
-        return FactoredMatrix(
-            self.W_Q, einops.rearrange(self.W_K, "l h d_model d_head -> l h d_head d_model")
-        )
+        return FactoredMatrix(self.W_Q, einops.rearrange(self.W_K, "l h d_model d_head -> l h d_head d_model"))
 
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
@@ -449,7 +438,7 @@ class HookedTransformer(HookedRootModule):
 
     def all_head_labels(self) -> list[str]:
         """``L0H0``, ``L0H1``, … in the order of the layers."""
-        return [f"L{layer}H{head}" for layer in range(self.cfg.n_layers) for head in range(self.cfg.n_heads)]
+        return [str(Head(layer, head)) for layer in range(self.cfg.n_layers) for head in range(self.cfg.n_heads)]
 
     def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Float[Tensor, "*shape d_model"]:
         """The column of W_U of each token: what the residual stream is multiplied with to get its logit.

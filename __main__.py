@@ -1,0 +1,241 @@
+"""The command ``headway``. Each subcommand imports what it needs and no more."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from headway.checkpoints import Recipe, Run
+
+USAGE = """\
+usage: headway COMMAND ...
+
+  train RECIPE [options]     train a toy, keep its checkpoints, score its heads (also: python train.py RECIPE)
+  measures                   list what can be scored
+  measure RUN [options]      score a run at its kept steps; what is there is not computed again
+
+headway COMMAND --help says more.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a subcommand. Bad input is one line on stderr and exit code 2; a run that diverges is exit code 1."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": train_command,
+        "measures": measures_command,
+        "measure": measure_command,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    command, *rest = arguments
+    if command not in commands:
+        fail(f"command: {command!r} is not one of {', '.join(commands)}")
+    try:
+        commands[command](rest)
+    except ValueError as error:
+        fail(str(error))
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Say what is wrong in one line, and end."""
+    print(f"headway: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def train_command(arguments: list[str]) -> None:
+    """Train, or go on with, a run; then say what formed."""
+    from argparse import ArgumentParser as PlainParser
+
+    first = PlainParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--config")
+    first.add_argument("--resume")
+    first.add_argument("--task")
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    chosen, rest = first.parse_known_args(arguments)
+    if chosen.resume is not None:
+        if name or chosen.config or chosen.task or rest:
+            raise ValueError("resume: a run goes on as it was; no recipe or option can be given beside --resume")
+        _resume(Path(chosen.resume))
+    elif name is None and chosen.config is None and chosen.task is None:
+        _train_help(rest)
+    else:
+        _train(*_base_recipe(name, chosen.config, chosen.task), rest)
+
+
+def _train_help(rest: list[str]) -> None:
+    from headway.train import RECIPES
+
+    if rest not in (["-h"], ["--help"]):
+        raise ValueError(f"recipe: none given; it must be one of {', '.join(RECIPES)}")
+    print("usage: headway train RECIPE [options]   (also: python train.py RECIPE [options])\n\nrecipes:")
+    for name, recipe in RECIPES.items():
+        print(f"  {name:18} {(recipe.task.__doc__ or '').strip().partition(chr(10))[0]}")
+    print(
+        "\n  --config FILE        the recipe of an earlier run (its config.yaml)"
+        "\n  --task MODULE:CLASS  a task of your own, with the sizes of RECIPE (induction if none is given)"
+        "\n  --resume RUN         go on with a run where it stopped"
+        "\n\nheadway train RECIPE --help lists the options of that recipe."
+    )
+
+
+def _base_recipe(name: str | None, config: str | None, task_path: str | None) -> "tuple[str, Recipe]":
+    """What the options start from: the name of the run's directory, and a recipe."""
+    from headway.checkpoints.recipe import Recipe, task_class
+    from headway.train import RECIPES
+
+    if config is not None:
+        if name or task_path:
+            raise ValueError("config: a config names its task; no recipe or task can be given beside --config")
+        return Path(config).resolve().parent.name, Recipe.load(Path(config))
+    if name is not None and name not in RECIPES:
+        nearest = get_close_matches(name, RECIPES, n=1, cutoff=0)
+        raise ValueError(f"recipe: {name!r} is not one of {', '.join(RECIPES)}; nearest is {nearest[0]!r}")
+    base = RECIPES[name or "induction"]
+    if task_path is None:
+        return name or "induction", base
+    task = task_class(task_path)()
+    fitted = {"n_ctx": task.n_ctx, "d_vocab": task.d_vocab, "d_vocab_out": -1, "input_type": task.input_type}
+    model = type(base.model)(**{**base.model.as_given(), **fitted})
+    return type(task).__name__, replace(base, task=task, model=model)
+
+
+def _train(name: str, base: "Recipe", rest: list[str]) -> None:
+    """Read the options over ``base``, and train."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog=f"headway train {name}", allow_abbrev=False, exit_on_error=False)
+    parts = {f.name: getattr(base, f.name) for f in fields(base) if is_dataclass(getattr(base, f.name))}
+    for part, value in parts.items():
+        parser.add_class_arguments(type(value), part)
+        given = value.as_given() if part == "model" else asdict(value)
+        parser.set_defaults({f"{part}.{option}": default for option, default in given.items()})
+    numbers = [f.name for f in fields(base) if f.name not in parts]
+    for number in numbers:
+        parser.add_argument(f"--{number}", type=int, default=getattr(base, number))
+    parser.add_argument("--out", type=Path, default=Path("runs") / name, help="directory of the run")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
+    options = _parse(parser, rest)
+
+    from headway.train import train
+
+    run_is = {part: type(value)(**options[part]) for part, value in parts.items()}
+    run_is |= {number: options[number] for number in numbers}
+    _until_it_stops(lambda: train(**run_is, out=options.out, overwrite=options.overwrite), options.out)
+
+
+def _resume(path: Path) -> None:
+    from headway.checkpoints import Run
+    from headway.train import resume
+
+    if Run(path).finished:
+        print(f"{path} is finished; there is nothing to do.")
+    _until_it_stops(lambda: resume(path), path)
+
+
+def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
+    """Train, and say what formed, or why it ended before its last step."""
+    from headway.models.lightning_module import DivergedError
+    from headway.train import InterruptedError
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    try:
+        run = go()
+    except DivergedError as error:
+        fail(f"{error}; the checkpoints kept before that are in {path}", code=1)
+    except InterruptedError as error:
+        fail(f"{error}; go on with: headway train --resume {path}", code=130)
+    _say_what_formed(run)
+
+
+def _say_what_formed(run: "Run") -> None:
+    """The table at the end of a run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from headway.analyze.formation import WORDS, what_formed
+
+    scores = run.scores
+    console = Console()
+    console.print(f"\n[bold]{run.path}[/], step {run.steps[-1]}:", highlight=False)
+    losses = [name for name in scores.data_vars if str(name).startswith("loss") and scores[name].dims == ("step",)]
+    reached = ", ".join(f"{str(name).replace('_', ' on ')} {scores[name].values[-1]:.4f}" for name in losses)
+    known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in run.task.baselines().items())
+    console.print(f"{reached}  (baselines: {known})", highlight=False)
+    table = Table("what formed", "who", "score", "null", "z", "left its band", box=None, padding=(0, 2, 0, 0))
+    for row in what_formed(scores):
+        ceiling = "" if row.ceiling is None else f" (ceiling {row.ceiling:.3f})"
+        if row.since is None:
+            when = "no: inside it"
+        else:
+            when = f"step {row.since[1]}" if row.since[0] is None else f"steps {row.since[0]} to {row.since[1]}"
+        table.add_row(
+            WORDS[row.measure],
+            " → ".join(map(str, row.heads)),
+            f"{row.score:.3f}{ceiling}",
+            f"{row.null:.3f} ± {row.null_std:.3f}",
+            f"{row.z:.1f}",
+            when,
+        )
+    console.print(table)
+
+
+def measures_command(arguments: list[str]) -> None:
+    """List MEASURES."""
+    from headway.analyze import MEASURES
+
+    if arguments:
+        raise ValueError(f"measures: takes no argument, got {arguments[0]!r}")
+    for each in MEASURES:
+        print(f"{each.name:24} {each.summary}")
+
+
+def measure_command(arguments: list[str]) -> None:
+    """Score a run at its kept steps."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="headway measure", allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("run", type=Path, help="directory of the run")
+    parser.add_argument("--only", help="names of measures, separated by commas (default: all)")
+    parser.add_argument("--at", help="kept steps, separated by commas (default: all)")
+    parser.add_argument("--overwrite", action="store_true", help="compute again what is there")
+    options = _parse(parser, arguments)
+
+    from headway.analyze import MEASURES, measure
+    from headway.checkpoints import Run
+
+    by_name = {each.name: each for each in MEASURES}
+    wanted = list(by_name) if options.only is None else options.only.split(",")
+    for name in wanted:
+        if name not in by_name:
+            nearest = get_close_matches(name, by_name, n=1, cutoff=0)[0]
+            raise ValueError(f"only: {name!r} is not a measure; nearest is {nearest!r}")
+    try:
+        steps = None if options.at is None else [int(step) for step in options.at.split(",")]
+    except ValueError:
+        raise ValueError(f"at: {options.at!r} is not valid; it must be steps separated by commas") from None
+    inapplicable = measure(Run(options.run), [by_name[name] for name in wanted], steps, options.overwrite)
+    for name, reason in inapplicable.items():
+        print(f"{name} does not apply: {reason}")
+    print(f"{len(wanted) - len(inapplicable)} measures are in {options.run / 'scores'}")
+
+
+def _parse(parser: "ArgumentParser", arguments: list[str]) -> Any:
+    """The options, or a ValueError in one line."""
+    from argparse import ArgumentError
+
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise ValueError(str(error).replace("Parser key ", "")) from None
+
+
+if __name__ == "__main__":
+    main()

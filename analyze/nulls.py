@@ -1,0 +1,89 @@
+"""Nulls: what a measure gives when nothing has formed, and how far it then strays."""
+
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+
+import einops
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from headway.analyze.attention import DoesNotApplyError, patterns_computed_once
+from headway.data.seeds import generator
+from headway.data.task import Batch
+from headway.models.config import ModelConfig
+from headway.models.hooked_transformer import HookedTransformer
+
+DRAWS = 64
+BAND = 0.99
+
+
+def band_z(size: int) -> float:
+    """How many standard deviations the band reaches: a family of ``size`` nulls stays inside with probability 0.99.
+
+    The band is for the whole family of heads or pairs of one measure at one step, not for each entry (Šidák).
+
+    Example:
+        >>> round(band_z(1), 2), round(band_z(8), 2)
+        (2.58, 3.23)
+    """
+    each = BAND ** (1 / size)
+    return NormalDist().inv_cdf((1 + each) / 2)
+
+
+def haar_null(
+    s: Float[Tensor, "h1 rank"], t: Float[Tensor, "h2 rank"], d_model: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, "h1 h2"]]:
+    """Mean and standard deviation of score² when L and R keep their singular values s, t and are rotated at random.
+
+    With ``M = L.T L``, ``N = R R.T``, M0 and N0 their traceless parts and a rotation uniform over O(d_model)::
+
+        score² = tr(M N) / (tr M tr N),  mean 1/d_model,
+        variance 2 ‖M0‖² ‖N0‖² / ((d_model - 1) (d_model + 2)) / (tr M tr N)²
+    """
+    trace = einops.reduce(s**2, "h rank -> h", "sum")[:, None] * einops.reduce(t**2, "h rank -> h", "sum")[None, :]
+    M0, N0 = (
+        einops.reduce(x**4, "h rank -> h", "sum") - einops.reduce(x**2, "h rank -> h", "sum") ** 2 / d_model
+        for x in (s, t)
+    )
+    variance = 2 * M0[:, None] * N0[None, :] / ((d_model - 1) * (d_model + 2)) / trace**2
+    return torch.tensor(1 / d_model, device=s.device), variance.sqrt()
+
+
+def random_heads(
+    d_model: int, d_head: int, device: torch.device
+) -> tuple[Float[Tensor, "draw d_model d_head"], Float[Tensor, "draw d_head d_model"]]:
+    """W_V and W_O of heads with Gaussian entries; always the same ones for the same sizes."""
+    draws = generator("null", 0)
+    W_V = torch.randn(DRAWS, d_model, d_head, generator=draws)
+    W_O = torch.randn(DRAWS, d_head, d_model, generator=draws)
+    return W_V.to(device), W_O.to(device)
+
+
+def fresh_initialisations(
+    functions: Sequence[Callable[[HookedTransformer, Batch], xr.Dataset]], config: ModelConfig, batch: Batch
+) -> dict[str, xr.Dataset]:
+    """``<name>_null`` and ``<name>_null_std`` [layer] of each function, over 64 fresh networks of the same config.
+
+    The networks see the same batch; their seeds are apart from those of any run; heads of a layer are pooled. A
+    function that does not apply is left out.
+    """
+    model = HookedTransformer(config).to(batch.inputs.device).eval()
+    found: dict[str, list[xr.DataArray]] = {}
+    for draw in range(DRAWS):
+        model.init_weights(generator("null", 1, draw))
+        with patterns_computed_once():
+            for function in functions:
+                name = function.__name__
+                try:
+                    found.setdefault(name, []).append(function(model, batch)[name])
+                except DoesNotApplyError:
+                    found.pop(name, None)
+    nulls = {}
+    for name, draws in found.items():
+        pooled = xr.concat(draws, dim="draw")
+        nulls[name] = xr.Dataset(
+            {f"{name}_null": pooled.mean(("draw", "head")), f"{name}_null_std": pooled.std(("draw", "head"), ddof=1)}
+        )
+    return nulls

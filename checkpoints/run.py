@@ -1,0 +1,137 @@
+"""Run: a directory with everything a training run left behind, and the way back from it to a model."""
+
+import json
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+import xarray as xr
+from safetensors.torch import load_file, save_file
+
+from headway.checkpoints.files import write_whole
+from headway.checkpoints.recipe import Recipe
+from headway.checkpoints.scores import read_scores
+from headway.data.task import Batch, Task
+from headway.models.config import ModelConfig
+from headway.models.hooked_transformer import HookedTransformer
+
+# What a run writes into its directory; --overwrite removes these and leaves anything else.
+CONTENTS = (
+    "config.yaml",
+    "environment.json",
+    "weights",
+    "resume.ckpt",
+    "scores",
+    "events.out.tfevents.*",
+    "report.html",
+)
+
+
+class Run:
+    """A training run on disk.
+
+    Args:
+        path: The run's directory.
+
+    Raises:
+        ValueError: the directory holds no run.
+
+    Example:
+        >>> run = Run("runs/induction")  # doctest: +SKIP
+        >>> run.model(step=run.steps[-1]).cfg.n_layers  # doctest: +SKIP
+        2
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not (self.path / "config.yaml").is_file():
+            raise ValueError(f"run: {self.path} holds no run (there is no config.yaml in it)")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Everything that determined this run."""
+        return Recipe.load(self.path / "config.yaml")
+
+    @property
+    def task(self) -> Task:
+        """What the network was trained on."""
+        return self.recipe.task
+
+    @property
+    def steps(self) -> list[int]:
+        """The kept steps, in order."""
+        return sorted(int(path.stem.removeprefix("step-")) for path in self.path.glob("weights/step-*.safetensors"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step of the recipe is kept."""
+        return self.recipe.steps in self.steps
+
+    @property
+    def resume_file(self) -> Path:
+        """Lightning's checkpoint of the last kept step, for going on."""
+        return self.path / "resume.ckpt"
+
+    def weights_file(self, step: int) -> Path:
+        """Where the weights of ``step`` are kept."""
+        return self.path / "weights" / f"step-{step:08d}.safetensors"
+
+    def model(self, step: int | None = None, processed: bool = False) -> HookedTransformer:
+        """The network as it was at a kept step (the last one if None), on the CPU, in evaluation mode.
+
+        ``processed`` folds LayerNorm and centres weights, as TransformerLens does; the function stays the same.
+
+        Raises:
+            ValueError: a step that was not kept.
+        """
+        steps = self.steps
+        if not steps:
+            raise ValueError(f"step: {self.path} has kept no step yet")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            nearest = min(steps, key=lambda kept: abs(kept - step))
+            raise ValueError(f"step: {step} was not kept; nearest is {nearest}, all are {', '.join(map(str, steps))}")
+        config = ModelConfig(**json.loads((self.path / "weights" / "config.json").read_text()))
+        model = HookedTransformer(config)
+        model.load_state_dict(load_file(self.weights_file(step)))
+        model.eval()
+        return model.processed() if processed else model
+
+    def batch(self) -> Batch:
+        """The fixed evaluation batch, on which every step of this run is scored."""
+        return self.task.evaluation_batch(self.recipe.eval_seed, self.recipe.eval_batch_size)
+
+    @property
+    def scores(self) -> xr.Dataset:
+        """Every score that has been computed, read from disk: axes as in ``headway.checkpoints.scores``."""
+        return read_scores(self.path)
+
+    def keep(self, step: int, model: HookedTransformer) -> None:
+        """Write the weights of ``step``, as float32."""
+        weights = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}
+        config = self.path / "weights" / "config.json"
+        if not config.exists():
+            write_whole(config, lambda part: part.write_text(json.dumps(model.cfg.to_dict(), indent=2)))
+        write_whole(self.weights_file(step), lambda part: save_file(weights, part))
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: Recipe, overwrite: bool = False) -> "Run":
+        """A new, empty run. A directory that holds a run is refused unless ``overwrite``, which removes that run."""
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"out: {path} is a file; it must be a directory")
+        if (path / "config.yaml").exists():
+            if not overwrite:
+                raise ValueError(f"out: {path} holds a run already; --overwrite replaces it, --resume {path} goes on")
+            for pattern in CONTENTS:
+                for old in path.glob(pattern):
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_whole(path / "config.yaml", recipe.save)
+        except OSError as error:
+            raise ValueError(f"out: {path} cannot be written ({error.strerror})") from None
+        return cls(path)

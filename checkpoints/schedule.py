@@ -1,0 +1,45 @@
+"""Which steps of a run are kept."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Kept steps: 0 ∪ log-spaced ∪ linearly spaced ∪ explicit ∪ last.
+
+    Circuits form early and fast, so most kept steps are spaced evenly in log(step); the linear ones watch the rest.
+
+    Args:
+        log: How many steps to space evenly in log(step) from 1 to the last; those that round alike are one.
+        linear: How many steps to space evenly from 0 (itself not counted) to the last.
+        at: Further steps, by number; those after the last step are left out.
+
+    Raises:
+        ValueError: a negative count or step.
+
+    Example:
+        >>> Schedule(log=4, linear=2, at=(7,)).steps(1000)
+        [0, 1, 7, 10, 100, 500, 1000]
+    """
+
+    log: int = 32
+    linear: int = 12
+    at: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", tuple(self.at))
+        for name in ("log", "linear"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is not valid; a number of kept steps is 0 or more")
+        for step in self.at:
+            if step < 0:
+                raise ValueError(f"at: {step} is not valid; a step is 0 or more")
+
+    def steps(self, last: int) -> list[int]:
+        """The kept steps of a run of ``last`` steps, in order."""
+        kept = {0, last, *(step for step in self.at if step <= last)}
+        kept.update(round(float(step)) for step in np.geomspace(1, max(last, 1), self.log))
+        kept.update(round(float(step)) for step in np.linspace(0, last, self.linear + 1))
+        return sorted(step for step in kept if step <= last)

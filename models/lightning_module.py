@@ -1,0 +1,91 @@
+"""What Lightning trains: a network, its task's loss, AdamW, clipping, and numbers for TensorBoard."""
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from headway.data.task import Batch, Batches, Task, masked_mean
+from headway.models.hooked_transformer import HookedTransformer
+from headway.models.optim import OptimConfig
+
+
+class DivergedError(RuntimeError):
+    """The loss or the gradient is no longer a number; the weights are those from before that step."""
+
+
+class TrainingModule(L.LightningModule):
+    """Trains ``model`` on ``task``; batch k of the run is ``task.batch(seed, k, batch_size)``.
+
+    After each backward pass ``loss`` and ``grad_norm`` (the norm before clipping) hold that step's values.
+    """
+
+    def __init__(
+        self,
+        model: HookedTransformer,
+        task: Task,
+        optim: OptimConfig,
+        steps: int,
+        batch_size: int,
+        seed: int,
+        log_every: int = 10,
+    ):
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.optim = optim
+        self.steps = steps
+        self.batch_size = batch_size
+        self.seed = seed
+        self.log_every = log_every
+        self.loss = torch.tensor(math.nan)
+        self.grad_norm = torch.tensor(math.nan)
+
+    def train_dataloader(self) -> Batches:
+        """The batches that are left: all of them, or those after the step a run is resumed from."""
+        return Batches(self.task, self.seed, self.batch_size, first=self.global_step, last=self.steps)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch as a batch knows how to."""
+        return batch.to(device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss over the positions that count."""
+        loss = masked_mean(self.task.loss(self.model(batch.inputs), batch), batch.mask)
+        self.loss = loss.detach()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, its learning rate multiplied by ``optim.factor`` at each step."""
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=self.optim.lr, betas=self.optim.betas, weight_decay=self.optim.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.factor(step, self.steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Clip the gradient's norm, keep what it was, and stop before a step that would ruin the weights."""
+        norm_before = self.grad_norm
+        bound = math.inf if self.optim.max_grad_norm is None else self.optim.max_grad_norm
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound)
+        # Under 16-mixed an infinite gradient is routine: the scaler skips that step and lowers its scale.
+        scaled = self.trainer.precision == "16-mixed"
+        if not (self.loss.isfinite() and (scaled or self.grad_norm.isfinite())):
+            raise DivergedError(
+                f"diverged at step {self.global_step + 1}: loss {self.loss.item():g}, gradient norm "
+                f"{self.grad_norm.item():g} (one step earlier {norm_before.item():g})"
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Write loss, gradient norm and learning rate to TensorBoard every ``log_every`` steps."""
+        if self.logger is not None and self.global_step % self.log_every == 0:
+            self.logger.log_metrics(
+                {
+                    "loss/train": self.loss.item(),
+                    "optimiser/gradient_norm": self.grad_norm.item(),
+                    "optimiser/lr": self.optimizers().param_groups[0]["lr"],  # pyright: ignore
+                },
+                step=self.global_step,
+            )

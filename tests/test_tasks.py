@@ -1,0 +1,411 @@
+"""Tasks against theory: the distributions, what can be known where, and the losses of known predictors."""
+
+import math
+from dataclasses import replace
+
+import einops
+import pytest
+import torch
+from headway.data.affine_recurrence import AffineRecurrence, least_squares_oracle
+from headway.data.previous_token import PreviousToken
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.task import Batch, Task, masked_mean
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+REPEATED = RepeatedTokens(n_tokens=13, length=17, period_min=3, period_max=7)
+AFFINE = AffineRecurrence(d_vector=7, compl=2, length_min=5, length_max=11)
+PREVIOUS = PreviousToken(n_tokens=11, length=19)
+TASKS = [REPEATED, AFFINE, PREVIOUS]
+
+each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
+each_recurrence = pytest.mark.parametrize(
+    "task",
+    [
+        AffineRecurrence(d_vector=7, compl=compl, length_min=11, length_max=23, shared_start=shared)
+        for compl in (1, 2, 3)
+        for shared in (False, True)
+    ],
+    ids=lambda task: f"compl{task.compl}-{'shared' if task.shared_start else 'independent'}",
+)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    pairs = [(a.inputs, b.inputs), (a.targets, b.targets), (a.mask, b.mask)]
+    pairs += [(a.info[name], b.info[name]) for name in a.info.keys() | b.info.keys()]
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return values.mean().item(), values.std().item() / math.sqrt(len(values))
+
+
+# Every task
+
+
+@each_task
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), indices=st.lists(st.integers(0, 10**6), min_size=2, max_size=5, unique=True))
+def test_a_batch_depends_on_seed_and_index_alone(task: Task, seed: int, indices: list[int]):
+    forwards = {k: task.batch(seed, k, batch_size=5) for k in indices}
+    backwards = {k: task.batch(seed, k, batch_size=5) for k in reversed(indices)}
+    assert all(same(forwards[k], backwards[k]) for k in indices)
+    assert not same(forwards[indices[0]], forwards[indices[1]])
+    assert not same(forwards[indices[0]], task.batch(seed + 1, indices[0], batch_size=5))
+
+
+@each_task
+def test_the_evaluation_batch_is_fixed_and_no_training_batch(task: Task):
+    if isinstance(task, AffineRecurrence):
+        task = replace(task, length_min=task.length_max)
+    evaluation = task.evaluation_batch(seed=0, batch_size=5)
+    assert same(evaluation, task.evaluation_batch(seed=0, batch_size=5))
+    assert not same(evaluation, task.evaluation_batch(seed=1, batch_size=5))
+    for k in range(10):
+        training = task.batch(seed=0, index=k, batch_size=5)
+        assert training.inputs.shape == evaluation.inputs.shape
+        assert not (training.inputs == evaluation.inputs).flatten(1).all(1).any()
+
+
+@each_task
+def test_the_global_generator_is_left_alone(task: Task):
+    before = torch.get_rng_state()
+    task.batch(0, 0, batch_size=5)
+    task.evaluation_batch(0, batch_size=5)
+    replace(task).baselines()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@each_task
+def test_shapes_labels_and_origin(task: Task):
+    batch = task.evaluation_batch(seed=0, batch_size=3)
+    assert batch.task is task
+    assert batch.inputs.shape[:2] == batch.targets.shape[:2] == batch.mask.shape == (3, task.n_ctx)
+    assert [len(row) for row in task.labels(batch)] == [task.n_ctx] * 3
+    for part in task.parts(batch).values():
+        assert part.shape == batch.mask.shape
+    if task.input_type == "vectors":
+        assert batch.inputs.dtype == torch.float32
+        assert batch.inputs.shape[-1] == batch.targets.shape[-1] == task.d_vocab
+    else:
+        assert task.labels(batch)[0][:2] == ["BOS", str(batch.inputs[0, 1].item())]
+        assert batch.inputs.max() == task.d_vocab - 1
+
+
+BAD_FIELDS = [
+    (RepeatedTokens, {"n_tokens": 22}, "n_tokens"),
+    (RepeatedTokens, {"length": 2}, "length"),
+    (RepeatedTokens, {"period_min": 0}, "period_min"),
+    (RepeatedTokens, {"period_min": 24}, "period_max"),
+    (RepeatedTokens, {"period_max": 47}, "period_max"),
+    (RepeatedTokens, {"length": 24}, "period_max"),
+    (AffineRecurrence, {"d_vector": 0}, "d_vector"),
+    (AffineRecurrence, {"compl": 0}, "compl"),
+    (AffineRecurrence, {"compl": 3, "d_vector": 2, "length_min": 9}, "compl"),
+    (AffineRecurrence, {"length_min": 3}, "length_min"),
+    (AffineRecurrence, {"compl": 2, "length_min": 4}, "length_min"),
+    (AffineRecurrence, {"compl": 2, "length_min": 5, "shared_start": True}, "length_min"),
+    (AffineRecurrence, {"length_max": 3}, "length_max"),
+    (AffineRecurrence, {"length_max": 500}, "length_max"),
+    (AffineRecurrence, {"c_min": -math.inf}, "c_min"),
+    (AffineRecurrence, {"c_max": math.nan}, "c_max"),
+    (AffineRecurrence, {"c_min": 2.5}, "c_max"),
+    (AffineRecurrence, {"d_max": -2.5}, "d_max"),
+    (AffineRecurrence, {"a_max": math.inf}, "a_max"),
+    (AffineRecurrence, {"a_min": 0.0, "a_max": 0.0, "d_min": 0.0, "d_max": 0.0}, "a_max"),
+    (AffineRecurrence, {"cap_min": 0.0}, "cap_min"),
+    (AffineRecurrence, {"cap_max": 0.5}, "cap_max"),
+    (PreviousToken, {"n_tokens": 0}, "n_tokens"),
+    (PreviousToken, {"length": 1}, "length"),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "name"), BAD_FIELDS, ids=str)
+def test_a_bad_field_is_named(kind: type[Task], fields: dict[str, int | float | bool], name: str):
+    value = fields.get(name, getattr(kind, name))
+    with pytest.raises(ValueError, match=rf"^{name}: {value} is not valid; .+$") as error:
+        kind(**fields)
+    assert "\n" not in str(error.value)
+
+
+# Repeated tokens
+
+
+@st.composite
+def repeated_tasks(draw: st.DrawFn) -> RepeatedTokens:
+    length = draw(st.integers(3, 29))
+    period_max = draw(st.integers(1, length - 2))
+    return RepeatedTokens(
+        n_tokens=draw(st.integers(period_max, period_max + 31)),
+        length=length,
+        period_min=draw(st.integers(1, period_max)),
+        period_max=period_max,
+    )
+
+
+@settings(deadline=None)
+@given(task=repeated_tasks(), seed=st.integers(0, 1000))
+def test_repeated_tokens_are_as_defined(task: RepeatedTokens, seed: int):
+    batch = task.batch(seed, 0, batch_size=11)
+    parts = task.parts(batch)
+    assert batch.mask.all()
+    for b, period in enumerate(batch.info["period"].tolist()):
+        s = [*batch.inputs[b].tolist(), batch.targets[b, -1].item()]
+        assert task.period_min <= period <= task.period_max
+        assert batch.targets[b].tolist() == s[1:]
+        assert s[0] == 0
+        assert all(1 <= token <= task.n_tokens for token in s[1:])
+        assert len(set(s[1 : period + 1])) == period
+        assert all(s[j] == s[j - period] for j in range(period + 1, task.length + 1))
+        for q in range(task.length):
+            # By what stands in the sequence, not by the period: is the answer new, and if not, was the token seen?
+            new = s[q + 1] not in s[1 : q + 1]
+            matched = s[q] in s[1:q]
+            assert parts["first"][b, q] == new
+            assert parts["repeats"][b, q] == (matched and not new)
+
+
+def test_every_period_and_every_token_is_reached():
+    batch = REPEATED.batch(0, 0, batch_size=1009)
+    assert batch.info["period"].unique().tolist() == [3, 4, 5, 6, 7]
+    assert batch.targets.unique().tolist() == list(range(1, 14))
+    # A token is the first of its segment in a share 1/13 of the sequences: 4 standard errors.
+    share = (batch.targets[:, 0] == 1).double().mean().item()
+    assert abs(share - 1 / 13) < 4 * math.sqrt(1 / 13 * 12 / 13 / 1009)
+
+
+def test_a_fixed_period_is_the_control_that_a_constant_distance_solves():
+    batch = replace(REPEATED, period_min=5, period_max=5).batch(0, 0, batch_size=7)
+    assert (batch.info["period"] == 5).all()
+    assert torch.equal(batch.inputs[:, 1:-4], batch.targets[:, 5:])
+    random = REPEATED.batch(0, 0, batch_size=101)
+    assert (random.inputs[:, 1:-4] == random.targets[:, 5:]).double().mean() < 0.5
+
+
+def test_an_induction_head_has_no_loss_on_the_repeats():
+    batch = REPEATED.batch(0, 0, batch_size=31)
+    output = torch.zeros(31, REPEATED.n_ctx, REPEATED.d_vocab)
+    for b in range(31):
+        for q in range(REPEATED.n_ctx):
+            for k in range(1, q + 1):
+                if batch.inputs[b, k - 1] == batch.inputs[b, q] != REPEATED.bos_token:
+                    output[b, q, batch.inputs[b, k]] = 1e4
+    loss = REPEATED.loss(output, batch)
+    parts = REPEATED.parts(batch)
+    assert masked_mean(loss, parts["repeats"]).item() == REPEATED.baselines()["repeats_induction"] == 0.0
+    # Elsewhere it has no match, and guesses.
+    assert torch.allclose(loss[~parts["repeats"]], torch.tensor(REPEATED.d_vocab).log())
+
+
+def unseen_losses(task: RepeatedTokens, batch: Batch) -> Tensor:
+    """Loss of a guess among the tokens not seen so far; infinite where the answer was seen."""
+    earlier = einops.rearrange(torch.tril(torch.ones(task.n_ctx, task.n_ctx)), "pos earlier -> 1 pos earlier")
+    seen = earlier @ torch.nn.functional.one_hot(batch.inputs, task.d_vocab).float() > 0
+    return task.loss(torch.zeros(seen.shape).masked_fill(seen, -torch.inf), batch)
+
+
+def test_repeated_baselines():
+    assert REPEATED.baselines()["chance"] == math.log(13)
+    fixed = [replace(REPEATED, period_min=p, period_max=p) for p in range(3, 8)]
+    batches = [task.batch(0, 0, batch_size=1) for task in fixed]
+    firsts = [unseen_losses(REPEATED, batch)[REPEATED.parts(batch)["first"]] for batch in batches]
+    assert torch.cat(firsts).mean().item() == pytest.approx(REPEATED.baselines()["first_unseen"], rel=1e-6)
+
+    batch = REPEATED.batch(0, 0, batch_size=4001)
+    first = REPEATED.parts(batch)["first"]
+    loss = unseen_losses(REPEATED, batch).where(first, 0)
+    estimate = masked_mean(loss, first).item()
+    # The error of a ratio of two means.
+    _, error = mean_and_error((loss.sum(1) - estimate * first.sum(1)) / first.sum(1).double().mean())
+    assert abs(estimate - REPEATED.baselines()["first_unseen"]) < 4 * error
+
+
+# Affine recurrences
+
+
+def notebook_recurrence(params: Tensor, consts: Tensor, start: Tensor, caps: Tensor, length: int) -> Tensor:
+    """The loop of the paper's notebook, its random draws handed in."""
+    compl = params.shape[1]
+    recurrences = torch.empty((len(params), length, consts.shape[1]), dtype=params.dtype)
+    recurrences[:, :compl] = start
+    for j in range(compl, length):
+        recurrences[:, j] = consts + einops.einsum(
+            params, recurrences[:, j - compl : j], "batch compl, batch compl vector_dim -> batch vector_dim"
+        )
+    max_norms, _ = torch.max(torch.norm(recurrences, dim=2, keepdim=True), dim=1, keepdim=True)
+    return recurrences / (max_norms / caps)
+
+
+def whole(batch: Batch) -> Tensor:
+    return torch.cat((batch.inputs, batch.targets[:, -1:]), dim=1)
+
+
+@each_recurrence
+def test_the_notebook_makes_the_same_sequences(task: AffineRecurrence):
+    batch = task.evaluation_batch(0, batch_size=31)
+    x, c, d = whole(batch).double(), batch.info["c"].double(), batch.info["d"].double()
+    caps = x.norm(dim=2, keepdim=True).amax(1, keepdim=True)
+    again = notebook_recurrence(c, d, x[:, : task.compl], caps, task.length_max)
+    # c is known to 2^-24 of itself, which grows with the steps.
+    assert (again - x).abs().max() < 2**-24 * 2 * task.length_max * caps.max()
+    if task.shared_start:
+        assert (x[:, : task.compl] == x[:, :1]).all()
+    else:
+        assert task.compl == 1 or (x[:, 0] != x[:, 1]).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    compl=st.integers(1, 5),
+    spare=st.integers(0, 6),
+    longer=st.integers(0, 31),
+    size=st.floats(0.01, 4.0),
+    shared=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_the_recurrence_holds_to_rounding(compl: int, spare: int, longer: int, size: float, shared: bool, seed: int):
+    task = AffineRecurrence(
+        d_vector=compl + spare,
+        compl=compl,
+        length_min=2 * compl + 2,
+        length_max=2 * compl + 2 + longer,
+        c_min=-size,
+        c_max=size,
+        shared_start=shared,
+    )
+    batch = task.batch(seed, 0, batch_size=11)
+    x, c, d = whole(batch).double(), batch.info["c"].double(), batch.info["d"].double()
+    assert batch.mask.all()
+    assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
+    assert torch.isfinite(x).all()
+    before = x.unfold(1, compl, 1)[:, :-1]
+    rebuilt = einops.einsum(before, c, "b j d_vocab compl, b compl -> b j d_vocab") + d[:, None]
+    terms = einops.einsum(before.abs(), c.abs(), "b j d_vocab compl, b compl -> b j d_vocab") + d[:, None].abs()
+    # Each number stored is off by at most 2^-24 of itself: c and x in every product, d, and the result.
+    assert ((x[:, compl:] - rebuilt).abs() <= 2**-24 * (2.01 * terms + 1.01 * x[:, compl:].abs()) + 1e-44).all()
+    largest = x.norm(dim=2).amax(1)
+    assert ((largest > 1 - 1e-6) & (largest < 2 + 1e-6)).all()
+
+
+def test_affine_draws_are_uniform_over_their_ranges():
+    task = AffineRecurrence(d_vector=499, length_min=5, length_max=5)
+    batch = task.batch(0, 0, batch_size=2003)
+    caps = whole(batch).norm(dim=2).amax(1)
+    for values, low, high in ((batch.info["c"][:, 0], -2, 2), (caps, 1, 2)):
+        mean, error = mean_and_error((values - low) / (high - low))
+        assert abs(mean - 1 / 2) < 4 * error
+        mean, error = mean_and_error(((values - low) / (high - low) - 1 / 2) ** 2)
+        assert abs(mean - 1 / 12) < 4 * error
+    # a_0 ~ U(-3, 3) and d ~ U(-2, 2) share one scale: among 499 entries the largest are near 3 and near 2 times it.
+    ratio = batch.inputs[:, 0].abs().amax(1) / batch.info["d"].abs().amax(1)
+    assert ratio.mean().item() == pytest.approx(3 / 2, rel=0.001)
+
+
+def test_lengths_cover_the_range_and_evaluation_takes_the_longest():
+    task = AffineRecurrence()
+    lengths = {task.batch(0, k, batch_size=1).inputs.shape[1] + 1 for k in range(600)}
+    assert lengths == set(range(4, 30))
+    assert {task.evaluation_batch(seed, batch_size=1).inputs.shape[1] + 1 for seed in range(5)} == {29}
+    fixed = replace(task, length_min=14, length_max=14)
+    assert {fixed.batch(0, k, batch_size=1).inputs.shape[1] + 1 for k in range(5)} == {14}
+
+
+@pytest.mark.parametrize(
+    # Standard deviations of one sequence, averaged over its lengths.
+    ("name", "published", "deviation"),
+    [("predict_zero", 0.0211, 0.0142), ("repeat_last", 0.0192, 0.0282)],
+)
+def test_published_affine_baselines(name: str, published: float, deviation: float):
+    task = AffineRecurrence()
+    baseline = task.baselines()[name]
+    own_error = deviation / math.sqrt(64 * 256)
+    assert abs(baseline - published) < 4 * own_error + 0.00005
+
+    predict = {"predict_zero": torch.zeros_like, "repeat_last": torch.clone}[name]
+    fixed = [replace(task, length_min=length, length_max=length) for length in range(4, 30)]
+    batches = [one.batch(0, 0, batch_size=2003) for one in fixed]
+    losses = [task.loss(predict(batch.inputs), batch).mean(1) for batch in batches]
+    means, errors = zip(*map(mean_and_error, losses), strict=True)
+    error = math.hypot(*errors) / len(errors)
+    assert abs(sum(means) / len(means) - published) < 4 * error + 0.00005
+    assert abs(sum(means) / len(means) - baseline) < 4 * math.hypot(error, own_error)
+
+    # Within the same sample the longest is one length of many, and spreads more.
+    own_error = losses[-1].std().item() / math.sqrt(64 * 256)
+    assert abs(means[-1] - task.baselines()[f"{name}_longest"]) < 4 * math.hypot(errors[-1], own_error)
+
+
+@each_recurrence
+def test_answers_are_determined_from_first_determined_on(task: AffineRecurrence):
+    batch = task.evaluation_batch(0, batch_size=61)
+    predictions = least_squares_oracle(batch.inputs, task.compl)
+    error = task.loss(predictions, batch)
+    determined = task.parts(batch)["determined"]
+    first = 2 * task.compl if task.shared_start else task.compl + 1
+    assert [q for q in range(task.n_ctx) if determined[:, q].all()] == list(range(first, task.n_ctx))
+    assert not determined[:, :first].any()
+    assert error[determined].max() < 1e-12
+    size = batch.targets.square().mean(-1)
+    assert ((error / size)[:, :first].median(0).values > 0.01).all()
+
+
+def test_the_oracle_is_least_squares():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 11, 5, generator=generator, dtype=torch.float64)  # no recurrence fits
+    compl = 2
+    predictions = least_squares_oracle(inputs, compl)
+    for b in range(3):
+        for q in range(compl + 1, 11):
+            rows = [torch.cat((inputs[b, j - compl : j].T, torch.eye(5)), dim=1) for j in range(compl, q + 1)]
+            answers = inputs[b, compl : q + 1].flatten()
+            fit = torch.linalg.lstsq(torch.cat(rows), answers).solution
+            expected = inputs[b, q + 1 - compl : q + 1].T @ fit[:compl] + fit[compl:]
+            assert torch.allclose(predictions[b, q], expected)
+    assert torch.equal(predictions[:, : compl - 1], torch.zeros(3, compl - 1, 5))
+    with pytest.raises(ValueError, match=r"^compl: 0 is not valid"):
+        least_squares_oracle(inputs, 0)
+
+
+# The previous token
+
+
+@settings(deadline=None)
+@given(n_tokens=st.integers(1, 31), length=st.integers(2, 29), seed=st.integers(0, 1000))
+def test_previous_token_targets_and_mask(n_tokens: int, length: int, seed: int):
+    batch = PreviousToken(n_tokens=n_tokens, length=length).batch(seed, 0, batch_size=5)
+    for inputs, targets in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
+        assert inputs[0] == 0
+        assert all(1 <= token <= n_tokens for token in inputs[1:])
+        assert targets == [0, *inputs[:-1]]
+    assert batch.mask.tolist() == [[False] + [True] * (length - 1)] * 5
+
+
+def test_previous_token_baselines():
+    published = PreviousToken().baselines()
+    assert published == pytest.approx(
+        {"chance": math.log(300), "bos_known": 48 / 49 * math.log(299), "some_earlier_token": 2.95, "floor": 0.0},
+        abs=0.001,
+    )
+
+    # A vocabulary so large that hardly a token comes twice.
+    task = PreviousToken(n_tokens=9973, length=11)
+    batch = task.batch(0, 0, batch_size=101)
+    flat = torch.zeros(101, 11, task.d_vocab)
+    first_is_bos = flat.clone()
+    first_is_bos[:, 1, 0] = 1e4
+    first_is_bos[:, 2:, 0] = -1e4
+    counts = einops.reduce(
+        torch.nn.functional.one_hot(batch.inputs, task.d_vocab).float(), "batch pos d_vocab -> pos batch d_vocab", "sum"
+    ).cumsum(0)
+    earlier = torch.cat((torch.ones(101, 1, task.d_vocab), counts[:-1].transpose(0, 1)), dim=1).clamp(min=1e-30).log()
+    exact = einops.rearrange(torch.nn.functional.one_hot(batch.targets, task.d_vocab), "... -> ...") * 1e4
+    for name, output, tolerance in (
+        ("chance", flat, 1e-5),
+        ("bos_known", first_is_bos, 1e-5),
+        ("some_earlier_token", earlier, 0.01),
+        ("floor", exact.float(), 0.0),
+    ):
+        loss = masked_mean(task.loss(output, batch), batch.mask).item()
+        assert abs(loss - task.baselines()[name]) <= tolerance, name

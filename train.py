@@ -1,0 +1,243 @@
+"""One run: the place where data, models, checkpoints and analysis meet. ``python train.py RECIPE`` is the same."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from headway.analyze import MEASURES, Measure
+from headway.analyze.callback import MeasureWhileTraining
+from headway.checkpoints.callback import KeepCheckpoints
+from headway.checkpoints.recipe import Recipe, TrainerConfig
+from headway.checkpoints.run import Run
+from headway.checkpoints.schedule import Schedule
+from headway.data.affine_recurrence import AffineRecurrence
+from headway.data.previous_token import PreviousToken
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.task import Task
+from headway.models.config import ModelConfig
+from headway.models.hooked_transformer import HookedTransformer
+from headway.models.lightning_module import TrainingModule
+from headway.models.optim import OptimConfig
+
+RECIPES = {
+    # Two attention-only layers learn induction in about 500 steps; one layer cannot (--model.n_layers 1).
+    "induction": Recipe(
+        task=RepeatedTokens(),
+        model=ModelConfig(n_layers=2, d_model=64, n_ctx=48, d_head=16, n_heads=4, d_vocab=65, attn_only=True),
+        optim=OptimConfig(lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=100, max_grad_norm=1.0),
+        steps=1500,
+        batch_size=64,
+    ),
+    # Without positions a causal network has to find out where it is (TransformerLens's No Position Experiment).
+    "previous-token": Recipe(
+        task=PreviousToken(),
+        model=ModelConfig(
+            n_layers=2,
+            d_model=64,
+            n_ctx=50,
+            d_head=64,
+            n_heads=1,
+            d_vocab=300,
+            d_mlp=256,
+            act_fn="relu",
+            positional_embedding_type="none",
+            initializer_range=0.1,
+        ),
+        optim=OptimConfig(lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, warmup_steps=100, max_grad_norm=1.0),
+        steps=4000,
+        batch_size=256,
+    ),
+    # Bhargav & Gu, arXiv 2410.17438; their run has 100,000 steps.
+    "affine-recurrence": Recipe(
+        task=AffineRecurrence(),
+        model=ModelConfig(
+            n_layers=3,
+            d_model=128,
+            n_ctx=32,
+            d_head=64,
+            n_heads=8,
+            d_vocab=40,
+            d_mlp=3072,
+            act_fn="gelu_new",
+            initializer_range=0.04,
+            input_type="vectors",
+        ),
+        optim=OptimConfig(lr=1e-4, weight_decay=0.01, max_grad_norm=None),
+        steps=10_000,
+        batch_size=16,
+    ),
+}
+
+
+class InterruptedError(RuntimeError):
+    """A run was stopped by hand before its last step; the step it stopped at is kept."""
+
+
+def train(
+    task: Task,
+    model: ModelConfig,
+    out: str | Path,
+    optim: OptimConfig = OptimConfig(),
+    schedule: Schedule = Schedule(),
+    trainer: TrainerConfig = TrainerConfig(),
+    steps: int = 1500,
+    batch_size: int = 64,
+    seed: int = 0,
+    eval_seed: int = 0,
+    eval_batch_size: int = 64,
+    measures: Sequence[Measure] = MEASURES,
+    overwrite: bool = False,
+) -> Run:
+    """Train a network, keep its checkpoints, and score its heads at each of them.
+
+    Args:
+        task: What the network is trained on.
+        model: The network's sizes and kinds.
+        out: Directory of the run.
+        optim: Optimiser, learning rate, clipping.
+        schedule: Which steps are kept.
+        trainer: Precision and hardware.
+        steps: Number of updates.
+        batch_size: Sequences in each update.
+        seed: Seed of the initial weights and of the training data.
+        eval_seed: Seed of the fixed evaluation batch.
+        eval_batch_size: Sequences in the evaluation batch.
+        measures: What is scored at each kept step.
+        overwrite: Replace a run that is in ``out`` already.
+
+    Raises:
+        ValueError: arguments that do not fit together, or an ``out`` that holds a run. Nothing on disk has changed.
+        DivergedError: the loss is no longer a number; the checkpoints kept so far stay.
+        InterruptedError: Ctrl-C; the step it stopped at is kept.
+
+    Example:
+        >>> from headway.data.previous_token import PreviousToken
+        >>> run = train(PreviousToken(length=5), ModelConfig(1, 8, 5, 4, 2, 300), "runs/tiny")  # doctest: +SKIP
+        >>> run.scores.previous_token.sel(step=0, layer=0, head=1)  # doctest: +SKIP
+    """
+    recipe = Recipe(task, model, optim, schedule, trainer, steps, batch_size, seed, eval_seed, eval_batch_size)
+    run = Run.create(out, recipe, overwrite)
+    (run.path / "environment.json").write_text(json.dumps(environment(), indent=2))
+    _fit(run, measures)
+    return run
+
+
+def resume(path: str | Path, measures: Sequence[Measure] = MEASURES) -> Run:
+    """Go on with a run where it stopped; what comes out is bit for bit what an undisturbed run would have given.
+
+    A finished run is returned as it is.
+    """
+    run = Run(path)
+    if not run.finished:
+        _fit(run, measures)
+    return run
+
+
+def _fit(run: Run, measures: Sequence[Measure]) -> None:
+    recipe = run.recipe
+    module = TrainingModule(
+        HookedTransformer(recipe.model, seed=recipe.seed),
+        recipe.task,
+        recipe.optim,
+        recipe.steps,
+        recipe.batch_size,
+        recipe.seed,
+    )
+    steps = recipe.schedule.steps(recipe.steps)
+    stop = StopAtCtrlC()
+    with warnings.catch_warnings():
+        # Lightning advises on worker processes, on logging intervals, and on checkpoints that are not its own.
+        warnings.filterwarnings("ignore", module="lightning.*")
+        trainer = L.Trainer(
+            accelerator=recipe.trainer.accelerator,
+            devices=1,
+            precision=recipe.trainer.precision,
+            max_steps=recipe.steps,
+            max_epochs=-1,
+            logger=TensorBoardLogger(run.path, name="", version=""),
+            callbacks=[
+                KeepCheckpoints(run, steps),
+                MeasureWhileTraining(run, steps, measures),
+                stop,
+                LossBar(refresh_rate=10),
+            ],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(
+            module, ckpt_path=str(run.resume_file) if run.resume_file.exists() else None, weights_only=True
+        )
+    if stop.asked:
+        raise InterruptedError(f"stopped at step {trainer.global_step}")
+
+
+class LossBar(TQDMProgressBar):
+    """Lightning's progress bar with the loss; steps, steps per second and time left are tqdm's."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """What stands at the end of the bar."""
+        return {"loss": f"{pl_module.loss.item():.4f}"}
+
+
+class StopAtCtrlC(L.Callback):
+    """Ends a run after the step at which Ctrl-C came, so that it can go on from there; a second one kills it."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over SIGINT; only the main thread may."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def ask(_signal: int, _frame: FrameType | None) -> None:
+            self.asked = trainer.should_stop = True
+            signal.signal(signal.SIGINT, before)
+
+        signal.signal(signal.SIGINT, ask)
+        self.restore = lambda: signal.signal(signal.SIGINT, before)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give SIGINT back."""
+        if hasattr(self, "restore"):
+            self.restore()
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware: what a number may depend on beside the recipe."""
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    packages = ("headway", "torch", "lightning", "transformer_lens", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "commit": commit or None,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": sys.argv,
+    }
+
+
+if __name__ == "__main__":
+    from headway.__main__ import main
+
+    main(["train", *sys.argv[1:]])

@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 
 import einops
 import torch
-from headway.data.seeds import generator as stream
-from headway.data.task import Batch, Task
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from headway.data.seeds import generator as stream
+from headway.data.task import Batch, Task
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,14 @@ class AffineRecurrence(Task):
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn, or never has a determined answer."""
         ranges = {name: (getattr(self, f"{name}_min"), getattr(self, f"{name}_max")) for name in ("c", "d", "a", "cap")}
-        first, most = self.first_determined, self.compl if self.shared_start else self.d_vector
+        first, most = self.first_determined, math.inf if self.shared_start else self.d_vector
         for name, valid, rule in (
             ("d_vector", self.d_vector >= 1, "at least 1"),
-            ("compl", 1 <= self.compl <= most, f"at least 1, and at most d_vector = {most} unless the start is shared"),
+            (
+                "compl",
+                1 <= self.compl <= most,
+                f"at least 1, and at most d_vector = {self.d_vector} unless shared_start",
+            ),
             (
                 "length_min",
                 self.length_min >= first + 2,
@@ -82,19 +87,24 @@ class AffineRecurrence(Task):
             ),
             ("length_max", self.length_max >= self.length_min, f"at least length_min = {self.length_min}"),
             *((f"{name}_min", math.isfinite(low), "finite") for name, (low, _) in ranges.items()),
-            *((f"{name}_max", low <= high < math.inf, f"in {low}..inf") for name, (low, high) in ranges.items()),
+            *(
+                (f"{name}_max", low <= high < math.inf, f"finite, at least {name}_min = {low}")
+                for name, (low, high) in ranges.items()
+            ),
             ("cap_min", self.cap_min > 0, "greater than 0"),
             ("a_max", any(ranges["a"] + ranges["d"]), "other than 0 while a_min = d_min = d_max = 0"),
         ):
             if not valid:
                 raise ValueError(f"{name}: {getattr(self, name)} is not valid; it must be {rule}")
         c, d, a = (max(abs(low), abs(high)) for low, high in (ranges["c"], ranges["d"], ranges["a"]))
-        growth = max(1.0, self.compl * c)
-        # ‖a_j‖ is at most 10^digits, and its square must stay within float64.
-        digits = self.length_max * math.log10(growth) + math.log10((a + self.length_max * d) * math.sqrt(self.d_vector))
-        if digits > 150:
+        # ‖a_j‖ stays below (a + length_max d) sqrt(d_vector) growth^length_max, and its square must fit in float64.
+        growth = max(1 + 1e-9, self.compl * c)
+        digits = 150 - math.log10((a + self.length_max * d) * math.sqrt(self.d_vector))
+        longest = int(digits / math.log10(growth))
+        if self.length_max > longest:
             raise ValueError(
-                f"length_max: {self.length_max} is not valid; vectors may grow {growth:g}-fold a step, past 1e150"
+                f"length_max: {self.length_max} is not valid; it must be at most {longest}: "
+                f"vectors may grow {growth:.3g}-fold a step, past 1e150"
             )
 
     @property
@@ -147,7 +157,7 @@ class AffineRecurrence(Task):
     def _recurrence(
         self, generator: torch.Generator, batch_size: int, length: int
     ) -> tuple[Float[Tensor, "pos batch d_vocab"], Float[Tensor, "batch compl"], Float[Tensor, "batch d_vocab"]]:
-        """The vectors a_j before scaling, c, and d, in float64: a_j grows up to c_max^length-fold."""
+        """The vectors a_j before scaling, c, and d, in float64: a_j may grow far beyond a_0."""
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -175,7 +185,7 @@ class AffineRecurrence(Task):
 def _without_learning(task: AffineRecurrence) -> dict[str, float]:
     """Baselines that need no coefficients. The first n vectors of a long sequence serve as a sequence of length n."""
     generator = stream("baseline", 0)
-    chunks, size = 64, 256
+    chunks, size = 700, 24  # small enough for one thread: waiting for others costs seconds on a busy machine
     lengths = torch.arange(2, task.length_max + 1)
     cap_squared = (task.cap_min**2 + task.cap_min * task.cap_max + task.cap_max**2) / 3
     totals = {"predict_zero": torch.zeros(len(lengths)).double(), "repeat_last": torch.zeros(len(lengths)).double()}

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+
 from headway.data.task import Batch, Task
 
 

@@ -9,9 +9,10 @@ from typing import ClassVar
 import einops
 import torch
 import torch.nn.functional as F
-from headway.data.task import Batch, Task
 from jaxtyping import Bool
 from torch import Tensor
+
+from headway.data.task import Batch, Task
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import ClassVar, Literal, NamedTuple
 import einops
 import torch
 import torch.nn.functional as F
-from headway.data.seeds import generator
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from headway.data.seeds import generator
 
 
 class Batch(NamedTuple):

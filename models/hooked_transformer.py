@@ -6,7 +6,6 @@ notebooks call. It leaves out what toys do without: rotary and grouped attention
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
@@ -188,14 +187,18 @@ class HookedTransformer(HookedRootModule):
             return output, cache
         return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)  # pyright: ignore
 
-    def hooks(
-        self, fwd_hooks: Hooks = (), bwd_hooks: Hooks = (), *args: Any, **kwargs: Any
-    ) -> AbstractContextManager["HookedTransformer"]:
-        """A context with hooks, as in TransformerLens; naming a point that cannot fire is an error."""
+    def run_with_hooks(
+        self,
+        *model_args: Any,
+        fwd_hooks: Hooks = (),
+        bwd_hooks: Hooks = (),
+        **kwargs: Any,
+    ) -> Any:
+        """Run with hooks for this one time, as in TransformerLens; naming a point that cannot fire is an error."""
         for name, _ in [*fwd_hooks, *bwd_hooks]:
             if isinstance(name, str):
                 self._check_point(name)
-        return super().hooks(list(fwd_hooks), list(bwd_hooks), *args, **kwargs)
+        return super().run_with_hooks(*model_args, fwd_hooks=list(fwd_hooks), bwd_hooks=list(bwd_hooks), **kwargs)
 
     def add_hook(self, name: str | Callable[[str], bool], *args: Any, **kwargs: Any) -> None:
         """Add a hook that stays until ``reset_hooks``; a point that cannot fire is an error."""
@@ -289,16 +292,14 @@ class HookedTransformer(HookedRootModule):
         if center_unembed and self.cfg.input_type == "vectors":
             raise ValueError("center_unembed: True is not valid for vectors; it would change the output")
         weights = {name: value.detach().clone() for name, value in state_dict.items()}
+        if fold_ln and kind == "LN":
+            self._fold_layer_norms(weights)
+            self._drop_ln_weights()
         processed = ProcessWeights.process_weights(
             dict(weights),
-            # ProcessWeights takes every activation named solu* for one with a LayerNorm, and tells W_U from its
-            # transpose by d_vocab where d_vocab_out is meant.
-            replace(
-                self.cfg,
-                act_fn="relu" if self.cfg.act_fn == "solu" else self.cfg.act_fn,
-                d_vocab=self.cfg.d_vocab_out,
-            ),
-            fold_ln=fold_ln and kind == "LN",
+            # ProcessWeights tells W_U from its transpose by d_vocab where d_vocab_out is meant.
+            replace(self.cfg, d_vocab=self.cfg.d_vocab_out),
+            fold_ln=False,
             center_writing_weights=center_writing_weights and kind is not None,
             center_unembed=center_unembed,
             fold_value_biases=fold_value_biases,
@@ -307,10 +308,27 @@ class HookedTransformer(HookedRootModule):
         if positions == "shortformer":
             # It centres W_pos as well, which no LayerNorm would undo: shortformer positions come after it.
             processed["pos_embed.W_pos"] = weights["pos_embed.W_pos"]
-        if fold_ln and kind == "LN":
-            self._drop_ln_weights()
-            processed = {name: value for name, value in processed.items() if name in self.state_dict()}
         self.load_state_dict(processed)
+
+    def _fold_layer_norms(self, weights: dict[str, Tensor]) -> None:
+        """Fold the weights of each LayerNorm into what reads it, and centre that over what the LayerNorm centres.
+
+        ProcessWeights guesses from the sizes which axis it has to fold over, takes the wrong one when d_mlp or
+        d_vocab_out equals d_model, and wants a LayerNorm of every activation named solu.
+        """
+        readers = {"ln_final": ["unembed.{}_U"]}
+        for block in (f"blocks.{layer}" for layer in range(self.cfg.n_layers)):
+            readers[f"{block}.ln1"] = [f"{block}.attn.{{}}_{x}" for x in "QKV"]
+            if not self.cfg.attn_only:
+                readers[f"{block}.ln2"] = [f"{block}.mlp.{{}}_in"]
+                if self.cfg.act_fn == "solu_ln":
+                    readers[f"{block}.mlp.ln"] = [f"{block}.mlp.{{}}_out"]
+        for ln, names in readers.items():
+            scale, shift = weights.pop(f"{ln}.w"), weights.pop(f"{ln}.b")
+            for W, b in ((name.format("W"), name.format("b")) for name in names):
+                weights[b] = weights[b] + shift @ weights[W]
+                folded = scale[:, None] * weights[W]
+                weights[W] = folded - folded.mean(-2, keepdim=True)
 
     def _drop_ln_weights(self) -> None:
         """Put LayerNormPre where LayerNorm was."""

@@ -200,6 +200,17 @@ def test_processing_keeps_the_function(act_fn: str, normalization_type: str | No
         assert torch.equal(weight, before[name])
 
 
+@pytest.mark.parametrize(
+    "same", [("d_model", "d_mlp"), ("d_model", "d_vocab_out"), ("d_model", "d_vocab"), ("d_mlp", "d_vocab_out")]
+)
+@pytest.mark.parametrize("act_fn", ["relu", "solu_ln"])
+def test_processing_does_not_tell_axes_by_their_sizes(same: tuple[str, str], act_fn: str):
+    # A square matrix shows which axis is which by its place alone.
+    model = network(dtype=torch.float32, act_fn=act_fn, **dict.fromkeys(same, 11))
+    tokens = inputs_for(model)
+    assert_close(model.processed()(tokens).log_softmax(-1), model(tokens).log_softmax(-1), atol=1e-4)
+
+
 def test_processing_refuses_what_would_change_the_function():
     with pytest.raises(ValueError, match=r"fold_ln: True is not valid with shortformer"):
         network(positional_embedding_type="shortformer").processed(fold_ln=True)
@@ -433,10 +444,12 @@ def test_cache_as_a_dictionary_or_without_batch(model: HookedTransformer, tokens
 
 def test_backward_cache_holds_gradients(model: HookedTransformer, tokens: Tensor):
     _, cache = model.run_with_cache(tokens, return_type="loss", incl_bwd=True)
-    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_pattern", lambda value, hook: value.retain_grad())]):
-        model(tokens, return_type="loss")
-    assert cache["blocks.1.attn.hook_pattern_grad"].shape == cache["pattern", 1].shape
-    assert cache["blocks.1.attn.hook_pattern_grad"].any()
+    taken = {}
+    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_pattern", lambda value, hook: taken.update(pattern=value))]):
+        loss = model(tokens, return_type="loss")
+    (gradient,) = torch.autograd.grad(loss, taken["pattern"])
+    assert gradient.any()
+    assert_close(cache["blocks.1.attn.hook_pattern_grad"], gradient)
 
 
 def test_stacked_weights(model: HookedTransformer):

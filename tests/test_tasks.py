@@ -6,13 +6,16 @@ from dataclasses import replace
 import einops
 import pytest
 import torch
-from headway.data.affine_recurrence import AffineRecurrence, least_squares_oracle
-from headway.data.previous_token import PreviousToken
-from headway.data.repeated_tokens import RepeatedTokens
-from headway.data.task import Batch, Task, masked_mean
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from headway.data.affine_recurrence import AffineRecurrence, least_squares_oracle
+from headway.data.previous_token import PreviousToken
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.seeds import generator
+from headway.data.task import Batch, Task, masked_mean
 
 REPEATED = RepeatedTokens(n_tokens=13, length=17, period_min=3, period_max=7)
 AFFINE = AffineRecurrence(d_vector=7, compl=2, length_min=5, length_max=11)
@@ -91,7 +94,7 @@ def test_shapes_labels_and_origin(task: Task):
         assert batch.inputs.shape[-1] == batch.targets.shape[-1] == task.d_vocab
     else:
         assert task.labels(batch)[0][:2] == ["BOS", str(batch.inputs[0, 1].item())]
-        assert batch.inputs.max() == task.d_vocab - 1
+        assert task.evaluation_batch(seed=0, batch_size=1009).inputs.unique().tolist() == list(range(task.d_vocab))
 
 
 BAD_FIELDS = [
@@ -103,6 +106,7 @@ BAD_FIELDS = [
     (RepeatedTokens, {"length": 24}, "period_max"),
     (AffineRecurrence, {"d_vector": 0}, "d_vector"),
     (AffineRecurrence, {"compl": 0}, "compl"),
+    (AffineRecurrence, {"compl": 0, "shared_start": True}, "compl"),
     (AffineRecurrence, {"compl": 3, "d_vector": 2, "length_min": 9}, "compl"),
     (AffineRecurrence, {"length_min": 3}, "length_min"),
     (AffineRecurrence, {"compl": 2, "length_min": 4}, "length_min"),
@@ -202,7 +206,7 @@ def test_an_induction_head_has_no_loss_on_the_repeats():
 def unseen_losses(task: RepeatedTokens, batch: Batch) -> Tensor:
     """Loss of a guess among the tokens not seen so far; infinite where the answer was seen."""
     earlier = einops.rearrange(torch.tril(torch.ones(task.n_ctx, task.n_ctx)), "pos earlier -> 1 pos earlier")
-    seen = earlier @ torch.nn.functional.one_hot(batch.inputs, task.d_vocab).float() > 0
+    seen = earlier @ F.one_hot(batch.inputs, task.d_vocab).float() > 0
     return task.loss(torch.zeros(seen.shape).masked_fill(seen, -torch.inf), batch)
 
 
@@ -308,6 +312,8 @@ def test_lengths_cover_the_range_and_evaluation_takes_the_longest():
     lengths = {task.batch(0, k, batch_size=1).inputs.shape[1] + 1 for k in range(600)}
     assert lengths == set(range(4, 30))
     assert {task.evaluation_batch(seed, batch_size=1).inputs.shape[1] + 1 for seed in range(5)} == {29}
+    evaluation = task.evaluation_batch(seed=0, batch_size=3)
+    assert same(evaluation, task._sample(generator("evaluation", 0), 3, 29))
     fixed = replace(task, length_min=14, length_max=14)
     assert {fixed.batch(0, k, batch_size=1).inputs.shape[1] + 1 for k in range(5)} == {14}
 
@@ -320,7 +326,7 @@ def test_lengths_cover_the_range_and_evaluation_takes_the_longest():
 def test_published_affine_baselines(name: str, published: float, deviation: float):
     task = AffineRecurrence()
     baseline = task.baselines()[name]
-    own_error = deviation / math.sqrt(64 * 256)
+    own_error = deviation / math.sqrt(700 * 24)
     assert abs(baseline - published) < 4 * own_error + 0.00005
 
     predict = {"predict_zero": torch.zeros_like, "repeat_last": torch.clone}[name]
@@ -333,7 +339,7 @@ def test_published_affine_baselines(name: str, published: float, deviation: floa
     assert abs(sum(means) / len(means) - baseline) < 4 * math.hypot(error, own_error)
 
     # Within the same sample the longest is one length of many, and spreads more.
-    own_error = losses[-1].std().item() / math.sqrt(64 * 256)
+    own_error = losses[-1].std().item() / math.sqrt(700 * 24)
     assert abs(means[-1] - task.baselines()[f"{name}_longest"]) < 4 * math.hypot(errors[-1], own_error)
 
 
@@ -352,8 +358,8 @@ def test_answers_are_determined_from_first_determined_on(task: AffineRecurrence)
 
 
 def test_the_oracle_is_least_squares():
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(3, 11, 5, generator=generator, dtype=torch.float64)  # no recurrence fits
+    draws = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 11, 5, generator=draws, dtype=torch.float64)  # no recurrence fits
     compl = 2
     predictions = least_squares_oracle(inputs, compl)
     for b in range(3):
@@ -396,16 +402,14 @@ def test_previous_token_baselines():
     first_is_bos = flat.clone()
     first_is_bos[:, 1, 0] = 1e4
     first_is_bos[:, 2:, 0] = -1e4
-    counts = einops.reduce(
-        torch.nn.functional.one_hot(batch.inputs, task.d_vocab).float(), "batch pos d_vocab -> pos batch d_vocab", "sum"
-    ).cumsum(0)
-    earlier = torch.cat((torch.ones(101, 1, task.d_vocab), counts[:-1].transpose(0, 1)), dim=1).clamp(min=1e-30).log()
-    exact = einops.rearrange(torch.nn.functional.one_hot(batch.targets, task.d_vocab), "... -> ...") * 1e4
+    earlier = F.one_hot(batch.inputs, task.d_vocab).cumsum(1).roll(1, dims=1).log()
+    earlier[:, 0] = 0.0
+    exact = F.one_hot(batch.targets, task.d_vocab) * 1e4
     for name, output, tolerance in (
         ("chance", flat, 1e-5),
         ("bos_known", first_is_bos, 1e-5),
         ("some_earlier_token", earlier, 0.01),
-        ("floor", exact.float(), 0.0),
+        ("floor", exact, 0.0),
     ):
         loss = masked_mean(task.loss(output, batch), batch.mask).item()
         assert abs(loss - task.baselines()[name]) <= tolerance, name

@@ -179,9 +179,7 @@ def _fit(run: Run, measures: Sequence[Measure]) -> None:
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        trainer.fit(
-            module, ckpt_path=str(run.resume_file) if run.resume_file.exists() else None, weights_only=True
-        )
+        trainer.fit(module, ckpt_path=str(run.resume_file) if run.resume_file.exists() else None, weights_only=True)
     if stop.asked:
         raise InterruptedError(f"stopped at step {trainer.global_step}")
 

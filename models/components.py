@@ -274,6 +274,9 @@ class MLP(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention, then (unless attn_only) an MLP, each adding to the residual stream what it reads from it."""
 
+    # TransformerLens's logit lens asks: hook_resid_post is all that the next block, or the unembedding, reads.
+    hook_out_is_single_residual_stream = True
+
     def __init__(self, cfg: ModelConfig):
         super().__init__()
         self.cfg = cfg

@@ -76,6 +76,7 @@ class ModelConfig:
     # TransformerLens keeps these beside the sizes, and its tools read and set them there. They belong to a model
     # at work, not to what it is: no constructor takes them and no file keeps them.
     device: str = field(default="cpu", init=False, compare=False)
+    dtype: Any = field(default=None, init=False, compare=False)  # torch's; not imported here, because that takes long
     use_attn_result: bool = field(default=False, init=False, compare=False)
     use_split_qkv_input: bool = field(default=False, init=False, compare=False)
     use_attn_in: bool = field(default=False, init=False, compare=False)

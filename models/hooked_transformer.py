@@ -85,6 +85,7 @@ class HookedTransformer(HookedRootModule):
         if self.cfg.normalization_type is not None:
             self.ln_final = normalization(self.cfg, self.cfg.d_model)
         self.unembed = Unembed(self.cfg)
+        self._note_device_and_dtype()
         self.init_weights(generator("init", seed))
         self.setup()
 
@@ -187,18 +188,25 @@ class HookedTransformer(HookedRootModule):
             return output, cache
         return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)  # pyright: ignore
 
-    def run_with_hooks(
-        self,
-        *model_args: Any,
-        fwd_hooks: Hooks = (),
-        bwd_hooks: Hooks = (),
-        **kwargs: Any,
-    ) -> Any:
-        """Run with hooks for this one time, as in TransformerLens; naming a point that cannot fire is an error."""
+    def setup(self) -> None:
+        """Name the modules; the inputs of queries, keys and values answer to their TransformerBridge names as well."""
+        super().setup()
+        for layer, block in enumerate(self.blocks):
+            for x in "qkv":
+                self.mod_dict[f"blocks.{layer}.attn.hook_{x}_input"] = getattr(block, f"hook_{x}_input")
+
+    def hooks(self, fwd_hooks: Hooks = (), bwd_hooks: Hooks = (), *args: Any, **kwargs: Any) -> Any:
+        """Hooks for as long as the context lasts, as in TransformerLens; a point that cannot fire is an error."""
         for name, _ in [*fwd_hooks, *bwd_hooks]:
             if isinstance(name, str):
                 self._check_point(name)
-        return super().run_with_hooks(*model_args, fwd_hooks=list(fwd_hooks), bwd_hooks=list(bwd_hooks), **kwargs)
+        return super().hooks(list(fwd_hooks), list(bwd_hooks), *args, **kwargs)
+
+    def get_caching_hooks(self, *args: Any, **kwargs: Any) -> tuple[dict, list, list]:
+        """Hooks that fill a cache, as in TransformerLens, on the points that can fire."""
+        cache, *both = super().get_caching_hooks(*args, **kwargs)
+        forward, backward = ([(name, hook) for name, hook in some if not self._switch_off(name)] for some in both)
+        return cache, forward, backward
 
     def add_hook(self, name: str | Callable[[str], bool], *args: Any, **kwargs: Any) -> None:
         """Add a hook that stays until ``reset_hooks``; a point that cannot fire is an error."""
@@ -207,12 +215,17 @@ class HookedTransformer(HookedRootModule):
         super().add_hook(name, *args, **kwargs)
 
     def _check_point(self, name: str) -> None:
-        if name not in self.hook_dict:
+        if not isinstance(self.mod_dict.get(name), HookPoint):
             nearest = get_close_matches(name, self.hook_dict, n=1)
             raise ValueError(f"hook: {name!r} does not exist" + (f"; nearest is {nearest[0]!r}" if nearest else ""))
-        switch = _SWITCHED.get(name.rpartition(".")[2])
-        if switch is not None and not getattr(self.cfg, switch):
+        switch = self._switch_off(name)
+        if switch:
             raise ValueError(f"hook: {name!r} never fires while cfg.{switch} is False; call model.set_{switch}(True)")
+
+    def _switch_off(self, name: str) -> str | None:
+        """The switch that keeps this hook point silent, if one does."""
+        switch = _SWITCHED.get(name.rpartition(".")[2])
+        return switch if switch and not getattr(self.cfg, switch) else None
 
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Whether each head's output is computed apart, at ``attn.hook_result``."""
@@ -234,8 +247,11 @@ class HookedTransformer(HookedRootModule):
 
     def _apply(self, *args: Any, **kwargs: Any) -> "HookedTransformer":
         super()._apply(*args, **kwargs)
-        self.cfg.device = str(self.embed.W_E.device)
+        self._note_device_and_dtype()
         return self
+
+    def _note_device_and_dtype(self) -> None:
+        self.cfg.device, self.cfg.dtype = str(self.W_E.device), self.W_E.dtype
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load weights; the mask buffers that TransformerLens's HookedTransformer kept among them are ignored."""

@@ -143,14 +143,14 @@ def _resume(path: Path) -> None:
 def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
     """Train, and say what formed, or why it ended before its last step."""
     from headway.models.lightning_module import DivergedError
-    from headway.train import InterruptedError
+    from headway.train import StoppedError
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         run = go()
     except DivergedError as error:
         fail(f"{error}; the checkpoints kept before that are in {path}", code=1)
-    except InterruptedError as error:
+    except StoppedError as error:
         fail(f"{error}; go on with: headway train --resume {path}", code=130)
     _say_what_formed(run)
 
@@ -160,7 +160,7 @@ def _say_what_formed(run: "Run") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from headway.analyze.formation import WORDS, what_formed
+    from headway.analyze.formation import what_formed
 
     scores = run.scores
     console = Console()
@@ -169,20 +169,11 @@ def _say_what_formed(run: "Run") -> None:
     reached = ", ".join(f"{str(name).replace('_', ' on ')} {scores[name].values[-1]:.4f}" for name in losses)
     known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in run.task.baselines().items())
     console.print(f"{reached}  (baselines: {known})", highlight=False)
-    table = Table("what formed", "who", "score", "null", "z", "left its band", box=None, padding=(0, 2, 0, 0))
+    table = Table("what formed", "score", "null", "z", "left the band of its null", box=None, padding=(0, 2, 0, 0))
     for row in what_formed(scores):
-        ceiling = "" if row.ceiling is None else f" (ceiling {row.ceiling:.3f})"
-        if row.since is None:
-            when = "no: inside it"
-        else:
-            when = f"step {row.since[1]}" if row.since[0] is None else f"steps {row.since[0]} to {row.since[1]}"
+        ceiling = "" if row.ceiling is None else f" (at most {row.ceiling:.3f})"
         table.add_row(
-            WORDS[row.measure],
-            " → ".join(map(str, row.heads)),
-            f"{row.score:.3f}{ceiling}",
-            f"{row.null:.3f} ± {row.null_std:.3f}",
-            f"{row.z:.1f}",
-            when,
+            str(row), f"{row.score:.3f}{ceiling}", f"{row.null:.3f} ± {row.null_std:.2g}", f"{row.z:.1f}", row.when
         )
     console.print(table)
 

@@ -84,7 +84,7 @@ RECIPES = {
 }
 
 
-class InterruptedError(RuntimeError):
+class StoppedError(RuntimeError):
     """A run was stopped by hand before its last step; the step it stopped at is kept."""
 
 
@@ -123,7 +123,7 @@ def train(
     Raises:
         ValueError: arguments that do not fit together, or an ``out`` that holds a run. Nothing on disk has changed.
         DivergedError: the loss is no longer a number; the checkpoints kept so far stay.
-        InterruptedError: Ctrl-C; the step it stopped at is kept.
+        StoppedError: Ctrl-C; the step it stopped at is kept.
 
     Example:
         >>> from headway.data.previous_token import PreviousToken
@@ -181,11 +181,16 @@ def _fit(run: Run, measures: Sequence[Measure]) -> None:
         )
         trainer.fit(module, ckpt_path=str(run.resume_file) if run.resume_file.exists() else None, weights_only=True)
     if stop.asked:
-        raise InterruptedError(f"stopped at step {trainer.global_step}")
+        raise StoppedError(f"stopped at step {trainer.global_step}")
 
 
 class LossBar(TQDMProgressBar):
     """Lightning's progress bar with the loss; steps, steps per second and time left are tqdm's."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """A run is one pass over fresh data: it has steps and no epochs."""
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description("training")
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """What stands at the end of the bar."""

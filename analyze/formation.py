@@ -8,11 +8,11 @@ import xarray as xr
 from headway.analyze.nulls import band_z
 from headway.models.config import Head
 
-# What a head, or a pair of heads, does when its score leaves the band, in words.
+# What is said of the head, or the pair of heads, whose score is furthest out of its band.
 WORDS = {
-    "previous_token": "looks at the previous position",
-    "prefix_matching": "looks at what followed this token before (prefix matching)",
-    "k_composition": "K-composes: keys of the second read what the first writes",
+    "previous_token": "{0} looks at the previous token",
+    "prefix_matching": "{0} does prefix matching",
+    "k_composition": "{0} and {1} K-compose",
 }
 
 
@@ -34,12 +34,16 @@ class Formed:
     ceiling: float | None = None
 
     def __str__(self) -> str:
-        who = " → ".join(map(str, self.heads))
+        words = WORDS[self.measure].format(*self.heads)
+        return words if self.since else f"nothing; the nearest: {words}"
+
+    @property
+    def when(self) -> str:
+        """``since`` in words."""
         if self.since is None:
-            return f"no head or pair {WORDS[self.measure]}: the best, {who}, is inside the band of its null"
+            return "no, it is inside"
         before, first = self.since
-        when = f"from step {first} on" if before is None else f"between steps {before} and {first}"
-        return f"{who} {WORDS[self.measure]}; it left its band {when}"
+        return f"by step {first}" if before is None else f"between steps {before} and {first}"
 
 
 def family(z: xr.DataArray) -> int:
@@ -73,7 +77,7 @@ def strongest(scores: xr.Dataset, measure: str) -> Formed:
     last = z.isel(step=-1).stack(where=axes)
     if not last.notnull().any():
         raise ValueError(f"{measure}: no head of this run has a score with a null")
-    where = dict(zip(axes, last["where"].values[int(last.argmax())], strict=True))
+    where = dict(zip(axes, last["where"].values[int(np.nanargmax(last.values))], strict=True))
     numbers = list(map(int, where.values()))
     at = {"step": z.step.values[-1], **where}
 

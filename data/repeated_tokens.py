@@ -19,24 +19,27 @@ from headway.data.task import Batch, Task
 class RepeatedTokens(Task):
     """A segment of distinct random tokens, repeated until the sequence is full.
 
-    s_0 = BOS and s_j = r_((j-1) mod p) for j = 1..length, where the period p is uniform in period_min..period_max,
-    drawn for each sequence, and r_0..r_(p-1) are distinct tokens from 1..n_tokens. Position q holds s_q and is asked
-    for s_(q+1). ``info["period"]`` is p.
+    s_0 = BOS; then a lead-in of l tokens; then the segment r_0..r_(p-1) over and over: s_(l+i) = r_((i-1) mod p). All
+    l + p tokens are distinct, from 1..n_tokens. For each sequence the period p is uniform in period_min..period_max; a
+    share late_start of the sequences has l uniform in 0..length-2p (so that at least two copies fit), the others have
+    l = 0. Position q holds s_q and is asked for s_(q+1). ``info`` holds p as ``period`` and l as ``lead``.
 
     With one period for all (``period_min == period_max``) attending a constant distance back solves the task, and one
-    layer can do that; only random periods need two layers.
+    layer can do that; only random periods need two layers. Without late starts every token's first copy stands in the
+    first half: induction needs previous-token heads there and nowhere else, and they form nowhere else.
 
     Args:
         n_tokens: how many tokens there are besides BOS, which is token 0
         length: number of predictions in a sequence, S in s_1..s_S
         period_min: shortest period p
         period_max: longest period p
+        late_start: share of sequences with a lead-in before the segment
 
     Raises:
         ValueError: if a field is out of range.
 
     Example:
-        >>> task = RepeatedTokens(n_tokens=7, length=8, period_min=3, period_max=3)
+        >>> task = RepeatedTokens(n_tokens=7, length=8, period_min=3, period_max=3, late_start=0.0)
         >>> batch = task.batch(seed=0, index=0, batch_size=1)
         >>> batch.inputs.shape, batch.info["period"].item()
         (torch.Size([1, 8]), 3)
@@ -48,8 +51,9 @@ class RepeatedTokens(Task):
 
     n_tokens: int = 64
     length: int = 48
-    period_min: int = 6
-    period_max: int = 23
+    period_min: int = 3
+    period_max: int = 16
+    late_start: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn, or has nothing to score."""
@@ -62,10 +66,11 @@ class RepeatedTokens(Task):
                 low <= self.period_max <= high,
                 f"at least period_min = {low} and at most length - 2 = {high}, so that something repeats",
             ),
+            ("late_start", 0 <= self.late_start <= 1, "a share, from 0 to 1"),
             (
                 "n_tokens",
-                self.n_tokens >= self.period_max,
-                f"at least period_max = {self.period_max}: the tokens of a segment are distinct",
+                self.n_tokens >= self._most_distinct,
+                f"at least {self._most_distinct}: the tokens of a lead-in and a segment are distinct",
             ),
         ):
             if not valid:
@@ -81,51 +86,67 @@ class RepeatedTokens(Task):
         """Length of the inputs s_0..s_(length-1)."""
         return self.length
 
+    @property
+    def _most_distinct(self) -> int:
+        """The longest lead-in and segment together: l + p with l at most length - 2p."""
+        with_lead_in = self.length - self.period_min if self.late_start > 0 and 2 * self.period_min < self.length else 0
+        return max(self.period_max, with_lead_in)
+
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
-        """Draw ``batch_size`` sequences, each with a period and a segment of its own."""
+        """Draw ``batch_size`` sequences, each with a period, a lead-in and a segment of its own."""
         period = torch.randint(self.period_min, self.period_max + 1, (batch_size,), generator=generator)
-        # A random permutation of all tokens starts with a random segment without repeats.
-        segment = 1 + torch.rand(batch_size, self.n_tokens, generator=generator).argsort(dim=-1)
-        targets = segment.gather(1, torch.arange(self.length) % einops.rearrange(period, "batch -> batch 1"))
+        late, where = torch.rand(2, batch_size, generator=generator)
+        room = (self.length - 2 * period).clamp(min=0) + 1
+        lead = (where * room).long() * (late < self.late_start)
+        # A random permutation of all tokens starts with a random lead-in and segment without repeats.
+        distinct = 1 + torch.rand(batch_size, self.n_tokens, generator=generator).argsort(dim=-1)
+        i = torch.arange(self.length) - einops.rearrange(lead, "batch -> batch 1")
+        since_start = torch.where(i < 0, i, i % einops.rearrange(period, "batch -> batch 1"))
+        targets = distinct.gather(1, since_start + einops.rearrange(lead, "batch -> batch 1"))
         return Batch(
             inputs=F.pad(targets[:, :-1], (1, 0), value=0),
             targets=targets,
             mask=torch.ones(batch_size, self.length, dtype=torch.bool),
-            info={"period": period},
+            info={"period": period, "lead": lead},
         )
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
-        """``first``: the target s_j is new (j <= p); ``repeats``: an earlier match tells it (j >= p + 2).
+        """``first``: the target s_j is new (j <= l + p); ``repeats``: an earlier match tells it (j >= l + p + 2).
 
-        The target s_(p+1) is in neither: it is no new token, and the token before it was not seen before.
+        The target s_(l+p+1) is in neither: it is no new token, and the token before it was not seen before.
 
         Example:
-            >>> task = RepeatedTokens(n_tokens=7, length=6, period_min=3, period_max=3)
+            >>> task = RepeatedTokens(n_tokens=7, length=6, period_min=3, period_max=3, late_start=0.0)
             >>> {name: part.int().tolist() for name, part in task.parts(task.batch(0, 0, batch_size=1)).items()}
             {'first': [[1, 1, 1, 0, 0, 0]], 'repeats': [[0, 0, 0, 0, 1, 1]]}
         """
         j = torch.arange(1, batch.targets.shape[1] + 1, device=batch.targets.device)
-        period = einops.rearrange(batch.info["period"], "batch -> batch 1")
-        return {"first": j <= period, "repeats": j >= period + 2}
+        distinct = einops.rearrange(batch.info["lead"] + batch.info["period"], "batch -> batch 1")
+        return {"first": j <= distinct, "repeats": j >= distinct + 2}
 
     def baselines(self) -> dict[str, float]:
         """Cross-entropies in nats.
 
         - ``chance``: ln(n_tokens), every token but BOS alike.
         - ``first_unseen``: on the part ``first``, for a predictor told that the target is new: ln(n_tokens - (j-1)),
-          averaged over all first occurrences, so that long periods weigh more. A network that must leave room for the
+          averaged over all first occurrences, so that long periods and lead-ins weigh more. A network that must leave room for the
           repeat to begin stays a little above it.
         - ``repeats_induction``: on the part ``repeats``, for an induction head: 0.
 
         Example:
             >>> {name: round(nats, 3) for name, nats in RepeatedTokens().baselines().items()}
-            {'chance': 4.159, 'first_unseen': 4.026, 'repeats_induction': 0.0}
+            {'chance': 4.159, 'first_unseen': 3.956, 'repeats_induction': 0.0}
         """
-        periods = range(self.period_min, self.period_max + 1)
-        # j-1 tokens are used up at the j-th target, which sequences of period p >= j have.
-        nats = sum(math.log(self.n_tokens - used) for period in periods for used in range(period))
+        nats = occurrences = 0.0
+        for period in range(self.period_min, self.period_max + 1):
+            leads = range(max(0, self.length - 2 * period) + 1)
+            for lead in leads:
+                weight = self.late_start / len(leads) + (1 - self.late_start) * (lead == 0)
+                # used tokens are out of the question at the target number used + 1.
+                nats += weight * sum(math.log(self.n_tokens - used) for used in range(lead + period))
+                occurrences += weight * (lead + period)
         return {
             "chance": math.log(self.n_tokens),
-            "first_unseen": nats / sum(periods),
+            "first_unseen": nats / occurrences,
             "repeats_induction": 0.0,
         }

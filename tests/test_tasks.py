@@ -17,7 +17,7 @@ from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.seeds import generator
 from headway.data.task import Batch, Task, masked_mean
 
-REPEATED = RepeatedTokens(n_tokens=13, length=17, period_min=3, period_max=7)
+REPEATED = RepeatedTokens(n_tokens=19, length=17, period_min=3, period_max=7)
 AFFINE = AffineRecurrence(d_vector=7, compl=2, length_min=5, length_max=11)
 PREVIOUS = PreviousToken(n_tokens=11, length=19)
 TASKS = [REPEATED, AFFINE, PREVIOUS]
@@ -98,12 +98,15 @@ def test_shapes_labels_and_origin(task: Task):
 
 
 BAD_FIELDS = [
-    (RepeatedTokens, {"n_tokens": 22}, "n_tokens"),
+    (RepeatedTokens, {"n_tokens": 44}, "n_tokens"),
+    (RepeatedTokens, {"n_tokens": 15, "late_start": 0.0}, "n_tokens"),
+    (RepeatedTokens, {"late_start": 1.5}, "late_start"),
+    (RepeatedTokens, {"late_start": math.nan}, "late_start"),
     (RepeatedTokens, {"length": 2}, "length"),
     (RepeatedTokens, {"period_min": 0}, "period_min"),
-    (RepeatedTokens, {"period_min": 24}, "period_max"),
+    (RepeatedTokens, {"period_min": 17}, "period_max"),
     (RepeatedTokens, {"period_max": 47}, "period_max"),
-    (RepeatedTokens, {"length": 24}, "period_max"),
+    (RepeatedTokens, {"length": 17}, "period_max"),
     (AffineRecurrence, {"d_vector": 0}, "d_vector"),
     (AffineRecurrence, {"compl": 0}, "compl"),
     (AffineRecurrence, {"compl": 0, "shared_start": True}, "compl"),
@@ -142,7 +145,8 @@ def repeated_tasks(draw: st.DrawFn) -> RepeatedTokens:
     length = draw(st.integers(3, 29))
     period_max = draw(st.integers(1, length - 2))
     return RepeatedTokens(
-        n_tokens=draw(st.integers(period_max, period_max + 31)),
+        n_tokens=draw(st.integers(length, length + 31)),
+        late_start=draw(st.sampled_from([0.0, 0.3, 1.0])),
         length=length,
         period_min=draw(st.integers(1, period_max)),
         period_max=period_max,
@@ -155,14 +159,16 @@ def test_repeated_tokens_are_as_defined(task: RepeatedTokens, seed: int):
     batch = task.batch(seed, 0, batch_size=11)
     parts = task.parts(batch)
     assert batch.mask.all()
-    for b, period in enumerate(batch.info["period"].tolist()):
+    for b, (period, lead) in enumerate(zip(batch.info["period"].tolist(), batch.info["lead"].tolist(), strict=True)):
         s = [*batch.inputs[b].tolist(), batch.targets[b, -1].item()]
         assert task.period_min <= period <= task.period_max
         assert batch.targets[b].tolist() == s[1:]
         assert s[0] == 0
         assert all(1 <= token <= task.n_tokens for token in s[1:])
-        assert len(set(s[1 : period + 1])) == period
-        assert all(s[j] == s[j - period] for j in range(period + 1, task.length + 1))
+        assert 0 <= lead <= max(0, task.length - 2 * period)
+        assert lead == 0 or task.late_start > 0
+        assert len(set(s[1 : lead + period + 1])) == lead + period
+        assert all(s[j] == s[j - period] for j in range(lead + period + 1, task.length + 1))
         for q in range(task.length):
             # By what stands in the sequence, not by the period: is the answer new, and if not, was the token seen?
             new = s[q + 1] not in s[1 : q + 1]
@@ -174,14 +180,18 @@ def test_repeated_tokens_are_as_defined(task: RepeatedTokens, seed: int):
 def test_every_period_and_every_token_is_reached():
     batch = REPEATED.batch(0, 0, batch_size=1009)
     assert batch.info["period"].unique().tolist() == [3, 4, 5, 6, 7]
-    assert batch.targets.unique().tolist() == list(range(1, 14))
-    # A token is the first of its segment in a share 1/13 of the sequences: 4 standard errors.
+    assert batch.targets.unique().tolist() == list(range(1, 20))
+    # A token comes first in a share 1/19 of the sequences, and half of the sequences may start late: 4 standard errors.
     share = (batch.targets[:, 0] == 1).double().mean().item()
-    assert abs(share - 1 / 13) < 4 * math.sqrt(1 / 13 * 12 / 13 / 1009)
+    assert abs(share - 1 / 19) < 4 * math.sqrt(1 / 19 * 18 / 19 / 1009)
+    shortest = batch.info["lead"][batch.info["period"] == 3]
+    assert shortest.unique().tolist() == list(range(17 - 2 * 3 + 1))
+    late, error = mean_and_error((shortest > 0).double())
+    assert abs(late - 0.5 * 11 / 12) < 4 * error
 
 
 def test_a_fixed_period_is_the_control_that_a_constant_distance_solves():
-    batch = replace(REPEATED, period_min=5, period_max=5).batch(0, 0, batch_size=7)
+    batch = replace(REPEATED, period_min=5, period_max=5, late_start=0.0).batch(0, 0, batch_size=7)
     assert (batch.info["period"] == 5).all()
     assert torch.equal(batch.inputs[:, 1:-4], batch.targets[:, 5:])
     random = REPEATED.batch(0, 0, batch_size=101)
@@ -211,11 +221,12 @@ def unseen_losses(task: RepeatedTokens, batch: Batch) -> Tensor:
 
 
 def test_repeated_baselines():
-    assert REPEATED.baselines()["chance"] == math.log(13)
-    fixed = [replace(REPEATED, period_min=p, period_max=p) for p in range(3, 8)]
+    assert REPEATED.baselines()["chance"] == math.log(19)
+    early = replace(REPEATED, late_start=0.0)
+    fixed = [replace(early, period_min=p, period_max=p) for p in range(3, 8)]
     batches = [task.batch(0, 0, batch_size=1) for task in fixed]
-    firsts = [unseen_losses(REPEATED, batch)[REPEATED.parts(batch)["first"]] for batch in batches]
-    assert torch.cat(firsts).mean().item() == pytest.approx(REPEATED.baselines()["first_unseen"], rel=1e-6)
+    firsts = [unseen_losses(early, batch)[early.parts(batch)["first"]] for batch in batches]
+    assert torch.cat(firsts).mean().item() == pytest.approx(early.baselines()["first_unseen"], rel=1e-6)
 
     batch = REPEATED.batch(0, 0, batch_size=4001)
     first = REPEATED.parts(batch)["first"]

@@ -194,6 +194,7 @@ class LossBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """What stands at the end of the bar."""
+        assert isinstance(pl_module, TrainingModule)
         return {"loss": f"{pl_module.loss.item():.4f}"}
 
 

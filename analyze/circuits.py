@@ -1,7 +1,7 @@
 """Circuits read from weights: what a head copies, and which heads read what earlier heads write.
 
-Row vectors, ``x @ W``: ``W_OV = W_V @ W_O`` and ``W_QK = W_Q @ W_K.T``, both [d_model, d_model]; papers that multiply from
-the left write the transposes. Weights are taken as they are: LayerNorm weights count only when they have been folded
+Row vectors, ``x @ W``: ``W_OV = W_V @ W_O`` and ``W_QK = W_Q @ W_K.T``, both [d_model, d_model]; papers that multiply
+from the left write the transposes. Weights are taken as they are: LayerNorm weights count only when they have been folded
 (``run.model(step, processed=True)``), and each score says which was done in its attribute ``processed``.
 """
 
@@ -86,13 +86,14 @@ def q_composition(model: HookedTransformer, batch: Batch) -> xr.Dataset:
 
 
 def k_composition(model: HookedTransformer, batch: Batch) -> xr.Dataset:
-    """How much a head's keys read what an earlier head writes: ``‖L R‖ / (‖L‖ ‖R‖)``, L = ``W_OV(h1)``, R = ``W_QK(h2).T``.
+    """How much a head's keys read what an earlier head writes: ``‖L R‖ / (‖L‖ ‖R‖)``.
 
-    Frobenius norms; axes from_layer, from_head (h1), to_layer, to_head (h2); NaN unless h1's layer is the earlier.
-    Elhage et al. 2021. Beside it: ``_null`` 1/sqrt(d_model), the root mean square under a random relative rotation;
-    ``_null_std``, its spread; ``_z``, taken on the square, whose mean and variance are exact (``nulls.haar_null``);
-    ``_ceiling``, what a circuit that matches perfectly would score with these singular values, which is not 1. Heads
-    that all live in one small subspace compose with each other at a large z without being a circuit.
+    L = ``W_OV(h1)``, R = ``W_QK(h2).T``; Frobenius norms; axes from_layer, from_head (h1), to_layer, to_head (h2); NaN
+    unless h1's layer is the earlier. Elhage et al. 2021. Beside it: ``_null`` 1/sqrt(d_model), the root mean square
+    under a random relative rotation; ``_null_std``, its spread; ``_z``, taken on the square, whose mean and variance
+    are exact (``nulls.haar_null``); ``_ceiling``, what a circuit that matches perfectly would score with these singular
+    values, which is not 1. Heads that all live in one small subspace compose with each other at a large z without
+    being a circuit.
     """
     return _composition("k", model)
 

@@ -89,7 +89,7 @@ def _null_of_run(run: Run, wanted: Measure, measures: Sequence[Measure], batch: 
     """The null of ``wanted`` for this run; when it has to be computed, those of ``measures`` are too, in one go."""
     path = score_file(run.path, None, wanted.name)
     if not path.exists():
-        missing = [m.function for m in measures if m.fresh_null and not score_file(run.path, None, m.name).exists()]
+        missing = {m.name: m for m in measures if m.fresh_null and not score_file(run.path, None, m.name).exists()}
         for name, null in fresh_initialisations(missing, run.recipe.model, batch).items():
             write_scores(score_file(run.path, None, name), null)
     return read_file(path)

@@ -1,6 +1,6 @@
 """Nulls: what a measure gives when nothing has formed, and how far it then strays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from statistics import NormalDist
 
 import einops
@@ -62,20 +62,19 @@ def random_heads(
 
 
 def fresh_initialisations(
-    functions: Sequence[Callable[[HookedTransformer, Batch], xr.Dataset]], config: ModelConfig, batch: Batch
+    measures: Mapping[str, Callable[[HookedTransformer, Batch], xr.Dataset]], config: ModelConfig, batch: Batch
 ) -> dict[str, xr.Dataset]:
-    """``<name>_null`` and ``<name>_null_std`` [layer] of each function, over 64 fresh networks of the same config.
+    """``<name>_null`` and ``<name>_null_std`` [layer] of each measure, over 64 fresh networks of the same config.
 
     The networks see the same batch; their seeds are apart from those of any run; heads of a layer are pooled. A
-    function that does not apply is left out.
+    measure that does not apply is left out.
     """
     model = HookedTransformer(config).to(batch.inputs.device).eval()
     found: dict[str, list[xr.DataArray]] = {}
     for draw in range(DRAWS):
         model.init_weights(generator("null", 1, draw))
         with patterns_computed_once():
-            for function in functions:
-                name = function.__name__
+            for name, function in measures.items():
                 try:
                     found.setdefault(name, []).append(function(model, batch)[name])
                 except DoesNotApplyError:

@@ -58,7 +58,7 @@ class Recipe:
     eval_batch_size: int = 64
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("batch_size", 1), ("seed", 0), ("eval_seed", 0), ("eval_batch_size", 1)):
+        for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0), ("eval_seed", 0), ("eval_batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)} is not valid; it must be {least} or more")
         task, model = self.task, self.model
@@ -92,14 +92,19 @@ class Recipe:
         values = dict(values)
         try:
             task = dict(values.pop("task"))
-            optim = dict(values.pop("optim", {}))
-            if "betas" in optim:
-                optim["betas"] = tuple(optim["betas"])
+            # YAML has lists where these have tuples.
+            optim, schedule = (
+                {
+                    name: tuple(value) if isinstance(value, list) else value
+                    for name, value in values.pop(part, {}).items()
+                }
+                for part in ("optim", "schedule")
+            )
             return cls(
                 task=task_class(task.pop("class"))(**task),
                 model=ModelConfig(**values.pop("model")),
                 optim=OptimConfig(**optim),
-                schedule=Schedule(**values.pop("schedule", {})),
+                schedule=Schedule(**schedule),
                 trainer=TrainerConfig(**values.pop("trainer", {})),
                 **values,
             )

@@ -29,7 +29,6 @@ class Schedule:
     at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "at", tuple(self.at))
         for name in ("log", "linear"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is not valid; a number of kept steps is 0 or more")

@@ -129,8 +129,8 @@ class RepeatedTokens(Task):
 
         - ``chance``: ln(n_tokens), every token but BOS alike.
         - ``first_unseen``: on the part ``first``, for a predictor told that the target is new: ln(n_tokens - (j-1)),
-          averaged over all first occurrences, so that long periods and lead-ins weigh more. A network that must leave room for the
-          repeat to begin stays a little above it.
+          averaged over all first occurrences, so that long periods and lead-ins weigh more. A network
+          that must leave room for the repeat to begin stays a little above it.
         - ``repeats_induction``: on the part ``repeats``, for an induction head: 0.
 
         Example:

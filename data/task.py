@@ -116,7 +116,10 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class Batches:
-    """The training batches ``first`` to ``last - 1`` of a task, in order; what a Trainer iterates over."""
+    """The training batches ``first`` to ``last - 1`` of a task, in order; what a Trainer iterates over.
+
+    Its length is ``last``, that of the whole run: a Trainer that goes on with a run goes on counting too.
+    """
 
     task: Task
     seed: int
@@ -129,7 +132,7 @@ class Batches:
             yield self.task.batch(self.seed, index, self.batch_size)
 
     def __len__(self) -> int:
-        return self.last - self.first
+        return self.last
 
 
 def masked_mean(loss: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, ""]:

@@ -11,13 +11,14 @@ from functools import partial
 import einops
 import torch
 import torch.nn.functional as F
-from headway.models.config import ModelConfig
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities import get_offset_position_ids
 from transformer_lens.utilities.activation_functions import solu
+
+from headway.models.config import ModelConfig
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

@@ -13,6 +13,13 @@ from typing import Any, Literal, NamedTuple
 import einops
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities import lm_cross_entropy_loss
+from transformer_lens.weight_processing import ProcessWeights
+
 from headway.data.seeds import generator
 from headway.models.components import (
     Embed,
@@ -24,12 +31,6 @@ from headway.models.components import (
     normalization,
 )
 from headway.models.config import Head, ModelConfig
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
-from transformer_lens.hook_points import HookPoint
-from transformer_lens.utilities import lm_cross_entropy_loss
-from transformer_lens.weight_processing import ProcessWeights
 
 ReturnType = Literal["logits", "loss", "both"] | None
 Hooks = Sequence[tuple[str | Callable[[str], bool], Callable]]
@@ -355,7 +356,7 @@ class HookedTransformer(HookedRootModule):
             if not self.cfg.attn_only:
                 block.ln2 = LayerNormPre(self.cfg)
                 if self.cfg.act_fn == "solu_ln":
-                    block.mlp.ln = LayerNormPre(self.cfg)
+                    block.mlp.add_module("ln", LayerNormPre(self.cfg))
         self.setup()
 
     @property

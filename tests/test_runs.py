@@ -1,0 +1,255 @@
+"""A run from end to end: what is kept, that it repeats, that it goes on, and how it ends when it ends badly."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from headway.analyze import MEASURES, measure
+from headway.analyze.measure import Measure
+from headway.checkpoints import Recipe, Run
+from headway.checkpoints.schedule import Schedule
+from headway.data.task import Batch
+from headway.models.hooked_transformer import HookedTransformer
+from headway.models.lightning_module import DivergedError, TrainingModule
+from headway.train import resume, train
+from tests.toys import NO_POSITIONS, TOKENS, VECTORS, TurnsNaN
+
+
+def run_recipe(recipe: Recipe, out: Path, **options) -> Run:
+    return train(**{name: getattr(recipe, name) for name in Recipe.__dataclass_fields__}, out=out, **options)
+
+
+def weights(run: Run, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run.weights_file(step))
+
+
+def identical(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_recipe(TOKENS, tmp_path_factory.mktemp("runs") / "tokens")
+
+
+def test_schedule_is_the_union_of_its_parts():
+    assert Schedule(log=0, linear=0).steps(100) == [0, 100]
+    assert Schedule(log=3, linear=0).steps(100) == [0, 1, 10, 100]
+    assert Schedule(log=0, linear=4).steps(100) == [0, 25, 50, 75, 100]
+    assert Schedule(log=0, linear=0, at=(7, 3, 101)).steps(100) == [0, 3, 7, 100]
+    assert Schedule(log=3, linear=2, at=(9,)).steps(1000) == [0, 1, 9, 32, 500, 1000]
+    assert Schedule(log=2, linear=1).steps(1) == [0, 1]
+
+
+@given(last=st.integers(200, 10**6))
+def test_the_default_schedule_keeps_at_least_thirty_steps(last: int):
+    steps = Schedule().steps(last)
+    assert len(steps) >= 30
+    assert steps == sorted(set(steps))
+    assert (steps[0], steps[-1]) == (0, last)
+
+
+def test_a_run_keeps_what_its_schedule_says(run: Run):
+    assert run.steps == [0, 1, 4, 5, 8, 17]
+    assert run.finished
+    assert run.recipe == TOKENS
+    assert {path.name for path in run.path.iterdir()} >= {"config.yaml", "environment.json", "resume.ckpt", "scores"}
+    assert json.loads((run.path / "environment.json").read_text())["torch"] == torch.__version__
+
+
+def test_step_zero_is_the_initialisation(run: Run):
+    fresh = HookedTransformer(TOKENS.model, seed=TOKENS.seed)
+    assert identical(weights(run, 0), dict(fresh.state_dict()))
+    assert not identical(weights(run, 0), weights(run, 1))
+
+
+def test_a_model_comes_back_and_can_be_taken_apart(run: Run):
+    model = run.model(step=17)
+    assert not model.training
+    assert identical(dict(model.state_dict()), weights(run, 17))
+    batch = run.batch()
+    assert torch.equal(batch.inputs, TOKENS.task.evaluation_batch(0, 23).inputs)
+    processed = run.model(step=17, processed=True)
+    assert processed.cfg.normalization_type == "LNPre"
+    torch.testing.assert_close(
+        processed(batch.inputs).log_softmax(-1), model(batch.inputs).log_softmax(-1), atol=1e-5, rtol=0
+    )
+
+
+def test_the_same_recipe_gives_the_same_weights_bit_for_bit(run: Run, tmp_path: Path):
+    again = run_recipe(TOKENS, tmp_path / "again")
+    assert all(identical(weights(again, step), weights(run, step)) for step in run.steps)
+    other_seed = run_recipe(replace(TOKENS, seed=1), tmp_path / "other")
+    assert not identical(weights(other_seed, 0), weights(run, 0))
+
+
+def test_config_yaml_repeats_the_run(run: Run, tmp_path: Path):
+    assert Recipe.load(run.path / "config.yaml") == TOKENS
+    values = yaml.safe_load((run.path / "config.yaml").read_text())
+    assert values["model"]["d_vocab_out"] == TOKENS.model.d_vocab  # resolved
+
+
+@pytest.mark.parametrize("stop_at", [1, 6])
+def test_a_stopped_run_goes_on_bit_for_bit(run: Run, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch):
+    plain = TrainingModule.on_train_batch_end
+
+    def then_stop(self: TrainingModule, *args: object) -> None:
+        plain(self, *args)  # pyright: ignore[reportArgumentType]
+        self.trainer.should_stop = self.global_step == stop_at
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "on_train_batch_end", then_stop)
+        half = run_recipe(TOKENS, tmp_path / "half")
+    assert half.steps[-1] == stop_at
+    assert not half.finished
+    whole = resume(half.path)
+    assert whole.finished
+    assert set(whole.steps) == {*run.steps, stop_at}
+    assert all(identical(weights(whole, step), weights(run, step)) for step in run.steps)
+
+
+def test_a_run_that_died_goes_on_from_its_last_kept_step(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = TrainingModule.training_step
+
+    def die(self: TrainingModule, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 7:
+            raise RuntimeError("out of memory")
+        return plain(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "training_step", die)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run_recipe(TOKENS, tmp_path / "died")
+    assert Run(tmp_path / "died").steps == [0, 1, 4, 5]
+    whole = resume(tmp_path / "died")
+    assert whole.steps == run.steps
+    assert all(identical(weights(whole, step), weights(run, step)) for step in run.steps)
+
+
+def test_resuming_a_finished_run_changes_nothing(run: Run):
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    assert resume(run.path).steps == run.steps
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("recipe", [TOKENS, NO_POSITIONS, VECTORS], ids=["tokens", "no-positions", "vectors"])
+def test_live_scores_equal_replayed_ones(recipe: Recipe, tmp_path: Path):
+    run = run_recipe(recipe, tmp_path / "run")
+    live = run.scores
+    inapplicable = measure(run, MEASURES, overwrite=True)
+    replayed = run.scores
+    assert set(live.data_vars) == set(replayed.data_vars)
+    assert {each.name for each in MEASURES} - set(live.data_vars) == set(inapplicable)
+    assert list(live.step.values) == run.steps
+    for name in live.data_vars:
+        np.testing.assert_array_equal(live[name].values, replayed[name].values, err_msg=str(name))
+
+
+def test_scores_have_named_axes(run: Run):
+    scores = run.scores
+    assert scores.previous_token.dims == ("step", "layer", "head")
+    assert scores.attention.dims == ("step", "layer", "head", "batch", "query", "key")
+    assert scores.k_composition.dims == ("step", "from_layer", "from_head", "to_layer", "to_head")
+    assert scores.loss_by_position.dims == ("step", "pos")
+    assert {"loss_first", "loss_repeats", "ov_eigenvalue_null_std", "previous_token_null"} <= set(scores.data_vars)
+    assert scores.ov_eigenvalue.sel(step=5, layer=1, head=2).item() == scores.ov_eigenvalue.values[3, 1, 2]
+
+
+def test_a_measure_of_ones_own_is_stored_like_ours(run: Run):
+    def embedding_norm(model: HookedTransformer, batch: object) -> xr.DataArray:
+        return xr.DataArray(model.W_E.detach().norm(dim=-1).numpy(), dims="token")
+
+    assert measure(run, [Measure(embedding_norm)], steps=[0, 17]) == {}
+    kept = run.scores.embedding_norm
+    np.testing.assert_array_equal(kept.sel(step=17).values, run.model(17).W_E.detach().norm(dim=-1).numpy())
+    assert kept.sel(step=5).isnull().all()
+
+
+def test_tensorboard_has_losses_heads_and_pictures(run: Run):
+    events = EventAccumulator(str(run.path), size_guidance={"images": 0}).Reload()
+    assert {"loss/train", "loss/loss_repeats", "optimiser/gradient_norm", "optimiser/lr"} <= set(
+        events.Tags()["scalars"]
+    )
+    shown = {event.step: event.value for event in events.Scalars("heads/previous_token/L1H2")}
+    assert shown == {
+        step: pytest.approx(run.scores.previous_token.sel(step=step, layer=1, head=2).item()) for step in run.steps
+    }
+    assert [image.step for image in events.Images("attention/first_sequence")] == run.steps
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(tmp_path: Path):
+    recipe = replace(
+        TOKENS, task=TurnsNaN(), model=replace(TOKENS.model, d_vocab=7, d_vocab_out=7), schedule=Schedule(linear=17)
+    )
+    with pytest.raises(
+        DivergedError, match=r"diverged at step \d+: loss nan, gradient norm .*one step earlier"
+    ) as error:
+        run_recipe(recipe, tmp_path / "nan")
+    run = Run(tmp_path / "nan")
+    failed = int(str(error.value).split("step ")[1].split(":")[0])
+    assert 0 < failed <= 17
+    assert run.steps[-1] == failed - 1
+    assert all(value.isfinite().all() for value in weights(run, failed - 1).values())
+
+
+def test_the_gradient_norm_before_clipping_is_logged(tmp_path: Path):
+    bound = 0.01
+    run = run_recipe(replace(TOKENS, optim=replace(TOKENS.optim, max_grad_norm=bound)), tmp_path / "run")
+    events = EventAccumulator(str(run.path)).Reload()
+    assert all(event.value > bound for event in events.Scalars("optimiser/gradient_norm"))
+
+
+def test_overwrite_replaces_a_run_and_spares_other_files(run: Run, tmp_path: Path):
+    out = tmp_path / "out"
+    run_recipe(TOKENS, out)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"out: .* holds a run already"):
+        run_recipe(TOKENS, out)
+    replaced = run_recipe(replace(TOKENS, schedule=Schedule(log=0, linear=0)), out, overwrite=True)
+    assert replaced.steps == [0, 17]
+    assert list(replaced.scores.step.values) == [0, 17]
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_step_that_was_not_kept_is_named(run: Run):
+    with pytest.raises(ValueError, match=r"step: 7 was not kept; nearest is 8, all are 0, 1, 4, 5, 8, 17"):
+        run.model(step=7)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "headway", "train", "induction", "--out", str(out), "--steps", "100000"]
+    process = subprocess.Popen(
+        [*command, "--batch_size", "2", "--schedule.log", "0", "--eval_batch_size", "3"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 100
+    while not (out / "scores" / "step-00000000" / "v_composition.safetensors").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    run = Run(out)
+    last = run.steps[-1]
+    assert process.returncode == 130
+    assert errors.strip().endswith(f"stopped at step {last}; go on with: headway train --resume {out}")
+    assert last > 0
+    assert run.resume_file.exists()

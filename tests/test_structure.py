@@ -1,0 +1,88 @@
+"""The shape of the project: which way imports go, that examples run, and that the README tells the truth."""
+
+import ast
+import doctest
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WAY = ["data", "models", "checkpoints", "analyze"]
+MODULES = sorted(path.relative_to(ROOT) for folder in WAY for path in ROOT.glob(f"{folder}/**/*.py"))
+
+
+def dotted(path: Path) -> str:
+    return ".".join(("headway", *path.with_suffix("").parts)).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_imports_go_the_way_of_the_data(path: Path):
+    here = WAY.index(path.parts[0])
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [node.module or ""]
+        for name in names:
+            if name.startswith("headway."):
+                assert name.split(".")[1] in WAY[: here + 1], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [*MODULES, Path("train.py")], ids=str)
+def test_examples_in_docstrings_run(path: Path):
+    module = importlib.import_module(dotted(path))
+    assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("path", [*MODULES, Path("train.py"), Path("__main__.py")], ids=str)
+def test_everything_public_is_documented(path: Path):
+    for node in ast.parse((ROOT / path).read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path}: {node.name}"
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_the_readme_names_only_commands_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every command of the README is run, with few steps and into a folder of its own; make's targets are looked up."""
+    from headway.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    ran = []
+    for command in readme_commands():
+        program, *arguments = shlex.split(command)
+        if program == "make":
+            assert set(arguments) <= set(targets), command
+        elif program == "tensorboard":
+            assert Path(arguments[arguments.index("--logdir") + 1]).is_dir()
+        elif program in ("headway", "python"):
+            if program == "python":
+                assert (ROOT / arguments.pop(0)).name == "train.py"
+                arguments.insert(0, "train")
+            if arguments[0] == "train" and "--resume" not in arguments:
+                arguments += [] if "--steps" in arguments else ["--steps", "4"]
+                arguments += ["--batch_size", "2", "--eval_batch_size", "3"]
+            main(arguments)
+        else:
+            assert program in ("git", "cd"), command
+            continue
+        ran.append(program)
+    assert {"make", "headway", "python", "tensorboard"} <= set(ran)
+
+
+def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from headway.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    main(["train", "induction", "--steps", "400", "--schedule.at", "[400]", "--batch_size", "2"])
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block, {})

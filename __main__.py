@@ -169,13 +169,17 @@ def _say_what_formed(run: "Run") -> None:
     reached = ", ".join(f"{str(name).replace('_', ' on ')} {scores[name].values[-1]:.4f}" for name in losses)
     known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in run.task.baselines().items())
     console.print(f"{reached}  (baselines: {known})", highlight=False)
-    table = Table("what formed", "score", "null", "z", "left the band of its null", box=None, padding=(0, 2, 0, 0))
+    table = Table("strongest", "score", "null", "z", "at step", box=None, padding=(0, 2, 0, 0))
     for row in what_formed(scores):
-        ceiling = "" if row.ceiling is None else f" (at most {row.ceiling:.3f})"
-        table.add_row(
-            str(row), f"{row.score:.3f}{ceiling}", f"{row.null:.3f} ± {row.null_std:.2g}", f"{row.z:.1f}", row.when
-        )
+        ceiling = "" if row.ceiling is None else f" of {row.ceiling:.3f}"
+        null = f"{row.null:.3f} ±{row.null_std:.1g}"
+        table.add_row(str(row), f"{row.score:.3f}{ceiling}", null, f"{row.z:.0f}", row.when)
     console.print(table)
+    console.print(
+        "score: 1 is all attention; a composition is at most the second number. null: what it is when nothing has "
+        "formed. at step: it left the 99 % band of its null for good between these kept steps.",
+        style="dim",
+    )
 
 
 def measures_command(arguments: list[str]) -> None:

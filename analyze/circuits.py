@@ -1,8 +1,8 @@
 """Circuits read from weights: what a head copies, and which heads read what earlier heads write.
 
 Row vectors, ``x @ W``: ``W_OV = W_V @ W_O`` and ``W_QK = W_Q @ W_K.T``, both [d_model, d_model]; papers that multiply
-from the left write the transposes. Weights are taken as they are: LayerNorm weights count only when they have been folded
-(``run.model(step, processed=True)``), and each score says which was done in its attribute ``processed``.
+from the left write the transposes. Weights are taken as they are: LayerNorm weights count only when they have been
+folded (``run.model(step, processed=True)``), and each score says which was done in its attribute ``processed``.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from headway.models.config import Head
 
 # What is said of the head, or the pair of heads, whose score is furthest out of its band.
 WORDS = {
-    "previous_token": "{0} looks at the previous token",
+    "previous_token": "{0} looks at the token before",
     "prefix_matching": "{0} does prefix matching",
     "k_composition": "{0} and {1} K-compose",
 }
@@ -34,16 +34,15 @@ class Formed:
     ceiling: float | None = None
 
     def __str__(self) -> str:
-        words = WORDS[self.measure].format(*self.heads)
-        return words if self.since else f"nothing; the nearest: {words}"
+        return WORDS[self.measure].format(*self.heads)
 
     @property
     def when(self) -> str:
-        """``since`` in words."""
+        """The kept steps between which it left its band."""
         if self.since is None:
-            return "no, it is inside"
+            return "not formed"
         before, first = self.since
-        return f"by step {first}" if before is None else f"between steps {before} and {first}"
+        return f"{first}" if before is None else f"{before} to {first}"
 
 
 def family(z: xr.DataArray) -> int:
@@ -58,7 +57,7 @@ def onset(z: xr.DataArray, limit: float) -> tuple[int | None, int] | None:
 
     Example:
         >>> z = xr.DataArray([0.0, 9.0, 1.0, 8.0, 9.0], dims="step", coords={"step": [0, 1, 10, 50, 100]})
-        >>> onset(z, limit=3)
+        >>> onset(z, limit=3.0)
         (10, 50)
     """
     below = np.flatnonzero(~(z.values > limit))

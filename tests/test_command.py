@@ -1,5 +1,6 @@
 """The command line: what it makes of good input, and one line and exit code 2 for bad."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from headway.__main__ import main
 from headway.checkpoints import Run
+from headway.checkpoints.scores import read_file
 from headway.train import RECIPES
 from tests.toys import TOKENS
 
@@ -28,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_recipe_trains(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     main(["train", recipe, *QUICK, "--out", str(tmp_path / "run")])
     assert Run(tmp_path / "run").steps == [0, 2]
-    assert "looks at the previous token" in capsys.readouterr().out
+    assert "looks at the token before" in capsys.readouterr().out
 
 
 def test_options_reach_the_recipe(tmp_path: Path):
@@ -63,11 +65,11 @@ def test_resuming_a_finished_run_says_so(run: Path, capsys: pytest.CaptureFixtur
 
 def test_measuring_again_computes_what_is_missing(run: Path, capsys: pytest.CaptureFixture[str]):
     lost = run / "scores" / "step-00000002" / "k_composition.safetensors"
-    before = lost.read_bytes()
+    before = read_file(lost)
     others = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors") if path != lost}
     lost.unlink()
     main(["measure", str(run), "--only", "k_composition,loss"])
-    assert lost.read_bytes() == before
+    assert read_file(lost).equals(before)
     assert {path: path.stat().st_mtime_ns for path in others} == others
     main(["measures"])
     assert "prefix_matching" in capsys.readouterr().out
@@ -87,7 +89,7 @@ BAD = [
     (["train", "induction", "--model.n_ctx", "47"], "model.n_ctx: 47 is too small; the task needs 48"),
     (["train", "induction", "--model.d_vocab", "64"], "model.d_vocab: 64 is too small; the task needs 65"),
     (["train", "affine-recurrence", "--model.d_vocab", "41"], "model.d_vocab: 41 is not valid"),
-    (["train", "induction", "--optim.lr", "nan"], "lr: nan is not valid"),
+    (["train", "induction", "--optim.lr", "nan"], "optim.lr.* Got value: nan"),
     (["train", "induction", "--out", "RUN"], "out: RUN holds a run already; --overwrite replaces it"),
     (["train", "induction", "--out", "RUN/config.yaml"], "out: RUN/config.yaml is a file"),
     (["train", "--resume", "nowhere"], "run: nowhere holds no run"),
@@ -120,8 +122,6 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert end.value.code == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
-    import re
-
     assert re.search(message.replace("RUN", re.escape(str(run))), errors), errors
     assert contents(run) == before
     assert contents(tmp_path) == {}

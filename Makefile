@@ -33,7 +33,7 @@ check: $(READY)  ## lint, types, tests
 	$(BIN)/pyright
 	$(BIN)/pytest -n 2
 
-bench: $(READY)  ## time a training step against TransformerLens's, in turns
+bench: $(READY)  ## what fused attention saves and what measuring costs, as ratios
 	$(BIN)/python tests/bench.py
 
 clean:  ## remove the environment (runs stay)

@@ -117,9 +117,9 @@ def _train(name: str, base: "Recipe", rest: list[str]) -> None:
         parser.add_class_arguments(type(value), part)
         given = value.as_given() if part == "model" else asdict(value)
         parser.set_defaults({f"{part}.{option}": default for option, default in given.items()})
-    numbers = [f.name for f in fields(base) if f.name not in parts]
-    for number in numbers:
-        parser.add_argument(f"--{number}", type=int, default=getattr(base, number))
+    numbers = {f.name: getattr(base, f.name) for f in fields(base) if f.name not in parts}
+    parser.add_class_arguments(type(base), skip=set(parts))
+    parser.set_defaults(numbers)
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="directory of the run")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
     options = _parse(parser, rest)

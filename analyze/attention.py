@@ -72,7 +72,7 @@ def attention(model: HookedTransformer, batch: Batch) -> xr.Dataset:
     Example:
         >>> from headway.models.handmade import previous_token_head
         >>> model, batch = previous_token_head()
-        >>> attention(model, batch).attention.sel(layer=0, head=0, batch=0, query=3).argmax().item()
+        >>> attention(model, batch).attention.sel(layer=0, head=0, batch=0, query=3).argmax("key").item()
         2
     """
     shown = einops.rearrange(

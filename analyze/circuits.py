@@ -53,7 +53,7 @@ def _ov_eigenvalue(name: str, model: HookedTransformer, around: Float[Tensor, "d
     """Score ``W_O around W_V``, where ``around`` leads from a head's output to an input."""
     W_V, W_O = model.W_V.detach().float(), model.W_O.detach().float()
     random_V, random_O = random_heads(model.cfg.d_model, model.cfg.d_head, around.device)
-    null_std = eigenvalue_ratio(random_O @ around @ random_V).std()
+    null_std = eigenvalue_ratio(random_O @ around @ random_V).square().mean().sqrt()  # about the mean, which is 0
     score = eigenvalue_ratio(W_O @ around @ W_V)
     return xr.Dataset(
         {

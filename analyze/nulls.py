@@ -15,7 +15,10 @@ from headway.data.task import Batch
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 
-DRAWS = 64
+# Fresh networks of which heads are pooled, and heads of Gaussian factors: a standard deviation over n draws is known
+# to 1/sqrt(2 n), 4 % for 256.
+NETWORKS = 64
+HEADS = 256
 BAND = 0.99
 
 
@@ -56,8 +59,8 @@ def random_heads(
 ) -> tuple[Float[Tensor, "draw d_model d_head"], Float[Tensor, "draw d_head d_model"]]:
     """W_V and W_O of heads with Gaussian entries; always the same ones for the same sizes."""
     draws = generator("null", 0)
-    W_V = torch.randn(DRAWS, d_model, d_head, generator=draws)
-    W_O = torch.randn(DRAWS, d_head, d_model, generator=draws)
+    W_V = torch.randn(HEADS, d_model, d_head, generator=draws)
+    W_O = torch.randn(HEADS, d_head, d_model, generator=draws)
     return W_V.to(device), W_O.to(device)
 
 
@@ -71,7 +74,7 @@ def fresh_initialisations(
     """
     model = HookedTransformer(config).to(batch.inputs.device).eval()
     found: dict[str, list[xr.DataArray]] = {}
-    for draw in range(DRAWS):
+    for draw in range(NETWORKS):
         model.init_weights(generator("null", 1, draw))
         with patterns_computed_once():
             for name, function in measures.items():

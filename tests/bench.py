@@ -29,7 +29,8 @@ def seconds(work: Callable[[], object], times: int = STEPS) -> float:
 
 def ratio(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float, float]:
     """Median of ours / theirs over alternating rounds, and each one's median in milliseconds."""
-    seconds(ours, 3), seconds(theirs, 3)
+    for warm_up in (ours, theirs):
+        seconds(warm_up, 3)
     rounds = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
     a, b = zip(*rounds, strict=True)
     return statistics.median(x / y for x, y in rounds), 1e3 * statistics.median(a), 1e3 * statistics.median(b)

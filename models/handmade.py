@@ -1,0 +1,145 @@
+"""Transformers whose weights are written down: the ground truth that every measure is held to.
+
+The residual stream has three parts: the token (one-hot), the token before it (one-hot, written by a previous-token
+head), and the position (one-hot). No LayerNorm, no MLP, no biases. Each function returns a network and a batch on which
+it does what its name says; the sizes are distinct primes.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.task import Batch
+from headway.models.config import ModelConfig
+from headway.models.hooked_transformer import HookedTransformer
+
+TASK = RepeatedTokens(n_tokens=12, length=17, period_min=5, period_max=7, late_start=0.0)
+D_VOCAB, N_CTX, D_HEAD = 13, 17, 19
+TOKEN = slice(0, D_VOCAB)
+BEFORE = slice(D_VOCAB, 2 * D_VOCAB)
+POSITION = slice(2 * D_VOCAB, 2 * D_VOCAB + N_CTX)
+# A query and a key that match score SHARP² / sqrt(D_HEAD) = 33, which leaves 1e-13 for the others.
+SHARP = 12.0
+
+
+def uniform_head() -> tuple[HookedTransformer, Batch]:
+    """One head of zero weights: it attends to all it sees alike, and writes nothing.
+
+    Example:
+        >>> model, batch = uniform_head()
+        >>> model.run_with_cache(batch.inputs)[1]["pattern", 0][0, 0, 3, :5].tolist()
+        [0.25, 0.25, 0.25, 0.25, 0.0]
+    """
+    return _blank(n_layers=1, n_heads=1), _batch()
+
+
+def previous_token_head() -> tuple[HookedTransformer, Batch]:
+    """One head that attends to position q - 1 and writes its token to BEFORE.
+
+    W_Q: position q → e_q, W_K: position k → e_(k+1); W_OV: TOKEN → BEFORE.
+    """
+    model = _blank(n_layers=1, n_heads=1)
+    _look_at(model, 0, 0, lambda q: q - 1)
+    _copy(model, 0, 0, TOKEN, BEFORE)
+    return model, _batch()
+
+
+def current_token_head() -> tuple[HookedTransformer, Batch]:
+    """One head that attends to its own position."""
+    model = _blank(n_layers=1, n_heads=1)
+    _look_at(model, 0, 0, lambda q: q)
+    return model, _batch()
+
+
+def first_token_head() -> tuple[HookedTransformer, Batch]:
+    """One head that attends to position 0."""
+    model = _blank(n_layers=1, n_heads=1)
+    _look_at(model, 0, 0, lambda q: 0)
+    return model, _batch()
+
+
+def copying_head(sign: float = 1.0) -> tuple[HookedTransformer, Batch]:
+    """One head that attends uniformly and raises the logit of each token it sees; ``sign`` -1 lowers it.
+
+    W_OV: TOKEN → sign · TOKEN.
+    """
+    model = _blank(n_layers=1, n_heads=1)
+    _copy(model, 0, 0, TOKEN, TOKEN, sign)
+    return model, _batch()
+
+
+def composing_pair(kind: Literal["q", "k", "v"]) -> tuple[HookedTransformer, Batch]:
+    """Two layers of two heads, in which queries, keys or values of L1H1 read what L0H0 writes, and nothing else does.
+
+    L0H0 is a previous-token head, L0H1 and L1H0 are zero. L1H1 with k is an induction head (its keys read BEFORE, its
+    queries TOKEN, and it copies); with q it attends to copies of the token before (the mirror image); with v it copies
+    what stood before the tokens it attends to.
+
+    Example:
+        >>> model, batch = composing_pair("k")
+        >>> repeats = TASK.parts(batch)["repeats"]
+        >>> bool((model(batch.inputs).argmax(-1) == batch.targets)[repeats].all())
+        True
+    """
+    model = _blank(n_layers=2, n_heads=2)
+    _look_at(model, 0, 0, lambda q: q - 1)
+    _copy(model, 0, 0, TOKEN, BEFORE)
+    attention = model.blocks[1].attn
+    _write(attention.W_Q, 1, BEFORE if kind == "q" else TOKEN, SHARP)
+    _write(attention.W_K, 1, BEFORE if kind == "k" else TOKEN, SHARP)
+    _copy(model, 1, 1, BEFORE if kind == "v" else TOKEN, TOKEN, 20.0)
+    return model, _batch()
+
+
+def _batch() -> Batch:
+    return TASK.evaluation_batch(seed=0, batch_size=29)
+
+
+@torch.no_grad()
+def _blank(n_layers: int, n_heads: int) -> HookedTransformer:
+    """No attention weights yet; tokens and positions go in one-hot, and TOKEN comes out."""
+    model = HookedTransformer(
+        ModelConfig(
+            n_layers=n_layers,
+            d_model=2 * D_VOCAB + N_CTX,
+            n_ctx=N_CTX,
+            d_head=D_HEAD,
+            n_heads=n_heads,
+            d_vocab=D_VOCAB,
+            attn_only=True,
+            normalization_type=None,
+            initializer_range=0.0,
+        )
+    )
+    model.W_E[:, TOKEN] = torch.eye(D_VOCAB)
+    model.W_pos[:, POSITION] = torch.eye(N_CTX)
+    model.W_U[TOKEN] = torch.eye(D_VOCAB)
+    return model.eval()
+
+
+@torch.no_grad()
+def _write(W: Tensor, head: int, part: slice, size: float) -> None:
+    """The i-th direction of ``part`` goes to the i-th direction of the head."""
+    n = part.stop - part.start
+    W[head, part, :n] = size * torch.eye(n)
+
+
+@torch.no_grad()
+def _look_at(model: HookedTransformer, layer: int, head: int, where: Callable[[int], int]) -> None:
+    """Position q attends to position where(q)."""
+    attention = model.blocks[layer].attn
+    _write(attention.W_K, head, POSITION, SHARP)
+    for q in range(N_CTX):
+        if where(q) >= 0:
+            attention.W_Q[head, POSITION.start + q, where(q)] = SHARP
+
+
+@torch.no_grad()
+def _copy(model: HookedTransformer, layer: int, head: int, read: slice, write: slice, size: float = 1.0) -> None:
+    """The head moves the ``read`` part of what it attends to into the ``write`` part."""
+    attention = model.blocks[layer].attn
+    _write(attention.W_V, head, read, 1.0)
+    attention.W_O[head, :D_VOCAB, write] = size * torch.eye(D_VOCAB)

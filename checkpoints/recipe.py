@@ -92,14 +92,7 @@ class Recipe:
         values = dict(values)
         try:
             task = dict(values.pop("task"))
-            # YAML has lists where these have tuples.
-            optim, schedule = (
-                {
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in values.pop(part, {}).items()
-                }
-                for part in ("optim", "schedule")
-            )
+            optim, schedule = _with_tuples(values.pop("optim", {})), _with_tuples(values.pop("schedule", {}))
             return cls(
                 task=task_class(task.pop("class"))(**task),
                 model=ModelConfig(**values.pop("model")),
@@ -129,6 +122,11 @@ class Recipe:
         if not isinstance(values, dict):
             raise ValueError(f"config: {path} holds no recipe")
         return cls.from_dict(values)
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """YAML has lists where the dataclasses have tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def task_class(path: str) -> type[Task]:

@@ -73,6 +73,8 @@ class HookedTransformer(HookedRootModule):
         torch.Size([1, 3, 3, 3])
     """
 
+    blocks: Sequence[TransformerBlock]  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(self, cfg: ModelConfig, tokenizer: Any = None, seed: int = 0):
         super().__init__()
         self.cfg = replace(cfg)
@@ -82,7 +84,7 @@ class HookedTransformer(HookedRootModule):
         if self.cfg.positional_embedding_type != "none":
             self.pos_embed = PosEmbed(self.cfg)
             self.hook_pos_embed = HookPoint()
-        self.blocks = nn.ModuleList(TransformerBlock(self.cfg) for _ in range(self.cfg.n_layers))
+        self.blocks = nn.ModuleList(TransformerBlock(self.cfg) for _ in range(self.cfg.n_layers))  # pyright: ignore[reportAttributeAccessIssue]
         if self.cfg.normalization_type is not None:
             self.ln_final = normalization(self.cfg, self.cfg.d_model)
         self.unembed = Unembed(self.cfg)
@@ -356,7 +358,7 @@ class HookedTransformer(HookedRootModule):
             if not self.cfg.attn_only:
                 block.ln2 = LayerNormPre(self.cfg)
                 if self.cfg.act_fn == "solu_ln":
-                    block.mlp.add_module("ln", LayerNormPre(self.cfg))
+                    block.mlp.ln = LayerNormPre(self.cfg)
         self.setup()
 
     @property

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from toys import TOKENS
 
 from headway.__main__ import main
 from headway.checkpoints import Run
 from headway.checkpoints.scores import read_file
 from headway.train import RECIPES
-from tests.toys import TOKENS
 
 QUICK = ["--steps", "2", "--batch_size", "2", "--eval_batch_size", "3", "--schedule.log", "0", "--schedule.linear", "0"]
 
@@ -52,8 +52,8 @@ def test_a_config_repeats_a_run(run: Path, tmp_path: Path):
 
 
 def test_a_task_of_ones_own_by_import_path(tmp_path: Path):
-    main(["train", "--task", "tests.toys:Counting", "--task.modulus", "5", *QUICK, "--out", str(tmp_path / "mine")])
-    assert Run(tmp_path / "mine").recipe.to_dict()["task"] == {"class": "tests.toys:Counting", "modulus": 5}
+    main(["train", "--task", "toys:Counting", "--task.modulus", "5", *QUICK, "--out", str(tmp_path / "mine")])
+    assert Run(tmp_path / "mine").recipe.to_dict()["task"] == {"class": "toys:Counting", "modulus": 5}
 
 
 def test_resuming_a_finished_run_says_so(run: Path, capsys: pytest.CaptureFixture[str]):
@@ -95,7 +95,7 @@ BAD = [
     (["train", "--resume", "nowhere"], "run: nowhere holds no run"),
     (["train", "induction", "--resume", "RUN"], "resume: a run goes on as it was"),
     (["train", "--config", "nowhere.yaml"], "config: nowhere.yaml cannot be read"),
-    (["train", "--task", "tests.toys:TOKENS"], "task: 'tests.toys:TOKENS' is not a"),
+    (["train", "--task", "toys:TOKENS"], "task: 'toys:TOKENS' is not a"),
     (["train", "--task", "no.such:Task"], "task: 'no.such:Task' cannot be imported"),
     (["measure", "RUN", "--at", "1"], "step: 1 was not kept; nearest is"),
     (["measure", "RUN", "--at", "one"], "at: 'one' is not valid"),
@@ -129,7 +129,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 def test_a_diverging_run_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
-        main(["train", "--task", "tests.toys:TurnsNaN", "--out", str(tmp_path / "nan"), "--batch_size", "2",
+        main(["train", "--task", "toys:TurnsNaN", "--out", str(tmp_path / "nan"), "--batch_size", "2",
               "--eval_batch_size", "3", "--optim.warmup_steps", "0"])  # fmt: skip
     assert end.value.code == 1
     assert "diverged at step" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from toys import TOKENS, VECTORS
 
 from headway.analyze import MEASURES, DoesNotApplyError
 from headway.analyze.attention import (
@@ -33,7 +34,6 @@ from headway.models.handmade import (
     uniform_head,
 )
 from headway.models.hooked_transformer import HookedTransformer
-from tests.toys import TOKENS, VECTORS
 
 Network = tuple[HookedTransformer, Batch]
 BY_NAME = {each.name: each for each in MEASURES}
@@ -108,7 +108,7 @@ def test_a_measure_accepts_its_own_and_rejects_the_others(
     value = scores[measure].sel(where).item()
     if isinstance(expected, str):
         reference = scores[f"{measure}_{expected}"]
-        expected = float(reference.sel({axis: where[axis] for axis in reference.dims if axis in where}))
+        expected = float(reference.sel({axis: where[str(axis)] for axis in reference.dims if axis in where}))
         assert 0 < expected < 1
     assert value == pytest.approx(expected, abs=1e-5, nan_ok=True)
 

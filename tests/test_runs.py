@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toys import NO_POSITIONS, TOKENS, VECTORS, TurnsNaN
 
 from headway.analyze import MEASURES, measure
 from headway.analyze.measure import Measure
@@ -26,7 +27,6 @@ from headway.data.task import Batch
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import DivergedError, TrainingModule
 from headway.train import resume, train
-from tests.toys import NO_POSITIONS, TOKENS, VECTORS, TurnsNaN
 
 
 def run_recipe(recipe: Recipe, out: Path, **options) -> Run:

@@ -31,7 +31,7 @@ check: $(READY)  ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/pytest -n 2
+	$(MAKE) test
 
 bench: $(READY)  ## what fused attention saves and what measuring costs, as ratios
 	$(BIN)/python tests/bench.py

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities import lm_cross_entropy_loss
-from transformer_lens.weight_processing import ProcessWeights
 
 from headway.data.seeds import generator
 from headway.models.components import (
@@ -31,6 +30,7 @@ from headway.models.components import (
     normalization,
 )
 from headway.models.config import Head, ModelConfig
+from headway.models.processing import process_weights
 
 ReturnType = Literal["logits", "loss", "both"] | None
 Hooks = Sequence[tuple[str | Callable[[str], bool], Callable]]
@@ -302,52 +302,19 @@ class HookedTransformer(HookedRootModule):
         refactor_factored_attn_matrices: bool = False,
     ) -> None:
         """Load weights and simplify them in place, as TransformerLens does; ``processed`` is the same for a copy."""
-        kind, positions = self.cfg.normalization_type, self.cfg.positional_embedding_type
-        if kind == "LN" and fold_ln and positions == "shortformer":
-            raise ValueError(
-                "fold_ln: True is not valid with shortformer positions; they are added after ln1, "
-                "so folding it would change the function"
-            )
-        if center_unembed and self.cfg.input_type == "vectors":
-            raise ValueError("center_unembed: True is not valid for vectors; it would change the output")
-        weights = {name: value.detach().clone() for name, value in state_dict.items()}
-        if fold_ln and kind == "LN":
-            self._fold_layer_norms(weights)
-            self._drop_ln_weights()
-        processed = ProcessWeights.process_weights(
-            dict(weights),
-            # ProcessWeights tells W_U from its transpose by d_vocab where d_vocab_out is meant.
-            replace(self.cfg, d_vocab=self.cfg.d_vocab_out),
-            fold_ln=False,
-            center_writing_weights=center_writing_weights and kind is not None,
-            center_unembed=center_unembed,
-            fold_value_biases=fold_value_biases,
-            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
+        folds = fold_ln and self.cfg.normalization_type == "LN"
+        processed = process_weights(
+            state_dict,
+            self.cfg,
+            folds,
+            center_writing_weights,
+            center_unembed,
+            fold_value_biases,
+            refactor_factored_attn_matrices,
         )
-        if positions == "shortformer":
-            # It centres W_pos as well, which no LayerNorm would undo: shortformer positions come after it.
-            processed["pos_embed.W_pos"] = weights["pos_embed.W_pos"]
+        if folds:
+            self._drop_ln_weights()
         self.load_state_dict(processed)
-
-    def _fold_layer_norms(self, weights: dict[str, Tensor]) -> None:
-        """Fold the weights of each LayerNorm into what reads it, and centre that over what the LayerNorm centres.
-
-        ProcessWeights guesses from the sizes which axis it has to fold over, takes the wrong one when d_mlp or
-        d_vocab_out equals d_model, and wants a LayerNorm of every activation named solu.
-        """
-        readers = {"ln_final": ["unembed.{}_U"]}
-        for block in (f"blocks.{layer}" for layer in range(self.cfg.n_layers)):
-            readers[f"{block}.ln1"] = [f"{block}.attn.{{}}_{x}" for x in "QKV"]
-            if not self.cfg.attn_only:
-                readers[f"{block}.ln2"] = [f"{block}.mlp.{{}}_in"]
-                if self.cfg.act_fn == "solu_ln":
-                    readers[f"{block}.mlp.ln"] = [f"{block}.mlp.{{}}_out"]
-        for ln, names in readers.items():
-            scale, shift = weights.pop(f"{ln}.w"), weights.pop(f"{ln}.b")
-            for W, b in ((name.format("W"), name.format("b")) for name in names):
-                weights[b] = weights[b] + shift @ weights[W]
-                folded = scale[:, None] * weights[W]
-                weights[W] = folded - folded.mean(-2, keepdim=True)
 
     def _drop_ln_weights(self) -> None:
         """Put LayerNormPre where LayerNorm was."""

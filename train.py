@@ -18,6 +18,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from headway.analyze import MEASURES, Measure
 from headway.analyze.callback import MeasureWhileTraining
@@ -131,6 +132,7 @@ def train(
         >>> run.scores.previous_token.sel(step=0, layer=0, head=1)  # doctest: +SKIP
     """
     recipe = Recipe(task, model, optim, schedule, trainer, steps, batch_size, seed, eval_seed, eval_batch_size)
+    check_hardware(trainer)
     run = Run.create(out, recipe, overwrite)
     (run.path / "environment.json").write_text(json.dumps(environment(), indent=2))
     _fit(run, measures)
@@ -182,6 +184,23 @@ def _fit(run: Run, measures: Sequence[Measure]) -> None:
         trainer.fit(module, ckpt_path=str(run.resume_file) if run.resume_file.exists() else None, weights_only=True)
     if stop.asked:
         raise StoppedError(f"stopped at step {trainer.global_step}")
+
+
+def check_hardware(config: TrainerConfig) -> None:
+    """A ValueError if Lightning cannot give this accelerator or precision here."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            L.Trainer(
+                accelerator=config.accelerator,
+                devices=1,
+                precision=config.precision,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+            )
+    except (ValueError, MisconfigurationException) as error:
+        raise ValueError(f"trainer: {config.accelerator!r} with {config.precision!r}: {error}") from None
 
 
 class LossBar(TQDMProgressBar):

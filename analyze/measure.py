@@ -53,10 +53,12 @@ def measure(
         The measures that do not apply to this run, each with the reason.
 
     Raises:
-        ValueError: a step that was not kept.
+        ValueError: a step that was not kept, or a run that has kept none.
     """
     wanted = [each if isinstance(each, Measure) else Measure(each) for each in measures]
     batch = run.batch()
+    if not run.steps:
+        raise ValueError(f"run: {run.path} has kept no step yet")
     inapplicable: dict[str, str] = {}
     for step in run.steps if steps is None else steps:
         missing = [m for m in wanted if overwrite or not score_file(run.path, step, m.name).exists()]

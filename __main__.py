@@ -1,6 +1,7 @@
 """The command ``headway``. Each subcommand imports what it needs and no more."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -27,6 +28,8 @@ headway COMMAND --help says more.
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a subcommand. Bad input is one line on stderr and exit code 2; a run that diverges is exit code 1."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # A task of one's own may stand in the folder one works in.
+    sys.path.append(os.getcwd())
     commands: dict[str, Callable[[list[str]], None]] = {
         "train": train_command,
         "measures": measures_command,
@@ -40,8 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(f"command: {command!r} is not one of {', '.join(commands)}")
     try:
         commands[command](rest)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        fail("stopped", code=130)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -52,6 +57,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def train_command(arguments: list[str]) -> None:
     """Train, or go on with, a run; then say what formed."""
+    from argparse import ArgumentError
     from argparse import ArgumentParser as PlainParser
 
     first = PlainParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -59,7 +65,10 @@ def train_command(arguments: list[str]) -> None:
     first.add_argument("--resume")
     first.add_argument("--task")
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    chosen, rest = first.parse_known_args(arguments)
+    try:
+        chosen, rest = first.parse_known_args(arguments)
+    except ArgumentError as error:
+        raise ValueError(str(error)) from None
     if chosen.resume is not None:
         if name or chosen.config or chosen.task or rest:
             raise ValueError("resume: a run goes on as it was; no recipe or option can be given beside --resume")
@@ -101,7 +110,10 @@ def _base_recipe(name: str | None, config: str | None, task_path: str | None) ->
     base = RECIPES[name or "induction"]
     if task_path is None:
         return name or "induction", base
-    task = task_class(task_path)()
+    try:
+        task = task_class(task_path)()
+    except TypeError as error:
+        raise ValueError(f"task: {task_path!r} needs a default for every field ({error})") from None
     fitted = {"n_ctx": task.n_ctx, "d_vocab": task.d_vocab, "d_vocab_out": -1, "input_type": task.input_type}
     model = type(base.model)(**{**base.model.as_given(), **fitted})
     return type(task).__name__, replace(base, task=task, model=model)
@@ -164,7 +176,7 @@ def _say_what_formed(run: "Run") -> None:
 
     scores = run.scores
     console = Console()
-    console.print(f"\n[bold]{run.path}[/], step {run.steps[-1]}:", highlight=False)
+    console.print(f"\n[bold]{run.path}[/], step {int(scores.step.values[-1])}:", highlight=False)
     losses = [name for name in scores.data_vars if str(name).startswith("loss") and scores[name].dims == ("step",)]
     reached = ", ".join(f"{str(name).replace('_', ' on ')} {scores[name].values[-1]:.4f}" for name in losses)
     known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in run.task.baselines().items())

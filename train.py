@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from headway.analyze import MEASURES, Measure
+from headway.analyze import MEASURES, Measure, measure
 from headway.analyze.callback import MeasureWhileTraining
 from headway.checkpoints.callback import KeepCheckpoints
 from headway.checkpoints.recipe import Recipe, TrainerConfig
@@ -135,22 +135,24 @@ def train(
     check_hardware(trainer)
     run = Run.create(out, recipe, overwrite)
     (run.path / "environment.json").write_text(json.dumps(environment(), indent=2))
-    _fit(run, measures)
+    _fit(run, measures, resumed=False)
     return run
 
 
 def resume(path: str | Path, measures: Sequence[Measure] = MEASURES) -> Run:
     """Go on with a run where it stopped; what comes out is bit for bit what an undisturbed run would have given.
 
-    A finished run is returned as it is.
+    A finished run is not trained again; a score that is missing, because the run died before it, is computed.
     """
     run = Run(path)
     if not run.finished:
-        _fit(run, measures)
+        check_hardware(run.recipe.trainer)
+        _fit(run, measures, resumed=True)
+    measure(run, measures)
     return run
 
 
-def _fit(run: Run, measures: Sequence[Measure]) -> None:
+def _fit(run: Run, measures: Sequence[Measure], resumed: bool) -> None:
     recipe = run.recipe
     module = TrainingModule(
         HookedTransformer(recipe.model, seed=recipe.seed),
@@ -173,16 +175,18 @@ def _fit(run: Run, measures: Sequence[Measure]) -> None:
             max_epochs=-1,
             logger=TensorBoardLogger(run.path, name="", version=""),
             callbacks=[
+                stop,
                 KeepCheckpoints(run, steps),
                 MeasureWhileTraining(run, steps, measures),
-                stop,
                 LossBar(refresh_rate=10),
             ],
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        trainer.fit(module, ckpt_path=str(run.resume_file) if run.resume_file.exists() else None, weights_only=True)
-    if stop.asked:
+        trainer.fit(
+            module, ckpt_path=str(run.resume_file) if resumed and run.resume_file.exists() else None, weights_only=True
+        )
+    if stop.asked and not run.finished:
         raise StoppedError(f"stopped at step {trainer.global_step}")
 
 

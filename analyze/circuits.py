@@ -75,9 +75,15 @@ def eigenvalue_ratio(matrices: Float[Tensor, "*heads n n"]) -> Float[Tensor, "*h
         >>> eigenvalue_ratio(torch.tensor([[3.0, 0.0], [0.0, -1.0]])).item()
         0.5
     """
-    size = torch.linalg.eigvals(matrices).abs().sum(-1)
+    size = torch.linalg.eigvals(_finite(matrices)).abs().sum(-1)
     trace = torch.diagonal(matrices, dim1=-2, dim2=-1).sum(-1)
     return torch.where(size > 0, trace / size, torch.nan)
+
+
+def _finite(matrices: Float[Tensor, "*heads n m"]) -> Float[Tensor, "*heads n m"]:
+    """Zero in place of each matrix that is not all numbers: LAPACK crashes on them, and zero scores NaN."""
+    numbers = matrices.isfinite().all(-1).all(-1)
+    return matrices.where(numbers[..., None, None], 0.0)
 
 
 def q_composition(model: HookedTransformer, batch: Batch) -> xr.Dataset:
@@ -120,7 +126,7 @@ class Factored:
 
     def singular_values(self) -> Float[Tensor, "heads d_head"]:
         """The nonzero singular values of ``A @ B``, largest first."""
-        return torch.linalg.svdvals(torch.linalg.qr(self.A).R @ torch.linalg.qr(self.B.mT).R.mT)
+        return torch.linalg.svdvals(_finite(torch.linalg.qr(self.A).R @ torch.linalg.qr(self.B.mT).R.mT))
 
 
 def _composition(kind: Literal["q", "k", "v"], model: HookedTransformer) -> xr.Dataset:
@@ -138,7 +144,7 @@ def _composition(kind: Literal["q", "k", "v"], model: HookedTransformer) -> xr.D
     score = einops.reduce(product**2, "h1 h2 i j -> h1 h2", "sum").sqrt() / length
     ceiling = einops.einsum(s**2, t**2, "h1 i, h2 i -> h1 h2").sqrt() / length
     mean, std = haar_null(s, t, _free_dimensions(model))
-    z = (score**2 - mean) / std
+    z = (score**2 - mean) / std.where(std > 0, torch.nan)
 
     earlier = torch.arange(layers)[:, None] < torch.arange(layers)[None, :]
     pairs = einops.repeat(earlier, "l1 l2 -> (l1 h1) (l2 h2)", h1=heads, h2=heads).to(score.device)

@@ -53,7 +53,8 @@ def family(z: xr.DataArray) -> int:
 def onset(z: xr.DataArray, limit: float) -> tuple[int | None, int] | None:
     """When one head's z (axis ``step``) rose above ``limit`` for good: (last step not above, first step above).
 
-    None if it is not above at the last step; the first entry is None if it is above at every step. NaN is not above.
+    Falling below -limit is not asked for. None if it is not above at the last step; the first entry is None if it is
+    above at every step. NaN is not above.
 
     Example:
         >>> z = xr.DataArray([0.0, 9.0, 1.0, 8.0, 9.0], dims="step", coords={"step": [0, 1, 10, 50, 100]})

@@ -23,7 +23,7 @@ def loss(model: HookedTransformer, batch: Batch) -> xr.Dataset:
     counted = batch.mask
     scores = {
         "loss": ((), masked_mean(each, counted).cpu().numpy()),
-        "loss_by_position": (("pos",), ((each * counted).sum(0) / counted.sum(0)).cpu().numpy()),
+        "loss_by_position": (("pos",), (each.where(counted, 0).sum(0) / counted.sum(0)).cpu().numpy()),
     }
     for part, where in batch.task.parts(batch).items():
         scores[f"loss_{part}"] = ((), masked_mean(each, where & counted).cpu().numpy())

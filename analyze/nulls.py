@@ -70,7 +70,7 @@ def fresh_initialisations(
     """``<name>_null`` and ``<name>_null_std`` [layer] of each measure, over 64 fresh networks of the same config.
 
     The networks see the same batch; their seeds are apart from those of any run; heads of a layer are pooled. A
-    measure that does not apply is left out.
+    measure that does not apply is left out. A null without spread has standard deviation 0, and no band.
     """
     model = HookedTransformer(config).to(batch.inputs.device).eval()
     found: dict[str, list[xr.DataArray]] = {}
@@ -84,8 +84,10 @@ def fresh_initialisations(
                     found.pop(name, None)
     nulls = {}
     for name, draws in found.items():
-        pooled = xr.concat(draws, dim="draw")
+        pooled = xr.concat(draws, dim="draw").astype("float64")
+        mean, std = pooled.mean(("draw", "head")), pooled.std(("draw", "head"), ddof=1)
         nulls[name] = xr.Dataset(
-            {f"{name}_null": pooled.mean(("draw", "head")), f"{name}_null_std": pooled.std(("draw", "head"), ddof=1)}
+            # What is left of no spread at all is rounding.
+            {f"{name}_null": mean, f"{name}_null_std": std.where(std > 1e-6 * abs(mean), 0.0)}
         )
     return nulls

@@ -5,7 +5,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from headway.checkpoints.files import write_whole
 from headway.checkpoints.run import Run
-from headway.models.lightning_module import TrainingModule
+from headway.models.lightning_module import DivergedError, TrainingModule
 
 
 class AtKeptSteps(L.Callback):
@@ -43,9 +43,16 @@ class KeepCheckpoints(AtKeptSteps):
     """Keeps the weights of each kept step for analysis, and Lightning's checkpoint of the last one for going on."""
 
     def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        """Write both. resume.ckpt comes first: a step that is kept can always be gone on from."""
-        write_whole(self.run.resume_file, lambda part: trainer.save_checkpoint(part))
+        """Write both. The weights come first: a run that dies in between goes on from the step before, and keeps
+        these again, so that no kept step is ever missing.
+        """
+        if not all(parameter.isfinite().all() for parameter in module.model.parameters()):
+            raise DivergedError(
+                f"diverged by step {step}: weights are no longer numbers; the last loss was {module.loss.item():g}, "
+                f"the last gradient norm {module.grad_norm.item():g}"
+            )
         self.run.keep(step, module.model)
+        write_whole(self.run.resume_file, lambda part: trainer.save_checkpoint(part))
 
 
 def _training_module(module: L.LightningModule) -> TrainingModule:

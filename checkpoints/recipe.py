@@ -90,8 +90,11 @@ class Recipe:
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
         """The inverse of ``to_dict``; a ValueError that names a key which is unknown or missing."""
         values = dict(values)
+        for part in ("task", "model", "optim", "schedule", "trainer"):
+            if not isinstance(values.get(part, {}), dict):
+                raise ValueError(f"config: {part}: {values[part]!r} is not valid; it must be a mapping of options")
         try:
-            task = dict(values.pop("task"))
+            task = _with_tuples(values.pop("task"))
             optim, schedule = _with_tuples(values.pop("optim", {})), _with_tuples(values.pop("schedule", {}))
             return cls(
                 task=task_class(task.pop("class"))(**task),
@@ -117,7 +120,7 @@ class Recipe:
             values = yaml.safe_load(path.read_text())
         except OSError as error:
             raise ValueError(f"config: {path} cannot be read ({error.strerror})") from None
-        except yaml.YAMLError:
+        except (yaml.YAMLError, UnicodeDecodeError):
             raise ValueError(f"config: {path} is not YAML") from None
         if not isinstance(values, dict):
             raise ValueError(f"config: {path} holds no recipe")
@@ -139,8 +142,8 @@ def task_class(path: str) -> type[Task]:
     module_name, _, name = path.partition(":")
     try:
         kind = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError):
-        raise ValueError(f"task: {path!r} cannot be imported; it must be package.module:Class") from None
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(f"task: {path!r} cannot be imported ({error}); it must be package.module:Class") from None
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"task: {path!r} is not a headway.data.task.Task")
     return kind

@@ -16,14 +16,16 @@ from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 
 # What a run writes into its directory; --overwrite removes these and leaves anything else.
+# config.yaml goes last, so that a removal that is cut off still leaves something that is known for a run.
 CONTENTS = (
-    "config.yaml",
     "environment.json",
     "weights",
     "resume.ckpt",
     "scores",
     "events.out.tfevents.*",
+    "hparams.yaml",
     "report.html",
+    "config.yaml",
 )
 
 
@@ -123,12 +125,12 @@ class Run:
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")
-        if (path / "config.yaml").exists():
+        there = [old for pattern in CONTENTS for old in path.glob(pattern)]
+        if there:
             if not overwrite:
                 raise ValueError(f"out: {path} holds a run already; --overwrite replaces it, --resume {path} goes on")
-            for pattern in CONTENTS:
-                for old in path.glob(pattern):
-                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+            for old in there:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_whole(path / "config.yaml", recipe.save)

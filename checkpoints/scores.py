@@ -53,6 +53,9 @@ def read_scores(run: Path) -> xr.Dataset:
         for datasets in by_measure.values()
     ]
     parts += [read_file(path) for path in sorted(run.glob(f"scores/{NULL}/*.safetensors"))]
-    scores = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop")
-    numbered = {axis: np.arange(size) for axis, size in scores.sizes.items() if axis != "step"}
-    return scores.assign_coords(numbered)
+    # Numbered before they are merged, so that measures may have axes of one name and several lengths.
+    numbered = [
+        part.assign_coords({axis: np.arange(size) for axis, size in part.sizes.items() if axis != "step"})
+        for part in parts
+    ]
+    return xr.merge(numbered, join="outer", compat="no_conflicts", combine_attrs="drop")

@@ -142,4 +142,4 @@ def masked_mean(loss: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"
         >>> masked_mean(torch.tensor([[1.0, 3.0]]), torch.tensor([[True, False]])).item()
         1.0
     """
-    return (loss * mask).sum() / mask.sum()
+    return loss.where(mask, 0).sum() / mask.sum()

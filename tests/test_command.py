@@ -97,6 +97,8 @@ BAD = [
     (["train", "induction", "--out", "RUN/config.yaml"], "out: RUN/config.yaml is a file"),
     (["train", "--resume", "nowhere"], "run: nowhere holds no run"),
     (["train", "induction", "--resume", "RUN"], "resume: a run goes on as it was"),
+    (["train", "--resume"], "resume: expected one argument"),
+    (["train", "--task", ".x:Y"], "task: '.x:Y' cannot be imported"),
     (["train", "--config", "nowhere.yaml"], "config: nowhere.yaml cannot be read"),
     (["train", "--task", "toys:TOKENS"], "task: 'toys:TOKENS' is not a"),
     (["train", "--task", "no.such:Task"], "task: 'no.such:Task' cannot be imported"),

@@ -1,6 +1,7 @@
 """A run from end to end: what is kept, that it repeats, that it goes on, and how it ends when it ends badly."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,30 @@ def test_a_run_that_died_goes_on_from_its_last_kept_step(run: Run, tmp_path: Pat
     assert all(identical(weights(whole, step), weights(run, step)) for step in run.steps)
 
 
+def test_a_run_that_died_while_keeping_its_last_step_is_completed(run: Run, tmp_path: Path):
+    died = tmp_path / "died"
+    shutil.copytree(run.path, died)
+    shutil.rmtree(died / "scores" / "step-00000017")
+    assert list(resume(died).scores.step.values) == run.steps
+
+
+def test_a_directory_with_the_remains_of_a_run_is_refused(run: Run, tmp_path: Path):
+    remains = tmp_path / "remains"
+    shutil.copytree(run.path, remains)
+    (remains / "config.yaml").unlink()
+    with pytest.raises(ValueError, match="holds a run already"):
+        run_recipe(TOKENS, remains)
+    assert run_recipe(replace(TOKENS, seed=5), remains, overwrite=True).recipe.seed == 5
+    assert not identical(weights(Run(remains), 0), weights(run, 0))
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path):
+    with pytest.raises(DivergedError, match="diverged"):
+        run_recipe(replace(TOKENS, optim=replace(TOKENS.optim, lr=3e37, warmup_steps=0)), tmp_path / "huge")
+    kept = Run(tmp_path / "huge")
+    assert all(value.isfinite().all() for step in kept.steps for value in weights(kept, step).values())
+
+
 def test_resuming_a_finished_run_changes_nothing(run: Run):
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     assert resume(run.path).steps == run.steps
@@ -173,7 +198,12 @@ def test_a_measure_of_ones_own_is_stored_like_ours(run: Run):
     def embedding_norm(model: HookedTransformer, batch: object) -> xr.DataArray:
         return xr.DataArray(model.W_E.detach().norm(dim=-1).numpy(), dims="token")
 
-    assert measure(run, [Measure(embedding_norm)], steps=[0, 17]) == {}
+    def losses(model: HookedTransformer, batch: Batch) -> xr.DataArray:
+        return xr.DataArray(np.arange(len(batch.inputs)), dims="batch")
+
+    assert measure(run, [Measure(embedding_norm), losses], steps=[0, 17]) == {}
+    # Ours keep the patterns of a few sequences only, under the same name of an axis.
+    assert run.scores.losses.sel(step=17).values.tolist() == list(range(TOKENS.eval_batch_size))
     kept = run.scores.embedding_norm
     np.testing.assert_array_equal(kept.sel(step=17).values, run.model(17).W_E.detach().norm(dim=-1).numpy())
     assert kept.sel(step=5).isnull().all()

@@ -2,10 +2,13 @@
 
 A part that has a fused kernel uses it as long as nobody listens to the activations the kernel never makes
 (attention scores and pattern; a LayerNorm's scale and normalised input), and writes the steps out when somebody does.
+
+What runs at every training step reshapes with torch's own methods: a call of einops costs 5 to 10 µs, and the step of
+a toy has a few hundred of them to spend on everything that is not arithmetic.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import einops
@@ -80,7 +83,7 @@ class PosEmbed(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         """Position vectors for a batch of sequences of length ``pos``."""
         if attention_mask is None:
-            return einops.repeat(self.W_pos[:pos], "pos d_model -> batch pos d_model", batch=batch)
+            return self.W_pos[:pos].expand(batch, -1, -1)
         pos_embed = self.W_pos[get_offset_position_ids(0, attention_mask.long())]
         return pos_embed * attention_mask.bool()[:, :, None]
 
@@ -131,18 +134,16 @@ def normalization(cfg: ModelConfig, length: int) -> nn.Module:
 
 def project(
     x: Float[Tensor, "batch pos *head d_model"],
-    W: Float[Tensor, "head d_model d_head"],
-    b: Float[Tensor, "head d_head"],
-) -> Float[Tensor, "batch pos head d_head"]:
-    """Queries, keys or values: ``x @ W + b`` for every head, from one input or from one input a head."""
+    weights: Sequence[Float[Tensor, "head d_model d_head"]],
+    biases: Sequence[Float[Tensor, "head d_head"]],
+) -> Sequence[Float[Tensor, "batch pos head d_head"]]:
+    """``x @ W + b`` for every head and every W: from one input in one product, or from one input a head."""
     if x.ndim == 4:
-        return einops.einsum(x, W, "batch pos head d_model, head d_model d_head -> batch pos head d_head") + b
-    flat = F.linear(
-        x,
-        einops.rearrange(W, "head d_model d_head -> (head d_head) d_model"),
-        einops.rearrange(b, "head d_head -> (head d_head)"),
-    )
-    return einops.rearrange(flat, "batch pos (head d_head) -> batch pos head d_head", head=W.shape[0])
+        to_heads = "batch pos head d_model, head d_model d_head -> batch pos head d_head"
+        return [einops.einsum(x, W, to_heads) + b for W, b in zip(weights, biases, strict=True)]
+    W = torch.stack(tuple(weights)).permute(2, 0, 1, 3).flatten(1)  # d_model (part head d_head)
+    flat = F.linear(x, W.T, torch.stack(tuple(biases)).flatten())
+    return [part.unflatten(-1, biases[0].shape) for part in flat.chunk(len(weights), -1)]
 
 
 class Attention(nn.Module):
@@ -188,9 +189,13 @@ class Attention(nn.Module):
         attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """What the heads of this layer write, summed. ``attention_mask`` is False (0) at keys nobody may see."""
-        q = self.hook_q(project(query_input, self.W_Q, self.b_Q))
-        k = self.hook_k(project(key_input, self.W_K, self.b_K))
-        v = self.hook_v(project(value_input, self.W_V, self.b_V))
+        if query_input is key_input is value_input:
+            q, k, v = project(query_input, (self.W_Q, self.W_K, self.W_V), (self.b_Q, self.b_K, self.b_V))
+        else:
+            (q,) = project(query_input, (self.W_Q,), (self.b_Q,))
+            (k,) = project(key_input, (self.W_K,), (self.b_K,))
+            (v,) = project(value_input, (self.W_V,), (self.b_V,))
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         if attention_mask is None and not listened(self.hook_attn_scores, self.hook_pattern):
             z = self.fused(q, k, v)
         else:
@@ -201,11 +206,7 @@ class Attention(nn.Module):
             return (
                 einops.reduce(self.hook_result(result), "batch pos head d_model -> batch pos d_model", "sum") + self.b_O
             )
-        return F.linear(
-            einops.rearrange(z, "batch pos head d_head -> batch pos (head d_head)"),
-            einops.rearrange(self.W_O, "head d_head d_model -> d_model (head d_head)"),
-            self.b_O,
-        )
+        return F.linear(z.flatten(-2), self.W_O.flatten(0, 1).T, self.b_O)
 
     def fused(
         self,
@@ -214,14 +215,9 @@ class Attention(nn.Module):
         v: Float[Tensor, "batch pos head d_head"],
     ) -> Float[Tensor, "batch pos head d_head"]:
         """Weighted values from one kernel: no scores, no pattern."""
-        heads_first = "batch pos head d_head -> batch head pos d_head"
-        z = F.scaled_dot_product_attention(
-            einops.rearrange(q, heads_first),
-            einops.rearrange(k, heads_first),
-            einops.rearrange(v, heads_first),
-            is_causal=self.cfg.attention_dir == "causal",
-        )
-        return einops.rearrange(z, "batch head pos d_head -> batch pos head d_head")
+        heads_first = (x.transpose(1, 2) for x in (q, k, v))
+        z = F.scaled_dot_product_attention(*heads_first, is_causal=self.cfg.attention_dir == "causal")
+        return z.transpose(1, 2)
 
     def explicit(
         self,

@@ -4,14 +4,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
-from difflib import get_close_matches
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
     from headway.checkpoints import Recipe, Run
 
 USAGE = """\
@@ -22,6 +19,22 @@ usage: headway COMMAND ...
   measure RUN [options]      score a run at its kept steps; what is there is not computed again
 
 headway COMMAND --help says more.
+"""
+
+# Written out, because importing the recipes takes seconds; a test holds it to them.
+TRAIN_USAGE = """\
+usage: headway train RECIPE [options]   (also: python train.py RECIPE [options])
+
+recipes:
+  induction             A segment of distinct random tokens, repeated until the sequence is full.
+  previous-token        Random tokens after BOS; the answer at each position is the token one position before.
+  affine-recurrence     Vectors that follow an affine recurrence, drawn anew for each sequence (arXiv 2410.17438).
+
+  --config FILE         the recipe of an earlier run (its config.yaml)
+  --task MODULE:CLASS   a task of your own, with the sizes of RECIPE (induction if none is given)
+  --resume RUN          go on with a run where it stopped
+
+headway train RECIPE --help lists the options of that recipe.
 """
 
 
@@ -60,6 +73,9 @@ def train_command(arguments: list[str]) -> None:
     from argparse import ArgumentError
     from argparse import ArgumentParser as PlainParser
 
+    if arguments in (["-h"], ["--help"]):
+        print(TRAIN_USAGE, end="")
+        return
     first = PlainParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config")
     first.add_argument("--resume")
@@ -68,35 +84,18 @@ def train_command(arguments: list[str]) -> None:
     try:
         chosen, rest = first.parse_known_args(arguments)
     except ArgumentError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error).replace("argument --", "")) from None
     if chosen.resume is not None:
         if name or chosen.config or chosen.task or rest:
             raise ValueError("resume: a run goes on as it was; no recipe or option can be given beside --resume")
         _resume(Path(chosen.resume))
-    elif name is None and chosen.config is None and chosen.task is None:
-        _train_help(rest)
     else:
         _train(*_base_recipe(name, chosen.config, chosen.task), rest)
 
 
-def _train_help(rest: list[str]) -> None:
-    from headway.train import RECIPES
-
-    if rest not in (["-h"], ["--help"]):
-        raise ValueError(f"recipe: none given; it must be one of {', '.join(RECIPES)}")
-    print("usage: headway train RECIPE [options]   (also: python train.py RECIPE [options])\n\nrecipes:")
-    for name, recipe in RECIPES.items():
-        print(f"  {name:18} {(recipe.task.__doc__ or '').strip().partition(chr(10))[0]}")
-    print(
-        "\n  --config FILE        the recipe of an earlier run (its config.yaml)"
-        "\n  --task MODULE:CLASS  a task of your own, with the sizes of RECIPE (induction if none is given)"
-        "\n  --resume RUN         go on with a run where it stopped"
-        "\n\nheadway train RECIPE --help lists the options of that recipe."
-    )
-
-
 def _base_recipe(name: str | None, config: str | None, task_path: str | None) -> "tuple[str, Recipe]":
     """What the options start from: the name of the run's directory, and a recipe."""
+    from headway.checkpoints.options import nearest
     from headway.checkpoints.recipe import Recipe, task_class
     from headway.train import RECIPES
 
@@ -104,9 +103,10 @@ def _base_recipe(name: str | None, config: str | None, task_path: str | None) ->
         if name or task_path:
             raise ValueError("config: a config names its task; no recipe or task can be given beside --config")
         return Path(config).resolve().parent.name, Recipe.load(Path(config))
+    if name is None and task_path is None:
+        raise ValueError(f"recipe: none given; it must be one of {', '.join(RECIPES)}")
     if name is not None and name not in RECIPES:
-        nearest = get_close_matches(name, RECIPES, n=1, cutoff=0)
-        raise ValueError(f"recipe: {name!r} is not one of {', '.join(RECIPES)}; nearest is {nearest[0]!r}")
+        raise ValueError(f"recipe: {name!r} is not one of {', '.join(RECIPES)}{nearest(name, RECIPES)}")
     base = RECIPES[name or "induction"]
     if task_path is None:
         return name or "induction", base
@@ -121,26 +121,21 @@ def _base_recipe(name: str | None, config: str | None, task_path: str | None) ->
 
 def _train(name: str, base: "Recipe", rest: list[str]) -> None:
     """Read the options over ``base``, and train."""
-    from jsonargparse import ArgumentParser
+    from headway.checkpoints.options import parse
+    from headway.checkpoints.recipe import Recipe
 
-    parser = ArgumentParser(prog=f"headway train {name}", allow_abbrev=False, exit_on_error=False)
-    parts = {f.name: getattr(base, f.name) for f in fields(base) if is_dataclass(getattr(base, f.name))}
-    for part, value in parts.items():
-        parser.add_class_arguments(type(value), part)
-        given = value.as_given() if part == "model" else asdict(value)
-        parser.set_defaults({f"{part}.{option}": default for option, default in given.items()})
-    numbers = {f.name: getattr(base, f.name) for f in fields(base) if f.name not in parts}
-    parser.add_class_arguments(type(base), skip=set(parts))
-    parser.set_defaults(numbers)
+    kind = type(base.task)
+    parser = Recipe.parser(kind)
+    parser.prog = f"headway train {name}"
+    parser.set_defaults(base.defaults())
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="directory of the run")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
-    options = _parse(parser, rest)
+    options = parse(parser, rest)
+    recipe = Recipe.from_options(kind, options)
 
     from headway.train import train
 
-    run_is = {part: type(value)(**options[part]) for part, value in parts.items()}
-    run_is |= {number: options[number] for number in numbers}
-    _until_it_stops(lambda: train(**run_is, out=options.out, overwrite=options.overwrite), options.out)
+    _until_it_stops(lambda: train(**vars(recipe), out=options.out, overwrite=options.overwrite), options.out)
 
 
 def _resume(path: Path) -> None:
@@ -213,17 +208,20 @@ def measure_command(arguments: list[str]) -> None:
     parser.add_argument("--only", help="names of measures, separated by commas (default: all)")
     parser.add_argument("--at", help="kept steps, separated by commas (default: all)")
     parser.add_argument("--overwrite", action="store_true", help="compute again what is there")
-    options = _parse(parser, arguments)
+    if {"-h", "--help"} & set(arguments):
+        parser.print_help()
+        return
 
     from headway.analyze import MEASURES, measure
     from headway.checkpoints import Run
+    from headway.checkpoints.options import nearest, parse
 
+    options = parse(parser, arguments)
     by_name = {each.name: each for each in MEASURES}
-    wanted = list(by_name) if options.only is None else options.only.split(",")
+    wanted = list(dict.fromkeys(by_name if options.only is None else options.only.split(",")))
     for name in wanted:
         if name not in by_name:
-            nearest = get_close_matches(name, by_name, n=1, cutoff=0)[0]
-            raise ValueError(f"only: {name!r} is not a measure; nearest is {nearest!r}")
+            raise ValueError(f"only: {name!r} is not a measure (headway measures lists them){nearest(name, by_name)}")
     try:
         steps = None if options.at is None else [int(step) for step in options.at.split(",")]
     except ValueError:
@@ -232,16 +230,6 @@ def measure_command(arguments: list[str]) -> None:
     for name, reason in inapplicable.items():
         print(f"{name} does not apply: {reason}")
     print(f"{len(wanted) - len(inapplicable)} measures are in {options.run / 'scores'}")
-
-
-def _parse(parser: "ArgumentParser", arguments: list[str]) -> Any:
-    """The options, or a ValueError in one line."""
-    from argparse import ArgumentError
-
-    try:
-        return parser.parse_args(arguments)
-    except ArgumentError as error:
-        raise ValueError(str(error).replace("Parser key ", "")) from None
 
 
 if __name__ == "__main__":

@@ -1,14 +1,24 @@
 """One run: the place where data, models, checkpoints and analysis meet. ``python train.py RECIPE`` is the same."""
 
+import sys
+
+if __name__ == "__main__":
+    # As a script this file is the command, and its --help need not wait for the imports below.
+    from headway.__main__ import main
+
+    main(["train", *sys.argv[1:]])
+    sys.exit()
+
 import json
 import os
 import platform
 import signal
 import subprocess
-import sys
 import threading
+import timeit
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -101,6 +111,7 @@ def train(
     seed: int = 0,
     eval_seed: int = 0,
     eval_batch_size: int = 64,
+    compile: bool = False,
     measures: Sequence[Measure] = MEASURES,
     overwrite: bool = False,
 ) -> Run:
@@ -118,6 +129,7 @@ def train(
         seed: Seed of the initial weights and of the training data.
         eval_seed: Seed of the fixed evaluation batch.
         eval_batch_size: Sequences in the evaluation batch.
+        compile: Compile the training forward pass (torch.compile).
         measures: What is scored at each kept step.
         overwrite: Replace a run that is in ``out`` already.
 
@@ -131,7 +143,7 @@ def train(
         >>> run = train(PreviousToken(length=5), ModelConfig(1, 8, 5, 4, 2, 300), "runs/tiny")  # doctest: +SKIP
         >>> run.scores.previous_token.sel(step=0, layer=0, head=1)  # doctest: +SKIP
     """
-    recipe = Recipe(task, model, optim, schedule, trainer, steps, batch_size, seed, eval_seed, eval_batch_size)
+    recipe = Recipe(task, model, optim, schedule, trainer, steps, batch_size, seed, eval_seed, eval_batch_size, compile)
     check_hardware(trainer)
     run = Run.create(out, recipe, overwrite)
     (run.path / "environment.json").write_text(json.dumps(environment(), indent=2))
@@ -161,10 +173,13 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool) -> None:
         recipe.steps,
         recipe.batch_size,
         recipe.seed,
+        compile=recipe.compile,
     )
     steps = recipe.schedule.steps(recipe.steps)
     stop = StopAtCtrlC()
-    with warnings.catch_warnings():
+    logger = TensorBoardLogger(run.path, name="", version="")
+    logger.log_hyperparams(recipe.to_dict())
+    with _threads(recipe), warnings.catch_warnings():
         # Lightning advises on worker processes, on logging intervals, and on checkpoints that are not its own.
         warnings.filterwarnings("ignore", module="lightning.*")
         trainer = L.Trainer(
@@ -173,12 +188,12 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool) -> None:
             precision=recipe.trainer.precision,
             max_steps=recipe.steps,
             max_epochs=-1,
-            logger=TensorBoardLogger(run.path, name="", version=""),
+            logger=logger,
             callbacks=[
                 stop,
                 KeepCheckpoints(run, steps),
                 MeasureWhileTraining(run, steps, measures),
-                LossBar(refresh_rate=10),
+                LossBar(refresh_rate=20),
             ],
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -190,21 +205,61 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool) -> None:
         raise StoppedError(f"stopped at step {trainer.global_step}")
 
 
+@contextmanager
+def _threads(recipe: Recipe) -> Iterator[None]:
+    """torch's CPU threads while a run goes on: those of the recipe, or one for each GFLOP of a training step.
+
+    Below that, threads wait for each other longer than they work.
+    """
+    before = torch.get_num_threads()
+    parameters = sum(parameter.numel() for parameter in HookedTransformer(recipe.model).parameters())
+    step = 6 * parameters * recipe.batch_size * recipe.task.n_ctx
+    torch.set_num_threads(recipe.trainer.threads or min(before, max(1, round(step / 1e9))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def check_hardware(config: TrainerConfig) -> None:
-    """A ValueError if Lightning cannot give this accelerator or precision here."""
+    """Refuse an accelerator or a precision that is not to be had here; warn of one that would take very long.
+
+    Raises:
+        ValueError: Lightning cannot give it, or would silently give another.
+    """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")
-            L.Trainer(
+            device = L.Trainer(
                 accelerator=config.accelerator,
                 devices=1,
-                precision=config.precision,
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
-            )
+            ).strategy.root_device
     except (ValueError, MisconfigurationException) as error:
-        raise ValueError(f"trainer: {config.accelerator!r} with {config.precision!r}: {error}") from None
+        raise ValueError(f"trainer.accelerator: {config.accelerator!r} is not to be had here: {error}") from None
+    if device.type != "cpu" or config.precision == "32-true":
+        return
+    if config.precision == "16-mixed":
+        raise ValueError("trainer.precision: '16-mixed' is not valid on a CPU; it must be 32-true or bf16-mixed")
+    slowdown = bf16_slowdown()
+    if slowdown > 1.5:
+        warnings.warn(
+            f"trainer.precision: bf16-mixed will be very slow: this CPU takes {slowdown:.0f} times as long for a "
+            "matrix product in bf16 as in float32",
+            stacklevel=3,
+        )
+
+
+def bf16_slowdown() -> float:
+    """How many times as long as in float32 this CPU takes for a matrix product in bf16: below 1 if it has bf16."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        x = torch.ones(128, 128, dtype=dtype)
+        return min(timeit.repeat(lambda: x @ x, number=1, repeat=5))
+
+    return seconds(torch.bfloat16) / seconds(torch.float32)
 
 
 class LossBar(TQDMProgressBar):
@@ -262,9 +317,3 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": sys.argv,
     }
-
-
-if __name__ == "__main__":
-    from headway.__main__ import main
-
-    main(["train", *sys.argv[1:]])

@@ -59,8 +59,11 @@ def measure(
     batch = run.batch()
     if not run.steps:
         raise ValueError(f"run: {run.path} has kept no step yet")
+    steps = run.steps if steps is None else steps
+    for step in steps:
+        run.check_step(step)
     inapplicable: dict[str, str] = {}
-    for step in run.steps if steps is None else steps:
+    for step in steps:
         missing = [m for m in wanted if overwrite or not score_file(run.path, step, m.name).exists()]
         if missing:
             inapplicable |= measure_step(run, step, run.model(step), batch, missing)

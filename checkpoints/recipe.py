@@ -1,16 +1,24 @@
 """Recipe: everything that determines a run. A run's config.yaml is one, resolved."""
 
 import importlib
+import pkgutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
+import headway.data
+from headway.checkpoints.options import nearest, parse
 from headway.checkpoints.schedule import Schedule
+from headway.data.seeds import check_seed
 from headway.data.task import Task
 from headway.models.config import ModelConfig
 from headway.models.optim import OptimConfig
+
+# Of config.yaml. Another number means that its options have other names or meanings.
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -19,11 +27,21 @@ class TrainerConfig:
 
     Args:
         precision: float32 by default; mixed precision is for hardware that has it. Kept weights are float32 always.
-        accelerator: Lightning's name of the hardware: auto, cpu, gpu, mps.
+        accelerator: Lightning's name of the hardware. One device of it is used: a toy trains on one.
+        threads: CPU threads for arithmetic; null chooses by the size of a step, one for each GFLOP of it, and never
+            more than torch has. Another number rounds differently.
+
+    Raises:
+        ValueError: fewer than one thread.
     """
 
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads: {self.threads} is not valid; it must be 1 or more, or null")
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,7 @@ class Recipe:
         seed: Seed of the initial weights and of the training data.
         eval_seed: Seed of the fixed evaluation batch.
         eval_batch_size: Sequences in the evaluation batch.
+        compile: Compile the training forward pass (torch.compile); analysis uses the same weights uncompiled.
 
     Raises:
         ValueError: a number below its minimum, or a network that the task does not fit.
@@ -56,11 +75,17 @@ class Recipe:
     seed: int = 0
     eval_seed: int = 0
     eval_batch_size: int = 64
+    compile: bool = False
+
+    parts: ClassVar = {"model": ModelConfig, "optim": OptimConfig, "schedule": Schedule, "trainer": TrainerConfig}
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0), ("eval_seed", 0), ("eval_batch_size", 1)):
+        for name, least in (("steps", 1), ("batch_size", 1), ("eval_batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)} is not valid; it must be {least} or more")
+        for name in ("seed", "eval_seed"):
+            check_seed(name, getattr(self, name))
+        self.schedule.steps(self.steps)
         task, model = self.task, self.model
         if model.input_type != task.input_type:
             raise ValueError(f"model.input_type: {model.input_type!r} is not valid; the task has {task.input_type}")
@@ -76,38 +101,61 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: what config.yaml holds, and what ``from_dict`` takes."""
-        kind = type(self.task)
         return {
-            "task": {"class": f"{kind.__module__}:{kind.__qualname__}", **asdict(self.task)},
+            "version": VERSION,
+            "task": {"class": import_path(type(self.task)), **asdict(self.task)},
             "model": self.model.to_dict(),
             "optim": {**asdict(self.optim), "betas": list(self.optim.betas)},
             "schedule": {**asdict(self.schedule), "at": list(self.schedule.at)},
             "trainer": asdict(self.trainer),
-            **{f.name: getattr(self, f.name) for f in fields(self)[5:]},
+            **{f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("task", *self.parts)},
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """The inverse of ``to_dict``; a ValueError that names a key which is unknown or missing."""
+        """The inverse of ``to_dict``.
+
+        Raises:
+            ValueError: another version, an option that is unknown, missing, or of a wrong type.
+        """
         values = dict(values)
-        for part in ("task", "model", "optim", "schedule", "trainer"):
-            if not isinstance(values.get(part, {}), dict):
-                raise ValueError(f"config: {part}: {values[part]!r} is not valid; it must be a mapping of options")
-        try:
-            task = _with_tuples(values.pop("task"))
-            optim, schedule = _with_tuples(values.pop("optim", {})), _with_tuples(values.pop("schedule", {}))
-            return cls(
-                task=task_class(task.pop("class"))(**task),
-                model=ModelConfig(**values.pop("model")),
-                optim=OptimConfig(**optim),
-                schedule=Schedule(**schedule),
-                trainer=TrainerConfig(**values.pop("trainer", {})),
-                **values,
-            )
-        except KeyError as missing:
-            raise ValueError(f"config: {missing} is missing") from None
-        except TypeError as error:
-            raise ValueError(f"config: {error}") from None
+        version = values.pop("version", None)
+        if version != VERSION:
+            raise ValueError(f"version: {version} is not valid; this Headway reads version {VERSION}")
+        task = values.pop("task", None)
+        if not (isinstance(task, dict) and isinstance(task.get("class"), str)):
+            raise ValueError("task.class: is missing; it must be package.module:Class")
+        kind = task_class(task["class"])
+        task = {name: value for name, value in task.items() if name != "class"}
+        return cls.from_options(kind, parse(cls.parser(kind), {"task": task, **values}))
+
+    @classmethod
+    def parser(cls, task: type[Task]) -> ArgumentParser:
+        """The options of a recipe for this kind of task: of a command line, and of config.yaml."""
+        parser = ArgumentParser(allow_abbrev=False, exit_on_error=False)
+        for part, kind in {"task": task, **cls.parts}.items():
+            parser.add_class_arguments(kind, part)
+        parser.add_class_arguments(cls, skip={"task", *cls.parts, "compile"})
+        parser.add_argument("--compile", action=ActionYesNo, default=False, help="Compile the training forward pass.")
+        return parser
+
+    def defaults(self) -> dict[str, Any]:
+        """This recipe as defaults of ``parser``: sizes that follow from others go on following them."""
+        parts = {part: asdict(getattr(self, part)) for part in ("task", *self.parts)}
+        parts["model"] = self.model.as_given()
+        plain = {name: value for name, value in vars(self).items() if name not in parts}
+        return plain | {f"{part}.{name}": value for part, options in parts.items() for name, value in options.items()}
+
+    @classmethod
+    def from_options(cls, task: type[Task], options: Namespace) -> "Recipe":
+        """The recipe that ``parser(task)`` has read."""
+        values = {f.name: options[f.name] for f in fields(cls)}
+        for part, kind in {"task": task, **cls.parts}.items():
+            try:
+                values[part] = kind(**values[part])
+            except ValueError as error:
+                raise ValueError(f"{part}.{error}") from None
+        return cls(**values)
 
     def save(self, path: Path) -> None:
         """Write config.yaml."""
@@ -115,25 +163,43 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
-        """Read config.yaml; a ValueError if it is not there or not a recipe."""
+        """Read config.yaml; a ValueError that names the file if it is not there or holds no recipe."""
         try:
             values = yaml.safe_load(path.read_text())
+            if not isinstance(values, dict):
+                raise ValueError("it holds no recipe")
+            return cls.from_dict(values)
         except OSError as error:
             raise ValueError(f"config: {path} cannot be read ({error.strerror})") from None
         except (yaml.YAMLError, UnicodeDecodeError):
             raise ValueError(f"config: {path} is not YAML") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"config: {path} holds no recipe")
-        return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"config: {path}: {error}") from None
 
 
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """YAML has lists where the dataclasses have tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+def import_path(kind: type[Task]) -> str:
+    """The name under which ``task_class`` finds a task again.
+
+    Raises:
+        ValueError: a class inside a function, which nothing can import.
+
+    Example:
+        >>> from headway.data.previous_token import PreviousToken
+        >>> import_path(PreviousToken)
+        'headway.data.previous_token:PreviousToken'
+    """
+    if "<locals>" in kind.__qualname__:
+        raise ValueError(
+            f"task: {kind.__qualname__} cannot be imported again; define the class outside of any function"
+        )
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def task_class(path: str) -> type[Task]:
     """The Task that ``package.module:Class`` names.
+
+    Raises:
+        ValueError: nothing can be imported under this name, or it is no Task.
 
     Example:
         >>> task_class("headway.data.previous_token:PreviousToken").__name__
@@ -141,9 +207,19 @@ def task_class(path: str) -> type[Task]:
     """
     module_name, _, name = path.partition(":")
     try:
-        kind = getattr(importlib.import_module(module_name), name)
+        module = importlib.import_module(module_name)
+        kind = getattr(module, name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"task: {path!r} cannot be imported ({error}); it must be package.module:Class") from None
+        raise ValueError(
+            f"task: {path!r} cannot be imported ({error}); it must be package.module:Class{nearest(path, _our_tasks())}"
+        ) from None
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"task: {path!r} is not a headway.data.task.Task")
     return kind
+
+
+def _our_tasks() -> list[str]:
+    """Import paths of the tasks in headway.data."""
+    modules = [importlib.import_module(f"headway.data.{m.name}") for m in pkgutil.iter_modules(headway.data.__path__)]
+    kinds = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
+    return [import_path(kind) for kind in kinds if issubclass(kind, Task) and kind is not Task]

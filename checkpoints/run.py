@@ -67,6 +67,17 @@ class Run:
         """The kept steps, in order."""
         return sorted(int(path.stem.removeprefix("step-")) for path in self.path.glob("weights/step-*.safetensors"))
 
+    def check_step(self, step: int | None) -> int:
+        """``step`` if it was kept, the last one for None; a ValueError otherwise."""
+        if not self.steps:
+            raise ValueError(f"run: {self.path} has kept no step yet")
+        step = self.steps[-1] if step is None else step
+        if step not in self.steps:
+            nearest = min(self.steps, key=lambda kept: abs(kept - step))
+            kept = ", ".join(map(str, self.steps))
+            raise ValueError(f"step: {step} was not kept; nearest is {nearest}, all are {kept}")
+        return step
+
     @property
     def finished(self) -> bool:
         """Whether the last step of the recipe is kept."""
@@ -89,13 +100,7 @@ class Run:
         Raises:
             ValueError: a step that was not kept.
         """
-        steps = self.steps
-        if not steps:
-            raise ValueError(f"step: {self.path} has kept no step yet")
-        step = steps[-1] if step is None else step
-        if step not in steps:
-            nearest = min(steps, key=lambda kept: abs(kept - step))
-            raise ValueError(f"step: {step} was not kept; nearest is {nearest}, all are {', '.join(map(str, steps))}")
+        step = self.check_step(step)
         config = ModelConfig(**json.loads((self.path / "weights" / "config.json").read_text()))
         model = HookedTransformer(config)
         model.load_state_dict(load_file(self.weights_file(step)))
@@ -125,8 +130,12 @@ class Run:
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")
+        if Recipe.from_dict(recipe.to_dict()) != recipe:
+            raise ValueError("task: its fields do not come back from config.yaml; they must be numbers, text or lists")
         there = [old for pattern in CONTENTS for old in path.glob(pattern)]
         if there:
+            if not (path / "config.yaml").is_file():
+                raise ValueError(f"out: {path} holds {there[0].name} but no run; it must be empty, or hold a run")
             if not overwrite:
                 raise ValueError(f"out: {path} holds a run already; --overwrite replaces it, --resume {path} goes on")
             for old in there:

@@ -14,7 +14,7 @@ class Schedule:
     Args:
         log: How many steps to space evenly in log(step) from 1 to the last; those that round alike are one.
         linear: How many steps to space evenly from 0 (itself not counted) to the last.
-        at: Further steps, by number; those after the last step are left out.
+        at: Further steps, by number; none may come after the last.
 
     Raises:
         ValueError: a negative count or step.
@@ -37,8 +37,11 @@ class Schedule:
                 raise ValueError(f"at: {step} is not valid; a step is 0 or more")
 
     def steps(self, last: int) -> list[int]:
-        """The kept steps of a run of ``last`` steps, in order."""
-        kept = {0, last, *(step for step in self.at if step <= last)}
+        """The kept steps of a run of ``last`` steps, in order; a ValueError if a step of ``at`` comes after them."""
+        for step in self.at:
+            if step > last:
+                raise ValueError(f"schedule.at: {step} is not valid; the last step is {last}")
+        kept = {0, last, *self.at}
         kept.update(round(float(step)) for step in np.geomspace(1, max(last, 1), self.log))
         kept.update(round(float(step)) for step in np.linspace(0, last, self.linear + 1))
         return sorted(step for step in kept if step <= last)

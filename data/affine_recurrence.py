@@ -18,14 +18,15 @@ from headway.data.task import Batch, Task
 
 @dataclass(frozen=True)
 class AffineRecurrence(Task):
-    """Vectors that follow an affine recurrence, drawn anew for each sequence (Bhargav & Gu, arXiv 2410.17438).
+    """Vectors that follow an affine recurrence, drawn anew for each sequence (arXiv 2410.17438).
 
     a_j = d + sum_i c_i a_(j-compl+i), i = 0..compl-1, with scalars c_i ~ U(c_min, c_max) and vectors
     d ~ U(d_min, d_max)^d_vector, a_0..a_(compl-1) ~ U(a_min, a_max)^d_vector, independent. Then x_j = a_j cap / max_k
     ‖a_k‖, cap ~ U(cap_min, cap_max), follows the same recurrence with d scaled alike. Position q holds x_q and is asked
     for x_(q+1). ``info`` holds ``c`` [batch, compl] and the scaled ``d`` [batch, d_vector].
 
-    A training batch has one length, uniform in length_min..length_max; the evaluation batch has length_max.
+    These are the data of Bhargav & Gu. A training batch has one length, uniform in length_min..length_max; the
+    evaluation batch has length_max.
 
     Args:
         d_vector: length of a vector

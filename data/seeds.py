@@ -22,7 +22,12 @@ def generator(stream: Stream, seed: int, index: int = 0) -> torch.Generator:
         >>> generator("data", 0, 7).initial_seed() == generator("init", 0, 7).initial_seed()
         False
     """
-    if seed < 0:
-        raise ValueError(f"seed: {seed} is negative; a seed is 0 or more")
+    check_seed("seed", seed)
     words = np.random.SeedSequence((STREAMS.index(stream), seed, index)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0] >> 1))
+
+
+def check_seed(name: str, seed: int) -> None:
+    """A ValueError if ``seed`` is negative, or so large that it would run into the index of another seed."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"{name}: {seed} is not valid; a seed is a whole number from 0 to {2**32 - 1}")

@@ -215,8 +215,8 @@ class Attention(nn.Module):
         v: Float[Tensor, "batch pos head d_head"],
     ) -> Float[Tensor, "batch pos head d_head"]:
         """Weighted values from one kernel: no scores, no pattern."""
-        heads_first = (x.transpose(1, 2) for x in (q, k, v))
-        z = F.scaled_dot_product_attention(*heads_first, is_causal=self.cfg.attention_dir == "causal")
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        z = F.scaled_dot_product_attention(q, k, v, is_causal=self.cfg.attention_dir == "causal")
         return z.transpose(1, 2)
 
     def explicit(

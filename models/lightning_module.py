@@ -1,4 +1,4 @@
-"""What Lightning trains: a network, its task's loss, AdamW, clipping, and numbers for TensorBoard."""
+"""What Lightning trains: a network, its task's loss, its optimiser, clipping, and numbers for TensorBoard."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from headway.models.optim import OptimConfig
 
 
 class DivergedError(RuntimeError):
-    """The loss or the gradient is no longer a number; the weights are those from before that step."""
+    """The loss or the gradient is no longer a number; no weights that are none are kept."""
 
 
 class TrainingModule(L.LightningModule):
@@ -31,6 +31,7 @@ class TrainingModule(L.LightningModule):
         batch_size: int,
         seed: int,
         log_every: int = 10,
+        compile: bool = False,
     ):
         super().__init__()
         self.model = model
@@ -40,6 +41,8 @@ class TrainingModule(L.LightningModule):
         self.batch_size = batch_size
         self.seed = seed
         self.log_every = log_every
+        # A function and not a module: what is compiled has no weights of its own, and analysis uses the model as it is.
+        self.forward_pass = torch.compile(model.forward) if compile else model
         self.loss = torch.tensor(math.nan)
         self.grad_norm = torch.tensor(math.nan)
 
@@ -53,20 +56,14 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss over the positions that count."""
-        loss = masked_mean(self.task.loss(self.model(batch.inputs), batch), batch.mask)
+        loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs), batch), batch.mask)
         self.loss = loss.detach()
         return loss
 
     def configure_optimizers(self) -> Any:
-        """AdamW, its learning rate multiplied by ``optim.factor`` at each step."""
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.optim.lr,
-            betas=self.optim.betas,
-            weight_decay=self.optim.weight_decay,
-            # One kernel for all parameters. Under 16-mixed it unscales gradients itself, after they were clipped.
-            fused=self.trainer.precision != "16-mixed",
-        )
+        """The optimiser, its learning rate multiplied by ``optim.factor`` at each step."""
+        # A fused optimiser would unscale the gradients of 16-mixed itself, after they were clipped; Lightning refuses.
+        optimizer = self.optim.build(self.model.parameters(), fused=self.trainer.precision != "16-mixed")
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.factor(step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -75,6 +72,9 @@ class TrainingModule(L.LightningModule):
         norm_before = self.grad_norm
         bound = math.inf if self.optim.max_grad_norm is None else self.optim.max_grad_norm
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound)
+        # To look at a number that an accelerator computes is to wait for it, so there one looks now and then.
+        if self.device.type != "cpu" and self.global_step % self.log_every:
+            return
         # Under 16-mixed an infinite gradient is routine: the scaler skips that step and lowers its scale.
         scaled = self.trainer.precision == "16-mixed"
         if not (self.loss.isfinite() and (scaled or self.grad_norm.isfinite())):

@@ -1,28 +1,38 @@
-"""How a network is trained: AdamW, warm-up, what comes after it, and clipping."""
+"""How a network is trained: the optimiser, warm-up, what comes after it, and clipping."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+import torch
+
+OptimizerName = Literal["AdamW", "Adam", "SGD"]
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its learning rate over time.
+    """The optimiser and its learning rate over time.
 
     Args:
+        optimizer: torch's name of it: AdamW, Adam, SGD.
         lr: Peak learning rate.
-        betas: Decay rates of AdamW's two running means.
-        weight_decay: AdamW's decoupled weight decay.
+        betas: Decay rates of the two running means of AdamW and Adam.
+        momentum: Of SGD.
+        weight_decay: Decoupled from the gradient under AdamW; added to it under Adam and SGD.
         warmup_steps: Steps over which the learning rate rises in a line to lr, and not past it.
         decay: What follows the warm-up: constant, or cosine or linear down to 0 at the last step.
         max_grad_norm: The gradient's L2 norm is clipped at this; null for no clipping.
 
     Raises:
-        ValueError: a learning rate that is not a positive number, a beta outside [0, 1), a negative decay or warm-up.
+        ValueError: an unknown optimiser, a learning rate that is not a positive number, a beta or a momentum outside
+            [0, 1), a negative decay or warm-up.
     """
 
+    optimizer: OptimizerName = "AdamW"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.0
     weight_decay: float = 0.01
     warmup_steps: int = 0
     decay: Literal["constant", "cosine", "linear"] = "constant"
@@ -31,9 +41,11 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"lr: {self.lr} is not valid; a learning rate is a number above 0")
-        for beta in self.betas:
-            if not 0 <= beta < 1:
-                raise ValueError(f"betas: {beta} is not valid; a beta is at least 0 and below 1")
+        if self.optimizer not in get_args(OptimizerName):
+            raise ValueError(f"optimizer: {self.optimizer!r} is not one of {', '.join(get_args(OptimizerName))}")
+        for name, value in (*(("betas", beta) for beta in self.betas), ("momentum", self.momentum)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}: {value} is not valid; it is at least 0 and below 1")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weight_decay: {self.weight_decay} is not valid; it is 0 or more")
         if self.warmup_steps < 0:
@@ -44,6 +56,12 @@ class OptimConfig:
             raise ValueError(
                 f"max_grad_norm: {self.max_grad_norm} is not valid; it is above 0, or null for no clipping"
             )
+
+    def build(self, parameters: Iterable[torch.nn.Parameter], fused: bool) -> torch.optim.Optimizer:
+        """The optimiser of ``parameters``; ``fused`` updates all of them in one kernel."""
+        own = {"momentum": self.momentum} if self.optimizer == "SGD" else {"betas": self.betas}
+        kind = getattr(torch.optim, self.optimizer)
+        return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused, **own)
 
     def factor(self, step: int, steps: int) -> float:
         """What lr is multiplied with in update ``step`` (counted from 0) of ``steps``; between 0 and 1.

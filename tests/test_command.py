@@ -1,10 +1,14 @@
 """The command line: what it makes of good input, and one line and exit code 2 for bad."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from toys import TOKENS
 
 from headway.__main__ import main
@@ -12,6 +16,7 @@ from headway.checkpoints import Run
 from headway.checkpoints.scores import read_file
 from headway.train import RECIPES
 
+ROOT = Path(__file__).parent.parent
 QUICK = ["--steps", "2", "--batch_size", "2", "--eval_batch_size", "3", "--schedule.log", "0", "--schedule.linear", "0"]
 
 
@@ -75,37 +80,96 @@ def test_measuring_again_computes_what_is_missing(run: Path, capsys: pytest.Capt
     assert "prefix_matching" in capsys.readouterr().out
 
 
+# No machine has both.
+ABSENT = "mps" if torch.cuda.is_available() else "cuda"
+
 BAD = [
     (["trian"], "command: 'trian' is not one of"),
     (["train"], "recipe: none given; it must be one of induction"),
-    (["train", "inductoin"], "recipe: 'inductoin' is not one of .* nearest is 'induction'"),
-    (["train", "induction", "--model.n_layer", "1"], "unrecognized arguments: --model.n_layer 1"),
-    (["train", "induction", "--task.d_vector", "3"], "unrecognized arguments: --task.d_vector 3"),
-    (["train", "induction", "--model.n_layers", "two"], '"model.n_layers": Expected a .*int.* Got value: two'),
-    (["train", "induction", "--model.act_fn", "rleu"], "relu.* Got value: rleu"),
-    (["train", "induction", "--model.d_head", "0"], "d_head: 0 is not a size; it must be 1 or more"),
+    (["train", "inductoin"], "recipe: 'inductoin' is not one of .*; nearest is 'induction'"),
+    # options: unknown, abbreviated, of another task, without a value, of a wrong type
+    (["train", "induction", "--model.n_layerz", "1"], "--model.n_layerz: there is no such .* '--model.n_layers'"),
+    (["train", "induction", "--model.n_layer", "1"], "--model.n_layer: there is no such .* '--model.n_layers'"),
+    (["train", "induction", "--ou", "x"], "--ou: there is no such option; nearest is '--out'"),
+    (["train", "induction", "--task.d_vector", "3"], "--task.d_vector: there is no such option"),
+    (["train", "--config", "RUN/config.yaml", "--task.d_vector", "3"], "--task.d_vector: there is no such option"),
+    (["train", "induction", "extra"], "extra: there is no such option"),
+    (["train", "induction", "--seed"], "seed: expected one argument"),
+    (
+        ["train", "induction", "--model.n_layers", "two"],
+        "model.n_layers: 'two' is not valid; it must be a whole number",
+    ),
+    (
+        ["train", "induction", "--model.n_layers", "2.5"],
+        "model.n_layers: '2.5' is not valid; it must be a whole number",
+    ),
+    (["train", "induction", "--seed", "none"], "seed: 'none' is not valid; it must be a whole number"),
+    (["train", "induction", "--seed", "-1"], "seed: -1 is not valid; a seed is a whole number from 0"),
+    (["train", "induction", "--eval_seed", "4294967296"], "eval_seed: 4294967296 is not valid"),
+    (["train", "induction", "--model.attn_only", "maybe"], "attn_only: 'maybe' is not valid; it must be true or false"),
+    (["train", "induction", "--schedule.at", "5"], "schedule.at: '5' is not valid; it must be a list such as"),
+    (["train", "induction", "--optim.max_grad_norm", "x"], "'x' is not valid; it must be a number, or null"),
+    # kinds
+    (["train", "induction", "--model.act_fn", "rleu"], "act_fn: 'rleu' is not valid; .*; nearest is 'relu'"),
+    (["train", "induction", "--optim.optimizer", "AdmaW"], "optimizer: 'AdmaW' is not valid; .* nearest is 'AdamW'"),
+    (["train", "induction", "--trainer.accelerator", "gpuu"], "accelerator: 'gpuu' is not valid; .* nearest is 'gpu'"),
+    (["train", "induction", "--trainer.accelerator", ABSENT], f"trainer.accelerator: '{ABSENT}' is not to be had here"),
+    (
+        ["train", "induction", "--trainer.precision", "8"],
+        "trainer.precision: '8' is not valid; it must be one of 32-true",
+    ),
+    (
+        ["train", "induction", "--trainer.precision", "16-mixed", "--trainer.accelerator", "cpu"],
+        "'16-mixed' is not valid",
+    ),
+    (["train", "induction", "--trainer.threads", "0"], "trainer.threads: 0 is not valid; it must be 1 or more"),
+    # numbers
+    (["train", "induction", "--model.d_head", "0"], "model.d_head: 0 is not a size; it must be 1 or more"),
+    (["train", "induction", "--task.length", "-3"], "task.length: -3 is not valid"),
     (["train", "induction", "--batch_size", "0"], "batch_size: 0 is not valid; it must be 1 or more"),
-    (["train", "induction", "--steps", "-1"], "steps: -1 is not valid"),
+    (["train", "induction", "--steps", "-1"], "steps: -1 is not valid; it must be 1 or more"),
+    (["train", "induction", "--optim.lr", "nan"], "optim.lr: 'nan' is not valid; it must be a number"),
+    (["train", "induction", "--optim.lr", "-1"], "optim.lr: -1.0 is not valid; a learning rate is a number above 0"),
+    (["train", "induction", "--schedule.log", "-1"], "schedule.log: -1 is not valid"),
+    (["train", "induction", "--schedule.at", "[-1]"], "schedule.at: -1 is not valid; a step is 0 or more"),
+    (["train", "induction", "--schedule.at", "[9999]"], "schedule.at: 9999 is not valid; the last step is 1500"),
+    # a network that does not fit the task
     (["train", "induction", "--model.n_ctx", "47"], "model.n_ctx: 47 is too small; the task needs 48"),
     (["train", "induction", "--model.d_vocab", "64"], "model.d_vocab: 64 is too small; the task needs 65"),
     (["train", "affine-recurrence", "--model.d_vocab", "41"], "model.d_vocab: 41 is not valid"),
-    (["train", "induction", "--optim.lr", "nan"], "optim.lr.* Got value: nan"),
-    (["train", "induction", "--trainer.accelerator", "gpuu"], "trainer: 'gpuu' with '32-true': .*invalid accelerator"),
-    (["train", "induction", "--trainer.precision", "8"], "trainer.precision.* Got value: 8"),
-    (["train", "induction", "--steps", "0"], "steps: 0 is not valid; it must be 1 or more"),
+    # directories
     (["train", "induction", "--out", "RUN"], "out: RUN holds a run already; --overwrite replaces it"),
     (["train", "induction", "--out", "RUN/config.yaml"], "out: RUN/config.yaml is a file"),
+    (["train", "induction", "--out", "RUN/config.yaml/run"], "out: RUN/config.yaml/run cannot be written"),
+    (["train", "induction", "--out", "/proc/run"], "out: /proc/run cannot be written"),
+    # going on
     (["train", "--resume", "nowhere"], "run: nowhere holds no run"),
     (["train", "induction", "--resume", "RUN"], "resume: a run goes on as it was"),
+    (["train", "--resume", "RUN", "--steps", "9"], "resume: a run goes on as it was"),
     (["train", "--resume"], "resume: expected one argument"),
+    # tasks of one's own
+    (
+        ["train", "--task", "RepeatedTokens"],
+        "task: 'RepeatedTokens' cannot be imported .* must be package.module:Class",
+    ),
     (["train", "--task", ".x:Y"], "task: '.x:Y' cannot be imported"),
-    (["train", "--config", "nowhere.yaml"], "config: nowhere.yaml cannot be read"),
     (["train", "--task", "toys:TOKENS"], "task: 'toys:TOKENS' is not a"),
     (["train", "--task", "no.such:Task"], "task: 'no.such:Task' cannot be imported"),
+    (["train", "--task", "headway.data.repeated_token:RepeatedTokens"], "nearest is 'headway.data.repeated_tokens:Rep"),
+    (["train", "--task", "headway.data.previous_token:PreviusToken"], "nearest is 'headway.data.previous_token:Prev"),
+    # measuring
+    (["measure"], "run"),
+    (["measure", "nowhere"], "run: nowhere holds no run"),
     (["measure", "RUN", "--at", "1"], "step: 1 was not kept; nearest is"),
     (["measure", "RUN", "--at", "one"], "at: 'one' is not valid"),
-    (["measure", "RUN", "--only", "prefix_mathcing"], "only: 'prefix_mathcing' is not a measure; nearest is 'prefix_m"),
-    (["measure", "nowhere"], "run: nowhere holds no run"),
+    (
+        ["measure", "RUN", "--only", "prefix_mathcing"],
+        "only: 'prefix_mathcing' is not a measure .*nearest is 'pre",
+    ),
+    (["measure", "RUN", "--only", ""], "only: '' is not a measure"),
+    (["measure", "RUN", "--onyl", "loss"], "--onyl: there is no such option; nearest is '--only'"),
+    (["measure", "RUN", "--overwrite", "--at", "0,1"], "step: 1 was not kept"),
+    (["measures", "RUN"], "measures: takes no argument"),
 ]
 
 
@@ -143,4 +207,122 @@ def test_a_diverging_run_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_recipes_fit_their_tasks():
     assert all(replace(recipe) == recipe for recipe in RECIPES.values())
-    assert replace(TOKENS, steps=3).steps == 3
+    assert replace(TOKENS, steps=5).steps == 5
+
+
+# What replaces one line of a good config.yaml, and what is then said.
+CONFIGS = [
+    ("version: 1", "version: 2", "version: 2 is not valid; this Headway reads version 1"),
+    ("version: 1", "", "version: None is not valid; this Headway reads version 1"),
+    ("  n_layers: 2", "  n_layers: two", "model.n_layers: 'two' is not valid; it must be a whole number"),
+    ("  n_layers: 2", "  n_layers: null", "model.n_layers: null is not valid; it must be a whole number"),
+    ("  n_layers: 2", "", "model.n_layers: is missing"),
+    ("  n_layers: 2", "  n_layerz: 2", "model.n_layerz: there is no such option; nearest is 'model.n_layers'"),
+    ("  n_tokens: 64", "  d_vector: 64", "task.d_vector: there is no such option"),
+    ("  n_tokens: 64", "  n_tokens: [64]", r"task.n_tokens: .*64.* is not valid; it must be a whole number"),
+    ("  act_fn: relu", "  act_fn: rleu", "model.act_fn: 'rleu' is not valid; .*; nearest is 'relu'"),
+    ("  attn_only: true", "  attn_only: maybe", "model.attn_only: 'maybe' is not valid; it must be true or false"),
+    ("  d_head: 16", "  d_head: 0", "model.d_head: 0 is not a size"),
+    ("  lr: 0.003", "  lr: -.003", "optim.lr: -0.003 is not valid"),
+    ("optim:", "optim: 3\nopt:", "optim: 3 is not valid; it must be a mapping of options"),
+    ("compile: false", "compile: perhaps", "compile: 'perhaps' is not valid; it must be true or false"),
+    ("seed: 0", "sede: 0", "sede: there is no such option; nearest is 'seed'"),
+    ("  class: headway.data.repeated_tokens:RepeatedTokens", "", "task.class: is missing"),
+    ("  class: headway.data.repeated_tokens:", "  class: headway.data.repeated:", "task: .* cannot be imported"),
+    ("version: 1", "]", "is not YAML"),
+]
+
+
+@pytest.mark.parametrize(("line", "instead", "message"), CONFIGS, ids=lambda text: text.strip())
+def test_a_bad_config_is_one_line_that_names_the_file_and_the_option(
+    line: str,
+    instead: str,
+    message: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    good = (run / "config.yaml").read_text()
+    assert good.count(line) >= 1
+    config = tmp_path / "config.yaml"
+    config.write_text(re.sub(rf"^{re.escape(line)}", lambda _: instead, good, count=1, flags=re.MULTILINE))
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--config", str(config)])
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert re.match(f"headway: config: {re.escape(str(config))}:? {message}", errors), errors
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["train.py", "--help"], ["-m", "headway", "--help"], ["-m", "headway", "measure", "--help"],
+     ["-m", "headway", "train", "--help"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_help_imports_nothing_heavy(command: list[str]):
+    """What takes seconds to import is what takes seconds: none of it is imported in order to print a page of text."""
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", *command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines()}
+    assert not imported & {"torch", "lightning", "transformer_lens", "xarray", "numpy", "tensorboard", "rich"}
+    assert "usage: headway" in run.stdout
+
+
+def test_help_lists_the_recipes_as_they_are(capsys: pytest.CaptureFixture[str]):
+    main(["train", "--help"])
+    shown = re.findall(r"^  ([a-z-]+)  +([A-Z].*)$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert dict(shown) == {
+        name: (type(recipe.task).__doc__ or "").partition("\n")[0] for name, recipe in RECIPES.items()
+    }
+
+
+def test_a_task_from_a_notebook_trains_resumes_and_reloads(tmp_path: Path):
+    """A class of __main__, as in a notebook, and afterwards the same class by its import path."""
+    (tmp_path / "mine.py").write_text(NOTEBOOK)
+    for command in (["mine.py"], ["-c", "import mine; mine.look('by-path')"]):
+        subprocess.run([sys.executable, *command], cwd=tmp_path, check=True, capture_output=True)
+    assert yaml.safe_load((tmp_path / "notebook" / "config.yaml").read_text())["task"]["class"] == "__main__:Doubling"
+    assert yaml.safe_load((tmp_path / "by-path" / "config.yaml").read_text())["task"]["class"] == "mine:Doubling"
+    with pytest.raises(ValueError, match="task: '__main__:Doubling' cannot be imported"):
+        _ = Run(tmp_path / "notebook").task
+
+
+NOTEBOOK = """
+from dataclasses import dataclass
+import torch
+from headway.checkpoints import Run
+from headway.data.task import Batch, Task
+from headway.models.config import ModelConfig
+from headway.train import resume, train
+
+@dataclass(frozen=True)
+class Doubling(Task):
+    modulus: int = 11
+    d_vocab = property(lambda self: self.modulus)
+    n_ctx = 5
+
+    def sample(self, generator, batch_size):
+        start = torch.randint(1, self.modulus, (batch_size, 1), generator=generator)
+        tokens = start * 2 ** torch.arange(6) % self.modulus
+        return Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(batch_size, 5, dtype=torch.bool))
+
+    def baselines(self):
+        return {"oracle": 0.0}
+
+def look(out):
+    model = ModelConfig(n_layers=1, d_model=7, n_ctx=5, d_head=3, n_heads=2, d_vocab=13)
+    train(task=Doubling(modulus=13), model=model, out=out, steps=3, batch_size=2, eval_batch_size=2)
+    run = Run(out)
+    assert run.task == Doubling(modulus=13)
+    assert resume(out).steps == run.steps == [0, 1, 2, 3]
+    assert run.scores.loss.sizes["step"] == 4
+    assert run.model(step=2)(run.batch().inputs).shape == (2, 5, 13)
+
+if __name__ == "__main__":
+    look("notebook")
+"""

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,20 +20,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toys import NO_POSITIONS, TOKENS, VECTORS, TurnsNaN
+from toys import NO_POSITIONS, TOKENS, VECTORS, Spikes, TurnsNaN
 
 from headway.analyze import MEASURES, measure
 from headway.analyze.measure import Measure
 from headway.checkpoints import Recipe, Run
+from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
 from headway.data.task import Batch
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import DivergedError, TrainingModule
-from headway.train import resume, train
+from headway.models.optim import OptimConfig
+from headway.train import _threads, check_hardware, resume, train
 
 
 def run_recipe(recipe: Recipe, out: Path, **options) -> Run:
-    return train(**{name: getattr(recipe, name) for name in Recipe.__dataclass_fields__}, out=out, **options)
+    return train(**vars(recipe), out=out, **options)
 
 
 def weights(run: Run, step: int) -> dict[str, torch.Tensor]:
@@ -51,7 +55,8 @@ def test_schedule_is_the_union_of_its_parts():
     assert Schedule(log=0, linear=0).steps(100) == [0, 100]
     assert Schedule(log=3, linear=0).steps(100) == [0, 1, 10, 100]
     assert Schedule(log=0, linear=4).steps(100) == [0, 25, 50, 75, 100]
-    assert Schedule(log=0, linear=0, at=(7, 3, 101)).steps(100) == [0, 3, 7, 100]
+    assert Schedule(log=0, linear=0, at=(7, 3)).steps(100) == [0, 3, 7, 100]
+    assert Schedule().steps(0) == [0]
     assert Schedule(log=3, linear=2, at=(9,)).steps(1000) == [0, 1, 9, 32, 500, 1000]
     assert Schedule(log=2, linear=1).steps(1) == [0, 1]
 
@@ -148,14 +153,21 @@ def test_a_run_that_died_while_keeping_its_last_step_is_completed(run: Run, tmp_
     assert list(resume(died).scores.step.values) == run.steps
 
 
-def test_a_directory_with_the_remains_of_a_run_is_refused(run: Run, tmp_path: Path):
-    remains = tmp_path / "remains"
-    shutil.copytree(run.path, remains)
-    (remains / "config.yaml").unlink()
-    with pytest.raises(ValueError, match="holds a run already"):
-        run_recipe(TOKENS, remains)
-    assert run_recipe(replace(TOKENS, seed=5), remains, overwrite=True).recipe.seed == 5
-    assert not identical(weights(Run(remains), 0), weights(run, 0))
+def test_a_directory_that_only_looks_like_a_run_is_never_emptied(run: Run, tmp_path: Path):
+    mine = tmp_path / "mine"
+    (mine / "weights").mkdir(parents=True)
+    (mine / "weights" / "thesis.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"out: .* holds weights but no run"):
+            run_recipe(TOKENS, mine, overwrite=overwrite)
+    assert [path.name for path in mine.rglob("*")] == ["weights", "thesis.txt"]
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
+def test_other_optimisers_train(optimizer: Literal["Adam", "SGD"], tmp_path: Path):
+    recipe = replace(TOKENS, optim=replace(TOKENS.optim, optimizer=optimizer, lr=0.1, momentum=0.5))
+    run = run_recipe(recipe, tmp_path / "run")
+    assert run.scores.loss.values[-1] < run.scores.loss.values[0]
 
 
 def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path):
@@ -236,11 +248,90 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(tmp_path
     assert all(value.isfinite().all() for value in weights(run, failed - 1).values())
 
 
-def test_the_gradient_norm_before_clipping_is_logged(tmp_path: Path):
-    bound = 0.01
-    run = run_recipe(replace(TOKENS, optim=replace(TOKENS.optim, max_grad_norm=bound)), tmp_path / "run")
-    events = EventAccumulator(str(run.path)).Reload()
-    assert all(event.value > bound for event in events.Scalars("optimiser/gradient_norm"))
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_spike_is_clipped_at_the_bound(precision: Literal["32-true", "bf16-mixed"], tmp_path: Path):
+    """Some batches have a loss a million times as large. Plain gradient descent of rate 1 then moves by the bound."""
+    bound = 0.25
+    recipe = replace(
+        TOKENS,
+        task=Spikes(),
+        model=replace(TOKENS.model, d_vocab=7, d_vocab_out=7),
+        optim=OptimConfig(optimizer="SGD", lr=1.0, weight_decay=0.0, max_grad_norm=bound),
+        trainer=TrainerConfig(precision=precision),
+        schedule=Schedule(log=0, linear=30),
+        steps=30,
+    )
+    run = run_recipe(recipe, tmp_path / "run")
+    logged = [event.value for event in EventAccumulator(str(run.path)).Reload().Scalars("optimiser/gradient_norm")]
+    assert len(logged) == 3
+    assert max(logged) > 1e5 * min(logged)
+    kept = [torch.cat([value.flatten() for value in weights(run, step).values()]) for step in range(31)]
+    moved = [(after - before).norm().item() for before, after in pairwise(kept)]
+    assert max(moved) == pytest.approx(bound, rel=1e-4)
+    assert sum(distance == pytest.approx(bound, rel=1e-4) for distance in moved) >= 10
+
+
+def test_mixed_precision_keeps_weights_and_scores_in_float32(tmp_path: Path):
+    recipe = replace(TOKENS, trainer=TrainerConfig(precision="bf16-mixed"), steps=20)
+    run = run_recipe(recipe, tmp_path / "run")
+    for step in run.steps:
+        assert {value.dtype for value in weights(run, step).values()} == {torch.float32}
+        assert all(value.isfinite().all() for value in weights(run, step).values())
+    live = run.scores
+    assert {live[name].dtype.name for name in ("loss", "ov_eigenvalue", "k_composition")} <= {"float32", "float64"}
+    measure(run, MEASURES, overwrite=True)
+    assert live.equals(run.scores)
+    full = run_recipe(replace(recipe, trainer=TrainerConfig()), tmp_path / "full")
+    assert not identical(weights(run, 20), weights(full, 20))
+
+
+def test_a_cpu_without_bf16_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("headway.train.bf16_slowdown", lambda: 280.0)
+    with pytest.warns(UserWarning, match="will be very slow: this CPU takes 280 times as long"):
+        check_hardware(TrainerConfig(precision="bf16-mixed", accelerator="cpu"))
+    with pytest.raises(ValueError, match=r"trainer.precision: '16-mixed' is not valid on a CPU"):
+        run_recipe(replace(TOKENS, trainer=TrainerConfig(precision="16-mixed", accelerator="cpu")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: on a CPU 16-mixed is refused")
+def test_half_precision_trains_on_a_gpu(tmp_path: Path):
+    run = run_recipe(replace(TOKENS, trainer=TrainerConfig(precision="16-mixed"), steps=20), tmp_path / "run")
+    assert all(value.isfinite().all() for value in weights(run, 20).values())
+    assert {value.dtype for value in weights(run, 20).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("recipe", [TOKENS, VECTORS], ids=["tokens", "vectors"])
+def test_compiled_training_is_the_same_up_to_rounding(recipe: Recipe, tmp_path: Path):
+    """In a process of its own, because the shape checks of the tests cannot be compiled."""
+    recipe.save(tmp_path / "config.yaml")
+    command = [sys.executable, "-m", "headway", "train", "--config", str(tmp_path / "config.yaml"), "--out"]
+    for out, option in (("eager", []), ("compiled", ["--compile"])):
+        subprocess.run([*command, str(tmp_path / out), *option], check=True, capture_output=True)
+    eager, compiled = Run(tmp_path / "eager"), Run(tmp_path / "compiled")
+    assert compiled.recipe == replace(recipe, compile=True)
+    assert weights(compiled, 0).keys() == weights(eager, 0).keys()
+    for name, value in weights(eager, recipe.steps).items():
+        torch.testing.assert_close(weights(compiled, recipe.steps)[name], value, atol=2e-3, rtol=0)
+    live = compiled.scores
+    measure(compiled, MEASURES, overwrite=True)
+    assert live.equals(compiled.scores)
+
+
+def test_the_number_of_threads_follows_the_size_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    for threads, model, batch_size, expected in (
+        (None, TOKENS.model, 7, 1),
+        (3, TOKENS.model, 7, 3),
+        # 6 operations a parameter and position: 6 · 53,029 · 16 · 11 · 359 = 20 GFLOP, and there are 5 threads.
+        (None, replace(TOKENS.model, d_model=67), 20_000, 5),
+    ):
+        seen.clear()
+        with _threads(replace(TOKENS, model=model, batch_size=batch_size, trainer=TrainerConfig(threads=threads))):
+            pass
+        assert seen == [expected, 5]
 
 
 def test_overwrite_replaces_a_run_and_spares_other_files(run: Run, tmp_path: Path):

@@ -5,7 +5,9 @@ import doctest
 import importlib
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -84,5 +86,8 @@ def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     main(["train", "induction", "--steps", "400", "--schedule.at", "[400]", "--batch_size", "2"])
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert blocks
+    # A module, so that a class defined there can be found again by its name, as in a notebook.
+    notebook = ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", notebook)
     for block in blocks:
-        exec(block, {})
+        exec(block, vars(notebook))

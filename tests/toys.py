@@ -63,3 +63,11 @@ class TurnsNaN(Counting):
     def loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
         loss = super().loss(output, batch)
         return torch.where(loss.mean() < 1.9, torch.nan, loss)
+
+
+@dataclass(frozen=True)
+class Spikes(Counting):
+    """A task whose loss is a million times as large in one batch of three."""
+
+    def loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return super().loss(output, batch) * (1e6 if batch.inputs[0, 0] % 3 == 0 else 1.0)

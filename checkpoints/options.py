@@ -1,0 +1,92 @@
+"""Reading options, from a command line or from a config.yaml, with errors that say in one line what would be valid."""
+
+import re
+from argparse import Action, ArgumentError
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
+
+
+def parse(parser: ArgumentParser, given: Sequence[str] | Mapping[str, Any]) -> Namespace:
+    """The options that ``given`` holds: arguments of a command line, or a mapping of option to value.
+
+    Raises:
+        ValueError: an option that does not exist (with the nearest that does), is missing, or has a wrong type.
+    """
+    kinds = {action.dest: _kind(action) for action in parser._actions if action.dest != "help"}
+    try:
+        if not isinstance(given, Mapping):
+            return parser.parse_args(list(given))
+        _check(given, {name: kind for name, kind in kinds.items() if kind is not None})
+        return parser.parse_object(dict(given))
+    except ArgumentError as error:
+        message = str(error)
+    unknown = re.match(r"unrecognized arguments: (\S+)", message)
+    if unknown:
+        name = unknown[1].partition("=")[0]
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise ValueError(f"{name}: there is no such option{nearest(name, flags)}")
+    wrong = re.match(r'Parser key "(\S+)":.*(?:Got|Given) value: (\S*)', message, flags=re.DOTALL)
+    if wrong and kinds.get(wrong[1]):
+        raise ValueError(_not_valid(wrong[1], repr(wrong[2].rstrip(".")), kinds[wrong[1]]))
+    missing = re.match(r"the following arguments are required: (.*)", message)
+    raise ValueError(f"{missing[1]}: is missing" if missing else re.sub(r"^argument --(\S+): ", r"\1: ", message))
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error message: the valid name that is most like ``name``, if one is.
+
+    Example:
+        >>> nearest("rleu", ["relu", "gelu"]), nearest("x", ["relu", "gelu"])
+        ("; nearest is 'relu'", '')
+    """
+    matches = get_close_matches(name, list(valid), n=1)
+    return f"; nearest is {matches[0]!r}" if matches else ""
+
+
+def _kind(action: Action) -> Any:
+    """The type of an option's value; None for what is no option, such as a heading."""
+    return bool if isinstance(action, ActionYesNo) else getattr(action, "_typehint", None)
+
+
+def _check(given: Mapping[str, Any], kinds: Mapping[str, Any], part: str = "") -> None:
+    """A ValueError for what jsonargparse lets pass, or says without a name."""
+    parts = {name.partition(".")[0] for name in kinds if "." in name}
+    for key, value in given.items():
+        name = f"{part}{key}"
+        if not part and key in parts:
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{name}: {value!r} is not valid; it must be a mapping of options")
+            _check(value, kinds, f"{name}.")
+        elif name not in kinds:
+            raise ValueError(f"{name}: there is no such option{nearest(name, [*kinds, *parts])}")
+        elif value is None and NoneType not in get_args(kinds[name]):
+            raise ValueError(_not_valid(name, "null", kinds[name]))
+        elif kinds[name] is bool and not isinstance(value, bool):
+            raise ValueError(_not_valid(name, repr(value), bool))
+
+
+def _not_valid(name: str, value: str, kind: Any) -> str:
+    options = [option for each in (kind, *get_args(kind)) if get_origin(each) is Literal for option in get_args(each)]
+    return f"{name}: {value} is not valid; it must be {_in_words(kind)}{nearest(value, map(str, options))}"
+
+
+def _in_words(kind: Any) -> str:
+    """What a value of type ``kind`` looks like.
+
+    Example:
+        >>> _in_words(tuple[int, ...]), _in_words(float | None)
+        ('a list such as [3, 5]', 'a number, or null')
+    """
+    if get_origin(kind) in (Union, UnionType):
+        some = [_in_words(each) for each in get_args(kind) if each is not NoneType]
+        return " or ".join(some) + (", or null" if NoneType in get_args(kind) else "")
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) is tuple:
+        return "a list such as [0.9, 0.95]" if float in get_args(kind) else "a list such as [3, 5]"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(kind, getattr(kind, "__name__", str(kind)))

@@ -33,8 +33,8 @@ check: $(READY)  ## lint, types, tests
 	$(BIN)/pyright
 	$(MAKE) test
 
-bench: $(READY)  ## what fused attention saves and what measuring costs, as ratios
-	$(BIN)/python tests/bench.py
+bench: $(READY)  ## what a step, a run and its measures cost, as ratios (ONLY=step for one part)
+	$(BIN)/python tests/bench.py $(ONLY)
 
 clean:  ## remove the environment (runs stay)
 	rm -rf .venv *.egg-info build

@@ -1,25 +1,100 @@
-"""``make bench``: what fused attention saves in a training step, and what a look at every measure costs.
+"""``make bench``: what a training step, a run, and a look at every measure cost beside what they could cost.
 
-Ratios of runs that alternate in one process, medians over rounds; absolute times depend on the machine and are no mark.
+Every figure is a ratio of two things that alternate, in one process or as pairs of processes, and a median with its
+quartiles over the rounds: machines are noisy, and absolute times belong to one machine. ``make bench ONLY=step`` runs
+one part; PARTS lists them.
 """
 
+import contextlib
+import io
+import itertools
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.tools.training import TrainConfig
+from transformer_lens.tools.training import train as transformer_lens_train
 
 from headway.analyze import MEASURES
-from headway.analyze.attention import patterns_computed_once
-from headway.data.task import masked_mean
+from headway.checkpoints import Recipe
+from headway.data.task import Batch, masked_mean
+from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
-from headway.train import RECIPES
+from headway.train import RECIPES, train
 
-ROUNDS = 15
-STEPS = 10
+INDUCTION, AFFINE = RECIPES["induction"], RECIPES["affine-recurrence"]
+# At these widths a head has a quarter of d_model, as in the recipe.
+WIDTHS = (64, 32, 128)
 
 
-def seconds(work: Callable[[], object], times: int = STEPS) -> float:
+class BareBlock(nn.Module):
+    """Attention as one writes it by hand: two Linear layers and the fused kernel."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.heads, self.width = (cfg.n_heads, cfg.d_head), cfg.n_heads * cfg.d_head
+        self.norm = nn.LayerNorm(cfg.d_model)
+        self.qkv = nn.Linear(cfg.d_model, 3 * self.width)
+        self.out = nn.Linear(self.width, cfg.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, self.heads).transpose(1, 2) for part in self.qkv(self.norm(x)).chunk(3, -1))
+        z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return x + self.out(z.transpose(1, 2).flatten(2))
+
+
+class Bare(nn.Module):
+    """An attention-only transformer of the same sizes as ours, with nothing to hook."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
+        self.pos = nn.Parameter(0.02 * torch.randn(cfg.n_ctx, cfg.d_model))
+        self.blocks = nn.Sequential(*(BareBlock(cfg) for _ in range(cfg.n_layers)))
+        self.norm = nn.LayerNorm(cfg.d_model)
+        self.unembed = nn.Linear(cfg.d_model, cfg.d_vocab_out)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.unembed(self.norm(self.blocks(self.embed(tokens) + self.pos[: tokens.shape[1]])))
+
+
+def induction(width: int) -> Recipe:
+    """The induction recipe at another width."""
+    given = {**INDUCTION.model.as_given(), "d_model": width, "d_head": width // INDUCTION.model.n_heads}
+    return replace(INDUCTION, model=ModelConfig(**given))
+
+
+def step_of(model: nn.Module, loss: Callable[[], Tensor], recipe: Recipe) -> Callable[[], None]:
+    """One update, with the recipe's optimiser and clipping."""
+    parameters = list(model.parameters())
+    optimizer = recipe.optim.build(parameters, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, recipe.optim.max_grad_norm or torch.inf)
+        optimizer.step()
+
+    return step
+
+
+def our_loss(model: Callable[[Tensor], Tensor], recipe: Recipe, batch: Batch) -> Callable[[], Tensor]:
+    """The loss as the training module has it."""
+    return lambda: masked_mean(recipe.task.loss(model(batch.inputs), batch), batch.mask)
+
+
+def seconds(work: Callable[[], object], times: int = 1) -> float:
     """Wall time of one call, over ``times`` calls."""
     start = time.perf_counter()
     for _ in range(times):
@@ -27,51 +102,155 @@ def seconds(work: Callable[[], object], times: int = STEPS) -> float:
     return (time.perf_counter() - start) / times
 
 
-def ratio(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float, float]:
-    """Median of ours / theirs over alternating rounds, and each one's median in milliseconds."""
+def alternate(name: str, goal: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> None:
+    """Print the ratio of two calls that take turns, each first in every other round."""
     for warm_up in (ours, theirs):
-        seconds(warm_up, 3)
-    rounds = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
-    a, b = zip(*rounds, strict=True)
-    return statistics.median(x / y for x, y in rounds), 1e3 * statistics.median(a), 1e3 * statistics.median(b)
+        warm_up()
+    pairs = []
+    for index in range(rounds):
+        a, b = (ours, theirs) if index % 2 else (theirs, ours)
+        first, second = seconds(a), seconds(b)
+        pairs.append((first, second) if index % 2 else (second, first))
+    beside = f"{1e3 * statistics.median(time for _, time in pairs):.1f} ms"
+    show(name, goal, [ours / theirs for ours, theirs in pairs], beside)
 
 
-def step_of(model: torch.nn.Module, run: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
-    """One update of the induction recipe with ``run`` as the forward pass."""
-    recipe = RECIPES["induction"]
-    batch = recipe.task.batch(seed=0, index=0, batch_size=recipe.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        masked_mean(recipe.task.loss(run(batch.inputs), batch), batch.mask).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-
-    return step
+def show(name: str, goal: str, ratios: list[float], beside: str) -> None:
+    """One line of the table."""
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    print(f"{name:66} {middle:6.3f}  ({low:.3f} to {high:.3f}; goal {goal}; 1 is {beside})", flush=True)
 
 
-def main() -> None:
-    """Print the table."""
-    recipe = RECIPES["induction"]
+def step() -> None:
+    """Our training step beside a bare transformer's, and compiled beside eager."""
+    for width in WIDTHS:
+        recipe = induction(width)
+        batch = recipe.task.batch(0, 0, recipe.batch_size)
+        ours, bare = HookedTransformer(recipe.model), Bare(recipe.model)
+
+        def bare_loss(bare: Bare = bare, batch: Batch = batch) -> Tensor:
+            return F.cross_entropy(bare(batch.inputs).flatten(0, 1), batch.targets.flatten())
+
+        step = step_of(ours, our_loss(ours, recipe, batch), recipe)
+        alternate(f"step / bare PyTorch, d_model {width}", "1.05", step, step_of(bare, bare_loss, recipe), 200)
+        compiled = HookedTransformer(recipe.model)
+        fast = step_of(compiled, our_loss(torch.compile(compiled.forward), recipe, batch), recipe)
+        alternate(f"step with --compile / step, d_model {width}", "-", fast, step, 60)
+
+
+def bridge() -> None:
+    """TransformerLens's native bridge under its own training loop beside our step, which draws its batches."""
+    steps, sizes = 20, ("n_layers", "d_model", "n_ctx", "d_head", "n_heads", "d_vocab", "attn_only")
+
+    def compare(recipe: Recipe) -> None:
+        given = {name: getattr(recipe.model, name) for name in sizes}
+        theirs = TransformerBridge.boot_native(  # pyright: ignore[reportAttributeAccessIssue]
+            TransformerBridgeConfig(**given, act_fn="relu", normalization_type="LN", device="cpu")
+        )
+        rows = [{"tokens": row} for row in recipe.task.batch(0, 0, steps * recipe.batch_size).inputs]
+        config = TrainConfig(
+            num_epochs=1, batch_size=recipe.batch_size, optimizer_name="AdamW", weight_decay=0.01, max_grad_norm=1.0,
+            warmup_steps=100, print_every=None, device="cpu",
+        )  # fmt: skip
+
+        def their_steps() -> None:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                transformer_lens_train(theirs, config, rows)  # pyright: ignore[reportArgumentType]
+
+        ours = HookedTransformer(recipe.model)
+        drawn = (recipe.task.batch(0, index, recipe.batch_size) for index in itertools.count())
+        step = step_of(ours, lambda: our_loss(ours, recipe, next(drawn))(), recipe)
+
+        def our_steps() -> None:
+            for _ in range(steps):
+                step()
+
+        name = f"TransformerLens's bridge and loop / ours, d_model {recipe.model.d_model}"
+        alternate(name, ">= 1.5", their_steps, our_steps, 12)
+
+    for width in WIDTHS:
+        compare(induction(width))
+
+
+def whole() -> None:
+    """``train`` without measures beside a bare loop over the same network and batches; then with them."""
+    recipe = replace(INDUCTION, steps=1000)
+
+    def run(measures: bool) -> None:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            train(**vars(recipe), out=Path(folder) / "run", measures=MEASURES if measures else ())
+
+    def bare_loop() -> None:
+        model = HookedTransformer(recipe.model, seed=recipe.seed)
+        parameters = list(model.parameters())
+        optimizer = recipe.optim.build(parameters, fused=True)
+        for index in range(recipe.steps):
+            optimizer.param_groups[0]["lr"] = recipe.optim.lr * recipe.optim.factor(index, recipe.steps)
+            optimizer.zero_grad()
+            our_loss(model, recipe, recipe.task.batch(recipe.seed, index, recipe.batch_size))().backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+
+    kept = len(recipe.schedule.steps(recipe.steps))
+    alternate("train without measures / bare loop, 1,000 steps", "1.10", lambda: run(False), bare_loop, 5)
+    alternate(f"train with measures at {kept} steps / without", "1.05", lambda: run(True), lambda: run(False), 5)
+
+
+def affine() -> None:
+    """The float32 rate of the affine recipe at batch 64 beside the machine's own peak in a matrix product."""
+    recipe = replace(AFFINE, batch_size=64)
+    batch = recipe.task.evaluation_batch(0, 64)
     model = HookedTransformer(recipe.model)
-    explicit = HookedTransformer(recipe.model)
-    for block in explicit.blocks:
-        block.attn.hook_pattern.add_hook(lambda pattern, hook: None)  # pyright: ignore
-    fused, written_out = step_of(model, model), step_of(explicit, explicit)
-    share, ours, theirs = ratio(fused, written_out)
-    print(f"training step, fused / explicit attention: {share:.2f}  ({ours:.1f} ms / {theirs:.1f} ms)")
+    cfg, (rows, pos) = model.cfg, batch.mask.shape
+    matrices = sum(weight.numel() for name, weight in model.named_parameters() if "W_" in name and "pos" not in name)
+    # Two products for each query and each key it sees, half of all keys on average.
+    attention = 2 * cfg.n_layers * cfg.n_heads * cfg.d_head * (pos + 1)
+    operations = 3 * rows * pos * (2 * matrices + attention)
+    update = step_of(model, our_loss(model, recipe, batch), recipe)
+    x = torch.randn(2048, 2048)
+    peaks, rates = [], []
+    for _ in range(12):
+        peaks.append(max(2 * 2048**3 / seconds(lambda: x @ x) for _ in range(3)))
+        rates.append(operations / seconds(update) / peaks[-1])
+    beside = f"{statistics.median(peaks) / 1e9:.0f} GFLOP/s"
+    show("affine-recurrence at batch 64, float32 rate / matrix product's", ">= .6", rates, beside)
 
-    batch = recipe.task.evaluation_batch(0, recipe.eval_batch_size)
 
-    def score() -> None:
-        with patterns_computed_once():
-            for each in MEASURES:
-                each(model, batch)
+def threads() -> None:
+    """Two one-thread runs side by side beside two runs in turn with two threads each: seconds for both."""
 
-    share, ours, theirs = ratio(score, fused)
-    print(f"all measures once / training step:         {share:.2f}  ({ours:.1f} ms / {theirs:.1f} ms)")
+    def start(name: str, steps: int, threads: int, out: str) -> subprocess.Popen:
+        options = ["--steps", str(steps), "--schedule.log", "0", "--schedule.linear", "0", "--out", out]
+        command = [sys.executable, "-m", "headway", "train", name, *options, "--trainer.threads", str(threads)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def compare(name: str, steps: int) -> None:
+        def side_by_side() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                for process in [start(name, steps, 1, f"{folder}/{index}") for index in range(2)]:
+                    process.wait()
+
+        def in_turn() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                for index in range(2):
+                    start(name, steps, 2, f"{folder}/{index}").wait()
+
+        alternate(f"two runs of {name}, side by side / in turn, 2 threads", "-", side_by_side, in_turn, 3)
+
+    compare("induction", 600)
+    compare("affine-recurrence", 100)
+
+
+PARTS = {part.__name__: part for part in (step, bridge, whole, affine, threads)}
+
+
+def main(names: list[str]) -> None:
+    """Print the table, or the parts of it that are named."""
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for name in names or PARTS:
+        PARTS[name]()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,6 +1,5 @@
 """The command ``headway``. Each subcommand imports what it needs and no more."""
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -152,7 +151,6 @@ def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
     from headway.models.lightning_module import DivergedError
     from headway.train import StoppedError
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         run = go()
     except DivergedError as error:

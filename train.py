@@ -10,6 +10,7 @@ if __name__ == "__main__":
     sys.exit()
 
 import json
+import logging
 import os
 import platform
 import signal
@@ -33,6 +34,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from headway.analyze import MEASURES, Measure, measure
 from headway.analyze.callback import MeasureWhileTraining
 from headway.checkpoints.callback import KeepCheckpoints
+from headway.checkpoints.files import write_whole
 from headway.checkpoints.recipe import Recipe, TrainerConfig
 from headway.checkpoints.run import Run
 from headway.checkpoints.schedule import Schedule
@@ -146,7 +148,6 @@ def train(
     recipe = Recipe(task, model, optim, schedule, trainer, steps, batch_size, seed, eval_seed, eval_batch_size, compile)
     check_hardware(trainer)
     run = Run.create(out, recipe, overwrite)
-    (run.path / "environment.json").write_text(json.dumps(environment(), indent=2))
     _fit(run, measures, resumed=False)
     return run
 
@@ -179,9 +180,11 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool) -> None:
     stop = StopAtCtrlC()
     logger = TensorBoardLogger(run.path, name="", version="")
     logger.log_hyperparams(recipe.to_dict())
-    with _threads(recipe), warnings.catch_warnings():
-        # Lightning advises on worker processes, on logging intervals, and on checkpoints that are not its own.
-        warnings.filterwarnings("ignore", module="lightning.*")
+    with _threads(recipe, module.model), _without_advice():
+        if not resumed:
+            write_whole(
+                run.path / "environment.json", lambda part: part.write_text(json.dumps(environment(), indent=2))
+            )
         trainer = L.Trainer(
             accelerator=recipe.trainer.accelerator,
             devices=1,
@@ -206,13 +209,27 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool) -> None:
 
 
 @contextmanager
-def _threads(recipe: Recipe) -> Iterator[None]:
+def _without_advice() -> Iterator[None]:
+    """Lightning says nothing of hardware, worker processes, logging intervals, and checkpoints that are not its own."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def _threads(recipe: Recipe, model: HookedTransformer) -> Iterator[None]:
     """torch's CPU threads while a run goes on: those of the recipe, or one for each GFLOP of a training step.
 
     Below that, threads wait for each other longer than they work.
     """
     before = torch.get_num_threads()
-    parameters = sum(parameter.numel() for parameter in HookedTransformer(recipe.model).parameters())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     step = 6 * parameters * recipe.batch_size * recipe.task.n_ctx
     torch.set_num_threads(recipe.trainer.threads or min(before, max(1, round(step / 1e9))))
     try:
@@ -228,8 +245,7 @@ def check_hardware(config: TrainerConfig) -> None:
         ValueError: Lightning cannot give it, or would silently give another.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning.*")
+        with _without_advice():
             device = L.Trainer(
                 accelerator=config.accelerator,
                 devices=1,

@@ -1,4 +1,4 @@
-"""The pictures of docs/results.md: ``python docs/figures.py RUNS`` reads the runs named there and writes PNGs beside it."""
+"""The pictures of docs/results.md: ``python docs/figures.py RUNS`` draws the runs that are named there."""
 
 import sys
 from pathlib import Path

@@ -318,19 +318,21 @@ def test_compiled_training_is_the_same_up_to_rounding(recipe: Recipe, tmp_path: 
     assert live.equals(compiled.scores)
 
 
-def test_the_number_of_threads_follows_the_size_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_number_of_threads_follows_the_size_of_a_step(monkeypatch: pytest.MonkeyPatch):
     seen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
-    for threads, model, batch_size, expected in (
-        (None, TOKENS.model, 7, 1),
-        (3, TOKENS.model, 7, 3),
-        # 6 operations a parameter and position: 6 · 53,029 · 16 · 11 · 359 = 20 GFLOP, and there are 5 threads.
-        (None, replace(TOKENS.model, d_model=67), 20_000, 5),
+    for threads, d_model, batch_size, expected in (
+        (None, 19, 7, 1),
+        (3, 19, 7, 3),
+        # Six operations a parameter and position, 11,000 parameters, 220,000 positions: 15 GFLOP for 5 threads.
+        (None, 67, 20_000, 5),
     ):
         seen.clear()
-        with _threads(replace(TOKENS, model=model, batch_size=batch_size, trainer=TrainerConfig(threads=threads))):
-            pass
+        config = replace(TOKENS.model, d_model=d_model)
+        recipe = replace(TOKENS, model=config, batch_size=batch_size, trainer=TrainerConfig(threads=threads))
+        with _threads(recipe, HookedTransformer(config)):
+            assert seen == [expected]
         assert seen == [expected, 5]
 
 

@@ -192,8 +192,8 @@ def whole() -> None:
             optimizer.step()
 
     kept = len(recipe.schedule.steps(recipe.steps))
-    alternate("train without measures / bare loop, 1,000 steps", "1.10", lambda: run(False), bare_loop, 5)
-    alternate(f"train with measures at {kept} steps / without", "1.05", lambda: run(True), lambda: run(False), 5)
+    alternate("train without measures / bare loop, 1,000 steps", "1.10", lambda: run(False), bare_loop, 4)
+    alternate(f"train with measures at {kept} steps / without", "1.05", lambda: run(True), lambda: run(False), 4)
 
 
 def affine() -> None:

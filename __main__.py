@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -72,22 +72,22 @@ def train_command(arguments: list[str]) -> None:
     from argparse import ArgumentError
     from argparse import ArgumentParser as PlainParser
 
-    if arguments in (["-h"], ["--help"]):
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    if name is None and {"-h", "--help"} & set(arguments):
         print(TRAIN_USAGE, end="")
         return
     first = PlainParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config")
     first.add_argument("--resume")
     first.add_argument("--task")
-    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     try:
         chosen, rest = first.parse_known_args(arguments)
     except ArgumentError as error:
         raise ValueError(str(error).replace("argument --", "")) from None
     if chosen.resume is not None:
-        if name or chosen.config or chosen.task or rest:
+        if rest or any(given is not None for given in (name, chosen.config, chosen.task)):
             raise ValueError("resume: a run goes on as it was; no recipe or option can be given beside --resume")
-        _resume(Path(chosen.resume))
+        _resume(_directory("resume", chosen.resume))
     else:
         _train(*_base_recipe(name, chosen.config, chosen.task), rest)
 
@@ -99,20 +99,24 @@ def _base_recipe(name: str | None, config: str | None, task_path: str | None) ->
     from headway.train import RECIPES
 
     if config is not None:
-        if name or task_path:
+        if name is not None or task_path is not None:
             raise ValueError("config: a config names its task; no recipe or task can be given beside --config")
         return Path(config).resolve().parent.name, Recipe.load(Path(config))
     if name is None and task_path is None:
-        raise ValueError(f"recipe: none given; it must be one of {', '.join(RECIPES)}")
+        raise ValueError(f"recipe: none given before the options; it must be one of {', '.join(RECIPES)}")
     if name is not None and name not in RECIPES:
         raise ValueError(f"recipe: {name!r} is not one of {', '.join(RECIPES)}{nearest(name, RECIPES)}")
     base = RECIPES[name or "induction"]
     if task_path is None:
         return name or "induction", base
+    kind = task_class(task_path)
+    needed = [f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING]
+    if needed:
+        raise ValueError(f"task: {task_path!r} needs a default for {', '.join(needed)}")
     try:
-        task = task_class(task_path)()
-    except TypeError as error:
-        raise ValueError(f"task: {task_path!r} needs a default for every field ({error})") from None
+        task = kind()
+    except ValueError as error:
+        raise ValueError(f"task.{error}") from None
     fitted = {"n_ctx": task.n_ctx, "d_vocab": task.d_vocab, "d_vocab_out": -1, "input_type": task.input_type}
     model = type(base.model)(**{**base.model.as_given(), **fitted})
     return type(task).__name__, replace(base, task=task, model=model)
@@ -127,14 +131,21 @@ def _train(name: str, base: "Recipe", rest: list[str]) -> None:
     parser = Recipe.parser(kind)
     parser.prog = f"headway train {name}"
     parser.set_defaults(base.defaults())
-    parser.add_argument("--out", type=Path, default=Path("runs") / name, help="directory of the run")
+    parser.add_argument("--out", default=str(Path("runs") / name), help="directory of the run")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
     options = parse(parser, rest)
     recipe = Recipe.from_options(kind, options)
 
     from headway.train import train
 
-    _until_it_stops(lambda: train(**vars(recipe), out=options.out, overwrite=options.overwrite), options.out)
+    out = _directory("out", options.out)
+    _until_it_stops(lambda: train(**vars(recipe), out=out, overwrite=options.overwrite), out)
+
+
+def _directory(option: str, path: str) -> Path:
+    if not path or "\0" in path:
+        raise ValueError(f"{option}: {path!r} is not valid; it must be a directory")
+    return Path(path).expanduser()
 
 
 def _resume(path: Path) -> None:
@@ -154,7 +165,7 @@ def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
     try:
         run = go()
     except DivergedError as error:
-        fail(f"{error}; the checkpoints kept before that are in {path}", code=1)
+        fail(f"{error}; what was kept before that is in {path}", code=1)
     except StoppedError as error:
         fail(f"{error}; go on with: headway train --resume {path}", code=130)
     _say_what_formed(run)
@@ -191,7 +202,7 @@ def measures_command(arguments: list[str]) -> None:
     """List MEASURES."""
     from headway.analyze import MEASURES
 
-    if arguments:
+    if arguments and not {"-h", "--help"} & set(arguments):
         raise ValueError(f"measures: takes no argument, got {arguments[0]!r}")
     for each in MEASURES:
         print(f"{each.name:24} {each.summary}")
@@ -202,9 +213,9 @@ def measure_command(arguments: list[str]) -> None:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog="headway measure", allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("run", type=Path, help="directory of the run")
-    parser.add_argument("--only", help="names of measures, separated by commas (default: all)")
-    parser.add_argument("--at", help="kept steps, separated by commas (default: all)")
+    parser.add_argument("run", help="directory of the run")
+    parser.add_argument("--only", help="names of measures, separated by commas; all if not given")
+    parser.add_argument("--at", help="kept steps, separated by commas; all if not given")
     parser.add_argument("--overwrite", action="store_true", help="compute again what is there")
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
@@ -224,10 +235,11 @@ def measure_command(arguments: list[str]) -> None:
         steps = None if options.at is None else [int(step) for step in options.at.split(",")]
     except ValueError:
         raise ValueError(f"at: {options.at!r} is not valid; it must be steps separated by commas") from None
-    inapplicable = measure(Run(options.run), [by_name[name] for name in wanted], steps, options.overwrite)
+    run = Run(_directory("run", options.run))
+    inapplicable = measure(run, [by_name[name] for name in wanted], steps, options.overwrite)
     for name, reason in inapplicable.items():
         print(f"{name} does not apply: {reason}")
-    print(f"{len(wanted) - len(inapplicable)} measures are in {options.run / 'scores'}")
+    print(f"{run.path / 'scores'} holds {', '.join(name for name in wanted if name not in inapplicable)}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from headway.analyze import MEASURES, Measure, measure
 from headway.analyze.callback import MeasureWhileTraining
-from headway.checkpoints.callback import KeepCheckpoints
+from headway.checkpoints.callback import KeepCheckpoints, read_resume_file
 from headway.checkpoints.files import write_whole
 from headway.checkpoints.recipe import Recipe, TrainerConfig
 from headway.checkpoints.run import Run
@@ -147,6 +147,7 @@ def train(
     """
     recipe = Recipe(task, model, optim, schedule, trainer, steps, batch_size, seed, eval_seed, eval_batch_size, compile)
     check_hardware(trainer)
+    check_first_batch(recipe)
     run = Run.create(out, recipe, overwrite)
     _fit(run, measures, resumed=False)
     return run
@@ -158,6 +159,8 @@ def resume(path: str | Path, measures: Sequence[Measure] = MEASURES) -> Run:
     A finished run is not trained again; a score that is missing, because the run died before it, is computed.
     """
     run = Run(path)
+    if run.resume_file.exists():
+        read_resume_file(run)
     if not run.finished:
         check_hardware(run.recipe.trainer)
         _fit(run, measures, resumed=True)
@@ -236,6 +239,29 @@ def _threads(recipe: Recipe, model: HookedTransformer) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def check_first_batch(recipe: Recipe) -> None:
+    """A ValueError if the network cannot take the task's batches, or memory does not hold them."""
+    task, model = recipe.task, recipe.model
+    try:
+        network = HookedTransformer(model, seed=recipe.seed)
+        for batch in (
+            task.evaluation_batch(recipe.eval_seed, recipe.eval_batch_size),
+            task.batch(recipe.seed, 0, recipe.batch_size),
+        ):
+            if model.input_type == "tokens" and not 0 <= batch.targets.min() <= batch.targets.max() < model.d_vocab_out:
+                raise ValueError(
+                    f"task: targets from {batch.targets.min()} to {batch.targets.max()} are not valid; "
+                    f"this network puts out 0 to {model.d_vocab_out - 1}"
+                )
+            if not batch.mask.any():
+                raise ValueError("task: no position of its batch counts; mask must be True somewhere")
+        with torch.no_grad():
+            task.loss(network(batch.inputs), batch)  # the training batch
+    except (RuntimeError, MemoryError) as error:
+        said = str(error).splitlines()[0] if str(error) else "out of memory"
+        raise ValueError(f"the first step cannot be taken: {said}") from error
 
 
 def check_hardware(config: TrainerConfig) -> None:

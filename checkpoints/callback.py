@@ -1,6 +1,9 @@
 """Keeping checkpoints while a network trains."""
 
+from typing import Any
+
 import lightning as L
+import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from headway.checkpoints.files import write_whole
@@ -53,6 +56,22 @@ class KeepCheckpoints(AtKeptSteps):
             )
         self.run.keep(step, module.model)
         write_whole(self.run.resume_file, lambda part: trainer.save_checkpoint(part))
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A run goes on as it was, so Lightning's checkpoint holds the recipe as well."""
+        checkpoint["recipe"] = self.run.recipe.to_dict()
+
+
+def read_resume_file(run: Run) -> None:
+    """A ValueError if Lightning's checkpoint is damaged, or belongs to another recipe than config.yaml now holds."""
+    try:
+        then = torch.load(run.resume_file, map_location="cpu", weights_only=True)["recipe"]
+        now = run.recipe.to_dict()
+        changed = [f"{part} was {then[part]}" for part in then if then[part] != now[part]]
+    except Exception as error:  # torch raises half a dozen kinds
+        raise ValueError(f"resume: {run.resume_file} is damaged ({str(error).splitlines()[0]})") from None
+    if changed:
+        raise ValueError(f"resume: a run goes on as it was, but config.yaml has been changed: {', '.join(changed)}")
 
 
 def _training_module(module: L.LightningModule) -> TrainingModule:

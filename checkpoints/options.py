@@ -17,22 +17,29 @@ def parse(parser: ArgumentParser, given: Sequence[str] | Mapping[str, Any]) -> N
         ValueError: an option that does not exist (with the nearest that does), is missing, or has a wrong type.
     """
     kinds = {action.dest: _kind(action) for action in parser._actions if action.dest != "help"}
+    parts = {name.partition(".")[0] for name in kinds if "." in name}
     try:
         if not isinstance(given, Mapping):
+            for argument in given:
+                # jsonargparse would take a whole part as JSON.
+                if argument.partition("=")[0] in {f"--{part}" for part in parts}:
+                    raise ValueError(f"{argument}: there is no such option; options of this part have a dot")
             return parser.parse_args(list(given))
         _check(given, {name: kind for name, kind in kinds.items() if kind is not None})
         return parser.parse_object(dict(given))
+    except (OverflowError, RecursionError) as error:
+        raise ValueError(f"options: a value is too large ({error})") from None
     except ArgumentError as error:
         message = str(error)
-    unknown = re.match(r"unrecognized arguments: (\S+)", message)
+    unknown = re.match(r"unrecognized arguments: (\S*)", message)
     if unknown:
-        name = unknown[1].partition("=")[0]
+        name = unknown[1].partition("=")[0] or "''"
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise ValueError(f"{name}: there is no such option{nearest(name, flags)}")
-    wrong = re.match(r'Parser key "(\S+)":.*(?:Got|Given) value: (\S*)', message, flags=re.DOTALL)
+    wrong = re.match(r'Parser key "(\S+)":.*(?:Got|Given) value: ([^\n]*)', message, flags=re.DOTALL)
     if wrong and kinds.get(wrong[1]):
-        raise ValueError(_not_valid(wrong[1], repr(wrong[2].rstrip(".")), kinds[wrong[1]]))
-    missing = re.match(r"the following arguments are required: (.*)", message)
+        raise ValueError(_not_valid(wrong[1], repr(wrong[2]), kinds[wrong[1]]))
+    missing = re.match(r"the following arguments are required: ([^,]*)", message)
     raise ValueError(f"{missing[1]}: is missing" if missing else re.sub(r"^argument --(\S+): ", r"\1: ", message))
 
 
@@ -57,11 +64,11 @@ def _check(given: Mapping[str, Any], kinds: Mapping[str, Any], part: str = "") -
     parts = {name.partition(".")[0] for name in kinds if "." in name}
     for key, value in given.items():
         name = f"{part}{key}"
-        if not part and key in parts:
+        if not part and (key in parts or isinstance(value, Mapping)):
             if not isinstance(value, Mapping):
                 raise ValueError(f"{name}: {value!r} is not valid; it must be a mapping of options")
             _check(value, kinds, f"{name}.")
-        elif name not in kinds:
+        elif name not in kinds or "." in str(key):
             raise ValueError(f"{name}: there is no such option{nearest(name, [*kinds, *parts])}")
         elif value is None and NoneType not in get_args(kinds[name]):
             raise ValueError(_not_valid(name, "null", kinds[name]))

@@ -2,7 +2,10 @@
 
 import importlib
 import pkgutil
-from dataclasses import asdict, dataclass, field, fields
+from argparse import SUPPRESS
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from inspect import isabstract
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +22,8 @@ from headway.models.optim import OptimConfig
 
 # Of config.yaml. Another number means that its options have other names or meanings.
 VERSION = 1
+# Of steps, and of sequences in a batch.
+MOST = 10**9
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class TrainerConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads: {self.threads} is not valid; it must be 1 or more, or null")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ValueError(f"threads: {self.threads} is not valid; it must be from 1 to 1024, or null")
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,12 @@ class Recipe:
     parts: ClassVar = {"model": ModelConfig, "optim": OptimConfig, "schedule": Schedule, "trainer": TrainerConfig}
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("eval_batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)} is not valid; it must be {least} or more")
+        for name in ("steps", "batch_size", "eval_batch_size"):
+            if not 1 <= getattr(self, name) <= MOST:
+                raise ValueError(f"{name}: {getattr(self, name)} is not valid; it must be 1 or more, up to {MOST}")
+        for f in fields(self.task):
+            if not f.init or is_dataclass(getattr(self.task, f.name)):
+                raise ValueError(f"task.{f.name}: no option can set it; a task's fields are numbers, text or lists")
         for name in ("seed", "eval_seed"):
             check_seed(name, getattr(self, name))
         self.schedule.steps(self.steps)
@@ -120,21 +128,24 @@ class Recipe:
         """
         values = dict(values)
         version = values.pop("version", None)
-        if version != VERSION:
-            raise ValueError(f"version: {version} is not valid; this Headway reads version {VERSION}")
+        if type(version) is not int or version != VERSION:
+            raise ValueError(f"version: {version!r} is not valid; this Headway reads version {VERSION}")
         task = values.pop("task", None)
         if not (isinstance(task, dict) and isinstance(task.get("class"), str)):
             raise ValueError("task.class: is missing; it must be package.module:Class")
         kind = task_class(task["class"])
         task = {name: value for name, value in task.items() if name != "class"}
-        return cls.from_options(kind, parse(cls.parser(kind), {"task": task, **values}))
+        return cls.from_options(kind, parse(cls.parser(kind), {"task": task, **values} if task else values))
 
     @classmethod
     def parser(cls, task: type[Task]) -> ArgumentParser:
         """The options of a recipe for this kind of task: of a command line, and of config.yaml."""
         parser = ArgumentParser(allow_abbrev=False, exit_on_error=False)
         for part, kind in {"task": task, **cls.parts}.items():
-            parser.add_class_arguments(kind, part)
+            if fields(kind):
+                parser.add_class_arguments(kind, part)
+                # jsonargparse's own way to give a whole part at once; ``parse`` refuses it.
+                next(action for action in parser._actions if action.dest == part).help = SUPPRESS
         parser.add_class_arguments(cls, skip={"task", *cls.parts, "compile"})
         parser.add_argument("--compile", action=ActionYesNo, default=False, help="Compile the training forward pass.")
         return parser
@@ -149,7 +160,7 @@ class Recipe:
     @classmethod
     def from_options(cls, task: type[Task], options: Namespace) -> "Recipe":
         """The recipe that ``parser(task)`` has read."""
-        values = {f.name: options[f.name] for f in fields(cls)}
+        values = {f.name: options.get(f.name, {}) for f in fields(cls)}
         for part, kind in {"task": task, **cls.parts}.items():
             try:
                 values[part] = kind(**values[part])
@@ -157,22 +168,41 @@ class Recipe:
                 raise ValueError(f"{part}.{error}") from None
         return cls(**values)
 
+    def to_yaml(self) -> str:
+        """What config.yaml holds.
+
+        Raises:
+            ValueError: a recipe that would come back as another one.
+        """
+        try:
+            text = yaml.safe_dump(self.to_dict(), sort_keys=False)
+        except (yaml.YAMLError, TypeError) as error:
+            raise ValueError(
+                f"config: a value is not a number, text or list, and cannot be written ({error})"
+            ) from None
+        back = Recipe.from_dict(yaml.safe_load(text))
+        for f in fields(self):
+            if getattr(back, f.name) != getattr(self, f.name):
+                raise ValueError(f"{f.name}: {getattr(self, f.name)} comes back from a file as {getattr(back, f.name)}")
+        return text
+
     def save(self, path: Path) -> None:
         """Write config.yaml."""
-        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+        path.write_text(self.to_yaml())
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
         """Read config.yaml; a ValueError that names the file if it is not there or holds no recipe."""
         try:
             values = yaml.safe_load(path.read_text())
-            if not isinstance(values, dict):
-                raise ValueError("it holds no recipe")
-            return cls.from_dict(values)
         except OSError as error:
             raise ValueError(f"config: {path} cannot be read ({error.strerror})") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise ValueError(f"config: {path} is not YAML") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"config: {path} holds no recipe")
+        try:
+            return cls.from_dict(values)
         except ValueError as error:
             raise ValueError(f"config: {path}: {error}") from None
 
@@ -207,14 +237,16 @@ def task_class(path: str) -> type[Task]:
     """
     module_name, _, name = path.partition(":")
     try:
-        module = importlib.import_module(module_name)
-        kind = getattr(module, name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        kind = attrgetter(name)(importlib.import_module(module_name))
+    except Exception as error:  # whatever a module of one's own may raise
         raise ValueError(
-            f"task: {path!r} cannot be imported ({error}); it must be package.module:Class{nearest(path, _our_tasks())}"
+            f"task: {path!r} cannot be imported ({type(error).__name__}: {error}); it must be package.module:Class"
+            f"{nearest(path, _our_tasks())}"
         ) from None
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"task: {path!r} is not a headway.data.task.Task")
+    if isabstract(kind):
+        raise ValueError(f"task: {path!r} lacks {', '.join(sorted(kind.__abstractmethods__))}")
     return kind
 
 

@@ -1,11 +1,14 @@
 """Run: a directory with everything a training run left behind, and the way back from it to a model."""
 
 import json
+import re
 import shutil
 from functools import cached_property
 from pathlib import Path
 
 import xarray as xr
+import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from headway.checkpoints.files import write_whole
@@ -45,7 +48,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         if not (self.path / "config.yaml").is_file():
             raise ValueError(f"run: {self.path} holds no run (there is no config.yaml in it)")
 
@@ -65,7 +68,8 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """The kept steps, in order."""
-        return sorted(int(path.stem.removeprefix("step-")) for path in self.path.glob("weights/step-*.safetensors"))
+        names = (re.fullmatch(r"step-(\d{8,})\.safetensors", path.name) for path in self.path.glob("weights/step-*"))
+        return sorted(int(name[1]) for name in names if name)
 
     def check_step(self, step: int | None) -> int:
         """``step`` if it was kept, the last one for None; a ValueError otherwise."""
@@ -101,9 +105,13 @@ class Run:
             ValueError: a step that was not kept.
         """
         step = self.check_step(step)
-        config = ModelConfig(**json.loads((self.path / "weights" / "config.json").read_text()))
-        model = HookedTransformer(config)
-        model.load_state_dict(load_file(self.weights_file(step)))
+        try:
+            model = HookedTransformer(ModelConfig(**json.loads((self.path / "weights" / "config.json").read_text())))
+            model.load_state_dict(load_file(self.weights_file(step)))
+        except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"run: {self.weights_file(step)}, or config.json beside it, is damaged ({error})"
+            ) from None
         model.eval()
         return model.processed() if processed else model
 
@@ -127,22 +135,34 @@ class Run:
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe, overwrite: bool = False) -> "Run":
         """A new, empty run. A directory that holds a run is refused unless ``overwrite``, which removes that run."""
-        path = Path(path)
+        path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")
-        if Recipe.from_dict(recipe.to_dict()) != recipe:
-            raise ValueError("task: its fields do not come back from config.yaml; they must be numbers, text or lists")
+        around = next((parent for parent in path.absolute().parents if holds_run(parent)), None)
+        if around:
+            raise ValueError(f"out: {path} lies in the run {around}; it must lie outside of any run")
+        config = recipe.to_yaml()
         there = [old for pattern in CONTENTS for old in path.glob(pattern)]
         if there:
-            if not (path / "config.yaml").is_file():
+            if not holds_run(path):
                 raise ValueError(f"out: {path} holds {there[0].name} but no run; it must be empty, or hold a run")
             if not overwrite:
                 raise ValueError(f"out: {path} holds a run already; --overwrite replaces it, --resume {path} goes on")
             for old in there:
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_whole(path / "config.yaml", recipe.save)
+            write_whole(path / "config.yaml", lambda part: part.write_text(config))
         except OSError as error:
             raise ValueError(f"out: {path} cannot be written ({error.strerror})") from None
         return cls(path)
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a directory has the config.yaml of a run, and not just anybody's or a lonely one."""
+    try:
+        values = yaml.safe_load((path / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError, ValueError):
+        return False
+    ours = isinstance(values, dict) and {"version", "task", "model"} <= values.keys()
+    return ours and (path / "environment.json").exists()

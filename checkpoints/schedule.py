@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MOST = 10_000
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -29,9 +31,10 @@ class Schedule:
     at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "at", tuple(self.at))  # a list is as good
         for name in ("log", "linear"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is not valid; a number of kept steps is 0 or more")
+            if not 0 <= getattr(self, name) <= MOST:
+                raise ValueError(f"{name}: {getattr(self, name)} is not valid; 0 to {MOST} steps can be kept")
         for step in self.at:
             if step < 0:
                 raise ValueError(f"at: {step} is not valid; a step is 0 or more")

@@ -32,12 +32,15 @@ def write_scores(path: Path, scores: xr.Dataset) -> None:
 
 
 def read_file(path: Path) -> xr.Dataset:
-    """One file as a Dataset."""
-    with safetensors.safe_open(path, framework="np") as file:
-        metadata = file.metadata()
-        axes = json.loads(metadata["axes"])
-        variables = {name: (axes[name], file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    return xr.Dataset(variables, attrs=json.loads(metadata["attributes"]))
+    """One file as a Dataset; a ValueError if it is damaged."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata()
+            axes = json.loads(metadata["axes"])
+            variables = {name: (axes[name], file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        return xr.Dataset(variables, attrs=json.loads(metadata["attributes"]))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"scores: {path} is damaged ({error}); remove it and measure again") from None
 
 
 def read_scores(run: Path) -> xr.Dataset:

@@ -104,11 +104,17 @@ class Task(ABC):
 
     def batch(self, seed: int, index: int, batch_size: int) -> Batch:
         """Training batch number ``index``: depends on (seed, index) alone."""
-        return self.sample(generator("data", seed, index), batch_size)._replace(task=self)
+        return self._batch(generator("data", seed, index), batch_size)
 
     def evaluation_batch(self, seed: int, batch_size: int) -> Batch:
         """The fixed batch on which a run is scored; unrelated to every training batch."""
-        return self.sample(generator("evaluation", seed), batch_size)._replace(task=self)
+        return self._batch(generator("evaluation", seed), batch_size)
+
+    def _batch(self, generator: torch.Generator, batch_size: int) -> Batch:
+        batch = self.sample(generator, batch_size)
+        if not isinstance(batch, Batch):
+            raise TypeError(f"{type(self).__name__}.sample gave a {type(batch).__name__}; it must give a Batch")
+        return batch._replace(task=self)
 
 
 @dataclass(frozen=True)

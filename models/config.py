@@ -112,7 +112,8 @@ class ModelConfig:
             17
         """
         follows = {"d_vocab_out": self.d_vocab, "d_mlp": 4 * self.d_model}
-        return {name: -1 if value == follows.get(name) else value for name, value in self.to_dict().items()}
+        given = {name: -1 for name, value in follows.items() if getattr(self, name) == value}
+        return {**self.to_dict(), **given}
 
 
 _KINDS: dict[str, tuple[Any, ...]] = {

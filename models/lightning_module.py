@@ -41,8 +41,8 @@ class TrainingModule(L.LightningModule):
         self.batch_size = batch_size
         self.seed = seed
         self.log_every = log_every
-        # A function and not a module: what is compiled has no weights of its own, and analysis uses the model as it is.
-        self.forward_pass = torch.compile(model.forward) if compile else model
+        # A function and not a module: it has no weights of its own, and analysis uses the model as it is.
+        self.forward_pass = torch.compile(model.forward) if compile else model.forward
         self.loss = torch.tensor(math.nan)
         self.grad_norm = torch.tensor(math.nan)
 
@@ -78,8 +78,9 @@ class TrainingModule(L.LightningModule):
         # Under 16-mixed an infinite gradient is routine: the scaler skips that step and lowers its scale.
         scaled = self.trainer.precision == "16-mixed"
         if not (self.loss.isfinite() and (scaled or self.grad_norm.isfinite())):
+            at = "at" if self.device.type == "cpu" else "by"
             raise DivergedError(
-                f"diverged at step {self.global_step + 1}: loss {self.loss.item():g}, gradient norm "
+                f"diverged {at} step {self.global_step + 1}: loss {self.loss.item():g}, gradient norm "
                 f"{self.grad_norm.item():g} (one step earlier {norm_before.item():g})"
             )
 

@@ -39,6 +39,7 @@ class OptimConfig:
     max_grad_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list is as good
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"lr: {self.lr} is not valid; a learning rate is a number above 0")
         if self.optimizer not in get_args(OptimizerName):

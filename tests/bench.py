@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.training import TrainConfig
 from transformer_lens.tools.training import train as transformer_lens_train
 
-from headway.analyze import MEASURES
+from headway.analyze import MEASURES, Measure
 from headway.checkpoints import Recipe
+from headway.checkpoints.schedule import Schedule
 from headway.data.task import Batch, masked_mean
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
@@ -172,13 +173,15 @@ def bridge() -> None:
         compare(induction(width))
 
 
-def whole() -> None:
-    """``train`` without measures beside a bare loop over the same network and batches; then with them."""
-    recipe = replace(INDUCTION, steps=1000)
+def timed_run(recipe: Recipe, measures: Sequence[Measure]) -> None:
+    """A whole run, with its bar, TensorBoard and checkpoints, into a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        train(**vars(recipe), out=Path(folder) / "run", measures=measures)
 
-    def run(measures: bool) -> None:
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            train(**vars(recipe), out=Path(folder) / "run", measures=MEASURES if measures else ())
+
+def whole() -> None:
+    """``train`` without measures beside a bare loop over the same network and batches."""
+    recipe = replace(INDUCTION, steps=1000)
 
     def bare_loop() -> None:
         model = HookedTransformer(recipe.model, seed=recipe.seed)
@@ -191,9 +194,15 @@ def whole() -> None:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
 
-    kept = len(recipe.schedule.steps(recipe.steps))
-    alternate("train without measures / bare loop, 1,000 steps", "1.10", lambda: run(False), bare_loop, 4)
-    alternate(f"train with measures at {kept} steps / without", "1.05", lambda: run(True), lambda: run(False), 4)
+    alternate("train without measures / bare loop, 1,000 steps", "1.10", lambda: timed_run(recipe, ()), bare_loop, 5)
+
+
+def measures() -> None:
+    """What all measures at the kept steps, and writing those, add to the default run."""
+    kept = len(INDUCTION.schedule.steps(INDUCTION.steps))
+    once = replace(INDUCTION, schedule=Schedule(log=0, linear=0))
+    name = f"train, measures and weights at {kept} steps / at the two ends"
+    alternate(name, "1.05", lambda: timed_run(INDUCTION, MEASURES), lambda: timed_run(once, ()), 5)
 
 
 def affine() -> None:
@@ -242,7 +251,7 @@ def threads() -> None:
     compare("affine-recurrence", 100)
 
 
-PARTS = {part.__name__: part for part in (step, bridge, whole, affine, threads)}
+PARTS = {part.__name__: part for part in (step, bridge, whole, measures, affine, threads)}
 
 
 def main(names: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The command line: what it makes of good input, and one line and exit code 2 for bad."""
 
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from toys import TOKENS
+from toys import TOKENS, NoFields
 
 from headway.__main__ import main
 from headway.checkpoints import Run
@@ -51,7 +52,6 @@ def test_options_reach_the_recipe(tmp_path: Path):
 def test_a_config_repeats_a_run(run: Path, tmp_path: Path):
     main(["train", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "again")])
     assert (tmp_path / "again" / "config.yaml").read_text() == (run / "config.yaml").read_text()
-    assert contents(tmp_path / "again" / "weights").keys() != {}
     for step in (0, 2):
         assert Run(tmp_path / "again").weights_file(step).read_bytes() == Run(run).weights_file(step).read_bytes()
 
@@ -59,6 +59,68 @@ def test_a_config_repeats_a_run(run: Path, tmp_path: Path):
 def test_a_task_of_ones_own_by_import_path(tmp_path: Path):
     main(["train", "--task", "toys:Counting", "--task.modulus", "5", *QUICK, "--out", str(tmp_path / "mine")])
     assert Run(tmp_path / "mine").recipe.to_dict()["task"] == {"class": "toys:Counting", "modulus": 5}
+
+
+@pytest.mark.parametrize(
+    "options", [["--model.normalization_type", "null"], ["--optim.max_grad_norm", "null"]], ids=str
+)
+def test_an_option_that_is_null_comes_back(options: list[str], tmp_path: Path):
+    main(["train", "induction", *QUICK, *options, "--out", str(tmp_path / "run")])
+    main(["train", "--config", str(tmp_path / "run" / "config.yaml"), "--out", str(tmp_path / "again")])
+    assert Run(tmp_path / "again").recipe == Run(tmp_path / "run").recipe
+
+
+def test_a_task_without_fields_trains_and_comes_back(tmp_path: Path):
+    main(["train", "--task", "toys:NoFields", *QUICK, "--out", str(tmp_path / "run")])
+    main(["train", "--config", str(tmp_path / "run" / "config.yaml"), "--out", str(tmp_path / "again")])
+    assert Run(tmp_path / "again").task == NoFields()
+
+
+def changed(run: Path, folder: Path, name: str, content: bytes) -> Path:
+    """A copy of a run in which one file holds something else."""
+    shutil.copytree(run, folder / "changed")
+    (folder / "changed" / name).write_bytes(content)
+    return folder / "changed"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "arguments", "message"),
+    [
+        (
+            "scores/step-00000002/loss.safetensors",
+            b"junk",
+            ["train", "--resume"],
+            "scores: .*loss.safetensors is damaged",
+        ),
+        ("weights/step-00000000.safetensors", b"", ["measure", "--overwrite"], "run: .*step-00000000.* is damaged"),
+        ("weights/config.json", b"[]", ["measure", "--overwrite"], "run: .*config.json beside it, is damaged"),
+        ("resume.ckpt", b"junk", ["train", "--resume"], "resume: .*resume.ckpt is damaged"),
+        ("config.yaml", b"]", ["measure"], "config: .*config.yaml is not YAML"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    name: str, content: bytes, arguments: list[str], message: str,
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    path = changed(run, tmp_path, name, content)
+    before = contents(path)
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, str(path)])
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert re.match(f"headway: {message}", errors), errors
+    assert contents(path) == before
+
+
+def test_a_run_whose_config_was_changed_does_not_go_on(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = (run / "config.yaml").read_text().replace("steps: 2", "steps: 4")
+    path = changed(run, tmp_path, "config.yaml", config.encode())
+    before = contents(path)
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--resume", str(path)])
+    assert end.value.code == 2
+    assert "a run goes on as it was, but config.yaml has been changed: steps was 2" in capsys.readouterr().err
+    assert contents(path) == before
 
 
 def test_resuming_a_finished_run_says_so(run: Path, capsys: pytest.CaptureFixture[str]):
@@ -85,7 +147,8 @@ ABSENT = "mps" if torch.cuda.is_available() else "cuda"
 
 BAD = [
     (["trian"], "command: 'trian' is not one of"),
-    (["train"], "recipe: none given; it must be one of induction"),
+    (["train"], "recipe: none given before the options; it must be one of induction"),
+    (["train", "--seed", "1", "induction"], "recipe: none given before the options"),
     (["train", "inductoin"], "recipe: 'inductoin' is not one of .*; nearest is 'induction'"),
     # options: unknown, abbreviated, of another task, without a value, of a wrong type
     (["train", "induction", "--model.n_layerz", "1"], "--model.n_layerz: there is no such .* '--model.n_layers'"),
@@ -95,6 +158,8 @@ BAD = [
     (["train", "--config", "RUN/config.yaml", "--task.d_vector", "3"], "--task.d_vector: there is no such option"),
     (["train", "induction", "extra"], "extra: there is no such option"),
     (["train", "induction", "--seed"], "seed: expected one argument"),
+    (["train", "induction", "--seed", "1 2"], "seed: '1 2' is not valid; it must be a whole number"),
+    (["train", "induction", "--model", "{n_layers: 1}"], "--model: there is no such option"),
     (
         ["train", "induction", "--model.n_layers", "two"],
         "model.n_layers: 'two' is not valid; it must be a whole number",
@@ -122,7 +187,7 @@ BAD = [
         ["train", "induction", "--trainer.precision", "16-mixed", "--trainer.accelerator", "cpu"],
         "'16-mixed' is not valid",
     ),
-    (["train", "induction", "--trainer.threads", "0"], "trainer.threads: 0 is not valid; it must be 1 or more"),
+    (["train", "induction", "--trainer.threads", "0"], "trainer.threads: 0 is not valid; it must be from 1 to 1024"),
     # numbers
     (["train", "induction", "--model.d_head", "0"], "model.d_head: 0 is not a size; it must be 1 or more"),
     (["train", "induction", "--task.length", "-3"], "task.length: -3 is not valid"),
@@ -133,6 +198,9 @@ BAD = [
     (["train", "induction", "--schedule.log", "-1"], "schedule.log: -1 is not valid"),
     (["train", "induction", "--schedule.at", "[-1]"], "schedule.at: -1 is not valid; a step is 0 or more"),
     (["train", "induction", "--schedule.at", "[9999]"], "schedule.at: 9999 is not valid; the last step is 1500"),
+    (["train", "induction", "--steps", "9" * 20], "steps: 9+ is not valid; it must be 1 or more, up to"),
+    (["train", "induction", "--schedule.log", "9" * 12], "schedule.log: 9+ is not valid; 0 to 10000 steps"),
+    (["train", "induction", "--model.d_model", "9" * 11], "the first step cannot be taken: .*memory"),
     # a network that does not fit the task
     (["train", "induction", "--model.n_ctx", "47"], "model.n_ctx: 47 is too small; the task needs 48"),
     (["train", "induction", "--model.d_vocab", "64"], "model.d_vocab: 64 is too small; the task needs 65"),
@@ -140,8 +208,11 @@ BAD = [
     # directories
     (["train", "induction", "--out", "RUN"], "out: RUN holds a run already; --overwrite replaces it"),
     (["train", "induction", "--out", "RUN/config.yaml"], "out: RUN/config.yaml is a file"),
-    (["train", "induction", "--out", "RUN/config.yaml/run"], "out: RUN/config.yaml/run cannot be written"),
     (["train", "induction", "--out", "/proc/run"], "out: /proc/run cannot be written"),
+    (["train", "induction", "--out", "/proc/version/run"], "out: /proc/version/run cannot be written"),
+    (["train", "induction", "--out", ""], "out: '' is not valid; it must be a directory"),
+    (["train", "induction", "--out", "RUN/weights/run"], "out: .* lies in the run RUN; it must lie outside of any run"),
+    (["train", "induction", "--out", "RUN", "--overwrite", "--model.d_model", "9" * 11], "cannot be taken: .*memory"),
     # going on
     (["train", "--resume", "nowhere"], "run: nowhere holds no run"),
     (["train", "induction", "--resume", "RUN"], "resume: a run goes on as it was"),
@@ -154,11 +225,15 @@ BAD = [
     ),
     (["train", "--task", ".x:Y"], "task: '.x:Y' cannot be imported"),
     (["train", "--task", "toys:TOKENS"], "task: 'toys:TOKENS' is not a"),
+    (["train", "--task", "toys:Boundless"], "task: targets from 7 to 13 are not valid; this network puts out 0 to 6"),
+    (["train", "--task", "toys:CountsNothing"], "task: no position of its batch counts"),
+    (["train", "--task", "headway.data.task:Task"], "task: 'headway.data.task:Task' lacks baselines, d_vocab"),
     (["train", "--task", "no.such:Task"], "task: 'no.such:Task' cannot be imported"),
     (["train", "--task", "headway.data.repeated_token:RepeatedTokens"], "nearest is 'headway.data.repeated_tokens:Rep"),
     (["train", "--task", "headway.data.previous_token:PreviusToken"], "nearest is 'headway.data.previous_token:Prev"),
     # measuring
-    (["measure"], "run"),
+    (["measure"], "run: is missing"),
+    (["measure", ""], "run: '' is not valid"),
     (["measure", "nowhere"], "run: nowhere holds no run"),
     (["measure", "RUN", "--at", "1"], "step: 1 was not kept; nearest is"),
     (["measure", "RUN", "--at", "one"], "at: 'one' is not valid"),
@@ -212,6 +287,9 @@ def test_recipes_fit_their_tasks():
 
 # What replaces one line of a good config.yaml, and what is then said.
 CONFIGS = [
+    ("version: 1", "version: '1'", "version: '1' is not valid; this Headway reads version 1"),
+    ("version: 1", "version: 1\nmodel.n_layers: 3", "model.n_layers: there is no such option"),
+    ("version: 1", "version: 1\nday: 2020-99-99", "is not YAML"),
     ("version: 1", "version: 2", "version: 2 is not valid; this Headway reads version 1"),
     ("version: 1", "", "version: None is not valid; this Headway reads version 1"),
     ("  n_layers: 2", "  n_layers: two", "model.n_layers: 'two' is not valid; it must be a whole number"),

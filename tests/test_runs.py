@@ -170,6 +170,25 @@ def test_other_optimisers_train(optimizer: Literal["Adam", "SGD"], tmp_path: Pat
     assert run.scores.loss.values[-1] < run.scores.loss.values[0]
 
 
+def test_lightning_s_checkpoint_holds_each_weight_once(run: Run):
+    kept = torch.load(run.resume_file, weights_only=True)
+    assert set(kept["state_dict"]) == {f"model.{name}" for name in weights(run, 17)}
+    assert kept["recipe"] == TOKENS.to_dict()
+
+
+def test_a_home_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert run_recipe(TOKENS, Path("~/run")).path == tmp_path / "run"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_a_file_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path):
+    with pytest.raises(ValueError, match="cannot be written"):
+        run_recipe(replace(TOKENS, optim=replace(TOKENS.optim, lr=np.float64(0.01))), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path):
     with pytest.raises(DivergedError, match="diverged"):
         run_recipe(replace(TOKENS, optim=replace(TOKENS.optim, lr=3e37, warmup_steps=0)), tmp_path / "huge")
@@ -235,7 +254,11 @@ def test_tensorboard_has_losses_heads_and_pictures(run: Run):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(tmp_path: Path):
     recipe = replace(
-        TOKENS, task=TurnsNaN(), model=replace(TOKENS.model, d_vocab=7, d_vocab_out=7), schedule=Schedule(linear=17)
+        TOKENS,
+        task=TurnsNaN(),
+        model=replace(TOKENS.model, d_vocab=7, d_vocab_out=7),
+        schedule=Schedule(linear=17),
+        trainer=TrainerConfig(accelerator="cpu"),  # where every step is looked at
     )
     with pytest.raises(
         DivergedError, match=r"diverged at step \d+: loss nan, gradient norm .*one step earlier"

@@ -68,7 +68,7 @@ def test_the_readme_names_only_commands_that_exist(tmp_path: Path, monkeypatch: 
             if program == "python":
                 assert (ROOT / arguments.pop(0)).name == "train.py"
                 arguments.insert(0, "train")
-            if arguments[0] == "train" and not {"--resume", "--help"} & set(arguments):
+            if arguments[0] == "train" and not {"--resume", "--help", "--config"} & set(arguments):
                 arguments += [] if "--steps" in arguments else ["--steps", "4"]
                 arguments += ["--batch_size", "2", "--eval_batch_size", "3"]
             main(arguments)

@@ -1,6 +1,7 @@
 """Small tasks and recipes for tests; a task of one's own is found here by its import path."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -54,6 +55,38 @@ class Counting(Task):
 
     def baselines(self) -> dict[str, float]:
         return {"oracle": 0.0}
+
+
+@dataclass(frozen=True)
+class NoFields(Task):
+    """A task without a single field."""
+
+    d_vocab: ClassVar[int] = 5  # pyright: ignore[reportIncompatibleMethodOverride]
+    n_ctx: ClassVar[int] = 5  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        return Counting(modulus=5).sample(generator, batch_size)
+
+    def baselines(self) -> dict[str, float]:
+        return {"oracle": 0.0}
+
+
+@dataclass(frozen=True)
+class Boundless(Counting):
+    """A task whose targets are no tokens of its own."""
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        batch = super().sample(generator, batch_size)
+        return batch._replace(targets=batch.targets + self.modulus)
+
+
+@dataclass(frozen=True)
+class CountsNothing(Counting):
+    """A task of which no position counts."""
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        batch = super().sample(generator, batch_size)
+        return batch._replace(mask=torch.zeros_like(batch.mask))
 
 
 @dataclass(frozen=True)

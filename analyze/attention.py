@@ -8,6 +8,7 @@ a query may see.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import einops
 import torch
@@ -23,7 +24,15 @@ Patterns = Float[Tensor, "layer batch head query key"]
 # How many sequences of the evaluation batch have their patterns kept.
 SHOWN = 4
 
-_remembered: ContextVar[dict[tuple[int, int], Tensor] | None] = ContextVar("remembered", default=None)
+
+class Seen(NamedTuple):
+    """What one forward pass over the evaluation batch shows."""
+
+    output: Float[Tensor, "batch pos d_vocab_out"]
+    patterns: Patterns
+
+
+_remembered: ContextVar[dict[tuple[int, int], Seen] | None] = ContextVar("remembered", default=None)
 
 
 class DoesNotApplyError(ValueError):
@@ -31,8 +40,8 @@ class DoesNotApplyError(ValueError):
 
 
 @contextmanager
-def patterns_computed_once() -> Iterator[None]:
-    """Inside, the patterns of one model on one batch are computed once; neither may change meanwhile."""
+def seen_once() -> Iterator[None]:
+    """Inside, one forward pass of one model over one batch serves all measures; neither may change meanwhile."""
     token = _remembered.set({})
     try:
         yield
@@ -40,30 +49,27 @@ def patterns_computed_once() -> Iterator[None]:
         _remembered.reset(token)
 
 
-def patterns(model: HookedTransformer, batch: Batch) -> Patterns:
-    """The attention pattern of every head on every sequence of the batch."""
+def seen(model: HookedTransformer, batch: Batch) -> Seen:
+    """The output, and the attention pattern of every head, on every sequence of the batch."""
     remembered = _remembered.get()
     key = (id(model), id(batch.inputs))
     if remembered is not None and key in remembered:
         return remembered[key]
     with torch.no_grad():
-        _, cache = model.run_with_cache(
-            batch.inputs, names_filter=lambda name: name.endswith("hook_pattern"), return_type=None
-        )
-    stacked = torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)])
+        output, cache = model.run_with_cache(batch.inputs, names_filter=lambda name: name.endswith("hook_pattern"))
+    shown = Seen(output, torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)]))
     if remembered is not None:
-        remembered[key] = stacked
-    return stacked
+        remembered[key] = shown
+    return shown
 
 
-def uniform_pattern(model: HookedTransformer, batch: Batch) -> Patterns:
+def uniform_pattern(model: HookedTransformer, batch: Batch) -> Float[Tensor, "1 batch 1 query key"]:
     """Chance: every query attends equally to all the keys it may see."""
-    pos = batch.inputs.shape[1]
-    visible = torch.ones(pos, pos)
+    sequences, pos = batch.inputs.shape[:2]
+    visible = torch.ones(pos, pos, device=batch.inputs.device)
     if model.cfg.attention_dir == "causal":
         visible = visible.tril()
-    uniform = visible / visible.sum(-1, keepdim=True)
-    return einops.repeat(uniform, "query key -> 1 batch 1 query key", batch=batch.inputs.shape[0])
+    return (visible / visible.sum(-1, keepdim=True)).expand(1, sequences, 1, -1, -1)
 
 
 def attention(model: HookedTransformer, batch: Batch) -> xr.Dataset:
@@ -76,7 +82,7 @@ def attention(model: HookedTransformer, batch: Batch) -> xr.Dataset:
         2
     """
     shown = einops.rearrange(
-        patterns(model, batch)[:, :SHOWN], "layer batch head query key -> layer head batch query key"
+        seen(model, batch).patterns[:, :SHOWN], "layer batch head query key -> layer head batch query key"
     )
     return xr.Dataset({"attention": (("layer", "head", "batch", "query", "key"), shown.cpu().numpy())})
 
@@ -151,10 +157,11 @@ def _score(
 ) -> xr.Dataset:
     if batch.inputs.shape[1] < 2:
         raise DoesNotApplyError(f"{name} needs sequences of at least 2 positions; this batch has 1")
+    chance = score(uniform_pattern(model, batch))
     return xr.Dataset(
         {
-            name: (("layer", "head"), score(patterns(model, batch)).cpu().numpy()),
-            f"{name}_chance": score(uniform_pattern(model, batch).to(batch.inputs.device)).cpu().numpy().squeeze(),
+            name: (("layer", "head"), score(seen(model, batch).patterns).cpu().numpy()),
+            f"{name}_chance": ((), chance.cpu().numpy().squeeze()),
         }
     )
 

@@ -9,10 +9,9 @@ import xarray as xr
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-from headway.analyze.measure import Measure, measure_step
+from headway.analyze.measure import Measure, Nulls, measure_step
 from headway.checkpoints.callback import AtKeptSteps
 from headway.checkpoints.run import Run
-from headway.checkpoints.scores import read_file, score_file
 from headway.models.config import Head
 from headway.models.lightning_module import TrainingModule
 
@@ -24,15 +23,16 @@ class MeasureWhileTraining(AtKeptSteps):
         super().__init__(run, steps)
         self.measures = list(measures)
         self.batch = run.batch()
+        self.nulls = Nulls(run, self.measures, self.batch)
 
     def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         """Score, store, show. What does not apply at the first step is not asked again."""
         batch = self.batch.to(module.device)
-        inapplicable = measure_step(self.run, step, module.model, batch, self.measures)
-        self.measures = [each for each in self.measures if each.name not in inapplicable]
+        measured = measure_step(self.run, step, module.model, batch, self.measures, self.nulls)
+        self.measures = [each for each in self.measures if each.name not in measured.inapplicable]
         if isinstance(trainer.logger, TensorBoardLogger):
-            for each in self.measures:
-                show(trainer.logger.experiment, read_file(score_file(self.run.path, step, each.name)), step)
+            for scores in measured.scores.values():
+                show(trainer.logger.experiment, scores, step)
 
 
 def show(writer: SummaryWriter, scores: xr.Dataset, step: int) -> None:
@@ -45,16 +45,16 @@ def show(writer: SummaryWriter, scores: xr.Dataset, step: int) -> None:
                 writer.add_scalar(f"heads/{name}/{Head(layer, head)}", values[layer, head].item(), step)
         elif values.dims == ("from_layer", "from_head", "to_layer", "to_head") and str(name).endswith("_z"):
             flat = einops.rearrange(torch.tensor(values.values), "l1 h1 l2 h2 -> (l1 h1) (l2 h2)")
-            writer.add_image(f"circuits/{name}", picture(flat / 10), step, dataformats="HW")
+            writer.add_image(f"circuits/{name}", picture(flat / 10, zoom=4), step, dataformats="HW")
         elif values.dims == ("layer", "head", "batch", "query", "key"):
             every_head = einops.rearrange(
                 torch.nn.functional.pad(torch.tensor(values.values[:, :, 0]), (1, 1, 1, 1), value=0.5),
                 "layer head query key -> (layer query) (head key)",
             )
-            writer.add_image(f"{name}/first_sequence", picture(every_head), step, dataformats="HW")
+            writer.add_image(f"{name}/first_sequence", picture(every_head, zoom=2), step, dataformats="HW")
 
 
-def picture(values: torch.Tensor, zoom: int = 4) -> torch.Tensor:
+def picture(values: torch.Tensor, zoom: int) -> torch.Tensor:
     """Numbers in [0, 1] as grey, white for 0 and black for 1, each a square of ``zoom`` pixels; NaN is white."""
     shade = 1 - values.nan_to_num(0).clamp(0, 1)
     return einops.repeat(shade, "row column -> (row z1) (column z2)", z1=zoom, z2=zoom)

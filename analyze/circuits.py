@@ -6,6 +6,7 @@ folded (``run.model(step, processed=True)``), and each score says which was done
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import einops
@@ -37,7 +38,9 @@ def ov_eigenvalue(model: HookedTransformer, batch: Batch) -> xr.Dataset:
             f"ov_eigenvalue needs as many outputs as inputs; this network has {model.cfg.d_vocab} and "
             f"{model.cfg.d_vocab_out}"
         )
-    return _ov_eigenvalue("ov_eigenvalue", model, model.W_U.detach().float() @ model.W_E.detach().float())
+    around = model.W_U.detach().float() @ model.W_E.detach().float()
+    random_V, random_O = (W.to(around.device) for W in random_heads(model.cfg.d_model, model.cfg.d_head))
+    return _ov_eigenvalue("ov_eigenvalue", model, around, _root_mean_square(random_O @ around @ random_V))
 
 
 def ov_eigenvalue_residual(model: HookedTransformer, batch: Batch) -> xr.Dataset:
@@ -46,20 +49,35 @@ def ov_eigenvalue_residual(model: HookedTransformer, batch: Batch) -> xr.Dataset
     In [-1, 1]; another number than ov_eigenvalue, because most of the residual stream is not token directions. Null:
     mean 0, standard deviation from heads of Gaussian factors.
     """
-    return _ov_eigenvalue("ov_eigenvalue_residual", model, torch.eye(model.cfg.d_model, device=model.cfg.device))
+    around = torch.eye(model.cfg.d_model, device=model.cfg.device)
+    return _ov_eigenvalue(
+        "ov_eigenvalue_residual", model, around, _residual_null_std(model.cfg.d_model, model.cfg.d_head)
+    )
 
 
-def _ov_eigenvalue(name: str, model: HookedTransformer, around: Float[Tensor, "d_model d_model"]) -> xr.Dataset:
+@lru_cache(maxsize=4)
+def _residual_null_std(d_model: int, d_head: int) -> float:
+    """Of the heads' sizes alone, and so the same at every step of a run."""
+    random_V, random_O = random_heads(d_model, d_head)
+    return _root_mean_square(random_O @ random_V)
+
+
+def _root_mean_square(circuits: Float[Tensor, "draw d_head d_head"]) -> float:
+    """The spread of their eigenvalue ratios about the mean, which is 0."""
+    return eigenvalue_ratio(circuits).square().mean().sqrt().item()
+
+
+def _ov_eigenvalue(
+    name: str, model: HookedTransformer, around: Float[Tensor, "d_model d_model"], null_std: float
+) -> xr.Dataset:
     """Score ``W_O around W_V``, where ``around`` leads from a head's output to an input."""
     W_V, W_O = model.W_V.detach().float(), model.W_O.detach().float()
-    random_V, random_O = random_heads(model.cfg.d_model, model.cfg.d_head, around.device)
-    null_std = eigenvalue_ratio(random_O @ around @ random_V).square().mean().sqrt()  # about the mean, which is 0
     score = eigenvalue_ratio(W_O @ around @ W_V)
     return xr.Dataset(
         {
             name: (("layer", "head"), score.cpu().numpy()),
             f"{name}_null": ((), np.float32(0)),
-            f"{name}_null_std": ((), null_std.cpu().numpy()),
+            f"{name}_null_std": ((), np.float32(null_std)),
             f"{name}_z": (("layer", "head"), (score / null_std).cpu().numpy()),
         },
         attrs=_processed(model),

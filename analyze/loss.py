@@ -3,6 +3,7 @@
 import torch
 import xarray as xr
 
+from headway.analyze.attention import seen
 from headway.data.task import Batch, masked_mean
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -19,7 +20,7 @@ def loss(model: HookedTransformer, batch: Batch) -> xr.Dataset:
     if batch.task is None:
         raise ValueError("batch: its task is None, so its loss is not defined; take a batch from run.batch() or a task")
     with torch.no_grad():
-        each = batch.task.loss(model(batch.inputs), batch)
+        each = batch.task.loss(seen(model, batch).output, batch)
     counted = batch.mask
     scores = {
         "loss": ((), masked_mean(each, counted).cpu().numpy()),

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import xarray as xr
 
-from headway.analyze.attention import DoesNotApplyError, patterns_computed_once
+from headway.analyze.attention import DoesNotApplyError, seen_once
 from headway.analyze.nulls import fresh_initialisations
 from headway.checkpoints.run import Run
 from headway.checkpoints.scores import read_file, score_file, write_scores
@@ -62,39 +63,57 @@ def measure(
     steps = run.steps if steps is None else steps
     for step in steps:
         run.check_step(step)
+    nulls = Nulls(run, wanted, batch)
     inapplicable: dict[str, str] = {}
     for step in steps:
         missing = [m for m in wanted if overwrite or not score_file(run.path, step, m.name).exists()]
         if missing:
-            inapplicable |= measure_step(run, step, run.model(step), batch, missing)
+            inapplicable |= measure_step(run, step, run.model(step), batch, missing, nulls).inapplicable
     return inapplicable
 
 
+class Nulls:
+    """What the measures of a run give on fresh initialisations: computed once, kept with the run, held in memory."""
+
+    def __init__(self, run: Run, measures: Sequence[Measure], batch: Batch):
+        self.run, self.measures, self.batch = run, [each for each in measures if each.fresh_null], batch
+        self.held: dict[str, xr.Dataset] = {}
+
+    def __getitem__(self, name: str) -> xr.Dataset:
+        """``<name>_null`` and ``<name>_null_std``; those that are missing are computed together, in one go."""
+        path = score_file(self.run.path, None, name)
+        if not path.exists():
+            missing = {m.name: m for m in self.measures if not score_file(self.run.path, None, m.name).exists()}
+            for each, null in fresh_initialisations(missing, self.run.recipe.model, self.batch).items():
+                write_scores(score_file(self.run.path, None, each), null)
+        if name not in self.held:
+            self.held[name] = read_file(path)
+        return self.held[name]
+
+
+class Measured(NamedTuple):
+    """The scores at one step by measure, and the measures that do not apply, each with the reason."""
+
+    scores: dict[str, xr.Dataset]
+    inapplicable: dict[str, str]
+
+
 def measure_step(
-    run: Run, step: int, model: HookedTransformer, batch: Batch, measures: Sequence[Measure]
-) -> dict[str, str]:
-    """Score one model and keep the scores; returns the measures that do not apply, each with the reason."""
-    inapplicable: dict[str, str] = {}
-    with patterns_computed_once():
+    run: Run, step: int, model: HookedTransformer, batch: Batch, measures: Sequence[Measure], nulls: Nulls
+) -> Measured:
+    """Score one model and keep the scores."""
+    measured = Measured({}, {})
+    with seen_once():
         for each in measures:
             try:
                 scores = each(model, batch)
             except DoesNotApplyError as reason:
-                inapplicable[each.name] = str(reason)
+                measured.inapplicable[each.name] = str(reason)
                 continue
             if each.fresh_null:
-                null = _null_of_run(run, each, measures, batch)
+                null = nulls[each.name]
                 spread = null[f"{each.name}_null_std"]
                 scores[f"{each.name}_z"] = (scores[each.name] - null[f"{each.name}_null"]) / spread.where(spread > 0)
             write_scores(score_file(run.path, step, each.name), scores)
-    return inapplicable
-
-
-def _null_of_run(run: Run, wanted: Measure, measures: Sequence[Measure], batch: Batch) -> xr.Dataset:
-    """The null of ``wanted`` for this run; when it has to be computed, those of ``measures`` are too, in one go."""
-    path = score_file(run.path, None, wanted.name)
-    if not path.exists():
-        missing = {m.name: m for m in measures if m.fresh_null and not score_file(run.path, None, m.name).exists()}
-        for name, null in fresh_initialisations(missing, run.recipe.model, batch).items():
-            write_scores(score_file(run.path, None, name), null)
-    return read_file(path)
+            measured.scores[each.name] = scores
+    return measured

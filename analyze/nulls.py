@@ -1,6 +1,7 @@
 """Nulls: what a measure gives when nothing has formed, and how far it then strays."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from statistics import NormalDist
 
 import einops
@@ -9,7 +10,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.attention import DoesNotApplyError, patterns_computed_once
+from headway.analyze.attention import DoesNotApplyError, seen_once
 from headway.data.seeds import generator
 from headway.data.task import Batch
 from headway.models.config import ModelConfig
@@ -54,14 +55,15 @@ def haar_null(
     return torch.tensor(1 / d_model, device=s.device), variance.sqrt()
 
 
+@lru_cache(maxsize=4)
 def random_heads(
-    d_model: int, d_head: int, device: torch.device
+    d_model: int, d_head: int
 ) -> tuple[Float[Tensor, "draw d_model d_head"], Float[Tensor, "draw d_head d_model"]]:
     """W_V and W_O of heads with Gaussian entries; always the same ones for the same sizes."""
     draws = generator("null", 0)
     W_V = torch.randn(HEADS, d_model, d_head, generator=draws)
     W_O = torch.randn(HEADS, d_head, d_model, generator=draws)
-    return W_V.to(device), W_O.to(device)
+    return W_V, W_O
 
 
 def fresh_initialisations(
@@ -76,7 +78,7 @@ def fresh_initialisations(
     found: dict[str, list[xr.DataArray]] = {}
     for draw in range(NETWORKS):
         model.init_weights(generator("null", 1, draw))
-        with patterns_computed_once():
+        with seen_once():
             for name, function in measures.items():
                 try:
                     found.setdefault(name, []).append(function(model, batch)[name])

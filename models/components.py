@@ -236,8 +236,11 @@ class Attention(nn.Module):
         if attention_mask is not None:
             visible = visible & attention_mask.bool()[:, None, None, :]
         scores = self.hook_attn_scores(scores.masked_fill(~visible, -torch.inf))
-        # A query that may see no key (padding before the first token) would be 0/0; it looks at nothing.
-        pattern = self.hook_pattern(scores.softmax(-1).nan_to_num(0.0))
+        pattern = scores.softmax(-1)
+        if attention_mask is not None:
+            # A query that may see no key (padding before the first token) would be 0/0; it looks at nothing.
+            pattern = pattern.nan_to_num(0.0)
+        pattern = self.hook_pattern(pattern)
         return einops.einsum(
             pattern.to(v.dtype), v, "batch head query key, batch key head d_head -> batch query head d_head"
         )

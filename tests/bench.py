@@ -194,7 +194,7 @@ def whole() -> None:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
 
-    alternate("train without measures / bare loop, 1,000 steps", "1.10", lambda: timed_run(recipe, ()), bare_loop, 5)
+    alternate("train without measures / bare loop, 1,000 steps", "1.10", lambda: timed_run(recipe, ()), bare_loop, 4)
 
 
 def measures() -> None:
@@ -202,7 +202,7 @@ def measures() -> None:
     kept = len(INDUCTION.schedule.steps(INDUCTION.steps))
     once = replace(INDUCTION, schedule=Schedule(log=0, linear=0))
     name = f"train, measures and weights at {kept} steps / at the two ends"
-    alternate(name, "1.05", lambda: timed_run(INDUCTION, MEASURES), lambda: timed_run(once, ()), 5)
+    alternate(name, "1.05", lambda: timed_run(INDUCTION, MEASURES), lambda: timed_run(once, ()), 4)
 
 
 def affine() -> None:

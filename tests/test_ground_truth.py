@@ -14,10 +14,10 @@ from headway.analyze import MEASURES, DoesNotApplyError
 from headway.analyze.attention import (
     current_token,
     first_token,
-    patterns,
-    patterns_computed_once,
     prefix_matching,
     previous_token,
+    seen,
+    seen_once,
 )
 from headway.analyze.circuits import k_composition, ov_eigenvalue, q_composition, v_composition
 from headway.analyze.formation import onset, strongest, what_formed
@@ -224,7 +224,7 @@ def test_attention_scores_are_their_definitions(direction: str):
     task = RepeatedTokens(n_tokens=13, length=11, period_min=2, period_max=5)
     model = random_model(replace(SHAPES[0], d_vocab=14, attention_dir=direction))
     batch = task.evaluation_batch(0, 7)
-    A, x = patterns(model, batch), batch.inputs
+    A, x = seen(model, batch).patterns, batch.inputs
     S = x.shape[1]
     for layer, head in np.ndindex(3, 2):
         a = A[layer, :, head]
@@ -253,7 +253,7 @@ def test_on_two_copies_prefix_matching_is_the_induction_stripe_of_exactly_s_entr
     task = RepeatedTokens(n_tokens=13, length=2 * S + 1, period_min=S, period_max=S, late_start=0.0)
     model = random_model(replace(SHAPES[0], d_vocab=14))
     batch = task.evaluation_batch(0, 7)
-    A = patterns(model, batch)
+    A = seen(model, batch).patterns
     stripe = torch.stack([A[..., q, q - S + 1] for q in range(S + 1, 2 * S + 1)])
     assert stripe.shape[0] == S
     expected = stripe.mean(dim=(0, 2)).numpy()
@@ -280,7 +280,7 @@ def test_fresh_models_look_like_the_null():
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for seed in range(60):
         model = HookedTransformer(TOKENS.model, seed=seed)
-        with patterns_computed_once():
+        with seen_once():
             for name in names:
                 scores = BY_NAME[name](model, batch)
                 if name in nulls:
@@ -317,7 +317,7 @@ def test_a_measure_changes_nothing_also_when_it_raises(measure):
 
 def test_computing_patterns_once_changes_no_number():
     model, batch = k_pair()
-    with patterns_computed_once():
+    with seen_once():
         together = [each(model, batch) for each in MEASURES]
     assert all(each(model, batch).equals(scores) for each, scores in zip(MEASURES, together, strict=True))
 

@@ -129,7 +129,7 @@ def _train(name: str, base: "Recipe", rest: list[str]) -> None:
 
     kind = type(base.task)
     parser = Recipe.parser(kind)
-    parser.prog = f"headway train {name}"
+    parser.usage = f"headway train {name} [options]"
     parser.set_defaults(base.defaults())
     parser.add_argument("--out", default=str(Path("runs") / name), help="directory of the run")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
@@ -212,7 +212,7 @@ def measure_command(arguments: list[str]) -> None:
     """Score a run at its kept steps."""
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog="headway measure", allow_abbrev=False, exit_on_error=False)
+    parser = ArgumentParser(usage="headway measure RUN [options]", allow_abbrev=False, exit_on_error=False)
     parser.add_argument("run", help="directory of the run")
     parser.add_argument("--only", help="names of measures, separated by commas; all if not given")
     parser.add_argument("--at", help="kept steps, separated by commas; all if not given")

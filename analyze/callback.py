@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import einops
 import lightning as L
+import numpy as np
 import torch
 import xarray as xr
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -37,18 +38,19 @@ class MeasureWhileTraining(AtKeptSteps):
 
 def show(writer: SummaryWriter, scores: xr.Dataset, step: int) -> None:
     """Write scores to TensorBoard: numbers and scores of heads as scalars, patterns and pairs as images."""
-    for name, values in scores.data_vars.items():
-        if values.dims == () and str(name).startswith("loss"):
+    for name, variable in scores.data_vars.items():
+        values, dims = variable.values, variable.dims
+        if dims == () and str(name).startswith("loss"):
             writer.add_scalar(f"loss/{name}", values.item(), step)
-        elif values.dims == ("layer", "head") and not str(name).endswith("_z"):
-            for layer, head in zip(*values.notnull().values.nonzero(), strict=True):
-                writer.add_scalar(f"heads/{name}/{Head(layer, head)}", values[layer, head].item(), step)
-        elif values.dims == ("from_layer", "from_head", "to_layer", "to_head") and str(name).endswith("_z"):
-            flat = einops.rearrange(torch.tensor(values.values), "l1 h1 l2 h2 -> (l1 h1) (l2 h2)")
+        elif dims == ("layer", "head") and not str(name).endswith("_z"):
+            for layer, head in np.argwhere(~np.isnan(values)):
+                writer.add_scalar(f"heads/{name}/{Head(layer, head)}", values[layer, head], step)
+        elif dims == ("from_layer", "from_head", "to_layer", "to_head") and str(name).endswith("_z"):
+            flat = einops.rearrange(torch.tensor(values), "l1 h1 l2 h2 -> (l1 h1) (l2 h2)")
             writer.add_image(f"circuits/{name}", picture(flat / 10, zoom=4), step, dataformats="HW")
-        elif values.dims == ("layer", "head", "batch", "query", "key"):
+        elif dims == ("layer", "head", "batch", "query", "key"):
             every_head = einops.rearrange(
-                torch.nn.functional.pad(torch.tensor(values.values[:, :, 0]), (1, 1, 1, 1), value=0.5),
+                torch.nn.functional.pad(torch.tensor(values[:, :, 0]), (1, 1, 1, 1), value=0.5),
                 "layer head query key -> (layer query) (head key)",
             )
             writer.add_image(f"{name}/first_sequence", picture(every_head, zoom=2), step, dataformats="HW")

@@ -202,7 +202,7 @@ def measures() -> None:
     kept = len(INDUCTION.schedule.steps(INDUCTION.steps))
     once = replace(INDUCTION, schedule=Schedule(log=0, linear=0))
     name = f"train, measures and weights at {kept} steps / at the two ends"
-    alternate(name, "1.05", lambda: timed_run(INDUCTION, MEASURES), lambda: timed_run(once, ()), 4)
+    alternate(name, "1.05", lambda: timed_run(INDUCTION, MEASURES), lambda: timed_run(once, ()), 3)
 
 
 def affine() -> None:
@@ -245,10 +245,10 @@ def threads() -> None:
                 for index in range(2):
                     start(name, steps, 2, f"{folder}/{index}").wait()
 
-        alternate(f"two runs of {name}, side by side / in turn, 2 threads", "-", side_by_side, in_turn, 3)
+        alternate(f"two runs of {name}, side by side / in turn, 2 threads", "-", side_by_side, in_turn, 2)
 
-    compare("induction", 600)
-    compare("affine-recurrence", 100)
+    compare("induction", 300)
+    compare("affine-recurrence", 50)
 
 
 PARTS = {part.__name__: part for part in (step, bridge, whole, measures, affine, threads)}

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,8 +28,9 @@ from transformer_lens.tools.training import TrainConfig
 from transformer_lens.tools.training import train as transformer_lens_train
 
 from headway.analyze import MEASURES, Measure
+from headway.analyze.callback import MeasureWhileTraining
 from headway.checkpoints import Recipe
-from headway.checkpoints.schedule import Schedule
+from headway.checkpoints.callback import KeepCheckpoints
 from headway.data.task import Batch, masked_mean
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
@@ -198,11 +200,22 @@ def whole() -> None:
 
 
 def measures() -> None:
-    """What all measures at the kept steps, and writing those, add to the default run."""
-    kept = len(INDUCTION.schedule.steps(INDUCTION.steps))
-    once = replace(INDUCTION, schedule=Schedule(log=0, linear=0))
-    name = f"train, measures and weights at {kept} steps / at the two ends"
-    alternate(name, "1.05", lambda: timed_run(INDUCTION, MEASURES), lambda: timed_run(once, ()), 3)
+    """What measures and checkpoints at the kept steps add to the rest of the default run, timed inside that run."""
+    spent: list[float] = []
+
+    def timed(plain: Callable[..., None]) -> Callable[..., None]:
+        return lambda *arguments: spent.append(seconds(lambda: plain(*arguments)))
+
+    shares, rest = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        for callback in (KeepCheckpoints, MeasureWhileTraining):
+            patch.setattr(callback, "at_kept_step", timed(callback.at_kept_step))
+        for _ in range(3):
+            spent.clear()
+            rest.append(seconds(lambda: timed_run(INDUCTION, MEASURES)) - sum(spent))
+            shares.append(1 + sum(spent) / rest[-1])
+    name = f"train with measures and checkpoints at {len(spent) // 2} steps / the rest of it"
+    show(name, "1.05", shares, f"{statistics.median(rest):.0f} s")
 
 
 def affine() -> None:

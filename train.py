@@ -181,13 +181,13 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool) -> None:
     )
     steps = recipe.schedule.steps(recipe.steps)
     stop = StopAtCtrlC()
-    logger = TensorBoardLogger(run.path, name="", version="")
-    logger.log_hyperparams(recipe.to_dict())
     with _threads(recipe, module.model), _without_advice():
         if not resumed:
             write_whole(
                 run.path / "environment.json", lambda part: part.write_text(json.dumps(environment(), indent=2))
             )
+        logger = TensorBoardLogger(run.path, name="", version="")
+        logger.log_hyperparams(recipe.to_dict())
         trainer = L.Trainer(
             accelerator=recipe.trainer.accelerator,
             devices=1,

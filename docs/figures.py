@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from headway.checkpoints import Run
@@ -89,7 +90,8 @@ def determined_losses(run: Run, step: int, batches: int = 60) -> list[float]:
     model, losses = run.model(step), []
     for index in range(batches):
         batch = run.task.batch(run.recipe.seed + 1, index, run.recipe.batch_size)
-        loss = run.task.loss(model(batch.inputs), batch)
+        with torch.no_grad():
+            loss = run.task.loss(model(batch.inputs), batch)
         losses.append(loss[run.task.parts(batch)["determined"]].mean().item())
     return losses
 

@@ -25,6 +25,16 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command says that ends with exit code 2: one line."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    return errors
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "induction"
@@ -104,10 +114,7 @@ def test_a_damaged_file_is_named(
 ):  # fmt: skip
     path = changed(run, tmp_path, name, content)
     before = contents(path)
-    with pytest.raises(SystemExit) as end:
-        main([*arguments, str(path)])
-    assert end.value.code == 2
-    errors = capsys.readouterr().err
+    errors = refused([*arguments, str(path)], capsys)
     assert re.match(f"headway: {message}", errors), errors
     assert contents(path) == before
 
@@ -116,10 +123,8 @@ def test_a_run_whose_config_was_changed_does_not_go_on(run: Path, tmp_path: Path
     config = (run / "config.yaml").read_text().replace("steps: 2", "steps: 4")
     path = changed(run, tmp_path, "config.yaml", config.encode())
     before = contents(path)
-    with pytest.raises(SystemExit) as end:
-        main(["train", "--resume", str(path)])
-    assert end.value.code == 2
-    assert "a run goes on as it was, but config.yaml has been changed: steps was 2" in capsys.readouterr().err
+    errors = refused(["train", "--resume", str(path)], capsys)
+    assert "a run goes on as it was, but config.yaml has been changed: steps was 2" in errors
     assert contents(path) == before
 
 
@@ -261,11 +266,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ):
     monkeypatch.chdir(tmp_path)
     before = contents(run)
-    with pytest.raises(SystemExit) as end:
-        main([argument.replace("RUN", str(run)) for argument in arguments])
-    assert end.value.code == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1
+    errors = refused([argument.replace("RUN", str(run)) for argument in arguments], capsys)
     assert re.search(message.replace("RUN", re.escape(str(run))), errors), errors
     assert contents(run) == before
     assert contents(tmp_path) == {}
@@ -326,11 +327,7 @@ def test_a_bad_config_is_one_line_that_names_the_file_and_the_option(
     assert good.count(line) >= 1
     config = tmp_path / "config.yaml"
     config.write_text(re.sub(rf"^{re.escape(line)}", lambda _: instead, good, count=1, flags=re.MULTILINE))
-    with pytest.raises(SystemExit) as end:
-        main(["train", "--config", str(config)])
-    assert end.value.code == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1
+    errors = refused(["train", "--config", str(config)], capsys)
     assert re.match(f"headway: config: {re.escape(str(config))}:? {message}", errors), errors
     assert list(tmp_path.iterdir()) == [config]
 

@@ -1,33 +1,64 @@
 """What formed, when, and why. MEASURES is the list of everything that can be scored.
 
-A measure is a function ``(model, batch) -> xarray.Dataset`` with one line here. Its variable of the function's own name
-is the score; ``<name>_null``, ``<name>_null_std`` and ``<name>_z`` beside it say what nothing-has-formed looks like.
+A measure is a function ``(model, batch) -> xarray.Dataset`` with one entry here. Its variable of the function's own name
+is the score. Beside it, where a null says what nothing-has-formed looks like, stand ``<name>_null``, ``_null_std`` and
+``_z``, and ``_low`` and ``_high``, between which the whole family of heads or pairs lies with a probability of 99 %.
 """
 
+from headway.analyze.applies import DoesNotApplyError
 from headway.analyze.attention import (
-    DoesNotApplyError,
     attention,
+    attention_entropy,
     current_token,
+    duplicate_token,
     first_token,
+    induction_stripe,
     prefix_matching,
     previous_token,
 )
-from headway.analyze.circuits import k_composition, ov_eigenvalue, ov_eigenvalue_residual, q_composition, v_composition
-from headway.analyze.loss import loss
-from headway.analyze.measure import Measure, measure
+from headway.analyze.circuits import (
+    induction_eigenvalue,
+    k_composition,
+    ov_eigenvalue,
+    ov_eigenvalue_residual,
+    q_composition,
+    qk_eigenvalue,
+    qk_eigenvalue_residual,
+    rank_95,
+    rank_entropy,
+    rank_stable,
+    v_composition,
+)
+from headway.analyze.loss import accuracy, in_context, loss
+from headway.analyze.measure import FRESH, Measure, measure
+
+_EIGENVALUE = {"range": "[-1, 1]", "null": "random heads between the network's own embeddings"}
+_COMPOSITION = {"range": "[0, ceiling]", "null": "random relative rotation, closed form"}
 
 MEASURES = (
-    Measure(loss),
-    Measure(attention),
-    Measure(previous_token, fresh_null=True),
-    Measure(current_token, fresh_null=True),
-    Measure(first_token, fresh_null=True),
-    Measure(prefix_matching, fresh_null=True),
-    Measure(ov_eigenvalue),
-    Measure(ov_eigenvalue_residual),
-    Measure(q_composition),
-    Measure(k_composition),
-    Measure(v_composition),
+    Measure(loss, range="nats, or squared error", null="the task's baselines"),
+    Measure(accuracy, range="[0, 1]", null="the task's baselines"),
+    Measure(in_context, range="nats, or squared error", null="0"),
+    Measure(attention, range="[0, 1]"),
+    Measure(previous_token, range="[0, 1]", null=FRESH),
+    Measure(current_token, range="[0, 1]", null=FRESH),
+    Measure(first_token, range="[0, 1]", null=FRESH),
+    Measure(duplicate_token, range="[0, 1]", null=FRESH),
+    Measure(prefix_matching, range="[0, 1]", null=FRESH),
+    Measure(induction_stripe, range="[0, 1]", null=FRESH),
+    Measure(attention_entropy, range="[0, 1]", null=FRESH),
+    Measure(ov_eigenvalue, **_EIGENVALUE),
+    Measure(ov_eigenvalue_residual, range="[-1, 1]", null="random heads"),
+    Measure(qk_eigenvalue, **_EIGENVALUE),
+    Measure(qk_eigenvalue_residual, range="[-1, 1]", null="random heads"),
+    Measure(induction_eigenvalue, **_EIGENVALUE),
+    Measure(q_composition, **_COMPOSITION),
+    Measure(k_composition, **_COMPOSITION),
+    Measure(v_composition, **_COMPOSITION),
+    Measure(rank_95, range="1 to d_head", null=FRESH, live=False),
+    Measure(rank_entropy, range="1 to d_head", null=FRESH, live=False),
+    Measure(rank_stable, range="1 to d_head", null=FRESH, live=False),
 )
+LIVE = tuple(each for each in MEASURES if each.live)
 
-__all__ = ["MEASURES", "DoesNotApplyError", "Measure", "measure"]
+__all__ = ["LIVE", "MEASURES", "DoesNotApplyError", "Measure", "measure"]

@@ -1,28 +1,38 @@
-"""Circuits read from weights: what a head copies, and which heads read what earlier heads write.
+"""Circuits read from weights: what a head copies, how wide it is, and which heads read what earlier heads write.
 
 Row vectors, ``x @ W``: ``W_OV = W_V @ W_O`` and ``W_QK = W_Q @ W_K.T``, both [d_model, d_model]; papers that multiply
-from the left write the transposes. Weights are taken as they are: LayerNorm weights count only when they have been
-folded (``run.model(step, processed=True)``), and each score says which was done in its attribute ``processed``.
+from the left write the transposes. Weights are taken as they are: a LayerNorm's weights count only when they have been
+folded (``run.model(step, processed=True)``), and the attribute ``layer_norm`` of a score says whether any were left
+out. The scale that a LayerNorm divides by is left out always.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import einops
-import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.attention import DoesNotApplyError
-from headway.analyze.nulls import haar_null, random_heads
+from headway.analyze.applies import (
+    DoesNotApplyError,
+    layer_norm,
+    needs_plain_scores,
+    needs_same_outputs,
+    weight,
+)
+from headway.analyze.nulls import Null, beside_null, haar_null, random_factors, symmetric_null
 from headway.data.task import Batch
-from headway.models.hooked_transformer import HookedTransformer
+from headway.models.convert import Model
+
+HEAD = ("layer", "head")
+PAIR = ("from_layer", "from_head", "to_layer", "to_head")
 
 
-def ov_eigenvalue(model: HookedTransformer, batch: Batch) -> xr.Dataset:
+def ov_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     """Whether a head copies: Re(sum λ) / sum |λ| over the eigenvalues λ of ``W_E W_OV W_U``.
 
     In [-1, 1]: +1 copies (each token raises its own logit), -1 anti-copies, NaN for a head whose circuit is zero.
@@ -32,56 +42,96 @@ def ov_eigenvalue(model: HookedTransformer, batch: Batch) -> xr.Dataset:
 
     Raises:
         DoesNotApplyError: outputs that are not the inputs (d_vocab_out other than d_vocab).
+
+    Example:
+        >>> from headway.models.handmade import copying_head
+        >>> ov_eigenvalue(*copying_head(sign=-1.0)).ov_eigenvalue.item()
+        -1.0
     """
-    if model.cfg.d_vocab != model.cfg.d_vocab_out:
-        raise DoesNotApplyError(
-            f"ov_eigenvalue needs as many outputs as inputs; this network has {model.cfg.d_vocab} and "
-            f"{model.cfg.d_vocab_out}"
-        )
-    around = model.W_U.detach().float() @ model.W_E.detach().float()
-    random_V, random_O = (W.to(around.device) for W in random_heads(model.cfg.d_model, model.cfg.d_head))
-    return _ov_eigenvalue("ov_eigenvalue", model, around, _root_mean_square(random_O @ around @ random_V))
+    needs_same_outputs("ov_eigenvalue", model)
+    around = weight(model, "W_U").float() @ weight(model, "W_E").float()
+    W_V, W_O = random_factors(2, model.cfg.d_model, model.cfg.d_head)
+    null = symmetric_null(eigenvalue_ratio(W_O.mT.to(around.device) @ around @ W_V.to(around.device)))
+    return _of_heads("ov_eigenvalue", model, eigenvalue_ratio(_stack(model, "W_O") @ around @ _stack(model, "W_V")), null)
 
 
-def ov_eigenvalue_residual(model: HookedTransformer, batch: Batch) -> xr.Dataset:
+def ov_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
     """The same ratio for bare ``W_OV``, from ``W_O W_V``: whether a head copies within the residual stream.
 
     In [-1, 1]; another number than ov_eigenvalue, because most of the residual stream is not token directions. Null:
     mean 0, standard deviation from heads of Gaussian factors.
     """
-    around = torch.eye(model.cfg.d_model, device=model.cfg.device)
-    return _ov_eigenvalue(
-        "ov_eigenvalue_residual", model, around, _residual_null_std(model.cfg.d_model, model.cfg.d_head)
-    )
+    ratio = eigenvalue_ratio(_stack(model, "W_O") @ _stack(model, "W_V"))
+    return _of_heads("ov_eigenvalue_residual", model, ratio, _residual_null(model.cfg.d_model, model.cfg.d_head))
+
+
+def qk_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
+    """Whether a head looks for tokens like its own: Re(sum λ) / sum |λ| over the eigenvalues of ``W_E W_QK W_E.T``.
+
+    In [-1, 1]: +1 looks for itself, -1 looks away from itself, NaN for a circuit that is zero. From the [d_head, d_head]
+    matrix ``W_K.T W_E.T W_E W_Q``. Null: mean 0, standard deviation from heads of Gaussian factors between this model's
+    own W_E and its transpose. Positions play no part in it.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+    """
+    needs_plain_scores("qk_eigenvalue", model)
+    W_E = weight(model, "W_E").float()
+    around = W_E.T @ W_E
+    W_Q, W_K = random_factors(2, model.cfg.d_model, model.cfg.d_head)
+    null = symmetric_null(eigenvalue_ratio(W_K.mT.to(around.device) @ around @ W_Q.to(around.device)))
+    ratio = eigenvalue_ratio(_stack(model, "W_K").mT @ around @ _stack(model, "W_Q"))
+    return _of_heads("qk_eigenvalue", model, ratio, null)
+
+
+def qk_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
+    """The same ratio for bare ``W_QK``, from ``W_K.T W_Q``: whether a head looks for residual streams like its own.
+
+    In [-1, 1]. Null: mean 0, standard deviation from heads of Gaussian factors.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+    """
+    needs_plain_scores("qk_eigenvalue_residual", model)
+    ratio = eigenvalue_ratio(_stack(model, "W_K").mT @ _stack(model, "W_Q"))
+    return _of_heads("qk_eigenvalue_residual", model, ratio, _residual_null(model.cfg.d_model, model.cfg.d_head))
+
+
+def induction_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
+    """Whether a pair of heads matches tokens by K-composition: the ratio for ``W_E W_QK(h2) W_OV(h1).T W_E.T``.
+
+    In [-1, 1]: +1 if h2 looks for positions at which h1 has written the query's own token (an induction circuit, when
+    h1 attends to the token before), -1 if it looks away from them. Axes from_layer, from_head (h1), to_layer, to_head
+    (h2); NaN unless h1's layer is the earlier. From ``(W_K(h2).T W_O(h1).T) (W_V(h1).T W_E.T W_E W_Q(h2))``. Null: mean 0,
+    standard deviation from pairs of Gaussian factors between this model's own W_E and its transpose.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads), or one layer.
+    """
+    needs_plain_scores("induction_eigenvalue", model)
+    _needs_layers("induction_eigenvalue", model)
+    W_E = weight(model, "W_E").float()
+    around = W_E.T @ W_E
+
+    def ratio(V: Tensor, O: Tensor, Q: Tensor, K: Tensor) -> Tensor:
+        return eigenvalue_ratio((K.mT @ O.mT) @ (V.mT @ around @ Q))
+
+    V, O, Q, K = (W.to(around.device) for W in random_factors(4, model.cfg.d_model, model.cfg.d_head))
+    null = symmetric_null(ratio(V, O.mT, Q, K))
+
+    def of_layer(layer: int) -> Tensor:
+        W_V, W_O = (_stack(model, name)[layer, :, None, None] for name in ("W_V", "W_O"))
+        W_Q, W_K = (_stack(model, name)[None, layer + 1 :] for name in ("W_Q", "W_K"))
+        return ratio(W_V, W_O, W_Q, W_K)
+
+    return _of_pairs("induction_eigenvalue", model, _pairs(model, of_layer), null)
 
 
 @lru_cache(maxsize=4)
-def _residual_null_std(d_model: int, d_head: int) -> float:
+def _residual_null(d_model: int, d_head: int) -> Null:
     """Of the heads' sizes alone, and so the same at every step of a run."""
-    random_V, random_O = random_heads(d_model, d_head)
-    return _root_mean_square(random_O @ random_V)
-
-
-def _root_mean_square(circuits: Float[Tensor, "draw d_head d_head"]) -> float:
-    """The spread of their eigenvalue ratios about the mean, which is 0."""
-    return eigenvalue_ratio(circuits).square().mean().sqrt().item()
-
-
-def _ov_eigenvalue(
-    name: str, model: HookedTransformer, around: Float[Tensor, "d_model d_model"], null_std: float
-) -> xr.Dataset:
-    """Score ``W_O around W_V``, where ``around`` leads from a head's output to an input."""
-    W_V, W_O = model.W_V.detach().float(), model.W_O.detach().float()
-    score = eigenvalue_ratio(W_O @ around @ W_V)
-    return xr.Dataset(
-        {
-            name: (("layer", "head"), score.cpu().numpy()),
-            f"{name}_null": ((), np.float32(0)),
-            f"{name}_null_std": ((), np.float32(null_std)),
-            f"{name}_z": (("layer", "head"), (score / null_std).cpu().numpy()),
-        },
-        attrs=_processed(model),
-    )
+    A, B = random_factors(2, d_model, d_head)
+    return symmetric_null(eigenvalue_ratio(A.mT @ B))
 
 
 def eigenvalue_ratio(matrices: Float[Tensor, "*heads n n"]) -> Float[Tensor, "*heads"]:
@@ -93,23 +143,74 @@ def eigenvalue_ratio(matrices: Float[Tensor, "*heads n n"]) -> Float[Tensor, "*h
         >>> eigenvalue_ratio(torch.tensor([[3.0, 0.0], [0.0, -1.0]])).item()
         0.5
     """
-    size = torch.linalg.eigvals(_finite(matrices)).abs().sum(-1)
+    size = torch.linalg.eigvals(matrices).abs().sum(-1)
     trace = torch.diagonal(matrices, dim1=-2, dim2=-1).sum(-1)
     return torch.where(size > 0, trace / size, torch.nan)
 
 
-def _finite(matrices: Float[Tensor, "*heads n m"]) -> Float[Tensor, "*heads n m"]:
-    """Zero in place of each matrix that is not all numbers: LAPACK crashes on them, and zero scores NaN."""
-    numbers = matrices.isfinite().all(-1).all(-1)
-    return matrices.where(numbers[..., None, None], 0.0)
+def rank_95(model: Model, batch: Batch) -> xr.Dataset:
+    """How many directions a circuit needs: the smallest k whose k largest singular values hold 95 % of the sum of squares.
+
+    Of W_OV and W_QK, axis ``circuit``; in 1..d_head, NaN for a circuit that is zero. Null: fresh initialisations.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+    """
+
+    def rank(s: Tensor) -> Tensor:
+        share = (s**2).cumsum(-1) / (s**2).sum(-1, keepdim=True)
+        # Rounding must not push a share that is exactly .95 over the edge.
+        return 1 + (share < 0.95 - 1e-6).sum(-1).float()
+
+    return _rank("rank_95", model, rank)
 
 
-def q_composition(model: HookedTransformer, batch: Batch) -> xr.Dataset:
+def rank_entropy(model: Model, batch: Batch) -> xr.Dataset:
+    """The effective rank ``exp(H(s / sum s))`` of the singular values s (Roy and Vetterli 2007).
+
+    Of W_OV and W_QK, axis ``circuit``; in [1, d_head], NaN for a circuit that is zero. Null: fresh initialisations.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+    """
+    return _rank("rank_entropy", model, lambda s: torch.special.entr(s / s.sum(-1, keepdim=True)).sum(-1).exp())
+
+
+def rank_stable(model: Model, batch: Batch) -> xr.Dataset:
+    """The stable rank ``‖W‖_F² / ‖W‖_2²``: the sum of the squared singular values over the largest.
+
+    Of W_OV and W_QK, axis ``circuit``; in [1, d_head], NaN for a circuit that is zero. Null: fresh initialisations.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+
+    Example:
+        >>> from headway.models.handmade import low_rank_head
+        >>> model, batch = low_rank_head()  # singular values 3, 2 and 1
+        >>> round(rank_stable(model, batch).rank_stable.sel(circuit="OV").item(), 3)
+        1.556
+    """
+    return _rank("rank_stable", model, lambda s: (s**2).sum(-1) / (s**2).amax(-1))
+
+
+def _rank(name: str, model: Model, rank: Callable[[Tensor], Tensor]) -> xr.Dataset:
+    needs_plain_scores(name, model)
+    circuits = {"OV": ov(model), "QK": qk(model)}
+    ranks = []
+    for circuit in circuits.values():
+        s = circuit.singular_values()
+        ranks.append(rank(s).where(s.sum(-1) > 0, torch.nan))
+    values = torch.stack(ranks).unflatten(1, (model.cfg.n_layers, model.cfg.n_heads)).cpu().numpy()
+    axes = ("circuit", *HEAD)
+    return xr.Dataset({name: (axes, values, layer_norm(model))}, coords={"circuit": list(circuits)})
+
+
+def q_composition(model: Model, batch: Batch) -> xr.Dataset:
     """How much a head's queries read what an earlier head writes; see ``k_composition``. R = ``W_QK(h2)``."""
     return _composition("q", model)
 
 
-def k_composition(model: HookedTransformer, batch: Batch) -> xr.Dataset:
+def k_composition(model: Model, batch: Batch) -> xr.Dataset:
     """How much a head's keys read what an earlier head writes: ``‖L R‖ / (‖L‖ ‖R‖)``.
 
     L = ``W_OV(h1)``, R = ``W_QK(h2).T``; Frobenius norms; axes from_layer, from_head (h1), to_layer, to_head (h2); NaN
@@ -122,7 +223,7 @@ def k_composition(model: HookedTransformer, batch: Batch) -> xr.Dataset:
     return _composition("k", model)
 
 
-def v_composition(model: HookedTransformer, batch: Batch) -> xr.Dataset:
+def v_composition(model: Model, batch: Batch) -> xr.Dataset:
     """How much a head's values read what an earlier head writes; see ``k_composition``. R = ``W_OV(h2)``."""
     return _composition("v", model)
 
@@ -142,56 +243,106 @@ class Factored:
         """A @ R_B.T with B.T = Q R_B: as long as ``A @ B`` under any product from the left."""
         return self.A @ einops.rearrange(torch.linalg.qr(self.B.mT).R, "heads i j -> heads j i")
 
+    def transposed(self) -> "Factored":
+        """``(A @ B).T``."""
+        return Factored(self.B.mT, self.A.mT)
+
     def singular_values(self) -> Float[Tensor, "heads d_head"]:
         """The nonzero singular values of ``A @ B``, largest first."""
-        return torch.linalg.svdvals(_finite(torch.linalg.qr(self.A).R @ torch.linalg.qr(self.B.mT).R.mT))
+        return torch.linalg.svdvals(torch.linalg.qr(self.A).R @ torch.linalg.qr(self.B.mT).R.mT)
 
 
-def _composition(kind: Literal["q", "k", "v"], model: HookedTransformer) -> xr.Dataset:
-    layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    W_Q, W_K, W_V, W_O = (
-        einops.rearrange(W.detach().float(), "layer head a b -> (layer head) a b")
-        for W in (model.W_Q, model.W_K, model.W_V, model.W_O)
-    )
-    writes = Factored(W_V, W_O)
-    reads = {"q": Factored(W_Q, W_K.mT), "k": Factored(W_K, W_Q.mT), "v": writes}[kind]
+def ov(model: Model) -> Factored:
+    """W_V @ W_O of every head, in the order of the layers."""
+    return Factored(_stack(model, "W_V").flatten(0, 1), _stack(model, "W_O").flatten(0, 1))
+
+
+def qk(model: Model) -> Factored:
+    """W_Q @ W_K.T of every head, in the order of the layers."""
+    return Factored(_stack(model, "W_Q").flatten(0, 1), _stack(model, "W_K").flatten(0, 1).mT)
+
+
+def _stack(model: Model, name: str) -> Float[Tensor, "layer head a b"]:
+    return weight(model, name).float()
+
+
+def _composition(kind: Literal["q", "k", "v"], model: Model) -> xr.Dataset:
+    name = f"{kind}_composition"
+    _needs_layers(name, model)
+    if kind != "v":
+        needs_plain_scores(name, model)
+    writes = ov(model)
+    reads = {"q": qk, "k": lambda model: qk(model).transposed(), "v": ov}[kind](model)
     L, R = writes.left(), reads.right()
-    product = einops.einsum(L, R, "h1 i d_model, h2 d_model j -> h1 h2 i j")
     s, t = writes.singular_values(), reads.singular_values()
     length = torch.linalg.vector_norm(s, dim=-1)[:, None] * torch.linalg.vector_norm(t, dim=-1)[None, :]
-    score = einops.reduce(product**2, "h1 h2 i j -> h1 h2", "sum").sqrt() / length
-    ceiling = einops.einsum(s**2, t**2, "h1 i, h2 i -> h1 h2").sqrt() / length
-    mean, std = haar_null(s, t, _free_dimensions(model))
-    z = (score**2 - mean) / std.where(std > 0, torch.nan)
+    heads = model.cfg.n_heads
 
-    earlier = torch.arange(layers)[:, None] < torch.arange(layers)[None, :]
-    pairs = einops.repeat(earlier, "l1 l2 -> (l1 h1) (l2 h2)", h1=heads, h2=heads).to(score.device)
+    def of_layer(layer: int) -> Tensor:
+        # One matrix product for all pairs: the product of the factors, not of the [d_model, d_model] matrices.
+        left = einops.rearrange(L[layer * heads : (layer + 1) * heads], "h1 i d_model -> (h1 i) d_model")
+        right = einops.rearrange(R[(layer + 1) * heads :], "h2 d_model j -> d_model (h2 j)")
+        square = einops.reduce((left @ right).square_(), "(h1 i) (h2 j) -> h1 h2", "sum", h1=heads, j=R.shape[-1])
+        return square.unflatten(1, (-1, heads))
 
-    def by_head(values: Float[Tensor, "h1 h2"]) -> tuple[tuple[str, ...], np.ndarray]:
-        return ("from_layer", "from_head", "to_layer", "to_head"), einops.rearrange(
-            values.where(pairs, torch.nan).cpu().numpy(), "(l1 h1) (l2 h2) -> l1 h1 l2 h2", h1=heads, h2=heads
-        )
-
-    name = f"{kind}_composition"
-    root = mean.sqrt()
-    return xr.Dataset(
-        {
-            name: by_head(score),
-            f"{name}_null": ((), root.cpu().numpy()),
-            f"{name}_null_std": by_head(std / (2 * root)),
-            f"{name}_z": by_head(z),
-            f"{name}_ceiling": by_head(ceiling),
-        },
-        attrs=_processed(model),
-    )
+    earlier = _by_pair(model, length)
+    square = _pairs(model, of_layer) / earlier**2
+    ceiling = _by_pair(model, einops.einsum(s**2, t**2, "h1 i, h2 i -> h1 h2").sqrt()) / earlier
+    mean, std, skewness = (_by_pair(model, moment) for moment in haar_null(s, t, _free_dimensions(model)))
+    # A gamma distribution of this skewness has this kurtosis.
+    null = Null(mean, std, skewness, 1.5 * skewness**2)
+    scores = beside_null(name, square, null, _family(model))
+    # z is of the square, whose moments are exact; everything else is of the score.
+    for part in ("", "_null", "_low", "_high"):
+        scores[f"{name}{part}"] = scores[f"{name}{part}"].clip(min=0) ** 0.5
+    scores[f"{name}_null_std"] = scores[f"{name}_null_std"] / (2 * scores[f"{name}_null"])
+    scores[f"{name}_ceiling"] = ceiling.astype("float32")
+    scores[name].attrs |= layer_norm(model)
+    return scores
 
 
-def _free_dimensions(model: HookedTransformer) -> int:
+def _pairs(model: Model, of_layer: Callable[[int], Float[Tensor, "h1 l2 h2"]]) -> xr.DataArray:
+    """Scores of all pairs of heads, NaN unless the first is in an earlier layer; ``of_layer`` gives those from a layer on."""
+    layers, heads = model.cfg.n_layers, model.cfg.n_heads
+    found = torch.full((layers, heads, layers, heads), torch.nan)
+    for layer in range(layers - 1):
+        found[layer, :, layer + 1 :] = of_layer(layer).cpu()
+    return xr.DataArray(found.numpy(), dims=PAIR)
+
+
+def _by_pair(model: Model, values: Float[Tensor, "h1 h2"]) -> xr.DataArray:
+    """[all heads, all heads] as [layer, head, layer, head], NaN unless the first is in an earlier layer."""
+    layers, heads = model.cfg.n_layers, model.cfg.n_heads
+    by_head = values.expand(layers * heads, layers * heads).cpu().unflatten(1, (layers, heads)).unflatten(0, (layers, heads))
+    return _pairs(model, lambda layer: by_head[layer, :, layer + 1 :])
+
+
+def _family(model: Model) -> int:
+    """How many pairs of heads there are of which the first is in an earlier layer."""
+    return model.cfg.n_heads**2 * model.cfg.n_layers * (model.cfg.n_layers - 1) // 2
+
+
+def _needs_layers(name: str, model: Model) -> None:
+    if model.cfg.n_layers < 2:
+        raise DoesNotApplyError(f"{name} needs heads in an earlier and a later layer; this network has 1 layer")
+
+
+def _of_heads(name: str, model: Model, score: Float[Tensor, "layer head"], null: Null) -> xr.Dataset:
+    values = xr.DataArray(score.cpu().numpy(), dims=HEAD)
+    return _with_attributes(name, model, beside_null(name, values, null, values.size))
+
+
+def _of_pairs(name: str, model: Model, score: xr.DataArray, null: Null) -> xr.Dataset:
+    return _with_attributes(name, model, beside_null(name, score, null, _family(model)))
+
+
+def _with_attributes(name: str, model: Model, scores: xr.Dataset) -> xr.Dataset:
+    scores[name].attrs |= layer_norm(model)
+    return scores
+
+
+def _free_dimensions(model: Model) -> int:
     """d_model, or one less where weights have been centred: then nothing lives along the all-ones direction."""
-    written = model.W_O.detach().float()
+    written = _stack(model, "W_O")
     centred = written.mean(-1).abs().max() <= 1e-5 * written.abs().max()
     return model.cfg.d_model - int(centred)
-
-
-def _processed(model: HookedTransformer) -> dict[str, bool]:
-    return {"processed": model.cfg.normalization_type == "LNPre"}

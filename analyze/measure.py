@@ -5,26 +5,38 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import xarray as xr
+from tqdm import tqdm
 
-from headway.analyze.attention import DoesNotApplyError, seen_once
-from headway.analyze.nulls import fresh_initialisations
+from headway.analyze.applies import DoesNotApplyError
+from headway.analyze.forward import seen_once
+from headway.analyze.nulls import Null, beside_null, fresh_initialisations
 from headway.checkpoints.run import Run
 from headway.checkpoints.scores import read_file, score_file, write_scores
 from headway.data.task import Batch
-from headway.models.hooked_transformer import HookedTransformer
+from headway.models.convert import Model
 
-Function = Callable[[HookedTransformer, Batch], xr.Dataset | xr.DataArray]
+Function = Callable[[Model, Batch], xr.Dataset | xr.DataArray]
+
+
+# The null that is computed here, once a run; a measure with a null of its own returns it beside its score.
+FRESH = "fresh initialisations"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A function that scores a network on a batch, and whether fresh initialisations are its null.
+    """A function that scores a network on a batch, with what its number can be and what it is when nothing has formed.
 
-    A function with a null of its own (from the weights) returns it beside the score.
+    Args:
+        function: ``(model, batch)`` to a Dataset whose variable of the function's own name is the score, or a DataArray.
+        range: The values that the score can take.
+        null: What the score is when nothing has formed; FRESH has it computed for each run.
+        live: Whether it is cheap enough to run at every kept step of a training run.
     """
 
     function: Function
-    fresh_null: bool = False
+    range: str = ""
+    null: str = ""
+    live: bool = True
 
     @property
     def name(self) -> str:
@@ -36,19 +48,33 @@ class Measure:
         """The first line of the function's docstring."""
         return (self.function.__doc__ or "").strip().partition("\n")[0]
 
-    def __call__(self, model: HookedTransformer, batch: Batch) -> xr.Dataset:
+    @property
+    def fresh_null(self) -> bool:
+        """Whether fresh initialisations are its null."""
+        return self.null == FRESH
+
+    def __call__(self, model: Model, batch: Batch) -> xr.Dataset:
         """The scores of ``model`` on ``batch``, as a Dataset."""
         scores = self.function(model, batch)
-        return scores if isinstance(scores, xr.Dataset) else scores.to_dataset(name=self.name)
+        if isinstance(scores, xr.DataArray):
+            scores = scores.to_dataset(name=self.name)
+        if not isinstance(scores, xr.Dataset):
+            raise ValueError(f"{self.name}: it gave a {type(scores).__name__}; it must give an xarray Dataset or DataArray")
+        return scores
 
 
 def measure(
-    run: Run, measures: Iterable[Measure | Function], steps: Sequence[int] | None = None, overwrite: bool = False
+    run: Run,
+    measures: Iterable[Measure | Function],
+    steps: Sequence[int] | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
 ) -> dict[str, str]:
     """Score a run at its kept steps (all of them if None) and keep the scores with it.
 
-    What is there already is not computed again unless ``overwrite``. A function of your own is measured, stored and
-    read back like ours: ``measure(run, [my_function])``, then ``run.scores.my_function``.
+    What is there already is not computed again unless ``overwrite``, so a call that was interrupted goes on where it
+    stopped. A function of your own is measured, stored and read back like ours: ``measure(run, [my_function])``, then
+    ``run.scores.my_function``. ``progress`` shows a bar.
 
     Returns:
         The measures that do not apply to this run, each with the reason.
@@ -65,8 +91,12 @@ def measure(
         run.check_step(step)
     nulls = Nulls(run, wanted, batch)
     inapplicable: dict[str, str] = {}
-    for step in steps:
-        missing = [m for m in wanted if overwrite or not score_file(run.path, step, m.name).exists()]
+    for step in tqdm(steps, desc="kept steps", unit="step", disable=not progress):
+        missing = [
+            each
+            for each in wanted
+            if each.name not in inapplicable and (overwrite or not score_file(run.path, step, each.name).exists())
+        ]
         if missing:
             inapplicable |= measure_step(run, step, run.model(step), batch, missing, nulls).inapplicable
     return inapplicable
@@ -77,17 +107,17 @@ class Nulls:
 
     def __init__(self, run: Run, measures: Sequence[Measure], batch: Batch):
         self.run, self.measures, self.batch = run, [each for each in measures if each.fresh_null], batch
-        self.held: dict[str, xr.Dataset] = {}
+        self.held: dict[str, Null] = {}
 
-    def __getitem__(self, name: str) -> xr.Dataset:
-        """``<name>_null`` and ``<name>_null_std``; those that are missing are computed together, in one go."""
+    def __getitem__(self, name: str) -> Null:
+        """The null of one measure; those that are missing are computed together, in one go."""
         path = score_file(self.run.path, None, name)
         if not path.exists():
             missing = {m.name: m for m in self.measures if not score_file(self.run.path, None, m.name).exists()}
             for each, null in fresh_initialisations(missing, self.run.recipe.model, self.batch).items():
                 write_scores(score_file(self.run.path, None, each), null)
         if name not in self.held:
-            self.held[name] = read_file(path)
+            self.held[name] = Null(**read_file(path).data_vars)  # pyright: ignore[reportArgumentType]
         return self.held[name]
 
 
@@ -99,7 +129,7 @@ class Measured(NamedTuple):
 
 
 def measure_step(
-    run: Run, step: int, model: HookedTransformer, batch: Batch, measures: Sequence[Measure], nulls: Nulls
+    run: Run, step: int, model: Model, batch: Batch, measures: Sequence[Measure], nulls: Nulls
 ) -> Measured:
     """Score one model and keep the scores."""
     measured = Measured({}, {})
@@ -111,9 +141,10 @@ def measure_step(
                 measured.inapplicable[each.name] = str(reason)
                 continue
             if each.fresh_null:
-                null = nulls[each.name]
-                spread = null[f"{each.name}_null_std"]
-                scores[f"{each.name}_z"] = (scores[each.name] - null[f"{each.name}_null"]) / spread.where(spread > 0)
+                score, null = scores[each.name], nulls[each.name]
+                # A pair of heads that cannot compose has no null.
+                family = int((null.mean.notnull() & xr.ones_like(score, dtype=bool)).sum())
+                scores = scores.merge(beside_null(each.name, score, null, family))
             write_scores(score_file(run.path, step, each.name), scores)
             measured.scores[each.name] = scores
     return measured

@@ -1,6 +1,7 @@
 """Nulls: what a measure gives when nothing has formed, and how far it then strays."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -10,7 +11,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.attention import DoesNotApplyError, seen_once
+from headway.analyze.applies import DoesNotApplyError
+from headway.analyze.forward import seen_once
 from headway.data.seeds import generator
 from headway.data.task import Batch
 from headway.models.config import ModelConfig
@@ -23,8 +25,19 @@ HEADS = 256
 BAND = 0.99
 
 
-def band_z(size: int) -> float:
-    """How many standard deviations the band reaches: a family of ``size`` nulls stays inside with probability 0.99.
+
+@dataclass(frozen=True)
+class Null:
+    """Mean, standard deviation, skewness and excess kurtosis of a score when nothing has formed."""
+
+    mean: xr.DataArray
+    std: xr.DataArray
+    skewness: xr.DataArray = field(default_factory=lambda: xr.DataArray(0.0))
+    kurtosis: xr.DataArray = field(default_factory=lambda: xr.DataArray(0.0))
+
+
+def band_z(size: int, share: float = BAND) -> float:
+    """How many standard deviations the band reaches: a family of ``size`` normal nulls stays inside with ``share``.
 
     The band is for the whole family of heads or pairs of one measure at one step, not for each entry (Šidák).
 
@@ -32,44 +45,102 @@ def band_z(size: int) -> float:
         >>> round(band_z(1), 2), round(band_z(8), 2)
         (2.58, 3.23)
     """
-    each = BAND ** (1 / size)
+    each = share ** (1 / size)
     return NormalDist().inv_cdf((1 + each) / 2)
+
+
+def band(null: Null, size: int, share: float = BAND) -> tuple[xr.DataArray, xr.DataArray]:
+    """The lowest and the highest score that a family of ``size`` nulls reaches with probability ``share``.
+
+    Quantiles by Cornish and Fisher's expansion, from the normal one z, skewness g and excess kurtosis k::
+
+        z + (z² - 1) g / 6 + (z³ - 3 z) k / 24 - (2 z³ - 5 z) g² / 36
+
+    Where the null has no spread there is no band: NaN.
+
+    Example:
+        >>> low, high = band(Null(xr.DataArray(0.5), xr.DataArray(0.1)), size=1)
+        >>> round(low.item(), 2), round(high.item(), 2)
+        (0.24, 0.76)
+    """
+    g, k = null.skewness, null.kurtosis
+
+    def edge(z: float) -> xr.DataArray:
+        stretched = z + (z**2 - 1) * g / 6 + (z**3 - 3 * z) * k / 24 - (2 * z**3 - 5 * z) * g**2 / 36
+        return null.mean + null.std.where(null.std > 0) * stretched
+
+    z = band_z(size, share)
+    return edge(-z), edge(z)
+
+
+def beside_null(name: str, score: xr.DataArray, null: Null, size: int) -> xr.Dataset:
+    """A score with its null: ``<name>``, ``_null``, ``_null_std``, ``_z``, and ``_low`` and ``_high``, its band's edges.
+
+    ``size`` is that of the family of heads or pairs. Where the null has no spread, z and the band are NaN.
+    """
+    low, high = band(null, size)
+    z = (score - null.mean) / null.std.where(null.std > 0)
+    parts = {"": score, "_null": null.mean, "_null_std": null.std, "_z": z, "_low": low, "_high": high}
+    return xr.Dataset({f"{name}{part}": values.astype("float32") for part, values in parts.items()})
 
 
 def haar_null(
     s: Float[Tensor, "h1 rank"], t: Float[Tensor, "h2 rank"], d_model: int
-) -> tuple[Float[Tensor, ""], Float[Tensor, "h1 h2"]]:
-    """Mean and standard deviation of score² when L and R keep their singular values s, t and are rotated at random.
+) -> tuple[Float[Tensor, "h1 h2"], Float[Tensor, "h1 h2"], Float[Tensor, "h1 h2"]]:
+    """Mean, standard deviation and skewness of score² when L and R keep their singular values s, t and are rotated at random.
 
-    With ``M = L.T L``, ``N = R R.T``, M0 and N0 their traceless parts and a rotation uniform over O(d_model)::
-
-        score² = tr(M N) / (tr M tr N),  mean 1/d_model,
-        variance 2 ‖M0‖² ‖N0‖² / ((d_model - 1) (d_model + 2)) / (tr M tr N)²
+    With ``M = L.T L``, ``N = R R.T`` and a rotation uniform over O(d_model), score² = tr(M N) / (tr M tr N). Its
+    moments are exact: ``E tr(M N)^n`` is the sum over the partitions κ of n of C_κ(M) C_κ(N) / C_κ(I), C_κ the zonal
+    polynomials (James 1964). The mean is 1/d_model; the variance, with M0, N0 the traceless parts, is
+    2 ‖M0‖² ‖N0‖² / ((d_model - 1) (d_model + 2)) / (tr M tr N)².
     """
-    trace = einops.reduce(s**2, "h rank -> h", "sum")[:, None] * einops.reduce(t**2, "h rank -> h", "sum")[None, :]
-    M0, N0 = (
-        einops.reduce(x**4, "h rank -> h", "sum") - einops.reduce(x**2, "h rank -> h", "sum") ** 2 / d_model
-        for x in (s, t)
+    of_M, of_N = (zonal((x.double() ** 2) / (x.double() ** 2).sum(-1, keepdim=True)) for x in (s, t))
+    of_I = zonal(torch.ones(1, d_model, dtype=torch.float64))
+    first, second, third = (
+        sum(m[:, None] * n[None, :] / i for m, n, i in zip(*parts, strict=True))
+        for parts in zip(of_M, of_N, of_I, strict=True)
     )
-    variance = 2 * M0[:, None] * N0[None, :] / ((d_model - 1) * (d_model + 2)) / trace**2
-    return torch.tensor(1 / d_model, device=s.device), variance.sqrt()
+    variance = (second - first**2).clamp(min=0)
+    central = third - 3 * first * second + 2 * first**3
+    # What is left of no spread at all (heads of full rank and equal singular values) is rounding.
+    std = variance.sqrt().where(variance > 1e-12 * first**2, 0.0)
+    return first, std, (central / std**3).where(std > 0, 0.0)
 
 
-@lru_cache(maxsize=4)
-def random_heads(
-    d_model: int, d_head: int
-) -> tuple[Float[Tensor, "draw d_model d_head"], Float[Tensor, "draw d_head d_model"]]:
-    """W_V and W_O of heads with Gaussian entries; always the same ones for the same sizes."""
+def zonal(eigenvalues: Float[Tensor, "matrix n"]) -> tuple[tuple[Tensor, ...], ...]:
+    """The zonal polynomials of degree 1, 2 and 3 of symmetric matrices: those of one degree add up to its trace's power.
+
+    Example:
+        >>> [round(sum(float(C) for C in degree), 6) for degree in zonal(torch.tensor([[1.0, 2.0]]))]
+        [3.0, 9.0, 27.0]
+    """
+    p1, p2, p3 = (einops.reduce(eigenvalues**power, "matrix n -> matrix", "sum") for power in (1, 2, 3))
+    return (
+        (p1,),
+        ((p1**2 + 2 * p2) / 3, 2 * (p1**2 - p2) / 3),
+        ((p1**3 + 6 * p1 * p2 + 8 * p3) / 15, 3 * (p1**3 + p1 * p2 - 2 * p3) / 5, (p1**3 - 3 * p1 * p2 + 2 * p3) / 3),
+    )
+
+
+@lru_cache(maxsize=8)
+def random_factors(count: int, d_model: int, d_head: int) -> tuple[Float[Tensor, "draw d_model d_head"], ...]:
+    """``count`` stacks of 256 matrices with Gaussian entries; always the same ones for the same sizes."""
     draws = generator("null", 0)
-    W_V = torch.randn(HEADS, d_model, d_head, generator=draws)
-    W_O = torch.randn(HEADS, d_head, d_model, generator=draws)
-    return W_V, W_O
+    return tuple(torch.randn(HEADS, d_model, d_head, generator=draws) for _ in range(count))
+
+
+def symmetric_null(draws: Float[Tensor, "draw"]) -> Null:
+    """Of a score that is symmetric about 0, because a factor and its negative are equally likely."""
+    square = draws.double().square()
+    variance = square.mean()
+    kurtosis = square.square().mean() / variance**2 - 3
+    return Null(xr.DataArray(0.0), xr.DataArray(variance.sqrt().item()), kurtosis=xr.DataArray(kurtosis.item()))
 
 
 def fresh_initialisations(
     measures: Mapping[str, Callable[[HookedTransformer, Batch], xr.Dataset]], config: ModelConfig, batch: Batch
 ) -> dict[str, xr.Dataset]:
-    """``<name>_null`` and ``<name>_null_std`` [layer] of each measure, over 64 fresh networks of the same config.
+    """What each measure gives on 64 fresh networks of the same config: a Null, as a Dataset ``mean``, ``std``, ….
 
     The networks see the same batch; their seeds are apart from those of any run; heads of a layer are pooled. A
     measure that does not apply is left out. A null without spread has standard deviation 0, and no band.
@@ -84,12 +155,21 @@ def fresh_initialisations(
                     found.setdefault(name, []).append(function(model, batch)[name])
                 except DoesNotApplyError:
                     found.pop(name, None)
-    nulls = {}
-    for name, draws in found.items():
-        pooled = xr.concat(draws, dim="draw").astype("float64")
-        mean, std = pooled.mean(("draw", "head")), pooled.std(("draw", "head"), ddof=1)
-        nulls[name] = xr.Dataset(
-            # What is left of no spread at all is rounding.
-            {f"{name}_null": mean, f"{name}_null_std": std.where(std > 1e-6 * abs(mean), 0.0)}
-        )
-    return nulls
+    return {name: _pooled(xr.concat(draws, dim="draw").astype("float64")) for name, draws in found.items()}
+
+
+def _pooled(draws: xr.DataArray) -> xr.Dataset:
+    """Mean and deviation over the draws and the heads of a layer; the tails' shape over all, since it takes many."""
+    pool = [axis for axis in draws.dims if axis in ("draw", "head", "from_head", "to_head")]
+    mean, std = draws.mean(pool), draws.std(pool, ddof=1)
+    # What is left of no spread at all is rounding.
+    std = std.where(std > 1e-6 * abs(mean), 0.0)
+    z = (draws - mean) / std.where(std > 0)
+    return xr.Dataset(
+        {
+            "mean": mean,
+            "std": std,
+            "skewness": (z**3).mean().fillna(0),
+            "kurtosis": ((z**4).mean() - 3).fillna(0),
+        }
+    )

@@ -1,7 +1,7 @@
 """The store of scores: one safetensors file for each (step, measure), read back as one xarray.Dataset.
 
-A file that exists is complete, so what is there need not be computed again. Nulls that belong to the whole run and
-not to a step stand in ``scores/null``. Nothing here knows what a measure is: names, axes and numbers go in and out.
+A file that exists is complete, so what is there need not be computed again. What belongs to the whole run and not to a
+step (the moments of a null) stands in ``scores/null``, one file each. Nothing here knows what a measure is: names, axes and numbers go in and out.
 """
 
 import json
@@ -24,10 +24,14 @@ def score_file(run: Path, step: int | None, name: str) -> Path:
 
 
 def write_scores(path: Path, scores: xr.Dataset) -> None:
-    """Write a Dataset: its variables, the names of their axes, and the attributes."""
+    """Write a Dataset: its variables with their axes and attributes, and the labels along axes that have some."""
     arrays = {str(name): variable.values.copy(order="C") for name, variable in scores.data_vars.items()}
-    axes = {str(name): list(map(str, variable.dims)) for name, variable in scores.data_vars.items()}
-    metadata = {"axes": json.dumps(axes), "attributes": json.dumps(scores.attrs)}
+    described = {
+        "axes": {name: list(map(str, scores[name].dims)) for name in arrays},
+        "attributes": {name: scores[name].attrs for name in arrays},
+        "labels": {str(axis): scores[axis].values.tolist() for axis in scores.dims if axis in scores.coords},
+    }
+    metadata = {key: json.dumps(value) for key, value in described.items()}
     write_whole(path, lambda part: safetensors.numpy.save_file(arrays, part, metadata))
 
 
@@ -35,10 +39,12 @@ def read_file(path: Path) -> xr.Dataset:
     """One file as a Dataset; a ValueError if it is damaged."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            metadata = file.metadata()
-            axes = json.loads(metadata["axes"])
-            variables = {name: (axes[name], file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-        return xr.Dataset(variables, attrs=json.loads(metadata["attributes"]))
+            axes, attributes, labels = (json.loads(file.metadata()[key]) for key in ("axes", "attributes", "labels"))
+            variables = {
+                name: (axes[name], file.get_tensor(name), attributes[name])
+                for name in file.keys()  # noqa: SIM118
+            }
+        return xr.Dataset(variables, coords=labels)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"scores: {path} is damaged ({error}); remove it and measure again") from None
 
@@ -46,19 +52,18 @@ def read_file(path: Path) -> xr.Dataset:
 def read_scores(run: Path) -> xr.Dataset:
     """All scores of a run: axis ``step`` first, then each score's own; NaN where a step lacks a measure.
 
-    The other axes are numbered from 0, so ``scores.previous_token.sel(step=400, layer=1, head=2)`` works.
+    An axis without labels is numbered from 0, so ``scores.previous_token.sel(step=400, layer=1, head=2)`` works.
     """
     by_measure: dict[str, dict[int, xr.Dataset]] = {}
     for path in sorted(run.glob("scores/step-*/*.safetensors")):
         by_measure.setdefault(path.stem, {})[int(path.parent.name.removeprefix("step-"))] = read_file(path)
     parts = [
-        xr.concat(datasets.values(), dim=xr.Variable("step", list(datasets)), join="outer", combine_attrs="drop")
+        xr.concat(datasets.values(), dim=xr.Variable("step", list(datasets)), join="outer", combine_attrs="override")
         for datasets in by_measure.values()
     ]
-    parts += [read_file(path) for path in sorted(run.glob(f"scores/{NULL}/*.safetensors"))]
     # Numbered before they are merged, so that measures may have axes of one name and several lengths.
     numbered = [
-        part.assign_coords({axis: np.arange(size) for axis, size in part.sizes.items() if axis != "step"})
+        part.assign_coords({axis: np.arange(size) for axis, size in part.sizes.items() if axis not in part.coords})
         for part in parts
     ]
-    return xr.merge(numbered, join="outer", compat="no_conflicts", combine_attrs="drop")
+    return xr.merge(numbered, join="outer", compat="no_conflicts", combine_attrs="override")

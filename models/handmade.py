@@ -23,6 +23,7 @@ BEFORE = slice(D_VOCAB, 2 * D_VOCAB)
 POSITION = slice(2 * D_VOCAB, 2 * D_VOCAB + N_CTX)
 # A query and a key that match score SHARP² / sqrt(D_HEAD) = 33, which leaves 1e-13 for the others.
 SHARP = 12.0
+BOS = 0
 
 
 def uniform_head() -> tuple[HookedTransformer, Batch]:
@@ -61,6 +62,22 @@ def first_token_head() -> tuple[HookedTransformer, Batch]:
     return model, _batch()
 
 
+def duplicate_token_head() -> tuple[HookedTransformer, Batch]:
+    """One head that attends to earlier copies of the current token; to its own position where there is none.
+
+    W_Q, W_K: TOKEN → its own direction, and a little less for the current position than for a copy.
+    """
+    model = _blank(n_layers=1, n_heads=1, d_head=D_VOCAB + N_CTX + 1)
+    attention = model.blocks[0].attn
+    for W in (attention.W_Q, attention.W_K):
+        _write(W, 0, TOKEN, SHARP)
+    with torch.no_grad():
+        own = torch.eye(N_CTX) * SHARP / 2**0.5
+        attention.W_Q[0, POSITION, D_VOCAB:-1], attention.W_K[0, POSITION, D_VOCAB:-1] = own, -own
+        attention.W_Q[0, BOS], attention.W_K[0, BOS] = 0, 0
+    return model, _batch()
+
+
 def copying_head(sign: float = 1.0) -> tuple[HookedTransformer, Batch]:
     """One head that attends uniformly and raises the logit of each token it sees; ``sign`` -1 lowers it.
 
@@ -68,6 +85,20 @@ def copying_head(sign: float = 1.0) -> tuple[HookedTransformer, Batch]:
     """
     model = _blank(n_layers=1, n_heads=1)
     _copy(model, 0, 0, TOKEN, TOKEN, sign)
+    return model, _batch()
+
+
+def low_rank_head() -> tuple[HookedTransformer, Batch]:
+    """One head whose W_OV has rank 3, singular values 3, 2 and 1, and eigenvalues 3, 2 and -1.
+
+    W_OV: the first three tokens → themselves, times 3, 2 and -1.
+    """
+    model = _blank(n_layers=1, n_heads=1)
+    _copy(model, 0, 0, TOKEN, TOKEN)
+    with torch.no_grad():
+        eigenvalues = torch.zeros(D_VOCAB)
+        eigenvalues[:3] = torch.tensor([3.0, 2.0, -1.0])
+        model.blocks[0].attn.W_O[0, :D_VOCAB, TOKEN] = torch.diag(eigenvalues)
     return model, _batch()
 
 
@@ -99,14 +130,14 @@ def _batch() -> Batch:
 
 
 @torch.no_grad()
-def _blank(n_layers: int, n_heads: int) -> HookedTransformer:
+def _blank(n_layers: int, n_heads: int, d_head: int = D_HEAD) -> HookedTransformer:
     """No attention weights yet; tokens and positions go in one-hot, and TOKEN comes out."""
     model = HookedTransformer(
         ModelConfig(
             n_layers=n_layers,
             d_model=2 * D_VOCAB + N_CTX,
             n_ctx=N_CTX,
-            d_head=D_HEAD,
+            d_head=d_head,
             n_heads=n_heads,
             d_vocab=D_VOCAB,
             attn_only=True,

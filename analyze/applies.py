@@ -1,0 +1,124 @@
+"""What a measure needs of a network and a batch, and the errors that say so.
+
+A measure that has no meaning for a network or a batch raises DoesNotApplyError, and a run goes on without it. A wrong
+argument, or weights that are no numbers, is a plain ValueError.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from headway.data.task import Batch
+from headway.models.config import Head
+from headway.models.convert import Model, input_type
+
+
+class DoesNotApplyError(ValueError):
+    """A measure was asked of a network or a batch for which it has no meaning."""
+
+
+def needs_tokens(measure: str, batch: Batch) -> None:
+    """Refuse a batch of vectors."""
+    if batch.inputs.is_floating_point():
+        raise DoesNotApplyError(f"{measure} needs tokens; this batch has vectors")
+
+
+def needs_vectors(measure: str, batch: Batch) -> None:
+    """Refuse a batch of tokens."""
+    if not batch.inputs.is_floating_point():
+        raise DoesNotApplyError(f"{measure} needs vectors; this batch has tokens")
+
+
+def needs_positions(measure: str, batch: Batch, least: int) -> None:
+    """Refuse sequences of fewer than ``least`` positions."""
+    length = batch.inputs.shape[1]
+    if length < least:
+        raise DoesNotApplyError(f"{measure} needs sequences of at least {least} positions; these have {length}")
+
+
+def needs_same_outputs(measure: str, model: Model) -> None:
+    """Refuse a network whose outputs are not its inputs."""
+    if model.cfg.d_vocab != model.cfg.d_vocab_out:
+        raise DoesNotApplyError(
+            f"{measure} needs as many outputs as inputs; this network has {model.cfg.d_vocab} and "
+            f"{model.cfg.d_vocab_out}"
+        )
+
+
+def needs_plain_scores(measure: str, model: Model) -> None:
+    """Refuse networks whose attention scores are not ``x W_Q W_K.T y / sqrt(d_head)``, or whose keys are shared.
+
+    Rotary and ALiBi positions act between W_Q and W_K, a query-key norm rescales there, soft caps bend the scores, and
+    grouped heads have fewer keys than queries.
+    """
+    cfg = model.cfg
+    shared = getattr(cfg, "n_key_value_heads", None)
+    for holds, what in (
+        (cfg.positional_embedding_type in ("standard", "shortformer", "none"), f"{cfg.positional_embedding_type} ones"),
+        (shared in (None, cfg.n_heads), f"{cfg.n_heads} query heads over {shared} key heads"),
+        (not getattr(cfg, "use_qk_norm", False), "normalised queries and keys"),
+        (getattr(cfg, "attn_scores_soft_cap", -1.0) <= 0, "capped scores"),
+        (getattr(cfg, "use_attn_scale", True), "unscaled scores"),
+        (getattr(cfg, "attn_scale", -1.0) in (-1.0, cfg.d_head**0.5), "a scale of their own"),
+        (not getattr(cfg, "scale_attn_by_inverse_layer_idx", False), "scores that are scaled by their layer"),
+    ):
+        if not holds:
+            raise DoesNotApplyError(
+                f"{measure} needs attention scores x W_Q W_K.T y / sqrt(d_head), with positions in the residual stream "
+                f"or none; this network has {what}"
+            )
+
+
+def check_layer(model: Model, layer: int) -> None:
+    """Refuse a layer that does not exist."""
+    if not 0 <= layer < model.cfg.n_layers:
+        raise ValueError(f"layer: {layer} does not exist; this network has layers 0 to {model.cfg.n_layers - 1}")
+
+
+def check_head(model: Model, head: Head) -> Head:
+    """The head, if it exists; pairs of integers are taken too."""
+    head = Head(*head)
+    if not (0 <= head.layer < model.cfg.n_layers and 0 <= head.head < model.cfg.n_heads):
+        last = Head(model.cfg.n_layers - 1, model.cfg.n_heads - 1)
+        raise ValueError(f"head: {head} does not exist; this network has L0H0 to {last}")
+    return head
+
+
+def check_batch(model: Model, batch: Batch) -> None:
+    """Refuse a batch of the other kind, or one longer than the network can read."""
+    kind = "vectors" if batch.inputs.is_floating_point() else "tokens"
+    if kind != input_type(model):
+        raise ValueError(f"batch: it has {kind}; this network takes {input_type(model)}")
+
+
+def weight(model: Model, name: str) -> Float[Tensor, "*shape"]:
+    """A weight of the network by its name, detached, in float32 or wider: linear algebra drifts in half precision.
+
+    Example:
+        >>> from headway.models.handmade import uniform_head
+        >>> weight(uniform_head()[0], "W_E").shape
+        torch.Size([13, 43])
+
+    Raises:
+        ValueError: a weight that is not all numbers.
+    """
+    value: Tensor = getattr(model, name).detach()
+    if value.dtype in (torch.float16, torch.bfloat16):
+        value = value.float()
+    if not value.isfinite().all():
+        raise ValueError(f"model: its {name} is not all numbers (NaN or infinite); training has diverged, or a file is bad")
+    return value
+
+
+def layer_norm(model: Model) -> dict[str, str]:
+    """What a score of weights did about LayerNorm, to be kept among its attributes.
+
+    ``weights left out`` if a LayerNorm has weights other than 1 and 0, which act between the matrices that a circuit
+    multiplies: fold them first (``run.model(step, processed=True)``, or a bridge's enable_compatibility_mode).
+    """
+    norms = [block.ln1 for block in model.blocks] + [getattr(model, "ln_final", None)]
+    for norm in norms:
+        w, b = getattr(norm, "w", None), getattr(norm, "b", None)
+        if (isinstance(w, Tensor) and bool((w != 1).any())) or (isinstance(b, Tensor) and bool((b != 0).any())):
+            return {"layer_norm": "weights left out"}
+    return {"layer_norm": "nothing left out"}

@@ -1,0 +1,88 @@
+"""One forward pass over the evaluation batch, shared by everything that looks at it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from headway.analyze.applies import check_batch
+from headway.data.task import Batch
+from headway.models.convert import Model
+
+Patterns = Float[Tensor, "layer batch head query key"]
+Activations = dict[str, Tensor]
+
+
+class Seen(NamedTuple):
+    """What one forward pass shows."""
+
+    output: Float[Tensor, "batch pos d_vocab_out"]
+    patterns: Patterns
+
+
+_remembered: ContextVar[dict[tuple, Seen | Activations] | None] = ContextVar("remembered", default=None)
+
+
+@contextmanager
+def seen_once() -> Iterator[None]:
+    """Inside, one forward pass of one model over one batch serves all measures; neither may change meanwhile."""
+    token = _remembered.set({})
+    try:
+        yield
+    finally:
+        _remembered.reset(token)
+
+
+def seen(model: Model, batch: Batch) -> Seen:
+    """The output, and the attention pattern of every head, on every sequence of the batch.
+
+    Raises:
+        ValueError: a batch that the network cannot read, or an output that is not all numbers.
+    """
+    remembered = _remembered.get()
+    key = ("seen", id(model), id(batch.inputs))
+    if remembered is not None and key in remembered:
+        return remembered[key]  # pyright: ignore[reportReturnType]
+    output, cache = _run(model, batch, ("hook_pattern",))
+    patterns = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(model.cfg.n_layers)])
+    shown = Seen(output, patterns)
+    if remembered is not None:
+        remembered[key] = shown
+    return shown
+
+
+# What attribution takes apart: everything that writes to the residual stream, what reads it, and the scales.
+_TAKEN_APART = (
+    "hook_embed", "hook_pos_embed", "hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_pre", "hook_resid_post",
+    "ln1.hook_normalized", "ln1.hook_scale", "ln_final.hook_scale", "hook_attn_scores", "hook_attn_input",
+)  # fmt: skip
+
+
+def activations(model: Model, batch: Batch) -> Activations:
+    """The activations that attribution takes apart, by their hook names."""
+    remembered = _remembered.get()
+    key = ("activations", id(model), id(batch.inputs))
+    if remembered is not None and key in remembered:
+        return remembered[key]  # pyright: ignore[reportReturnType]
+    output, cache = _run(model, batch, _TAKEN_APART)
+    cache["output"] = output
+    if remembered is not None:
+        remembered[key] = cache
+    return cache
+
+
+def _run(model: Model, batch: Batch, endings: tuple[str, ...]) -> tuple[Tensor, Activations]:
+    check_batch(model, batch)
+    with torch.no_grad():
+        output, cache = model.run_with_cache(
+            batch.inputs, return_cache_object=False, names_filter=lambda name: name.endswith(endings)
+        )
+    if not output.isfinite().all():
+        raise ValueError(
+            "model: its output on this batch is not all numbers (NaN or infinite); training has diverged, or a file is bad"
+        )
+    return output, cache

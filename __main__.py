@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from headway.analyze import Measure
     from headway.checkpoints import Recipe, Run
 
 USAGE = """\
@@ -200,12 +201,22 @@ def _say_what_formed(run: "Run") -> None:
 
 def measures_command(arguments: list[str]) -> None:
     """List MEASURES."""
+    if {"-h", "--help"} & set(arguments):
+        print("usage: headway measures   (what can be scored, with its range and its null)")
+        return
+    if arguments:
+        raise ValueError(f"measures: takes no argument, got {arguments[0]!r}")
+    from rich.console import Console
+    from rich.table import Table
+
     from headway.analyze import MEASURES
 
-    if arguments and not {"-h", "--help"} & set(arguments):
-        raise ValueError(f"measures: takes no argument, got {arguments[0]!r}")
+    table = Table("measure", "what it says", "range", "null", box=None, padding=(0, 2, 0, 0))
     for each in MEASURES:
-        print(f"{each.name:24} {each.summary}")
+        table.add_row(each.name + ("" if each.live else " *"), each.summary, each.range, each.null or "none")
+    # Into a pipe one line each; in a terminal as wide as that is.
+    Console(width=None if sys.stdout.isatty() else 400).print(table, soft_wrap=False, highlight=False, markup=False)
+    print("* not while training: headway measure RUN computes it afterwards")
 
 
 def measure_command(arguments: list[str]) -> None:
@@ -214,7 +225,7 @@ def measure_command(arguments: list[str]) -> None:
 
     parser = ArgumentParser(usage="headway measure RUN [options]", allow_abbrev=False, exit_on_error=False)
     parser.add_argument("run", help="directory of the run")
-    parser.add_argument("--only", help="names of measures, separated by commas; all if not given")
+    parser.add_argument("--only", help="measures, separated by commas; all if not given; package.module:name is yours")
     parser.add_argument("--at", help="kept steps, separated by commas; all if not given")
     parser.add_argument("--overwrite", action="store_true", help="compute again what is there")
     if {"-h", "--help"} & set(arguments):
@@ -223,23 +234,38 @@ def measure_command(arguments: list[str]) -> None:
 
     from headway.analyze import MEASURES, measure
     from headway.checkpoints import Run
-    from headway.checkpoints.options import nearest, parse
+    from headway.checkpoints.options import parse
 
     options = parse(parser, arguments)
-    by_name = {each.name: each for each in MEASURES}
-    wanted = list(dict.fromkeys(by_name if options.only is None else options.only.split(",")))
-    for name in wanted:
-        if name not in by_name:
-            raise ValueError(f"only: {name!r} is not a measure (headway measures lists them){nearest(name, by_name)}")
+    wanted = MEASURES if options.only is None else [_measure(name) for name in dict.fromkeys(options.only.split(","))]
     try:
         steps = None if options.at is None else [int(step) for step in options.at.split(",")]
     except ValueError:
         raise ValueError(f"at: {options.at!r} is not valid; it must be steps separated by commas") from None
     run = Run(_directory("run", options.run))
-    inapplicable = measure(run, [by_name[name] for name in wanted], steps, options.overwrite)
+    inapplicable = measure(run, wanted, steps, options.overwrite, progress=True)
     for name, reason in inapplicable.items():
         print(f"{name} does not apply: {reason}")
-    print(f"{run.path / 'scores'} holds {', '.join(name for name in wanted if name not in inapplicable)}")
+    print(f"{run.path / 'scores'} holds {', '.join(each.name for each in wanted if each.name not in inapplicable)}")
+
+
+def _measure(name: str) -> "Measure":
+    """One of ours by its name, or a function of the user's by its import path."""
+    from headway.analyze import MEASURES, Measure
+    from headway.checkpoints.options import imported, nearest
+
+    ours = {each.name: each for each in MEASURES}
+    if ":" not in name:
+        if name not in ours:
+            raise ValueError(f"only: {name!r} is not a measure (headway measures lists them){nearest(name, ours)}")
+        return ours[name]
+    function = imported("only", name, "the name of a measure, or package.module:function")
+    found = function if isinstance(function, Measure) else Measure(function)
+    if not callable(function):
+        raise ValueError(f"only: {name!r} is not a function (model, batch)")
+    if found.name in ours:
+        raise ValueError(f"only: {name!r} has the name of a measure of ours; give it another")
+    return found
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from headway.analyze import MEASURES, Measure, measure
+from headway.analyze import LIVE, Measure, measure
 from headway.analyze.callback import MeasureWhileTraining
 from headway.checkpoints.callback import KeepCheckpoints, read_resume_file
 from headway.checkpoints.files import write_whole
@@ -114,7 +114,7 @@ def train(
     eval_seed: int = 0,
     eval_batch_size: int = 64,
     compile: bool = False,
-    measures: Sequence[Measure] = MEASURES,
+    measures: Sequence[Measure] = LIVE,
     overwrite: bool = False,
 ) -> Run:
     """Train a network, keep its checkpoints, and score its heads at each of them.
@@ -153,7 +153,7 @@ def train(
     return run
 
 
-def resume(path: str | Path, measures: Sequence[Measure] = MEASURES) -> Run:
+def resume(path: str | Path, measures: Sequence[Measure] = LIVE) -> Run:
     """Go on with a run where it stopped; what comes out is bit for bit what an undisturbed run would have given.
 
     A finished run is not trained again; a score that is missing, because the run died before it, is computed.

@@ -16,6 +16,7 @@ from headway.analyze.attention import (
     prefix_matching,
     previous_token,
 )
+from headway.analyze.attribution import direct_attribution, qk_attribution
 from headway.analyze.circuits import (
     induction_eigenvalue,
     k_composition,
@@ -30,23 +31,23 @@ from headway.analyze.circuits import (
     v_composition,
 )
 from headway.analyze.loss import accuracy, in_context, loss
-from headway.analyze.measure import FRESH, Measure, measure
+from headway.analyze.measure import FRESH, SHARE, Measure, measure
 
 _EIGENVALUE = {"range": "[-1, 1]", "null": "random heads between the network's own embeddings"}
 _COMPOSITION = {"range": "[0, ceiling]", "null": "random relative rotation, closed form"}
 
 MEASURES = (
     Measure(loss, range="nats, or squared error", null="the task's baselines"),
-    Measure(accuracy, range="[0, 1]", null="the task's baselines"),
+    Measure(accuracy, range=SHARE, null="the task's baselines"),
     Measure(in_context, range="nats, or squared error", null="0"),
-    Measure(attention, range="[0, 1]"),
-    Measure(previous_token, range="[0, 1]", null=FRESH),
-    Measure(current_token, range="[0, 1]", null=FRESH),
-    Measure(first_token, range="[0, 1]", null=FRESH),
-    Measure(duplicate_token, range="[0, 1]", null=FRESH),
-    Measure(prefix_matching, range="[0, 1]", null=FRESH),
-    Measure(induction_stripe, range="[0, 1]", null=FRESH),
-    Measure(attention_entropy, range="[0, 1]", null=FRESH),
+    Measure(attention, range=SHARE),
+    Measure(previous_token, range=SHARE, null=FRESH),
+    Measure(current_token, range=SHARE, null=FRESH),
+    Measure(first_token, range=SHARE, null=FRESH),
+    Measure(duplicate_token, range=SHARE, null=FRESH),
+    Measure(prefix_matching, range=SHARE, null=FRESH),
+    Measure(induction_stripe, range=SHARE, null=FRESH),
+    Measure(attention_entropy, range=SHARE, null=FRESH),
     Measure(ov_eigenvalue, **_EIGENVALUE),
     Measure(ov_eigenvalue_residual, range="[-1, 1]", null="random heads"),
     Measure(qk_eigenvalue, **_EIGENVALUE),
@@ -58,6 +59,8 @@ MEASURES = (
     Measure(rank_95, range="1 to d_head", null=FRESH, live=False),
     Measure(rank_entropy, range="1 to d_head", null=FRESH, live=False),
     Measure(rank_stable, range="1 to d_head", null=FRESH, live=False),
+    Measure(direct_attribution, range="logits, or shares of the target", live=False),
+    Measure(qk_attribution, range="attention scores, 0 or more", live=False),
 )
 LIVE = tuple(each for each in MEASURES if each.live)
 

@@ -17,6 +17,13 @@ class DoesNotApplyError(ValueError):
     """A measure was asked of a network or a batch for which it has no meaning."""
 
 
+class NotNumbersError(ValueError):
+    """A network whose weights or outputs are NaN or infinite was to be measured."""
+
+    def __init__(self, what: str):
+        super().__init__(f"model: its {what} is not all numbers (NaN or infinite); training diverged, or a file is bad")
+
+
 def needs_tokens(measure: str, batch: Batch) -> None:
     """Refuse a batch of vectors."""
     if batch.inputs.is_floating_point():
@@ -85,14 +92,23 @@ def check_head(model: Model, head: Head) -> Head:
 
 
 def check_batch(model: Model, batch: Batch) -> None:
-    """Refuse a batch of the other kind, or one longer than the network can read."""
+    """Refuse a batch of the other kind, or with targets that the network cannot put out."""
     kind = "vectors" if batch.inputs.is_floating_point() else "tokens"
     if kind != input_type(model):
         raise ValueError(f"batch: it has {kind}; this network takes {input_type(model)}")
+    outputs, targets = model.cfg.d_vocab_out, batch.targets
+    if targets.is_floating_point() and targets.shape[-1] != outputs:
+        raise ValueError(f"batch: its targets have {targets.shape[-1]} entries; this network puts out {outputs}")
+    if not targets.is_floating_point() and targets.max() >= outputs:
+        raise ValueError(
+            f"batch: its targets go up to {targets.max()}; this network puts out tokens 0 to {outputs - 1}"
+        )
 
 
 def weight(model: Model, name: str) -> Float[Tensor, "*shape"]:
     """A weight of the network by its name, detached, in float32 or wider: linear algebra drifts in half precision.
+
+    Keys and values that several query heads share are repeated for each of them.
 
     Example:
         >>> from headway.models.handmade import uniform_head
@@ -105,9 +121,21 @@ def weight(model: Model, name: str) -> Float[Tensor, "*shape"]:
     value: Tensor = getattr(model, name).detach()
     if value.dtype in (torch.float16, torch.bfloat16):
         value = value.float()
+    if value.ndim == 4 and value.shape[1] != model.cfg.n_heads:
+        value = value.repeat_interleave(model.cfg.n_heads // value.shape[1], dim=1)
     if not value.isfinite().all():
-        raise ValueError(f"model: its {name} is not all numbers (NaN or infinite); training has diverged, or a file is bad")
+        raise NotNumbersError(name)
     return value
+
+
+def bias(model: Model, name: str) -> Float[Tensor, "*shape"]:
+    """A bias by its name, as ``weight`` gives it; zeros where a bridge's network has none."""
+    try:
+        return weight(model, name)
+    except AttributeError:
+        cfg = model.cfg
+        shape = {"b_O": (cfg.n_layers, cfg.d_model), "b_U": (cfg.d_vocab_out,)}
+        return torch.zeros(shape.get(name, (cfg.n_layers, cfg.n_heads, cfg.d_head)), device=weight(model, "W_E").device)
 
 
 def layer_norm(model: Model) -> dict[str, str]:

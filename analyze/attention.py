@@ -174,7 +174,9 @@ def token_classes(pairs: Iterable[tuple[int, int]], d_vocab: int) -> TokenClasse
     for pair in pairs:
         for token in pair:
             if not 0 <= token < d_vocab:
-                raise ValueError(f"pairs: {tuple(pair)} holds a token that does not exist; tokens are 0 to {d_vocab - 1}")
+                raise ValueError(
+                    f"pairs: {tuple(pair)} holds a token that does not exist; tokens are 0 to {d_vocab - 1}"
+                )
         low, high = sorted(classes[list(pair)].tolist())
         classes[classes == high] = low
     return classes

@@ -10,11 +10,12 @@ import xarray as xr
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
+from headway.analyze.applies import NotNumbersError
 from headway.analyze.measure import Measure, Nulls, measure_step
 from headway.checkpoints.callback import AtKeptSteps
 from headway.checkpoints.run import Run
 from headway.models.config import Head
-from headway.models.lightning_module import TrainingModule
+from headway.models.lightning_module import DivergedError, TrainingModule
 
 
 class MeasureWhileTraining(AtKeptSteps):
@@ -29,7 +30,10 @@ class MeasureWhileTraining(AtKeptSteps):
     def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         """Score, store, show. What does not apply at the first step is not asked again."""
         batch = self.batch.to(module.device)
-        measured = measure_step(self.run, step, module.model, batch, self.measures, self.nulls)
+        try:
+            measured = measure_step(self.run, step, module.model, batch, self.measures, self.nulls)
+        except NotNumbersError as error:
+            raise DivergedError(f"diverged by step {step}: {error}") from None
         self.measures = [each for each in self.measures if each.name not in measured.inapplicable]
         if isinstance(trainer.logger, TensorBoardLogger):
             for scores in measured.scores.values():

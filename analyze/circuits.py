@@ -24,7 +24,7 @@ from headway.analyze.applies import (
     needs_same_outputs,
     weight,
 )
-from headway.analyze.nulls import Null, beside_null, haar_null, random_factors, symmetric_null
+from headway.analyze.nulls import SQUARE, Null, beside_null, haar_null, random_factors, symmetric_null
 from headway.data.task import Batch
 from headway.models.convert import Model
 
@@ -50,9 +50,8 @@ def ov_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     """
     needs_same_outputs("ov_eigenvalue", model)
     around = weight(model, "W_U").float() @ weight(model, "W_E").float()
-    W_V, W_O = random_factors(2, model.cfg.d_model, model.cfg.d_head)
-    null = symmetric_null(eigenvalue_ratio(W_O.mT.to(around.device) @ around @ W_V.to(around.device)))
-    return _of_heads("ov_eigenvalue", model, eigenvalue_ratio(_stack(model, "W_O") @ around @ _stack(model, "W_V")), null)
+    ratio = eigenvalue_ratio(_stack(model, "W_O") @ around @ _stack(model, "W_V"))
+    return _of_heads("ov_eigenvalue", model, ratio, _random_heads(around, model.cfg.d_head))
 
 
 def ov_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
@@ -78,10 +77,8 @@ def qk_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     needs_plain_scores("qk_eigenvalue", model)
     W_E = weight(model, "W_E").float()
     around = W_E.T @ W_E
-    W_Q, W_K = random_factors(2, model.cfg.d_model, model.cfg.d_head)
-    null = symmetric_null(eigenvalue_ratio(W_K.mT.to(around.device) @ around @ W_Q.to(around.device)))
     ratio = eigenvalue_ratio(_stack(model, "W_K").mT @ around @ _stack(model, "W_Q"))
-    return _of_heads("qk_eigenvalue", model, ratio, null)
+    return _of_heads("qk_eigenvalue", model, ratio, _random_heads(around, model.cfg.d_head))
 
 
 def qk_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
@@ -113,25 +110,37 @@ def induction_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     W_E = weight(model, "W_E").float()
     around = W_E.T @ W_E
 
-    def ratio(V: Tensor, O: Tensor, Q: Tensor, K: Tensor) -> Tensor:
-        return eigenvalue_ratio((K.mT @ O.mT) @ (V.mT @ around @ Q))
+    def circuit(V: Tensor, O: Tensor, Q: Tensor, K: Tensor) -> Tensor:
+        return (K.mT @ O.mT) @ (V.mT @ around @ Q)
 
-    V, O, Q, K = (W.to(around.device) for W in random_factors(4, model.cfg.d_model, model.cfg.d_head))
-    null = symmetric_null(ratio(V, O.mT, Q, K))
+    d_model, d_head = model.cfg.d_model, model.cfg.d_head
+    V, O, Q, K = (W.to(around.device) for W in random_factors(4, d_model, d_head))
+    variance = d_head**2 * d_model * (around**2).sum().item()
+    null = _null_of(circuit(V, O.mT, Q, K), variance)
 
     def of_layer(layer: int) -> Tensor:
         W_V, W_O = (_stack(model, name)[layer, :, None, None] for name in ("W_V", "W_O"))
         W_Q, W_K = (_stack(model, name)[None, layer + 1 :] for name in ("W_Q", "W_K"))
-        return ratio(W_V, W_O, W_Q, W_K)
+        return eigenvalue_ratio(circuit(W_V, W_O, W_Q, W_K))
 
     return _of_pairs("induction_eigenvalue", model, _pairs(model, of_layer), null)
+
+
+def _random_heads(around: Float[Tensor, "d_model d_model"], d_head: int) -> Null:
+    """Heads of Gaussian factors: ``B.T around A``, whose trace has the variance ``d_head ‖around‖²``."""
+    A, B = (factor.to(around.device) for factor in random_factors(2, len(around), d_head))
+    return _null_of(B.mT @ around @ A, d_head * (around**2).sum().item())
+
+
+def _null_of(circuits: Float[Tensor, "draw n n"], trace_variance: float) -> Null:
+    trace = torch.diagonal(circuits, dim1=-2, dim2=-1).sum(-1)
+    return symmetric_null(eigenvalue_ratio(circuits), trace, trace_variance)
 
 
 @lru_cache(maxsize=4)
 def _residual_null(d_model: int, d_head: int) -> Null:
     """Of the heads' sizes alone, and so the same at every step of a run."""
-    A, B = random_factors(2, d_model, d_head)
-    return symmetric_null(eigenvalue_ratio(A.mT @ B))
+    return _random_heads(torch.eye(d_model), d_head)
 
 
 def eigenvalue_ratio(matrices: Float[Tensor, "*heads n n"]) -> Float[Tensor, "*heads"]:
@@ -285,19 +294,14 @@ def _composition(kind: Literal["q", "k", "v"], model: Model) -> xr.Dataset:
         square = einops.reduce((left @ right).square_(), "(h1 i) (h2 j) -> h1 h2", "sum", h1=heads, j=R.shape[-1])
         return square.unflatten(1, (-1, heads))
 
-    earlier = _by_pair(model, length)
-    square = _pairs(model, of_layer) / earlier**2
-    ceiling = _by_pair(model, einops.einsum(s**2, t**2, "h1 i, h2 i -> h1 h2").sqrt()) / earlier
+    lengths = _by_pair(model, length)
+    score = _pairs(model, of_layer) ** 0.5 / lengths
     mean, std, skewness = (_by_pair(model, moment) for moment in haar_null(s, t, _free_dimensions(model)))
     # A gamma distribution of this skewness has this kurtosis.
-    null = Null(mean, std, skewness, 1.5 * skewness**2)
-    scores = beside_null(name, square, null, _family(model))
-    # z is of the square, whose moments are exact; everything else is of the score.
-    for part in ("", "_null", "_low", "_high"):
-        scores[f"{name}{part}"] = scores[f"{name}{part}"].clip(min=0) ** 0.5
-    scores[f"{name}_null_std"] = scores[f"{name}_null_std"] / (2 * scores[f"{name}_null"])
+    null = Null(mean, std, skewness, 1.5 * skewness**2, scale=SQUARE)
+    scores = _of_pairs(name, model, score, null)
+    ceiling = _by_pair(model, einops.einsum(s**2, t**2, "h1 i, h2 i -> h1 h2").sqrt()) / lengths
     scores[f"{name}_ceiling"] = ceiling.astype("float32")
-    scores[name].attrs |= layer_norm(model)
     return scores
 
 
@@ -313,7 +317,9 @@ def _pairs(model: Model, of_layer: Callable[[int], Float[Tensor, "h1 l2 h2"]]) -
 def _by_pair(model: Model, values: Float[Tensor, "h1 h2"]) -> xr.DataArray:
     """[all heads, all heads] as [layer, head, layer, head], NaN unless the first is in an earlier layer."""
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    by_head = values.expand(layers * heads, layers * heads).cpu().unflatten(1, (layers, heads)).unflatten(0, (layers, heads))
+    by_head = (
+        values.expand(layers * heads, layers * heads).cpu().unflatten(1, (layers, heads)).unflatten(0, (layers, heads))
+    )
     return _pairs(model, lambda layer: by_head[layer, :, layer + 1 :])
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from headway.analyze.nulls import band_z
 from headway.models.config import Head
 
 # What is said of the head, or the pair of heads, whose score is furthest out of its band.
@@ -45,29 +44,30 @@ class Formed:
         return f"{first}" if before is None else f"{before} to {first}"
 
 
-def family(z: xr.DataArray) -> int:
-    """How many heads or pairs one measure scores at one step: those whose z is ever a number."""
-    return int(z.notnull().any("step").sum())
+def outside(scores: xr.Dataset, measure: str) -> xr.DataArray:
+    """On which side of its band each score is: 1 above, -1 below, 0 inside it, or where there is no number or no band."""
+    score = scores[measure]
+    return (score > scores[f"{measure}_high"]).astype(int) - (score < scores[f"{measure}_low"]).astype(int)
 
 
-def onset(z: xr.DataArray, limit: float) -> tuple[int | None, int] | None:
-    """When one head's z (axis ``step``) rose above ``limit`` for good: (last step not above, first step above).
+def onset(side: xr.DataArray) -> tuple[int | None, int] | None:
+    """When one score (axis ``step``) left its band for good, to the side of it on which it ends.
 
-    Falling below -limit is not asked for. None if it is not above at the last step; the first entry is None if it is
-    above at every step. NaN is not above.
+    The last kept step at which it was not on that side, and the next one. None if it ends inside its band; the first
+    entry is None if it was on that side from the start.
 
     Example:
-        >>> z = xr.DataArray([0.0, 9.0, 1.0, 8.0, 9.0], dims="step", coords={"step": [0, 1, 10, 50, 100]})
-        >>> onset(z, limit=3.0)
+        >>> side = xr.DataArray([0, 1, -1, 1, 1], dims="step", coords={"step": [0, 1, 10, 50, 100]})
+        >>> onset(side)
         (10, 50)
     """
-    below = np.flatnonzero(~(z.values > limit))
-    steps = z.step.values
-    if below.size == 0:
-        return None, int(steps[0])
-    if below[-1] == len(steps) - 1:
+    steps, end = side.step.values, side.values[-1]
+    if end == 0:
         return None
-    return int(steps[below[-1]]), int(steps[below[-1] + 1])
+    elsewhere = np.flatnonzero(side.values != end)
+    if elsewhere.size == 0:
+        return None, int(steps[0])
+    return int(steps[elsewhere[-1]]), int(steps[elsewhere[-1] + 1])
 
 
 def strongest(scores: xr.Dataset, measure: str) -> Formed:
@@ -81,19 +81,19 @@ def strongest(scores: xr.Dataset, measure: str) -> Formed:
     numbers = list(map(int, where.values()))
     at = {"step": z.step.values[-1], **where}
 
-    def value(name: str) -> float:
-        variable = scores[name]
+    def value(part: str) -> float:
+        variable = scores[f"{measure}{part}"]
         return float(variable.sel({axis: at[axis] for axis in variable.dims}))
 
     return Formed(
         measure=measure,
         heads=tuple(Head(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)),
-        score=value(measure),
-        null=value(f"{measure}_null"),
-        null_std=value(f"{measure}_null_std"),
-        z=value(f"{measure}_z"),
-        since=onset(z.sel(where), band_z(family(z))),
-        ceiling=value(f"{measure}_ceiling") if f"{measure}_ceiling" in scores else None,
+        score=value(""),
+        null=value("_null"),
+        null_std=value("_null_std"),
+        z=value("_z"),
+        since=onset(outside(scores, measure).sel(where)),
+        ceiling=value("_ceiling") if f"{measure}_ceiling" in scores else None,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.applies import check_batch
+from headway.analyze.applies import NotNumbersError, check_batch
 from headway.data.task import Batch
 from headway.models.convert import Model
 
@@ -82,7 +82,5 @@ def _run(model: Model, batch: Batch, endings: tuple[str, ...]) -> tuple[Tensor, 
             batch.inputs, return_cache_object=False, names_filter=lambda name: name.endswith(endings)
         )
     if not output.isfinite().all():
-        raise ValueError(
-            "model: its output on this batch is not all numbers (NaN or infinite); training has diverged, or a file is bad"
-        )
+        raise NotNumbersError("output on this batch")
     return output, cache

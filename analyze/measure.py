@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from headway.analyze.applies import DoesNotApplyError
 from headway.analyze.forward import seen_once
-from headway.analyze.nulls import Null, beside_null, fresh_initialisations
+from headway.analyze.nulls import LOG_ODDS, PLAIN, Null, Scale, beside_null, fresh_initialisations
 from headway.checkpoints.run import Run
 from headway.checkpoints.scores import read_file, score_file, write_scores
 from headway.data.task import Batch
@@ -20,6 +20,7 @@ Function = Callable[[Model, Batch], xr.Dataset | xr.DataArray]
 
 # The null that is computed here, once a run; a measure with a null of its own returns it beside its score.
 FRESH = "fresh initialisations"
+SHARE = "[0, 1]"
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,20 @@ class Measure:
         """Whether fresh initialisations are its null."""
         return self.null == FRESH
 
+    @property
+    def scale(self) -> Scale:
+        """Where that null is closest to a known distribution: shares have log odds."""
+        return LOG_ODDS if self.range == SHARE else PLAIN
+
     def __call__(self, model: Model, batch: Batch) -> xr.Dataset:
         """The scores of ``model`` on ``batch``, as a Dataset."""
         scores = self.function(model, batch)
         if isinstance(scores, xr.DataArray):
             scores = scores.to_dataset(name=self.name)
         if not isinstance(scores, xr.Dataset):
-            raise ValueError(f"{self.name}: it gave a {type(scores).__name__}; it must give an xarray Dataset or DataArray")
+            raise ValueError(
+                f"{self.name}: it gave a {type(scores).__name__}; it must give an xarray Dataset or DataArray"
+            )
         return scores
 
 
@@ -91,7 +99,7 @@ def measure(
         run.check_step(step)
     nulls = Nulls(run, wanted, batch)
     inapplicable: dict[str, str] = {}
-    for step in tqdm(steps, desc="kept steps", unit="step", disable=not progress):
+    for step in tqdm(steps, desc="kept steps", unit="step", disable=None if progress else True):
         missing = [
             each
             for each in wanted
@@ -111,13 +119,16 @@ class Nulls:
 
     def __getitem__(self, name: str) -> Null:
         """The null of one measure; those that are missing are computed together, in one go."""
+        scales = {each.name: each.scale for each in self.measures}
         path = score_file(self.run.path, None, name)
         if not path.exists():
             missing = {m.name: m for m in self.measures if not score_file(self.run.path, None, m.name).exists()}
-            for each, null in fresh_initialisations(missing, self.run.recipe.model, self.batch).items():
-                write_scores(score_file(self.run.path, None, each), null)
+            drawn = fresh_initialisations(missing, scales, self.run.recipe.model, self.batch)
+            for each, null in drawn.items():
+                numbers = {key: value for key, value in vars(null).items() if key != "scale"}
+                write_scores(score_file(self.run.path, None, each), xr.Dataset(numbers))
         if name not in self.held:
-            self.held[name] = Null(**read_file(path).data_vars)  # pyright: ignore[reportArgumentType]
+            self.held[name] = Null(**read_file(path).data_vars, scale=scales[name])  # pyright: ignore
         return self.held[name]
 
 
@@ -144,7 +155,7 @@ def measure_step(
                 score, null = scores[each.name], nulls[each.name]
                 # A pair of heads that cannot compose has no null.
                 family = int((null.mean.notnull() & xr.ones_like(score, dtype=bool)).sum())
-                scores = scores.merge(beside_null(each.name, score, null, family))
+                scores = scores.assign(beside_null(each.name, score, null, family).data_vars)
             write_scores(score_file(run.path, step, each.name), scores)
             measured.scores[each.name] = scores
     return measured

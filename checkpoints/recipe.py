@@ -5,7 +5,6 @@ import pkgutil
 from argparse import SUPPRESS
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from inspect import isabstract
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +12,7 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 import headway.data
-from headway.checkpoints.options import nearest, parse
+from headway.checkpoints.options import imported, nearest, parse
 from headway.checkpoints.schedule import Schedule
 from headway.data.seeds import check_seed
 from headway.data.task import Task
@@ -235,14 +234,7 @@ def task_class(path: str) -> type[Task]:
         >>> task_class("headway.data.previous_token:PreviousToken").__name__
         'PreviousToken'
     """
-    module_name, _, name = path.partition(":")
-    try:
-        kind = attrgetter(name)(importlib.import_module(module_name))
-    except Exception as error:  # whatever a module of one's own may raise
-        raise ValueError(
-            f"task: {path!r} cannot be imported ({type(error).__name__}: {error}); it must be package.module:Class"
-            f"{nearest(path, _our_tasks())}"
-        ) from None
+    kind = imported("task", path, f"package.module:Class{nearest(path, _our_tasks())}")
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"task: {path!r} is not a headway.data.task.Task")
     if isabstract(kind):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import NO_POSITIONS, TOKENS, VECTORS, Spikes, TurnsNaN
 
-from headway.analyze import MEASURES, measure
+from headway.analyze import LIVE, MEASURES, measure
 from headway.analyze.measure import Measure
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
@@ -204,7 +204,7 @@ def test_resuming_a_finished_run_changes_nothing(run: Run):
 
 @pytest.mark.parametrize("recipe", [TOKENS, NO_POSITIONS, VECTORS], ids=["tokens", "no-positions", "vectors"])
 def test_live_scores_equal_replayed_ones(recipe: Recipe, tmp_path: Path):
-    run = run_recipe(recipe, tmp_path / "run")
+    run = run_recipe(recipe, tmp_path / "run", measures=MEASURES)
     live = run.scores
     inapplicable = measure(run, MEASURES, overwrite=True)
     replayed = run.scores
@@ -302,7 +302,7 @@ def test_mixed_precision_keeps_weights_and_scores_in_float32(tmp_path: Path):
         assert all(value.isfinite().all() for value in weights(run, step).values())
     live = run.scores
     assert {live[name].dtype.name for name in ("loss", "ov_eigenvalue", "k_composition")} <= {"float32", "float64"}
-    measure(run, MEASURES, overwrite=True)
+    measure(run, LIVE, overwrite=True)
     assert live.equals(run.scores)
     full = run_recipe(replace(recipe, trainer=TrainerConfig()), tmp_path / "full")
     assert not identical(weights(run, 20), weights(full, 20))
@@ -337,7 +337,7 @@ def test_compiled_training_is_the_same_up_to_rounding(recipe: Recipe, tmp_path: 
     for name, value in weights(eager, recipe.steps).items():
         torch.testing.assert_close(weights(compiled, recipe.steps)[name], value, atol=2e-3, rtol=0)
     live = compiled.scores
-    measure(compiled, MEASURES, overwrite=True)
+    measure(compiled, LIVE, overwrite=True)
     assert live.equals(compiled.scores)
 
 

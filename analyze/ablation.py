@@ -1,0 +1,320 @@
+"""What a network needs: its loss when activations are replaced, head by head or path by path.
+
+Patterns say where a head looks and weights what it could do; only replacing it says whether anything depends on it.
+What takes an activation's place is zero, a mean, or what the network computes on other sequences. The network itself
+stays as it is.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from types import EllipsisType
+from typing import Any, Literal, get_args
+
+import einops
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.patching import get_act_patch_direct_path_all_sources
+
+from headway.analyze.applies import DoesNotApplyError, check_batch, check_head, weight
+from headway.analyze.circuits import HEAD, PAIR
+from headway.analyze.forward import Activations, activations, seen
+from headway.analyze.loss import _by_part, task_loss
+from headway.data.task import Batch, masked_mean
+from headway.models.config import Head
+from headway.models.convert import Model
+from headway.models.hooked_transformer import HookedTransformer
+
+Kind = Literal["zero", "mean", "position_mean", "resample"]
+Attention = Literal["recomputed", "frozen"]
+# A hook point's name, and what is called with its activation and gives another back.
+Hook = tuple[str, Callable[..., Tensor | None]]
+
+
+def ablation(model: Model, batch: Batch, kind: Kind = "mean", reference: Batch | None = None) -> xr.Dataset:
+    """How much each head is needed: loss without it minus loss with it, heads replaced one at a time.
+
+    ``ablation`` [layer, head] over the positions that count, and ``ablation_<part>`` for each of the task's parts, in
+    nats for tokens and squared error for vectors; ``ablation_clean`` is the loss with all heads. What a head writes is
+    replaced at hook_z as in ``ablated_loss``, and later attention is recomputed. No null: 0 is a head that nothing
+    needs, or that others stand in for; negative is one that does harm.
+
+    Args:
+        model: The network.
+        batch: Sequences of a task.
+        kind: What takes the head's place; see ``ablated_loss``.
+        reference: Where it is taken from; see ``ablated_loss``.
+
+    Raises:
+        DoesNotApplyError: ``resample`` with a single sequence and no reference.
+        ValueError: a batch without a task, a ``reference`` of another shape.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> needed = ablation(*composing_pair("k"))  # a previous-token head, and an induction head that reads it
+        >>> (needed.ablation_repeats > 1).values.tolist()
+        [[True, False], [False, True]]
+    """
+    other = _reference("ablation", batch, kind, reference)
+    shown = activations(model, batch)
+    counted = {"ablation": batch.mask}
+    for part, where in (batch.task.parts(batch) if batch.task is not None else {}).items():
+        counted[f"ablation_{part}"] = where & batch.mask
+
+    def losses(output: Tensor) -> Float[Tensor, "part"]:
+        each = task_loss(output, batch)
+        return torch.stack([masked_mean(each, where) for where in counted.values()])
+
+    clean = losses(shown["output"])
+    there = shown if other is batch else _recorded(model, other, _z_points(model))
+    change = clean.new_empty(len(counted), model.cfg.n_layers, model.cfg.n_heads)
+    for layer, point in enumerate(_z_points(model)):
+        stand_in = _stand_in(there[point], kind)
+        for head in range(model.cfg.n_heads):
+            change[:, layer, head] = losses(_output_without(model, batch, Head(layer, head), stand_in, shown)) - clean
+    scores = {name: (HEAD, of_heads.cpu().numpy()) for name, of_heads in zip(counted, change, strict=True)}
+    return xr.Dataset(scores | {"ablation_clean": ((), clean[0].cpu().numpy())})
+
+
+def ablated_loss(
+    model: Model,
+    batch: Batch,
+    what: str | Head | Iterable[str | Head],
+    kind: Kind = "mean",
+    attention: Attention = "recomputed",
+    reference: Batch | None = None,
+) -> xr.Dataset:
+    """The loss when some activations are replaced: the variables of ``loss``, so that their difference is the effect.
+
+    Args:
+        model: The network.
+        batch: Sequences of a task.
+        what: Heads (at hook_z), names of hook points, or several of either, replaced together; nothing at all gives the
+            loss as it is. ``all_heads_but`` names everything except a circuit.
+        kind: What takes their place: ``zero``; ``mean``, over all sequences and positions of the reference;
+            ``position_mean``, over its sequences at each position; ``resample``, what the network computes on it,
+            sequence by sequence.
+        attention: ``recomputed``: patterns in later layers follow what they read; ``frozen``: all patterns stay as they
+            are without any replacement, and only what they move changes.
+        reference: A batch of the same shape. By default this batch itself, and for ``resample`` this batch with its
+            sequences moved on by one.
+
+    Raises:
+        DoesNotApplyError: ``resample`` with a single sequence and no reference.
+        ValueError: a head or hook point that does not exist, an activation without positions (an attention pattern), a
+            reference of another shape, an output that is not all numbers.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> model, batch = composing_pair("k")
+        >>> without = ablated_loss(model, batch, Head(0, 0))  # the previous-token head of an induction circuit
+        >>> round(without.loss_repeats.item(), 1), round(ablated_loss(model, batch, []).loss_repeats.item(), 1)
+        (3.2, 0.0)
+    """
+    check_one_of("attention", attention, get_args(Attention))
+    other = _reference("ablated_loss", batch, kind, reference)
+    places = [_place(model, each) for each in ([what] if isinstance(what, str | Head) else what)]
+    there = _recorded(model, other, [point for point, _ in places])
+    hooks = [_replace(point, _stand_in(there[point], kind), where) for point, where in places]
+    if attention == "frozen":
+        for layer, pattern in enumerate(seen(model, batch).patterns):
+            hooks.append(_replace(f"blocks.{layer}.attn.hook_pattern", pattern))
+    return _by_part("loss", task_loss(output_with(model, batch, hooks), batch), batch)
+
+
+def path_patch(model: Model, batch: Batch, corrupted: Batch | None = None) -> xr.Dataset:
+    """How much a head needs to read an earlier head: change in loss when that one path carries other sequences.
+
+    ``path_patch`` [input, from_layer, from_head, to_layer, to_head]: head h2's query, key or value input (before
+    LayerNorm) has what h1 writes replaced by what h1 writes on the corrupted batch; every other reader of h1 sees it as
+    it is. NaN unless h1's layer is the earlier; ``path_patch_clean`` is the loss as it is. Nats, or squared error. No
+    null: 0 where nothing depends on the path. Wang et al. 2022; computed by TransformerLens's direct path patching. It
+    leaves out what goes from h1 to h2 through heads or MLPs between them.
+
+    Args:
+        model: The network; it is put into evaluation mode meanwhile.
+        batch: Sequences of a task.
+        corrupted: A batch of the same shape; by default this batch with its sequences moved on by one.
+
+    Raises:
+        DoesNotApplyError: one layer, a single sequence and no other batch, an architecture in which heads have no
+            inputs of their own (grouped heads).
+        ValueError: a batch without a task, a ``corrupted`` of another shape.
+    """
+    if model.cfg.n_layers < 2:
+        raise DoesNotApplyError("path_patch needs heads in an earlier and a later layer; this network has 1 layer")
+    other = _reference("path_patch", batch, "resample", corrupted)
+    clean = mean_loss(seen(model, batch).output, batch)
+    inputs: tuple[Literal["q", "k", "v"], ...] = ("q", "k", "v")
+    points = _z_points(model)
+    with torch.no_grad(), _evaluating(model):
+        try:
+            # The tool restores paths in a corrupted run. Here the run is clean and its paths are corrupted.
+            losses = [
+                get_act_patch_direct_path_all_sources(
+                    model,  # pyright: ignore[reportArgumentType]
+                    corrupted_tokens=batch.inputs,
+                    clean_cache=_recorded(model, other, points),  # pyright: ignore[reportArgumentType]
+                    corrupted_cache=_recorded(model, batch, points),  # pyright: ignore[reportArgumentType]
+                    patching_metric=lambda output: mean_loss(output, batch),
+                    component=each,
+                    verbose=False,
+                )
+                for each in inputs
+            ]
+        except (NotImplementedError, ValueError) as reason:
+            raise DoesNotApplyError(f"path_patch needs heads that read inputs of their own; {reason}") from None
+    change = xr.DataArray((torch.stack(losses) - clean).cpu().numpy(), dims=("input", *PAIR))
+    layers = torch.arange(model.cfg.n_layers)
+    earlier = xr.DataArray((layers[:, None] < layers).numpy(), dims=("from_layer", "to_layer"))
+    scores = {"path_patch": change.where(earlier), "path_patch_clean": ((), clean.cpu().numpy())}
+    return xr.Dataset(scores, coords={"input": list(inputs)})
+
+
+def all_heads_but(model: Model, kept: Iterable[Head] = ()) -> list[Head]:
+    """Every head of the network except ``kept``, in the order of the layers: what is ablated to see a circuit alone.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> [str(head) for head in all_heads_but(composing_pair("k")[0], [Head(0, 0), Head(1, 1)])]
+        ['L0H1', 'L1H0']
+    """
+    keep = {check_head(model, head) for head in kept}
+    every = (Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads))
+    return [head for head in every if head not in keep]
+
+
+def output_with(model: Model, batch: Batch, hooks: Sequence[Hook]) -> Float[Tensor, "batch pos d_vocab_out"]:
+    """The output of a forward pass with hooks, which are gone afterwards.
+
+    Raises:
+        ValueError: a batch that the network cannot read, an output that is not all numbers.
+    """
+    check_batch(model, batch)
+    with torch.no_grad():
+        output = model.run_with_hooks(batch.inputs, fwd_hooks=list(hooks))
+    if not output.isfinite().all():
+        raise ValueError("model: with these activations replaced its output is not all numbers (NaN or infinite)")
+    return output
+
+
+def _output_without(
+    model: Model, batch: Batch, head: Head, stand_in: Float[Tensor, "batch pos head d_head"], shown: Activations
+) -> Float[Tensor, "batch pos d_vocab_out"]:
+    """The output with one head's z replaced, from the activations of the network as it is.
+
+    In a network of ours nothing is computed again that stays the same: what comes before, and the attention of the
+    head's own layer, whose sum changes by what this head writes.
+    """
+    point = f"blocks.{head.layer}.attn.hook_z"
+    if not isinstance(model, HookedTransformer):
+        return output_with(model, batch, [_replace(point, stand_in, _of_head(head))])
+    block, z = model.blocks[head.layer], shown[point]
+    W_O = weight(model, "W_O")[head].to(z.dtype)
+    with torch.no_grad():
+        change = (stand_in[:, :, head.head] - z[:, :, head.head]) @ W_O
+        residual = shown[f"blocks.{head.layer}.hook_resid_pre"] + shown[f"blocks.{head.layer}.hook_attn_out"] + change
+        if not model.cfg.attn_only:
+            residual = residual + block.mlp(block.ln2(residual))
+        shortformer = shown["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else None
+        return model(residual, start_at_layer=head.layer + 1, shortformer_pos_embed=shortformer)
+
+
+def _reference(name: str, batch: Batch, kind: str, reference: Batch | None) -> Batch:
+    """The batch whose activations take the place of others."""
+    check_one_of("kind", kind, get_args(Kind))
+    if reference is not None:
+        if reference.inputs.shape != batch.inputs.shape:
+            raise ValueError(
+                f"reference: its inputs have the shape {tuple(reference.inputs.shape)}; "
+                f"they must have that of the batch, {tuple(batch.inputs.shape)}"
+            )
+        return reference
+    if kind != "resample":
+        return batch
+    if len(batch.inputs) < 2:
+        raise DoesNotApplyError(f"{name} needs other sequences to take activations from; this batch has 1")
+    return batch._replace(inputs=batch.inputs.roll(1, 0))
+
+
+def _place(model: Model, what: str | Head) -> tuple[str, EllipsisType | tuple]:
+    """The hook point, and where in its activation."""
+    if isinstance(what, str):
+        return what, ...
+    head = check_head(model, what)
+    return f"blocks.{head.layer}.attn.hook_z", _of_head(head)
+
+
+def _of_head(head: Head) -> tuple:
+    return (slice(None), slice(None), head.head)
+
+
+def _z_points(model: Model) -> list[str]:
+    return [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
+
+
+def _recorded(model: Model, batch: Batch, points: Sequence[str]) -> Activations:
+    """What stands at these hook points in a forward pass: [batch, pos, ...] each."""
+    check_batch(model, batch)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(
+            batch.inputs, return_cache_object=False, names_filter=lambda name: name in points
+        )
+    for point in points:
+        if point not in cache:
+            nearest = get_close_matches(point, model.hook_dict, n=1)
+            hint = f"; nearest is {nearest[0]!r}" if nearest else ""
+            raise ValueError(f"what: {point!r} is no hook point that this network passes{hint}")
+        # Scores and patterns have an axis of heads there, which may be as long as a sequence.
+        if point.endswith(("scores", "pattern")) or cache[point].shape[1:2] != batch.inputs.shape[1:2]:
+            raise ValueError(f"what: {point!r} is no activation [batch, pos, ...]: {tuple(cache[point].shape)}")
+    return cache
+
+
+def _stand_in(value: Float[Tensor, "batch pos *rest"], kind: Kind) -> Float[Tensor, "batch pos *rest"]:
+    """What takes the place of an activation, from what the reference batch has there."""
+    if kind == "zero":
+        return torch.zeros_like(value)
+    if kind == "mean":
+        return einops.reduce(value, "batch pos ... -> 1 1 ...", "mean").expand_as(value)
+    if kind == "position_mean":
+        return einops.reduce(value, "batch pos ... -> 1 pos ...", "mean").expand_as(value)
+    return value
+
+
+def _replace(point: str, value: Tensor, where: Any = ...) -> Hook:
+    """A hook that puts ``value[where]`` in the place of the activation there."""
+
+    def hook(activation: Tensor, hook: Any) -> Tensor:
+        changed = activation.clone()
+        changed[where] = value[where]
+        return changed
+
+    return point, hook
+
+
+def mean_loss(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, ""]:
+    """The task's loss of any output, over the positions that count."""
+    return masked_mean(task_loss(output, batch), batch.mask)
+
+
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    """Evaluation mode as long as the context lasts; afterwards each module has the mode it had."""
+    # The modules of the network that a bridge wraps are not among its own.
+    networks = [model, getattr(model, "original_model", model)]
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def check_one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
+    """Refuse an argument that is not one of the words it can be."""
+    if value not in valid:
+        raise ValueError(f"{name}: {value!r} is not one of {', '.join(valid)}")

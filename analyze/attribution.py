@@ -1,0 +1,350 @@
+"""Who is responsible: outputs and attention scores, split into what each component of the network contributes.
+
+The residual stream is a sum: the embedding, the positions, each head (without biases), each b_O, each MLP (with its
+b_out). What reads it is linear but for the scale that a LayerNorm divides by, and that scale is taken from the forward
+pass. So an output, or a score, is a sum of one term a component and one constant, and every function here checks that
+its terms add up to what the network computed.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import einops
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from headway.analyze.applies import DoesNotApplyError, bias, check_head, needs_plain_scores, weight
+from headway.analyze.attention import SHOWN
+from headway.analyze.forward import Activations, activations
+from headway.data.task import Batch
+from headway.models.config import Head
+from headway.models.convert import Model
+
+# How far sums may be from what they add up to, as a share of the largest number in it.
+ROUNDING = 1e-4
+
+
+def direct_attribution(model: Model, batch: Batch) -> xr.Dataset:
+    """What each component adds to the output directly: to the target's logit, or along the target vector.
+
+    ``direct_attribution`` [component], its mean over the positions that count, ``direct_attribution_by_position``
+    [component, pos], and ``direct_attribution_<part>`` [component] for each of the task's parts: means of
+    ``attribute_outputs``, which defines it. The components add up to the mean logit. For vectors each target weighs as
+    much as its square, so that the components add up to ``sum <output, target> / sum <target, target>``, and targets that
+    are nearly zero do not drown the others. It leaves out what a component does through later layers.
+
+    Raises:
+        ValueError: terms that do not add up, in a network whose residual stream is no plain sum.
+    """
+    each = attribute_outputs(model, batch)
+    weights = (batch.targets**2).sum(-1) if batch.targets.is_floating_point() else torch.ones(batch.mask.shape)
+
+    def mean(where: Bool[Tensor, "batch pos"], over: Sequence[str]) -> xr.DataArray:
+        counted = (weights.to(where.device) * (where & batch.mask)).cpu().numpy()
+        return each.weighted(xr.DataArray(counted, dims=("batch", "pos"))).mean(over)
+
+    everywhere = torch.ones_like(batch.mask)
+    scores = {
+        "direct_attribution": mean(everywhere, ("batch", "pos")),
+        "direct_attribution_by_position": mean(everywhere, ("batch",)),
+    }
+    for part, where in (batch.task.parts(batch) if batch.task is not None else {}).items():
+        scores[f"direct_attribution_{part}"] = mean(where, ("batch", "pos"))
+    return xr.Dataset(scores)
+
+
+def attribute_outputs(model: Model, batch: Batch, over_mean: bool = False) -> xr.DataArray:
+    """What each component adds to each output directly: [component, batch, pos], in units of the output.
+
+    A component's vector is centred (a LayerNorm subtracts the mean), divided by the scale of ln_final in this forward
+    pass, and multiplied with ``ln_final.w * W_U[:, target]``; ``constant`` is ``b_U + ln_final.b @ W_U``, undivided. For
+    tokens the sum over components is the target's logit. For vectors the output is a prediction, and each term is
+    ``<term, target> / <target, target>``: the sum is 1 for a perfect prediction; NaN where the target is zero.
+
+    Args:
+        model: The network.
+        batch: Inputs, and the targets whose outputs are split.
+        over_mean: For tokens, take from each term its mean over the vocabulary: what moves the target's logit against
+            the others.
+
+    Raises:
+        DoesNotApplyError: ``over_mean`` for vectors.
+        ValueError: terms that do not add up; the message names the first that does not.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> terms = attribute_outputs(*composing_pair("k")).sel(batch=0, pos=16)  # a repeat: L1H1 copies its token
+        >>> str(terms.idxmax().item())
+        'L1H1'
+    """
+    seen = activations(model, batch)
+    output, W_U, b_U = seen["output"], weight(model, "W_U"), bias(model, "b_U")
+    targets = batch.targets
+    if targets.is_floating_point():
+        if over_mean:
+            raise DoesNotApplyError("over_mean needs tokens; the targets of this batch are vectors")
+        square = einops.einsum(targets, targets, "batch pos d, batch pos d -> batch pos")
+        columns = targets / square.where(square > 0, torch.nan)[..., None]
+        to_output = einops.einsum(columns, W_U, "batch pos d_vocab, d_model d_vocab -> batch pos d_model")
+        constant, expected = columns @ b_U, einops.reduce(columns * output, "batch pos d_vocab -> batch pos", "sum")
+    else:
+        if over_mean:
+            W_U, b_U = W_U - W_U.mean(-1, keepdim=True), b_U - b_U.mean()
+            output = output - output.mean(-1, keepdim=True)
+        to_output = einops.rearrange(W_U, "d_model d_vocab -> d_vocab d_model")[targets]
+        constant, expected = b_U[targets], output.gather(-1, targets[..., None])[..., 0]
+    reader = _Reader.of(model, getattr(model, "ln_final", None))
+    scale = seen["ln_final.hook_scale"] if reader.normalizes else 1.0
+    constant = constant + to_output @ reader.shift
+    to_output = reader.through(to_output) / scale
+    n_layers = model.cfg.n_layers
+    written = _written(model, seen, n_layers)
+    products = [
+        einops.einsum(term.vectors, to_output, "batch pos d_model, batch pos d_model -> batch pos") for term in written
+    ]
+    terms = torch.stack([*products, constant])
+    if not _adds_up(terms.sum(0), expected):
+        raise ValueError(
+            f"direct_attribution: the terms do not add up to the output; {_missing(model, seen, n_layers)}"
+        )
+    names = [*(term.component for term in written), "constant"]
+    return xr.DataArray(terms.cpu().numpy(), dims=("component", "batch", "pos"), coords={"component": names})
+
+
+def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
+    """Through which components a head's queries find its keys: the spread of each pair's share of the attention score.
+
+    ``qk_attribution`` [layer, head, query_component, key_component]: the standard deviation over all visible (query,
+    key) of the first 4 sequences of ``attribute_scores``, which defines it; a term that is the same everywhere moves no
+    attention. NaN for components that a layer does not read. For an induction circuit the largest is (embed, the
+    previous-token head).
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        ValueError: terms that do not add up to the attention scores.
+    """
+    needs_plain_scores("qk_attribution", model)
+    few = batch._replace(inputs=batch.inputs[:SHOWN])
+    spreads = []
+    for layer in range(model.cfg.n_layers):
+        of_heads = []
+        for head in range(model.cfg.n_heads):
+            scores = attribute_scores(model, few, Head(layer, head))
+            of_heads.append(scores.std(("batch", "query", "key")))
+        spreads.append(xr.concat(of_heads, dim="head"))
+    last = spreads[-1]
+    components = {axis: last[axis] for axis in ("query_component", "key_component")}
+    return xr.Dataset({"qk_attribution": xr.concat([each.reindex(components) for each in spreads], dim="layer")})
+
+
+def attribute_scores(model: Model, batch: Batch, head: Head) -> xr.DataArray:
+    """What each pair of components adds to a head's attention scores: [query_component, key_component, batch, query, key].
+
+    ``score[i, j] = q_i · k_j / sqrt(d_head)``, with q_i a component's vector centred, divided by the scale of ln1 in
+    this forward pass and multiplied with ``ln1.w * W_Q``; the ``constant`` of a query is ``b_Q + ln1.b @ W_Q``, undivided;
+    keys likewise. Shortformer positions enter after ln1 and are not divided. The sum over both components is the score
+    before the softmax; NaN where a query does not see a key.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        ValueError: a head that does not exist, terms that do not add up; the message names the first that does not.
+    """
+    needs_plain_scores("attribute_scores", model)
+    head = check_head(model, head)
+    seen = activations(model, batch)
+    block = f"blocks.{head.layer}"
+    reader = _Reader.of(model, model.blocks[head.layer].ln1)
+    scale = seen[f"{block}.ln1.hook_scale"] if reader.normalizes else torch.ones(1, device=batch.inputs.device)
+    if scale.ndim > 3:  # a scale for each head, from inputs of their own
+        scale = scale[:, :, head.head]
+    written = _written(model, seen, head.layer)
+    sides = []
+    for side in "QK":
+        W, b = weight(model, f"W_{side}")[head.layer, head.head], bias(model, f"b_{side}")[head.layer, head.head]
+        read = reader.through(W.T).T
+        parts = {term.component: term.vectors / scale @ read for term in written}
+        if model.cfg.positional_embedding_type == "shortformer":
+            parts["pos_embed"] = seen["hook_pos_embed"] @ W
+        parts["constant"] = (b + reader.shift @ W).expand_as(parts["embed"])
+        sides.append(parts)
+    q, k = (torch.stack(list(parts.values())) for parts in sides)
+    scores = einops.einsum(q, k, "i batch query d_head, j batch key d_head -> i j batch query key")
+    scores = scores / math.sqrt(model.cfg.d_head)
+    whole = seen[f"{block}.attn.hook_attn_scores"][:, head.head]
+    visible = _visible(whole)
+    if not _adds_up(scores.sum((0, 1))[visible], whole[visible]):
+        raise ValueError(
+            f"qk_attribution: the terms do not add up to the scores of {head}; {_missing(model, seen, head.layer)}"
+        )
+    names = list(sides[0])
+    return xr.DataArray(
+        scores.where(visible, torch.nan).cpu().numpy(),
+        dims=("query_component", "key_component", "batch", "query", "key"),
+        coords={"query_component": names, "key_component": names},
+    )
+
+
+@dataclass(frozen=True)
+class AffineScore:
+    """A head's attention score as an affine function of one side, the other side fixed: ``x @ map + bias``.
+
+    x is what the head reads, after LayerNorm: ``normalized * w + b`` of ln1.
+    """
+
+    map: Float[Tensor, "batch fixed d_model"]
+    bias: Float[Tensor, "batch fixed"]
+
+    def __call__(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos fixed"]:
+        """The scores of vectors that stand in for the free side."""
+        return (
+            einops.einsum(x, self.map, "batch pos d_model, batch fixed d_model -> batch pos fixed") + self.bias[:, None]
+        )
+
+
+def score_given_keys(model: Model, batch: Batch, head: Head, keys: Sequence[int]) -> AffineScore:
+    """A head's score as a function of the query's vector, with the keys at some positions fixed.
+
+    map ``W_Q k / sqrt(d_head)``, bias ``b_Q · k / sqrt(d_head)``, k the head's real key at each position of ``keys``. The
+    scores of several keys add up to what a query gains by looking for their combination.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        ValueError: a head or position that does not exist; a real score that does not come out.
+
+    Example:
+        >>> from headway.models.handmade import previous_token_head
+        >>> model, batch = previous_token_head()
+        >>> score = score_given_keys(model, batch, Head(0, 0), keys=[4])
+        >>> score(reads(model, batch, layer=0))[0, :, 0].argmax().item()  # position 5 looks at position 4
+        5
+    """
+    return _affine("Q", "K", model, batch, head, keys)
+
+
+def score_given_queries(model: Model, batch: Batch, head: Head, queries: Sequence[int]) -> AffineScore:
+    """A head's score as a function of the key's vector, with the queries at some positions fixed.
+
+    map ``W_K q / sqrt(d_head)``, bias ``b_K · q / sqrt(d_head)``: the mirror image of ``score_given_keys``.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        ValueError: a head or position that does not exist; a real score that does not come out.
+    """
+    return _affine("K", "Q", model, batch, head, queries)
+
+
+def reads(model: Model, batch: Batch, layer: int) -> Float[Tensor, "batch pos d_model"]:
+    """What the queries and keys of a layer read: ln1 of the residual stream, with its weights and any shortformer positions."""
+    seen = activations(model, batch)
+    norm = model.blocks[layer].ln1
+    name = f"blocks.{layer}.ln1.hook_normalized"
+    x = seen[name] if name in seen else seen[f"blocks.{layer}.hook_resid_pre"]
+    w, b = getattr(norm, "w", None), getattr(norm, "b", None)
+    x = x if w is None else x * w.detach()
+    x = x if b is None else x + b.detach()
+    return x + seen["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else x
+
+
+def _affine(free: str, fixed: str, model: Model, batch: Batch, head: Head, positions: Sequence[int]) -> AffineScore:
+    name = "score_given_keys" if free == "Q" else "score_given_queries"
+    needs_plain_scores(name, model)
+    head = check_head(model, head)
+    length = batch.inputs.shape[1]
+    for position in positions:
+        if not 0 <= position < length:
+            raise ValueError(f"position: {position} does not exist; this batch has 0 to {length - 1}")
+    x = reads(model, batch, head.layer)
+    weights = {side: weight(model, f"W_{side}")[head.layer, head.head] for side in "QK"}
+    biases = {side: bias(model, f"b_{side}")[head.layer, head.head] for side in "QK"}
+    vectors = (x[:, list(positions)] @ weights[fixed] + biases[fixed]) / math.sqrt(model.cfg.d_head)
+    score = AffineScore(vectors @ weights[free].T, vectors @ biases[free])
+    whole = activations(model, batch)[f"blocks.{head.layer}.attn.hook_attn_scores"][:, head.head]
+    real = whole[:, :, list(positions)] if free == "Q" else whole[:, list(positions)].mT
+    visible = _visible(real)
+    if not _adds_up(score(x)[visible], real[visible]):
+        raise ValueError(
+            f"{name}: the real vectors do not give back the scores of {head}; its formula does not hold here"
+        )
+    return score
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What stands between the residual stream and a matrix that reads it: ``(x - mean x) / scale * w + b``, or nothing."""
+
+    normalizes: bool
+    centres: bool
+    w: Tensor
+    shift: Float[Tensor, "d_model"]
+
+    @classmethod
+    def of(cls, model: Model, norm: torch.nn.Module | None) -> "_Reader":
+        kind = model.cfg.normalization_type
+        device = weight(model, "W_E").device
+        w, b = (getattr(norm, name, None) if kind is not None else None for name in ("w", "b"))
+        ones, zeros = torch.ones(model.cfg.d_model, device=device), torch.zeros(model.cfg.d_model, device=device)
+        return cls(
+            normalizes=kind is not None,
+            centres=kind in ("LN", "LNPre"),
+            w=ones if w is None else w.detach(),
+            shift=zeros if b is None else b.detach(),
+        )
+
+    def through(self, directions: Float[Tensor, "*some d_model"]) -> Float[Tensor, "*some d_model"]:
+        """Directions to multiply the residual stream with: centring them is centring it."""
+        weighted = directions * self.w
+        return weighted - weighted.mean(-1, keepdim=True) if self.centres else weighted
+
+
+class _Term(NamedTuple):
+    """What one component has written to the residual stream; the embedding and the positions are of layer -1."""
+
+    component: str
+    layer: int
+    vectors: Float[Tensor, "batch pos d_model"]
+
+
+def _written(model: Model, seen: Activations, before: int) -> list[_Term]:
+    """What has been written to the residual stream before block ``before``, in the order of the network."""
+    W_O, b_O = weight(model, "W_O"), bias(model, "b_O")
+    embed = seen["hook_embed"]
+    terms = [_Term("embed", -1, embed)]
+    if "hook_pos_embed" in seen and model.cfg.positional_embedding_type != "shortformer":
+        terms.append(_Term("pos_embed", -1, seen["hook_pos_embed"]))
+    for layer in range(before):
+        z = seen[f"blocks.{layer}.attn.hook_z"]
+        results = einops.einsum(z, W_O[layer], "batch pos head d_head, head d_head d_model -> head batch pos d_model")
+        terms += [_Term(str(Head(layer, head)), layer, result) for head, result in enumerate(results)]
+        terms.append(_Term(f"{layer}_b_O", layer, b_O[layer].expand_as(embed)))
+        if f"blocks.{layer}.hook_mlp_out" in seen:
+            terms.append(_Term(f"{layer}_mlp_out", layer, seen[f"blocks.{layer}.hook_mlp_out"]))
+    return terms
+
+
+def _visible(scores: Float[Tensor, "batch query key"]) -> Bool[Tensor, "batch query key"]:
+    """Where a query sees a key: elsewhere a mask has put -inf, or a number near the lowest there is."""
+    return scores > torch.finfo(scores.dtype).min / 2
+
+
+def _adds_up(total: Tensor, expected: Tensor) -> bool:
+    """Up to rounding, wherever there is something to add up to."""
+    total, expected = total[~expected.isnan()], expected[~expected.isnan()]
+    largest = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
+    return bool(((total - expected).abs() <= ROUNDING * largest).all())
+
+
+def _missing(model: Model, seen: Activations, before: int) -> str:
+    """Where the sum of what was written first leaves the residual stream."""
+    written = _written(model, seen, before)
+    for layer in range(-1, before):
+        last = layer + 1 == model.cfg.n_layers
+        point = f"blocks.{layer}.hook_resid_post" if last else f"blocks.{layer + 1}.hook_resid_pre"
+        terms = [term for term in written if term.layer <= layer]
+        if not _adds_up(torch.stack([term.vectors for term in terms]).sum(0), seen[point]):
+            names = ", ".join(term.component for term in terms if term.layer == layer)
+            return f"{names} are not all that is written before {point}"
+    return "the residual stream does, so what reads it is no plain LayerNorm and matrix"

@@ -40,21 +40,24 @@ def direct_attribution(model: Model, batch: Batch) -> xr.Dataset:
     Raises:
         ValueError: terms that do not add up, in a network whose residual stream is no plain sum.
     """
-    each = attribute_outputs(model, batch)
-    weights = (batch.targets**2).sum(-1) if batch.targets.is_floating_point() else torch.ones(batch.mask.shape)
+    names, each = _output_terms(model, batch)
+    weights = (batch.targets**2).sum(-1) if batch.targets.is_floating_point() else torch.ones_like(each[0])
+    weights = weights * batch.mask
+    each = each.nan_to_num(0)  # where a target is zero, and so is its weight
 
-    def mean(where: Bool[Tensor, "batch pos"], over: Sequence[str]) -> xr.DataArray:
-        counted = (weights.to(where.device) * (where & batch.mask)).cpu().numpy()
-        return each.weighted(xr.DataArray(counted, dims=("batch", "pos"))).mean(over)
+    def mean(weights: Float[Tensor, "batch pos"], over: str) -> Float[Tensor, "component *pos"]:
+        share = einops.reduce(each * weights, f"component batch pos -> {over}", "sum")
+        return share / einops.reduce(weights, f"batch pos -> {over.removeprefix('component')}", "sum")
 
-    everywhere = torch.ones_like(batch.mask)
     scores = {
-        "direct_attribution": mean(everywhere, ("batch", "pos")),
-        "direct_attribution_by_position": mean(everywhere, ("batch",)),
+        "direct_attribution": (("component",), mean(weights, "component")),
+        "direct_attribution_by_position": (("component", "pos"), mean(weights, "component pos")),
     }
     for part, where in (batch.task.parts(batch) if batch.task is not None else {}).items():
-        scores[f"direct_attribution_{part}"] = mean(where, ("batch", "pos"))
-    return xr.Dataset(scores)
+        scores[f"direct_attribution_{part}"] = (("component",), mean(weights * where, "component"))
+    return xr.Dataset(
+        {name: (axes, values.cpu().numpy()) for name, (axes, values) in scores.items()}, coords={"component": names}
+    )
 
 
 def attribute_outputs(model: Model, batch: Batch, over_mean: bool = False) -> xr.DataArray:
@@ -81,6 +84,13 @@ def attribute_outputs(model: Model, batch: Batch, over_mean: bool = False) -> xr
         >>> str(terms.idxmax().item())
         'L1H1'
     """
+    names, terms = _output_terms(model, batch, over_mean)
+    return xr.DataArray(terms.cpu().numpy(), dims=("component", "batch", "pos"), coords={"component": names})
+
+
+def _output_terms(
+    model: Model, batch: Batch, over_mean: bool = False
+) -> tuple[list[str], Float[Tensor, "component batch pos"]]:
     seen = activations(model, batch)
     output, W_U, b_U = seen["output"], weight(model, "W_U"), bias(model, "b_U")
     targets = batch.targets
@@ -111,8 +121,7 @@ def attribute_outputs(model: Model, batch: Batch, over_mean: bool = False) -> xr
         raise ValueError(
             f"direct_attribution: the terms do not add up to the output; {_missing(model, seen, n_layers)}"
         )
-    names = [*(term.component for term in written), "constant"]
-    return xr.DataArray(terms.cpu().numpy(), dims=("component", "batch", "pos"), coords={"component": names})
+    return [*(term.component for term in written), "constant"], terms
 
 
 def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
@@ -128,17 +137,22 @@ def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
         ValueError: terms that do not add up to the attention scores.
     """
     needs_plain_scores("qk_attribution", model)
-    few = batch._replace(inputs=batch.inputs[:SHOWN])
-    spreads = []
+    few = batch._replace(inputs=batch.inputs[:SHOWN], targets=batch.targets[:SHOWN])
+    spreads, names = [], []
     for layer in range(model.cfg.n_layers):
         of_heads = []
         for head in range(model.cfg.n_heads):
-            scores = attribute_scores(model, few, Head(layer, head))
-            of_heads.append(scores.std(("batch", "query", "key")))
-        spreads.append(xr.concat(of_heads, dim="head"))
-    last = spreads[-1]
-    components = {axis: last[axis] for axis in ("query_component", "key_component")}
-    return xr.Dataset({"qk_attribution": xr.concat([each.reindex(components) for each in spreads], dim="layer")})
+            names, scores, visible = _score_terms(model, few, Head(layer, head))
+            of_heads.append(scores[:, :, visible].std(-1))
+        spreads.append(torch.stack(of_heads))
+    # The components come in the order of the network, so those of an early layer are the first, but for its constant.
+    spread = torch.full((len(spreads), *spreads[-1].shape), torch.nan)
+    for layer, found in enumerate(spreads):
+        at = torch.tensor([*range(found.shape[-1] - 1), len(names) - 1])
+        spread[layer, :, at[:, None], at[None, :]] = found.cpu()
+    axes = ("layer", "head", "query_component", "key_component")
+    labels = {"query_component": names, "key_component": names}
+    return xr.Dataset({"qk_attribution": (axes, spread.numpy())}, coords=labels)
 
 
 def attribute_scores(model: Model, batch: Batch, head: Head) -> xr.DataArray:
@@ -153,6 +167,17 @@ def attribute_scores(model: Model, batch: Batch, head: Head) -> xr.DataArray:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
         ValueError: a head that does not exist, terms that do not add up; the message names the first that does not.
     """
+    names, scores, visible = _score_terms(model, batch, head)
+    return xr.DataArray(
+        scores.where(visible, torch.nan).cpu().numpy(),
+        dims=("query_component", "key_component", "batch", "query", "key"),
+        coords={"query_component": names, "key_component": names},
+    )
+
+
+def _score_terms(
+    model: Model, batch: Batch, head: Head
+) -> tuple[list[str], Float[Tensor, "i j batch query key"], Bool[Tensor, "batch query key"]]:
     needs_plain_scores("attribute_scores", model)
     head = check_head(model, head)
     seen = activations(model, batch)
@@ -180,12 +205,7 @@ def attribute_scores(model: Model, batch: Batch, head: Head) -> xr.DataArray:
         raise ValueError(
             f"qk_attribution: the terms do not add up to the scores of {head}; {_missing(model, seen, head.layer)}"
         )
-    names = list(sides[0])
-    return xr.DataArray(
-        scores.where(visible, torch.nan).cpu().numpy(),
-        dims=("query_component", "key_component", "batch", "query", "key"),
-        coords={"query_component": names, "key_component": names},
-    )
+    return list(sides[0]), scores, visible
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ out. The scale that a LayerNorm divides by is left out always.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 import einops
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -294,38 +295,32 @@ def _composition(kind: Literal["q", "k", "v"], model: Model) -> xr.Dataset:
         square = einops.reduce((left @ right).square_(), "(h1 i) (h2 j) -> h1 h2", "sum", h1=heads, j=R.shape[-1])
         return square.unflatten(1, (-1, heads))
 
-    lengths = _by_pair(model, length)
-    score = _pairs(model, of_layer) ** 0.5 / lengths
+    # A head whose circuit is zero composes with none.
+    lengths = _by_pair(model, length.where(length > 0, torch.nan))
+    score = np.sqrt(_pairs(model, of_layer)) / lengths
     mean, std, skewness = (_by_pair(model, moment) for moment in haar_null(s, t, _free_dimensions(model)))
     # A gamma distribution of this skewness has this kurtosis.
-    null = Null(mean, std, skewness, 1.5 * skewness**2, scale=SQUARE)
-    scores = _of_pairs(name, model, score, null)
+    scores = _of_pairs(name, model, score, Null(mean, std, skewness, 1.5 * skewness**2, scale=SQUARE))
     ceiling = _by_pair(model, einops.einsum(s**2, t**2, "h1 i, h2 i -> h1 h2").sqrt()) / lengths
-    scores[f"{name}_ceiling"] = ceiling.astype("float32")
+    scores[f"{name}_ceiling"] = (PAIR, ceiling.astype("float32"))
     return scores
 
 
-def _pairs(model: Model, of_layer: Callable[[int], Float[Tensor, "h1 l2 h2"]]) -> xr.DataArray:
+def _pairs(model: Model, of_layer: Callable[[int], Float[Tensor, "h1 l2 h2"]]) -> Float[np.ndarray, "l1 h1 l2 h2"]:
     """Scores of all pairs of heads, NaN unless the first is in an earlier layer; ``of_layer`` gives those from a layer on."""
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    found = torch.full((layers, heads, layers, heads), torch.nan)
+    found = torch.full((layers, heads, layers, heads), torch.nan, dtype=torch.float64)
     for layer in range(layers - 1):
-        found[layer, :, layer + 1 :] = of_layer(layer).cpu()
-    return xr.DataArray(found.numpy(), dims=PAIR)
+        found[layer, :, layer + 1 :] = of_layer(layer)
+    return found.numpy()
 
 
-def _by_pair(model: Model, values: Float[Tensor, "h1 h2"]) -> xr.DataArray:
+def _by_pair(model: Model, values: Float[Tensor, "#one #other"]) -> Float[np.ndarray, "l1 h1 l2 h2"]:
     """[all heads, all heads] as [layer, head, layer, head], NaN unless the first is in an earlier layer."""
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    by_head = (
-        values.expand(layers * heads, layers * heads).cpu().unflatten(1, (layers, heads)).unflatten(0, (layers, heads))
-    )
+    whole = values.expand(layers * heads, layers * heads)
+    by_head = einops.rearrange(whole, "(l1 h1) (l2 h2) -> l1 h1 l2 h2", h1=heads, h2=heads)
     return _pairs(model, lambda layer: by_head[layer, :, layer + 1 :])
-
-
-def _family(model: Model) -> int:
-    """How many pairs of heads there are of which the first is in an earlier layer."""
-    return model.cfg.n_heads**2 * model.cfg.n_layers * (model.cfg.n_layers - 1) // 2
 
 
 def _needs_layers(name: str, model: Model) -> None:
@@ -334,15 +329,16 @@ def _needs_layers(name: str, model: Model) -> None:
 
 
 def _of_heads(name: str, model: Model, score: Float[Tensor, "layer head"], null: Null) -> xr.Dataset:
-    values = xr.DataArray(score.cpu().numpy(), dims=HEAD)
-    return _with_attributes(name, model, beside_null(name, values, null, values.size))
+    return _with_null(name, model, xr.DataArray(score.cpu().numpy(), dims=HEAD), null)
 
 
-def _of_pairs(name: str, model: Model, score: xr.DataArray, null: Null) -> xr.Dataset:
-    return _with_attributes(name, model, beside_null(name, score, null, _family(model)))
+def _of_pairs(name: str, model: Model, score: Float[np.ndarray, "l1 h1 l2 h2"], null: Null) -> xr.Dataset:
+    pairs = np.where(_by_pair(model, torch.ones(1, 1)) > 0, 0.0, np.nan)  # no null for what cannot compose
+    return _with_null(name, model, xr.DataArray(score, dims=PAIR), replace(null, mean=null.mean + pairs))
 
 
-def _with_attributes(name: str, model: Model, scores: xr.Dataset) -> xr.Dataset:
+def _with_null(name: str, model: Model, score: xr.DataArray, null: Null) -> xr.Dataset:
+    scores = beside_null(name, score, null)
     scores[name].attrs |= layer_norm(model)
     return scores
 

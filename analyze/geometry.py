@@ -76,7 +76,7 @@ def outside_embedding(model: Model, batch: Batch) -> xr.Dataset:
 
     ``outside_embedding`` [layer], in [0, 1], over the positions that count and at which the layer adds anything; P is
     the projector on the row space of W_E, d what attention and MLP of the layer add, biases too. NaN for a layer that
-    adds nothing. Null: ``outside_embedding_null`` = sqrt((d_model - d_in) / d_model), d_in the rank of W_E, which is the
+    adds nothing. Null: ``outside_embedding_null`` = sqrt((d_model - d_in) / d_model), d_in the rank of W_E: the
     root mean square for isotropic d. W_pos does not count as embedding.
 
     Raises:

@@ -125,10 +125,9 @@ class Nulls:
             missing = {m.name: m for m in self.measures if not score_file(self.run.path, None, m.name).exists()}
             drawn = fresh_initialisations(missing, scales, self.run.recipe.model, self.batch)
             for each, null in drawn.items():
-                numbers = {key: value for key, value in vars(null).items() if key != "scale"}
-                write_scores(score_file(self.run.path, None, each), xr.Dataset(numbers))
+                write_scores(score_file(self.run.path, None, each), null.to_dataset())
         if name not in self.held:
-            self.held[name] = Null(**read_file(path).data_vars, scale=scales[name])  # pyright: ignore
+            self.held[name] = Null.from_dataset(read_file(path), scales[name])
         return self.held[name]
 
 
@@ -152,10 +151,7 @@ def measure_step(
                 measured.inapplicable[each.name] = str(reason)
                 continue
             if each.fresh_null:
-                score, null = scores[each.name], nulls[each.name]
-                # A pair of heads that cannot compose has no null.
-                family = int((null.mean.notnull() & xr.ones_like(score, dtype=bool)).sum())
-                scores = scores.assign(beside_null(each.name, score, null, family).data_vars)
+                scores = scores.assign(beside_null(each.name, scores[each.name], nulls[each.name]).data_vars)
             write_scores(score_file(run.path, step, each.name), scores)
             measured.scores[each.name] = scores
     return measured

@@ -1,6 +1,6 @@
 """Nulls: what a measure gives when nothing has formed, and how far it then strays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import NormalDist
@@ -20,37 +20,34 @@ from headway.data.task import Batch
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 
-# Fresh networks of which heads are pooled, and heads of Gaussian factors: a standard deviation over n draws is known
-# to 1/sqrt(2 n), 4 % for 256.
+# Fresh networks of which heads are pooled (a standard deviation over n heads is known to 1/sqrt(2 n)), and heads of
+# Gaussian factors.
 NETWORKS = 64
-HEADS = 256
+HEADS = 64
 BAND = 0.99
 
 
 class Scale(NamedTuple):
     """Where nulls are closest to a gamma distribution: a function of the score, and the way back."""
 
-    to: Callable[[xr.DataArray], xr.DataArray]
-    back: Callable[[xr.DataArray], xr.DataArray]
+    to: Callable[[np.ndarray], np.ndarray]
+    back: Callable[[np.ndarray], np.ndarray]
 
 
 PLAIN = Scale(lambda score: score, lambda value: value)
-SQUARE = Scale(lambda score: score**2, lambda value: value.clip(min=0) ** 0.5)
+SQUARE = Scale(np.square, lambda value: np.sqrt(np.maximum(value, 0)))
 # Shares that are 0 or 1 up to float32's rounding have no odds.
 LOG_ODDS = Scale(
-    lambda share: np.log(share.clip(1e-7, 1 - 1e-7)) - np.log1p(-share.clip(1e-7, 1 - 1e-7)),
+    lambda share: np.log(np.clip(share, 1e-7, 1 - 1e-7)) - np.log1p(-np.clip(share, 1e-7, 1 - 1e-7)),
     lambda value: 1 / (1 + np.exp(-value)),
 )
-
-
-def unknown() -> xr.DataArray:
-    """No number."""
-    return xr.DataArray(np.nan)
 
 
 @dataclass(frozen=True)
 class Null:
     """What a score is when nothing has formed: the moments of its distribution, on a scale that suits it.
+
+    Arrays that broadcast against the score: of length 1 along the axes that are pooled.
 
     Args:
         mean: Mean.
@@ -62,13 +59,26 @@ class Null:
         scale: What function of the score all of these are of.
     """
 
-    mean: xr.DataArray
-    std: xr.DataArray
-    skewness: xr.DataArray = field(default_factory=lambda: xr.DataArray(0.0))
-    kurtosis: xr.DataArray = field(default_factory=lambda: xr.DataArray(0.0))
-    lowest: xr.DataArray = field(default_factory=unknown)
-    highest: xr.DataArray = field(default_factory=unknown)
+    mean: np.ndarray
+    std: np.ndarray
+    skewness: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    kurtosis: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    lowest: np.ndarray = field(default_factory=lambda: np.full(1, np.inf))
+    highest: np.ndarray = field(default_factory=lambda: np.full(1, -np.inf))
     scale: Scale = PLAIN
+
+    def to_dataset(self) -> xr.Dataset:
+        """Its numbers, for a file."""
+        numbers = {name: value for name, value in vars(self).items() if name != "scale"}
+        axes = [f"axis_{index}" for index in range(self.mean.ndim)]
+        return xr.Dataset(
+            {name: (axes if value.ndim == len(axes) else ["one"], value) for name, value in numbers.items()}
+        )
+
+    @classmethod
+    def from_dataset(cls, numbers: xr.Dataset, scale: Scale) -> "Null":
+        """The way back from ``to_dataset``."""
+        return cls(**{str(name): values.values for name, values in numbers.data_vars.items()}, scale=scale)
 
 
 def band_z(size: int, share: float = BAND) -> float:
@@ -84,7 +94,7 @@ def band_z(size: int, share: float = BAND) -> float:
     return NormalDist().inv_cdf((1 + each) / 2)
 
 
-def band(null: Null, size: int, share: float = BAND) -> tuple[xr.DataArray, xr.DataArray]:
+def band(null: Null, size: int, share: float = BAND) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and the highest score that a family of ``size`` nulls reaches with probability ``share``.
 
     Its tails are those of a gamma distribution of the null's skewness g (Wilson and Hilferty's quantiles, z the normal
@@ -96,43 +106,50 @@ def band(null: Null, size: int, share: float = BAND) -> tuple[xr.DataArray, xr.D
     spread there is no band: NaN.
 
     Example:
-        >>> low, high = band(Null(xr.DataArray(0.5), xr.DataArray(0.1)), size=1)
+        >>> low, high = band(Null(mean=np.array([0.5]), std=np.array([0.1])), size=1)
         >>> round(low.item(), 2), round(high.item(), 2)
         (0.24, 0.76)
     """
     # Without skewness the first term is z, as its limit.
-    g = null.skewness.where(abs(null.skewness) > 1e-3, 1e-3)
-    beyond = (null.kurtosis - 1.5 * g**2).clip(min=0)
-    spread = null.std.where(null.std > 0)
+    g = np.where(abs(null.skewness) > 1e-6, null.skewness, 1e-6)
+    beyond = np.maximum(null.kurtosis - 1.5 * g**2, 0)
+    spread = np.where(null.std > 0, null.std, np.nan)
 
-    def edge(z: float) -> xr.DataArray:
-        gamma = 2 / g * ((1 + g * z / 6 - g**2 / 36).clip(min=0) ** 3 - 1)
+    def edge(z: float) -> np.ndarray:
+        gamma = 2 / g * (np.maximum(1 + g * z / 6 - g**2 / 36, 0) ** 3 - 1)
         return null.mean + spread * (gamma + (z**3 - 3 * z) / 24 * beyond)
 
     z = band_z(size, share)
-    low, high = edge(-z), edge(z)
     return (
-        null.scale.back(low.where(~(null.lowest < low), null.lowest)),
-        null.scale.back(high.where(~(null.highest > high), null.highest)),
+        null.scale.back(np.minimum(edge(-z), null.lowest)),
+        null.scale.back(np.maximum(edge(z), null.highest)),
     )
 
 
-def beside_null(name: str, score: xr.DataArray, null: Null, size: int) -> xr.Dataset:
+def beside_null(name: str, score: xr.DataArray, null: Null) -> xr.Dataset:
     """A score with its null: ``<name>``, ``_null``, ``_null_std``, ``_z``, and ``_low`` and ``_high``, its band's edges.
 
-    ``size`` is that of the family of heads or pairs. z is taken on the null's scale; ``_null_std`` is half of what one
-    standard deviation to either side makes of the score. Where the null has no spread, z and the band are NaN.
+    The family of the band is every head or pair that has a null. z is taken on the null's scale; ``_null_std`` is half
+    of what a standard deviation to either side makes of the score. Where the null has no spread, z and band are NaN.
     """
-    low, high = band(null, size)
+    values = score.values.astype("float64")
+    low, high = band(null, int(np.isfinite(np.broadcast_to(null.mean, values.shape)).sum()))
+    one_up, one_down = null.scale.back(null.mean + null.std), null.scale.back(null.mean - null.std)
     parts = {
-        "": score,
+        "": values,
         "_null": null.scale.back(null.mean),
-        "_null_std": (null.scale.back(null.mean + null.std) - null.scale.back(null.mean - null.std)) / 2,
-        "_z": (null.scale.to(score) - null.mean) / null.std.where(null.std > 0),
+        "_null_std": (one_up - one_down) / 2,
+        "_z": (null.scale.to(values) - null.mean) / np.where(null.std > 0, null.std, np.nan),
         "_low": low,
         "_high": high,
     }
-    return xr.Dataset({f"{name}{part}": values.astype("float32") for part, values in parts.items()})
+    return xr.Dataset(
+        {
+            f"{name}{part}": (score.dims, np.broadcast_to(numbers, values.shape).astype("float32"))
+            for part, numbers in parts.items()
+        },
+        coords=score.coords,
+    )
 
 
 def haar_null(
@@ -175,7 +192,7 @@ def zonal(eigenvalues: Float[Tensor, "matrix n"]) -> tuple[tuple[Tensor, ...], .
 
 @lru_cache(maxsize=8)
 def random_factors(count: int, d_model: int, d_head: int) -> tuple[Float[Tensor, "draw d_model d_head"], ...]:
-    """``count`` stacks of 256 matrices with Gaussian entries; always the same ones for the same sizes."""
+    """``count`` stacks of 64 matrices with Gaussian entries; always the same ones for the same sizes."""
     draws = generator("null", 0)
     return tuple(torch.randn(HEADS, d_model, d_head, generator=draws) for _ in range(count))
 
@@ -183,19 +200,14 @@ def random_factors(count: int, d_model: int, d_head: int) -> tuple[Float[Tensor,
 def symmetric_null(ratio: Float[Tensor, "draw"], trace: Float[Tensor, "draw"], trace_variance: float) -> Null:
     """Of a ratio trace / size that is symmetric about 0, because a factor and its negative are equally likely.
 
-    The variance of the traces is known, so what these draws of them miss of it corrects the moments of the ratio: 256
-    draws do the work of some thousands.
+    The variance of the traces is known, so what these draws of them miss of it corrects the variance of the ratio: 64
+    draws do the work of a thousand, since the sizes hardly differ.
     """
+    square = ratio.double() ** 2
     missed = trace.double() ** 2 / trace_variance - 1
-
-    def moment(power: int) -> Tensor:
-        values = ratio.double() ** power
-        slope = ((values - values.mean()) * missed).mean() / missed.var(correction=0)
-        return values.mean() - slope * missed.mean()
-
-    square, fourth = moment(2), moment(4)
-    kurtosis = fourth / square**2 - 3
-    return Null(xr.DataArray(0.0), xr.DataArray(square.sqrt().item()), kurtosis=xr.DataArray(kurtosis.item()))
+    slope = ((square - square.mean()) * missed).mean() / missed.var(correction=0)
+    variance = square.mean() - slope * missed.mean()
+    return Null(np.zeros(1), np.array([variance.sqrt().item()]))
 
 
 def fresh_initialisations(
@@ -219,25 +231,25 @@ def fresh_initialisations(
                     found.setdefault(name, []).append(function(model, batch)[name])
                 except DoesNotApplyError:
                     found.pop(name, None)
-    return {
-        name: _pooled(xr.concat(draws, dim="draw").astype("float64"), scales[name]) for name, draws in found.items()
-    }
+    return {name: _pooled(draws, scales[name]) for name, draws in found.items()}
 
 
-def _pooled(draws: xr.DataArray, scale: Scale) -> Null:
+def _pooled(draws: Sequence[xr.DataArray], scale: Scale) -> Null:
     """Mean and deviation over the draws and the heads of a layer; the tails' shape over all, since it takes many."""
-    draws = scale.to(draws)
-    pool = [axis for axis in draws.dims if axis in ("draw", "head", "from_head", "to_head")]
-    mean, std = draws.mean(pool), draws.std(pool, ddof=1)
+    values = scale.to(np.stack([draw.values for draw in draws]).astype("float64"))
+    heads = [1 + draws[0].dims.index(axis) for axis in ("head", "from_head", "to_head") if axis in draws[0].dims]
+    pool = (0, *heads)
+    mean, std = values.mean(pool, keepdims=True), values.std(pool, ddof=1, keepdims=True)
     # What is left of no spread at all is rounding.
-    std = std.where(std > 1e-6 * abs(mean), 0.0)
-    z = (draws - mean) / std.where(std > 0)
+    std = np.where(std > 1e-6 * abs(mean), std, 0.0)
+    z = (values - mean) / np.where(std > 0, std, np.nan)
+    z = z[np.isfinite(z)]
     return Null(
-        mean=mean,
-        std=std,
-        skewness=(z**3).mean().fillna(0),
-        kurtosis=((z**4).mean() - 3).fillna(0),
-        lowest=draws.min(pool),
-        highest=draws.max(pool),
+        mean=mean[0],
+        std=std[0],
+        skewness=np.array([(z**3).mean() if z.size else 0.0]),
+        kurtosis=np.array([(z**4).mean() - 3 if z.size else 0.0]),
+        lowest=values.min(pool, keepdims=True)[0],
+        highest=values.max(pool, keepdims=True)[0],
         scale=scale,
     )

@@ -1,0 +1,422 @@
+"""Circuits from token to token: which tokens a head copies, looks for, or matches through an earlier head.
+
+Such a circuit is a [d_vocab, d_vocab] matrix, as ``W_E W_OV W_U`` [input token, output token] or ``W_E W_QK W_E.T``
+[query token, key token]: 8.7 GiB a head at 48,262 tokens. It has a small rank, so it is kept as two thin factors, and
+what is asked of it is found from one small block after another; the whole never exists. Weights are taken as they are:
+a LayerNorm's weights count only when they have been folded (``run.model(step, processed=True)``). The scale that it
+divides by is left out always: within a row of an OV circuit that changes no order, elsewhere it may.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal, NamedTuple
+
+import einops
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from headway.analyze.applies import (
+    DoesNotApplyError,
+    check_head,
+    layer_norm,
+    needs_plain_scores,
+    needs_same_outputs,
+    needs_tokens,
+    weight,
+)
+from headway.analyze.circuits import HEAD, PAIR
+from headway.data.task import Batch
+from headway.models.config import Head
+from headway.models.convert import Model
+
+# Rows and columns of a block, 4 MiB: it stays in a processor's cache, so that looking at it costs next to nothing
+# beside computing it, and a matrix product of this size runs at full speed.
+BLOCK = 1024
+
+Circuit = Literal["OV", "QK"]
+# Weights by their names: reading one copies and checks it, so that who needs many circuits remembers them.
+_Read = Callable[[str], Tensor]
+
+
+def ov_top1(model: Model, batch: Batch, heads: Sequence[Head] | None = None) -> xr.Dataset:
+    """How many tokens a head copies: the share that are the largest entry of their own row of ``W_E W_OV W_U``.
+
+    In [0, 1]; ``ov_top1`` [layer, head], or one number for the set ``heads``, whose W_OV add up; beside it
+    ``ov_top1_chance``, 1/d_vocab. A maximum that is attained elsewhere too is no hit: a circuit that is zero scores 0.
+    Every token counts alike, however rare. It does not say that the head attends to what it would copy. Null: fresh
+    initialisations.
+
+    Raises:
+        DoesNotApplyError: inputs that are vectors, or outputs that are not the inputs.
+        ValueError: a head that does not exist, a set that is empty or names a head twice.
+
+    Example:
+        >>> from headway.models.handmade import copying_head
+        >>> ov_top1(*copying_head()).ov_top1.item(), ov_top1(*copying_head(sign=-1.0)).ov_top1.item()
+        (1.0, 0.0)
+    """
+    return _ov_hits("ov_top1", model, batch, 1, heads)
+
+
+def ov_topk(model: Model, batch: Batch, k: int = 5, heads: Sequence[Head] | None = None) -> xr.Dataset:
+    """The share of input tokens that are among the k largest entries of their own row; see ``ov_top1``.
+
+    A hit is a token whose own entry is reached by fewer than k *other* entries. ``ov_topk_chance`` is k/d_vocab.
+
+    Raises:
+        DoesNotApplyError: inputs that are vectors, or outputs that are not the inputs.
+        ValueError: a k that is not in 1..d_vocab, and whatever ``ov_top1`` refuses.
+    """
+    return _ov_hits("ov_topk", model, batch, k, heads)
+
+
+def _ov_hits(name: str, model: Model, batch: Batch, k: int, heads: Sequence[Head] | None) -> xr.Dataset:
+    needs_tokens(name, batch)
+    needs_same_outputs(name, model)
+    read = cache(partial(weight, model))
+    share = _by_head(model, heads, lambda some: _ov(read, some).hits(k).float().mean())
+    return xr.Dataset({name: share, f"{name}_chance": k / model.cfg.d_vocab})
+
+
+def token_pair_rank(
+    model: Model,
+    batch: Batch,
+    pairs: Sequence[tuple[int, int]] | None = None,
+    circuit: Circuit = "OV",
+    heads: Sequence[Head] | None = None,
+) -> xr.Dataset:
+    """How high a pair of tokens ranks in a circuit: the percentile of its entry within its row and within its column.
+
+    ``token_pair_rank`` [layer, head, pair, within], or [pair, within] for the set ``heads``. In [0, 1]: the share of
+    the other entries of the row (or column) that are smaller, equal ones counted half. 1 is the largest, .5 chance.
+    Null: fresh initialisations.
+
+    Args:
+        model: The network.
+        batch: Tokens.
+        pairs: (input, output) tokens of ``W_E W_OV W_U``, or (query, key) tokens of ``W_E W_QK W_E.T``; by default
+            each token of the batch with itself.
+        circuit: OV or QK.
+        heads: A set of heads whose W_OV add up; for QK a set of one, since attention scores of two do not.
+
+    Raises:
+        DoesNotApplyError: inputs that are vectors; for OV without ``pairs``, outputs that are not the inputs; for QK,
+            attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        ValueError: tokens, heads or a circuit that do not exist.
+
+    Example:
+        >>> from headway.models.handmade import copying_head
+        >>> rank = token_pair_rank(*copying_head(), pairs=[(3, 3), (3, 7)]).token_pair_rank
+        >>> rank.sel(layer=0, head=0, pair="3 → 3").values.tolist()
+        [1.0, 1.0]
+    """
+    needs_tokens("token_pair_rank", batch)
+    if circuit == "QK":
+        needs_plain_scores("token_pair_rank", model)
+    if pairs is None:
+        if circuit == "OV":
+            needs_same_outputs("token_pair_rank", model)
+        pairs = [(token, token) for token in batch.inputs.unique().tolist()]
+    if not pairs:
+        raise ValueError("pairs: [] is empty; give at least one (row token, column token)")
+    rows, columns = torch.tensor(pairs, device=batch.inputs.device).unbind(1)
+    read = cache(partial(weight, model))
+
+    def ranks(some: Sequence[Head]) -> Float[Tensor, "pair within"]:
+        found = _circuit(read, circuit, some)
+        return torch.stack([found.percentiles(rows, columns), found.T.percentiles(columns, rows)], dim=-1)
+
+    names = {"pair": [f"{row} → {column}" for row, column in pairs], "within": ["row", "column"]}
+    return xr.Dataset({"token_pair_rank": _by_head(model, heads, ranks, names)})
+
+
+def k_composition_top1(model: Model, batch: Batch) -> xr.Dataset:
+    """How many tokens a pair of heads matches by K-composition: how many have the largest entry of their row or column.
+
+    Of ``C = W_E W_QK(h2) W_OV(h1).T W_E.T`` [query token, key token]: h2 looks for positions at which h1 has written
+    the key token (an induction circuit, when h1 attends to the token before). Axis ``best``: ``key`` is the share of
+    tokens whose entry with themselves is the largest of their row, so that their own is the best key; ``query`` of
+    their column. In [0, 1]; a maximum that is attained elsewhere too is no hit. Axes from_layer, from_head (h1),
+    to_layer, to_head (h2); NaN unless h1's layer is the earlier. Beside it ``k_composition_top1_chance``, 1/d_vocab.
+    Positions play no part in it. Null: fresh initialisations.
+
+    Raises:
+        DoesNotApplyError: inputs that are vectors, one layer, or attention scores that are not ``x W_Q W_K.T y``.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> score = k_composition_top1(*composing_pair("k")).k_composition_top1
+        >>> score.sel(from_layer=0, from_head=0, to_layer=1, to_head=1).values.tolist()
+        [1.0, 1.0]
+    """
+    needs_tokens("k_composition_top1", batch)
+    needs_plain_scores("k_composition_top1", model)
+    layers, heads = model.cfg.n_layers, model.cfg.n_heads
+    if layers < 2:
+        raise DoesNotApplyError(
+            "k_composition_top1 needs heads in an earlier and a later layer; this network has 1 layer"
+        )
+    read = cache(partial(weight, model))
+    score = torch.full((layers, heads, layers, heads, 2), torch.nan)
+    for h1 in _heads(model):
+        for h2 in _heads(model):
+            if h1.layer < h2.layer:
+                circuit = _k_composition(read, h1, h2)
+                score[*h1, *h2] = torch.stack([each.hits(1).float().mean() for each in (circuit, circuit.T)])
+    best = xr.DataArray(score.numpy(), dims=(*PAIR, "best"), coords={"best": ["key", "query"]}, attrs=layer_norm(model))
+    return xr.Dataset({"k_composition_top1": best, "k_composition_top1_chance": 1 / model.cfg.d_vocab})
+
+
+class Entry(NamedTuple):
+    """One entry of a circuit."""
+
+    row: int
+    column: int
+    value: float
+
+
+class Top(NamedTuple):
+    """The largest entries of some rows, and the columns they stand in."""
+
+    values: Float[Tensor, "token k"]
+    columns: Int[Tensor, "token k"]
+
+
+def best_entries(model: Model, k: int, circuit: Circuit = "OV", *, heads: Sequence[Head]) -> list[Entry]:
+    """The k largest entries of the circuit of a set of heads, largest first; see ``token_pair_rank`` for the arguments.
+
+    Example:
+        >>> from headway.models.handmade import low_rank_head
+        >>> model, _ = low_rank_head()  # copies token 0 three times, token 1 twice
+        >>> best_entries(model, 2, heads=[Head(0, 0)])
+        [Entry(row=0, column=0, value=3.0), Entry(row=1, column=1, value=2.0)]
+    """
+    if circuit == "QK":
+        needs_plain_scores("best_entries", model)
+    return _circuit(partial(weight, model), circuit, _set(model, heads)).best(k)
+
+
+@dataclass(frozen=True)
+class VocabularyCircuit:
+    """A matrix ``A @ B`` of small rank between tokens, of which only rows or blocks are ever computed.
+
+    ``ov``, ``qk`` and ``k_composition`` give those of a network; any two factors will do. Rows are input or query
+    tokens, columns output or key tokens; ``T`` swaps them.
+
+    Example:
+        >>> from headway.models.handmade import copying_head
+        >>> circuit = VocabularyCircuit.ov(copying_head()[0], [Head(0, 0)])
+        >>> circuit.top(torch.tensor([3, 5]), k=1).columns.tolist()  # it raises the logit of the token it reads
+        [[3], [5]]
+        >>> circuit.hits(k=1).all().item()
+        True
+    """
+
+    A: Float[Tensor, "row rank"]
+    B: Float[Tensor, "rank column"]
+
+    @classmethod
+    def ov(cls, model: Model, heads: Sequence[Head]) -> "VocabularyCircuit":
+        """``W_E W_OV W_U`` [input token, output token], with W_OV the sum over a set of heads."""
+        return _ov(partial(weight, model), _set(model, heads))
+
+    @classmethod
+    def qk(cls, model: Model, head: Head) -> "VocabularyCircuit":
+        """``W_E W_QK W_E.T`` [query token, key token]: the attention score, times sqrt(d_head)."""
+        needs_plain_scores("a QK circuit", model)
+        return _qk(partial(weight, model), check_head(model, head))
+
+    @classmethod
+    def k_composition(cls, model: Model, h1: Head, h2: Head) -> "VocabularyCircuit":
+        """``W_E W_QK(h2) W_OV(h1).T W_E.T`` [query token, key token]: how h2 looks for what h1 has written."""
+        needs_plain_scores("K-composition", model)
+        h1, h2 = check_head(model, h1), check_head(model, h2)
+        if h1.layer >= h2.layer:
+            raise ValueError(f"h1: {h1} is not in an earlier layer than {h2}, so {h2} cannot read it")
+        return _k_composition(partial(weight, model), h1, h2)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many rows and columns."""
+        return self.A.shape[0], self.B.shape[1]
+
+    @property
+    def T(self) -> "VocabularyCircuit":
+        """The transposed circuit: what there is for rows, for columns."""
+        return VocabularyCircuit(self.B.mT, self.A.mT)
+
+    def rows(self, tokens: Int[Tensor, "token"]) -> Float[Tensor, "token column"]:
+        """The whole rows of some tokens; a ValueError for a token that does not exist."""
+        _check_tokens(tokens, self.shape[0])
+        return self.A[tokens] @ self.B
+
+    def blocks(self) -> Iterator[tuple[slice, slice, Float[Tensor, "some_rows some_columns"]]]:
+        """Every block once, with its rows and columns; of those with the same rows, the one on the diagonal first.
+
+        Each overwrites the one before.
+        """
+        n_rows, n_columns = self.shape
+        buffer = self.A.new_empty(min(BLOCK, n_rows) * min(BLOCK, n_columns))
+        all_columns = _spans(n_columns, BLOCK)
+        for rows in _spans(n_rows, BLOCK):
+            for columns in sorted(all_columns, key=lambda columns: columns != rows):
+                A, B = self.A[rows], self.B[:, columns]
+                size = (A.shape[0], B.shape[1])
+                yield rows, columns, torch.mm(A, B, out=buffer[: size[0] * size[1]].view(size))
+
+    def hits(self, k: int) -> Bool[Tensor, "row"]:
+        """Which tokens are among the k largest of their own row: fewer than k *other* entries reach their own.
+
+        A token's own entry is taken from the block that it is compared in: computed apart, the same product differs in
+        its last bits.
+
+        Raises:
+            ValueError: a k that is not in 1..d_vocab, or columns that are not the rows.
+        """
+        n_rows, n_columns = self.shape
+        if n_rows != n_columns:
+            raise ValueError(f"circuit: it has {n_rows} rows and {n_columns} columns; they must be the same tokens")
+        _check_k(k, n_columns)
+        own = self.A.new_empty(n_rows, 1)
+        reached = self.A.new_zeros(n_rows)
+        for rows, columns, values in self.blocks():
+            if rows == columns:
+                own[rows, 0] = values.diagonal()
+            # In place, and so as floats: several times as fast as counting truth values, and exact up to 2^24.
+            reached[rows] += values.ge_(own[rows]).sum(1)
+        return reached - 1 < k
+
+    def percentiles(self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> Float[Tensor, "pair"]:
+        """Where entries stand within their rows: the share of the other entries that are smaller, equal ones half.
+
+        Raises:
+            ValueError: a token that does not exist.
+        """
+        n_rows, n_columns = self.shape
+        _check_tokens(rows, n_rows)
+        _check_tokens(columns, n_columns)
+        found = self.A.new_empty(len(rows))
+        for some in self._strips(len(rows)):
+            values = self.A[rows[some]] @ self.B
+            own = values.gather(1, columns[some, None])
+            # 1 for a larger entry, -1 for a smaller one, 0 for itself and its equals.
+            signs = values.sub_(own).sign_().sum(1)
+            found[some] = (1 - signs / (n_columns - 1)) / 2
+        return found
+
+    def top(self, tokens: Int[Tensor, "token"], k: int) -> Top:
+        """The k largest entries of each of some rows, largest first; of equal ones any.
+
+        Raises:
+            ValueError: a token that does not exist, or a k beyond the row.
+        """
+        n_rows, n_columns = self.shape
+        _check_tokens(tokens, n_rows)
+        _check_k(k, n_columns)
+        strips = [(self.A[tokens[some]] @ self.B).topk(k) for some in self._strips(len(tokens))]
+        return Top(*(torch.cat(parts) for parts in zip(*strips, strict=True)))
+
+    def best(self, k: int) -> list[Entry]:
+        """The k largest entries of the whole circuit, largest first; of equal ones any.
+
+        Raises:
+            ValueError: a k beyond the number of entries.
+        """
+        n_rows, n_columns = self.shape
+        _check_k(k, n_rows * n_columns)
+        kept = self.A.new_empty(0)
+        places = torch.empty(0, dtype=torch.long, device=self.A.device)
+        for rows, columns, values in self.blocks():
+            # Most blocks hold nothing larger than what is kept.
+            if len(kept) == k and values.max() <= kept[-1]:
+                continue
+            new, at = values.flatten().topk(min(k, values.numel()))
+            row, column = rows.start + at // values.shape[1], columns.start + at % values.shape[1]
+            kept, order = torch.cat([kept, new]).topk(min(k, len(kept) + len(new)))
+            places = torch.cat([places, row * n_columns + column])[order]
+        found = zip(places.tolist(), kept.tolist(), strict=True)
+        return [Entry(place // n_columns, place % n_columns, value) for place, value in found]
+
+    def _strips(self, length: int) -> list[slice]:
+        """The numbers below ``length``, in slices of which the whole rows are together as large as a block."""
+        return _spans(length, max(1, BLOCK**2 // self.shape[1]))
+
+
+def _ov(read: _Read, heads: Sequence[Head]) -> VocabularyCircuit:
+    W_V, W_O = (torch.stack([read(name)[head] for head in heads]) for name in ("W_V", "W_O"))
+    W_V = einops.rearrange(W_V, "head d_model d_head -> d_model (head d_head)")
+    W_O = einops.rearrange(W_O, "head d_head d_model -> (head d_head) d_model")
+    W_E, W_U = read("W_E"), read("W_U")
+    d_model, rank = W_V.shape
+    return VocabularyCircuit(W_E @ W_V, W_O @ W_U) if rank <= d_model else VocabularyCircuit(W_E, W_V @ W_O @ W_U)
+
+
+def _qk(read: _Read, head: Head) -> VocabularyCircuit:
+    W_E, W_Q, W_K = read("W_E"), read("W_Q")[head], read("W_K")[head]
+    return VocabularyCircuit(W_E @ W_Q, (W_E @ W_K).mT)
+
+
+def _k_composition(read: _Read, h1: Head, h2: Head) -> VocabularyCircuit:
+    W_E, W_V, W_O, W_Q, W_K = read("W_E"), read("W_V")[h1], read("W_O")[h1], read("W_Q")[h2], read("W_K")[h2]
+    return VocabularyCircuit(W_E @ W_Q, (W_E @ W_V @ (W_O @ W_K)).mT)
+
+
+def _circuit(read: _Read, circuit: Circuit, heads: Sequence[Head]) -> VocabularyCircuit:
+    if circuit == "OV":
+        return _ov(read, heads)
+    if circuit != "QK":
+        raise ValueError(f"circuit: {circuit!r} is not one of OV, QK")
+    if len(heads) > 1:
+        raise ValueError(
+            f"heads: {', '.join(map(str, heads))} are {len(heads)}; of QK circuits give one, as they do not add up"
+        )
+    return _qk(read, heads[0])
+
+
+def _by_head(
+    model: Model,
+    heads: Sequence[Head] | None,
+    score: Callable[[Sequence[Head]], Tensor],
+    names: Mapping[str, Sequence[str]] | None = None,
+) -> xr.DataArray:
+    """A score of each head alone, [layer, head, *names], or of one set of heads, [*names]."""
+    names = names or {}
+    if heads is None:
+        scores = torch.stack([score([head]) for head in _heads(model)]).unflatten(0, (model.cfg.n_layers, -1))
+    else:
+        scores = score(_set(model, heads))
+    dims = (*HEAD, *names) if heads is None else tuple(names)
+    return xr.DataArray(scores.cpu().numpy(), dims=dims, coords=names, attrs=layer_norm(model))
+
+
+def _heads(model: Model) -> list[Head]:
+    return [Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+
+
+def _set(model: Model, heads: Sequence[Head]) -> list[Head]:
+    """The heads, if each of them exists and is named once."""
+    if isinstance(heads, Head):
+        raise ValueError(f"heads: {heads} is one head; give a list of heads, [{heads!r}]")
+    checked = [check_head(model, head) for head in heads]
+    if not checked or len(set(checked)) < len(checked):
+        raise ValueError(f"heads: [{', '.join(map(str, checked))}] is not a set; give at least one head, each once")
+    return checked
+
+
+def _spans(length: int, step: int) -> list[slice]:
+    """The numbers below ``length``, in slices of ``step``."""
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def _check_k(k: int, most: int) -> None:
+    if not 1 <= k <= most:
+        raise ValueError(f"k: {k} is not valid; it must be 1 to {most}")
+
+
+def _check_tokens(tokens: Int[Tensor, "token"], n_tokens: int) -> None:
+    wrong = tokens[(tokens < 0) | (tokens >= n_tokens)].tolist()
+    if wrong:
+        raise ValueError(f"tokens: {wrong[0]} does not exist; these are 0 to {n_tokens - 1}")

@@ -213,7 +213,9 @@ def measures_command(arguments: list[str]) -> None:
 
     table = Table("measure", "what it says", "range", "null", box=None, padding=(0, 2, 0, 0))
     for each in MEASURES:
-        table.add_row(each.name + ("" if each.live else " *"), each.summary, each.range, each.null or "none")
+        table.add_row(
+            each.name + ("" if each.live else " *"), each.summary.replace("``", ""), each.range, each.null or "none"
+        )
     # Into a pipe one line each; in a terminal as wide as that is.
     Console(width=None if sys.stdout.isatty() else 400).print(table, soft_wrap=False, highlight=False, markup=False)
     print("* not while training: headway measure RUN computes it afterwards")
@@ -260,9 +262,9 @@ def _measure(name: str) -> "Measure":
             raise ValueError(f"only: {name!r} is not a measure (headway measures lists them){nearest(name, ours)}")
         return ours[name]
     function = imported("only", name, "the name of a measure, or package.module:function")
-    found = function if isinstance(function, Measure) else Measure(function)
     if not callable(function):
         raise ValueError(f"only: {name!r} is not a function (model, batch)")
+    found = function if isinstance(function, Measure) else Measure(function)  # pyright: ignore[reportArgumentType]
     if found.name in ours:
         raise ValueError(f"only: {name!r} has the name of a measure of ours; give it another")
     return found

@@ -1,8 +1,8 @@
 """What formed, when, and why. MEASURES is the list of everything that can be scored.
 
-A measure is a function ``(model, batch) -> xarray.Dataset`` with one entry here. Its variable of the function's own name
-is the score. Beside it, where a null says what nothing-has-formed looks like, stand ``<name>_null``, ``_null_std`` and
-``_z``, and ``_low`` and ``_high``, between which the whole family of heads or pairs lies with a probability of 99 %.
+A measure is a function ``(model, batch) -> xarray.Dataset`` with one entry here. Its variable of the function's own
+name is the score. Beside it, where a null says what nothing-has-formed looks like, stand ``<name>_null``, ``_null_std``
+and ``_z``, and ``_low`` and ``_high``, between which the whole family of heads or pairs lies in 99 % of cases.
 """
 
 from headway.analyze.applies import DoesNotApplyError
@@ -33,8 +33,8 @@ from headway.analyze.circuits import (
 from headway.analyze.loss import accuracy, in_context, loss
 from headway.analyze.measure import FRESH, SHARE, Measure, measure
 
-_EIGENVALUE = {"range": "[-1, 1]", "null": "random heads between the network's own embeddings"}
-_COMPOSITION = {"range": "[0, ceiling]", "null": "random relative rotation, closed form"}
+_RATIO, _BETWEEN = "[-1, 1]", "random heads between the network's own embeddings"
+_TO_CEILING, _ROTATION = "[0, ceiling]", "random relative rotation, closed form"
 
 MEASURES = (
     Measure(loss, range="nats, or squared error", null="the task's baselines"),
@@ -48,14 +48,14 @@ MEASURES = (
     Measure(prefix_matching, range=SHARE, null=FRESH),
     Measure(induction_stripe, range=SHARE, null=FRESH),
     Measure(attention_entropy, range=SHARE, null=FRESH),
-    Measure(ov_eigenvalue, **_EIGENVALUE),
-    Measure(ov_eigenvalue_residual, range="[-1, 1]", null="random heads"),
-    Measure(qk_eigenvalue, **_EIGENVALUE),
-    Measure(qk_eigenvalue_residual, range="[-1, 1]", null="random heads"),
-    Measure(induction_eigenvalue, **_EIGENVALUE),
-    Measure(q_composition, **_COMPOSITION),
-    Measure(k_composition, **_COMPOSITION),
-    Measure(v_composition, **_COMPOSITION),
+    Measure(ov_eigenvalue, range=_RATIO, null=_BETWEEN),
+    Measure(ov_eigenvalue_residual, range=_RATIO, null="random heads"),
+    Measure(qk_eigenvalue, range=_RATIO, null=_BETWEEN),
+    Measure(qk_eigenvalue_residual, range=_RATIO, null="random heads"),
+    Measure(induction_eigenvalue, range=_RATIO, null=_BETWEEN),
+    Measure(q_composition, range=_TO_CEILING, null=_ROTATION),
+    Measure(k_composition, range=_TO_CEILING, null=_ROTATION),
+    Measure(v_composition, range=_TO_CEILING, null=_ROTATION),
     Measure(rank_95, range="1 to d_head", null=FRESH, live=False),
     Measure(rank_entropy, range="1 to d_head", null=FRESH, live=False),
     Measure(rank_stable, range="1 to d_head", null=FRESH, live=False),

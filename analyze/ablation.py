@@ -165,7 +165,9 @@ def path_patch(model: Model, batch: Batch, corrupted: Batch | None = None) -> xr
                 for each in inputs
             ]
         except (NotImplementedError, ValueError) as reason:
-            raise DoesNotApplyError(f"path_patch needs heads that read inputs of their own; {reason}") from None
+            raise DoesNotApplyError(
+                f"path_patch needs a query, key and value input for each head; this network has others: {reason}"
+            ) from None
     change = xr.DataArray((torch.stack(losses) - clean).cpu().numpy(), dims=("input", *PAIR))
     layers = torch.arange(model.cfg.n_layers)
     earlier = xr.DataArray((layers[:, None] < layers).numpy(), dims=("from_layer", "to_layer"))

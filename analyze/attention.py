@@ -126,8 +126,8 @@ def prefix_matching(model: Model, batch: Batch, same: TokenClasses | None = None
 def induction_stripe(model: Model, batch: Batch) -> xr.Dataset:
     """The stripe of an induction head on one segment twice, ``[BOS, r_1..r_S, r_1..r_S]``, r without repeats.
 
-    Mean over q = S+1..2S of ``A[q, q-S+1]``, exactly S entries; in [0, 1]. On such a batch it is prefix_matching; as the
-    distance is always the same, a head that counts positions scores as well. Null: fresh initialisations.
+    Mean over q = S+1..2S of ``A[q, q-S+1]``, exactly S entries; in [0, 1]. On such a batch it is prefix_matching;
+    as the distance is always the same, a head that counts positions scores as well. Null: fresh initialisations.
 
     Raises:
         DoesNotApplyError: inputs that are vectors, or sequences that are not one segment twice after BOS.

@@ -34,8 +34,8 @@ def direct_attribution(model: Model, batch: Batch) -> xr.Dataset:
     ``direct_attribution`` [component], its mean over the positions that count, ``direct_attribution_by_position``
     [component, pos], and ``direct_attribution_<part>`` [component] for each of the task's parts: means of
     ``attribute_outputs``, which defines it. The components add up to the mean logit. For vectors each target weighs as
-    much as its square, so that the components add up to ``sum <output, target> / sum <target, target>``, and targets that
-    are nearly zero do not drown the others. It leaves out what a component does through later layers.
+    much as its square, so that the components add up to ``sum <output, target> / sum <target, target>``, and targets
+    that are nearly zero do not drown the others. It leaves out what a component does through later layers.
 
     Raises:
         ValueError: terms that do not add up, in a network whose residual stream is no plain sum.
@@ -64,8 +64,8 @@ def attribute_outputs(model: Model, batch: Batch, over_mean: bool = False) -> xr
     """What each component adds to each output directly: [component, batch, pos], in units of the output.
 
     A component's vector is centred (a LayerNorm subtracts the mean), divided by the scale of ln_final in this forward
-    pass, and multiplied with ``ln_final.w * W_U[:, target]``; ``constant`` is ``b_U + ln_final.b @ W_U``, undivided. For
-    tokens the sum over components is the target's logit. For vectors the output is a prediction, and each term is
+    pass, and multiplied with ``ln_final.w * W_U[:, target]``; ``constant`` is ``b_U + ln_final.b @ W_U``, undivided.
+    For tokens the sum over components is the target's logit. For vectors the output is a prediction, and each term is
     ``<term, target> / <target, target>``: the sum is 1 for a perfect prediction; NaN where the target is zero.
 
     Args:
@@ -156,12 +156,12 @@ def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
 
 
 def attribute_scores(model: Model, batch: Batch, head: Head) -> xr.DataArray:
-    """What each pair of components adds to a head's attention scores: [query_component, key_component, batch, query, key].
+    """What each pair of components adds to a head's scores: [query_component, key_component, batch, query, key].
 
     ``score[i, j] = q_i · k_j / sqrt(d_head)``, with q_i a component's vector centred, divided by the scale of ln1 in
-    this forward pass and multiplied with ``ln1.w * W_Q``; the ``constant`` of a query is ``b_Q + ln1.b @ W_Q``, undivided;
-    keys likewise. Shortformer positions enter after ln1 and are not divided. The sum over both components is the score
-    before the softmax; NaN where a query does not see a key.
+    this forward pass and multiplied with ``ln1.w * W_Q``; the ``constant`` of a query is ``b_Q + ln1.b @ W_Q``,
+    undivided; keys likewise. Shortformer positions enter after ln1 and are not divided. The sum over both components is
+    the score before the softmax; NaN where a query does not see a key.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
@@ -228,8 +228,8 @@ class AffineScore:
 def score_given_keys(model: Model, batch: Batch, head: Head, keys: Sequence[int]) -> AffineScore:
     """A head's score as a function of the query's vector, with the keys at some positions fixed.
 
-    map ``W_Q k / sqrt(d_head)``, bias ``b_Q · k / sqrt(d_head)``, k the head's real key at each position of ``keys``. The
-    scores of several keys add up to what a query gains by looking for their combination.
+    map ``W_Q k / sqrt(d_head)``, bias ``b_Q · k / sqrt(d_head)``, k the head's real key at each position of ``keys``.
+    The scores of several keys add up to what a query gains by looking for their combination.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
@@ -258,7 +258,7 @@ def score_given_queries(model: Model, batch: Batch, head: Head, queries: Sequenc
 
 
 def reads(model: Model, batch: Batch, layer: int) -> Float[Tensor, "batch pos d_model"]:
-    """What the queries and keys of a layer read: ln1 of the residual stream, with its weights and any shortformer positions."""
+    """What the queries and keys of a layer read: ln1 of the residual stream, and any shortformer positions."""
     seen = activations(model, batch)
     norm = model.blocks[layer].ln1
     name = f"blocks.{layer}.ln1.hook_normalized"
@@ -294,7 +294,7 @@ def _affine(free: str, fixed: str, model: Model, batch: Batch, head: Head, posit
 
 @dataclass(frozen=True)
 class _Reader:
-    """What stands between the residual stream and a matrix that reads it: ``(x - mean x) / scale * w + b``, or nothing."""
+    """What stands between the residual stream and what reads it: ``(x - mean x) / scale * w + b``, or nothing."""
 
     normalizes: bool
     centres: bool

@@ -68,9 +68,9 @@ def ov_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
 def qk_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     """Whether a head looks for tokens like its own: Re(sum λ) / sum |λ| over the eigenvalues of ``W_E W_QK W_E.T``.
 
-    In [-1, 1]: +1 looks for itself, -1 looks away from itself, NaN for a circuit that is zero. From the [d_head, d_head]
-    matrix ``W_K.T W_E.T W_E W_Q``. Null: mean 0, standard deviation from heads of Gaussian factors between this model's
-    own W_E and its transpose. Positions play no part in it.
+    In [-1, 1]: +1 looks for itself, -1 looks away from itself, NaN for a circuit that is zero. From the
+    [d_head, d_head] matrix ``W_K.T W_E.T W_E W_Q``. Null: mean 0, standard deviation from heads of Gaussian factors
+    between this model's own W_E and its transpose. Positions play no part in it.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
@@ -100,24 +100,24 @@ def induction_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
 
     In [-1, 1]: +1 if h2 looks for positions at which h1 has written the query's own token (an induction circuit, when
     h1 attends to the token before), -1 if it looks away from them. Axes from_layer, from_head (h1), to_layer, to_head
-    (h2); NaN unless h1's layer is the earlier. From ``(W_K(h2).T W_O(h1).T) (W_V(h1).T W_E.T W_E W_Q(h2))``. Null: mean 0,
-    standard deviation from pairs of Gaussian factors between this model's own W_E and its transpose.
+    (h2); NaN unless h1's layer is the earlier. From ``(W_K(h2).T W_O(h1).T) (W_V(h1).T W_E.T W_E W_Q(h2))``. Null: mean
+    0, standard deviation from pairs of Gaussian factors between this model's own W_E and its transpose.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads), or one layer.
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads); 1 layer.
     """
     needs_plain_scores("induction_eigenvalue", model)
     _needs_layers("induction_eigenvalue", model)
     W_E = weight(model, "W_E").float()
     around = W_E.T @ W_E
 
-    def circuit(V: Tensor, O: Tensor, Q: Tensor, K: Tensor) -> Tensor:
-        return (K.mT @ O.mT) @ (V.mT @ around @ Q)
+    def circuit(W_V: Tensor, W_O: Tensor, W_Q: Tensor, W_K: Tensor) -> Tensor:
+        return (W_K.mT @ W_O.mT) @ (W_V.mT @ around @ W_Q)
 
     d_model, d_head = model.cfg.d_model, model.cfg.d_head
-    V, O, Q, K = (W.to(around.device) for W in random_factors(4, d_model, d_head))
+    A, B, C, D = (W.to(around.device) for W in random_factors(4, d_model, d_head))
     variance = d_head**2 * d_model * (around**2).sum().item()
-    null = _null_of(circuit(V, O.mT, Q, K), variance)
+    null = _null_of(circuit(A, B.mT, C, D), variance)
 
     def of_layer(layer: int) -> Tensor:
         W_V, W_O = (_stack(model, name)[layer, :, None, None] for name in ("W_V", "W_O"))
@@ -159,7 +159,7 @@ def eigenvalue_ratio(matrices: Float[Tensor, "*heads n n"]) -> Float[Tensor, "*h
 
 
 def rank_95(model: Model, batch: Batch) -> xr.Dataset:
-    """How many directions a circuit needs: the smallest k whose k largest singular values hold 95 % of the sum of squares.
+    """How many directions a circuit needs: the fewest singular values that hold 95 % of the sum of their squares.
 
     Of W_OV and W_QK, axis ``circuit``; in 1..d_head, NaN for a circuit that is zero. Null: fresh initialisations.
 
@@ -307,7 +307,7 @@ def _composition(kind: Literal["q", "k", "v"], model: Model) -> xr.Dataset:
 
 
 def _pairs(model: Model, of_layer: Callable[[int], Float[Tensor, "h1 l2 h2"]]) -> Float[np.ndarray, "l1 h1 l2 h2"]:
-    """Scores of all pairs of heads, NaN unless the first is in an earlier layer; ``of_layer`` gives those from a layer on."""
+    """Scores of all pairs of heads, NaN unless the first is in an earlier layer; ``of_layer`` has those of one."""
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     found = torch.full((layers, heads, layers, heads), torch.nan, dtype=torch.float64)
     for layer in range(layers - 1):

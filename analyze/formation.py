@@ -45,7 +45,7 @@ class Formed:
 
 
 def outside(scores: xr.Dataset, measure: str) -> xr.DataArray:
-    """On which side of its band each score is: 1 above, -1 below, 0 inside it, or where there is no number or no band."""
+    """On which side of its band each score is: 1 above, -1 below, 0 inside, or where there is no number or band."""
     score = scores[measure]
     return (score > scores[f"{measure}_high"]).astype(int) - (score < scores[f"{measure}_low"]).astype(int)
 

@@ -26,7 +26,7 @@ def loss(model: Model, batch: Batch) -> xr.Dataset:
 
 
 def accuracy(model: Model, batch: Batch) -> xr.Dataset:
-    """How often the most likely token is the target: ``accuracy``, and ``accuracy_<part>`` for each of the task's parts.
+    """How often the most likely token is the target: ``accuracy``, and ``accuracy_<part>`` for the task's parts.
 
     In [0, 1], over the positions that count. Of several tokens that are most likely, the first is taken.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xarray as xr
 from tqdm import tqdm
@@ -15,7 +15,8 @@ from headway.checkpoints.scores import read_file, score_file, write_scores
 from headway.data.task import Batch
 from headway.models.convert import Model
 
-Function = Callable[[Model, Batch], xr.Dataset | xr.DataArray]
+# Of a network: a HookedTransformer in a run; ours take a bridge as well.
+Function = Callable[[Any, Batch], xr.Dataset | xr.DataArray]
 
 
 # The null that is computed here, once a run; a measure with a null of its own returns it beside its score.
@@ -28,7 +29,7 @@ class Measure:
     """A function that scores a network on a batch, with what its number can be and what it is when nothing has formed.
 
     Args:
-        function: ``(model, batch)`` to a Dataset whose variable of the function's own name is the score, or a DataArray.
+        function: ``(model, batch)`` to a DataArray, or to a Dataset in which the score has the function's name.
         range: The values that the score can take.
         null: What the score is when nothing has formed; FRESH has it computed for each run.
         live: Whether it is cheap enough to run at every kept step of a training run.

@@ -127,7 +127,7 @@ def band(null: Null, size: int, share: float = BAND) -> tuple[np.ndarray, np.nda
 
 
 def beside_null(name: str, score: xr.DataArray, null: Null) -> xr.Dataset:
-    """A score with its null: ``<name>``, ``_null``, ``_null_std``, ``_z``, and ``_low`` and ``_high``, its band's edges.
+    """A score with its null: ``<name>``, ``_null``, ``_null_std``, ``_z``, and its band, ``_low`` to ``_high``.
 
     The family of the band is every head or pair that has a null. z is taken on the null's scale; ``_null_std`` is half
     of what a standard deviation to either side makes of the score. Where the null has no spread, z and band are NaN.
@@ -155,17 +155,17 @@ def beside_null(name: str, score: xr.DataArray, null: Null) -> xr.Dataset:
 def haar_null(
     s: Float[Tensor, "h1 rank"], t: Float[Tensor, "h2 rank"], d_model: int
 ) -> tuple[Float[Tensor, "h1 h2"], Float[Tensor, "h1 h2"], Float[Tensor, "h1 h2"]]:
-    """Mean, standard deviation and skewness of score² when L and R keep their singular values s, t and are rotated at random.
+    """Mean, standard deviation and skewness of score² when L and R keep their singular values s, t, rotated at random.
 
-    With ``M = L.T L``, ``N = R R.T`` and a rotation uniform over O(d_model), score² = tr(M N) / (tr M tr N). Its
-    moments are exact: ``E tr(M N)^n`` is the sum over the partitions κ of n of C_κ(M) C_κ(N) / C_κ(I), C_κ the zonal
+    With ``M = L.T L``, ``N = R R.T`` and a rotation uniform over O(d_model), score² = tr(M N) / (tr M tr N). Its moments
+    are exact: ``E tr(M N)^n`` is the sum over the partitions κ of n of C_κ(M) C_κ(N) / C_κ(I), C_κ the zonal
     polynomials (James 1964). The mean is 1/d_model; the variance, with M0, N0 the traceless parts, is
     2 ‖M0‖² ‖N0‖² / ((d_model - 1) (d_model + 2)) / (tr M tr N)².
     """
     of_M, of_N = (zonal((x.double() ** 2) / (x.double() ** 2).sum(-1, keepdim=True)) for x in (s, t))
     of_I = zonal(torch.ones(1, d_model, dtype=torch.float64))
     first, second, third = (
-        sum(m[:, None] * n[None, :] / i for m, n, i in zip(*parts, strict=True))
+        torch.stack([m[:, None] * n[None, :] / i for m, n, i in zip(*parts, strict=True)]).sum(0)
         for parts in zip(of_M, of_N, of_I, strict=True)
     )
     variance = (second - first**2).clamp(min=0)
@@ -176,7 +176,7 @@ def haar_null(
 
 
 def zonal(eigenvalues: Float[Tensor, "matrix n"]) -> tuple[tuple[Tensor, ...], ...]:
-    """The zonal polynomials of degree 1, 2 and 3 of symmetric matrices: those of one degree add up to its trace's power.
+    """The zonal polynomials of degree 1, 2 and 3 of symmetric matrices; of one degree they add up to the trace's power.
 
     Example:
         >>> [round(sum(float(C) for C in degree), 6) for degree in zonal(torch.tensor([[1.0, 2.0]]))]

@@ -113,22 +113,37 @@ def _of_each_head(
 
 def _qk_hooks(model: Model, heads: Iterable[Head], experiment: str) -> list[Hook]:
     needs_plain_scores("qk_identity_surgery", model)
-    W_Q, W_K = weight(model, "W_Q"), weight(model, "W_K")
+    W_Q, W_K, b_Q, b_K = weight(model, "W_Q"), weight(model, "W_K"), bias(model, "b_Q"), bias(model, "b_K")
     drawn = torch.randn(W_Q.shape, generator=generator("null", 0)).to(W_Q)
     new_Q = drawn if experiment == "random" else W_Q
     new_K = torch.linalg.pinv(new_Q).mT
     hooks = []
     for layer, chosen in _by_layer(model, heads):
-        reading = _Reading(model, layer)
-        hooks.append((f"blocks.{layer}.hook_resid_pre", reading.look))
-        for side, old, new in (("q", W_Q, new_Q), ("k", W_K, new_K)):
-            b = bias(model, f"b_{side.upper()}")[layer]
-            hooks.append((f"blocks.{layer}.attn.hook_{side}", reading.projection(chosen, old[layer], new[layer], b)))
+        block = f"blocks.{layer}"
+        reader = _Reader(model, layer)
+        queries = reader.replaced(W_Q[layer], _with(W_Q[layer], new_Q[layer], chosen), b_Q[layer])
+        keys = reader.replaced(W_K[layer], _with(W_K[layer], new_K[layer], chosen), b_K[layer])
+        hooks += [
+            (f"{block}.hook_resid_pre", reader.look),
+            (f"{block}.attn.hook_q", queries),
+            (f"{block}.attn.hook_k", keys),
+        ]
     return hooks
 
 
-class _Reading:
-    """What the queries and keys of a layer read in the forward pass that goes on, and what weights make of it."""
+def _ov_hooks(model: Model, heads: Iterable[Head], sign: str) -> list[Hook]:
+    W_O, b_O = weight(model, "W_O"), bias(model, "b_O")
+    new_O = torch.linalg.pinv(weight(model, "W_V")) * (1 if sign == "+" else -1)
+    hooks = []
+    for layer, chosen in _by_layer(model, heads):
+        block = f"blocks.{layer}"
+        writer = _Writer(W_O[layer], _with(W_O[layer], new_O[layer], chosen), b_O[layer])
+        hooks += [(f"{block}.attn.hook_z", writer.look), (f"{block}.hook_attn_out", writer.replaced)]
+    return hooks
+
+
+class _Reader:
+    """What the queries and keys of a layer read in the forward pass that goes on, and what other weights make of it."""
 
     def __init__(self, model: Model, layer: int):
         self.norm = model.blocks[layer].ln1
@@ -140,59 +155,58 @@ class _Reading:
         if self.positions is not None:
             self.x = self.x + self.positions[: self.x.shape[1]]
 
-    def projection(self, heads: list[int], old: Tensor, new: Tensor, b: Tensor) -> Callable[..., Tensor]:
-        """A hook that gives some heads the queries or keys of other weights."""
+    def replaced(
+        self,
+        old: Float[Tensor, "head d_model d_head"],
+        new: Float[Tensor, "head d_model d_head"],
+        b: Float[Tensor, "head d_head"],
+    ) -> Callable[..., Tensor]:
+        """A hook that puts ``x new + b`` in the place of queries or keys ``x old + b``."""
 
-        def project(W: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "batch pos head d_head"]:
-            weighted = einops.einsum(
-                self.x, W[heads].to(self.x), "batch pos d_model, head d_model d_head -> batch pos head d_head"
-            )
-            return weighted + b[heads].to(self.x)
+        def projected(W: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "batch pos head d_head"]:
+            by_head = "batch pos d_model, head d_model d_head -> batch pos head d_head"
+            return einops.einsum(self.x, W.to(self.x), by_head) + b.to(self.x)
 
-        def hook(activation: Float[Tensor, "batch pos head d_head"], hook: Any) -> Tensor:
-            _check_formula(
-                "qk_identity_surgery needs queries and keys ln1(x) W + b", activation[:, :, heads], project(old)
-            )
-            changed = activation.clone()
-            changed[:, :, heads] = project(new)
-            return changed
+        def hook(found: Float[Tensor, "batch pos head d_head"], hook: Any) -> Float[Tensor, "batch pos head d_head"]:
+            _check_formula("qk_identity_surgery needs queries and keys ln1(x) W + b", found, projected(old))
+            return projected(new)
 
         return hook
 
 
-def _ov_hooks(model: Model, heads: Iterable[Head], sign: str) -> list[Hook]:
-    W_O, b_O = weight(model, "W_O"), bias(model, "b_O")
-    new_O = torch.linalg.pinv(weight(model, "W_V")) * (1 if sign == "+" else -1)
-    hooks = []
-    for layer, chosen in _by_layer(model, heads):
-        changed = W_O[layer].clone()
-        changed[chosen] = new_O[layer, chosen]
-        writing = _Writing(W_O[layer], changed, b_O[layer])
-        hooks += [(f"blocks.{layer}.attn.hook_z", writing.look), (f"blocks.{layer}.hook_attn_out", writing.write)]
-    return hooks
+class _Writer:
+    """What the heads of a layer write in the forward pass that goes on, with another W_O in the place of theirs."""
 
-
-class _Writing:
-    """What the heads of a layer write in the forward pass that goes on, with one W_O in the place of another."""
-
-    def __init__(self, old: Float[Tensor, "head d_head d_model"], new: Float[Tensor, "head d_head d_model"], b: Tensor):
+    def __init__(
+        self,
+        old: Float[Tensor, "head d_head d_model"],
+        new: Float[Tensor, "head d_head d_model"],
+        b: Float[Tensor, "d_model"],
+    ):
         self.old, self.new, self.b = old, new, b
 
     def look(self, z: Float[Tensor, "batch pos head d_head"], hook: Any) -> None:
         """A hook that changes nothing."""
         self.z = z
 
-    def write(self, attn_out: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
-        """A hook that gives the layer the output of the new W_O."""
-        _check_formula(
-            "ov_identity_surgery needs heads that write z W_O, and b_O beside", attn_out, self.output(self.old)
-        )
-        return self.output(self.new)
+    def replaced(self, found: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
+        """A hook that puts ``z new + b`` in the place of the attention output ``z old + b``."""
+        _check_formula("ov_identity_surgery needs attention outputs z W_O + b_O", found, self.written(self.old))
+        return self.written(self.new)
 
-    def output(self, W_O: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """What the layer's attention writes with these weights."""
-        heads = einops.einsum(self.z, W_O.to(self.z), "batch pos head d_head, head d_head d_model -> batch pos d_model")
-        return heads + self.b.to(self.z)
+    def written(self, W_O: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """The attention output with these weights."""
+        summed = "batch pos head d_head, head d_head d_model -> batch pos d_model"
+        return einops.einsum(self.z, W_O.to(self.z), summed) + self.b.to(self.z)
+
+
+def _with(
+    old: Float[Tensor, "head a b"], new: Float[Tensor, "head a b"], heads: list[int]
+) -> Float[Tensor, "head a b"]:
+    """The weights of a layer, with new ones for some heads."""
+    weights = old.clone()
+    weights[heads] = new[heads]
+    return weights
 
 
 def _by_layer(model: Model, heads: Iterable[Head]) -> list[tuple[int, list[int]]]:
@@ -206,4 +220,4 @@ def _check_formula(needed: str, found: Tensor, expected: Tensor) -> None:
     """Refuse a network that computes something else where new weights are to act."""
     rounding = torch.finfo(found.dtype).eps ** 0.5 * expected.abs().max()
     if (found - expected).abs().max() > rounding:
-        raise DoesNotApplyError(f"{needed}; this network computes something else")
+        raise DoesNotApplyError(f"{needed}; this network has others")

@@ -37,11 +37,13 @@ from headway.models.convert import Model
 BLOCK = 1024
 
 Circuit = Literal["OV", "QK"]
+# One head, or a set of them.
+Heads = Head | Sequence[Head]
 # Weights by their names: reading one copies and checks it, so that who needs many circuits remembers them.
 _Read = Callable[[str], Tensor]
 
 
-def ov_top1(model: Model, batch: Batch, heads: Sequence[Head] | None = None) -> xr.Dataset:
+def ov_top1(model: Model, batch: Batch, heads: Heads | None = None) -> xr.Dataset:
     """How many tokens a head copies: the share that are the largest entry of their own row of ``W_E W_OV W_U``.
 
     In [0, 1]; ``ov_top1`` [layer, head], or one number for the set ``heads``, whose W_OV add up; beside it
@@ -61,7 +63,7 @@ def ov_top1(model: Model, batch: Batch, heads: Sequence[Head] | None = None) -> 
     return _ov_hits("ov_top1", model, batch, 1, heads)
 
 
-def ov_topk(model: Model, batch: Batch, k: int = 5, heads: Sequence[Head] | None = None) -> xr.Dataset:
+def ov_topk(model: Model, batch: Batch, k: int = 5, heads: Heads | None = None) -> xr.Dataset:
     """The share of input tokens that are among the k largest entries of their own row; see ``ov_top1``.
 
     A hit is a token whose own entry is reached by fewer than k *other* entries. ``ov_topk_chance`` is k/d_vocab.
@@ -73,7 +75,7 @@ def ov_topk(model: Model, batch: Batch, k: int = 5, heads: Sequence[Head] | None
     return _ov_hits("ov_topk", model, batch, k, heads)
 
 
-def _ov_hits(name: str, model: Model, batch: Batch, k: int, heads: Sequence[Head] | None) -> xr.Dataset:
+def _ov_hits(name: str, model: Model, batch: Batch, k: int, heads: Heads | None) -> xr.Dataset:
     needs_tokens(name, batch)
     needs_same_outputs(name, model)
     read = cache(partial(weight, model))
@@ -86,7 +88,7 @@ def token_pair_rank(
     batch: Batch,
     pairs: Sequence[tuple[int, int]] | None = None,
     circuit: Circuit = "OV",
-    heads: Sequence[Head] | None = None,
+    heads: Heads | None = None,
 ) -> xr.Dataset:
     """How high a pair of tokens ranks in a circuit: the percentile of its entry within its row and within its column.
 
@@ -185,7 +187,7 @@ class Top(NamedTuple):
     columns: Int[Tensor, "token k"]
 
 
-def best_entries(model: Model, k: int, circuit: Circuit = "OV", *, heads: Sequence[Head]) -> list[Entry]:
+def best_entries(model: Model, k: int, circuit: Circuit = "OV", *, heads: Heads) -> list[Entry]:
     """The k largest entries of the circuit of a set of heads, largest first; see ``token_pair_rank`` for the arguments.
 
     Example:
@@ -219,7 +221,7 @@ class VocabularyCircuit:
     B: Float[Tensor, "rank column"]
 
     @classmethod
-    def ov(cls, model: Model, heads: Sequence[Head]) -> "VocabularyCircuit":
+    def ov(cls, model: Model, heads: Heads) -> "VocabularyCircuit":
         """``W_E W_OV W_U`` [input token, output token], with W_OV the sum over a set of heads."""
         return _ov(partial(weight, model), _set(model, heads))
 
@@ -378,7 +380,7 @@ def _circuit(read: _Read, circuit: Circuit, heads: Sequence[Head]) -> Vocabulary
 
 def _by_head(
     model: Model,
-    heads: Sequence[Head] | None,
+    heads: Heads | None,
     score: Callable[[Sequence[Head]], Tensor],
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> xr.DataArray:
@@ -396,11 +398,9 @@ def _heads(model: Model) -> list[Head]:
     return [Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
 
 
-def _set(model: Model, heads: Sequence[Head]) -> list[Head]:
+def _set(model: Model, heads: Heads) -> list[Head]:
     """The heads, if each of them exists and is named once."""
-    if isinstance(heads, Head):
-        raise ValueError(f"heads: {heads} is one head; give a list of heads, [{heads!r}]")
-    checked = [check_head(model, head) for head in heads]
+    checked = [check_head(model, head) for head in ([heads] if isinstance(heads, Head) else heads)]
     if not checked or len(set(checked)) < len(checked):
         raise ValueError(f"heads: [{', '.join(map(str, checked))}] is not a set; give at least one head, each once")
     return checked

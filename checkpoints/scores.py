@@ -1,7 +1,8 @@
 """The store of scores: one safetensors file for each (step, measure), read back as one xarray.Dataset.
 
 A file that exists is complete, so what is there need not be computed again. What belongs to the whole run and not to a
-step (the moments of a null) stands in ``scores/null``, one file each. Nothing here knows what a measure is: names, axes and numbers go in and out.
+step (the moments of a null) stands in ``scores/null``, one file each. Nothing here knows what a measure is: names, axes
+and numbers go in and out.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Networks that tests share: ours with random biases, and TransformerLens's bridges around small Hugging Face models."""
+"""Networks that tests share: ours with random biases, and bridges around small Hugging Face models."""
 
 from functools import lru_cache
 

@@ -107,7 +107,7 @@ def test_each_term_is_what_the_logit_loses_without_it(name: str):
         ("ln_final.hook_scale", lambda value, hook: cache["ln_final.hook_scale"])
     ]  # fmt: skip
     for component, vectors in writes.items():
-        without = [("blocks.1.hook_resid_post", lambda value, hook, vectors=vectors: value - vectors)]
+        without: list = [("blocks.1.hook_resid_post", lambda value, hook, vectors=vectors: value - vectors)]
         less = model.run_with_hooks(batch.inputs, fwd_hooks=without + scale)
         lost = (logits - less).gather(-1, batch.targets[..., None])[..., 0].detach().numpy()
         np.testing.assert_allclose(terms.sel(component=component).values, lost, atol=ROUNDING)
@@ -236,8 +236,9 @@ def test_the_scale_of_the_final_layer_norm_is_the_whole_stream_s():
     """Trap 2: normalising each component with statistics of its own gives terms that do not add up."""
     model, batch = built(TOKENS)
     assert isinstance(model, HookedTransformer)
-    logits, cache = model.run_with_cache(batch.inputs)
-    wrong = sum(model.ln_final(part) @ model.W_U for part in (cache["embed"], cache["pos_embed"], cache["attn_out", 0]))
+    _, cache = model.run_with_cache(batch.inputs)
+    parts = torch.stack([cache["embed"], cache["pos_embed"], cache["attn_out", 0], cache["attn_out", 1]])
+    wrong = (model.ln_final(parts) @ model.W_U).sum(0)
     target = batch.targets[..., None]
     right = attribute_outputs(model, batch).sum("component").values
     assert np.abs(wrong.gather(-1, target)[..., 0].detach().numpy() - right).max() > 0.1

@@ -13,6 +13,7 @@ import yaml
 from toys import TOKENS, NoFields
 
 from headway.__main__ import main
+from headway.analyze import MEASURES
 from headway.checkpoints import Run
 from headway.checkpoints.scores import read_file
 from headway.train import RECIPES
@@ -135,7 +136,7 @@ def test_resuming_a_finished_run_says_so(run: Path, capsys: pytest.CaptureFixtur
     assert contents(run) == before
 
 
-def test_measuring_again_computes_what_is_missing(run: Path, capsys: pytest.CaptureFixture[str]):
+def test_measuring_again_computes_what_is_missing(run: Path):
     lost = run / "scores" / "step-00000002" / "k_composition.safetensors"
     before = read_file(lost)
     others = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors") if path != lost}
@@ -143,8 +144,31 @@ def test_measuring_again_computes_what_is_missing(run: Path, capsys: pytest.Capt
     main(["measure", str(run), "--only", "k_composition,loss"])
     assert read_file(lost).equals(before)
     assert {path: path.stat().st_mtime_ns for path in others} == others
+
+
+def test_the_list_of_measures_has_one_line_each_with_range_and_null(capsys: pytest.CaptureFixture[str]):
     main(["measures"])
-    assert "prefix_matching" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    for each in MEASURES:
+        (line,) = (line for line in lines if line.split()[0] == each.name)
+        assert each.range in line
+        assert (each.null or "none") in line
+
+
+def test_a_measure_of_ones_own_by_import_path(run: Path, capsys: pytest.CaptureFixture[str]):
+    main(["measure", str(run), "--only", "toys:embedding_norm,rank_stable", "--at", "2"])
+    assert "holds embedding_norm, rank_stable" in capsys.readouterr().out
+    scores = Run(run).scores
+    lengths = Run(run).model(2).W_E.detach().norm(dim=-1).numpy()
+    assert (scores.embedding_norm.sel(step=2).values == lengths).all()
+    assert set(scores.rank_stable.circuit.values) == {"OV", "QK"}
+
+
+def test_what_does_not_apply_is_said_once_with_its_reason(run: Path, capsys: pytest.CaptureFixture[str]):
+    main(["measure", str(run), "--only", "induction_stripe,loss"])
+    said = capsys.readouterr().out
+    assert said.count("induction_stripe does not apply: induction_stripe needs sequences that are BOS and one seg") == 1
+    assert said.endswith("holds loss\n")
 
 
 # No machine has both.
@@ -249,6 +273,12 @@ BAD = [
     (["measure", "RUN", "--only", ""], "only: '' is not a measure"),
     (["measure", "RUN", "--onyl", "loss"], "--onyl: there is no such option; nearest is '--only'"),
     (["measure", "RUN", "--overwrite", "--at", "0,1"], "step: 1 was not kept"),
+    (
+        ["measure", "RUN", "--only", "toys:nothing"],
+        "only: 'toys:nothing' cannot be imported .*:function",
+    ),
+    (["measure", "RUN", "--only", "toys:TOKENS"], "only: 'toys:TOKENS' is not a function"),
+    (["measure", "RUN", "--only", "headway.analyze.loss:loss"], "only: .*loss' has the name of a measure of ours"),
     (["measures", "RUN"], "measures: takes no argument"),
 ]
 

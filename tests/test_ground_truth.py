@@ -1,7 +1,7 @@
 """Every measure against networks written by hand: one that it must accept, and one that it must reject."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -91,7 +91,7 @@ class Case(NamedTuple):
 
     network: Callable[[], Network]
     measure: str
-    where: dict[str, int | str]
+    where: Mapping[str, int | str]
     expected: float | str | Callable[[HookedTransformer, Batch], float]
     variable: str = ""
 

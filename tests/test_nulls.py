@@ -74,8 +74,8 @@ def test_the_band_holds_a_whole_family_at_99_percent():
 def test_fresh_networks_lie_inside_their_bands(recipe: Recipe):
     """100 networks apart from those of the null: each family leaves its band in 1 % of them.
 
-    Of 100 families 6 or more are outside only once in 2,000 times. Most would leave a band twice too narrow; of one twice
-    too wide, half would hold 99 %, so that half of it must be left more often than that.
+    Of 100 families 6 or more are outside only once in 2,000 times. Most would leave a band twice too narrow; of one
+    twice too wide, half would hold 99 %, so that half of it must be left more often than that.
     """
     batch = recipe.task.evaluation_batch(0, recipe.eval_batch_size)
     measures = {each.name: each for each in MEASURES if each.fresh_null}
@@ -128,7 +128,8 @@ def test_a_band_holds_what_was_drawn_and_follows_the_tails():
     assert (-low, high) == (pytest.approx(band_z(7)), pytest.approx(band_z(7)))
     # Of a gamma distribution of shape 4 (skewness 1) the quantile at z = 2.5 is that of its distribution function.
     shape = 4.0
-    skewed = Null(*(np.array([moment]) for moment in (shape, math.sqrt(shape), 2 / math.sqrt(shape), 6 / shape)))
+    moments = (np.array([moment]) for moment in (shape, math.sqrt(shape), 2 / math.sqrt(shape), 6 / shape))
+    skewed = Null(*moments)  # pyright: ignore[reportArgumentType]
     inside = torch.special.gammainc(torch.tensor([shape]), torch.tensor([band(skewed, size=1)[1].item()]))
     assert inside.item() == pytest.approx(0.995, abs=0.0005)
     drawn = Null(np.zeros(1), np.ones(1), lowest=np.array([-9.0]), highest=np.ones(1))

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toys import NO_POSITIONS, TOKENS, VECTORS, Spikes, TurnsNaN
+from toys import NO_POSITIONS, TOKENS, VECTORS, Spikes, TurnsNaN, embedding_norm
 
 from headway.analyze import LIVE, MEASURES, measure
 from headway.analyze.measure import Measure
@@ -226,9 +226,6 @@ def test_scores_have_named_axes(run: Run):
 
 
 def test_a_measure_of_ones_own_is_stored_like_ours(run: Run):
-    def embedding_norm(model: HookedTransformer, batch: object) -> xr.DataArray:
-        return xr.DataArray(model.W_E.detach().norm(dim=-1).numpy(), dims="token")
-
     def losses(model: HookedTransformer, batch: Batch) -> xr.DataArray:
         return xr.DataArray(np.arange(len(batch.inputs)), dims="batch")
 
@@ -238,6 +235,22 @@ def test_a_measure_of_ones_own_is_stored_like_ours(run: Run):
     kept = run.scores.embedding_norm
     np.testing.assert_array_equal(kept.sel(step=17).values, run.model(17).W_E.detach().norm(dim=-1).numpy())
     assert kept.sel(step=5).isnull().all()
+
+
+def test_measuring_that_was_interrupted_goes_on(run: Run, tmp_path: Path):
+    asked: list[float] = []
+
+    def interrupted(model: HookedTransformer, batch: Batch) -> xr.DataArray:
+        asked.append(model.W_E.sum().item())
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return xr.DataArray(asked[-1])
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(run, [interrupted])
+    measure(run, [interrupted])
+    assert len(asked) == len(run.steps) + 1  # the one that was interrupted is asked again
+    assert run.scores.interrupted.values.tolist() == [run.model(step).W_E.sum().item() for step in run.steps]
 
 
 def test_tensorboard_has_losses_heads_and_pictures(run: Run):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+import xarray as xr
 
 from headway.checkpoints import Recipe
 from headway.checkpoints.schedule import Schedule
@@ -12,6 +13,7 @@ from headway.data.previous_token import PreviousToken
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch, Task
 from headway.models.config import ModelConfig
+from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
 
 TOKENS = Recipe(
@@ -104,3 +106,8 @@ class Spikes(Counting):
 
     def loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
         return super().loss(output, batch) * (1e6 if batch.inputs[0, 0] % 3 == 0 else 1.0)
+
+
+def embedding_norm(model: HookedTransformer, batch: Batch) -> xr.DataArray:
+    """The length of each token's embedding."""
+    return xr.DataArray(model.W_E.detach().norm(dim=-1).numpy(), dims="token")

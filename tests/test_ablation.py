@@ -1,0 +1,444 @@
+"""Ablation, path patching and surgery against changed weights, brute force, and identities."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from networks import D_VOCAB, gpt2_bridge, llama_bridge, with_random_biases
+from torch import Tensor
+from toys import NO_POSITIONS, TOKENS, VECTORS, Counting
+
+from headway.analyze import DoesNotApplyError
+from headway.analyze.ablation import (
+    Attention,
+    Kind,
+    ablated_loss,
+    ablation,
+    all_heads_but,
+    check_one_of,
+    output_with,
+    path_patch,
+)
+from headway.analyze.loss import loss
+from headway.analyze.surgery import ov_identity_loss, ov_identity_surgery, qk_identity_loss, qk_identity_surgery
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.seeds import generator
+from headway.data.task import Batch, masked_mean
+from headway.models.config import Head
+from headway.models.convert import Model
+from headway.models.handmade import TASK, composing_pair, copying_head, uniform_head
+from headway.models.hooked_transformer import HookedTransformer
+
+Network = tuple[Model, Batch]
+
+
+def of_recipe(recipe, **changes) -> Network:
+    """A network of ours with random weights and biases, and a batch of its task."""
+    model = HookedTransformer(replace(recipe.model, initializer_range=0.3, **changes))
+    return with_random_biases(model), recipe.task.evaluation_batch(0, 7)
+
+
+def bridge() -> Network:
+    task = RepeatedTokens(n_tokens=D_VOCAB - 1, length=17, period_min=5, period_max=7, late_start=0.0)
+    model = copy.deepcopy(gpt2_bridge())
+    with torch.no_grad():  # heads that matter more than rounding
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    return model, task.evaluation_batch(0, 7)
+
+
+NETWORKS: dict[str, Callable[[], Network]] = {
+    "attention only": lambda: of_recipe(TOKENS, normalization_type=None),
+    "layer norm and mlp": lambda: of_recipe(TOKENS, attn_only=False),
+    "shortformer": lambda: of_recipe(TOKENS, positional_embedding_type="shortformer"),
+    "no positions": lambda: of_recipe(NO_POSITIONS, normalization_type="LNPre"),
+    "vectors": lambda: of_recipe(VECTORS),
+    "bridge": bridge,
+}
+ALL_NETWORKS = pytest.mark.parametrize("network", NETWORKS)
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@lru_cache
+def built(network: str) -> Network:
+    return NETWORKS[network]()
+
+
+@torch.no_grad()
+def loss_of(model: Model, batch: Batch) -> float:
+    """The loss of a plain forward pass."""
+    return output_loss(batch, model(batch.inputs))
+
+
+def output_loss(batch: Batch, output: Tensor) -> float:
+    assert batch.task is not None
+    return masked_mean(batch.task.loss(output, batch), batch.mask).item()
+
+
+def weight_of(model: Model, name: str, head: Head) -> Tensor:
+    """A view of one head's weights, to be written to."""
+    attention = model.blocks[head.layer].attn
+    if isinstance(model, HookedTransformer):
+        return getattr(attention, name)[head.head]
+    rows = slice(head.head * model.cfg.d_head, (head.head + 1) * model.cfg.d_head)
+    part = getattr(attention, name[-1].lower()).original_component.weight
+    return part[rows] if name == "W_O" else part[rows].T
+
+
+def another(batch: Batch) -> Batch:
+    """Other sequences of the same task."""
+    assert batch.task is not None
+    return batch.task.evaluation_batch(1, len(batch.inputs))
+
+
+@ALL_NETWORKS
+def test_ablating_nothing_changes_nothing(network: str):
+    model, batch = built(network)
+    for kind in KINDS:
+        for attention in get_args(Attention):
+            xr.testing.assert_allclose(ablated_loss(model, batch, [], kind, attention), loss(model, batch), rtol=1e-5)
+
+
+@ALL_NETWORKS
+def test_resampling_all_that_enters_is_the_corrupt_run(network: str):
+    model, batch = built(network)
+    moved = loss_of(model, batch._replace(inputs=batch.inputs.roll(1, 0)))
+    assert moved != pytest.approx(loss_of(model, batch), rel=1e-3)
+    assert ablated_loss(model, batch, "hook_embed", "resample").loss.item() == pytest.approx(moved, rel=1e-5)
+    everything = ["hook_embed", *all_heads_but(model)]
+    assert ablated_loss(model, batch, everything, "resample").loss.item() == pytest.approx(moved, rel=1e-5)
+    other = another(batch)
+    corrupt = loss_of(model, batch._replace(inputs=other.inputs))
+    found = ablated_loss(model, batch, "hook_embed", "resample", reference=other)
+    assert found.loss.item() == pytest.approx(corrupt, rel=1e-5)
+
+
+@ALL_NETWORKS
+def test_nothing_is_left_when_all_that_a_head_writes_is_zero(network: str):
+    model, batch = built(network)
+    head = Head(0, 2)
+    without = copy.deepcopy(model)
+    with torch.no_grad():
+        weight_of(without, "W_O", head).zero_()
+    assert loss_of(without, batch) != pytest.approx(loss_of(model, batch), rel=1e-4)
+    assert ablated_loss(model, batch, head, "zero").loss.item() == pytest.approx(loss_of(without, batch), rel=1e-5)
+
+
+@ALL_NETWORKS
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_are_ablated_one_at_a_time(network: str, kind: Kind):
+    """Trap 4."""
+    model, batch = built(network)
+    scores = ablation(model, batch, kind)
+    clean = loss(model, batch)
+    assert scores.ablation_clean.item() == pytest.approx(clean.loss.item(), rel=1e-5)
+    for head in all_heads_but(model):
+        effect = ablated_loss(model, batch, head, kind) - clean
+        for part in ["", *(name.removeprefix("ablation") for name in map(str, scores) if "clean" not in name)]:
+            found = scores[f"ablation{part}"].sel(layer=head.layer, head=head.head).item()
+            assert found == pytest.approx(effect[f"loss{part}"].item(), abs=2e-5)
+
+
+@ALL_NETWORKS
+def test_means_are_over_the_whole_batch(network: str):
+    """Trap 4: the reference has as many sequences as the batch, and each counts once."""
+    model, batch = built(network)
+    head, point, other = Head(1, 1), "blocks.1.attn.hook_z", another(batch)
+    with torch.no_grad():
+        z = model.run_with_cache(other.inputs, return_cache_object=False)[1][point][:, :, head.head]
+    each = [[z[b, q] for q in range(z.shape[1])] for b in range(z.shape[0])]
+    by_position = torch.stack([torch.stack(at).mean(0) for at in zip(*each, strict=True)])
+    means: dict[Kind, Tensor] = {
+        "mean": torch.stack([one for sequence in each for one in sequence]).mean(0),
+        "position_mean": by_position,
+    }
+    for kind, mean in means.items():
+
+        def put(z: Tensor, hook: object, mean: Tensor = mean) -> Tensor:
+            z = z.clone()
+            z[:, :, head.head] = mean
+            return z
+
+        expected = output_loss(batch, output_with(model, batch, [(point, put)]))
+        assert ablated_loss(model, batch, head, kind, reference=other).loss.item() == pytest.approx(expected, rel=1e-5)
+        scores = ablation(model, batch, kind, reference=other)
+        found = scores.ablation.sel(layer=head.layer, head=head.head).item()
+        assert found == pytest.approx(expected - loss_of(model, batch), abs=2e-5)
+
+
+def test_everything_but_a_circuit_keeps_exactly_the_circuit():
+    """Trap 14."""
+    model, batch = composing_pair("k")
+    circuit = [Head(0, 0), Head(1, 1)]
+    assert [*all_heads_but(model, circuit)] == [Head(0, 1), Head(1, 0)]
+    assert len(all_heads_but(model)) == 4
+    model = copy.deepcopy(model)
+    with torch.no_grad():  # heads that do harm, so that leaving them in would be seen
+        for head in all_heads_but(model, circuit):
+            model.blocks[head.layer].attn.W_V[head.head] = 3.0
+            model.blocks[head.layer].attn.W_O[head.head, :, 1] = 1.0
+    assert loss(model, batch).loss_repeats.item() > 1
+    alone = ablated_loss(model, batch, all_heads_but(model, circuit), "zero")
+    assert alone.loss_repeats.item() == pytest.approx(loss(*composing_pair("k")).loss_repeats.item(), abs=1e-5)
+
+
+def test_both_heads_of_an_induction_circuit_are_needed_and_the_others_are_not():
+    needed = ablation(*composing_pair("k")).ablation_repeats.values
+    assert needed[0, 0] > 1
+    assert needed[1, 1] > 1
+    assert needed[0, 1] == pytest.approx(0, abs=1e-5)
+    assert needed[1, 0] == pytest.approx(0, abs=1e-5)
+
+
+@dataclass(frozen=True)
+class LinearLoss(Counting):
+    """Its loss is linear in the output."""
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return output[..., 0]
+
+
+def test_with_attention_frozen_what_heads_of_one_layer_do_adds_up():
+    """Without LayerNorm and MLPs only attention is not linear in what the heads write."""
+    task = LinearLoss()
+    changes = {"d_vocab": task.modulus, "d_vocab_out": task.modulus}
+    model, _ = of_recipe(TOKENS, normalization_type=None, **changes)
+    batch = task.evaluation_batch(0, 23)
+    heads = [Head(0, 0), Head(0, 1)]
+
+    def missing(attention: Attention) -> float:
+        clean, both = (ablated_loss(model, batch, what, "mean", attention).loss for what in ([], heads))
+        each = [ablated_loss(model, batch, head, "mean", attention).loss - clean for head in heads]
+        return (both - clean - sum(each)).item()
+
+    assert missing("frozen") == pytest.approx(0, abs=1e-5)
+    assert abs(missing("recomputed")) > 1e-3
+
+
+def test_with_attention_frozen_only_what_is_moved_matters():
+    """L1H1 reads L0H0 with its keys, or with its values."""
+    effects = []
+    for model, batch in (composing_pair("k"), composing_pair("v")):
+        clean = loss(model, batch)
+        assert abs((ablated_loss(model, batch, Head(0, 0)) - clean).loss.item()) > 0.1
+        effects.append(abs((ablated_loss(model, batch, Head(0, 0), attention="frozen") - clean).loss.item()))
+    by_keys, by_values = effects
+    assert by_keys == pytest.approx(0, abs=1e-5)
+    assert by_values > 0.1
+
+
+PAIR = {"from_layer": 0, "from_head": 0, "to_layer": 1, "to_head": 1}
+
+
+@pytest.mark.parametrize("kind", ["q", "k", "v"])
+def test_a_patched_path_is_the_one_that_the_pair_composes_by(kind: Literal["q", "k", "v"]):
+    model, batch = composing_pair(kind)
+    if kind == "k":  # the induction circuit: only repeats have something to lose
+        batch = batch._replace(mask=batch.mask & TASK.parts(batch)["repeats"])
+    scores = path_patch(model, batch)
+    change = scores.path_patch
+    assert scores.path_patch_clean.item() == pytest.approx(loss(model, batch).loss.item(), rel=1e-5)
+    composes = change.sel(input=kind, **PAIR).item()
+    assert abs(composes) > 0.1
+    if kind == "k":
+        assert composes > 1
+    others = change.where(change != composes)
+    assert np.nanmax(np.abs(others.values)) < 1e-5
+    assert change.isel(to_layer=0).isnull().all()
+    assert change.isel(from_layer=1).isnull().all()
+    assert change.sel(from_layer=0, to_layer=1).notnull().all()
+
+
+@ALL_NETWORKS
+def test_a_patched_path_moves_one_input_of_one_head(network: str):
+    """By brute force: one head reads a residual stream in which h1 has written something else."""
+    model, batch = built(network)
+    h1, h2 = Head(0, 2), Head(1, 1)
+    moved = batch._replace(inputs=batch.inputs.roll(1, 0))
+    with torch.no_grad():
+        z, other_z = (
+            model.run_with_cache(each.inputs, return_cache_object=False)[1]["blocks.0.attn.hook_z"][:, :, h1.head]
+            for each in (batch, moved)
+        )
+        cache = model.run_with_cache(batch.inputs, return_cache_object=False)[1]
+        norm = model.blocks[1].ln1
+        before = norm(cache["blocks.1.hook_resid_pre"])
+        after = norm(cache["blocks.1.hook_resid_pre"] + (other_z - z) @ weight_of(model, "W_O", h1))
+    scores = path_patch(model, batch).path_patch.sel(from_layer=0, from_head=2, to_layer=1, to_head=1)
+    for each in "qkv":
+        W = weight_of(model, f"W_{each.upper()}", h2)
+
+        def add(activation: Tensor, hook: object, W: Tensor = W) -> Tensor:
+            activation = activation.clone()
+            activation[:, :, h2.head] += (after - before) @ W
+            return activation
+
+        expected = output_loss(batch, output_with(model, batch, [(f"blocks.1.attn.hook_{each}", add)]))
+        found = scores.sel(input=each).item()
+        assert found == pytest.approx(expected - loss_of(model, batch), abs=2e-5)
+        assert abs(found) > 1e-4
+
+
+def test_path_patch_takes_the_sequences_it_is_given():
+    model, batch = built("vectors")
+    same = path_patch(model, batch, corrupted=batch).path_patch
+    assert np.nanmax(np.abs(same.values)) < 1e-5
+    moved = batch._replace(inputs=batch.inputs.roll(1, 0))
+    xr.testing.assert_allclose(path_patch(model, batch, corrupted=moved), path_patch(model, batch))
+
+
+def qk_identity(model: Model, head: Head, experiment: str) -> dict[str, Tensor]:
+    """The weights of one head after surgery."""
+    W_Q = weight_of(model, "W_Q", head)
+    if experiment == "random":
+        W_Q = torch.randn(model.W_Q.shape, generator=generator("null", 0))[head]
+    return {"W_Q": W_Q, "W_K": torch.linalg.pinv(W_Q).T}
+
+
+def ov_identity(model: Model, head: Head, sign: str) -> dict[str, Tensor]:
+    return {"W_O": float(f"{sign}1") * torch.linalg.pinv(weight_of(model, "W_V", head))}
+
+
+@torch.no_grad()
+def operated(model: Model, heads: list[Head], identity: Callable, variant: str) -> Model:
+    """A copy whose weights were really changed."""
+    changed = copy.deepcopy(model)
+    for head in heads:
+        for name, value in identity(model, head, variant).items():
+            weight_of(changed, name, head).copy_(value)
+    return changed
+
+
+@ALL_NETWORKS
+@pytest.mark.parametrize(
+    ("surgery", "of_set", "identity", "axis", "variant"),
+    [
+        (qk_identity_surgery, qk_identity_loss, qk_identity, "experiment", "random"),
+        (qk_identity_surgery, qk_identity_loss, qk_identity, "experiment", "trained"),
+        (ov_identity_surgery, ov_identity_loss, ov_identity, "sign", "+"),
+        (ov_identity_surgery, ov_identity_loss, ov_identity, "sign", "-"),
+    ],
+    ids=["random qk", "trained qk", "+ov", "-ov"],
+)
+def test_surgery_is_what_a_network_with_these_weights_does(
+    network: str, surgery: Callable, of_set: Callable, identity: Callable, axis: str, variant: str
+):
+    model, batch = built(network)
+    name, clean = surgery.__name__, loss_of(model, batch)
+    scores = surgery(model, batch).sel({axis: variant})
+    assert scores[f"{name}_clean"].item() == pytest.approx(clean, rel=1e-5)
+    for head in (Head(0, 1), Head(1, 2)):
+        expected = loss_of(operated(model, [head], identity, variant), batch)
+        at = {"layer": head.layer, "head": head.head}
+        assert scores[f"{name}_after"].sel(at).item() == pytest.approx(expected, rel=1e-4)
+        assert scores[name].sel(at).item() == pytest.approx(expected - clean, abs=1e-4 * expected)
+    several = [Head(0, 0), Head(0, 2), Head(1, 1)]
+    expected = loss_of(operated(model, several, identity, variant), batch)
+    assert expected != pytest.approx(clean, rel=1e-4)
+    assert of_set(model, batch, several, variant).loss.item() == pytest.approx(expected, rel=1e-4)
+    assert of_set(model, batch, [], variant).loss.item() == pytest.approx(clean, rel=1e-5)
+
+
+@ALL_NETWORKS
+def test_identity_circuits_are_projectors_of_trace_d_head(network: str):
+    model, _ = built(network)
+    head, d_head = Head(1, 0), model.cfg.d_head
+    W_V = weight_of(model, "W_V", head)
+    circuits = [W_V @ ov_identity(model, head, "+")["W_O"], W_V @ -ov_identity(model, head, "-")["W_O"]]
+    for experiment in ("random", "trained"):
+        new = qk_identity(model, head, experiment)
+        circuits.append(new["W_Q"] @ new["W_K"].T)
+    for circuit in circuits:
+        torch.testing.assert_close(circuit @ circuit, circuit, atol=1e-4, rtol=0)
+        assert circuit.trace().item() == pytest.approx(d_head, rel=1e-4)
+
+
+def test_a_head_that_copies_is_its_own_identity_and_one_that_anticopies_is_not():
+    for sign, kept in ((1.0, "+"), (-1.0, "-")):
+        change = ov_identity_surgery(*copying_head(sign)).ov_identity_surgery.squeeze(("layer", "head"))
+        assert change.sel(sign=kept).item() == pytest.approx(0, abs=1e-5)
+        assert abs(change.drop_sel(sign=kept).item()) > 0.01
+
+
+def operations(model: Model, batch: Batch) -> Iterator[Callable[[], object]]:
+    for measure in (ablation, path_patch, qk_identity_surgery, ov_identity_surgery):
+        yield lambda measure=measure: measure(model, batch)
+    heads = [Head(0, 0), Head(1, 1)]
+    for kind in KINDS:
+        yield lambda kind=kind: ablated_loss(model, batch, heads, kind, "frozen")
+    yield lambda: qk_identity_loss(model, batch, heads)
+    yield lambda: ov_identity_loss(model, batch, heads)
+
+    def raises(activation: Tensor, hook: object) -> Tensor:
+        raise RuntimeError("on purpose")
+
+    yield lambda: output_with(model, batch, [("blocks.1.attn.hook_z", raises)])
+    yield lambda: ablated_loss(model, batch, "blocks.0.attn.hook_pattern")
+    yield lambda: path_patch(model, batch._replace(task=None))
+
+
+@ALL_NETWORKS
+def test_the_network_is_left_as_it_was_also_when_a_hook_raises(network: str):
+    model, batch = built(network)
+    model = copy.deepcopy(model)
+    model.unembed.train()  # one part in training mode, as someone may have left it; it has no dropout
+    everything = [*model.modules(), *getattr(model, "original_model", model).modules()]
+    modes = [module.training for module in everything]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    for operation in operations(model, batch):
+        with suppress(RuntimeError, ValueError):
+            operation()
+        assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+        assert [module.training for module in everything] == modes
+        assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
+        assert not model.cfg.use_split_qkv_input
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert torch.equal(random, torch.get_rng_state())
+
+
+def test_what_does_not_apply_says_why():
+    model, batch = built("attention only")
+    alone = batch._replace(inputs=batch.inputs[:1], targets=batch.targets[:1], mask=batch.mask[:1])
+    with pytest.raises(DoesNotApplyError, match="needs other sequences to take activations from; this batch has 1"):
+        ablation(model, alone, "resample")
+    with pytest.raises(DoesNotApplyError, match="path_patch needs other sequences"):
+        path_patch(model, alone)
+    with pytest.raises(DoesNotApplyError, match="an earlier and a later layer; this network has 1 layer"):
+        path_patch(*uniform_head())
+    grouped = llama_bridge(), bridge()[1]
+    with pytest.raises(DoesNotApplyError, match=r"path_patch needs .* this network has others"):
+        path_patch(*grouped)
+    with pytest.raises(DoesNotApplyError, match="qk_identity_surgery needs attention scores"):
+        qk_identity_surgery(*grouped)
+    assert ov_identity_surgery(*grouped).ov_identity_surgery.notnull().all()
+    assert ablation(*grouped).ablation.notnull().all()
+
+
+def test_wrong_arguments_are_named():
+    model, batch = built("attention only")
+    for what, message in (
+        ("blocks.0.hook_atn_out", "'blocks.0.hook_atn_out' is no hook point .* nearest is 'blocks.0.hook_attn_out'"),
+        ("blocks.0.hook_q_input", "'blocks.0.hook_q_input' is no hook point"),
+        ("blocks.0.attn.hook_pattern", r"'blocks.0.attn.hook_pattern' is no activation \[batch, pos, ...\]"),
+        (Head(0, 5), "L0H5 does not exist; this network has L0H0 to L1H2"),
+        ([Head(0, 0), Head(2, 0)], "L2H0 does not exist"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ablated_loss(model, batch, what)
+    with pytest.raises(ValueError, match="kind: 'median' is not one of zero, mean, position_mean, resample"):
+        check_one_of("kind", "median", get_args(Kind))
+    with pytest.raises(ValueError, match=r"reference: its inputs have the shape \(7, 10\).* of the batch, \(7, 11\)"):
+        ablation(model, batch, reference=batch._replace(inputs=batch.inputs[:, :-1]))
+    with pytest.raises(ValueError, match="its task is None"):
+        ablation(model, batch._replace(task=None))
+    scales = of_recipe(TOKENS)[0]
+    with pytest.raises(ValueError, match="with these activations replaced its output is not all numbers"):
+        ablated_loss(scales, batch, "ln_final.hook_scale", "zero")

@@ -1,0 +1,208 @@
+"""Geometry of networks over vectors: closed forms, brute force, and nulls that come out of random draws."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from networks import D_VOCAB, gpt2_bridge, with_random_biases
+from toys import TOKENS, VECTORS
+from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from headway.analyze import DoesNotApplyError
+from headway.analyze.geometry import linearity, outside_embedding
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.task import Batch
+from headway.models.config import ModelConfig
+from headway.models.convert import Model
+from headway.models.handmade import copying_head, previous_token_head, uniform_head
+from headway.models.hooked_transformer import HookedTransformer
+
+ENTRIES, D_MODEL = 7, 19
+BATCH = VECTORS.task.evaluation_batch(0, 11)
+
+
+def random_network(seed: int = 0, **changes) -> HookedTransformer:
+    return HookedTransformer(replace(VECTORS.model, initializer_range=1.0, **changes), seed=seed).eval()
+
+
+@torch.no_grad()
+def network_with_circuit(circuit: torch.Tensor, heads: int = 1) -> HookedTransformer:
+    """One layer whose W_E W_OV W_U is ``circuit``, all of it in the last head."""
+    config = ModelConfig(
+        n_layers=1, d_model=D_MODEL, n_ctx=11, d_head=ENTRIES, n_heads=heads, d_vocab=ENTRIES, attn_only=True,
+        normalization_type=None, initializer_range=0.0, input_type="vectors",
+    )  # fmt: skip
+    model = HookedTransformer(config).eval()
+    model.W_E[:, :ENTRIES] = torch.eye(ENTRIES)
+    model.W_U[:ENTRIES] = torch.eye(ENTRIES)
+    model.blocks[0].attn.W_V[-1, :ENTRIES] = torch.eye(ENTRIES)
+    model.blocks[0].attn.W_O[-1, :, :ENTRIES] = circuit
+    return model
+
+
+@pytest.mark.parametrize("inputs", ["data", "isotropic"])
+def test_a_circuit_that_scales_and_shifts_is_a_line(inputs: str):
+    """x (a I + c 11.T) = a x + c sum(x): slope a, and one intercept for each vector."""
+    a, c = -3.0, 0.5
+    circuit = a * torch.eye(ENTRIES) + c * torch.ones(ENTRIES, ENTRIES)
+    scores = linearity(network_with_circuit(circuit), BATCH).sel(inputs=inputs, layer=0)
+    assert scores.linearity.item() == pytest.approx(1, abs=1e-4)
+    assert scores.linearity_slope.item() == pytest.approx(a, rel=1e-4)
+    if inputs == "data":
+        expected = c * BATCH.inputs[BATCH.mask].sum(-1).mean().item()
+        assert scores.linearity_intercept.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_last_head_of_a_layer_counts_too():
+    """Trap 13: here it is the only one that does anything."""
+    scores = linearity(network_with_circuit(2 * torch.eye(ENTRIES), heads=3), BATCH)
+    assert scores.linearity_slope.values == pytest.approx(2, rel=1e-5)
+
+
+@pytest.mark.parametrize("normalization", ["LN", None])
+def test_linearity_is_the_mean_of_regressions_of_single_vectors(normalization: str | None):
+    model = random_network(normalization_type=normalization)
+    scores = linearity(model, BATCH).sel(inputs="data")
+    for layer in range(2):
+        W_OV = sum(model.W_V[layer, head] @ model.W_O[layer, head] for head in range(3))
+        circuit = (model.W_E @ W_OV @ model.W_U).detach().double().numpy()
+        lines = []
+        for x in BATCH.inputs[BATCH.mask].double().numpy():
+            slope, intercept = np.polyfit(x, x @ circuit, 1)
+            lines.append((np.corrcoef(x, x @ circuit)[0, 1] ** 2, slope, intercept))
+        r_squared, slope, intercept = np.mean(lines, axis=0)
+        found = scores.sel(layer=layer)
+        assert found.linearity.item() == pytest.approx(r_squared, rel=1e-3)
+        assert found.linearity_slope.item() == pytest.approx(slope, rel=1e-3)
+        assert found.linearity_intercept.item() == pytest.approx(intercept, rel=1e-3)
+
+
+def test_the_null_is_the_mean_of_isotropic_vectors_through_random_circuits():
+    """W_U is Gaussian, so the image of any vector points anywhere alike: R² is a Beta(1/2, (n-2)/2), of mean 1/(n-1)."""
+    draws = [linearity(random_network(seed), BATCH) for seed in range(150)]
+    means = np.array([each.linearity.sel(inputs="isotropic").mean() for each in draws])
+    null = draws[0].linearity_null.item()
+    assert null == pytest.approx(1 / (ENTRIES - 1))
+    assert abs(means.mean() - null) < 4 * means.std() / math.sqrt(len(means))
+    assert 4 * means.std() / math.sqrt(len(means)) < 0.1 * null
+
+
+def test_isotropic_vectors_are_normal():
+    """Trap 5. A circuit of ones puts sum(x) everywhere: that is the intercept, of mean 0, and n/2 if x were uniform."""
+    batch = VECTORS.task.evaluation_batch(0, 499)
+    scores = linearity(network_with_circuit(torch.ones(ENTRIES, ENTRIES)), batch).sel(inputs="isotropic", layer=0)
+    spread = math.sqrt(ENTRIES / int(batch.mask.sum()))  # the standard deviation of a mean of sums of 7 normal numbers
+    assert abs(scores.linearity_intercept.item()) < 4 * spread
+
+
+def test_linearity_looks_at_the_positions_that_count():
+    model = random_network()
+    mask = torch.zeros_like(BATCH.mask)
+    mask[3:5, 2] = True
+    few = BATCH._replace(mask=mask)
+    noisy = BATCH.inputs.clone()
+    noisy[~mask] = 13.0
+    assert linearity(model, few).equals(linearity(model, few._replace(inputs=noisy)))
+    assert not linearity(model, few).equals(linearity(model, BATCH))
+
+
+def test_what_has_no_line_has_no_r_squared():
+    zero = linearity(network_with_circuit(torch.zeros(ENTRIES, ENTRIES)), BATCH)
+    assert zero.linearity.isnull().all()
+    assert (zero.linearity_slope == 0).all()
+    constant = BATCH.inputs.clone()
+    constant[0] = 1.0  # entries that are all equal: a point, through which every line goes
+    model = random_network()
+    rest = BATCH._replace(mask=BATCH.mask & (torch.arange(len(constant)) > 0)[:, None])
+    with_points = linearity(model, BATCH._replace(inputs=constant)).sel(inputs="data")
+    np.testing.assert_allclose(with_points.linearity, linearity(model, rest).linearity.sel(inputs="data"), rtol=1e-5)
+
+
+def test_where_linearity_has_no_meaning_it_says_so():
+    with pytest.raises(DoesNotApplyError, match="linearity needs vectors; this batch has tokens"):
+        linearity(*copying_head())
+    with pytest.raises(DoesNotApplyError, match="as many outputs as inputs; this network has 7 and 5"):
+        linearity(random_network(d_vocab_out=5), BATCH)
+    with pytest.raises(DoesNotApplyError, match="at least 3 entries; these have 2"):
+        linearity(random_network(d_vocab=2, d_vocab_out=2), BATCH._replace(inputs=BATCH.inputs[..., :2]))
+
+
+def small_vocabulary_bridge() -> tuple[Model, Batch]:
+    """A bridge whose embedding leaves some of the residual stream empty."""
+    config = GPT2Config(n_layer=2, n_embd=20, n_head=4, n_positions=17, vocab_size=13, n_inner=23)
+    model = build_bridge_from_module(GPT2LMHeadModel(config).eval(), "GPT2LMHeadModel", hf_config=config)
+    return model.eval(), RepeatedTokens(12, 17, 5, 7).evaluation_batch(0, 7)
+
+
+def tokens_network(**changes) -> tuple[Model, Batch]:
+    model = HookedTransformer(replace(TOKENS.model, initializer_range=0.3, **changes))
+    return with_random_biases(model), TOKENS.task.evaluation_batch(0, 7)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: (with_random_biases(random_network()), BATCH),
+        lambda: (with_random_biases(random_network(attn_only=True, normalization_type=None)), BATCH),
+        tokens_network,
+        lambda: tokens_network(positional_embedding_type="shortformer"),
+        small_vocabulary_bridge,
+    ],
+    ids=["vectors", "vectors, attention only", "tokens", "shortformer", "bridge"],
+)
+def test_outside_embedding_is_what_least_squares_cannot_reach(network):
+    model, batch = network()
+    shares = outside_embedding(model, batch).outside_embedding
+    with torch.no_grad():
+        cache = model.run_with_cache(batch.inputs, return_cache_object=False)[1]
+        for layer in range(model.cfg.n_layers):
+            added = cache[f"blocks.{layer}.hook_resid_post"] - cache[f"blocks.{layer}.hook_resid_pre"]
+            d = added[batch.mask].double()
+            rows = model.W_E.double().mT
+            rest = d.mT - rows @ torch.linalg.lstsq(rows, d.mT).solution
+            expected = (rest.norm(dim=0) / d.norm(dim=1)).mean().item()
+            assert shares.sel(layer=layer).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_heads_by_hand_write_inside_or_outside():
+    assert outside_embedding(*copying_head()).outside_embedding.item() == pytest.approx(0, abs=1e-6)
+    assert outside_embedding(*previous_token_head()).outside_embedding.item() == pytest.approx(1, abs=1e-6)
+    assert outside_embedding(*uniform_head()).outside_embedding.isnull().all()
+
+
+@torch.no_grad()
+def test_a_layer_that_writes_both_ways_has_the_share_of_its_length():
+    model = network_with_circuit(3 * torch.eye(ENTRIES))
+    model.blocks[0].attn.W_O[-1, :, ENTRIES : 2 * ENTRIES] = 4 * torch.eye(ENTRIES)
+    assert outside_embedding(model, BATCH).outside_embedding.item() == pytest.approx(4 / 5, rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_rank_of_the_embedding_is_what_counts():
+    model = random_network()
+    model.W_E[0] = model.W_E[1] + model.W_E[2]
+    expected = math.sqrt((D_MODEL - (ENTRIES - 1)) / D_MODEL)
+    assert outside_embedding(model, BATCH).outside_embedding_null.item() == pytest.approx(expected)
+
+
+def test_the_null_is_the_root_mean_square_of_isotropic_writing():
+    """At the sizes of the affine network, 128 and 40."""
+    config = replace(VECTORS.model, n_layers=1, d_model=128, d_vocab=40, d_vocab_out=40, attn_only=True)
+    model = HookedTransformer(replace(config, initializer_range=1.0)).eval()
+    batch = replace(VECTORS.task, d_vector=40).evaluation_batch(0, 3)
+    null = outside_embedding(model, batch).outside_embedding_null.item()
+    assert null == pytest.approx(0.829, abs=5e-4)
+    W_E = model.W_E.detach().double()
+    outside = torch.eye(128).double() - torch.linalg.pinv(W_E) @ W_E
+    d = torch.randn(2003, 128, generator=torch.Generator().manual_seed(0)).double()
+    squares = ((d @ outside).norm(dim=-1) / d.norm(dim=-1)) ** 2
+    assert abs(squares.mean().item() - null**2) < 4 * squares.std().item() / math.sqrt(len(d))
+
+
+def test_an_embedding_that_fills_the_residual_stream_leaves_nothing_outside():
+    task = RepeatedTokens(n_tokens=D_VOCAB - 1, length=17, period_min=5, period_max=7)
+    with pytest.raises(DoesNotApplyError, match="of lower rank than d_model; this network's has rank 20"):
+        outside_embedding(gpt2_bridge(), task.evaluation_batch(0, 7))

@@ -1,0 +1,410 @@
+"""Circuits that are never whole give what the whole would: every answer beside brute force on small vocabularies."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import einops
+import numpy as np
+import pytest
+import torch
+from networks import gpt2_bridge, llama_bridge, with_random_biases
+from torch import Tensor
+from toys import NO_POSITIONS, TOKENS, VECTORS
+
+from headway.analyze import DoesNotApplyError, vocabulary
+from headway.analyze.attention import previous_token
+from headway.analyze.positions import position_attention, position_pattern
+from headway.analyze.vocabulary import (
+    VocabularyCircuit,
+    best_entries,
+    k_composition_top1,
+    ov_top1,
+    ov_topk,
+    token_pair_rank,
+)
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.task import Batch
+from headway.models.config import Head, ModelConfig
+from headway.models.convert import Model
+from headway.models.handmade import composing_pair, copying_head, low_rank_head, uniform_head
+from headway.models.hooked_transformer import HookedTransformer
+
+Network = tuple[Model, Batch]
+
+
+def built(**changes) -> Network:
+    """Two layers of three heads, 31 tokens: no block size below divides it."""
+    given = {**TOKENS.model.as_given(), "d_vocab": 31, **changes}
+    model = with_random_biases(HookedTransformer(ModelConfig(**given)))
+    return model, TOKENS.task.evaluation_batch(0, 5)
+
+
+def gpt2() -> Network:
+    return gpt2_bridge(), RepeatedTokens(n_tokens=28, length=11, period_min=3, period_max=5).evaluation_batch(0, 5)
+
+
+NETWORKS: dict[str, Callable[[], Network]] = {"ours": built, "GPT-2 bridge": gpt2}
+
+
+@pytest.fixture(params=[3, 7, 1024], autouse=True)
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(vocabulary, "BLOCK", request.param)
+    return request.param
+
+
+def heads_of(model: Model) -> list[Head]:
+    return [Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+
+
+def whole_ov(model: Model, heads: Sequence[Head]) -> Tensor:
+    W_OV = sum(model.W_V[head].double() @ model.W_O[head].double() for head in heads)
+    return (model.W_E.double() @ W_OV @ model.W_U.double()).detach()
+
+
+def whole_qk(model: Model, head: Head) -> Tensor:
+    W_E = model.W_E.double()
+    return (W_E @ model.W_Q[head].double() @ model.W_K[head].double().T @ W_E.T).detach()
+
+
+def whole_k_composition(model: Model, h1: Head, h2: Head) -> Tensor:
+    W_E, W_OV = model.W_E.double(), model.W_V[h1].double() @ model.W_O[h1].double()
+    return (W_E @ model.W_Q[h2].double() @ model.W_K[h2].double().T @ W_OV.T @ W_E.T).detach()
+
+
+def in_top(whole: Tensor, k: int) -> Tensor:
+    """Which tokens are among the k largest of their row, in a matrix without ties."""
+    return (whole.topk(k).indices == torch.arange(len(whole))[:, None]).any(-1)
+
+
+def counted(row: Sequence[float], at: int) -> float:
+    """The percentile of one entry, by its definition."""
+    others = [value for column, value in enumerate(row) if column != at]
+    return sum(1.0 if value < row[at] else 0.5 if value == row[at] else 0.0 for value in others) / len(others)
+
+
+def sawtooth(n_rows: int, n_columns: int) -> VocabularyCircuit:
+    """Small whole numbers, so full of ties, in a matrix whose factors are itself and the identity."""
+    values = (torch.arange(n_rows * n_columns) ** 2 % 11).float().view(n_rows, n_columns)
+    return VocabularyCircuit(values, torch.eye(n_columns))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("k", [1, 5])
+def test_the_share_of_hits_is_that_of_the_whole_matrix(network: str, k: int):
+    model, batch = NETWORKS[network]()
+    scores = ov_topk(model, batch, k)
+    for head in heads_of(model):
+        expected = in_top(whole_ov(model, [head]), k).float().mean().item()
+        assert scores.ov_topk.sel(layer=head.layer, head=head.head).item() == pytest.approx(expected)
+    assert scores.ov_topk_chance.item() == k / model.cfg.d_vocab
+    if k == 1:
+        assert (ov_top1(model, batch).ov_top1 == scores.ov_topk).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_the_heads_of_a_set_add_up(size: int):
+    """Six heads of width 5 have more columns than d_model = 19, and take the other way."""
+    model, batch = built()
+    heads = heads_of(model)[::-1][:size]
+    whole = whole_ov(model, heads)
+    scores = ov_topk(model, batch, k=7, heads=heads)
+    assert scores.ov_topk.dims == ()
+    assert scores.ov_topk.item() == pytest.approx(in_top(whole, 7).float().mean().item())
+    assert VocabularyCircuit.ov(model, heads).A.shape[1] == min(5 * size, 19)
+    if size == 1:
+        assert ov_topk(model, batch, k=7, heads=heads[0]).equals(scores)
+    ranks = token_pair_rank(model, batch, pairs=[(2, 29)], heads=heads).token_pair_rank
+    assert ranks.dims == ("pair", "within")
+    expected = [counted(whole[2].tolist(), 29), counted(whole[:, 29].tolist(), 2)]
+    np.testing.assert_allclose(ranks.sel(pair="2 → 29"), expected, rtol=1e-6)
+
+
+def test_a_tie_is_no_hit():
+    """Of 4, 4, 2, 2, 2 the two 4s are each among the top 2, and the three 2s only among the top 5."""
+    row = torch.tensor([4.0, 4.0, 2.0, 2.0, 2.0])
+    circuit = VocabularyCircuit(torch.ones(5, 1), row[None])
+    assert [circuit.hits(k).sum().item() for k in (1, 2, 3, 4, 5)] == [0, 2, 2, 2, 5]
+    model, batch = uniform_head()
+    assert ov_top1(model, batch).ov_top1.item() == 0
+
+
+@pytest.mark.parametrize("k", [1, 2, 13])
+def test_a_hit_is_reached_by_fewer_than_k_others(k: int):
+    circuit = sawtooth(23, 23)
+    values = circuit.A
+    others = (values >= values.diagonal()[:, None]).sum(1) - 1
+    assert circuit.hits(k).tolist() == (others < k).tolist()
+
+
+def test_a_token_is_compared_within_its_own_block():
+    """Every token is its own best by far, but its own entry computed apart is often smaller by a rounding."""
+    directions = torch.randn(211, 67, generator=torch.Generator().manual_seed(0))
+    directions /= directions.norm(dim=1, keepdim=True)
+    circuit = VocabularyCircuit(directions, directions.T)
+    whole = circuit.rows(torch.arange(211))
+    apart = einops.einsum(circuit.A, circuit.B, "row rank, rank row -> row")
+    assert (apart < whole.amax(1)).float().mean() > 0.1
+    assert circuit.hits(1).all()
+
+
+@pytest.mark.parametrize("shape", [(23, 23), (5, 17), (17, 5), (1, 2)])
+def test_blocks_tile_the_matrix(shape: tuple[int, int], block: int):
+    circuit = sawtooth(*shape)
+    found = torch.full(shape, torch.nan)
+    started: set[int] = set()
+    for rows, columns, values in circuit.blocks():
+        assert values.numel() <= block**2
+        assert found[rows, columns].isnan().all()
+        found[rows, columns] = values
+        # The block on the diagonal comes before the others of its rows.
+        assert rows.start in started or rows == columns or rows.start >= shape[1] or rows.stop != columns.stop
+        started.add(rows.start)
+    assert torch.equal(found, circuit.A)
+
+
+@pytest.mark.parametrize("shape", [(23, 23), (5, 17), (17, 5)])
+def test_ties_count_half_in_percentiles(shape: tuple[int, int]):
+    circuit = sawtooth(*shape)
+    rows, columns = (place.flatten() for place in torch.meshgrid(*map(torch.arange, shape), indexing="ij"))
+    within_rows, within_columns = circuit.percentiles(rows, columns), circuit.T.percentiles(columns, rows)
+    for row, column, a, b in zip(rows, columns, within_rows, within_columns, strict=True):
+        assert a.item() == pytest.approx(counted(circuit.A[row].tolist(), int(column)))
+        assert b.item() == pytest.approx(counted(circuit.A[:, column].tolist(), int(row)))
+    # Every entry of a row by turns: half of the others are smaller, on average.
+    assert within_rows.mean().item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("circuit", ["OV", "QK"])
+def test_pairs_rank_as_in_the_whole_matrix(network: str, circuit: vocabulary.Circuit):
+    model, batch = NETWORKS[network]()
+    pairs = [(2, 3), (3, 2), (11, 0), (28, 28)]
+    ranks = token_pair_rank(model, batch, pairs, circuit).token_pair_rank
+    assert ranks.pair.values.tolist() == ["2 → 3", "3 → 2", "11 → 0", "28 → 28"]
+    for head in heads_of(model):
+        whole = whole_ov(model, [head]) if circuit == "OV" else whole_qk(model, head)
+        for row, column in pairs:
+            found = ranks.sel(layer=head.layer, head=head.head, pair=f"{row} → {column}")
+            expected = counted(whole[row].tolist(), column), counted(whole[:, column].tolist(), row)
+            np.testing.assert_allclose([found.sel(within="row"), found.sel(within="column")], expected, rtol=1e-6)
+
+
+def test_without_pairs_each_token_of_the_batch_is_ranked_with_itself():
+    model, batch = built()
+    tokens = sorted({token for row in batch.inputs.tolist() for token in row})
+    ranks = token_pair_rank(model, batch).token_pair_rank
+    assert ranks.pair.values.tolist() == [f"{token} → {token}" for token in tokens]
+    given = token_pair_rank(model, batch, pairs=[(token, token) for token in tokens]).token_pair_rank
+    assert (ranks == given).all()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_matches_by_k_composition_are_those_of_the_whole_matrix(network: str):
+    model, batch = NETWORKS[network]()
+    scores = k_composition_top1(model, batch)
+    for h1 in heads_of(model):
+        for h2 in heads_of(model):
+            found = scores.k_composition_top1.sel(
+                from_layer=h1.layer, from_head=h1.head, to_layer=h2.layer, to_head=h2.head
+            )
+            if h1.layer >= h2.layer:
+                assert found.isnull().all()
+                continue
+            whole = whole_k_composition(model, h1, h2)
+            expected = [in_top(matrix, 1).float().mean().item() for matrix in (whole, whole.T)]
+            np.testing.assert_allclose([found.sel(best="key"), found.sel(best="query")], expected, rtol=1e-6)
+    assert scores.k_composition_top1_chance.item() == 1 / model.cfg.d_vocab
+
+
+def test_the_best_key_and_the_best_query_are_not_the_same():
+    """When every query looks for one key most, one token finds its own key, and all are found by their own query."""
+    model, batch = composing_pair("k")
+    with torch.no_grad():
+        # h1 writes token 3 ten times as large, and a little of it with every other token.
+        model.blocks[0].attn.W_V[0, 3] *= 10
+        model.blocks[0].attn.W_V[0, 3, :13] += 2
+    pair = k_composition_top1(model, batch).k_composition_top1.sel(from_layer=0, from_head=0, to_layer=1, to_head=1)
+    assert pair.sel(best="key").item() == pytest.approx(1 / 13)
+    assert pair.sel(best="query").item() == 1
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("k", 1.0), ("q", 0.0), ("v", 0.0)])
+def test_only_the_right_orientation_finds_the_induction_circuit(kind: str, expected: float):
+    """Any transpose left out or put in gives exactly zero there."""
+    model, batch = composing_pair(kind)  # pyright: ignore[reportArgumentType]
+    score = k_composition_top1(model, batch).k_composition_top1
+    assert (score.sel(from_layer=0, from_head=0, to_layer=1, to_head=1) == expected).all()
+    assert (score.sel(from_layer=0, from_head=1, to_layer=1, to_head=1) == 0).all()
+    circuit = VocabularyCircuit.k_composition(model, Head(0, 0), Head(1, 1))
+    whole = whole_k_composition(model, Head(0, 0), Head(1, 1)).float()
+    torch.testing.assert_close(circuit.rows(torch.arange(13)), whole)
+
+
+def test_rows_are_queries_and_input_tokens():
+    model, _ = built()
+    tokens = torch.tensor([7, 0, 30])
+    torch.testing.assert_close(
+        VocabularyCircuit.qk(model, Head(1, 2)).rows(tokens), whole_qk(model, Head(1, 2))[tokens].float()
+    )
+    torch.testing.assert_close(
+        VocabularyCircuit.ov(model, [Head(1, 2)]).T.rows(tokens), whole_ov(model, [Head(1, 2)]).T[tokens].float()
+    )
+
+
+def test_the_largest_entries_are_those_of_the_whole_matrix():
+    model, _ = built()
+    heads = [Head(0, 1), Head(1, 2)]
+    whole = whole_ov(model, heads)
+    tokens = torch.tensor([29, 3, 3])
+    top = VocabularyCircuit.ov(model, heads).top(tokens, k=5)
+    assert top.columns.tolist() == whole[tokens].topk(5).indices.tolist()
+    torch.testing.assert_close(top.values, whole[tokens].topk(5).values.float())
+    for k in (1, 19, whole.numel()):
+        best = best_entries(model, k, heads=heads)
+        expected = whole.flatten().topk(k)
+        assert [31 * entry.row + entry.column for entry in best] == expected.indices.tolist()
+        np.testing.assert_allclose([entry.value for entry in best], expected.values.tolist(), rtol=1e-3, atol=1e-4)
+    entry = best_entries(model, 1, "QK", heads=[Head(0, 1)])[0]
+    assert entry.value == pytest.approx(whole_qk(model, Head(0, 1)).max().item(), rel=1e-4)
+
+
+def test_of_equal_entries_as_many_are_kept_as_asked_for():
+    circuit = sawtooth(17, 23)
+    for k in (1, 7, 100):
+        best = circuit.best(k)
+        assert len({(entry.row, entry.column) for entry in best}) == k
+        assert all(circuit.A[entry.row, entry.column] == entry.value for entry in best)
+        assert [entry.value for entry in best] == circuit.A.flatten().topk(k).values.tolist()
+
+
+def test_more_outputs_than_inputs():
+    """A circuit need not be square, but then nothing is its own output."""
+    model, batch = built(d_vocab_out=37)
+    whole = whole_ov(model, [Head(0, 0)])
+    circuit = VocabularyCircuit.ov(model, [Head(0, 0)])
+    assert circuit.shape == (31, 37)
+    assert circuit.best(1)[0].value == pytest.approx(whole.max().item(), rel=1e-5)
+    ranks = token_pair_rank(model, batch, pairs=[(30, 36)]).token_pair_rank.sel(layer=0, head=0, pair="30 → 36")
+    np.testing.assert_allclose(ranks, [counted(whole[30].tolist(), 36), counted(whole[:, 36].tolist(), 30)], rtol=1e-6)
+    with pytest.raises(ValueError, match="31 rows and 37 columns"):
+        circuit.hits(1)
+    for measure in (ov_top1, ov_topk, token_pair_rank):
+        with pytest.raises(DoesNotApplyError, match="31 and 37"):
+            measure(model, batch)
+
+
+def test_a_head_that_copies_some_tokens():
+    """Eigenvalues 3, 2 and -1 of three tokens, and nothing for the other ten: two are copied, and one is avoided."""
+    model, batch = low_rank_head()
+    assert ov_top1(model, batch).ov_top1.item() == pytest.approx(2 / 13)
+    # The avoided token's own entry is the smallest of its row; those of the ten are as large as all others.
+    assert ov_topk(model, batch, k=12).ov_topk.item() == pytest.approx(2 / 13)
+    row = token_pair_rank(model, batch, pairs=[(0, 0), (2, 2), (5, 5)]).token_pair_rank.sel(within="row")
+    assert row.values.flatten().tolist() == [1, 0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"positional_embedding_type": "shortformer"}, {"attention_dir": "bidirectional"}]
+)
+def test_attention_to_positions_is_that_of_a_network_without_tokens(changes: dict[str, str]):
+    """With embeddings of zero and no biases, positions are all that the first layer sees."""
+    model, batch = built(normalization_type=None, **changes)
+    with torch.no_grad():
+        model.W_E.zero_()
+        for name in ("b_Q", "b_K"):
+            getattr(model.blocks[0].attn, name).zero_()
+        whole = batch._replace(inputs=torch.zeros(1, model.cfg.n_ctx, dtype=torch.long))
+        patterns = model.run_with_cache(whole.inputs)[1]["pattern", 0][0]
+    for head, pattern in enumerate(patterns):
+        torch.testing.assert_close(position_attention(model, Head(0, head)), pattern)
+    scores, real = position_pattern(model, batch), previous_token(model, whole)
+    np.testing.assert_allclose(scores.position_pattern[0], real.previous_token[0], rtol=1e-5)
+    assert scores.position_pattern_chance.item() == pytest.approx(real.previous_token_chance.item())
+
+
+def test_positions_of_a_bridge():
+    model, batch = gpt2()
+    scores = position_pattern(model, batch).position_pattern
+    n_ctx, head = model.cfg.n_ctx, Head(1, 3)
+    pos, W_Q, W_K = model.W_pos.detach(), model.W_Q[head].detach(), model.W_K[head].detach()
+    attention = (
+        pos @ W_Q @ W_K.T @ pos.T / W_Q.shape[1] ** 0.5 + torch.full((n_ctx, n_ctx), -torch.inf).triu(1)
+    ).softmax(1)
+    assert scores.sel(layer=1, head=3).item() == pytest.approx(
+        attention.diagonal(-1).sum().item() / (n_ctx - 1), rel=1e-5
+    )
+
+
+def test_grouped_heads_have_circuits_of_outputs_alone():
+    """Llama's values are shared by two heads each; its rotary keys have no circuit."""
+    model, (_, batch) = llama_bridge(), gpt2()
+    W_V, W_E, W_U = (getattr(model, name).detach() for name in ("W_V", "W_E", "W_U"))
+    whole = W_E @ W_V[1, 2 // 2] @ model.W_O[1, 2].detach() @ W_U
+    torch.testing.assert_close(VocabularyCircuit.ov(model, [Head(1, 2)]).rows(torch.arange(29)), whole)
+    assert ov_top1(model, batch).ov_top1.shape == (2, 4)
+    for refused in (
+        lambda: token_pair_rank(model, batch, circuit="QK"),
+        lambda: k_composition_top1(model, batch),
+        lambda: position_pattern(model, batch),
+        lambda: VocabularyCircuit.qk(model, Head(0, 0)),
+        lambda: VocabularyCircuit.k_composition(model, Head(0, 0), Head(1, 0)),
+        lambda: best_entries(model, 1, "QK", heads=[Head(0, 0)]),
+        lambda: position_attention(model, Head(0, 0)),
+    ):
+        with pytest.raises(DoesNotApplyError, match="rotary"):
+            refused()
+
+
+def test_what_has_no_meaning_does_not_apply():
+    vectors = HookedTransformer(VECTORS.model), VECTORS.task.evaluation_batch(0, 5)
+    for measure in (ov_top1, ov_topk, token_pair_rank, k_composition_top1):
+        with pytest.raises(DoesNotApplyError, match=f"{measure.__name__} needs tokens"):
+            measure(*vectors)
+    assert position_pattern(*vectors).position_pattern.shape == (2, 3)
+    with pytest.raises(DoesNotApplyError, match="1 layer"):
+        k_composition_top1(*copying_head())
+    none = HookedTransformer(NO_POSITIONS.model), NO_POSITIONS.task.evaluation_batch(0, 5)
+    with pytest.raises(DoesNotApplyError, match="this network has none"):
+        position_pattern(*none)
+    zeros = HookedTransformer(replace(TOKENS.model, initializer_range=0.0))
+    with pytest.raises(DoesNotApplyError, match="all zeros"):
+        position_pattern(zeros, none[1])
+    with pytest.raises(DoesNotApplyError, match="at least 2 positions"):
+        position_pattern(HookedTransformer(replace(TOKENS.model, n_ctx=1)), none[1])
+
+
+def test_wrong_arguments_are_refused():
+    model, batch = built()
+    circuit = VocabularyCircuit.ov(model, [Head(0, 0)])
+    some = torch.tensor([0, 31])
+    refused: dict[str, Callable[[], object]] = {
+        r"k: 0 is not valid; it must be 1 to 31": lambda: ov_topk(model, batch, k=0),
+        r"k: 32 is not valid": lambda: ov_topk(model, batch, k=32),
+        r"k: 962 is not valid; it must be 1 to 961": lambda: circuit.best(962),
+        r"heads: \[\]": lambda: ov_top1(model, batch, heads=[]),
+        r"heads: \[L0H1, L0H1\]": lambda: ov_top1(model, batch, heads=[Head(0, 1), Head(0, 1)]),
+        r"head: L2H0 does not exist": lambda: ov_topk(model, batch, heads=[Head(2, 0)]),
+        r"heads: L0H0, L0H1 are 2": lambda: best_entries(model, 1, "QK", heads=[Head(0, 0), Head(0, 1)]),
+        r"h1: L1H0 is not in an earlier layer": lambda: VocabularyCircuit.k_composition(model, Head(1, 0), Head(1, 1)),
+        r"pairs: \[\]": lambda: token_pair_rank(model, batch, pairs=[]),
+        r"tokens: 31 does not exist; these are 0 to 30": lambda: token_pair_rank(model, batch, pairs=[(0, 31)]),
+        r"tokens: 31": lambda: circuit.rows(some),
+        r"tokens: 31 does": lambda: circuit.top(some, 1),
+        r"not all numbers": lambda: ov_top1(diverged, batch),
+    }
+    diverged, _ = built()
+    with torch.no_grad():
+        diverged.W_U[3, 5] = torch.nan
+    for message, call in refused.items():
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_nothing_is_changed_and_nothing_global_is_drawn():
+    model, batch = built()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    for measure in (ov_top1, ov_topk, token_pair_rank, k_composition_top1, position_pattern):
+        assert measure(model, batch)[measure.__name__].attrs == {"layer_norm": "weights left out"}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

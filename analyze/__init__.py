@@ -5,6 +5,7 @@ name is the score. Beside it, where a null says what nothing-has-formed looks li
 and ``_z``, and ``_low`` and ``_high``, between which the whole family of heads or pairs lies in 99 % of cases.
 """
 
+from headway.analyze.ablation import ablation, path_patch
 from headway.analyze.applies import DoesNotApplyError
 from headway.analyze.attention import (
     attention,
@@ -30,16 +31,21 @@ from headway.analyze.circuits import (
     rank_stable,
     v_composition,
 )
+from headway.analyze.geometry import linearity, outside_embedding
 from headway.analyze.loss import accuracy, in_context, loss
 from headway.analyze.measure import FRESH, SHARE, Measure, measure
+from headway.analyze.positions import position_pattern
+from headway.analyze.surgery import ov_identity_surgery, qk_identity_surgery
+from headway.analyze.vocabulary import k_composition_top1, ov_top1, ov_topk, token_pair_rank
 
+_LOSS = "nats, or squared error"
 _RATIO, _BETWEEN = "[-1, 1]", "random heads between the network's own embeddings"
 _TO_CEILING, _ROTATION = "[0, ceiling]", "random relative rotation, closed form"
 
 MEASURES = (
-    Measure(loss, range="nats, or squared error", null="the task's baselines"),
+    Measure(loss, range=_LOSS, null="the task's baselines"),
     Measure(accuracy, range=SHARE, null="the task's baselines"),
-    Measure(in_context, range="nats, or squared error", null="0"),
+    Measure(in_context, range=_LOSS, null="0"),
     Measure(attention, range=SHARE),
     Measure(previous_token, range=SHARE, null=FRESH),
     Measure(current_token, range=SHARE, null=FRESH),
@@ -59,8 +65,19 @@ MEASURES = (
     Measure(rank_95, range="1 to d_head", null=FRESH, live=False),
     Measure(rank_entropy, range="1 to d_head", null=FRESH, live=False),
     Measure(rank_stable, range="1 to d_head", null=FRESH, live=False),
+    Measure(ov_top1, range=SHARE, null=FRESH, live=False),
+    Measure(ov_topk, range=SHARE, null=FRESH, live=False),
+    Measure(token_pair_rank, range=SHARE, null=FRESH, live=False),
+    Measure(k_composition_top1, range=SHARE, null=FRESH, live=False),
+    Measure(position_pattern, range=SHARE, null=FRESH, live=False),
+    Measure(linearity, range=SHARE, null="1 / (n - 1), random circuits", live=False),
+    Measure(outside_embedding, range=SHARE, null="sqrt((d_model - d_in) / d_model), random vectors", live=False),
     Measure(direct_attribution, range="logits, or shares of the target", live=False),
     Measure(qk_attribution, range="attention scores, 0 or more", live=False),
+    Measure(ablation, range=_LOSS, null="0, nothing needs it", live=False),
+    Measure(path_patch, range=_LOSS, null="0, nothing depends on it", live=False),
+    Measure(qk_identity_surgery, range=_LOSS, null="0, it does nothing else", live=False),
+    Measure(ov_identity_surgery, range=_LOSS, null="0, it does nothing else", live=False),
 )
 LIVE = tuple(each for each in MEASURES if each.live)
 

@@ -20,8 +20,8 @@ from transformer_lens.patching import get_act_patch_direct_path_all_sources
 
 from headway.analyze.applies import DoesNotApplyError, check_batch, check_head, weight
 from headway.analyze.circuits import HEAD, PAIR
-from headway.analyze.forward import Activations, activations, seen
-from headway.analyze.loss import _by_part, task_loss
+from headway.analyze.forward import Activations, activations, evaluating, seen
+from headway.analyze.loss import by_part, mean_loss, task_loss
 from headway.data.task import Batch, masked_mean
 from headway.models.config import Head
 from headway.models.convert import Model
@@ -29,6 +29,8 @@ from headway.models.hooked_transformer import HookedTransformer
 
 Kind = Literal["zero", "mean", "position_mean", "resample"]
 Attention = Literal["recomputed", "frozen"]
+# Of so many sequences is the loss of measures that run the network once for every path or every new weight.
+FEW = 8
 # A hook point's name, and what is called with its activation and gives another back.
 Hook = tuple[str, Callable[..., Tensor | None]]
 
@@ -121,14 +123,14 @@ def ablated_loss(
     if attention == "frozen":
         for layer, pattern in enumerate(seen(model, batch).patterns):
             hooks.append(_replace(f"blocks.{layer}.attn.hook_pattern", pattern))
-    return _by_part("loss", task_loss(output_with(model, batch, hooks), batch), batch)
+    return by_part("loss", task_loss(output_with(model, batch, hooks), batch), batch)
 
 
-def path_patch(model: Model, batch: Batch, corrupted: Batch | None = None) -> xr.Dataset:
+def path_patch(model: Model, batch: Batch, reference: Batch | None = None, sequences: int = FEW) -> xr.Dataset:
     """How much a head needs to read an earlier head: change in loss when that one path carries other sequences.
 
     ``path_patch`` [input, from_layer, from_head, to_layer, to_head]: head h2's query, key or value input (before
-    LayerNorm) has what h1 writes replaced by what h1 writes on the corrupted batch; every other reader of h1 sees it as
+    LayerNorm) has what h1 writes replaced by what h1 writes on the reference; every other reader of h1 sees it as
     it is. NaN unless h1's layer is the earlier; ``path_patch_clean`` is the loss as it is. Nats, or squared error. No
     null: 0 where nothing depends on the path. Wang et al. 2022; computed by TransformerLens's direct path patching. It
     leaves out what goes from h1 to h2 through heads or MLPs between them.
@@ -136,28 +138,30 @@ def path_patch(model: Model, batch: Batch, corrupted: Batch | None = None) -> xr
     Args:
         model: The network; it is put into evaluation mode meanwhile.
         batch: Sequences of a task.
-        corrupted: A batch of the same shape; by default this batch with its sequences moved on by one.
+        reference: A batch of the same shape; by default this batch with its sequences moved on by one.
+        sequences: How many sequences are taken of either, since every path takes a forward pass.
 
     Raises:
         DoesNotApplyError: one layer, a single sequence and no other batch, an architecture in which heads have no
             inputs of their own (grouped heads).
-        ValueError: a batch without a task, a ``corrupted`` of another shape.
+        ValueError: a batch without a task, a ``reference`` of another shape.
     """
     if model.cfg.n_layers < 2:
         raise DoesNotApplyError("path_patch needs heads in an earlier and a later layer; this network has 1 layer")
-    other = _reference("path_patch", batch, "resample", corrupted)
+    other = _reference("path_patch", batch, "resample", reference).first(sequences)
+    batch = batch.first(sequences)
     clean = mean_loss(seen(model, batch).output, batch)
+    here, there = (_recorded(model, each, _z_points(model)) for each in (batch, other))
     inputs: tuple[Literal["q", "k", "v"], ...] = ("q", "k", "v")
-    points = _z_points(model)
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model), _unwired(model):
         try:
             # The tool restores paths in a corrupted run. Here the run is clean and its paths are corrupted.
             losses = [
                 get_act_patch_direct_path_all_sources(
                     model,  # pyright: ignore[reportArgumentType]
                     corrupted_tokens=batch.inputs,
-                    clean_cache=_recorded(model, other, points),  # pyright: ignore[reportArgumentType]
-                    corrupted_cache=_recorded(model, batch, points),  # pyright: ignore[reportArgumentType]
+                    clean_cache=there,  # pyright: ignore[reportArgumentType]
+                    corrupted_cache=here,  # pyright: ignore[reportArgumentType]
                     patching_metric=lambda output: mean_loss(output, batch),
                     component=each,
                     verbose=False,
@@ -195,7 +199,7 @@ def output_with(model: Model, batch: Batch, hooks: Sequence[Hook]) -> Float[Tens
         ValueError: a batch that the network cannot read, an output that is not all numbers.
     """
     check_batch(model, batch)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         output = model.run_with_hooks(batch.inputs, fwd_hooks=list(hooks))
     if not output.isfinite().all():
         raise ValueError("model: with these activations replaced its output is not all numbers (NaN or infinite)")
@@ -260,7 +264,7 @@ def _z_points(model: Model) -> list[str]:
 def _recorded(model: Model, batch: Batch, points: Sequence[str]) -> Activations:
     """What stands at these hook points in a forward pass: [batch, pos, ...] each."""
     check_batch(model, batch)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         _, cache = model.run_with_cache(
             batch.inputs, return_cache_object=False, names_filter=lambda name: name in points
         )
@@ -297,23 +301,16 @@ def _replace(point: str, value: Tensor, where: Any = ...) -> Hook:
     return point, hook
 
 
-def mean_loss(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, ""]:
-    """The task's loss of any output, over the positions that count."""
-    return masked_mean(task_loss(output, batch), batch.mask)
-
-
 @contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode as long as the context lasts; afterwards each module has the mode it had."""
-    # The modules of the network that a bridge wraps are not among its own.
-    networks = [model, getattr(model, "original_model", model)]
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    model.eval()
+def _unwired(model: Model) -> Iterator[None]:
+    """A bridge wires its blocks when a head first gets inputs of its own; afterwards they are as they were."""
+    wired = [getattr(block, "_capture_hooks_wired", True) for block in model.blocks]
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for block, before in zip(model.blocks, wired, strict=True):
+            if not before:
+                block._teardown_capture_hooks()
 
 
 def check_one_of(name: str, value: str, valid: tuple[str, ...]) -> None:

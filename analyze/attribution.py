@@ -137,7 +137,7 @@ def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
         ValueError: terms that do not add up to the attention scores.
     """
     needs_plain_scores("qk_attribution", model)
-    few = batch._replace(inputs=batch.inputs[:SHOWN], targets=batch.targets[:SHOWN])
+    few = batch.first(SHOWN)
     spreads, names = [], []
     for layer in range(model.cfg.n_layers):
         of_heads = []

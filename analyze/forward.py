@@ -75,9 +75,23 @@ def activations(model: Model, batch: Batch) -> Activations:
     return cache
 
 
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Evaluation mode (no dropout) as long as the context lasts; afterwards each module has the mode it had."""
+    # The modules of the network that a bridge wraps are not among its own.
+    networks = [model, getattr(model, "original_model", model)]
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def _run(model: Model, batch: Batch, endings: tuple[str, ...]) -> tuple[Tensor, Activations]:
     check_batch(model, batch)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         output, cache = model.run_with_cache(
             batch.inputs, return_cache_object=False, names_filter=lambda name: name.endswith(endings)
         )

@@ -22,7 +22,7 @@ def loss(model: Model, batch: Batch) -> xr.Dataset:
     Raises:
         ValueError: a batch made by hand, whose task is not known.
     """
-    return _by_part("loss", loss_by_position(model, batch), batch)
+    return by_part("loss", loss_by_position(model, batch), batch)
 
 
 def accuracy(model: Model, batch: Batch) -> xr.Dataset:
@@ -35,7 +35,7 @@ def accuracy(model: Model, batch: Batch) -> xr.Dataset:
     """
     if batch.targets.is_floating_point():
         raise DoesNotApplyError("accuracy needs tokens to be predicted; the targets of this batch are vectors")
-    return _by_part("accuracy", (seen(model, batch).output.argmax(-1) == batch.targets).float(), batch)
+    return by_part("accuracy", (seen(model, batch).output.argmax(-1) == batch.targets).float(), batch)
 
 
 def in_context(
@@ -86,10 +86,11 @@ def task_loss(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> F
     """The loss of any output on this batch; a ValueError for a batch whose task is not known."""
     if batch.task is None:
         raise ValueError("batch: its task is None, so its loss is not defined; take a batch from run.batch() or a task")
-    return batch.task.loss(output, batch)
+    return batch.task.loss(output.float() if output.itemsize < 4 else output, batch)
 
 
-def _by_part(name: str, each: Float[Tensor, "batch pos"], batch: Batch) -> xr.Dataset:
+def by_part(name: str, each: Float[Tensor, "batch pos"], batch: Batch) -> xr.Dataset:
+    """Means of a number a position: ``<name>``, ``<name>_by_position``, and ``<name>_<part>`` for the task's parts."""
     counted = batch.mask
     scores = {
         name: ((), masked_mean(each, counted).cpu().numpy()),
@@ -98,6 +99,11 @@ def _by_part(name: str, each: Float[Tensor, "batch pos"], batch: Batch) -> xr.Da
     for part, where in (batch.task.parts(batch) if batch.task is not None else {}).items():
         scores[f"{name}_{part}"] = ((), masked_mean(each, where & counted).cpu().numpy())
     return xr.Dataset(scores)
+
+
+def mean_loss(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, ""]:
+    """The task's loss of any output, over the positions that count."""
+    return masked_mean(task_loss(output, batch), batch.mask)
 
 
 def _at(name: str, positions: Sequence[int], batch: Batch) -> Bool[Tensor, "batch pos"]:

@@ -14,11 +14,11 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.ablation import Hook, all_heads_but, check_one_of, mean_loss, output_with
+from headway.analyze.ablation import FEW, Hook, all_heads_but, check_one_of, output_with
 from headway.analyze.applies import DoesNotApplyError, bias, check_head, needs_plain_scores, weight
 from headway.analyze.circuits import HEAD
 from headway.analyze.forward import seen
-from headway.analyze.loss import _by_part, task_loss
+from headway.analyze.loss import by_part, mean_loss, task_loss
 from headway.data.seeds import generator
 from headway.data.task import Batch
 from headway.models.config import Head
@@ -28,14 +28,15 @@ Experiment = Literal["random", "trained"]
 Sign = Literal["+", "-"]
 
 
-def qk_identity_surgery(model: Model, batch: Batch) -> xr.Dataset:
+def qk_identity_surgery(model: Model, batch: Batch, sequences: int = FEW) -> xr.Dataset:
     """What the loss becomes when a head can only look for what is like its query: ``W_K := pinv(W_Q).T``.
 
     Then ``W_Q W_K.T`` is the projector on what W_Q reads, of trace d_head; after Bhargav & Gu 2024 (arXiv 2410.17438).
     ``qk_identity_surgery`` [experiment, layer, head] is the change in loss, one head at a time, from
     ``qk_identity_surgery_clean`` to ``qk_identity_surgery_after`` [experiment, layer, head]; nats, or squared error.
     ``trained`` keeps the head's W_Q; ``random`` first draws a normal one, always the same, and so asks whether any
-    subspace would do. Biases stay. No null: 0 is a head that needs nothing else of its circuit, or one not needed.
+    subspace would do. Biases stay. The loss is that of the first ``sequences`` of the batch. No null: 0 is a head that
+    needs nothing else of its circuit, or one not needed.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
@@ -47,16 +48,19 @@ def qk_identity_surgery(model: Model, batch: Batch) -> xr.Dataset:
         >>> qk_identity_surgery(model, batch).sizes["experiment"]
         2
     """
-    return _of_each_head("qk_identity_surgery", model, batch, "experiment", get_args(Experiment), _qk_hooks)
+    return _of_each_head(
+        "qk_identity_surgery", model, batch.first(sequences), "experiment", get_args(Experiment), _qk_hooks
+    )
 
 
-def ov_identity_surgery(model: Model, batch: Batch) -> xr.Dataset:
+def ov_identity_surgery(model: Model, batch: Batch, sequences: int = FEW) -> xr.Dataset:
     """What the loss becomes when a head can only copy, or only anti-copy: ``W_O := pinv(W_V)``, or minus that.
 
     Then ``W_V W_O`` is plus or minus the projector on what W_V reads; after Bhargav & Gu 2024 (arXiv 2410.17438).
     ``ov_identity_surgery`` [sign, layer, head] is the change in loss, one head at a time, from
     ``ov_identity_surgery_clean`` to ``ov_identity_surgery_after`` [sign, layer, head]; nats, or squared error. Biases
-    stay. No null: 0 is a head that needs nothing else of its circuit, or one not needed.
+    stay. The loss is that of the first ``sequences`` of the batch. No null: 0 is a head that needs nothing else of its
+    circuit, or one not needed.
 
     Raises:
         DoesNotApplyError: heads whose outputs are not ``z W_O``, summed.
@@ -68,7 +72,7 @@ def ov_identity_surgery(model: Model, batch: Batch) -> xr.Dataset:
         >>> change.round(5).sel(sign="+").item(), (change.sel(sign="-") != 0).item()
         (0.0, True)
     """
-    return _of_each_head("ov_identity_surgery", model, batch, "sign", get_args(Sign), _ov_hooks)
+    return _of_each_head("ov_identity_surgery", model, batch.first(sequences), "sign", get_args(Sign), _ov_hooks)
 
 
 def qk_identity_loss(
@@ -81,7 +85,7 @@ def qk_identity_loss(
         ValueError: a head that does not exist, an unknown experiment, a batch without a task.
     """
     check_one_of("experiment", experiment, get_args(Experiment))
-    return _by_part("loss", task_loss(output_with(model, batch, _qk_hooks(model, heads, experiment)), batch), batch)
+    return by_part("loss", task_loss(output_with(model, batch, _qk_hooks(model, heads, experiment)), batch), batch)
 
 
 def ov_identity_loss(model: Model, batch: Batch, heads: Iterable[Head], sign: Sign = "+") -> xr.Dataset:
@@ -92,7 +96,7 @@ def ov_identity_loss(model: Model, batch: Batch, heads: Iterable[Head], sign: Si
         ValueError: a head that does not exist, an unknown sign, a batch without a task.
     """
     check_one_of("sign", sign, get_args(Sign))
-    return _by_part("loss", task_loss(output_with(model, batch, _ov_hooks(model, heads, sign)), batch), batch)
+    return by_part("loss", task_loss(output_with(model, batch, _ov_hooks(model, heads, sign)), batch), batch)
 
 
 def _of_each_head(

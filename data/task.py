@@ -40,6 +40,15 @@ class Batch(NamedTuple):
             info={name: value.to(device) for name, value in self.info.items()},
         )
 
+    def first(self, count: int) -> Batch:
+        """The first ``count`` sequences, or all if there are fewer."""
+        return self._replace(
+            inputs=self.inputs[:count],
+            targets=self.targets[:count],
+            mask=self.mask[:count],
+            info={name: value[:count] for name, value in self.info.items()},
+        )
+
 
 @dataclass(frozen=True)
 class Task(ABC):

@@ -2,15 +2,17 @@
 
 The residual stream has three parts: the token (one-hot), the token before it (one-hot, written by a previous-token
 head), and the position (one-hot). No LayerNorm, no MLP, no biases. Each function returns a network and a batch on which
-it does what its name says; the sizes are distinct primes.
+it does what its name says; the sizes are distinct primes. One network is over vectors instead, and linear.
 """
 
 from collections.abc import Callable
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.config import ModelConfig
@@ -123,6 +125,42 @@ def composing_pair(kind: Literal["q", "k", "v"]) -> tuple[HookedTransformer, Bat
     _write(attention.W_K, 1, BEFORE if kind == "k" else TOKEN, SHARP)
     _copy(model, 1, 1, BEFORE if kind == "v" else TOKEN, TOKEN, 20.0)
     return model, _batch()
+
+
+VECTORS = AffineRecurrence(d_vector=7, length_max=12)
+
+
+@torch.no_grad()
+def linear_network(circuit: Float[Tensor, "d_vector d_vector"], heads: int = 1) -> tuple[HookedTransformer, Batch]:
+    """A network over vectors that is linear: it predicts ``x + mean(x so far) circuit``, and vectors to try it.
+
+    One layer, uniform attention; W_E W_OV W_U is ``circuit``, all of it in the last head. The other heads are zero.
+
+    Example:
+        >>> model, batch = linear_network(-torch.eye(7))
+        >>> model(batch.inputs)[0, 0].abs().max().item()  # x - x
+        0.0
+    """
+    d_vector = VECTORS.d_vector
+    model = HookedTransformer(
+        ModelConfig(
+            n_layers=1,
+            d_model=D_HEAD,
+            n_ctx=VECTORS.n_ctx,
+            d_head=d_vector,
+            n_heads=heads,
+            d_vocab=d_vector,
+            attn_only=True,
+            normalization_type=None,
+            initializer_range=0.0,
+            input_type="vectors",
+        )
+    )
+    model.W_E[:, :d_vector] = torch.eye(d_vector)
+    model.W_U[:d_vector] = torch.eye(d_vector)
+    model.blocks[0].attn.W_V[-1, :d_vector] = torch.eye(d_vector)
+    model.blocks[0].attn.W_O[-1, :, :d_vector] = circuit
+    return model.eval(), VECTORS.evaluation_batch(seed=0, batch_size=29)
 
 
 def _batch() -> Batch:

@@ -5,12 +5,12 @@ two things that alternate; every peak is of a process of its own, above what it 
 """
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from bench import alternate, seconds
@@ -133,17 +133,22 @@ def show_peak(measure: str, goal: str) -> None:
 
 
 def peak(measure: str) -> None:
-    """Print by how many MB the largest memory of this process exceeds what it holds before the measure.
+    """Print by how many MB the largest memory of this process, from here on, exceeds what it holds with the weights.
 
-    It is not less than what drawing the weights took for a moment.
+    Linux counts it; getrusage would count what the process that started this one held as well.
     """
     config, call = MEASURED[measure]
     model = HookedTransformer(config)
-    with open("/proc/self/statm") as statm:
-        before = int(statm.read().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, from what is held
+    before = status("VmRSS")
     call(model)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print((after - before) / 1e6)
+    print((status("VmHWM") - before) / 1e6)
+
+
+def status(field: str) -> int:
+    """A size of this process, in bytes."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(lines[field].split()[0])
 
 
 PARTS = {part.__name__: part for part in (vocabulary, composition)}

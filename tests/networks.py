@@ -5,7 +5,14 @@ from functools import lru_cache
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -25,7 +32,7 @@ def with_random_biases(model: HookedTransformer) -> HookedTransformer:
 def gpt2_bridge() -> TransformerBridge:
     """GPT-2 with 2 layers of 4 heads, every parameter random."""
     config = GPT2Config(n_layer=2, n_embd=20, n_head=4, n_positions=17, vocab_size=D_VOCAB, n_inner=23)
-    return _bridge(GPT2LMHeadModel(config), "GPT2LMHeadModel", config)
+    return _bridge(GPT2LMHeadModel, config)
 
 
 @lru_cache(maxsize=1)
@@ -35,12 +42,14 @@ def llama_bridge() -> TransformerBridge:
         hidden_size=24, intermediate_size=31, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=D_VOCAB, max_position_embeddings=17,
     )  # fmt: skip
-    return _bridge(LlamaForCausalLM(config), "LlamaForCausalLM", config)
+    return _bridge(LlamaForCausalLM, config)
 
 
-def _bridge(model: torch.nn.Module, architecture: str, config: object) -> TransformerBridge:
-    draws = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draws))
-    return build_bridge_from_module(model.eval(), architecture, hf_config=config).eval()
+def _bridge(kind: type[PreTrainedModel], config: PretrainedConfig) -> TransformerBridge:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = kind(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return build_bridge_from_module(model, kind.__name__, hf_config=config).eval()

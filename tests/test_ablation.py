@@ -131,6 +131,17 @@ def test_nothing_is_left_when_all_that_a_head_writes_is_zero(network: str):
     assert ablated_loss(model, batch, head, "zero").loss.item() == pytest.approx(loss_of(without, batch), rel=1e-5)
 
 
+def test_a_hook_point_is_replaced_as_a_whole():
+    model, batch = built("layer norm and mlp")
+    without = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in (without.blocks[1].mlp.W_out, without.blocks[1].mlp.b_out):
+            parameter.zero_()
+    expected = loss_of(without, batch)
+    assert expected != pytest.approx(loss_of(model, batch), rel=1e-4)
+    assert ablated_loss(model, batch, "blocks.1.hook_mlp_out", "zero").loss.item() == pytest.approx(expected, rel=1e-5)
+
+
 @ALL_NETWORKS
 @pytest.mark.parametrize("kind", KINDS)
 def test_heads_are_ablated_one_at_a_time(network: str, kind: Kind):
@@ -242,7 +253,7 @@ def test_a_patched_path_is_the_one_that_the_pair_composes_by(kind: Literal["q", 
     model, batch = composing_pair(kind)
     if kind == "k":  # the induction circuit: only repeats have something to lose
         batch = batch._replace(mask=batch.mask & TASK.parts(batch)["repeats"])
-    scores = path_patch(model, batch)
+    scores = path_patch(model, batch, sequences=len(batch.inputs))
     change = scores.path_patch
     assert scores.path_patch_clean.item() == pytest.approx(loss(model, batch).loss.item(), rel=1e-5)
     composes = change.sel(input=kind, **PAIR).item()
@@ -271,7 +282,9 @@ def test_a_patched_path_moves_one_input_of_one_head(network: str):
         norm = model.blocks[1].ln1
         before = norm(cache["blocks.1.hook_resid_pre"])
         after = norm(cache["blocks.1.hook_resid_pre"] + (other_z - z) @ weight_of(model, "W_O", h1))
-    scores = path_patch(model, batch).path_patch.sel(from_layer=0, from_head=2, to_layer=1, to_head=1)
+    scores = path_patch(model, batch, sequences=len(batch.inputs)).path_patch.sel(
+        from_layer=0, from_head=2, to_layer=1, to_head=1
+    )
     for each in "qkv":
         W = weight_of(model, f"W_{each.upper()}", h2)
 
@@ -288,10 +301,10 @@ def test_a_patched_path_moves_one_input_of_one_head(network: str):
 
 def test_path_patch_takes_the_sequences_it_is_given():
     model, batch = built("vectors")
-    same = path_patch(model, batch, corrupted=batch).path_patch
+    same = path_patch(model, batch, reference=batch).path_patch
     assert np.nanmax(np.abs(same.values)) < 1e-5
     moved = batch._replace(inputs=batch.inputs.roll(1, 0))
-    xr.testing.assert_allclose(path_patch(model, batch, corrupted=moved), path_patch(model, batch))
+    xr.testing.assert_allclose(path_patch(model, batch, reference=moved), path_patch(model, batch))
 
 
 def qk_identity(model: Model, head: Head, experiment: str) -> dict[str, Tensor]:

@@ -15,9 +15,8 @@ from headway.analyze import DoesNotApplyError
 from headway.analyze.geometry import linearity, outside_embedding
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
-from headway.models.config import ModelConfig
 from headway.models.convert import Model
-from headway.models.handmade import copying_head, previous_token_head, uniform_head
+from headway.models.handmade import copying_head, linear_network, previous_token_head, uniform_head
 from headway.models.hooked_transformer import HookedTransformer
 
 ENTRIES, D_MODEL = 7, 19
@@ -28,27 +27,12 @@ def random_network(seed: int = 0, **changes) -> HookedTransformer:
     return HookedTransformer(replace(VECTORS.model, initializer_range=1.0, **changes), seed=seed).eval()
 
 
-@torch.no_grad()
-def network_with_circuit(circuit: torch.Tensor, heads: int = 1) -> HookedTransformer:
-    """One layer whose W_E W_OV W_U is ``circuit``, all of it in the last head."""
-    config = ModelConfig(
-        n_layers=1, d_model=D_MODEL, n_ctx=11, d_head=ENTRIES, n_heads=heads, d_vocab=ENTRIES, attn_only=True,
-        normalization_type=None, initializer_range=0.0, input_type="vectors",
-    )  # fmt: skip
-    model = HookedTransformer(config).eval()
-    model.W_E[:, :ENTRIES] = torch.eye(ENTRIES)
-    model.W_U[:ENTRIES] = torch.eye(ENTRIES)
-    model.blocks[0].attn.W_V[-1, :ENTRIES] = torch.eye(ENTRIES)
-    model.blocks[0].attn.W_O[-1, :, :ENTRIES] = circuit
-    return model
-
-
 @pytest.mark.parametrize("inputs", ["data", "isotropic"])
 def test_a_circuit_that_scales_and_shifts_is_a_line(inputs: str):
     """x (a I + c 11.T) = a x + c sum(x): slope a, and one intercept for each vector."""
     a, c = -3.0, 0.5
     circuit = a * torch.eye(ENTRIES) + c * torch.ones(ENTRIES, ENTRIES)
-    scores = linearity(network_with_circuit(circuit), BATCH).sel(inputs=inputs, layer=0)
+    scores = linearity(linear_network(circuit)[0], BATCH).sel(inputs=inputs, layer=0)
     assert scores.linearity.item() == pytest.approx(1, abs=1e-4)
     assert scores.linearity_slope.item() == pytest.approx(a, rel=1e-4)
     if inputs == "data":
@@ -58,7 +42,7 @@ def test_a_circuit_that_scales_and_shifts_is_a_line(inputs: str):
 
 def test_the_last_head_of_a_layer_counts_too():
     """Trap 13: here it is the only one that does anything."""
-    scores = linearity(network_with_circuit(2 * torch.eye(ENTRIES), heads=3), BATCH)
+    scores = linearity(linear_network(2 * torch.eye(ENTRIES), heads=3)[0], BATCH)
     assert scores.linearity_slope.values == pytest.approx(2, rel=1e-5)
 
 
@@ -81,7 +65,7 @@ def test_linearity_is_the_mean_of_regressions_of_single_vectors(normalization: s
 
 
 def test_the_null_is_the_mean_of_isotropic_vectors_through_random_circuits():
-    """W_U is Gaussian, so the image of any vector points anywhere alike: R² is a Beta(1/2, (n-2)/2), of mean 1/(n-1)."""
+    """W_U is Gaussian, so the image of a vector points anywhere alike: R² is Beta(1/2, (n-2)/2), of mean 1/(n-1)."""
     draws = [linearity(random_network(seed), BATCH) for seed in range(150)]
     means = np.array([each.linearity.sel(inputs="isotropic").mean() for each in draws])
     null = draws[0].linearity_null.item()
@@ -93,7 +77,7 @@ def test_the_null_is_the_mean_of_isotropic_vectors_through_random_circuits():
 def test_isotropic_vectors_are_normal():
     """Trap 5. A circuit of ones puts sum(x) everywhere: that is the intercept, of mean 0, and n/2 if x were uniform."""
     batch = VECTORS.task.evaluation_batch(0, 499)
-    scores = linearity(network_with_circuit(torch.ones(ENTRIES, ENTRIES)), batch).sel(inputs="isotropic", layer=0)
+    scores = linearity(linear_network(torch.ones(ENTRIES, ENTRIES))[0], batch).sel(inputs="isotropic", layer=0)
     spread = math.sqrt(ENTRIES / int(batch.mask.sum()))  # the standard deviation of a mean of sums of 7 normal numbers
     assert abs(scores.linearity_intercept.item()) < 4 * spread
 
@@ -110,7 +94,7 @@ def test_linearity_looks_at_the_positions_that_count():
 
 
 def test_what_has_no_line_has_no_r_squared():
-    zero = linearity(network_with_circuit(torch.zeros(ENTRIES, ENTRIES)), BATCH)
+    zero = linearity(linear_network(torch.zeros(ENTRIES, ENTRIES))[0], BATCH)
     assert zero.linearity.isnull().all()
     assert (zero.linearity_slope == 0).all()
     constant = BATCH.inputs.clone()
@@ -175,7 +159,7 @@ def test_heads_by_hand_write_inside_or_outside():
 
 @torch.no_grad()
 def test_a_layer_that_writes_both_ways_has_the_share_of_its_length():
-    model = network_with_circuit(3 * torch.eye(ENTRIES))
+    model, _ = linear_network(3 * torch.eye(ENTRIES))
     model.blocks[0].attn.W_O[-1, :, ENTRIES : 2 * ENTRIES] = 4 * torch.eye(ENTRIES)
     assert outside_embedding(model, BATCH).outside_embedding.item() == pytest.approx(4 / 5, rel=1e-5)
 

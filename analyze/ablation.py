@@ -5,8 +5,7 @@ What takes an activation's place is zero, a mean, or what the network computes o
 stays as it is.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from types import EllipsisType
 from typing import Any, Literal, get_args
@@ -153,7 +152,7 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
     clean = mean_loss(seen(model, batch).output, batch)
     here, there = (_recorded(model, each, _z_points(model)) for each in (batch, other))
     inputs: tuple[Literal["q", "k", "v"], ...] = ("q", "k", "v")
-    with torch.no_grad(), evaluating(model), _unwired(model):
+    with torch.no_grad(), evaluating(model):
         try:
             # The tool restores paths in a corrupted run. Here the run is clean and its paths are corrupted.
             losses = [
@@ -299,18 +298,6 @@ def _replace(point: str, value: Tensor, where: Any = ...) -> Hook:
         return changed
 
     return point, hook
-
-
-@contextmanager
-def _unwired(model: Model) -> Iterator[None]:
-    """A bridge wires its blocks when a head first gets inputs of its own; afterwards they are as they were."""
-    wired = [getattr(block, "_capture_hooks_wired", True) for block in model.blocks]
-    try:
-        yield
-    finally:
-        for block, before in zip(model.blocks, wired, strict=True):
-            if not before:
-                block._teardown_capture_hooks()
 
 
 def check_one_of(name: str, value: str, valid: tuple[str, ...]) -> None:

@@ -28,11 +28,11 @@ def with_random_biases(model: HookedTransformer) -> HookedTransformer:
     return model.eval()
 
 
-@lru_cache(maxsize=1)
-def gpt2_bridge() -> TransformerBridge:
-    """GPT-2 with 2 layers of 4 heads, every parameter random."""
+@lru_cache(maxsize=2)
+def gpt2_bridge(scale: float = 1.0) -> TransformerBridge:
+    """GPT-2 with 2 layers of 4 heads, every parameter random, and ``scale`` times as large."""
     config = GPT2Config(n_layer=2, n_embd=20, n_head=4, n_positions=17, vocab_size=D_VOCAB, n_inner=23)
-    return _bridge(GPT2LMHeadModel, config)
+    return _bridge(GPT2LMHeadModel, config, scale)
 
 
 @lru_cache(maxsize=1)
@@ -42,14 +42,14 @@ def llama_bridge() -> TransformerBridge:
         hidden_size=24, intermediate_size=31, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=D_VOCAB, max_position_embeddings=17,
     )  # fmt: skip
-    return _bridge(LlamaForCausalLM, config)
+    return _bridge(LlamaForCausalLM, config, 1.0)
 
 
-def _bridge(kind: type[PreTrainedModel], config: PretrainedConfig) -> TransformerBridge:
+def _bridge(kind: type[PreTrainedModel], config: PretrainedConfig, scale: float) -> TransformerBridge:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model = kind(config).eval()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
+                parameter.add_(0.1 * torch.randn_like(parameter)).mul_(scale)
     return build_bridge_from_module(model, kind.__name__, hf_config=config).eval()

@@ -145,7 +145,7 @@ def beside_null(name: str, score: xr.DataArray, null: Null) -> xr.Dataset:
     }
     return xr.Dataset(
         {
-            f"{name}{part}": (score.dims, np.broadcast_to(numbers, values.shape).astype("float32"))
+            f"{name}{part}": (score.dims, np.broadcast_to(numbers, values.shape).astype(score.dtype))
             for part, numbers in parts.items()
         },
         coords=score.coords,
@@ -241,7 +241,7 @@ def _pooled(draws: Sequence[xr.DataArray], scale: Scale) -> Null:
     pool = (0, *heads)
     mean, std = values.mean(pool, keepdims=True), values.std(pool, ddof=1, keepdims=True)
     # What is left of no spread at all is rounding.
-    std = np.where(std > 1e-6 * abs(mean), std, 0.0)
+    std = np.where(std > 10 * np.finfo(draws[0].dtype).eps * abs(mean), std, 0.0)
     z = (values - mean) / np.where(std > 0, std, np.nan)
     z = z[np.isfinite(z)]
     return Null(

@@ -33,7 +33,7 @@ def position_pattern(model: Model, batch: Batch) -> xr.Dataset:
     W_pos = _position_table("position_pattern", model)
     if len(W_pos) < 2:
         raise DoesNotApplyError("position_pattern needs at least 2 positions; this network has 1")
-    W_Q, W_K = weight(model, "W_Q"), weight(model, "W_K")
+    W_Q, W_K = weight(model, "W_Q").double(), weight(model, "W_K").double()
     # One head at a time: a pattern of thousands of positions is large.
     queries, keys = ((W_pos @ W).flatten(0, 1) for W in (W_Q, W_K))
     each = [_mean_subdiagonal(_attend(model, q, k)) for q, k in zip(queries, keys, strict=True)]
@@ -62,14 +62,15 @@ def position_attention(model: Model, head: Head) -> Float[Tensor, "query key"]:
     """
     W_pos = _position_table("position_attention", model)
     head = check_head(model, head)
-    return _attend(model, W_pos @ weight(model, "W_Q")[head], W_pos @ weight(model, "W_K")[head])
+    return _attend(model, W_pos @ weight(model, "W_Q")[head].double(), W_pos @ weight(model, "W_K")[head].double())
 
 
 def _position_table(name: str, model: Model) -> Float[Tensor, "pos d_model"]:
     needs_plain_scores(name, model)
     if model.cfg.positional_embedding_type == "none":
         raise DoesNotApplyError(f"{name} needs a table of positions; this network has none")
-    W_pos = weight(model, "W_pos")
+    # In float64, because the scores of fresh weights are millionths, and are lost in a softmax in float32.
+    W_pos = weight(model, "W_pos").double()
     if not W_pos.any():
         raise DoesNotApplyError(f"{name} needs a table of positions; this network's is all zeros")
     return W_pos

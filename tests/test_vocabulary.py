@@ -316,7 +316,7 @@ def test_attention_to_positions_is_that_of_a_network_without_tokens(changes: dic
         whole = batch._replace(inputs=torch.zeros(1, model.cfg.n_ctx, dtype=torch.long))
         patterns = model.run_with_cache(whole.inputs)[1]["pattern", 0][0]
     for head, pattern in enumerate(patterns):
-        torch.testing.assert_close(position_attention(model, Head(0, head)), pattern)
+        torch.testing.assert_close(position_attention(model, Head(0, head)).float(), pattern)
     scores, real = position_pattern(model, batch), previous_token(model, whole)
     np.testing.assert_allclose(scores.position_pattern[0], real.previous_token[0], rtol=1e-5)
     assert scores.position_pattern_chance.item() == pytest.approx(real.previous_token_chance.item())

@@ -119,14 +119,16 @@ def _qk_hooks(model: Model, heads: Iterable[Head], experiment: str) -> list[Hook
     needs_plain_scores("qk_identity_surgery", model)
     W_Q, W_K, b_Q, b_K = weight(model, "W_Q"), weight(model, "W_K"), bias(model, "b_Q"), bias(model, "b_K")
     drawn = torch.randn(W_Q.shape, generator=generator("null", 0)).to(W_Q)
-    new_Q = drawn if experiment == "random" else W_Q
-    new_K = torch.linalg.pinv(new_Q).mT
     hooks = []
     for layer, chosen in _by_layer(model, heads):
         block = f"blocks.{layer}"
+        new_Q, new_K = W_Q[layer].clone(), W_K[layer].clone()
+        if experiment == "random":
+            new_Q[chosen] = drawn[layer, chosen]
+        new_K[chosen] = torch.linalg.pinv(new_Q[chosen]).mT
         reader = _Reader(model, layer)
-        queries = reader.replaced(W_Q[layer], _with(W_Q[layer], new_Q[layer], chosen), b_Q[layer])
-        keys = reader.replaced(W_K[layer], _with(W_K[layer], new_K[layer], chosen), b_K[layer])
+        queries = reader.replaced(W_Q[layer], new_Q, b_Q[layer])
+        keys = reader.replaced(W_K[layer], new_K, b_K[layer])
         hooks += [
             (f"{block}.hook_resid_pre", reader.look),
             (f"{block}.attn.hook_q", queries),
@@ -136,12 +138,13 @@ def _qk_hooks(model: Model, heads: Iterable[Head], experiment: str) -> list[Hook
 
 
 def _ov_hooks(model: Model, heads: Iterable[Head], sign: str) -> list[Hook]:
-    W_O, b_O = weight(model, "W_O"), bias(model, "b_O")
-    new_O = torch.linalg.pinv(weight(model, "W_V")) * (1 if sign == "+" else -1)
+    W_V, W_O, b_O = weight(model, "W_V"), weight(model, "W_O"), bias(model, "b_O")
     hooks = []
     for layer, chosen in _by_layer(model, heads):
         block = f"blocks.{layer}"
-        writer = _Writer(W_O[layer], _with(W_O[layer], new_O[layer], chosen), b_O[layer])
+        new_O = W_O[layer].clone()
+        new_O[chosen] = torch.linalg.pinv(W_V[layer, chosen]) * (1 if sign == "+" else -1)
+        writer = _Writer(W_O[layer], new_O, b_O[layer])
         hooks += [(f"{block}.attn.hook_z", writer.look), (f"{block}.hook_attn_out", writer.replaced)]
     return hooks
 
@@ -202,15 +205,6 @@ class _Writer:
         """The attention output with these weights."""
         summed = "batch pos head d_head, head d_head d_model -> batch pos d_model"
         return einops.einsum(self.z, W_O.to(self.z), summed) + self.b.to(self.z)
-
-
-def _with(
-    old: Float[Tensor, "head a b"], new: Float[Tensor, "head a b"], heads: list[int]
-) -> Float[Tensor, "head a b"]:
-    """The weights of a layer, with new ones for some heads."""
-    weights = old.clone()
-    weights[heads] = new[heads]
-    return weights
 
 
 def _by_layer(model: Model, heads: Iterable[Head]) -> list[tuple[int, list[int]]]:

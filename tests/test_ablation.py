@@ -141,7 +141,6 @@ def test_a_hook_point_is_replaced_as_a_whole():
 @ALL_NETWORKS
 @pytest.mark.parametrize("kind", KINDS)
 def test_heads_are_ablated_one_at_a_time(network: str, kind: Kind):
-    """Trap 4."""
     model, batch = built(network)
     scores = ablation(model, batch, kind)
     clean = loss(model, batch)
@@ -155,7 +154,7 @@ def test_heads_are_ablated_one_at_a_time(network: str, kind: Kind):
 
 @ALL_NETWORKS
 def test_means_are_over_the_whole_batch(network: str):
-    """Trap 4: the reference has as many sequences as the batch, and each counts once."""
+    """The reference has as many sequences as the batch, and each counts once."""
     model, batch = built(network)
     head, point, other = Head(1, 1), "blocks.1.attn.hook_z", another(batch)
     with torch.no_grad():
@@ -181,7 +180,6 @@ def test_means_are_over_the_whole_batch(network: str):
 
 
 def test_everything_but_a_circuit_keeps_exactly_the_circuit():
-    """Trap 14."""
     model, batch = composing_pair("k")
     circuit = [Head(0, 0), Head(1, 1)]
     assert [*all_heads_but(model, circuit)] == [Head(0, 1), Head(1, 0)]

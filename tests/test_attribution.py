@@ -233,7 +233,7 @@ def test_what_a_formula_does_not_cover_is_refused():
 
 
 def test_the_scale_of_the_final_layer_norm_is_the_whole_stream_s():
-    """Trap 2: normalising each component with statistics of its own gives terms that do not add up."""
+    """Normalising each component with statistics of its own gives terms that do not add up."""
     model, batch = built(TOKENS)
     assert isinstance(model, HookedTransformer)
     _, cache = model.run_with_cache(batch.inputs)
@@ -245,7 +245,7 @@ def test_the_scale_of_the_final_layer_norm_is_the_whole_stream_s():
 
 
 def test_a_bias_is_counted_once():
-    """Traps 3 and 15: b_O belongs to no head and is left out by none; with no heads written it is all there is."""
+    """b_O belongs to no head and is left out by none; with no heads written it is all there is."""
     model, batch = built(TOKENS, normalization_type=None)
     assert isinstance(model, HookedTransformer)
     with torch.no_grad():

@@ -41,7 +41,7 @@ def test_a_circuit_that_scales_and_shifts_is_a_line(inputs: str):
 
 
 def test_the_last_head_of_a_layer_counts_too():
-    """Trap 13: here it is the only one that does anything."""
+    """Here it is the only one that does anything."""
     scores = linearity(linear_network(2 * torch.eye(ENTRIES), heads=3)[0], BATCH)
     assert scores.linearity_slope.values == pytest.approx(2, rel=1e-5)
 
@@ -75,7 +75,7 @@ def test_the_null_is_the_mean_of_isotropic_vectors_through_random_circuits():
 
 
 def test_isotropic_vectors_are_normal():
-    """Trap 5. A circuit of ones puts sum(x) everywhere: that is the intercept, of mean 0, and n/2 if x were uniform."""
+    """A circuit of ones puts sum(x) everywhere: that is the intercept, of mean 0, and n/2 if x were uniform."""
     batch = VECTORS.task.evaluation_batch(0, 499)
     scores = linearity(linear_network(torch.ones(ENTRIES, ENTRIES))[0], batch).sel(inputs="isotropic", layer=0)
     spread = math.sqrt(ENTRIES / int(batch.mask.sum()))  # the standard deviation of a mean of sums of 7 normal numbers

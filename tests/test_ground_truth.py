@@ -330,7 +330,6 @@ def test_every_measure_has_something_to_accept_and_something_to_reject():
 
 
 def test_the_wrong_transpose_scores_exactly_zero_on_the_induction_circuit():
-    """Trap 16."""
     model, _ = k_pair()
     W_OV, W_QK = (model.W_V @ model.W_O)[0, 0], (model.W_Q @ model.W_K.mT)[1, 1]
     assert (W_OV @ W_QK.T).norm() > 0
@@ -338,7 +337,7 @@ def test_the_wrong_transpose_scores_exactly_zero_on_the_induction_circuit():
 
 
 def test_a_head_that_counts_positions_is_no_induction_head_on_other_periods():
-    """Trap 9: it scores on the period it was made for, and on no other that does not divide its distance."""
+    """It scores on the period it was made for, and on no other that does not divide its distance."""
     distance = 7
     model, _ = previous_token_head()
     attention = model.blocks[0].attn

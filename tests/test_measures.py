@@ -86,7 +86,7 @@ def test_composition_is_the_formula_on_whole_matrices(config: ModelConfig, kind:
     ids=lambda measure: measure.__name__,
 )
 def test_eigenvalue_scores_are_ratios_over_whole_circuits(config: ModelConfig, measure: Callable):
-    """Trap 8: the eigenvalues are complex, their sum is real."""
+    """The eigenvalues are complex, their sum is real."""
     model = random_model(config)
     E, U = model.W_E.detach().double(), model.W_U.detach().double()
     OV, QK = ((A @ B).detach().double() for A, B in ((model.W_V, model.W_O), (model.W_Q, model.W_K.mT)))
@@ -169,7 +169,7 @@ def test_attention_scores_are_their_definitions(direction: str):
 
 
 def test_the_induction_stripe_has_exactly_s_entries_and_is_prefix_matching_there():
-    """Trap 7: averaging S + 2 diagonal entries would cap a perfect induction head below 1."""
+    """Averaging S + 2 diagonal entries would cap a perfect induction head below 1."""
     S = 5
     task = RepeatedTokens(n_tokens=13, length=2 * S + 1, period_min=S, period_max=S, late_start=0.0)
     model = random_model(replace(SHAPES[0], d_vocab=14, d_vocab_out=14))
@@ -243,7 +243,7 @@ def test_a_bridge_scores_as_the_same_network_of_ours(measure: Measure):
 
 
 def test_a_folded_copy_says_that_no_layer_norm_is_left_out():
-    """Trap 10: the same circuits of folded weights are other numbers, and each score says which it is."""
+    """The same circuits of folded weights are other numbers, and each score says which it is."""
     model = with_random_biases(HookedTransformer(TOKENS.model))
     plain, folded = (ov_eigenvalue(each, ANY_BATCH).ov_eigenvalue for each in (model, model.processed()))
     assert plain.attrs["layer_norm"] == "weights left out"
@@ -252,7 +252,6 @@ def test_a_folded_copy_says_that_no_layer_norm_is_left_out():
 
 
 def test_half_precision_weights_are_measured_in_float32():
-    """Trap 12."""
     model = random_model(SHAPES[0])
     exact = rank_stable(model, ANY_BATCH).rank_stable
     half = rank_stable(model.to(torch.bfloat16), ANY_BATCH).rank_stable

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from headway.analyze.applies import NotNumbersError
+from headway.analyze.circuits import HEAD, PAIR
 from headway.analyze.measure import Measure, Nulls, measure_step
 from headway.checkpoints.callback import AtKeptSteps
 from headway.checkpoints.run import Run
@@ -36,28 +37,28 @@ class MeasureWhileTraining(AtKeptSteps):
             raise DivergedError(f"diverged by step {step}: {error}") from None
         self.measures = [each for each in self.measures if each.name not in measured.inapplicable]
         if isinstance(trainer.logger, TensorBoardLogger):
-            for scores in measured.scores.values():
-                show(trainer.logger.experiment, scores, step)
+            for name, scores in measured.scores.items():
+                show(trainer.logger.experiment, name, scores, step)
 
 
-def show(writer: SummaryWriter, scores: xr.Dataset, step: int) -> None:
-    """Write scores to TensorBoard: numbers and scores of heads as scalars, patterns and pairs as images."""
-    for name, variable in scores.data_vars.items():
-        values, dims = variable.values, variable.dims
-        if dims == () and str(name).startswith("loss"):
-            writer.add_scalar(f"loss/{name}", values.item(), step)
-        elif dims == ("layer", "head") and not str(name).endswith("_z"):
+def show(writer: SummaryWriter, name: str, scores: xr.Dataset, step: int) -> None:
+    """Write a measure's scores to TensorBoard: numbers and scores of heads as scalars, patterns and pairs as images."""
+    for variable, array in scores.data_vars.items():
+        values, dims = array.values, array.dims
+        if dims == () and not str(variable).endswith(("_chance", "_null", "_clean")):
+            writer.add_scalar(f"{name}/{variable}", values.item(), step)
+        elif dims == HEAD and variable == name:
             for layer, head in np.argwhere(~np.isnan(values)):
                 writer.add_scalar(f"heads/{name}/{Head(layer, head)}", values[layer, head], step)
-        elif dims == ("from_layer", "from_head", "to_layer", "to_head") and str(name).endswith("_z"):
+        elif dims == PAIR and variable == f"{name}_z":
             flat = einops.rearrange(torch.tensor(values), "l1 h1 l2 h2 -> (l1 h1) (l2 h2)")
-            writer.add_image(f"circuits/{name}", picture(flat / 10, zoom=4), step, dataformats="HW")
+            writer.add_image(f"circuits/{variable}", picture(flat / 10, zoom=4), step, dataformats="HW")
         elif dims == ("layer", "head", "batch", "query", "key"):
             every_head = einops.rearrange(
                 torch.nn.functional.pad(torch.tensor(values[:, :, 0]), (1, 1, 1, 1), value=0.5),
                 "layer head query key -> (layer query) (head key)",
             )
-            writer.add_image(f"{name}/first_sequence", picture(every_head, zoom=2), step, dataformats="HW")
+            writer.add_image(f"{variable}/first_sequence", picture(every_head, zoom=2), step, dataformats="HW")
 
 
 def picture(values: torch.Tensor, zoom: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.training import TrainConfig
 from transformer_lens.tools.training import train as transformer_lens_train
 
-from headway.analyze import MEASURES, Measure
+from headway.analyze import LIVE, MEASURES, Measure
 from headway.analyze.callback import MeasureWhileTraining
 from headway.checkpoints import Recipe
 from headway.checkpoints.callback import KeepCheckpoints
@@ -200,22 +201,23 @@ def whole() -> None:
 
 
 def measures() -> None:
-    """What measures and checkpoints at the kept steps add to the rest of the default run, timed inside that run."""
-    spent: list[float] = []
+    """What the live measures, all measures, and checkpoints add to the rest of the default run, timed inside it."""
 
-    def timed(plain: Callable[..., None]) -> Callable[..., None]:
-        return lambda *arguments: spent.append(seconds(lambda: plain(*arguments)))
+    def share(name: str, goal: str, callback: type[L.Callback], measures: Sequence[Measure], runs: int) -> None:
+        spent: list[float] = []
+        shares, rest = [], []
+        plain = callback.at_kept_step  # pyright: ignore[reportAttributeAccessIssue]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(callback, "at_kept_step", lambda *args: spent.append(seconds(lambda: plain(*args))))
+            for _ in range(runs):
+                spent.clear()
+                rest.append(seconds(lambda: timed_run(INDUCTION, measures)) - sum(spent))
+                shares.append(sum(spent) / rest[-1])
+        show(f"{name} at {len(spent)} steps / the rest of the run", goal, shares, f"{statistics.median(rest):.0f} s")
 
-    shares, rest = [], []
-    with pytest.MonkeyPatch.context() as patch:
-        for callback in (KeepCheckpoints, MeasureWhileTraining):
-            patch.setattr(callback, "at_kept_step", timed(callback.at_kept_step))
-        for _ in range(3):
-            spent.clear()
-            rest.append(seconds(lambda: timed_run(INDUCTION, MEASURES)) - sum(spent))
-            shares.append(1 + sum(spent) / rest[-1])
-    name = f"train with measures and checkpoints at {len(spent) // 2} steps / the rest of it"
-    show(name, "1.05", shares, f"{statistics.median(rest):.0f} s")
+    share("live measures", ".05", MeasureWhileTraining, LIVE, 3)
+    share("all measures", ".10", MeasureWhileTraining, MEASURES, 2)
+    share("checkpoints", "-", KeepCheckpoints, LIVE, 2)
 
 
 def affine() -> None:
@@ -269,9 +271,12 @@ PARTS = {part.__name__: part for part in (step, bridge, whole, measures, affine,
 
 def main(names: list[str]) -> None:
     """Print the table, or the parts of it that are named."""
+    from bench_size import PARTS as SIZES  # it takes its helpers from here
+
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for name in names or PARTS:
-        PARTS[name]()
+    parts = PARTS | SIZES
+    for name in names or parts:
+        parts[name]()
 
 
 if __name__ == "__main__":

@@ -33,27 +33,29 @@ from headway.analyze.circuits import (
 )
 from headway.analyze.geometry import linearity, outside_embedding
 from headway.analyze.loss import accuracy, in_context, loss
-from headway.analyze.measure import FRESH, SHARE, Measure, measure
+from headway.analyze.measure import FRESH, Measure, measure
+from headway.analyze.nulls import LOG_ODDS
 from headway.analyze.positions import position_pattern
 from headway.analyze.surgery import ov_identity_surgery, qk_identity_surgery
 from headway.analyze.vocabulary import k_composition_top1, ov_top1, ov_topk, token_pair_rank
 
+_SHARE = "[0, 1]"
 _LOSS = "nats, or squared error"
 _RATIO, _BETWEEN = "[-1, 1]", "random heads between the network's own embeddings"
 _TO_CEILING, _ROTATION = "[0, ceiling]", "random relative rotation, closed form"
 
 MEASURES = (
     Measure(loss, range=_LOSS, null="the task's baselines"),
-    Measure(accuracy, range=SHARE, null="the task's baselines"),
+    Measure(accuracy, range=_SHARE, null="the task's baselines"),
     Measure(in_context, range=_LOSS, null="0"),
-    Measure(attention, range=SHARE),
-    Measure(previous_token, range=SHARE, null=FRESH),
-    Measure(current_token, range=SHARE, null=FRESH),
-    Measure(first_token, range=SHARE, null=FRESH),
-    Measure(duplicate_token, range=SHARE, null=FRESH),
-    Measure(prefix_matching, range=SHARE, null=FRESH),
-    Measure(induction_stripe, range=SHARE, null=FRESH),
-    Measure(attention_entropy, range=SHARE, null=FRESH),
+    Measure(attention, range=_SHARE),
+    Measure(previous_token, range=_SHARE, null=FRESH, scale=LOG_ODDS),
+    Measure(current_token, range=_SHARE, null=FRESH, scale=LOG_ODDS),
+    Measure(first_token, range=_SHARE, null=FRESH, scale=LOG_ODDS),
+    Measure(duplicate_token, range=_SHARE, null=FRESH, scale=LOG_ODDS),
+    Measure(prefix_matching, range=_SHARE, null=FRESH, scale=LOG_ODDS),
+    Measure(induction_stripe, range=_SHARE, null=FRESH, scale=LOG_ODDS),
+    Measure(attention_entropy, range=_SHARE, null=FRESH, scale=LOG_ODDS),
     Measure(ov_eigenvalue, range=_RATIO, null=_BETWEEN),
     Measure(ov_eigenvalue_residual, range=_RATIO, null="random heads"),
     Measure(qk_eigenvalue, range=_RATIO, null=_BETWEEN),
@@ -65,13 +67,13 @@ MEASURES = (
     Measure(rank_95, range="1 to d_head", null=FRESH, live=False),
     Measure(rank_entropy, range="1 to d_head", null=FRESH, live=False),
     Measure(rank_stable, range="1 to d_head", null=FRESH, live=False),
-    Measure(ov_top1, range=SHARE, null=FRESH, live=False),
-    Measure(ov_topk, range=SHARE, null=FRESH, live=False),
-    Measure(token_pair_rank, range=SHARE, null=FRESH, live=False),
-    Measure(k_composition_top1, range=SHARE, null=FRESH, live=False),
-    Measure(position_pattern, range=SHARE, null=FRESH, live=False),
-    Measure(linearity, range=SHARE, null="1 / (n - 1), random circuits", live=False),
-    Measure(outside_embedding, range=SHARE, null="sqrt((d_model - d_in) / d_model), random vectors", live=False),
+    Measure(ov_top1, range=_SHARE, null=FRESH, live=False),
+    Measure(ov_topk, range=_SHARE, null=FRESH, live=False),
+    Measure(token_pair_rank, range=_SHARE, null="uniform, mean .5", live=False),
+    Measure(k_composition_top1, range=_SHARE, null=FRESH, live=False),
+    Measure(position_pattern, range=_SHARE, null=FRESH, scale=LOG_ODDS, live=False),
+    Measure(linearity, range=_SHARE, null="1 / (n - 1), random circuits", live=False),
+    Measure(outside_embedding, range=_SHARE, null="sqrt((d_model - d_in) / d_model), random vectors", live=False),
     Measure(direct_attribution, range="logits, or shares of the target", live=False),
     Measure(qk_attribution, range="attention scores, 0 or more", live=False),
     Measure(ablation, range=_LOSS, null="0, nothing needs it", live=False),

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from headway.analyze.applies import DoesNotApplyError
 from headway.analyze.forward import seen_once
-from headway.analyze.nulls import LOG_ODDS, PLAIN, Null, Scale, beside_null, fresh_initialisations
+from headway.analyze.nulls import PLAIN, Null, Scale, beside_null, fresh_initialisations
 from headway.checkpoints.run import Run
 from headway.checkpoints.scores import read_file, score_file, write_scores
 from headway.data.task import Batch
@@ -21,7 +21,6 @@ Function = Callable[[Any, Batch], xr.Dataset | xr.DataArray]
 
 # The null that is computed here, once a run; a measure with a null of its own returns it beside its score.
 FRESH = "fresh initialisations"
-SHARE = "[0, 1]"
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,14 @@ class Measure:
         function: ``(model, batch)`` to a DataArray, or to a Dataset in which the score has the function's name.
         range: The values that the score can take.
         null: What the score is when nothing has formed; FRESH has it computed for each run.
+        scale: On what scale of the score that null has the tails of a gamma distribution.
         live: Whether it is cheap enough to run at every kept step of a training run.
     """
 
     function: Function
     range: str = ""
     null: str = ""
+    scale: Scale = PLAIN
     live: bool = True
 
     @property
@@ -54,11 +55,6 @@ class Measure:
     def fresh_null(self) -> bool:
         """Whether fresh initialisations are its null."""
         return self.null == FRESH
-
-    @property
-    def scale(self) -> Scale:
-        """Where that null is closest to a known distribution: shares have log odds."""
-        return LOG_ODDS if self.range == SHARE else PLAIN
 
     def __call__(self, model: Model, batch: Batch) -> xr.Dataset:
         """The scores of ``model`` on ``batch``, as a Dataset."""

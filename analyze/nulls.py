@@ -36,10 +36,11 @@ class Scale(NamedTuple):
 
 PLAIN = Scale(lambda score: score, lambda value: value)
 SQUARE = Scale(np.square, lambda value: np.sqrt(np.maximum(value, 0)))
-# Shares that are 0 or 1 up to float32's rounding have no odds.
+# A share that is 0 or 1 up to float32's rounding has these odds, and comes back as 0 or 1.
+_MOST = np.log(1e7)
 LOG_ODDS = Scale(
-    lambda share: np.log(np.clip(share, 1e-7, 1 - 1e-7)) - np.log1p(-np.clip(share, 1e-7, 1 - 1e-7)),
-    lambda value: 1 / (1 + np.exp(-value)),
+    lambda share: np.clip(np.log(np.maximum(share, 1e-9)) - np.log1p(-np.minimum(share, 1 - 1e-9)), -_MOST, _MOST),
+    lambda value: np.where(abs(value) < _MOST, 1 / (1 + np.exp(-value)), value > 0),
 )
 
 

@@ -93,8 +93,8 @@ def token_pair_rank(
     """How high a pair of tokens ranks in a circuit: the percentile of its entry within its row and within its column.
 
     ``token_pair_rank`` [layer, head, pair, within], or [pair, within] for the set ``heads``. In [0, 1]: the share of
-    the other entries of the row (or column) that are smaller, equal ones counted half. 1 is the largest, .5 chance.
-    Null: fresh initialisations.
+    the other entries of the row (or column) that are smaller, equal ones counted half. 1 is the largest. Null: uniform,
+    with mean .5, so that no single pair is out of the ordinary among thousands.
 
     Args:
         model: The network.

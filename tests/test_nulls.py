@@ -90,11 +90,9 @@ def test_fresh_networks_lie_inside_their_bands(recipe: Recipe):
                 if name in nulls:
                     scores = beside_null(name, scores[name], nulls[name])
                 value, null, low, high = (scores[f"{name}{part}"].values for part in ("", "_null", "_low", "_high"))
-                out = [
-                    ((value < null - (null - low) * part) | (value > null + (high - null) * part)).any()
-                    for part in (1, 0.5)
-                ]
-                left.setdefault(name, []).append((bool(out[0]), bool(out[1])))
+                outside = ((value < low) | (value > high)).any()
+                outside_half = ((value < (null + low) / 2) | (value > (null + high) / 2)).any()
+                left.setdefault(name, []).append((bool(outside), bool(outside_half)))
     for name, each in left.items():
         whole, half = np.mean(each, axis=0)
         assert whole <= 0.06, name

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.patching import get_act_patch_direct_path_all_sources
 
-from headway.analyze.applies import DoesNotApplyError, check_batch, check_head, weight
+from headway.analyze.applies import DoesNotApplyError, check_batch, check_head, needs_layers, weight
 from headway.analyze.circuits import HEAD, PAIR
 from headway.analyze.forward import Activations, activations, evaluating, seen
 from headway.analyze.loss import by_part, mean_loss, task_loss
@@ -145,8 +145,7 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
             inputs of their own (grouped heads).
         ValueError: a batch without a task, a ``reference`` of another shape.
     """
-    if model.cfg.n_layers < 2:
-        raise DoesNotApplyError("path_patch needs heads in an earlier and a later layer; this network has 1 layer")
+    needs_layers("path_patch", model)
     other = _reference("path_patch", batch, "resample", reference).first(sequences)
     batch = batch.first(sequences)
     clean = mean_loss(seen(model, batch).output, batch)

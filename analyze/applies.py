@@ -43,6 +43,12 @@ def needs_positions(measure: str, batch: Batch, least: int) -> None:
         raise DoesNotApplyError(f"{measure} needs sequences of at least {least} positions; these have {length}")
 
 
+def needs_layers(measure: str, model: Model) -> None:
+    """Refuse a network in which no head comes before another."""
+    if model.cfg.n_layers < 2:
+        raise DoesNotApplyError(f"{measure} needs heads in an earlier and a later layer; this network has 1 layer")
+
+
 def needs_same_outputs(measure: str, model: Model) -> None:
     """Refuse a network whose outputs are not its inputs."""
     if model.cfg.d_vocab != model.cfg.d_vocab_out:

@@ -8,7 +8,7 @@ out. The scale that a LayerNorm divides by is left out always.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import einops
@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headway.analyze.applies import (
-    DoesNotApplyError,
     layer_norm,
+    needs_layers,
     needs_plain_scores,
     needs_same_outputs,
     weight,
@@ -107,7 +107,7 @@ def induction_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads); 1 layer.
     """
     needs_plain_scores("induction_eigenvalue", model)
-    _needs_layers("induction_eigenvalue", model)
+    needs_layers("induction_eigenvalue", model)
     W_E = weight(model, "W_E").float()
     around = W_E.T @ W_E
 
@@ -245,21 +245,31 @@ class Factored:
     A: Float[Tensor, "heads d_model d_head"]
     B: Float[Tensor, "heads d_head d_model"]
 
+    @cached_property
+    def R_A(self) -> Float[Tensor, "heads d_head d_head"]:
+        """The triangle of ``A = Q R_A``."""
+        return torch.linalg.qr(self.A, mode="r").R
+
+    @cached_property
+    def R_B(self) -> Float[Tensor, "heads d_head d_head"]:
+        """The triangle of ``B.T = Q R_B``."""
+        return torch.linalg.qr(self.B.mT, mode="r").R
+
     def left(self) -> Float[Tensor, "heads d_head d_model"]:
-        """R_A @ B with A = Q R_A: as long as ``A @ B`` under any product from the right."""
-        return torch.linalg.qr(self.A).R @ self.B
+        """``R_A @ B``: as long as ``A @ B`` under any product from the right."""
+        return self.R_A @ self.B
 
     def right(self) -> Float[Tensor, "heads d_model d_head"]:
-        """A @ R_B.T with B.T = Q R_B: as long as ``A @ B`` under any product from the left."""
-        return self.A @ einops.rearrange(torch.linalg.qr(self.B.mT).R, "heads i j -> heads j i")
+        """``A @ R_B.T``: as long as ``A @ B`` under any product from the left."""
+        return self.A @ self.R_B.mT
+
+    def singular_values(self) -> Float[Tensor, "heads d_head"]:
+        """The nonzero singular values of ``A @ B``, largest first."""
+        return torch.linalg.svdvals(self.R_A @ self.R_B.mT)
 
     def transposed(self) -> "Factored":
         """``(A @ B).T``."""
         return Factored(self.B.mT, self.A.mT)
-
-    def singular_values(self) -> Float[Tensor, "heads d_head"]:
-        """The nonzero singular values of ``A @ B``, largest first."""
-        return torch.linalg.svdvals(torch.linalg.qr(self.A).R @ torch.linalg.qr(self.B.mT).R.mT)
 
 
 def ov(model: Model) -> Factored:
@@ -278,7 +288,7 @@ def _stack(model: Model, name: str) -> Float[Tensor, "layer head a b"]:
 
 def _composition(kind: Literal["q", "k", "v"], model: Model) -> xr.Dataset:
     name = f"{kind}_composition"
-    _needs_layers(name, model)
+    needs_layers(name, model)
     if kind != "v":
         needs_plain_scores(name, model)
     writes = ov(model)
@@ -298,7 +308,7 @@ def _composition(kind: Literal["q", "k", "v"], model: Model) -> xr.Dataset:
     # A head whose circuit is zero composes with none.
     lengths = _by_pair(model, length.where(length > 0, torch.nan))
     score = np.sqrt(_pairs(model, of_layer)) / lengths
-    mean, std, skewness = (_by_pair(model, moment) for moment in haar_null(s, t, _free_dimensions(model)))
+    mean, std, skewness = (_by_pair(model, moment) for moment in haar_null(s, t, _free_dimensions(writes.B)))
     # A gamma distribution of this skewness has this kurtosis.
     scores = _of_pairs(name, model, score, Null(mean, std, skewness, 1.5 * skewness**2, scale=SQUARE))
     ceiling = _by_pair(model, einops.einsum(s**2, t**2, "h1 i, h2 i -> h1 h2").sqrt()) / lengths
@@ -323,11 +333,6 @@ def _by_pair(model: Model, values: Float[Tensor, "#one #other"]) -> Float[np.nda
     return _pairs(model, lambda layer: by_head[layer, :, layer + 1 :])
 
 
-def _needs_layers(name: str, model: Model) -> None:
-    if model.cfg.n_layers < 2:
-        raise DoesNotApplyError(f"{name} needs heads in an earlier and a later layer; this network has 1 layer")
-
-
 def _of_heads(name: str, model: Model, score: Float[Tensor, "layer head"], null: Null) -> xr.Dataset:
     return _with_null(name, model, xr.DataArray(score.cpu().numpy(), dims=HEAD), null)
 
@@ -343,8 +348,7 @@ def _with_null(name: str, model: Model, score: xr.DataArray, null: Null) -> xr.D
     return scores
 
 
-def _free_dimensions(model: Model) -> int:
+def _free_dimensions(W_O: Float[Tensor, "heads d_head d_model"]) -> int:
     """d_model, or one less where weights have been centred: then nothing lives along the all-ones direction."""
-    written = _stack(model, "W_O")
-    centred = written.mean(-1).abs().max() <= 1e-5 * written.abs().max()
-    return model.cfg.d_model - int(centred)
+    centred = W_O.mean(-1).abs().max() <= 1e-5 * W_O.abs().max()
+    return W_O.shape[-1] - int(centred)

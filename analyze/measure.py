@@ -148,7 +148,8 @@ def measure_step(
                 measured.inapplicable[each.name] = str(reason)
                 continue
             if each.fresh_null:
-                scores = scores.assign(beside_null(each.name, scores[each.name], nulls[each.name]).data_vars)
+                beside = beside_null(each.name, scores[each.name], nulls[each.name])
+                scores = xr.Dataset({**scores.variables, **beside.variables})
             write_scores(score_file(run.path, step, each.name), scores)
             measured.scores[each.name] = scores
     return measured

@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headway.analyze.applies import (
-    DoesNotApplyError,
     check_head,
     layer_norm,
+    needs_layers,
     needs_plain_scores,
     needs_same_outputs,
     needs_tokens,
@@ -156,11 +156,8 @@ def k_composition_top1(model: Model, batch: Batch) -> xr.Dataset:
     """
     needs_tokens("k_composition_top1", batch)
     needs_plain_scores("k_composition_top1", model)
+    needs_layers("k_composition_top1", model)
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    if layers < 2:
-        raise DoesNotApplyError(
-            "k_composition_top1 needs heads in an earlier and a later layer; this network has 1 layer"
-        )
     read = cache(partial(weight, model))
     score = torch.full((layers, heads, layers, heads, 2), torch.nan)
     for h1 in _heads(model):

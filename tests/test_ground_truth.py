@@ -154,7 +154,7 @@ def lost_without_predecessors(model: HookedTransformer, batch: Batch) -> float:
     wrong = cache["resid_pre", 1].clone()
     wrong[:, 1:, D_VOCAB : 2 * D_VOCAB] = torch.nn.functional.one_hot(others[:, 1:], D_VOCAB).float()
     keys = wrong @ model.W_K[1, 1]
-    hooks = [("blocks.1.attn.hook_k", lambda k, hook: torch.stack([k[:, :, 0], keys], 2))]
+    hooks: list = [("blocks.1.attn.hook_k", lambda k, hook: torch.stack([k[:, :, 0], keys], 2))]
     output = model.run_with_hooks(few.inputs, fwd_hooks=hooks)
     lost = TASK.loss(output, few).mean() - TASK.loss(model(few.inputs), few).mean()
     assert lost > 1

@@ -143,7 +143,7 @@ def loss_without_the_head(model: HookedTransformer, batch: Batch) -> float:
     z = model.run_with_cache(batch.inputs)[1]["z", 0].mean((0, 1))
     with torch.no_grad():
         output = without(batch.inputs) + torch.einsum("hd,hdv->v", z, model.W_O[0] @ model.W_U)
-    return float(batch.task.loss(output, batch).mean() - BY_NAME["loss"](model, batch).loss)  # pyright: ignore
+    return TASK.loss(output, batch).mean().item() - BY_NAME["loss"](model, batch).loss.item()
 
 
 def lost_without_predecessors(model: HookedTransformer, batch: Batch) -> float:

@@ -19,11 +19,11 @@ from transformer_lens.patching import get_act_patch_direct_path_all_sources
 
 from headway.analyze.applies import DoesNotApplyError, check_batch, check_head, needs_layers, weight
 from headway.analyze.circuits import HEAD, PAIR
-from headway.analyze.forward import Activations, activations, evaluating, seen
+from headway.analyze.forward import Activations, activations, seen
 from headway.analyze.loss import by_part, mean_loss, task_loss
 from headway.data.task import Batch, masked_mean
 from headway.models.config import Head
-from headway.models.convert import Model
+from headway.models.convert import Model, evaluating
 from headway.models.hooked_transformer import HookedTransformer
 
 Kind = Literal["zero", "mean", "position_mean", "resample"]

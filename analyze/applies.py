@@ -4,13 +4,15 @@ A measure that has no meaning for a network or a batch raises DoesNotApplyError,
 argument, or weights that are no numbers, is a plain ValueError.
 """
 
+import einops
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 
 from headway.data.task import Batch
 from headway.models.config import Head
-from headway.models.convert import Model, input_type
+from headway.models.convert import Model, evaluating, input_type
 
 
 class DoesNotApplyError(ValueError):
@@ -81,6 +83,35 @@ def needs_plain_scores(measure: str, model: Model) -> None:
                 f"or none; this network has {what}"
             )
 
+    if isinstance(model, TransformerBridge) and not _scores_are_plain(model):
+        raise DoesNotApplyError(
+            f"{measure} needs attention scores x W_Q W_K.T y / sqrt(d_head) of every earlier key; this network has "
+            "others (another scale, or a window)"
+        )
+
+
+def _scores_are_plain(bridge: TransformerBridge) -> bool:
+    """Whether a few tokens have the scores that their queries and keys say: a bridge's configuration does not tell."""
+    config = bridge.original_model.config
+    if any(getattr(config, window, None) for window in ("window_size", "sliding_window")):
+        return False
+    tokens = torch.arange(min(bridge.cfg.n_ctx, 8), device=bridge.cfg.device)[None] % bridge.cfg.d_vocab
+    endings = ("attn.hook_q", "attn.hook_k", "attn.hook_attn_scores")
+    with torch.no_grad(), evaluating(bridge):
+        _, cache = bridge.run_with_cache(
+            tokens, return_cache_object=False, names_filter=lambda name: name.endswith(endings)
+        )
+    for layer in range(bridge.cfg.n_layers):
+        q, k, scores = (cache[f"blocks.{layer}.{ending}"] for ending in endings)
+        plain = einops.einsum(q, k, "batch query head d, batch key head d -> batch head query key")
+        plain = plain / bridge.cfg.d_head**0.5
+        seen = torch.ones_like(scores[0, 0], dtype=torch.bool)
+        if bridge.cfg.attention_dir == "causal":
+            seen = seen.tril()
+        if not torch.allclose(plain[..., seen], scores[..., seen], rtol=1e-3, atol=1e-3):
+            return False
+    return True
+
 
 def check_layer(model: Model, layer: int) -> None:
     """Refuse a layer that does not exist."""
@@ -98,17 +129,32 @@ def check_head(model: Model, head: Head) -> Head:
 
 
 def check_batch(model: Model, batch: Batch) -> None:
-    """Refuse a batch of the other kind, or with targets that the network cannot put out."""
+    """Refuse inputs that are not sequences of what the network takes."""
     kind = "vectors" if batch.inputs.is_floating_point() else "tokens"
     if kind != input_type(model):
         raise ValueError(f"batch: it has {kind}; this network takes {input_type(model)}")
-    outputs, targets = model.cfg.d_vocab_out, batch.targets
+    shape = tuple(batch.inputs.shape)
+    if len(shape) != (3 if kind == "vectors" else 2) or 0 in shape:
+        raise ValueError(f"batch: its inputs have the shape {shape}; they must be sequences of {kind}")
+
+
+def check_targets(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> None:
+    """Refuse targets that have no place in the output, and a batch of which no position counts."""
+    outputs, targets = output.shape[-1], batch.targets
+    for name, shape in (("mask", batch.mask.shape), ("targets", targets.shape[:2])):
+        if shape != output.shape[:2]:
+            raise ValueError(
+                f"batch: its {name} has the shape {tuple(shape)}; it must have that of the inputs, "
+                f"{tuple(output.shape[:2])}"
+            )
     if targets.is_floating_point() and targets.shape[-1] != outputs:
         raise ValueError(f"batch: its targets have {targets.shape[-1]} entries; this network puts out {outputs}")
-    if not targets.is_floating_point() and targets.max() >= outputs:
+    if not targets.is_floating_point() and not 0 <= targets.min() <= targets.max() < outputs:
         raise ValueError(
-            f"batch: its targets go up to {targets.max()}; this network puts out tokens 0 to {outputs - 1}"
+            f"batch: its targets are {targets.min()} to {targets.max()}; this network puts out 0 to {outputs - 1}"
         )
+    if not batch.mask.any():
+        raise DoesNotApplyError("a loss needs positions that count; of this batch none does")
 
 
 def weight(model: Model, name: str) -> Float[Tensor, "*shape"]:
@@ -141,7 +187,7 @@ def bias(model: Model, name: str) -> Float[Tensor, "*shape"]:
     except AttributeError:
         cfg = model.cfg
         shape = {"b_O": (cfg.n_layers, cfg.d_model), "b_U": (cfg.d_vocab_out,)}
-        return torch.zeros(shape.get(name, (cfg.n_layers, cfg.n_heads, cfg.d_head)), device=weight(model, "W_E").device)
+        return weight(model, "W_E").new_zeros(shape.get(name, (cfg.n_layers, cfg.n_heads, cfg.d_head)))
 
 
 def layer_norm(model: Model) -> dict[str, str]:
@@ -153,6 +199,9 @@ def layer_norm(model: Model) -> dict[str, str]:
     norms = [block.ln1 for block in model.blocks] + [getattr(model, "ln_final", None)]
     for norm in norms:
         w, b = getattr(norm, "w", None), getattr(norm, "b", None)
+        for values in (w, b):
+            if isinstance(values, Tensor) and not values.isfinite().all():
+                raise NotNumbersError("LayerNorm")
         if (isinstance(w, Tensor) and bool((w != 1).any())) or (isinstance(b, Tensor) and bool((b != 0).any())):
             return {"layer_norm": "weights left out"}
     return {"layer_norm": "nothing left out"}

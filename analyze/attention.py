@@ -231,5 +231,5 @@ def _mean_subdiagonal(A: Patterns) -> Float[Tensor, "layer head"]:
 
 
 def _mean_match(A: Patterns, matches: Bool[Tensor, "batch query key"]) -> Float[Tensor, "layer head"]:
-    matched = einops.einsum(A, matches.float(), "layer batch head query key, batch query key -> layer head")
+    matched = einops.einsum(A, matches.to(A.dtype), "layer batch head query key, batch query key -> layer head")
     return matched / matches.any(-1).sum()

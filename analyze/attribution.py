@@ -17,7 +17,16 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headway.analyze.applies import DoesNotApplyError, bias, check_head, needs_plain_scores, weight
+from headway.analyze.applies import (
+    DoesNotApplyError,
+    bias,
+    check_head,
+    check_layer,
+    check_targets,
+    needs_plain_scores,
+    needs_positions,
+    weight,
+)
 from headway.analyze.attention import SHOWN
 from headway.analyze.forward import Activations, activations
 from headway.data.task import Batch
@@ -93,6 +102,7 @@ def _output_terms(
 ) -> tuple[list[str], Float[Tensor, "component batch pos"]]:
     seen = activations(model, batch)
     output, W_U, b_U = seen["output"], weight(model, "W_U"), bias(model, "b_U")
+    check_targets(output, batch)
     targets = batch.targets
     if targets.is_floating_point():
         if over_mean:
@@ -137,19 +147,20 @@ def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
         ValueError: terms that do not add up to the attention scores.
     """
     needs_plain_scores("qk_attribution", model)
+    needs_positions("qk_attribution", batch, 2)
     few = batch.first(SHOWN)
-    spreads, names = [], []
+    spreads, read_by, names = [], [], []
     for layer in range(model.cfg.n_layers):
         of_heads = []
         for head in range(model.cfg.n_heads):
             names, scores, visible = _score_terms(model, few, Head(layer, head))
             of_heads.append(scores[:, :, visible].std(-1))
         spreads.append(torch.stack(of_heads))
-    # The components come in the order of the network, so those of an early layer are the first, but for its constant.
+        read_by.append(names)
     spread = torch.full((len(spreads), *spreads[-1].shape), torch.nan)
     for layer, found in enumerate(spreads):
-        at = torch.tensor([*range(found.shape[-1] - 1), len(names) - 1])
-        spread[layer, :, at[:, None], at[None, :]] = found.cpu()
+        at = torch.tensor([names.index(name) for name in read_by[layer]])
+        spread[layer, :, at[:, None], at[None, :]] = found.float().cpu()
     axes = ("layer", "head", "query_component", "key_component")
     labels = {"query_component": names, "key_component": names}
     return xr.Dataset({"qk_attribution": (axes, spread.numpy())}, coords=labels)
@@ -259,13 +270,14 @@ def score_given_queries(model: Model, batch: Batch, head: Head, queries: Sequenc
 
 def reads(model: Model, batch: Batch, layer: int) -> Float[Tensor, "batch pos d_model"]:
     """What the queries and keys of a layer read: ln1 of the residual stream, and any shortformer positions."""
+    check_layer(model, layer)
     seen = activations(model, batch)
     norm = model.blocks[layer].ln1
     name = f"blocks.{layer}.ln1.hook_normalized"
     x = seen[name] if name in seen else seen[f"blocks.{layer}.hook_resid_pre"]
     w, b = getattr(norm, "w", None), getattr(norm, "b", None)
-    x = x if w is None else x * w.detach()
-    x = x if b is None else x + b.detach()
+    x = x if w is None else x * w.detach().to(x.dtype)
+    x = x if b is None else x + b.detach().to(x.dtype)
     return x + seen["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else x
 
 
@@ -274,6 +286,8 @@ def _affine(free: str, fixed: str, model: Model, batch: Batch, head: Head, posit
     needs_plain_scores(name, model)
     head = check_head(model, head)
     length = batch.inputs.shape[1]
+    if not len(positions):
+        raise ValueError("position: none is given; give at least one")
     for position in positions:
         if not 0 <= position < length:
             raise ValueError(f"position: {position} does not exist; this batch has 0 to {length - 1}")
@@ -304,14 +318,13 @@ class _Reader:
     @classmethod
     def of(cls, model: Model, norm: torch.nn.Module | None) -> "_Reader":
         kind = model.cfg.normalization_type
-        device = weight(model, "W_E").device
+        W_E = weight(model, "W_E")
         w, b = (getattr(norm, name, None) if kind is not None else None for name in ("w", "b"))
-        ones, zeros = torch.ones(model.cfg.d_model, device=device), torch.zeros(model.cfg.d_model, device=device)
         return cls(
             normalizes=kind is not None,
             centres=kind in ("LN", "LNPre"),
-            w=ones if w is None else w.detach(),
-            shift=zeros if b is None else b.detach(),
+            w=W_E.new_ones(model.cfg.d_model) if w is None else w.detach().to(W_E.dtype),
+            shift=W_E.new_zeros(model.cfg.d_model) if b is None else b.detach().to(W_E.dtype),
         )
 
     def through(self, directions: Float[Tensor, "*some d_model"]) -> Float[Tensor, "*some d_model"]:

@@ -8,7 +8,8 @@ out. The scale that a LayerNorm divides by is left out always.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
+from operator import mul
 from typing import Literal
 
 import einops
@@ -51,7 +52,8 @@ def ov_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     """
     needs_same_outputs("ov_eigenvalue", model)
     around = weight(model, "W_U").float() @ weight(model, "W_E").float()
-    ratio = eigenvalue_ratio(_stack(model, "W_O") @ around @ _stack(model, "W_V"))
+    W_V, W_O = _stack(model, "W_V"), _stack(model, "W_O")
+    ratio = eigenvalue_ratio(W_O @ around @ W_V, _product_of_lengths(W_O, around, W_V))
     return _of_heads("ov_eigenvalue", model, ratio, _random_heads(around, model.cfg.d_head))
 
 
@@ -61,7 +63,8 @@ def ov_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
     In [-1, 1]; another number than ov_eigenvalue, because most of the residual stream is not token directions. Null:
     mean 0, standard deviation from heads of Gaussian factors.
     """
-    ratio = eigenvalue_ratio(_stack(model, "W_O") @ _stack(model, "W_V"))
+    W_V, W_O = _stack(model, "W_V"), _stack(model, "W_O")
+    ratio = eigenvalue_ratio(W_O @ W_V, _product_of_lengths(W_O, W_V))
     return _of_heads("ov_eigenvalue_residual", model, ratio, _residual_null(model.cfg.d_model, model.cfg.d_head))
 
 
@@ -78,7 +81,8 @@ def qk_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     needs_plain_scores("qk_eigenvalue", model)
     W_E = weight(model, "W_E").float()
     around = W_E.T @ W_E
-    ratio = eigenvalue_ratio(_stack(model, "W_K").mT @ around @ _stack(model, "W_Q"))
+    W_Q, W_K = _stack(model, "W_Q"), _stack(model, "W_K")
+    ratio = eigenvalue_ratio(W_K.mT @ around @ W_Q, _product_of_lengths(W_K, around, W_Q))
     return _of_heads("qk_eigenvalue", model, ratio, _random_heads(around, model.cfg.d_head))
 
 
@@ -91,7 +95,8 @@ def qk_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
     """
     needs_plain_scores("qk_eigenvalue_residual", model)
-    ratio = eigenvalue_ratio(_stack(model, "W_K").mT @ _stack(model, "W_Q"))
+    W_Q, W_K = _stack(model, "W_Q"), _stack(model, "W_K")
+    ratio = eigenvalue_ratio(W_K.mT @ W_Q, _product_of_lengths(W_K, W_Q))
     return _of_heads("qk_eigenvalue_residual", model, ratio, _residual_null(model.cfg.d_model, model.cfg.d_head))
 
 
@@ -122,7 +127,7 @@ def induction_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     def of_layer(layer: int) -> Tensor:
         W_V, W_O = (_stack(model, name)[layer, :, None, None] for name in ("W_V", "W_O"))
         W_Q, W_K = (_stack(model, name)[None, layer + 1 :] for name in ("W_Q", "W_K"))
-        return eigenvalue_ratio(circuit(W_V, W_O, W_Q, W_K))
+        return eigenvalue_ratio(circuit(W_V, W_O, W_Q, W_K), _product_of_lengths(W_K, W_O, W_V, around, W_Q))
 
     return _of_pairs("induction_eigenvalue", model, _pairs(model, of_layer), null)
 
@@ -144,18 +149,29 @@ def _residual_null(d_model: int, d_head: int) -> Null:
     return _random_heads(torch.eye(d_model), d_head)
 
 
-def eigenvalue_ratio(matrices: Float[Tensor, "*heads n n"]) -> Float[Tensor, "*heads"]:
+def eigenvalue_ratio(
+    matrices: Float[Tensor, "*heads n n"], largest: Float[Tensor, "*heads"] | float = 0.0
+) -> Float[Tensor, "*heads"]:
     """Re(sum λ) / sum |λ| over the eigenvalues of each matrix; NaN where all are zero.
 
-    The sum of the eigenvalues of a real matrix is its trace, which is real.
+    The sum of the eigenvalues of a real matrix is its trace, which is real. A matrix that is rounding beside the
+    product of its factors' lengths, ``largest``, is zero. So are eigenvalues as large as rounding can make them: those
+    of a matrix whose square is zero come out at the square root of the rounding.
 
     Example:
         >>> eigenvalue_ratio(torch.tensor([[3.0, 0.0], [0.0, -1.0]])).item()
         0.5
     """
+    rounding = torch.finfo(matrices.dtype).eps
+    length = torch.linalg.matrix_norm(matrices)
     size = torch.linalg.eigvals(matrices).abs().sum(-1)
     trace = torch.diagonal(matrices, dim1=-2, dim2=-1).sum(-1)
-    return torch.where(size > 0, trace / size, torch.nan)
+    there = (length > 10 * rounding * largest) & (size > matrices.shape[-1] * rounding**0.5 * length)
+    return torch.where(there, trace / size, torch.nan)
+
+
+def _product_of_lengths(*factors: Tensor) -> Tensor:
+    return reduce(mul, (torch.linalg.matrix_norm(factor) for factor in factors))
 
 
 def rank_95(model: Model, batch: Batch) -> xr.Dataset:

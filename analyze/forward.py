@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headway.analyze.applies import NotNumbersError, check_batch
 from headway.data.task import Batch
-from headway.models.convert import Model
+from headway.models.convert import Model, evaluating
 
 Patterns = Float[Tensor, "layer batch head query key"]
 Activations = dict[str, Tensor]
@@ -24,7 +24,15 @@ class Seen(NamedTuple):
     patterns: Patterns
 
 
-_remembered: ContextVar[dict[tuple, Seen | Activations] | None] = ContextVar("remembered", default=None)
+class _Remembered(NamedTuple):
+    """A result with what it is of, which is known by its identity and so must not be thrown away meanwhile."""
+
+    model: Model
+    inputs: Tensor
+    shown: Seen | Activations
+
+
+_remembered: ContextVar[dict[tuple, _Remembered] | None] = ContextVar("remembered", default=None)
 
 
 @contextmanager
@@ -46,19 +54,19 @@ def seen(model: Model, batch: Batch) -> Seen:
     remembered = _remembered.get()
     key = ("seen", id(model), id(batch.inputs))
     if remembered is not None and key in remembered:
-        return remembered[key]  # pyright: ignore[reportReturnType]
+        return remembered[key].shown  # pyright: ignore[reportReturnType]
     output, cache = _run(model, batch, ("hook_pattern",))
     patterns = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(model.cfg.n_layers)])
     shown = Seen(output, patterns)
     if remembered is not None:
-        remembered[key] = shown
+        remembered[key] = _Remembered(model, batch.inputs, shown)
     return shown
 
 
 # What attribution takes apart: everything that writes to the residual stream, what reads it, and the scales.
 _TAKEN_APART = (
     "hook_embed", "hook_pos_embed", "hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_pre", "hook_resid_post",
-    "ln1.hook_normalized", "ln1.hook_scale", "ln_final.hook_scale", "hook_attn_scores", "hook_attn_input",
+    "ln1.hook_normalized", "ln1.hook_scale", "ln_final.hook_scale", "hook_attn_scores",
 )  # fmt: skip
 
 
@@ -67,26 +75,12 @@ def activations(model: Model, batch: Batch) -> Activations:
     remembered = _remembered.get()
     key = ("activations", id(model), id(batch.inputs))
     if remembered is not None and key in remembered:
-        return remembered[key]  # pyright: ignore[reportReturnType]
+        return remembered[key].shown  # pyright: ignore[reportReturnType]
     output, cache = _run(model, batch, _TAKEN_APART)
     cache["output"] = output
     if remembered is not None:
-        remembered[key] = cache
+        remembered[key] = _Remembered(model, batch.inputs, cache)
     return cache
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode (no dropout) as long as the context lasts; afterwards each module has the mode it had."""
-    # The modules of the network that a bridge wraps are not among its own.
-    networks = [model, getattr(model, "original_model", model)]
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _run(model: Model, batch: Batch, endings: tuple[str, ...]) -> tuple[Tensor, Activations]:
@@ -97,4 +91,7 @@ def _run(model: Model, batch: Batch, endings: tuple[str, ...]) -> tuple[Tensor, 
         )
     if not output.isfinite().all():
         raise NotNumbersError("output on this batch")
+    if output.itemsize < 4:
+        # What half precision has computed is measured in float32.
+        return output.float(), {name: value.float() for name, value in cache.items()}
     return output, cache

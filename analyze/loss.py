@@ -7,7 +7,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headway.analyze.applies import DoesNotApplyError
+from headway.analyze.applies import DoesNotApplyError, check_targets
 from headway.analyze.forward import seen
 from headway.data.task import Batch, masked_mean
 from headway.models.convert import Model
@@ -35,7 +35,9 @@ def accuracy(model: Model, batch: Batch) -> xr.Dataset:
     """
     if batch.targets.is_floating_point():
         raise DoesNotApplyError("accuracy needs tokens to be predicted; the targets of this batch are vectors")
-    return by_part("accuracy", (seen(model, batch).output.argmax(-1) == batch.targets).float(), batch)
+    output = seen(model, batch).output
+    check_targets(output, batch)
+    return by_part("accuracy", (output.argmax(-1) == batch.targets).float(), batch)
 
 
 def in_context(
@@ -68,7 +70,10 @@ def in_context(
         where = {"late": parts["repeats"], "early": parts["first"]}
     else:
         quarter = max(1, length // 4)
-        chosen = {"late": late or range(length - quarter, length), "early": early or range(quarter)}
+        chosen = {
+            "late": range(length - quarter, length) if late is None else late,
+            "early": range(quarter) if early is None else early,
+        }
         where = {name: _at(name, positions, batch) for name, positions in chosen.items()}
     means = {name: masked_mean(each, at & batch.mask) for name, at in where.items()}
     for name, mean in means.items():
@@ -86,6 +91,7 @@ def task_loss(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> F
     """The loss of any output on this batch; a ValueError for a batch whose task is not known."""
     if batch.task is None:
         raise ValueError("batch: its task is None, so its loss is not defined; take a batch from run.batch() or a task")
+    check_targets(output, batch)
     return batch.task.loss(output.float() if output.itemsize < 4 else output, batch)
 
 

@@ -43,13 +43,13 @@ class Measure:
 
     @property
     def name(self) -> str:
-        """The function's name, which is the score's."""
-        return self.function.__name__
+        """The function's name, which is the score's; of a partial, that of the function with its options."""
+        return getattr(self.function, "func", self.function).__name__
 
     @property
     def summary(self) -> str:
         """The first line of the function's docstring."""
-        return (self.function.__doc__ or "").strip().partition("\n")[0]
+        return (getattr(self.function, "func", self.function).__doc__ or "").strip().partition("\n")[0]
 
     @property
     def fresh_null(self) -> bool:
@@ -65,6 +65,12 @@ class Measure:
             raise ValueError(
                 f"{self.name}: it gave a {type(scores).__name__}; it must give an xarray Dataset or DataArray"
             )
+        for variable in scores.data_vars:
+            if variable != self.name and not str(variable).startswith(f"{self.name}_"):
+                raise ValueError(
+                    f"{self.name}: its variable {variable!r} may be another measure's; "
+                    f"call it {self.name!r}, or {self.name}_ and more"
+                )
         return scores
 
 

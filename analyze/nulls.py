@@ -40,7 +40,7 @@ SQUARE = Scale(np.square, lambda value: np.sqrt(np.maximum(value, 0)))
 _MOST = np.log(1e7)
 LOG_ODDS = Scale(
     lambda share: np.clip(np.log(np.maximum(share, 1e-9)) - np.log1p(-np.minimum(share, 1 - 1e-9)), -_MOST, _MOST),
-    lambda value: np.where(abs(value) < _MOST, 1 / (1 + np.exp(-value)), value > 0),
+    lambda value: np.where(abs(value) >= _MOST, value > 0, 1 / (1 + np.exp(-value))),
 )
 
 
@@ -91,7 +91,7 @@ def band_z(size: int, share: float = BAND) -> float:
         >>> round(band_z(1), 2), round(band_z(8), 2)
         (2.58, 3.23)
     """
-    each = share ** (1 / size)
+    each = share ** (1 / max(size, 1))
     return NormalDist().inv_cdf((1 + each) / 2)
 
 
@@ -166,7 +166,8 @@ def haar_null(
     of_M, of_N = (zonal((x.double() ** 2) / (x.double() ** 2).sum(-1, keepdim=True)) for x in (s, t))
     of_I = zonal(torch.ones(1, d_model, dtype=torch.float64))
     first, second, third = (
-        torch.stack([m[:, None] * n[None, :] / i for m, n, i in zip(*parts, strict=True)]).sum(0)
+        # A partition into more parts than there are dimensions has no polynomial.
+        torch.stack([m[:, None] * n[None, :] / i for m, n, i in zip(*parts, strict=True) if i > 0]).sum(0)
         for parts in zip(of_M, of_N, of_I, strict=True)
     )
     variance = (second - first**2).clamp(min=0)
@@ -223,15 +224,15 @@ def fresh_initialisations(
     measure that does not apply is left out.
     """
     model = HookedTransformer(config).to(batch.inputs.device).eval()
-    found: dict[str, list[xr.DataArray]] = {}
+    found: dict[str, list[xr.DataArray]] = {name: [] for name in measures}
     for draw in range(NETWORKS):
         model.init_weights(generator("null", 1, draw))
         with seen_once():
-            for name, function in measures.items():
+            for name in list(found):
                 try:
-                    found.setdefault(name, []).append(function(model, batch)[name])
+                    found[name].append(measures[name](model, batch)[name])
                 except DoesNotApplyError:
-                    found.pop(name, None)
+                    del found[name]
     return {name: _pooled(draws, scales[name]) for name, draws in found.items()}
 
 

@@ -8,6 +8,8 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PretrainedConfig,
@@ -43,6 +45,16 @@ def llama_bridge() -> TransformerBridge:
         vocab_size=D_VOCAB, max_position_embeddings=17,
     )  # fmt: skip
     return _bridge(LlamaForCausalLM, config, 1.0)
+
+
+@lru_cache(maxsize=1)
+def gpt_neo_bridge() -> TransformerBridge:
+    """GPT-Neo with 2 layers of 4 heads: unscaled scores, and a window of 3 keys in the second layer."""
+    config = GPTNeoConfig(
+        hidden_size=20, num_layers=2, num_heads=4, intermediate_size=23, vocab_size=D_VOCAB, window_size=3,
+        max_position_embeddings=17, attention_types=[[["global", "local"], 1]],
+    )  # fmt: skip
+    return _bridge(GPTNeoForCausalLM, config, 1.0)
 
 
 def _bridge(kind: type[PreTrainedModel], config: PretrainedConfig, scale: float) -> TransformerBridge:

@@ -167,6 +167,16 @@ def test_the_components_of_a_linear_network_are_known_in_closed_form():
     assert spread.sum() == pytest.approx(spread.sel(query_component="embed", key_component="L0H0").item())
 
 
+def test_shares_stand_under_their_components_also_where_positions_come_late():
+    model, batch = built(TOKENS, positional_embedding_type="shortformer")
+    spread = qk_attribution(model, batch).qk_attribution.sel(layer=0, head=1)
+    first = attribute_scores(model, batch.first(4), Head(0, 1))
+    for component in ("embed", "pos_embed", "constant"):
+        pair = {"query_component": component, "key_component": "pos_embed"}
+        each = first.sel(pair).values
+        assert spread.sel(pair).item() == pytest.approx(each[~np.isnan(each)].std(ddof=1), rel=1e-4)
+
+
 def test_components_that_a_layer_does_not_read_have_no_share():
     model, batch = built(TOKENS)
     spread = qk_attribution(model, batch).qk_attribution

@@ -4,15 +4,18 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from typing import Literal
 
 import einops
 import numpy as np
 import pytest
 import torch
-from networks import gpt2_bridge, llama_bridge, with_random_biases
+import xarray as xr
+from networks import gpt2_bridge, gpt_neo_bridge, llama_bridge, with_random_biases
 from toys import TOKENS, VECTORS
 
-from headway.analyze import MEASURES, DoesNotApplyError, Measure
+from headway.analyze import LIVE, MEASURES, DoesNotApplyError, Measure
 from headway.analyze.applies import NotNumbersError
 from headway.analyze.attention import (
     attention_entropy,
@@ -340,9 +343,61 @@ def test_computing_patterns_once_changes_no_number():
         assert before
 
 
+def test_what_is_remembered_is_of_the_batch_that_is_asked_about():
+    """Slices of a batch come and go, and another may stand where one stood in memory."""
+    model, batch = random_model(replace(SHAPES[0], d_vocab=14, d_vocab_out=14)), TOKENS.task.evaluation_batch(0, 7)
+    with seen_once():
+        sizes = [len(seen(model, batch.first(1 + index % 5)).output) for index in range(60)]
+    assert sizes == [1 + index % 5 for index in range(60)]
+
+
+@pytest.mark.parametrize("kind", ["q", "v"])
+def test_circuits_that_are_zero_up_to_rounding_are_zero(kind: Literal["q", "v"]):
+    """The same network in another basis, in which nothing is exactly zero."""
+    model, batch = composing_pair(kind)
+    rotation = torch.linalg.qr(torch.randn(43, 43, generator=torch.Generator().manual_seed(0))).Q
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("W_E", "W_pos", "W_O")):
+                parameter.copy_(parameter @ rotation)
+            elif "W_" in name:
+                parameter.copy_(rotation.T @ parameter)
+    assert induction_eigenvalue(model, batch).induction_eigenvalue.isnull().all()
+    assert ov_eigenvalue_residual(model, batch).ov_eigenvalue_residual.sel(layer=0).isnull().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("measure", LIVE, ids=lambda each: each.name)
+def test_networks_of_other_precisions_are_measured(measure: Measure, dtype: torch.dtype):
+    batch = TOKENS.task.evaluation_batch(0, 5)
+    single, other = (measure(HookedTransformer(TOKENS.model).to(each), batch) for each in (torch.float32, dtype))
+    np.testing.assert_allclose(other[measure.name], single[measure.name], atol=0.02)
+
+
+def test_a_network_of_other_scores_is_refused():
+    """GPT-Neo divides by nothing and looks at a window, and its bridge's configuration says neither."""
+    bridge = gpt_neo_bridge()
+    for measure in (qk_eigenvalue, k_composition, rank_95):
+        with pytest.raises(DoesNotApplyError, match="another scale, or a window"):
+            measure(bridge, ANY_BATCH)
+
+
+def test_a_measure_may_not_write_another_s_score():
+    def mine(model: Model, batch: Batch) -> xr.Dataset:
+        return xr.Dataset({"mine": 1.0, "loss": 2.0})
+
+    with pytest.raises(ValueError, match="mine: its variable 'loss' may be another measure's"):
+        Measure(mine)(*uniform_head())
+
+
+def test_a_partial_is_a_measure_of_the_same_name():
+    each = Measure(partial(in_context, early=[1], late=[9]))
+    assert (each.name, each.summary) == ("in_context", Measure(in_context).summary)
+
+
 def test_every_measure_says_what_it_is():
     for each in MEASURES:
-        assert each.summary.endswith((".", ":", "``")) or each.summary, each.name
+        assert each.summary.endswith((".", ")", "``")), each.name
         assert each.range, each.name
         assert len(each.summary) <= 120, each.name
     assert len({each.name for each in MEASURES}) == len(MEASURES)

@@ -1,6 +1,7 @@
 """Nulls: what fresh networks score, and how often they leave their band."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,18 @@ from toys import TOKENS, VECTORS
 from headway.analyze import MEASURES
 from headway.analyze.circuits import k_composition
 from headway.analyze.forward import seen_once
-from headway.analyze.nulls import LOG_ODDS, Null, band, band_z, beside_null, fresh_initialisations, haar_null
+from headway.analyze.nulls import (
+    LOG_ODDS,
+    PLAIN,
+    SQUARE,
+    Null,
+    Scale,
+    band,
+    band_z,
+    beside_null,
+    fresh_initialisations,
+    haar_null,
+)
 from headway.checkpoints import Recipe
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -100,13 +112,28 @@ def test_fresh_networks_lie_inside_their_bands(recipe: Recipe):
         assert half > 0.05 or name == "rank_95", name
 
 
-def test_a_null_without_spread_has_no_band():
-    null = Null(mean=np.array([0.3]), std=np.array([0.0]))
+@pytest.mark.parametrize("scale", [PLAIN, SQUARE, LOG_ODDS], ids=["plain", "square", "log odds"])
+def test_a_null_without_spread_has_no_band(scale: Scale):
+    null = Null(mean=scale.to(np.array([0.3])), std=np.array([0.0]), scale=scale)
     score = xr.DataArray([[0.3, 0.3]], dims=("layer", "head"))
     scores = beside_null("score", score, null)
     for part in ("z", "low", "high"):
         assert scores[f"score_{part}"].isnull().all()
     assert scores.score_null.values == pytest.approx(0.3)
+
+
+def test_networks_without_spread_leave_no_band():
+    """Without a LayerNorm fresh attention is uniform up to rounding, and zero weights compose with nothing."""
+    recipe = replace(TOKENS, model=replace(TOKENS.model, normalization_type=None, initializer_range=0.0))
+    batch = recipe.task.evaluation_batch(0, 5)
+    measures = {each.name: each for each in MEASURES if each.scale is LOG_ODDS and each.live}
+    nulls = fresh_initialisations(measures, {name: LOG_ODDS for name in measures}, recipe.model, batch)
+    model = HookedTransformer(recipe.model)
+    for name, each in measures.items():
+        scores = beside_null(name, each(model, batch)[name], nulls[name])
+        assert scores[f"{name}_low"].isnull().all()
+        assert scores[f"{name}_null"].notnull().all()
+    assert k_composition(model, batch).k_composition_high.isnull().all()
 
 
 def test_a_null_comes_back_from_its_file():

@@ -27,6 +27,7 @@ from headway.analyze.measure import Measure
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
+from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import DivergedError, TrainingModule
@@ -202,7 +203,14 @@ def test_resuming_a_finished_run_changes_nothing(run: Run):
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
-@pytest.mark.parametrize("recipe", [TOKENS, NO_POSITIONS, VECTORS], ids=["tokens", "no-positions", "vectors"])
+ONE_PERIOD = replace(
+    TOKENS, task=RepeatedTokens(n_tokens=13, length=11, period_min=5, period_max=5, late_start=0.0), steps=2
+)
+
+
+@pytest.mark.parametrize(
+    "recipe", [TOKENS, ONE_PERIOD, NO_POSITIONS, VECTORS], ids=["tokens", "one period", "no-positions", "vectors"]
+)
 def test_live_scores_equal_replayed_ones(recipe: Recipe, tmp_path: Path):
     run = run_recipe(recipe, tmp_path / "run", measures=MEASURES)
     live = run.scores

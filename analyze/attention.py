@@ -191,6 +191,8 @@ def _matches(
     """
     needs_tokens(name, batch)
     tokens: Int[Tensor, "batch pos"] = batch.inputs
+    if same is not None and (same.is_floating_point() or same.shape != (model.cfg.d_vocab,)):
+        raise ValueError(f"same: it has the shape {tuple(same.shape)}; it must be {model.cfg.d_vocab} classes")
     known = tokens if same is None else same.to(tokens.device)[tokens]
     if batch.task is not None and batch.task.bos_token is not None:
         known = known.masked_fill(tokens == batch.task.bos_token, -1)

@@ -130,7 +130,10 @@ class Nulls:
             for each, null in drawn.items():
                 write_scores(score_file(self.run.path, None, each), null.to_dataset())
         if name not in self.held:
-            self.held[name] = Null.from_dataset(read_file(path), scales[name])
+            try:
+                self.held[name] = Null.from_dataset(read_file(path), scales[name])
+            except TypeError:
+                raise ValueError(f"scores: {path} holds no null; remove it and measure again") from None
         return self.held[name]
 
 

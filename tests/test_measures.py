@@ -205,6 +205,12 @@ def test_fuzzy_induction_is_induction_on_classes():
         prefix_matching(model, fuzzy)
 
 
+def test_classes_must_be_one_a_token():
+    model, batch = composing_pair("k")
+    with pytest.raises(ValueError, match=r"same: it has the shape \(12,\); it must be 13 classes"):
+        prefix_matching(model, batch, same=torch.arange(12))
+
+
 def test_in_context_compares_the_positions_it_is_told():
     model, batch = random_model(replace(SHAPES[0], d_vocab=14, d_vocab_out=14)), TOKENS.task.evaluation_batch(0, 7)
     with torch.no_grad():

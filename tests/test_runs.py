@@ -27,6 +27,7 @@ from headway.analyze.measure import Measure
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
+from headway.checkpoints.scores import score_file, write_scores
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.hooked_transformer import HookedTransformer
@@ -203,9 +204,7 @@ def test_resuming_a_finished_run_changes_nothing(run: Run):
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
-ONE_PERIOD = replace(
-    TOKENS, task=RepeatedTokens(n_tokens=13, length=11, period_min=5, period_max=5, late_start=0.0), steps=2
-)
+ONE_PERIOD = replace(TOKENS, task=RepeatedTokens(n_tokens=13, length=11, period_min=5, period_max=5, late_start=0.0))
 
 
 @pytest.mark.parametrize(
@@ -259,6 +258,14 @@ def test_measuring_that_was_interrupted_goes_on(run: Run, tmp_path: Path):
     measure(run, [interrupted])
     assert len(asked) == len(run.steps) + 1  # the one that was interrupted is asked again
     assert run.scores.interrupted.values.tolist() == [run.model(step).W_E.sum().item() for step in run.steps]
+
+
+def test_a_null_that_is_none_is_named(run: Run, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    write_scores(score_file(copy, None, "previous_token"), xr.Dataset({"previous_token_null": 0.1}))
+    with pytest.raises(ValueError, match=r"previous_token\.safetensors holds no null; remove it and measure again"):
+        measure(Run(copy), [each for each in MEASURES if each.name == "previous_token"], overwrite=True)
 
 
 def test_tensorboard_has_losses_heads_and_pictures(run: Run):

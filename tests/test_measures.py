@@ -307,7 +307,8 @@ def test_a_measure_leaves_a_bridge_as_it_was(measure: Measure):
         flags = (bridge.cfg.use_attn_result, bridge.cfg.use_split_qkv_input, bridge.cfg.use_attn_in)
         return hooks, [module.training for module in modules], flags
 
-    bridge(batch.inputs)  # a bridge wires its blocks in its first forward pass
+    bridge(batch.inputs)  # a bridge wires its blocks in its first forward pass, and more in the first with a cache
+    bridge.run_with_cache(batch.inputs)
     before, weights = state(), {name: value.clone() for name, value in bridge.state_dict().items()}
     random = torch.get_rng_state()
     with suppress(DoesNotApplyError):

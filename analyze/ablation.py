@@ -19,7 +19,7 @@ from transformer_lens.patching import get_act_patch_direct_path_all_sources
 
 from headway.analyze.applies import DoesNotApplyError, check_batch, check_head, needs_layers, weight
 from headway.analyze.circuits import HEAD, PAIR
-from headway.analyze.forward import Activations, activations, seen
+from headway.analyze.forward import Activations, seen
 from headway.analyze.loss import by_part, mean_loss, task_loss
 from headway.data.task import Batch, masked_mean
 from headway.models.config import Head
@@ -59,7 +59,7 @@ def ablation(model: Model, batch: Batch, kind: Kind = "mean", reference: Batch |
         [[True, False], [False, True]]
     """
     other = _reference("ablation", batch, kind, reference)
-    shown = activations(model, batch)
+    shown = seen(model, batch)
     counted = {"ablation": batch.mask}
     for part, where in (batch.task.parts(batch) if batch.task is not None else {}).items():
         counted[f"ablation_{part}"] = where & batch.mask
@@ -68,13 +68,14 @@ def ablation(model: Model, batch: Batch, kind: Kind = "mean", reference: Batch |
         each = task_loss(output, batch)
         return torch.stack([masked_mean(each, where) for where in counted.values()])
 
-    clean = losses(shown["output"])
-    there = shown if other is batch else _recorded(model, other, _z_points(model))
+    clean = losses(shown.output)
+    there = shown.activations if other is batch else _recorded(model, other, _z_points(model))
     change = clean.new_empty(len(counted), model.cfg.n_layers, model.cfg.n_heads)
     for layer, point in enumerate(_z_points(model)):
         stand_in = _stand_in(there[point], kind)
         for head in range(model.cfg.n_heads):
-            change[:, layer, head] = losses(_output_without(model, batch, Head(layer, head), stand_in, shown)) - clean
+            without = _output_without(model, batch, Head(layer, head), stand_in, shown.activations)
+            change[:, layer, head] = losses(without) - clean
     scores = {name: (HEAD, of_heads.cpu().numpy()) for name, of_heads in zip(counted, change, strict=True)}
     return xr.Dataset(scores | {"ablation_clean": ((), clean[0].cpu().numpy())})
 

@@ -28,7 +28,7 @@ from headway.analyze.applies import (
     weight,
 )
 from headway.analyze.attention import SHOWN
-from headway.analyze.forward import Activations, activations
+from headway.analyze.forward import Activations, seen
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model
@@ -100,8 +100,9 @@ def attribute_outputs(model: Model, batch: Batch, over_mean: bool = False) -> xr
 def _output_terms(
     model: Model, batch: Batch, over_mean: bool = False
 ) -> tuple[list[str], Float[Tensor, "component batch pos"]]:
-    seen = activations(model, batch)
-    output, W_U, b_U = seen["output"], weight(model, "W_U"), bias(model, "b_U")
+    shown = seen(model, batch)
+    output, cache = shown.output, shown.activations
+    W_U, b_U = weight(model, "W_U"), bias(model, "b_U")
     check_targets(output, batch)
     targets = batch.targets
     if targets.is_floating_point():
@@ -118,18 +119,18 @@ def _output_terms(
         to_output = einops.rearrange(W_U, "d_model d_vocab -> d_vocab d_model")[targets]
         constant, expected = b_U[targets], output.gather(-1, targets[..., None])[..., 0]
     reader = _Reader.of(model, getattr(model, "ln_final", None))
-    scale = seen["ln_final.hook_scale"] if reader.normalizes else 1.0
+    scale = cache["ln_final.hook_scale"] if reader.normalizes else 1.0
     constant = constant + to_output @ reader.shift
     to_output = reader.through(to_output) / scale
     n_layers = model.cfg.n_layers
-    written = _written(model, seen, n_layers)
+    written = _written(model, cache, n_layers)
     products = [
         einops.einsum(term.vectors, to_output, "batch pos d_model, batch pos d_model -> batch pos") for term in written
     ]
     terms = torch.stack([*products, constant])
-    if not _adds_up(terms.sum(0), expected):
+    if not _adds_up(model, terms, expected):
         raise ValueError(
-            f"direct_attribution: the terms do not add up to the output; {_missing(model, seen, n_layers)}"
+            f"direct_attribution: the terms do not add up to the output; {_missing(model, cache, n_layers)}"
         )
     return [*(term.component for term in written), "constant"], terms
 
@@ -191,30 +192,30 @@ def _score_terms(
 ) -> tuple[list[str], Float[Tensor, "i j batch query key"], Bool[Tensor, "batch query key"]]:
     needs_plain_scores("attribute_scores", model)
     head = check_head(model, head)
-    seen = activations(model, batch)
+    cache = seen(model, batch).activations
     block = f"blocks.{head.layer}"
     reader = _Reader.of(model, model.blocks[head.layer].ln1)
-    scale = seen[f"{block}.ln1.hook_scale"] if reader.normalizes else torch.ones(1, device=batch.inputs.device)
+    scale = cache[f"{block}.ln1.hook_scale"] if reader.normalizes else torch.ones(1, device=batch.inputs.device)
     if scale.ndim > 3:  # a scale for each head, from inputs of their own
         scale = scale[:, :, head.head]
-    written = _written(model, seen, head.layer)
+    written = _written(model, cache, head.layer)
     sides = []
     for side in "QK":
         W, b = weight(model, f"W_{side}")[head.layer, head.head], bias(model, f"b_{side}")[head.layer, head.head]
         read = reader.through(W.T).T
         parts = {term.component: term.vectors / scale @ read for term in written}
         if model.cfg.positional_embedding_type == "shortformer":
-            parts["pos_embed"] = seen["hook_pos_embed"] @ W
+            parts["pos_embed"] = cache["hook_pos_embed"] @ W
         parts["constant"] = (b + reader.shift @ W).expand_as(parts["embed"])
         sides.append(parts)
     q, k = (torch.stack(list(parts.values())) for parts in sides)
     scores = einops.einsum(q, k, "i batch query d_head, j batch key d_head -> i j batch query key")
     scores = scores / math.sqrt(model.cfg.d_head)
-    whole = seen[f"{block}.attn.hook_attn_scores"][:, head.head]
+    whole = cache[f"{block}.attn.hook_attn_scores"][:, head.head]
     visible = _visible(whole)
-    if not _adds_up(scores.sum((0, 1))[visible], whole[visible]):
+    if not _adds_up(model, scores[:, :, visible].flatten(0, 1), whole[visible]):
         raise ValueError(
-            f"qk_attribution: the terms do not add up to the scores of {head}; {_missing(model, seen, head.layer)}"
+            f"qk_attribution: the terms do not add up to the scores of {head}; {_missing(model, cache, head.layer)}"
         )
     return list(sides[0]), scores, visible
 
@@ -271,14 +272,14 @@ def score_given_queries(model: Model, batch: Batch, head: Head, queries: Sequenc
 def reads(model: Model, batch: Batch, layer: int) -> Float[Tensor, "batch pos d_model"]:
     """What the queries and keys of a layer read: ln1 of the residual stream, and any shortformer positions."""
     check_layer(model, layer)
-    seen = activations(model, batch)
+    cache = seen(model, batch).activations
     norm = model.blocks[layer].ln1
     name = f"blocks.{layer}.ln1.hook_normalized"
-    x = seen[name] if name in seen else seen[f"blocks.{layer}.hook_resid_pre"]
+    x = cache[name] if name in cache else cache[f"blocks.{layer}.hook_resid_pre"]
     w, b = getattr(norm, "w", None), getattr(norm, "b", None)
     x = x if w is None else x * w.detach().to(x.dtype)
     x = x if b is None else x + b.detach().to(x.dtype)
-    return x + seen["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else x
+    return x + cache["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else x
 
 
 def _affine(free: str, fixed: str, model: Model, batch: Batch, head: Head, positions: Sequence[int]) -> AffineScore:
@@ -296,10 +297,10 @@ def _affine(free: str, fixed: str, model: Model, batch: Batch, head: Head, posit
     biases = {side: bias(model, f"b_{side}")[head.layer, head.head] for side in "QK"}
     vectors = (x[:, list(positions)] @ weights[fixed] + biases[fixed]) / math.sqrt(model.cfg.d_head)
     score = AffineScore(vectors @ weights[free].T, vectors @ biases[free])
-    whole = activations(model, batch)[f"blocks.{head.layer}.attn.hook_attn_scores"][:, head.head]
+    whole = seen(model, batch).activations[f"blocks.{head.layer}.attn.hook_attn_scores"][:, head.head]
     real = whole[:, :, list(positions)] if free == "Q" else whole[:, list(positions)].mT
     visible = _visible(real)
-    if not _adds_up(score(x)[visible], real[visible]):
+    if not _adds_up(model, score(x)[visible][None], real[visible]):
         raise ValueError(
             f"{name}: the real vectors do not give back the scores of {head}; its formula does not hold here"
         )
@@ -341,20 +342,20 @@ class _Term(NamedTuple):
     vectors: Float[Tensor, "batch pos d_model"]
 
 
-def _written(model: Model, seen: Activations, before: int) -> list[_Term]:
+def _written(model: Model, cache: Activations, before: int) -> list[_Term]:
     """What has been written to the residual stream before block ``before``, in the order of the network."""
     W_O, b_O = weight(model, "W_O"), bias(model, "b_O")
-    embed = seen["hook_embed"]
+    embed = cache["hook_embed"]
     terms = [_Term("embed", -1, embed)]
-    if "hook_pos_embed" in seen and model.cfg.positional_embedding_type != "shortformer":
-        terms.append(_Term("pos_embed", -1, seen["hook_pos_embed"]))
+    if "hook_pos_embed" in cache and model.cfg.positional_embedding_type != "shortformer":
+        terms.append(_Term("pos_embed", -1, cache["hook_pos_embed"]))
     for layer in range(before):
-        z = seen[f"blocks.{layer}.attn.hook_z"]
+        z = cache[f"blocks.{layer}.attn.hook_z"]
         results = einops.einsum(z, W_O[layer], "batch pos head d_head, head d_head d_model -> head batch pos d_model")
         terms += [_Term(str(Head(layer, head)), layer, result) for head, result in enumerate(results)]
         terms.append(_Term(f"{layer}_b_O", layer, b_O[layer].expand_as(embed)))
-        if f"blocks.{layer}.hook_mlp_out" in seen:
-            terms.append(_Term(f"{layer}_mlp_out", layer, seen[f"blocks.{layer}.hook_mlp_out"]))
+        if f"blocks.{layer}.hook_mlp_out" in cache:
+            terms.append(_Term(f"{layer}_mlp_out", layer, cache[f"blocks.{layer}.hook_mlp_out"]))
     return terms
 
 
@@ -363,21 +364,28 @@ def _visible(scores: Float[Tensor, "batch query key"]) -> Bool[Tensor, "batch qu
     return scores > torch.finfo(scores.dtype).min / 2
 
 
-def _adds_up(total: Tensor, expected: Tensor) -> bool:
-    """Up to rounding, wherever there is something to add up to."""
-    total, expected = total[~expected.isnan()], expected[~expected.isnan()]
-    largest = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
-    return bool(((total - expected).abs() <= ROUNDING * largest).all())
+def _adds_up(model: Model, terms: Float[Tensor, "term *some"], expected: Float[Tensor, "*some"]) -> bool:
+    """Up to rounding, wherever there is something to add up to.
+
+    Rounding is a share of the largest number: terms that cancel have that of the terms, not of their sum.
+    """
+    there = ~expected.isnan()
+    if not there.any():
+        return True
+    terms, expected = terms[:, there], expected[there]
+    largest = max(1.0, expected.abs().max().item(), terms.abs().max().item())
+    rounding = max(ROUNDING, 8 * torch.finfo(model.W_U.dtype).eps)  # half precision has more of it
+    return bool(((terms.sum(0) - expected).abs() <= rounding * largest).all())
 
 
-def _missing(model: Model, seen: Activations, before: int) -> str:
+def _missing(model: Model, cache: Activations, before: int) -> str:
     """Where the sum of what was written first leaves the residual stream."""
-    written = _written(model, seen, before)
+    written = _written(model, cache, before)
     for layer in range(-1, before):
         last = layer + 1 == model.cfg.n_layers
         point = f"blocks.{layer}.hook_resid_post" if last else f"blocks.{layer + 1}.hook_resid_pre"
         terms = [term for term in written if term.layer <= layer]
-        if not _adds_up(torch.stack([term.vectors for term in terms]).sum(0), seen[point]):
+        if not _adds_up(model, torch.stack([term.vectors for term in terms]), cache[point]):
             names = ", ".join(term.component for term in terms if term.layer == layer)
             return f"{names} are not all that is written before {point}"
     return "the residual stream does, so what reads it is no plain LayerNorm and matrix"

@@ -16,7 +16,7 @@ import einops
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from headway.analyze.applies import (
@@ -39,7 +39,8 @@ def ov_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
 
     In [-1, 1]: +1 copies (each token raises its own logit), -1 anti-copies, NaN for a head whose circuit is zero.
     Computed from the [d_head, d_head] matrix ``W_O W_U W_E W_V``, which has the same nonzero eigenvalues. Elhage et al.
-    2021, "A mathematical framework for transformer circuits". Null: mean 0, standard deviation from heads of Gaussian
+    2021, "A mathematical framework for transformer circuits". The eigenvalues themselves, complex, are
+    ``ov_eigenvalue_spectrum`` [layer, head, eigenvalue]. Null: mean 0, standard deviation from heads of Gaussian
     factors between this model's own W_E and W_U. It says nothing about whether the head is ever used.
 
     Raises:
@@ -53,8 +54,8 @@ def ov_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     needs_same_outputs("ov_eigenvalue", model)
     around = weight(model, "W_U").float() @ weight(model, "W_E").float()
     W_V, W_O = _stack(model, "W_V"), _stack(model, "W_O")
-    ratio = eigenvalue_ratio(W_O @ around @ W_V, _product_of_lengths(W_O, around, W_V))
-    return _of_heads("ov_eigenvalue", model, ratio, _random_heads(around, model.cfg.d_head))
+    circuits, largest = W_O @ around @ W_V, _product_of_lengths(W_O, around, W_V)
+    return _of_heads("ov_eigenvalue", model, circuits, largest, _random_heads(around, model.cfg.d_head))
 
 
 def ov_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
@@ -64,16 +65,17 @@ def ov_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
     mean 0, standard deviation from heads of Gaussian factors.
     """
     W_V, W_O = _stack(model, "W_V"), _stack(model, "W_O")
-    ratio = eigenvalue_ratio(W_O @ W_V, _product_of_lengths(W_O, W_V))
-    return _of_heads("ov_eigenvalue_residual", model, ratio, _residual_null(model.cfg.d_model, model.cfg.d_head))
+    null = _residual_null(model.cfg.d_model, model.cfg.d_head)
+    return _of_heads("ov_eigenvalue_residual", model, W_O @ W_V, _product_of_lengths(W_O, W_V), null)
 
 
 def qk_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     """Whether a head looks for tokens like its own: Re(sum λ) / sum |λ| over the eigenvalues of ``W_E W_QK W_E.T``.
 
     In [-1, 1]: +1 looks for itself, -1 looks away from itself, NaN for a circuit that is zero. From the
-    [d_head, d_head] matrix ``W_K.T W_E.T W_E W_Q``. Null: mean 0, standard deviation from heads of Gaussian factors
-    between this model's own W_E and its transpose. Positions play no part in it.
+    [d_head, d_head] matrix ``W_K.T W_E.T W_E W_Q``, whose eigenvalues are ``qk_eigenvalue_spectrum``. Null: mean 0,
+    standard deviation from heads of Gaussian factors between this model's own W_E and its transpose. Positions play
+    no part in it.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
@@ -82,8 +84,8 @@ def qk_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     W_E = weight(model, "W_E").float()
     around = W_E.T @ W_E
     W_Q, W_K = _stack(model, "W_Q"), _stack(model, "W_K")
-    ratio = eigenvalue_ratio(W_K.mT @ around @ W_Q, _product_of_lengths(W_K, around, W_Q))
-    return _of_heads("qk_eigenvalue", model, ratio, _random_heads(around, model.cfg.d_head))
+    circuits, largest = W_K.mT @ around @ W_Q, _product_of_lengths(W_K, around, W_Q)
+    return _of_heads("qk_eigenvalue", model, circuits, largest, _random_heads(around, model.cfg.d_head))
 
 
 def qk_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
@@ -96,8 +98,8 @@ def qk_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
     """
     needs_plain_scores("qk_eigenvalue_residual", model)
     W_Q, W_K = _stack(model, "W_Q"), _stack(model, "W_K")
-    ratio = eigenvalue_ratio(W_K.mT @ W_Q, _product_of_lengths(W_K, W_Q))
-    return _of_heads("qk_eigenvalue_residual", model, ratio, _residual_null(model.cfg.d_model, model.cfg.d_head))
+    null = _residual_null(model.cfg.d_model, model.cfg.d_head)
+    return _of_heads("qk_eigenvalue_residual", model, W_K.mT @ W_Q, _product_of_lengths(W_K, W_Q), null)
 
 
 def induction_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
@@ -162,9 +164,17 @@ def eigenvalue_ratio(
         >>> eigenvalue_ratio(torch.tensor([[3.0, 0.0], [0.0, -1.0]])).item()
         0.5
     """
+    return _ratio(matrices, torch.linalg.eigvals(matrices), largest)
+
+
+def _ratio(
+    matrices: Float[Tensor, "*heads n n"],
+    eigenvalues: Complex[Tensor, "*heads n"],
+    largest: Float[Tensor, "*heads"] | float,
+) -> Float[Tensor, "*heads"]:
     rounding = torch.finfo(matrices.dtype).eps
     length = torch.linalg.matrix_norm(matrices)
-    size = torch.linalg.eigvals(matrices).abs().sum(-1)
+    size = eigenvalues.abs().sum(-1)
     trace = torch.diagonal(matrices, dim1=-2, dim2=-1).sum(-1)
     there = (length > 10 * rounding * largest) & (size > matrices.shape[-1] * rounding**0.5 * length)
     return torch.where(there, trace / size, torch.nan)
@@ -349,8 +359,18 @@ def _by_pair(model: Model, values: Float[Tensor, "#one #other"]) -> Float[np.nda
     return _pairs(model, lambda layer: by_head[layer, :, layer + 1 :])
 
 
-def _of_heads(name: str, model: Model, score: Float[Tensor, "layer head"], null: Null) -> xr.Dataset:
-    return _with_null(name, model, xr.DataArray(score.cpu().numpy(), dims=HEAD), null)
+def _of_heads(
+    name: str,
+    model: Model,
+    circuits: Float[Tensor, "layer head n n"],
+    largest: Float[Tensor, "layer head"],
+    null: Null,
+) -> xr.Dataset:
+    eigenvalues = torch.linalg.eigvals(circuits)
+    ratio = _ratio(circuits, eigenvalues, largest)
+    scores = _with_null(name, model, xr.DataArray(ratio.cpu().numpy(), dims=HEAD), null)
+    scores[f"{name}_spectrum"] = ((*HEAD, "eigenvalue"), eigenvalues.cpu().numpy())
+    return scores
 
 
 def _of_pairs(name: str, model: Model, score: Float[np.ndarray, "l1 h1 l2 h2"], null: Null) -> xr.Dataset:

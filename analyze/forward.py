@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -17,11 +19,18 @@ Patterns = Float[Tensor, "layer batch head query key"]
 Activations = dict[str, Tensor]
 
 
-class Seen(NamedTuple):
-    """What one forward pass shows."""
+@dataclass(frozen=True)
+class Seen:
+    """What one forward pass shows: the output, and activations by their hook names."""
 
     output: Float[Tensor, "batch pos d_vocab_out"]
-    patterns: Patterns
+    activations: Activations
+
+    @cached_property
+    def patterns(self) -> Patterns:
+        """The attention pattern of every head."""
+        layers = sum(name.endswith("hook_pattern") for name in self.activations)
+        return torch.stack([self.activations[f"blocks.{layer}.attn.hook_pattern"] for layer in range(layers)])
 
 
 class _Remembered(NamedTuple):
@@ -29,10 +38,17 @@ class _Remembered(NamedTuple):
 
     model: Model
     inputs: Tensor
-    shown: Seen | Activations
+    shown: Seen
 
 
-_remembered: ContextVar[dict[tuple, _Remembered] | None] = ContextVar("remembered", default=None)
+_remembered: ContextVar[dict[tuple[int, int], _Remembered] | None] = ContextVar("remembered", default=None)
+
+# Patterns, and what attribution takes apart: all that writes to the residual stream, what reads it, and the scales.
+_LOOKED_AT = (
+    "hook_pattern",
+    "hook_embed", "hook_pos_embed", "hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_pre", "hook_resid_post",
+    "ln1.hook_normalized", "ln1.hook_scale", "ln_final.hook_scale", "hook_attn_scores",
+)  # fmt: skip
 
 
 @contextmanager
@@ -46,48 +62,26 @@ def seen_once() -> Iterator[None]:
 
 
 def seen(model: Model, batch: Batch) -> Seen:
-    """The output, and the attention pattern of every head, on every sequence of the batch.
+    """One forward pass over every sequence of the batch.
 
     Raises:
         ValueError: a batch that the network cannot read, or an output that is not all numbers.
     """
     remembered = _remembered.get()
-    key = ("seen", id(model), id(batch.inputs))
+    key = (id(model), id(batch.inputs))
     if remembered is not None and key in remembered:
-        return remembered[key].shown  # pyright: ignore[reportReturnType]
-    output, cache = _run(model, batch, ("hook_pattern",))
-    patterns = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(model.cfg.n_layers)])
-    shown = Seen(output, patterns)
+        return remembered[key].shown
+    shown = Seen(*_run(model, batch))
     if remembered is not None:
         remembered[key] = _Remembered(model, batch.inputs, shown)
     return shown
 
 
-# What attribution takes apart: everything that writes to the residual stream, what reads it, and the scales.
-_TAKEN_APART = (
-    "hook_embed", "hook_pos_embed", "hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_pre", "hook_resid_post",
-    "ln1.hook_normalized", "ln1.hook_scale", "ln_final.hook_scale", "hook_attn_scores",
-)  # fmt: skip
-
-
-def activations(model: Model, batch: Batch) -> Activations:
-    """The activations that attribution takes apart, by their hook names."""
-    remembered = _remembered.get()
-    key = ("activations", id(model), id(batch.inputs))
-    if remembered is not None and key in remembered:
-        return remembered[key].shown  # pyright: ignore[reportReturnType]
-    output, cache = _run(model, batch, _TAKEN_APART)
-    cache["output"] = output
-    if remembered is not None:
-        remembered[key] = _Remembered(model, batch.inputs, cache)
-    return cache
-
-
-def _run(model: Model, batch: Batch, endings: tuple[str, ...]) -> tuple[Tensor, Activations]:
+def _run(model: Model, batch: Batch) -> tuple[Tensor, Activations]:
     check_batch(model, batch)
     with torch.no_grad(), evaluating(model):
         output, cache = model.run_with_cache(
-            batch.inputs, return_cache_object=False, names_filter=lambda name: name.endswith(endings)
+            batch.inputs, return_cache_object=False, names_filter=lambda name: name.endswith(_LOOKED_AT)
         )
     if not output.isfinite().all():
         raise NotNumbersError("output on this batch")

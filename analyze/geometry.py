@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headway.analyze.applies import DoesNotApplyError, layer_norm, needs_same_outputs, needs_vectors, weight
-from headway.analyze.forward import activations
+from headway.analyze.forward import seen
 from headway.data.seeds import generator
 from headway.data.task import Batch
 from headway.models.convert import Model
@@ -96,7 +96,7 @@ def outside_embedding(model: Model, batch: Batch) -> xr.Dataset:
             f"outside_embedding needs an embedding of lower rank than d_model; this network's has rank {rank}"
         )
     basis = torch.linalg.svd(W_E, full_matrices=False).Vh[:rank].mT
-    shown = activations(model, batch)
+    shown = seen(model, batch).activations
     shares = []
     for layer in range(model.cfg.n_layers):
         added = shown[f"blocks.{layer}.hook_resid_post"] - shown[f"blocks.{layer}.hook_resid_pre"]

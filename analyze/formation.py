@@ -1,10 +1,12 @@
 """What formed, and at which kept step."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import xarray as xr
 
+from headway.analyze.circuits import PAIR
 from headway.models.config import Head
 
 # What is said of the head, or the pair of heads, whose score is furthest out of its band.
@@ -13,6 +15,17 @@ WORDS = {
     "prefix_matching": "{0} does prefix matching",
     "k_composition": "{0} and {1} K-compose",
 }
+
+# What a head can attend to, by the measure that says so.
+ROLES = {
+    "previous_token": "the token before",
+    "prefix_matching": "what followed the current token before",
+    "duplicate_token": "earlier copies of the current token",
+    "current_token": "its own position",
+    "first_token": "position 0, where heads rest",
+}
+# A head that gives more than this share of its attention beyond chance to one thing does mainly that.
+MAINLY = 0.5
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,50 @@ class Formed:
 
     @property
     def when(self) -> str:
-        """The kept steps between which it left its band."""
-        if self.since is None:
+        """The kept steps between which it left its band; what is weaker than nothing has not formed."""
+        if self.since is None or self.z < 0:
             return "not formed"
         before, first = self.since
         return f"{first}" if before is None else f"{before} to {first}"
+
+    @property
+    def sentence(self) -> str:
+        """What formed, with its numbers."""
+        most = "" if self.ceiling is None else f" of at most {self.ceiling:.3f}"
+        numbers = f"{self.measure} {self.score:.3f}{most}, where {self.null:.3f} is nothing (z {self.z:.0f})"
+        if self.since is None or self.z < 0:
+            where = "in" if self.since is None else "below"
+            return f"Not formed: {self} most of all, and its {numbers} lies {where} its 99 % band."
+        before, first = self.since
+        left = "from the start" if before is None else f"for good between steps {before} and {first}"
+        return f"{self}: {numbers}; out of its 99 % band {left}."
+
+
+@dataclass(frozen=True)
+class InductionCircuit:
+    """A head that looks at the token before, and a later one that does prefix matching, whose keys read what it writes.
+
+    Each of the two gives more than half of its attention beyond chance to that (``roles``), and both scores and the
+    pair's K-composition are above their bands for good. ``since`` is the first kept step at which all three are. It is
+    said of patterns and weights; that the loss on repeats needs the circuit is for ablation and path patching to show.
+    """
+
+    previous: Head
+    induction: Head
+    since: int
+    previous_token: float
+    prefix_matching: float
+    k_composition: float
+
+    @property
+    def sentence(self) -> str:
+        """The circuit, with its numbers."""
+        return (
+            f"{self.previous} and {self.induction} are an induction circuit since step {self.since}: {self.previous} "
+            f"looks at the token before ({self.previous_token:.3f}), the keys of {self.induction} read what it writes "
+            f"(K-composition {self.k_composition:.3f}), {self.induction} attends to what came next "
+            f"({self.prefix_matching:.3f})."
+        )
 
 
 def outside(scores: xr.Dataset, measure: str) -> xr.DataArray:
@@ -104,3 +156,69 @@ def what_formed(scores: xr.Dataset) -> list[Formed]:
         if f"{measure}_z" in scores and scores[f"{measure}_z"].isel(step=-1).notnull().any():
             found.append(strongest(scores, measure))
     return found
+
+
+def formed_from(scores: xr.Dataset, measure: str) -> xr.DataArray:
+    """The kept step from which on each head or pair is above its band for good; NaN where it is not at the last step.
+
+    Example:
+        >>> values = [[0.1, 0.9], [0.9, 0.1], [0.1, 0.9], [0.2, 0.9]]
+        >>> scores = xr.Dataset({"m": (("step", "head"), values), "m_low": 0.0, "m_high": 0.5})
+        >>> formed_from(scores.assign_coords(step=[0, 1, 10, 100]), "m").values.tolist()
+        [nan, 10.0]
+    """
+    above = outside(scores, measure) == 1
+    for_good = above.isel(step=slice(None, None, -1)).cumprod("step").sum("step")  # at how many last steps
+    first = scores.step.values[(scores.sizes["step"] - for_good.values) % scores.sizes["step"]]
+    return for_good.copy(data=np.where(for_good.values > 0, first, np.nan))
+
+
+def roles(scores: xr.Dataset) -> xr.Dataset:
+    """What each head attends to at each step: ``role`` [step, layer, head], one of ROLES, "" for none; ``role_share``.
+
+    Of the attention scores that are above their band, the one with the largest share of attention beyond chance,
+    ``(score - chance) / (1 - chance)``, which is ``role_share``; NaN for none. A head may do more than one thing, and
+    what it attends to says neither what it reads there nor whether anything uses it.
+
+    Raises:
+        ValueError: scores without any of the measures in ROLES.
+    """
+    measured = [name for name in ROLES if f"{name}_high" in scores]
+    if not measured:
+        raise ValueError(f"roles: none of {', '.join(ROLES)} has been measured")
+    shares = []
+    for name in measured:
+        chance = scores[f"{name}_chance"]
+        share = (scores[name] - chance) / (1 - chance)
+        shares.append(share.where(outside(scores, name) == 1))
+    stacked = xr.concat(shares, dim="role").transpose("role", "step", "layer", "head")
+    best = stacked.fillna(-1).argmax("role")
+    share = stacked.max("role")
+    names = np.array(measured)[best.values]
+    return xr.Dataset({"role": (share.dims, np.where(share.notnull(), names, "")), "role_share": share})
+
+
+def induction_circuits(scores: xr.Dataset) -> list[InductionCircuit]:
+    """The induction circuits at the last kept step, strongest K-composition first."""
+    needed = ("previous_token", "prefix_matching", "k_composition")
+    if any(f"{name}_high" not in scores for name in needed):
+        return []
+    last, since = scores.isel(step=-1), {name: formed_from(scores, name) for name in needed}
+    does = roles(scores).isel(step=-1)
+
+    def mainly(role: str) -> list[Head]:
+        found = (does.role == role) & (does.role_share > MAINLY) & since[role].notnull()
+        return [Head(int(layer), int(head)) for layer, head in np.argwhere(found.values)]
+
+    found = []
+    for previous, induction in product(mainly("previous_token"), mainly("prefix_matching")):
+        where = {
+            "previous_token": previous._asdict(),
+            "prefix_matching": induction._asdict(),
+            "k_composition": dict(zip(PAIR, (*previous, *induction), strict=True)),
+        }
+        steps = [since[name].sel(at).item() for name, at in where.items()]
+        if not np.isnan(steps).any():
+            scored = {name: last[name].sel(at).item() for name, at in where.items()}
+            found.append(InductionCircuit(previous, induction, int(max(steps)), **scored))
+    return sorted(found, key=lambda circuit: -circuit.k_composition)

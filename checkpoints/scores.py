@@ -6,6 +6,7 @@ and numbers go in and out.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,14 +51,28 @@ def read_file(path: Path) -> xr.Dataset:
         raise ValueError(f"scores: {path} is damaged ({error}); remove it and measure again") from None
 
 
+def score_files(run: Path) -> dict[tuple[int, str], Path]:
+    """The files of all scores that have been computed, by step and measure, in order."""
+    found = {
+        (int(path.parent.name.removeprefix("step-")), path.stem): path
+        for path in run.glob("scores/step-*/*.safetensors")
+    }
+    return dict(sorted(found.items()))
+
+
 def read_scores(run: Path) -> xr.Dataset:
     """All scores of a run: axis ``step`` first, then each score's own; NaN where a step lacks a measure.
 
     An axis without labels is numbered from 0, so ``scores.previous_token.sel(step=400, layer=1, head=2)`` works.
     """
+    return joined({key: read_file(path) for key, path in score_files(run).items()})
+
+
+def joined(scores: Mapping[tuple[int, str], xr.Dataset]) -> xr.Dataset:
+    """What has been read of single files, by step and measure, as one Dataset; axes as in ``read_scores``."""
     by_measure: dict[str, dict[int, xr.Dataset]] = {}
-    for path in sorted(run.glob("scores/step-*/*.safetensors")):
-        by_measure.setdefault(path.stem, {})[int(path.parent.name.removeprefix("step-"))] = read_file(path)
+    for (step, measure), values in scores.items():
+        by_measure.setdefault(measure, {})[step] = values
     parts = [
         xr.concat(datasets.values(), dim=xr.Variable("step", list(datasets)), join="outer", combine_attrs="override")
         for datasets in by_measure.values()

@@ -1,12 +1,36 @@
 """What formed, and when, on scores made up for it."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
+import pytest
+import torch
 import xarray as xr
 
-from headway.analyze.formation import onset, outside, strongest, what_formed
+from headway.analyze.attention import current_token, duplicate_token, first_token, prefix_matching, previous_token
+from headway.analyze.circuits import k_composition, q_composition
+from headway.analyze.formation import (
+    ROLES,
+    formed_from,
+    induction_circuits,
+    onset,
+    outside,
+    roles,
+    strongest,
+    what_formed,
+)
+from headway.data.task import Batch
 from headway.models.config import Head
+from headway.models.handmade import (
+    composing_pair,
+    current_token_head,
+    duplicate_token_head,
+    first_token_head,
+    previous_token_head,
+    uniform_head,
+)
+from headway.models.hooked_transformer import HookedTransformer
 
 
 def made_up(z: list[list[float]]) -> xr.Dataset:
@@ -48,3 +72,74 @@ def test_the_strongest_head_is_named_with_its_numbers():
     assert found.when == "100 to 1000"
     assert [each.since for each in what_formed(made_up([[0.0, 0], [1, 2]]))] == [None]
     assert what_formed(made_up([[math.nan, math.nan], [math.nan, math.nan]])) == []
+
+
+def scores_of(*networks: tuple[HookedTransformer, Batch]) -> xr.Dataset:
+    """What a run would have that kept these networks, one a step; bands of attention reach .1 beyond chance."""
+    steps = []
+    for model, batch in networks:
+        measures = (previous_token, prefix_matching, duplicate_token, current_token, first_token)
+        scores = xr.merge([each(model, batch) for each in measures])
+        for name in ROLES:
+            chance = scores[f"{name}_chance"]
+            scores[f"{name}_low"], scores[f"{name}_high"] = chance - 0.1, chance + 0.1
+        if model.cfg.n_layers > 1:
+            scores = xr.merge([scores, q_composition(model, batch), k_composition(model, batch)])
+        steps.append(scores.assign_coords({axis: range(size) for axis, size in scores.sizes.items()}))
+    return xr.concat(steps, dim=xr.Variable("step", [10**i for i in range(len(steps))]))
+
+
+@pytest.mark.parametrize(
+    ("build", "role"),
+    [
+        (previous_token_head, "previous_token"),
+        (current_token_head, "current_token"),
+        (first_token_head, "first_token"),
+        (duplicate_token_head, "duplicate_token"),
+        (uniform_head, ""),
+    ],
+)
+def test_a_head_s_role_is_what_it_attends_to(build: Callable[[], tuple[HookedTransformer, Batch]], role: str):
+    found = roles(scores_of(build())).isel(step=0, layer=0, head=0)
+    assert found.role.item() == role
+    if role:
+        assert found.role_share.item() > 0.9
+    else:
+        assert math.isnan(found.role_share.item())
+
+
+def test_an_induction_circuit_is_a_pair_that_composes_through_keys():
+    """The same two heads that compose through queries or values, and a uniform pair, are none."""
+    circuits = induction_circuits(scores_of(composing_pair("k")))
+    assert [(each.previous, each.induction) for each in circuits] == [(Head(0, 0), Head(1, 1))]
+    assert circuits[0].since == 1
+    # Its ceiling: the flat spectrum of 13 tokens, perfectly aligned.
+    assert circuits[0].k_composition == pytest.approx(13**-0.5)
+    assert str(Head(1, 1)) in circuits[0].sentence
+    assert induction_circuits(scores_of(composing_pair("q"))) == []
+    assert induction_circuits(scores_of(composing_pair("v"))) == []
+    assert induction_circuits(scores_of(previous_token_head())) == []
+
+
+def test_an_induction_circuit_is_one_since_the_last_of_its_parts_formed():
+    blank = composing_pair("k")[0]
+    with torch.no_grad():
+        blank.blocks[1].attn.W_Q.zero_()
+    batch = composing_pair("k")[1]
+    circuits = induction_circuits(scores_of((blank, batch), composing_pair("k"), composing_pair("k")))
+    assert [each.since for each in circuits] == [10]
+    assert induction_circuits(scores_of(composing_pair("k"), (blank, batch))) == []
+
+
+def test_what_is_weaker_than_nothing_has_not_formed():
+    found = strongest(made_up([[0, 0], [-1, -9], [-8, -9], [-8, -9]]), "previous_token")
+    assert found.z == -8
+    assert found.when == "not formed"
+    assert found.sentence.startswith("Not formed: L0H0")
+    assert "for good between steps 100 and 1000" in strongest(made_up([[0], [4], [2], [8]]), "previous_token").sentence
+
+
+def test_pairs_have_formed_only_above_their_band():
+    scores = made_up([[0, 0, 9], [9, -9, 9], [1, -9, 9], [9, -9, 1]])
+    assert np.array_equal(formed_from(scores, "previous_token").values, [[1000, math.nan, math.nan]], equal_nan=True)
+    assert formed_from(made_up([[9.0]]), "previous_token").values.tolist() == [[0]]

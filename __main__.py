@@ -17,6 +17,8 @@ usage: headway COMMAND ...
   train RECIPE [options]     train a toy, keep its checkpoints, score its heads (also: python train.py RECIPE)
   measures                   list what can be scored
   measure RUN [options]      score a run at its kept steps; what is there is not computed again
+  report RUN [RUN ...]       write the page that shows what formed; several runs beside each other
+  plot RUN FIGURE [options]  one figure of that page as PNG, SVG or PDF
 
 headway COMMAND --help says more.
 """
@@ -33,6 +35,7 @@ recipes:
   --config FILE         the recipe of an earlier run (its config.yaml)
   --task MODULE:CLASS   a task of your own, with the sizes of RECIPE (induction if none is given)
   --resume RUN          go on with a run where it stopped
+  --live                write the run's page at every kept step, and not only at the end
 
 headway train RECIPE --help lists the options of that recipe.
 """
@@ -47,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "train": train_command,
         "measures": measures_command,
         "measure": measure_command,
+        "report": report_command,
+        "plot": plot_command,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -81,6 +86,7 @@ def train_command(arguments: list[str]) -> None:
     first.add_argument("--config")
     first.add_argument("--resume")
     first.add_argument("--task")
+    first.add_argument("--live", action="store_true")
     try:
         chosen, rest = first.parse_known_args(arguments)
     except ArgumentError as error:
@@ -88,9 +94,9 @@ def train_command(arguments: list[str]) -> None:
     if chosen.resume is not None:
         if rest or any(given is not None for given in (name, chosen.config, chosen.task)):
             raise ValueError("resume: a run goes on as it was; no recipe or option can be given beside --resume")
-        _resume(_directory("resume", chosen.resume))
+        _resume(_directory("resume", chosen.resume), chosen.live)
     else:
-        _train(*_base_recipe(name, chosen.config, chosen.task), rest)
+        _train(*_base_recipe(name, chosen.config, chosen.task), rest, chosen.live)
 
 
 def _base_recipe(name: str | None, config: str | None, task_path: str | None) -> "tuple[str, Recipe]":
@@ -123,7 +129,7 @@ def _base_recipe(name: str | None, config: str | None, task_path: str | None) ->
     return type(task).__name__, replace(base, task=task, model=model)
 
 
-def _train(name: str, base: "Recipe", rest: list[str]) -> None:
+def _train(name: str, base: "Recipe", rest: list[str], live: bool) -> None:
     """Read the options over ``base``, and train."""
     from headway.checkpoints.options import parse
     from headway.checkpoints.recipe import Recipe
@@ -134,13 +140,14 @@ def _train(name: str, base: "Recipe", rest: list[str]) -> None:
     parser.set_defaults(base.defaults())
     parser.add_argument("--out", default=str(Path("runs") / name), help="directory of the run")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
+    parser.add_argument("--live", action="store_true", help="write the run's page at every kept step")
     options = parse(parser, rest)
     recipe = Recipe.from_options(kind, options)
 
     from headway.train import train
 
     out = _directory("out", options.out)
-    _until_it_stops(lambda: train(**vars(recipe), out=out, overwrite=options.overwrite), out)
+    _until_it_stops(lambda: train(**vars(recipe), out=out, overwrite=options.overwrite, live=live), out)
 
 
 def _directory(option: str, path: str) -> Path:
@@ -149,13 +156,13 @@ def _directory(option: str, path: str) -> Path:
     return Path(path).expanduser()
 
 
-def _resume(path: Path) -> None:
+def _resume(path: Path, live: bool) -> None:
     from headway.checkpoints import Run
     from headway.train import resume
 
     if Run(path).finished:
         print(f"{path} is finished; there is nothing to do.")
-    _until_it_stops(lambda: resume(path), path)
+    _until_it_stops(lambda: resume(path, live=live), path)
 
 
 def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
@@ -197,6 +204,7 @@ def _say_what_formed(run: "Run") -> None:
         "formed. at step: it left the 99 % band of its null for good between these kept steps.",
         style="dim",
     )
+    console.print(f"The page that shows it, over all of training: {run.report_file}", highlight=False, soft_wrap=True)
 
 
 def measures_command(arguments: list[str]) -> None:
@@ -249,6 +257,70 @@ def measure_command(arguments: list[str]) -> None:
     for name, reason in inapplicable.items():
         print(f"{name} does not apply: {reason}")
     print(f"{run.path / 'scores'} holds {', '.join(each.name for each in wanted if each.name not in inapplicable)}")
+
+
+def report_command(arguments: list[str]) -> None:
+    """Write the page of one run or several."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(usage="headway report RUN [RUN ...] [options]", allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("runs", nargs="+", help="directories of runs")
+    parser.add_argument("--out", help="the file; report.html in the run, or for several in the folder they lie in")
+    parser.add_argument("--live", action="store_true", help="write it again at every step that runs score, to the end")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no page of ours")
+    if {"-h", "--help"} & set(arguments):
+        parser.print_help()
+        return
+
+    from headway.analyze.report import write_report
+    from headway.analyze.report.live import watch
+    from headway.checkpoints import Run
+    from headway.checkpoints.options import parse
+
+    options = parse(parser, arguments)
+    runs = [Run(_directory("run", path)) for path in options.runs]
+    out = None if options.out is None else Path(options.out)
+    if options.live:
+        print("Watching, until all runs are finished.", flush=True)
+    print((watch if options.live else write_report)(runs, out, options.overwrite))
+
+
+def plot_command(arguments: list[str]) -> None:
+    """Draw one figure of the page into a file."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(usage="headway plot RUN FIGURE [options]", allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("run", help="directory of the run")
+    parser.add_argument("figure", help="loss, diagram, attention, eigenvalues, heads, composition or attribution")
+    parser.add_argument("--at", type=int | None, help="the step; the last one with scores if not given")
+    parser.add_argument("--layer", type=int | None, help="one layer; all if not given")
+    parser.add_argument("--head", type=int | None, help="one head of that layer")
+    parser.add_argument("--sequence", type=int | None, help="which sequence of the evaluation batch, from 0")
+    parser.add_argument("--measure", help="which measure, of a figure that can show several")
+    parser.add_argument("--out", help="a .png, .svg or .pdf file; FIGURE.svg if not given")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    if {"-h", "--help"} & set(arguments):
+        parser.print_help()
+        return
+
+    from headway.analyze.report.figures import draw, save
+    from headway.checkpoints import Run
+    from headway.checkpoints.options import parse
+
+    options = parse(parser, arguments)
+    out = Path(options.out or f"{options.figure}.svg").expanduser()
+    if out.exists() and not options.overwrite:
+        raise ValueError(f"out: {out} is there already; --overwrite replaces it")
+    figure = draw(
+        Run(_directory("run", options.run)),
+        options.figure,
+        at=options.at,
+        layer=options.layer,
+        head=options.head,
+        sequence=options.sequence,
+        measure=options.measure,
+    )
+    print(save(figure, out))
 
 
 def _measure(name: str) -> "Measure":

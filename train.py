@@ -28,11 +28,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from headway.analyze import LIVE, Measure, measure
 from headway.analyze.callback import MeasureWhileTraining
+from headway.analyze.report import write_report
+from headway.analyze.report.live import ReportWhileTraining
+from headway.analyze.tensorboard import RunLogger
 from headway.checkpoints.callback import KeepCheckpoints, read_resume_file
 from headway.checkpoints.files import write_whole
 from headway.checkpoints.recipe import Recipe, TrainerConfig
@@ -116,8 +118,9 @@ def train(
     compile: bool = False,
     measures: Sequence[Measure] = LIVE,
     overwrite: bool = False,
+    live: bool = False,
 ) -> Run:
-    """Train a network, keep its checkpoints, and score its heads at each of them.
+    """Train a network, keep its checkpoints, score its heads at each of them, and write the page that shows them.
 
     Args:
         task: What the network is trained on.
@@ -134,6 +137,7 @@ def train(
         compile: Compile the training forward pass (torch.compile).
         measures: What is scored at each kept step.
         overwrite: Replace a run that is in ``out`` already.
+        live: Write the page at every kept step, and not only at the end.
 
     Raises:
         ValueError: arguments that do not fit together, or an ``out`` that holds a run. Nothing on disk has changed.
@@ -149,11 +153,11 @@ def train(
     check_hardware(trainer)
     check_first_batch(recipe)
     run = Run.create(out, recipe, overwrite)
-    _fit(run, measures, resumed=False)
+    _fit(run, measures, resumed=False, live=live)
     return run
 
 
-def resume(path: str | Path, measures: Sequence[Measure] = LIVE) -> Run:
+def resume(path: str | Path, measures: Sequence[Measure] = LIVE, live: bool = False) -> Run:
     """Go on with a run where it stopped; what comes out is bit for bit what an undisturbed run would have given.
 
     A finished run is not trained again; a score that is missing, because the run died before it, is computed.
@@ -163,12 +167,13 @@ def resume(path: str | Path, measures: Sequence[Measure] = LIVE) -> Run:
         read_resume_file(run)
     if not run.finished:
         check_hardware(run.recipe.trainer)
-        _fit(run, measures, resumed=True)
+        _fit(run, measures, resumed=True, live=live)
     measure(run, measures)
+    write_report(run)
     return run
 
 
-def _fit(run: Run, measures: Sequence[Measure], resumed: bool) -> None:
+def _fit(run: Run, measures: Sequence[Measure], resumed: bool, live: bool) -> None:
     recipe = run.recipe
     module = TrainingModule(
         HookedTransformer(recipe.model, seed=recipe.seed),
@@ -186,27 +191,28 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool) -> None:
             write_whole(
                 run.path / "environment.json", lambda part: part.write_text(json.dumps(environment(), indent=2))
             )
-        logger = TensorBoardLogger(run.path, name="", version="")
-        logger.log_hyperparams(recipe.to_dict())
         trainer = L.Trainer(
             accelerator=recipe.trainer.accelerator,
             devices=1,
             precision=recipe.trainer.precision,
             max_steps=recipe.steps,
             max_epochs=-1,
-            logger=logger,
+            logger=RunLogger(run),
             callbacks=[
                 stop,
                 KeepCheckpoints(run, steps),
                 MeasureWhileTraining(run, steps, measures),
+                *([ReportWhileTraining(run, steps)] if live else []),
                 LossBar(refresh_rate=20),
             ],
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        trainer.fit(
-            module, ckpt_path=str(run.resume_file) if resumed and run.resume_file.exists() else None, weights_only=True
-        )
+        checkpoint = str(run.resume_file) if resumed and run.resume_file.exists() else None
+        try:
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+        finally:
+            write_report(run)  # also of a run that was stopped, or diverged
     if stop.asked and not run.finished:
         raise StoppedError(f"stopped at step {trainer.global_step}")
 

@@ -190,7 +190,7 @@ def roles(scores: xr.Dataset) -> xr.Dataset:
     for name in measured:
         chance = scores[f"{name}_chance"]
         share = (scores[name] - chance) / (1 - chance)
-        shares.append(share.where(outside(scores, name) == 1))
+        shares.append(share.where((outside(scores, name) == 1) & (share > 0)))
     stacked = xr.concat(shares, dim="role").transpose("role", "step", "layer", "head")
     best = stacked.fillna(-1).argmax("role")
     share = stacked.max("role")

@@ -1,8 +1,10 @@
 """Run: a directory with everything a training run left behind, and the way back from it to a model."""
 
+import html
 import json
 import re
 import shutil
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -92,6 +94,11 @@ class Run:
         """Lightning's checkpoint of the last kept step, for going on."""
         return self.path / "resume.ckpt"
 
+    @property
+    def report_file(self) -> Path:
+        """The page that shows this run, once it has been written."""
+        return self.path / "report.html"
+
     def weights_file(self, step: int) -> Path:
         """Where the weights of ``step`` are kept."""
         return self.path / "weights" / f"step-{step:08d}.safetensors"
@@ -123,6 +130,25 @@ class Run:
     def scores(self) -> xr.Dataset:
         """Every score that has been computed, read from disk: axes as in ``headway.checkpoints.scores``."""
         return read_scores(self.path)
+
+    def show(self, step: int | None = None) -> "ShownRun":
+        """This run's page at a kept step (the last one if None), for the output of a notebook.
+
+        The page is the one on disk, which training writes at its end and ``headway report`` anew.
+
+        Raises:
+            ValueError: a step that was not kept, or a run without a page.
+        """
+        step = self.check_step(step)
+        if not self.report_file.exists():
+            raise ValueError(f"run: {self.path} has no page yet; headway report {self.path} writes it")
+        return ShownRun(self, step)
+
+    def _repr_html_(self) -> str:
+        try:
+            return self.show()._repr_html_()
+        except ValueError as error:
+            return f"<p>{html.escape(f'{self}: {error}')}</p>"
 
     def keep(self, step: int, model: HookedTransformer) -> None:
         """Write the weights of ``step``, as float32."""
@@ -156,6 +182,24 @@ class Run:
         except OSError as error:
             raise ValueError(f"out: {path} cannot be written ({error.strerror})") from None
         return cls(path)
+
+
+@dataclass(frozen=True)
+class ShownRun:
+    """What a notebook shows of a run: its page, in a frame of its own, at one step."""
+
+    run: Run
+    step: int
+
+    def _repr_html_(self) -> str:
+        page = self.run.report_file
+        place = f'<head><meta name="place" content="step={self.step}">'
+        frame = html.escape(page.read_text().replace("<head>", place, 1))
+        scored = max((folder.stat().st_mtime for folder in self.run.path.glob("scores/step-*")), default=0)
+        stale = f"Scored since this page was written; headway report {self.run.path} renews it."
+        note = f"<p>{html.escape(stale)}</p>" if scored > page.stat().st_mtime else ""
+        size = "width:100%;height:860px;border:0"
+        return f'{note}<iframe srcdoc="{frame}" style="{size}" title="{html.escape(str(self.run.path))}"></iframe>'
 
 
 def holds_run(path: Path) -> bool:

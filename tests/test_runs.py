@@ -268,18 +268,6 @@ def test_a_null_that_is_none_is_named(run: Run, tmp_path: Path):
         measure(Run(copy), [each for each in MEASURES if each.name == "previous_token"], overwrite=True)
 
 
-def test_tensorboard_has_losses_heads_and_pictures(run: Run):
-    events = EventAccumulator(str(run.path), size_guidance={"images": 0}).Reload()
-    assert {"loss/train", "loss/loss_repeats", "optimiser/gradient_norm", "optimiser/lr"} <= set(
-        events.Tags()["scalars"]
-    )
-    shown = {event.step: event.value for event in events.Scalars("heads/previous_token/L1H2")}
-    assert shown == {
-        step: pytest.approx(run.scores.previous_token.sel(step=step, layer=1, head=2).item()) for step in run.steps
-    }
-    assert [image.step for image in events.Images("attention/first_sequence")] == run.steps
-
-
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(tmp_path: Path):
     recipe = replace(
         TOKENS,

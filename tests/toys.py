@@ -1,13 +1,18 @@
 """Small tasks and recipes for tests; a task of one's own is found here by its import path."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 import xarray as xr
 
-from headway.checkpoints import Recipe
+from headway.analyze import LIVE
+from headway.analyze.nulls import Null, beside_null
+from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
+from headway.checkpoints.scores import score_file, write_scores
 from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_tokens import RepeatedTokens
@@ -111,3 +116,24 @@ class Spikes(Counting):
 def embedding_norm(model: HookedTransformer, batch: Batch) -> xr.DataArray:
     """The length of each token's embedding."""
     return xr.DataArray(model.W_E.detach().norm(dim=-1).numpy(), dims="token")
+
+
+def made_up_run(folder: Path, layers: int, heads: int, kept: int, length: int = 16, d_head: int = 2) -> Run:
+    """A run that nobody trained: scores of a random network, moved a little at each of ``kept`` steps, without weights."""
+    task = RepeatedTokens(n_tokens=61, length=length, period_min=2, period_max=5)
+    model = ModelConfig(
+        n_layers=layers, d_model=heads * d_head, n_ctx=length, d_head=d_head, n_heads=heads, d_vocab=62, attn_only=True,
+        initializer_range=0.5,
+    )  # fmt: skip
+    run = Run.create(folder, replace(TOKENS, task=task, model=model, steps=kept - 1, schedule=Schedule()))
+    network, batch = HookedTransformer(model), run.batch()
+    draws = np.random.default_rng(0)
+    for measure in LIVE:
+        scores = measure(network, batch)
+        if measure.fresh_null:
+            null = Null(np.full((1, 1), 0.1), np.full((1, 1), 0.02))
+            scores = scores.merge(beside_null(measure.name, scores[measure.name], null), compat="override")
+        for step in range(kept):
+            moved = scores.map(lambda values: values * draws.uniform(0.7, 1.0, values.shape).astype("float32"))
+            write_scores(score_file(run.path, step, measure.name), moved)
+    return run

@@ -1,0 +1,198 @@
+"""The page: what is shown of each run, put into one HTML file with everything that draws it."""
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import einops
+import numpy as np
+import xarray as xr
+
+from headway.analyze import palette
+from headway.analyze.formation import ROLES
+from headway.analyze.report.packed import Packed
+from headway.analyze.report.shown import Score, Shown
+from headway.checkpoints import Run
+from headway.checkpoints.files import write_whole
+
+# In the order in which they build on each other; each figure of the page is one file.
+SCRIPTS = (
+    "base", "state", "formed", "loss", "diagram", "attention", "eigenvalues", "heads", "pairs", "attribution", "start",
+)  # fmt: skip
+MARK = '<meta name="generator" content="headway">'
+
+
+def write_report(
+    runs: Run | Sequence[Run], out: str | Path | None = None, overwrite: bool = False, live: bool = False
+) -> Path:
+    """Write the page of one run, or of several beside each other, and give its path.
+
+    Args:
+        runs: The runs.
+        out: The file; ``report.html`` in the run's directory, or for several runs in the folder they lie in.
+        overwrite: Replace a file that is no page of ours.
+        live: Whether the page loads itself again every other second, to show what has been scored since.
+
+    Raises:
+        ValueError: no run, an ``out`` that is not ours to replace, or that cannot be written.
+    """
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    if not runs:
+        raise ValueError("runs: none is given; give at least one")
+    if out is None:
+        out = runs[0].report_file if len(runs) == 1 else runs[0].path.parent / "report.html"
+    out = Path(out).expanduser()
+    if out.is_dir():
+        raise ValueError(f"out: {out} is a directory; it must be a file")
+    if out.exists() and not overwrite and MARK not in out.read_text(errors="replace")[:1000]:
+        raise ValueError(f"out: {out} is no page of Headway's; --overwrite replaces it")
+    text = page([Shown.of(run) for run in runs], live)
+    try:
+        write_whole(out, lambda part: part.write_text(text))
+    except OSError as error:
+        raise ValueError(f"out: {out} cannot be written ({error.strerror})") from None
+    return out
+
+
+def page(shown: Sequence[Shown], live: bool = False) -> str:
+    """The whole file as text."""
+    folder = files("headway.analyze.report") / "page"
+    title = ", ".join(each.run.path.absolute().name for each in shown)
+    data = {
+        "live": live,
+        "palette": {
+            "categories": palette.CATEGORIES,
+            "nothing": palette.NOTHING,
+            "sequential": palette.SEQUENTIAL._asdict(),
+            "diverging": palette.DIVERGING._asdict(),
+        },
+        "roles": list(ROLES.items()),
+        "definitions": {name: text._asdict() for each in shown for name, text in each.definitions.items()},
+        "runs": [run_data(each) for each in shown],
+    }
+    parts = {
+        "mark": MARK,
+        "title": html.escape(title),
+        "style": (folder / "page.css").read_text(),
+        "script": "\n".join((folder / f"{name}.js").read_text() for name in SCRIPTS),
+        # Whatever a token or a path holds, it cannot end the script element.
+        "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+    }
+    # One pass: nothing in a part is taken for a place.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (folder / "page.html").read_text())
+
+
+def run_data(shown: Shown) -> dict[str, Any]:
+    """What the page's scripts draw one run from."""
+    recipe, packed = shown.run.recipe, Packed()
+    layers, heads = shown.heads
+    data: dict[str, Any] = {
+        "name": shown.run.path.absolute().name,
+        "path": str(shown.run.path),
+        "about": _about(shown),
+        "finished": shown.run.finished,
+        "steps": shown.steps,
+        "lastStep": recipe.steps,
+        "leftOut": list(shown.left_out.items()),
+        "layers": layers,
+        "heads": heads,
+        "sentences": shown.sentences,
+        "unit": "squared error" if recipe.task.input_type == "vectors" else "nats",
+        "baselines": _finite(recipe.task.baselines()),
+        "losses": {name: packed.add(values.values) for name, values in shown.losses.items()},
+        "numbers": {name: packed.add(values.values) for name, values in shown.numbers.items()},
+        "roles": None,
+        "spectra": [_spectrum(name, values, shown, packed) for name, values in shown.spectra.items()],
+        "perHead": [_per_head(score, packed) for score in shown.per_head],
+        "perPair": [_per_pair(score, shown, packed) for score in shown.per_pair],
+        "attributions": [_attribution(part, values, packed) for part, values in shown.attributions.items()],
+        "attention": None,
+    }
+    if shown.roles is not None:
+        data["roles"] = {
+            "role": packed.add(np.vectorize({"": -1, **{n: i for i, n in enumerate(ROLES)}}.get)(shown.roles.role)),
+            "share": packed.add(shown.roles.role_share.values),
+        }
+    if shown.attention is not None:
+        data["attention"] = {
+            "values": packed.add_shares(shown.attention.values),
+            "tokens": shown.tokens,
+            "positions": shown.scores.sizes["query"],
+        }
+    return data | {"packed": packed.text()}
+
+
+def _about(shown: Shown) -> list[tuple[str, str]]:
+    recipe = shown.run.recipe
+    task, model = recipe.task, recipe.model
+    told = (type(task).__doc__ or "").strip().partition("\n")[0]
+    mlp = "attention only" if model.attn_only else f"d_mlp {model.d_mlp} ({model.act_fn})"
+    return [
+        ("task", f"{type(task).__name__}: {told}"),
+        (
+            "network",
+            f"{model.n_layers} layers of {model.n_heads} heads, d_model {model.d_model}, d_head {model.d_head}, {mlp}, "
+            f"positions {model.positional_embedding_type}, normalization {model.normalization_type}",
+        ),
+        ("training", f"{recipe.steps} steps of {recipe.batch_size} sequences, seed {recipe.seed}"),
+        ("scored on", f"{recipe.eval_batch_size} sequences, evaluation seed {recipe.eval_seed}"),
+    ]
+
+
+def _finite(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in numbers.items() if np.isfinite(value)}
+
+
+def _spectrum(measure: str, values: xr.DataArray, shown: Shown, packed: Packed) -> dict[str, Any]:
+    return {
+        "measure": measure,
+        "re": packed.add(np.real(values.values)),
+        "im": packed.add(np.imag(values.values)),
+        "ratio": packed.add(shown.scores[measure].values),
+    }
+
+
+def _per_head(score: Score, packed: Packed) -> dict[str, Any]:
+    """Nulls and bands are those of all heads of a layer."""
+
+    def of_layers(values: xr.DataArray | None) -> dict[str, Any] | None:
+        return None if values is None else packed.add(_common(values, "head"))
+
+    beside = {"null": of_layers(score.null), "low": of_layers(score.low), "high": of_layers(score.high)}
+    return {"measure": score.measure, "label": score.label, "values": packed.add(score.values.values), **beside}
+
+
+def _per_pair(score: Score, shown: Shown, packed: Packed) -> dict[str, Any]:
+    """Pairs stand in one row, those that can have a score; ``pairs`` numbers the heads of each through all layers."""
+    flat = einops.rearrange(score.values.values, "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)")
+    there = np.isfinite(flat).any(0)
+
+    def of_pairs(values: xr.DataArray | None) -> dict[str, Any] | None:
+        if values is None:
+            return None
+        square = einops.rearrange(values.values, "... l1 h1 l2 h2 -> ... (l1 h1) (l2 h2)")
+        return packed.add(square[..., there])
+
+    return {
+        "measure": score.measure,
+        "label": score.label,
+        "pairs": np.argwhere(there).tolist(),
+        "values": of_pairs(score.values),
+        "null": None if score.null is None else packed.add(_common(score.null, "from_head", "to_head")),
+        "z": of_pairs(score.z),
+        "ceiling": of_pairs(score.ceiling),
+        "formed": of_pairs(shown.formed(score)),
+    }
+
+
+def _common(values: xr.DataArray, *heads: str) -> np.ndarray:
+    """Numbers that are the same for all heads of a layer, once; NaN where no head has one."""
+    return values.max(heads).values
+
+
+def _attribution(part: str, values: xr.DataArray, packed: Packed) -> dict[str, Any]:
+    return {"part": part, "components": values.component.values.tolist(), "values": packed.add(values.values)}

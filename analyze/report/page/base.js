@@ -1,0 +1,228 @@
+// Arrays, numbers, elements, colours, and figures that draw themselves when they are seen.
+
+// An array of any number of axes; shares are bytes in steps of 1/254, 255 is NaN.
+class Values {
+  constructor({ type, shape, at }, buffer) {
+    this.shape = shape;
+    this.share = type === "share";
+    this.data = new (this.share ? Uint8Array : Float32Array)(buffer, at, shape.reduce((a, b) => a * b, 1));
+  }
+  offset(index) {
+    let at = 0;
+    for (let axis = 0; axis < this.shape.length; axis++) at = at * this.shape[axis] + (index[axis] ?? 0);
+    return at;
+  }
+  // The number at an index with one entry an axis.
+  get(...index) {
+    const value = this.data[this.offset(index)];
+    return this.share ? (value === 255 ? NaN : value / 254) : value;
+  }
+  // The stored numbers of all that follows the given axes.
+  rest(...index) {
+    const size = this.shape.slice(index.length).reduce((a, b) => a * b, 1);
+    const start = this.offset(index);
+    return this.data.subarray(start, start + size);
+  }
+  // The smallest and the largest finite number.
+  get range() {
+    if (!this._range) {
+      let low = Infinity, high = -Infinity;
+      for (const value of this.data) if (Number.isFinite(value)) { low = Math.min(low, value); high = Math.max(high, value); }
+      this._range = [low, high];
+    }
+    return this._range;
+  }
+}
+
+async function inflated(text) {
+  const raw = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).arrayBuffer();
+}
+
+// The same tree with every description of an array replaced by the array.
+function unpacked(node, buffer) {
+  if (Array.isArray(node)) return node.map((each) => unpacked(each, buffer));
+  if (node === null || typeof node !== "object") return node;
+  if ("at" in node && "shape" in node) return new Values(node, buffer);
+  return Object.fromEntries(Object.entries(node).map(([name, value]) => [name, unpacked(value, buffer)]));
+}
+
+const finite = (numbers) => numbers.filter(Number.isFinite);
+
+// Three digits, as people write them.
+function said(x, digits = 3) {
+  if (!Number.isFinite(x)) return "–";
+  if (x === 0) return "0";
+  const size = Math.abs(x);
+  if (size >= 1e5 || size < 1e-3) return x.toExponential(1);
+  return size >= 100 ? x.toFixed(0) : String(+x.toPrecision(digits));
+}
+
+// The text of a loss, a score or a part, as a person says it.
+const inWords = (name) => name.replaceAll("_", " ");
+
+const SVG = "http://www.w3.org/2000/svg";
+const SVG_TAGS = new Set(["svg", "path", "line", "circle", "text", "g", "rect", "title"]);
+
+// An element with attributes (functions are listeners) and children (strings are text, never markup).
+function el(tag, attributes = {}, ...children) {
+  const node = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") node.addEventListener(name, value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+// Colours of the theme, looked up once a theme: asking the browser for a style is slow.
+const styles = new Map();
+function css(name) {
+  if (!styles.has(name)) styles.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return styles.get(name);
+}
+let dark = false;
+function lookUpTheme() {
+  styles.clear();
+  dark = getComputedStyle(document.documentElement).colorScheme === "dark";
+}
+
+// 256 colours of a map, as [red, green, blue], for the theme of the moment.
+const ramps = new Map();
+function ramp(name) {
+  const key = name + dark;
+  if (!ramps.has(key)) {
+    const anchors = PALETTE[name][dark ? "dark" : "light"].map((hex) =>
+      [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+    ramps.set(key, Array.from({ length: 256 }, (_, i) => {
+      const place = (i / 255) * (anchors.length - 1);
+      const from = Math.min(Math.floor(place), anchors.length - 2);
+      return anchors[from].map((c, channel) => Math.round(c + (place - from) * (anchors[from + 1][channel] - c)));
+    }));
+  }
+  return ramps.get(key);
+}
+const NO_NUMBER = [128, 128, 128];
+// Of a share: by its square root, so that weak attention is seen. Of z or anything with a sign: from -1 to 1.
+const sequential = (share) => Number.isNaN(share) ? NO_NUMBER : ramp("sequential")[Math.round(255 * Math.sqrt(Math.min(1, Math.max(0, share))))];
+const diverging = (t) => Number.isNaN(t) ? NO_NUMBER : ramp("diverging")[Math.round(127.5 * (1 + Math.min(1, Math.max(-1, t))))];
+let PALETTE; // comes with the data
+
+// The colour of each byte a share can be stored as, as the pixels of an image hold it.
+const pixelsOfShares = new Map();
+function sharePixels() {
+  if (!pixelsOfShares.has(dark)) {
+    const bytes = new Uint8ClampedArray(4 * 256);
+    for (let stored = 0; stored < 256; stored++) bytes.set([...sequential(stored === 255 ? NaN : stored / 254), 255], 4 * stored);
+    pixelsOfShares.set(dark, new Uint32Array(bytes.buffer));
+  }
+  return pixelsOfShares.get(dark);
+}
+
+// Figures are drawn when something changed and they are on the screen. What is drawn knows its width beforehand:
+// to ask for it between two drawings would have the browser lay out the page anew for each.
+const figures = new Map();
+let waiting = 0;
+function drawSoon() {
+  waiting ||= requestAnimationFrame(() => {
+    waiting = 0;
+    for (const figure of figures.values()) {
+      if (figure.stale && figure.seen) { figure.stale = false; figure.draw(figure.width); }
+    }
+  });
+}
+function changed() { for (const figure of figures.values()) figure.stale = true; drawSoon(); }
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) figures.get(entry.target).seen = entry.isIntersecting;
+  drawSoon();
+}, { rootMargin: "150px" });
+const resizer = new ResizeObserver((entries) => {
+  for (const { target, contentRect } of entries) {
+    const figure = figures.get(target);
+    figure.stale ||= figure.width !== contentRect.width;
+    figure.width = contentRect.width;
+  }
+  drawSoon();
+});
+// Have `draw(width)` called for `host` whenever it has to be; gives the host back. What is `hidden` at times is drawn
+// unseen.
+function figure(host, draw, hidden = false) {
+  figures.set(host, { draw, stale: true, seen: hidden, width: 0 });
+  if (!hidden) watcher.observe(host);
+  resizer.observe(host);
+  return host;
+}
+
+// The drawing context of a canvas as large as it is shown, cleared, in CSS pixels.
+function fresh(canvas, width, height) {
+  const scale = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * scale);
+  canvas.height = Math.round(height * scale);
+  const context = canvas.getContext("2d");
+  context.scale(scale, scale);
+  context.font = '11px system-ui, "DejaVu Sans", sans-serif';
+  return context;
+}
+
+// Writes a matrix as pixels, one each.
+function pixels(canvas, rows, columns, colorAt) {
+  canvas.width = columns;
+  canvas.height = rows;
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(columns, rows);
+  for (let row = 0, at = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++, at += 4) {
+      const color = colorAt(row, column);
+      if (color) { image.data.set(color, at); image.data[at + 3] = 255; }
+    }
+  }
+  context.putImageData(image, 0, 0);
+}
+
+// Where a value lies along an axis: log(1 + step), the same for all that is drawn over training.
+function stepScale(steps, left, right) {
+  const last = Math.log1p(steps.at(-1)) || 1;
+  return (step) => left + (right - left) * Math.log1p(step) / last;
+}
+const decades = (last) => [0, 1, 10, 100, 1000, 1e4, 1e5, 1e6].filter((step) => step <= last);
+const short = (step) => step >= 1e6 ? `${step / 1e6}M` : step >= 1000 ? `${step / 1000}k` : String(step);
+
+// A bar with the colours of a map and numbers below it.
+function legend(color, low, middle, high) {
+  const canvas = el("canvas", { role: "img", "aria-label": `colours from ${low} to ${high}` });
+  figure(canvas, () => pixels(canvas, 1, 100, (_, column) => color(column / 99)));
+  return el("div", { class: "legend" }, low, canvas, middle ? `${middle} … ${high}` : high);
+}
+
+// The columns of a grid with one cell a head, none wider than `most`: on a wide page a layer is a row.
+const columns = (run, most) => `--columns:${run.heads};--most:${most}px`;
+
+// Moves an entry [row, column] of a square matrix by an arrow key; whether it was one.
+function moved(event, at, size) {
+  const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+  if (!move) return false;
+  event.preventDefault();
+  move.forEach((by, i) => { at[i] = Math.min(size - 1, Math.max(0, at[i] + by)); });
+  return true;
+}
+
+// Draws a frame around the entry that the keys are at.
+function outline(context, [row, column], edge, cell) {
+  context.strokeStyle = css("--accent");
+  context.lineWidth = 2;
+  context.strokeRect(edge + column * cell, edge + row * cell, cell, cell);
+}
+
+// Round numbers from low to high: powers of ten, and 2 and 5 times them where those are few; or steps of 1, 2 or 5.
+function ticks(low, high, log) {
+  if (log) {
+    const powers = Array.from({ length: 40 }, (_, i) => 10 ** (i - 20));
+    const within = (numbers) => numbers.filter((x) => x >= low * 0.999 && x <= high * 1.001);
+    const few = within(powers);
+    return few.length > 2 ? few : within(powers.flatMap((x) => [x, 2 * x, 5 * x]));
+  }
+  const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((x) => x * power).find((x) => x >= rough);
+  return Array.from({ length: 12 }, (_, i) => (Math.ceil(low / step) + i) * step).filter((x) => x <= high * 1.001);
+}

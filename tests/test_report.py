@@ -1,0 +1,370 @@
+"""The page as a file: it holds what was scored, says what was not, and harms nothing on disk."""
+
+import base64
+import html
+import json
+import re
+import shutil
+import time
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from toys import TOKENS, VECTORS, TurnsNaN, embedding_norm
+
+from headway.__main__ import main
+from headway.analyze import MEASURES, measure
+from headway.analyze.report import live, page, shown, write_report
+from headway.analyze.report.packed import Packed
+from headway.analyze.report.page import run_data
+from headway.analyze.report.shown import Shown
+from headway.checkpoints import Recipe, Run
+from headway.checkpoints.schedule import Schedule
+from headway.checkpoints.scores import read_file, score_file, write_scores
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.task import Batch
+from headway.models.lightning_module import DivergedError
+from headway.train import RECIPES, train
+
+
+def trained(folder: Path, recipe: Recipe = TOKENS, **options: Any) -> Run:
+    return train(**{**vars(recipe), **options}, out=folder / "run")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def run(original: Run, tmp_path: Path) -> Run:
+    """A copy that a test may change."""
+    shutil.copytree(original.path, tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def data_of(path: Path) -> dict[str, Any]:
+    """What the scripts of a page are given, arrays and all."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
+    assert found
+    data = json.loads(found[1])
+    data["runs"] = [unpacked(each, zlib.decompress(base64.b64decode(each["packed"]))) for each in data["runs"]]
+    return data
+
+
+def unpacked(node: Any, packed: bytes) -> Any:
+    if isinstance(node, list):
+        return [unpacked(each, packed) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if node.keys() >= {"type", "shape", "at"}:
+        kind, size = ("u1" if node["type"] == "share" else "<f4"), int(np.prod(node["shape"]))
+        values = np.frombuffer(packed, kind, size, node["at"]).reshape(node["shape"])
+        return np.where(values == 255, np.nan, values / 254) if kind == "u1" else values
+    return {name: unpacked(value, packed) for name, value in node.items()}
+
+
+def run_of(path: Path) -> dict[str, Any]:
+    return data_of(path)["runs"][0]
+
+
+def test_packing_keeps_three_digits_and_what_is_no_number():
+    values = np.array([0.0, 1.0, -1234.5, 3.14159e-8, np.nan, np.inf, 2.5e30])
+    shares = np.array([0.0, 1.0, np.nan, 1 / 3, 0.25])
+    packed = Packed()
+    tree = {"values": packed.add(values), "shares": packed.add_shares(shares), "again": packed.add(values[:3])}
+    found = unpacked(tree, zlib.decompress(base64.b64decode(packed.text())))
+    np.testing.assert_allclose(found["values"], values.astype("float32"), rtol=1 / 4000)
+    np.testing.assert_allclose(found["shares"], shares, atol=1 / 508)
+    np.testing.assert_array_equal(found["again"], found["values"][:3])
+
+
+def test_the_page_holds_the_scores_of_the_run(original: Run):
+    scores, data = original.scores, run_of(original.report_file)
+    assert data["steps"] == original.steps
+    np.testing.assert_allclose(data["attention"]["values"], scores.attention.values, atol=1 / 508)
+    np.testing.assert_allclose(data["losses"]["loss_repeats"], scores.loss_repeats.values, rtol=1 / 4000)
+    by_name = {each["label"]: each for each in data["perHead"]}
+    assert by_name.keys() == {
+        "previous_token", "current_token", "first_token", "duplicate_token", "prefix_matching", "ov_eigenvalue",
+        "qk_eigenvalue",
+    }  # fmt: skip
+    for name, found in by_name.items():
+        np.testing.assert_allclose(found["values"], scores[name].values, rtol=1 / 4000)
+        for part in ("low", "high", "null"):
+            # A null is pooled over the heads of a layer.
+            expected = scores[f"{name}_{part}"]
+            np.testing.assert_allclose(found[part][:, :, None] + 0 * expected, expected, rtol=1 / 4000, atol=1e-12)
+    for found in data["perPair"]:
+        assert len(found["pairs"]) == 9
+        for index, (source, target) in enumerate(found["pairs"]):
+            pair = {"from_layer": source // 3, "from_head": source % 3, "to_layer": target // 3, "to_head": target % 3}
+            for part, name in (("values", ""), ("z", "_z"), ("ceiling", "_ceiling")):
+                expected = scores[f"{found['measure']}{name}"].sel(pair)
+                np.testing.assert_allclose(found[part][:, index], expected, rtol=1 / 4000)
+    spectrum = data["spectra"][0]
+    np.testing.assert_allclose(spectrum["re"], scores.ov_eigenvalue_spectrum.values.real, rtol=1 / 4000)
+    # A ratio is that of its spectrum.
+    size = np.hypot(spectrum["re"], spectrum["im"]).sum(-1)
+    np.testing.assert_allclose(spectrum["re"].sum(-1) / size, spectrum["ratio"], atol=2e-3)
+    attribution = {each["part"]: each for each in data["attributions"]}
+    np.testing.assert_allclose(
+        attribution["repeats"]["values"], scores.direct_attribution_repeats.values, rtol=1 / 4000
+    )
+
+
+def test_the_page_says_what_formed_and_what_each_measure_means(original: Run):
+    data = data_of(original.report_file)
+    assert data["runs"][0]["sentences"][0].startswith("Between steps 0 and 17 the loss went from ")
+    assert any("previous_token" in sentence for sentence in data["runs"][0]["sentences"])
+    for each in (*data["runs"][0]["perHead"], *data["runs"][0]["perPair"]):
+        told = data["definitions"][each["measure"]]
+        assert told["summary"]
+        assert told["null"]
+        assert told["range"]
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(original: Run):
+    text = original.report_file.read_text()
+    assert re.findall(r"https?://[^\"'\s]+", text) == ["http://www.w3.org/2000/svg"]  # a name, not an address
+    assert not re.search(r"\bsrc\s*=|@import|url\(|fetch\(|XMLHttpRequest|<link", text)
+
+
+def test_the_same_run_gives_the_same_page(run: Run):
+    assert write_report(run) == run.report_file
+    again = write_report(run, run.path / "again.html")
+    assert again.read_bytes() == run.report_file.read_bytes()
+
+
+def test_a_damaged_score_leaves_its_step_out_and_is_named(run: Run):
+    score_file(run.path, 5, "k_composition").write_bytes(b"half of")
+    data = run_of(write_report(run))
+    assert data["steps"] == [step for step in run.steps if step != 5]
+    [[step, why]] = data["leftOut"]
+    assert step == 5
+    assert "k_composition.safetensors is damaged" in why
+
+
+def test_a_step_that_died_half_scored_is_left_out_and_named(run: Run):
+    score_file(run.path, 17, "attention").unlink()
+    score_file(run.path, 17, "loss").unlink()
+    data = run_of(write_report(run))
+    assert data["steps"] == run.steps[:-1]
+    assert data["leftOut"] == [[17, f"loss, attention not scored; headway measure {run.path} does it"]]
+    measure(run, MEASURES[:4])
+    assert run_of(write_report(run))["leftOut"] == []
+
+
+def test_a_measure_of_few_steps_leaves_none_out(run: Run):
+    own = [each for each in MEASURES if each.name == "rank_95"]
+    measure(run, own, steps=[5])
+    for step in run.steps[1:]:
+        score_file(run.path, step, "direct_attribution").unlink()
+    data = run_of(write_report(run))
+    assert (data["steps"], data["leftOut"]) == (run.steps, [])
+    ranks = {each["label"]: each["values"] for each in data["perHead"] if each["measure"] == "rank_95"}
+    assert list(ranks) == ["rank_95, OV", "rank_95, QK"]
+    assert np.isfinite(ranks["rank_95, OV"]).all((1, 2)).tolist() == [step == 5 for step in run.steps]
+
+
+def test_a_run_without_scores_has_a_page_that_says_which_command_makes_them(
+    run: Run, capsys: pytest.CaptureFixture[str]
+):
+    shutil.rmtree(run.path / "scores")
+    main(["report", str(run.path)])
+    assert capsys.readouterr().out.strip() == str(run.report_file)
+    data = run_of(run.report_file)
+    assert (data["steps"], data["perHead"], data["attention"], data["roles"]) == ([], [], None, None)
+    assert "headway measure" in run.report_file.read_text()
+
+
+def test_one_checkpoint_is_enough(tmp_path: Path):
+    run = trained(tmp_path)
+    for step in run.steps[1:]:
+        shutil.rmtree(score_file(run.path, step, "loss").parent)
+    data = run_of(write_report(run))
+    assert data["steps"] == [0]
+    assert data["leftOut"] == []
+
+
+def test_attention_that_is_no_number_stays_none(run: Run):
+    path = score_file(run.path, 17, "attention")
+    scores = read_file(path)
+    scores.attention[1, 2] = np.nan
+    write_scores(path, scores)
+    values = run_of(write_report(run))["attention"]["values"]
+    assert np.isnan(values[-1, 1, 2]).all()
+    assert np.isfinite(values[-1, 1, :2]).all()
+
+
+@dataclass(frozen=True)
+class Markup(RepeatedTokens):
+    """A task whose tokens are markup."""
+
+    def labels(self, batch: Batch) -> list[list[str]]:
+        return [["</script><script>alert(1)</script>", "<b>&amp;", "{{script}}"] * 4 for _ in batch.inputs]
+
+
+def test_tokens_that_are_markup_stay_text(tmp_path: Path):
+    task = Markup(**{name: getattr(TOKENS.task, name) for name in ("n_tokens", "length", "period_min", "period_max")})
+    run = trained(tmp_path, task=task)
+    text = run.report_file.read_text()
+    assert text.count("<script") == text.count("</script>") == original_scripts()
+    assert run_of(run.report_file)["attention"]["tokens"][0][:3] == task.labels(run.batch())[0][:3]
+
+
+def original_scripts() -> int:
+    return (Path(page.__file__).parent / "page" / "page.html").read_text().count("<script")
+
+
+def test_a_directory_that_is_markup_stays_text(tmp_path: Path):
+    (tmp_path / "<i>a&b").mkdir()
+    run = trained(tmp_path / "<i>a&b")
+    assert "<title>run · Headway</title>" in run.report_file.read_text()
+    moved = shutil.copytree(run.path, tmp_path / "<i>x")
+    assert "<title>&lt;i&gt;x · Headway</title>" in write_report(Run(moved)).read_text()
+
+
+def test_vectors_and_one_layer_have_pages(tmp_path: Path):
+    recipe = replace(VECTORS, model=replace(VECTORS.model, n_layers=1))
+    data = run_of(trained(tmp_path, recipe).report_file)
+    assert data["perPair"] == []
+    assert data["unit"] == "squared error"
+    assert data["attention"]["tokens"][0][:2] == ["x0", "x1"]
+
+
+def test_attention_is_cut_to_what_a_page_can_hold(original: Run, monkeypatch: pytest.MonkeyPatch):
+    whole = Shown.of(original).attention
+    assert whole is not None
+    patterns = len(original.steps) * 6
+    assert whole.sizes["batch"] == 4
+    monkeypatch.setattr(shown, "MOST_ATTENTION", patterns * 11**2 * 3)
+    three = Shown.of(original).attention
+    assert three is not None
+    assert (three.sizes["batch"], three.sizes["query"]) == (3, 11)
+    monkeypatch.setattr(shown, "MOST_ATTENTION", patterns * 7**2)
+    data = run_data(Shown.of(original))
+    assert data["attention"]["values"]["shape"] == [len(original.steps), 2, 3, 1, 7, 7]
+    assert [len(row) for row in data["attention"]["tokens"]] == [7]
+    assert data["attention"]["positions"] == 11
+
+
+def test_a_measure_of_one_s_own_is_shown(run: Run):
+    def twice_the_layer(model: Any, batch: Batch) -> xr.DataArray:
+        """The layer's number, twice."""
+        return xr.DataArray(2.0 * np.arange(2)[:, None] + np.zeros(3), dims=("layer", "head"))
+
+    measure(run, [twice_the_layer, embedding_norm])
+    data = data_of(write_report(run))
+    [found] = [each for each in data["runs"][0]["perHead"] if each["measure"] == "twice_the_layer"]
+    assert found["values"][0].tolist() == [[0, 0, 0], [2, 2, 2]]
+    assert (found["null"], found["low"]) == (None, None)
+    assert data["definitions"]["twice_the_layer"]["summary"] == "A measure of your own."
+
+
+def test_several_runs_share_a_page(original: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("a", "b"):
+        shutil.copytree(original.path, tmp_path / name)
+    main(["report", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    assert [each["name"] for each in data_of(tmp_path / "report.html")["runs"]] == ["a", "b"]
+    with pytest.raises(ValueError, match="runs: none is given"):
+        write_report([])
+
+
+def test_a_file_that_is_no_page_is_not_replaced(run: Run, tmp_path: Path):
+    mine = tmp_path / "mine.html"
+    mine.write_text("notes")
+    with pytest.raises(ValueError, match=r"out: .*mine.html is no page of Headway's; --overwrite replaces it"):
+        write_report(run, mine)
+    assert mine.read_text() == "notes"
+    assert "Headway" in write_report(run, mine, overwrite=True).read_text()
+    write_report(run, mine)
+    with pytest.raises(ValueError, match="is a directory"):
+        write_report(run, tmp_path)
+    with pytest.raises(ValueError, match="cannot be written"):
+        write_report(run, mine / "inside.html")
+
+
+def test_the_page_is_written_at_every_kept_step_of_a_live_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def noted(run: Run, live: bool) -> None:
+        seen.append((run_of(write_report(run, live=live))["steps"][-1], data_of(run.report_file)["live"]))
+
+    monkeypatch.setattr(live, "write_report", noted)
+    run = trained(tmp_path, live=True)
+    assert seen == [(step, True) for step in run.steps]
+    assert not data_of(run.report_file)["live"]
+
+
+def test_watching_a_run_writes_its_page_step_by_step(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another process scores a step now and then; half of a step is not shown."""
+    coming, aside = [], tmp_path / "aside"
+    for step in run.steps[1:]:
+        for path in [run.weights_file(step), *sorted(score_file(run.path, step, "loss").parent.iterdir())]:
+            kept = aside / path.relative_to(run.path)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            coming.append((path.rename(kept), path))
+        coming += [None, None]  # a pause, in which the step is whole
+    coming = [None, *coming]
+    pages = []
+
+    def pass_time(seconds: float) -> None:
+        if run.report_file.exists():
+            pages.append(data_of(run.report_file))
+        if coming and (moved := coming.pop(0)):
+            moved[0].rename(moved[1])
+
+    monkeypatch.setattr(time, "sleep", pass_time)
+    run.report_file.unlink()
+    assert live.watch([run]) == run.report_file
+    assert all(each["live"] and each["runs"][0]["leftOut"] == [] for each in pages)
+    lengths = [len(each["runs"][0]["steps"]) for each in pages]
+    assert sorted(set(lengths)) == list(range(1, len(run.steps) + 1))
+    assert lengths == sorted(lengths)
+    last = data_of(run.report_file)
+    assert (last["live"], last["runs"][0]["steps"]) == (False, run.steps)
+
+
+def test_a_run_that_diverges_has_a_page(tmp_path: Path):
+    small = replace(TOKENS.model, n_ctx=5, d_vocab=7, d_vocab_out=7)
+    with pytest.raises(DivergedError):
+        trained(tmp_path, TOKENS, task=TurnsNaN(), model=small, steps=200, schedule=Schedule(at=(1, 2, 3)))
+    data = run_of(tmp_path / "run" / "report.html")
+    assert not data["finished"]
+    assert data["steps"][0] == 0
+
+
+def test_a_notebook_shows_the_page_at_a_step(run: Run):
+    shown = run.show(5)._repr_html_()
+    found = re.fullmatch(r'<iframe srcdoc="([^"]*)" [^>]*></iframe>', shown)
+    assert found
+    inside = html.unescape(found[1])
+    assert '<meta name="place" content="step=5">' in inside
+    assert inside.replace('<meta name="place" content="step=5">', "") == run.report_file.read_text()
+    assert 'content="step=17"' in html.unescape(run._repr_html_())
+    with pytest.raises(ValueError, match="step: 3 was not kept; nearest is 4"):
+        run.show(3)
+    time.sleep(0.01)
+    measure(run, [each for each in MEASURES if each.name == "rank_95"], steps=[5])
+    assert run.show(5)._repr_html_().startswith("<p>Scored since this page was written; headway report")
+    write_report(run)
+    assert run.show(5)._repr_html_().startswith("<iframe")
+    run.report_file.unlink()
+    assert run._repr_html_().startswith("<p>Run(")
+    assert f"headway report {run.path} writes it" in run._repr_html_()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_pages_of_the_recipes_stay_small(name: str, tmp_path: Path):
+    """Patterns weigh most; a page of 41 steps of the induction recipe may have 3 MB."""
+    recipe = replace(RECIPES[name], steps=2, batch_size=2, eval_batch_size=4, schedule=Schedule(log=0, linear=0))
+    run = train(**vars(recipe), out=tmp_path / "run")
+    fixed = len(write_report(Run.create(tmp_path / "empty", recipe)).read_bytes())
+    per_step = (run.report_file.stat().st_size - fixed) / 2
+    assert fixed + 45 * per_step < (3e6 if name == "induction" else 12e6)

@@ -40,6 +40,7 @@ from headway.checkpoints.files import write_whole
 from headway.checkpoints.recipe import Recipe, TrainerConfig
 from headway.checkpoints.run import Run
 from headway.checkpoints.schedule import Schedule
+from headway.checkpoints.scores import score_files
 from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_tokens import RepeatedTokens
@@ -168,8 +169,10 @@ def resume(path: str | Path, measures: Sequence[Measure] = LIVE, live: bool = Fa
     if not run.finished:
         check_hardware(run.recipe.trainer)
         _fit(run, measures, resumed=True, live=live)
+    scored = len(score_files(run.path))
     measure(run, measures)
-    write_report(run)
+    if len(score_files(run.path)) > scored or not run.report_file.exists():
+        write_report(run)
     return run
 
 

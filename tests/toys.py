@@ -119,7 +119,7 @@ def embedding_norm(model: HookedTransformer, batch: Batch) -> xr.DataArray:
 
 
 def made_up_run(folder: Path, layers: int, heads: int, kept: int, length: int = 16, d_head: int = 2) -> Run:
-    """A run that nobody trained: scores of a random network, moved a little at each of ``kept`` steps, without weights."""
+    """A run that nobody trained: scores of a random network, a little moved at each of ``kept`` steps; no weights."""
     task = RepeatedTokens(n_tokens=61, length=length, period_min=2, period_max=5)
     model = ModelConfig(
         n_layers=layers, d_model=heads * d_head, n_ctx=length, d_head=d_head, n_heads=heads, d_vocab=62, attn_only=True,

@@ -1,19 +1,25 @@
 // Attention patterns of every head; a click shows one large, with its tokens.
 
-function tokensOf(run) { return run.attention.tokens[Math.min(state.sequence, run.attention.tokens.length - 1)]; }
+function tokensOf(run) {
+  return run.attention.tokens[Math.min(state.sequence, run.attention.tokens.length - 1)];
+}
 
 function patternText(run, index, layer, head, query, key) {
-  const tokens = tokensOf(run), sequence = Math.min(state.sequence, run.attention.tokens.length - 1);
+  const tokens = tokensOf(run),
+    sequence = Math.min(state.sequence, run.attention.tokens.length - 1);
   const value = run.attention.values.get(index, layer, head, sequence, query, key);
   return `${nameOf([layer, head])}: query ${query} “${tokens[query]}” → key ${key} “${tokens[key]}”: ${said(value)}`;
 }
 
 // One pixel an entry; whether any is a number.
 function drawPattern(canvas, run, index, layer, head) {
-  const size = run.attention.values.shape[4], sequence = Math.min(state.sequence, run.attention.tokens.length - 1);
-  const stored = run.attention.values.rest(index, layer, head, sequence), colors = sharePixels();
+  const size = run.attention.values.shape[4],
+    sequence = Math.min(state.sequence, run.attention.tokens.length - 1);
+  const stored = run.attention.values.rest(index, layer, head, sequence),
+    colors = sharePixels();
   canvas.width = canvas.height = size;
-  const context = canvas.getContext("2d"), image = context.createImageData(size, size);
+  const context = canvas.getContext("2d"),
+    image = context.createImageData(size, size);
   new Uint32Array(image.data.buffer).set(Uint32Array.from(stored, (share) => colors[share]));
   context.putImageData(image, 0, 0);
   return stored.some((share) => share !== 255);
@@ -22,7 +28,9 @@ function drawPattern(canvas, run, index, layer, head) {
 // Draws a pattern with its tokens along both axes: every one where there is room, every second or third where not.
 // Gives what the pointer needs to find an entry: the width of the margin and of a cell.
 function drawLabelled(canvas, run, index, layer, head, width, edge, longest) {
-  const tokens = tokensOf(run), size = tokens.length, cell = (width - edge) / size;
+  const tokens = tokensOf(run),
+    size = tokens.length,
+    cell = (width - edge) / size;
   canvas.style.width = canvas.style.height = `${width}px`;
   const context = fresh(canvas, width, width);
   const known = drawPattern(scratch, run, index, layer, head);
@@ -64,68 +72,129 @@ function attentionSection(run) {
   if (!run.attention) return missing(run, "attention");
   const size = run.attention.values.shape[4];
   const readout = el("output", { class: "readout" });
-  const large = largePattern(run), layers = [];
+  const large = largePattern(run),
+    layers = [];
   for (let layer = 0; layer < run.layers; layer++) {
     const cells = Array.from({ length: run.heads }, (_, head) => smallPattern(run, layer, head, readout, large));
     layers.push(el("h3", {}, `Layer ${layer}`), el("div", { class: "grid", style: columns(run, 290) }, cells));
   }
-  const cut = size < run.attention.positions ? el("p", { class: "say" }, `Of ${run.attention.positions} positions the first ${size} are shown.`) : null;
+  const cut =
+    size < run.attention.positions
+      ? el("p", { class: "say" }, `Of ${run.attention.positions} positions the first ${size} are shown.`)
+      : null;
   return el("div", {}, legend(sequential, "0", ".25", "1"), cut, readout, large, layers);
 }
 
 function smallPattern(run, layer, head, readout, large) {
-  const canvas = el("canvas", { "aria-hidden": "true" }), below = el("span", {});
-  let edge = 0, cell = 1;
-  const button = el("button", { type: "button", class: "head", click: () => {
-    const same = state.large && isChosen(layer, head);
-    state.large = !same;
-    choose([layer, head]);
-    if (!same) requestAnimationFrame(() => requestAnimationFrame(() => large.scrollIntoView({ block: "nearest" })));
-  }, pointermove: (event) => {
-    const entry = entryUnder(event, canvas, edge, cell, tokensOf(run).length);
-    if (entry) readout.value = patternText(run, indexOf(run), layer, head, ...entry);
-  } }, canvas, below);
+  const canvas = el("canvas", { "aria-hidden": "true" }),
+    below = el("span", {}, nameOf([layer, head]));
+  let edge = 0,
+    cell = 1;
+  const button = el(
+    "button",
+    {
+      type: "button",
+      class: "head",
+      click: () => {
+        const same = state.large && isChosen(layer, head);
+        state.large = !same;
+        choose([layer, head]);
+        if (!same)
+          requestAnimationFrame(() => requestAnimationFrame(() => large.scrollIntoView({ block: "nearest" })));
+      },
+      pointermove: (event) => {
+        const entry = entryUnder(event, canvas, edge, cell, tokensOf(run).length);
+        if (entry) readout.value = patternText(run, indexOf(run), layer, head, ...entry);
+      },
+    },
+    canvas,
+    below,
+  );
   return figure(button, (width) => {
-    const index = indexOf(run), role = roleOf(run, index, layer, head);
+    const index = indexOf(run),
+      role = roleOf(run, index, layer, head);
     edge = width < 110 ? 0 : Math.min(34, marginFor(tokensOf(run), 4));
     const drawn = drawLabelled(canvas, run, index, layer, head, width, edge, 4);
     cell = drawn.cell;
-    const words = !drawn.known ? "attention is no number" : role ? `${said(role.share)} ${role.words}` : "nothing beyond chance";
+    const words = !drawn.known
+      ? "attention is no number"
+      : role
+        ? `${said(role.share)} ${role.words}`
+        : "nothing beyond chance";
     const short = run.heads > 8 ? said(role?.share ?? NaN, 2) : words;
-    below.replaceChildren(el("i", { style: `background:${role ? PALETTE.categories[role.index] : "none"}` }), `${nameOf([layer, head])}: ${short}`);
+    below.replaceChildren(
+      el("i", { style: `background:${role ? PALETTE.categories[role.index] : "none"}` }),
+      `${nameOf([layer, head])}: ${short}`,
+    );
     button.classList.toggle("chosen", isChosen(layer, head));
-    button.setAttribute("aria-label", `attention pattern of ${nameOf([layer, head])} at step ${run.steps[index]}: ${words}; show it large`);
+    // What is read aloud begins with what is seen.
+    button.setAttribute(
+      "aria-label",
+      `${below.textContent}: ${words}; attention pattern at step ${run.steps[index]}, shown large at a press`,
+    );
   });
 }
 
 function largePattern(run) {
   const size = run.attention.values.shape[4];
-  const canvas = el("canvas", { tabindex: 0, role: "img" });
-  const title = el("h3", {}), readout = el("output", { class: "readout", "aria-live": "polite" });
-  const close = el("button", { type: "button", click: () => { state.large = false; choose(state.head); } }, "Close");
-  const host = el("div", { class: "large", hidden: true }, el("div", { style: "display:flex;justify-content:space-between;gap:8px" }, title, close), canvas, readout);
-  let cell = 1, edge = 0, at = [Math.min(1, size - 1), 0];
-  const tell = () => { if (state.head) readout.value = patternText(run, indexOf(run), ...state.head, ...at); };
+  const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": "one attention pattern" });
+  const title = el("h3", {}),
+    readout = el("output", { class: "readout", "aria-live": "polite" });
+  const close = el(
+    "button",
+    {
+      type: "button",
+      click: () => {
+        state.large = false;
+        choose(state.head);
+      },
+    },
+    "Close",
+  );
+  const host = el(
+    "div",
+    { class: "large", hidden: true },
+    el("div", { style: "display:flex;justify-content:space-between;gap:8px" }, title, close),
+    canvas,
+    readout,
+  );
+  let cell = 1,
+    edge = 0,
+    at = [Math.min(1, size - 1), 0];
+  const tell = () => {
+    if (state.head) readout.value = patternText(run, indexOf(run), ...state.head, ...at);
+  };
   canvas.addEventListener("pointermove", (event) => {
     const entry = entryUnder(event, canvas, edge, cell, size);
-    if (entry) { at = entry; tell(); }
+    if (entry) {
+      at = entry;
+      tell();
+    }
   });
   canvas.addEventListener("keydown", (event) => {
-    if (moved(event, at, size)) { tell(); draw(); }
+    if (moved(event, at, size)) {
+      tell();
+      draw();
+    }
   });
   function draw() {
     const shown = state.large && state.head && state.head[0] < run.layers && state.head[1] < run.heads;
     host.hidden = !shown;
     if (!shown) return;
-    const index = indexOf(run), [layer, head] = state.head;
+    const index = indexOf(run),
+      [layer, head] = state.head;
     edge = marginFor(tokensOf(run), 9);
     const width = edge + size * Math.max(2, Math.min(18, (host.clientWidth - 24 - edge) / size));
     const drawn = drawLabelled(canvas, run, index, layer, head, width, edge, 9);
     cell = drawn.cell;
     if (document.activeElement === canvas) outline(drawn.context, at, edge, cell);
     title.textContent = `${nameOf(state.head)} at step ${run.steps[index]}: queries from above, keys from the left`;
-    canvas.setAttribute("aria-label", `${title.textContent}; ${drawn.known ? "arrow keys read single entries" : "its attention is no number"}`);
-    if (drawn.known) tell(); else readout.value = "Its attention is no number (NaN).";
+    canvas.setAttribute(
+      "aria-label",
+      `${title.textContent}; ${drawn.known ? "arrow keys read single entries" : "its attention is no number"}`,
+    );
+    if (drawn.known) tell();
+    else readout.value = "Its attention is no number (NaN).";
   }
   canvas.addEventListener("focus", draw);
   canvas.addEventListener("blur", draw);

@@ -3,24 +3,55 @@
 function attributionSection(run) {
   if (!run.attributions.length) return missing(run, "direct_attribution");
   const unit = run.unit === "nats" ? "Logits" : "Shares of the target";
-  return el("div", {}, el("div", { class: "panels", style: "--least:300px" }, run.attributions.map((each) => {
-    const ranges = RUNS.flatMap((other) => other.attributions.filter((same) => same.part === each.part).flatMap((same) => same.values.range));
-    const most = Math.max(...finite(ranges).map(Math.abs), 1e-9);
-    const rows = each.components.map((name) => ({ name, bar: el("i"), number: el("td", { class: "number" }) }));
-    const caption = el("caption", { class: "say", style: "text-align:left" });
-    const table = el("table", { class: "bars" }, caption, el("tbody", {}, rows.map(({ name, bar, number }) => el("tr", {},
-      el("th", { scope: "row" }, name), number, el("td", { class: "bar" }, el("div", { class: "track" }, el("b", { style: "left:50%" }), bar))))));
-    return el("div", {}, el("h3", {}, each.part ? `On ${inWords(each.part)}` : "On all positions"), figure(table, () => {
-      const index = indexOf(run);
-      let total = 0;
-      rows.forEach(({ bar, number }, component) => {
-        const value = each.values.get(index, component);
-        if (Number.isFinite(value)) total += value;
-        const share = Number.isFinite(value) ? 50 * Math.min(1, Math.abs(value) / most) : 0;
-        bar.style.cssText = `left:${value >= 0 ? 50 : 50 - share}%;width:${share}%;background:${PALETTE.categories[value >= 0 ? 0 : 1]}`;
-        number.textContent = said(value);
-      });
-      caption.textContent = `${unit} at step ${run.steps[index]}; they add up to ${said(total)}. The scale ends at ±${said(most, 2)}.`;
-    }));
-  })));
+  return el(
+    "div",
+    {},
+    el(
+      "div",
+      { class: "panels", style: "--least:300px" },
+      run.attributions.map((each) => {
+        const ranges = RUNS.flatMap((other) =>
+          other.attributions.filter((same) => same.part === each.part).flatMap((same) => same.values.range),
+        );
+        const most = Math.max(...finite(ranges).map(Math.abs), 1e-9);
+        const rows = each.components.map((name) => ({ name, bar: el("i"), number: el("td", { class: "number" }) }));
+        const caption = el("caption", { class: "say", style: "text-align:left" });
+        const table = el(
+          "table",
+          { class: "bars" },
+          caption,
+          el(
+            "tbody",
+            {},
+            rows.map(({ name, bar, number }) =>
+              el(
+                "tr",
+                {},
+                el("th", { scope: "row" }, name),
+                number,
+                el("td", { class: "bar" }, el("div", { class: "track" }, el("b", { style: "left:50%" }), bar)),
+              ),
+            ),
+          ),
+        );
+        return el(
+          "div",
+          {},
+          el("h3", {}, each.part ? `On ${inWords(each.part)}` : "On all positions"),
+          figure(table, () => {
+            const index = indexOf(run);
+            let total = 0;
+            rows.forEach(({ bar, number }, component) => {
+              const value = each.values.get(index, component);
+              if (Number.isFinite(value)) total += value;
+              const share = Number.isFinite(value) ? 50 * Math.min(1, Math.abs(value) / most) : 0;
+              bar.style.cssText = `left:${value >= 0 ? 50 : 50 - share}%;width:${share}%;background:${PALETTE.categories[value >= 0 ? 0 : 1]}`;
+              number.textContent = said(value);
+            });
+            caption.textContent = `${unit} at step ${run.steps[index]}; they add up to ${said(total)}. The scale ends at ±${said(most, 2)}.`;
+          }),
+        );
+      }),
+    ),
+  );
 }

@@ -5,7 +5,11 @@ class Values {
   constructor({ type, shape, at }, buffer) {
     this.shape = shape;
     this.share = type === "share";
-    this.data = new (this.share ? Uint8Array : Float32Array)(buffer, at, shape.reduce((a, b) => a * b, 1));
+    this.data = new (this.share ? Uint8Array : Float32Array)(
+      buffer,
+      at,
+      shape.reduce((a, b) => a * b, 1),
+    );
   }
   offset(index) {
     let at = 0;
@@ -26,8 +30,13 @@ class Values {
   // The smallest and the largest finite number.
   get range() {
     if (!this._range) {
-      let low = Infinity, high = -Infinity;
-      for (const value of this.data) if (Number.isFinite(value)) { low = Math.min(low, value); high = Math.max(high, value); }
+      let low = Infinity,
+        high = -Infinity;
+      for (const value of this.data)
+        if (Number.isFinite(value)) {
+          low = Math.min(low, value);
+          high = Math.max(high, value);
+        }
       this._range = [low, high];
     }
     return this._range;
@@ -70,7 +79,8 @@ function el(tag, attributes = {}, ...children) {
   const node = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") node.addEventListener(name, value);
-    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+    else if (value !== null && value !== undefined && value !== false)
+      node.setAttribute(name, value === true ? "" : value);
   }
   node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return node;
@@ -94,19 +104,25 @@ function ramp(name) {
   const key = name + dark;
   if (!ramps.has(key)) {
     const anchors = PALETTE[name][dark ? "dark" : "light"].map((hex) =>
-      [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
-    ramps.set(key, Array.from({ length: 256 }, (_, i) => {
-      const place = (i / 255) * (anchors.length - 1);
-      const from = Math.min(Math.floor(place), anchors.length - 2);
-      return anchors[from].map((c, channel) => Math.round(c + (place - from) * (anchors[from + 1][channel] - c)));
-    }));
+      [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)),
+    );
+    ramps.set(
+      key,
+      Array.from({ length: 256 }, (_, i) => {
+        const place = (i / 255) * (anchors.length - 1);
+        const from = Math.min(Math.floor(place), anchors.length - 2);
+        return anchors[from].map((c, channel) => Math.round(c + (place - from) * (anchors[from + 1][channel] - c)));
+      }),
+    );
   }
   return ramps.get(key);
 }
 const NO_NUMBER = [128, 128, 128];
 // Of a share: by its square root, so that weak attention is seen. Of z or anything with a sign: from -1 to 1.
-const sequential = (share) => Number.isNaN(share) ? NO_NUMBER : ramp("sequential")[Math.round(255 * Math.sqrt(Math.min(1, Math.max(0, share))))];
-const diverging = (t) => Number.isNaN(t) ? NO_NUMBER : ramp("diverging")[Math.round(127.5 * (1 + Math.min(1, Math.max(-1, t))))];
+const sequential = (share) =>
+  Number.isNaN(share) ? NO_NUMBER : ramp("sequential")[Math.round(255 * Math.sqrt(Math.min(1, Math.max(0, share))))];
+const diverging = (t) =>
+  Number.isNaN(t) ? NO_NUMBER : ramp("diverging")[Math.round(127.5 * (1 + Math.min(1, Math.max(-1, t))))];
 let PALETTE; // comes with the data
 
 // The colour of each byte a share can be stored as, as the pixels of an image hold it.
@@ -114,7 +130,8 @@ const pixelsOfShares = new Map();
 function sharePixels() {
   if (!pixelsOfShares.has(dark)) {
     const bytes = new Uint8ClampedArray(4 * 256);
-    for (let stored = 0; stored < 256; stored++) bytes.set([...sequential(stored === 255 ? NaN : stored / 254), 255], 4 * stored);
+    for (let stored = 0; stored < 256; stored++)
+      bytes.set([...sequential(stored === 255 ? NaN : stored / 254), 255], 4 * stored);
     pixelsOfShares.set(dark, new Uint32Array(bytes.buffer));
   }
   return pixelsOfShares.get(dark);
@@ -128,15 +145,24 @@ function drawSoon() {
   waiting ||= requestAnimationFrame(() => {
     waiting = 0;
     for (const figure of figures.values()) {
-      if (figure.stale && figure.seen) { figure.stale = false; figure.draw(figure.width); }
+      if (figure.stale && figure.seen) {
+        figure.stale = false;
+        figure.draw(figure.width);
+      }
     }
   });
 }
-function changed() { for (const figure of figures.values()) figure.stale = true; drawSoon(); }
-const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) figures.get(entry.target).seen = entry.isIntersecting;
+function changed() {
+  for (const figure of figures.values()) figure.stale = true;
   drawSoon();
-}, { rootMargin: "150px" });
+}
+const watcher = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) figures.get(entry.target).seen = entry.isIntersecting;
+    drawSoon();
+  },
+  { rootMargin: "150px" },
+);
 const resizer = new ResizeObserver((entries) => {
   for (const { target, contentRect } of entries) {
     const figure = figures.get(target);
@@ -174,7 +200,10 @@ function pixels(canvas, rows, columns, colorAt) {
   for (let row = 0, at = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++, at += 4) {
       const color = colorAt(row, column);
-      if (color) { image.data.set(color, at); image.data[at + 3] = 255; }
+      if (color) {
+        image.data.set(color, at);
+        image.data[at + 3] = 255;
+      }
     }
   }
   context.putImageData(image, 0, 0);
@@ -183,10 +212,10 @@ function pixels(canvas, rows, columns, colorAt) {
 // Where a value lies along an axis: log(1 + step), the same for all that is drawn over training.
 function stepScale(steps, left, right) {
   const last = Math.log1p(steps.at(-1)) || 1;
-  return (step) => left + (right - left) * Math.log1p(step) / last;
+  return (step) => left + ((right - left) * Math.log1p(step)) / last;
 }
 const decades = (last) => [0, 1, 10, 100, 1000, 1e4, 1e5, 1e6].filter((step) => step <= last);
-const short = (step) => step >= 1e6 ? `${step / 1e6}M` : step >= 1000 ? `${step / 1000}k` : String(step);
+const short = (step) => (step >= 1e6 ? `${step / 1e6}M` : step >= 1000 ? `${step / 1000}k` : String(step));
 
 // A bar with the colours of a map and numbers below it.
 function legend(color, low, middle, high) {
@@ -203,7 +232,9 @@ function moved(event, at, size) {
   const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
   if (!move) return false;
   event.preventDefault();
-  move.forEach((by, i) => { at[i] = Math.min(size - 1, Math.max(0, at[i] + by)); });
+  move.forEach((by, i) => {
+    at[i] = Math.min(size - 1, Math.max(0, at[i] + by));
+  });
   return true;
 }
 
@@ -222,7 +253,8 @@ function ticks(low, high, log) {
     const few = within(powers);
     return few.length > 2 ? few : within(powers.flatMap((x) => [x, 2 * x, 5 * x]));
   }
-  const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / 4,
+    power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((x) => x * power).find((x) => x >= rough);
   return Array.from({ length: 12 }, (_, i) => (Math.ceil(low / step) + i) * step).filter((x) => x <= high * 1.001);
 }

@@ -2,16 +2,31 @@
 
 function headsSection(run) {
   if (!run.perHead.length) return missing(run, "previous_token");
-  return el("div", {}, el("div", { class: "measures" }, run.perHead.map((score) => el("div", {},
-    el("h3", {}, score.label), says(score.measure), headCharts(run, score)))), scoresTable(run));
+  return el(
+    "div",
+    {},
+    el(
+      "div",
+      { class: "measures" },
+      run.perHead.map((score) =>
+        el("div", {}, el("h3", {}, score.label), says(score.measure), headCharts(run, score)),
+      ),
+    ),
+    scoresTable(run),
+  );
 }
 
 // What a measure's scores can be, over all runs: its range where that is a pair of numbers, what there is otherwise.
 function rangeOf(score) {
   const fixed = { "[0, 1]": [0, 1], "[-1, 1]": [-1, 1] }[DEFINITIONS[score.measure]?.range];
   if (fixed) return fixed;
-  const ranges = RUNS.flatMap((run) => run.perHead.filter((each) => each.label === score.label)
-    .flatMap((each) => [each.values.range, each.low?.range, each.high?.range])).filter(Boolean).flat();
+  const ranges = RUNS.flatMap((run) =>
+    run.perHead
+      .filter((each) => each.label === score.label)
+      .flatMap((each) => [each.values.range, each.low?.range, each.high?.range]),
+  )
+    .filter(Boolean)
+    .flat();
   const [low, high] = [Math.min(...finite(ranges)), Math.max(...finite(ranges))];
   return high > low ? [low, high] : [low - 1, high + 1];
 }
@@ -20,20 +35,33 @@ function headCharts(run, score) {
   const panels = [];
   const [low, high] = rangeOf(score);
   for (let layer = 0; layer < run.layers; layer++) {
-    const canvas = el("canvas", { role: "img" }), below = el("figcaption", {});
+    const canvas = el("canvas", { role: "img", "aria-label": `${score.label}, layer ${layer}` }),
+      below = el("figcaption", {});
     const host = el("figure", {}, canvas, below);
     let place = null;
     const draw = (width) => {
-      const index = indexOf(run), height = 92, left = 30, top = 4, bottom = height - 14;
+      const index = indexOf(run),
+        height = 92,
+        left = 30,
+        top = 4,
+        bottom = height - 14;
       const context = fresh(canvas, width, height);
-      const x = stepScale(RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b), left, width - 4);
-      const y = (value) => bottom - (bottom - top) * (value - low) / (high - low);
+      const x = stepScale(
+        RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b),
+        left,
+        width - 4,
+      );
+      const y = (value) => bottom - ((bottom - top) * (value - low)) / (high - low);
       // A line through the numbers there are; it may leave the frame by a hair, no more.
       const line = (values, started = false) => {
         for (const [step, value] of values) {
-          if (!Number.isFinite(value)) { started = false; continue; }
+          if (!Number.isFinite(value)) {
+            started = false;
+            continue;
+          }
           const to = [x(step), Math.min(bottom + 2, Math.max(top - 2, y(value)))];
-          if (started) context.lineTo(...to); else context.moveTo(...to);
+          if (started) context.lineTo(...to);
+          else context.moveTo(...to);
           started = true;
         }
       };
@@ -48,7 +76,9 @@ function headCharts(run, score) {
       if (score.low && score.high) {
         context.fillStyle = css("--band");
         context.beginPath();
-        const banded = run.steps.map((step, at) => [step, at]).filter(([, at]) => Number.isFinite(score.low.get(at, layer)));
+        const banded = run.steps
+          .map((step, at) => [step, at])
+          .filter(([, at]) => Number.isFinite(score.low.get(at, layer)));
         line(banded.map(([step, at]) => [step, score.high.get(at, layer)]));
         line(banded.map(([step, at]) => [step, score.low.get(at, layer)]).reverse(), true);
         context.fill();
@@ -76,25 +106,49 @@ function headCharts(run, score) {
       context.lineTo(x(run.steps[index]), bottom);
       context.stroke();
       below.textContent = told(index);
-      canvas.setAttribute("aria-label", `${score.label} over training, layer ${layer}. Step ${run.steps[index]}: ${below.textContent}`);
+      canvas.setAttribute(
+        "aria-label",
+        `${score.label} over training, layer ${layer}. Step ${run.steps[index]}: ${below.textContent}`,
+      );
       place = { x, y };
     };
     const told = (index, wanted = null) => {
       const values = Array.from({ length: run.heads }, (_, head) => score.values.get(index, layer, head));
       if (!finite(values).length) return `layer ${layer}: no numbers`;
-      const head = wanted ?? (state.head?.[0] === layer && state.head[1] < run.heads ? state.head[1] : values.reduce((best, value, at) => value > (values[best] ?? -Infinity) || !Number.isFinite(values[best]) ? at : best, 0));
-      const band = score.low && Number.isFinite(score.low.get(index, layer)) ? `, band ${said(score.low.get(index, layer), 2)} to ${said(score.high.get(index, layer), 2)}` : ", no band";
+      const head =
+        wanted ??
+        (state.head?.[0] === layer && state.head[1] < run.heads
+          ? state.head[1]
+          : values.reduce(
+              (best, value, at) =>
+                value > (values[best] ?? -Infinity) || !Number.isFinite(values[best]) ? at : best,
+              0,
+            ));
+      const band =
+        score.low && Number.isFinite(score.low.get(index, layer))
+          ? `, band ${said(score.low.get(index, layer), 2)} to ${said(score.high.get(index, layer), 2)}`
+          : ", no band";
       return `${nameOf([layer, head])} ${said(values[head])}${band}`;
     };
     canvas.addEventListener("pointermove", (event) => {
       if (!place) return;
       const box = canvas.getBoundingClientRect();
       const [px, py] = [event.clientX - box.left, event.clientY - box.top];
-      const index = run.steps.reduce((best, step, at) => Math.abs(place.x(step) - px) < Math.abs(place.x(run.steps[best]) - px) ? at : best, 0);
-      const heads = Array.from({ length: run.heads }, (_, head) => [Math.abs(place.y(score.values.get(index, layer, head)) - py), head]).filter(([d]) => Number.isFinite(d)).sort((a, b) => a[0] - b[0]);
+      const index = run.steps.reduce(
+        (best, step, at) => (Math.abs(place.x(step) - px) < Math.abs(place.x(run.steps[best]) - px) ? at : best),
+        0,
+      );
+      const heads = Array.from({ length: run.heads }, (_, head) => [
+        Math.abs(place.y(score.values.get(index, layer, head)) - py),
+        head,
+      ])
+        .filter(([d]) => Number.isFinite(d))
+        .sort((a, b) => a[0] - b[0]);
       if (heads.length) below.textContent = `step ${run.steps[index]}: ${told(index, heads[0][1])}`;
     });
-    canvas.addEventListener("pointerleave", () => { below.textContent = told(indexOf(run)); });
+    canvas.addEventListener("pointerleave", () => {
+      below.textContent = told(indexOf(run));
+    });
     panels.push(figure(host, draw));
   }
   return el("div", { class: "panels" }, panels);
@@ -102,10 +156,30 @@ function headCharts(run, score) {
 
 // All numbers of the checkpoint, for those who read tables, with eyes or without.
 function scoresTable(run) {
-  const body = el("tbody"), caption = el("caption", { class: "say" });
-  const table = el("table", {}, caption, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "head"),
-    run.perHead.map((score) => el("th", { scope: "col" }, score.label)))), body);
-  const host = el("details", {}, el("summary", {}, "Scores of heads as a table"), el("div", { class: "scroll" }, table));
+  const body = el("tbody"),
+    caption = el("caption", { class: "say" });
+  const table = el(
+    "table",
+    {},
+    caption,
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        el("th", { scope: "col" }, "head"),
+        run.perHead.map((score) => el("th", { scope: "col" }, score.label)),
+      ),
+    ),
+    body,
+  );
+  const host = el(
+    "details",
+    {},
+    el("summary", {}, "Scores of heads as a table"),
+    el("div", { class: "scroll" }, table),
+  );
   host.addEventListener("toggle", changed);
   return figure(host, () => {
     if (!host.open) return;
@@ -114,11 +188,18 @@ function scoresTable(run) {
     const rows = [];
     for (let layer = 0; layer < run.layers; layer++) {
       for (let head = 0; head < run.heads; head++) {
-        rows.push(el("tr", {}, el("th", { scope: "row" }, nameOf([layer, head])), run.perHead.map((score) => {
-          const value = score.values.get(index, layer, head);
-          const out = score.low && (value < score.low.get(index, layer) || value > score.high.get(index, layer));
-          return el("td", { class: `number${out ? " out" : ""}` }, said(value));
-        })));
+        rows.push(
+          el(
+            "tr",
+            {},
+            el("th", { scope: "row" }, nameOf([layer, head])),
+            run.perHead.map((score) => {
+              const value = score.values.get(index, layer, head);
+              const out = score.low && (value < score.low.get(index, layer) || value > score.high.get(index, layer));
+              return el("td", { class: `number${out ? " out" : ""}` }, said(value));
+            }),
+          ),
+        );
       }
     }
     body.replaceChildren(...rows);

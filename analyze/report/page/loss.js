@@ -6,34 +6,58 @@ function lossSection(run) {
   const all = finite(RUNS.flatMap((each) => Object.values(each.losses).flatMap((loss) => [...loss.data])));
   const positive = all.filter((x) => x > 0);
   if (state.log === null) state.log = positive.length > 0 && Math.max(...positive) / Math.min(...positive) > 30;
-  const host = el("figure", { role: "img" });
+  const host = el("figure", { role: "img", "aria-label": "Loss over training" });
   const readout = el("output", { class: "readout", "aria-live": "off" });
   const color = (i) => PALETTE.categories[i % PALETTE.categories.length];
   const dash = (i) => ["", "7 4", "2 3", "9 3 2 3"][i % 4];
   figure(host, (width) => {
-    const index = indexOf(run), height = 250;
-    const left = 48, right = width - 12, top = 10, bottom = height - 28;
+    const index = indexOf(run),
+      height = 250;
+    const left = 48,
+      right = width - 12,
+      top = 10,
+      bottom = height - 28;
     const log = state.log && positive.length > 0;
     const shown = Object.entries(run.baselines).filter(([, value]) => !log || value > 0);
-    const among = [...(log ? positive : [0, ...all]), ...shown.map(([, value]) => value).filter((v) => v <= 1.5 * Math.max(...all))];
+    const among = [
+      ...(log ? positive : [0, ...all]),
+      ...shown.map(([, value]) => value).filter((v) => v <= 1.5 * Math.max(...all)),
+    ];
     let [low, high] = [Math.min(...among), Math.max(...among)];
     if (low === high) [low, high] = [low * 0.9 - 1e-9, high * 1.1 + 1e-9];
     const f = log ? Math.log : (x) => x;
-    const y = (value) => bottom - (bottom - top) * (f(value) - f(low)) / (f(high) - f(low));
-    const x = stepScale(RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b), left, right);
+    const y = (value) => bottom - ((bottom - top) * (f(value) - f(low))) / (f(high) - f(low));
+    const x = stepScale(
+      RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b),
+      left,
+      right,
+    );
     const svg = el("svg", { width, height, "aria-hidden": "true" });
     for (const step of decades(Math.max(...RUNS.map((each) => each.steps.at(-1) ?? 0)))) {
-      svg.append(el("line", { class: "axis", x1: x(step), x2: x(step), y1: top, y2: bottom }),
-        el("text", { x: x(step), y: height - 10, "text-anchor": "middle" }, short(step)));
+      svg.append(
+        el("line", { class: "axis", x1: x(step), x2: x(step), y1: top, y2: bottom }),
+        el("text", { x: x(step), y: height - 10, "text-anchor": "middle" }, short(step)),
+      );
     }
     for (const value of ticks(low, high, log)) {
-      svg.append(el("line", { class: "axis", x1: left - 4, x2: left, y1: y(value), y2: y(value) }),
-        el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, said(value, 2)));
+      svg.append(
+        el("line", { class: "axis", x1: left - 4, x2: left, y1: y(value), y2: y(value) }),
+        el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, said(value, 2)),
+      );
     }
     let lastText = -99;
     for (const [name, value] of shown.sort((a, b) => b[1] - a[1])) {
       if (value > high || value < low) continue;
-      svg.append(el("line", { x1: left, x2: right, y1: y(value), y2: y(value), stroke: "var(--quiet)", "stroke-dasharray": "1 3" }));
+      svg.append(
+        el("line", {
+          x1: left,
+          x2: right,
+          y1: y(value),
+          y2: y(value),
+          stroke: "var(--quiet)",
+          "stroke-dasharray": "1 3",
+        }),
+      );
       const place = Math.max(y(value) - 3, lastText + 12);
       svg.append(el("text", { x: right, y: place, "text-anchor": "end" }, `${inWords(name)} ${said(value)}`));
       lastText = place;
@@ -42,38 +66,95 @@ function lossSection(run) {
       let path = "";
       run.steps.forEach((step, at) => {
         const value = run.losses[name].get(at);
-        if (Number.isFinite(value) && (!log || value > 0)) path += `${path ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`;
+        if (Number.isFinite(value) && (!log || value > 0))
+          path += `${path ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`;
       });
-      svg.append(el("path", { d: path, fill: "none", stroke: color(i), "stroke-width": 2, "stroke-dasharray": dash(i) }));
+      svg.append(
+        el("path", { d: path, fill: "none", stroke: color(i), "stroke-width": 2, "stroke-dasharray": dash(i) }),
+      );
       const value = run.losses[name].get(index);
-      if (Number.isFinite(value) && (!log || value > 0)) svg.append(el("circle", { cx: x(run.steps[index]), cy: y(value), r: 4, fill: color(i) }));
+      if (Number.isFinite(value) && (!log || value > 0))
+        svg.append(el("circle", { cx: x(run.steps[index]), cy: y(value), r: 4, fill: color(i) }));
     });
-    svg.append(el("line", { class: "cursor", x1: x(run.steps[index]), x2: x(run.steps[index]), y1: top, y2: bottom }),
-      el("text", { x: right, y: height + 3, "text-anchor": "end" }, "step"));
+    svg.append(
+      el("line", { class: "cursor", x1: x(run.steps[index]), x2: x(run.steps[index]), y1: top, y2: bottom }),
+      el("text", { x: right, y: height + 3, "text-anchor": "end" }, "step"),
+    );
     svg.addEventListener("click", (event) => {
       const at = event.clientX - svg.getBoundingClientRect().left;
-      const nearest = run.steps.reduce((a, b) => Math.abs(x(b) - at) < Math.abs(x(a) - at) ? b : a);
+      const nearest = run.steps.reduce((a, b) => (Math.abs(x(b) - at) < Math.abs(x(a) - at) ? b : a));
       if (state.by === "step") go(places.step.indexOf(nearest));
     });
     host.replaceChildren(svg);
     const numbers = [...names.map((name) => [name, run.losses[name]]), ...Object.entries(run.numbers)];
     const wanted = places[state.by][state.place];
     const never = state.by === "loss" && !run.steps.some((_, at) => run.losses.loss.get(at) <= wanted);
-    readout.value = `step ${run.steps[index]}${never ? ` (it never reaches ${said(wanted)})` : ""}: ` + numbers.map(([name, values]) => `${inWords(name)} ${said(values.get(index))}`).join(", ");
+    readout.value =
+      `step ${run.steps[index]}${never ? ` (it never reaches ${said(wanted)})` : ""}: ` +
+      numbers.map(([name, values]) => `${inWords(name)} ${said(values.get(index))}`).join(", ");
     host.setAttribute("aria-label", `Loss over training. At ${readout.value}`);
   });
-  const below = Object.entries(run.baselines).map(([name, value]) => `${inWords(name)} ${said(value)}`).join(", ");
-  return el("div", {},
-    el("ul", { class: "keys" }, names.map((name, i) => el("li", {},
-      el("svg", { width: 26, height: 8, "aria-hidden": "true" }, el("line", { x1: 0, x2: 26, y1: 4, y2: 4, stroke: color(i), "stroke-width": 2, "stroke-dasharray": dash(i) })),
-      inWords(name))), el("li", {}, el("label", {}, el("input", { type: "checkbox", checked: state.log,
-        change: (event) => { state.log = event.target.checked; changed(); } }), " log axis"))),
-    host, readout, el("p", { class: "say" }, `In ${run.unit}, on the evaluation batch. To compare with: ${below}.`));
+  const below = Object.entries(run.baselines)
+    .map(([name, value]) => `${inWords(name)} ${said(value)}`)
+    .join(", ");
+  return el(
+    "div",
+    {},
+    el(
+      "ul",
+      { class: "keys" },
+      names.map((name, i) =>
+        el(
+          "li",
+          {},
+          el(
+            "svg",
+            { width: 26, height: 8, "aria-hidden": "true" },
+            el("line", {
+              x1: 0,
+              x2: 26,
+              y1: 4,
+              y2: 4,
+              stroke: color(i),
+              "stroke-width": 2,
+              "stroke-dasharray": dash(i),
+            }),
+          ),
+          inWords(name),
+        ),
+      ),
+      el(
+        "li",
+        {},
+        el(
+          "label",
+          {},
+          el("input", {
+            type: "checkbox",
+            checked: state.log,
+            change: (event) => {
+              state.log = event.target.checked;
+              changed();
+            },
+          }),
+          " log axis",
+        ),
+      ),
+    ),
+    host,
+    readout,
+    el("p", { class: "say" }, `In ${run.unit}, on the evaluation batch. To compare with: ${below}.`),
+  );
 }
 
 // What stands where a figure has nothing to show.
 function missing(run, measure) {
   if (!run.steps.length) return el("p", { class: "say" }, "Nothing has been scored yet.");
-  return el("p", { class: "say" }, `${measure} has not been scored, or does not apply to this run; `,
-    el("code", {}, `headway measure ${run.path} --only ${measure}`), " scores it or says why not.");
+  return el(
+    "p",
+    { class: "say" },
+    `${measure} has not been scored, or does not apply to this run; `,
+    el("code", {}, `headway measure ${run.path} --only ${measure}`),
+    " scores it or says why not.",
+  );
 }

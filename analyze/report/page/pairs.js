@@ -2,28 +2,50 @@
 
 function pairsSection(run) {
   if (!run.perPair.length) {
-    return run.layers < 2 ? el("p", { class: "say" }, "One layer: no head reads what another has written.") : missing(run, "k_composition");
+    return run.layers < 2
+      ? el("p", { class: "say" }, "One layer: no head reads what another has written.")
+      : missing(run, "k_composition");
   }
-  return el("div", {}, el("div", { class: "panels", style: "--least:290px" },
-    run.perPair.map((score) => el("div", {}, el("h3", {}, score.label), says(score.measure), pairMatrix(run, score)))));
+  return el(
+    "div",
+    {},
+    el(
+      "div",
+      { class: "panels", style: "--least:290px" },
+      run.perPair.map((score) =>
+        el("div", {}, el("h3", {}, score.label), says(score.measure), pairMatrix(run, score)),
+      ),
+    ),
+  );
 }
 
 function pairMatrix(run, score) {
-  const froms = run.heads * (run.layers - 1), tos = froms;
-  const canvas = el("canvas", { tabindex: 0, role: "img" }), readout = el("output", { class: "readout", "aria-live": "polite" });
+  const froms = run.heads * (run.layers - 1),
+    tos = froms;
+  const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": score.label }),
+    readout = el("output", { class: "readout", "aria-live": "polite" });
   const host = el("figure", {}, canvas, readout);
   const where = new Map(score.pairs.map(([from, to], pair) => [from * tos + (to - run.heads), pair]));
   // z where there is a null, the score itself otherwise; its square root, so that both strong and weak pairs are seen.
   const shown = score.z ?? score.values;
-  const most = Math.max(...RUNS.flatMap((each) => each.perPair.filter((other) => other.label === score.label)
-    .flatMap((other) => (other.z ?? other.values).range)).filter(Number.isFinite).map(Math.abs), 1e-9);
-  const color = (value) => Number.isNaN(value) ? NO_NUMBER : diverging(Math.sign(value) * Math.sqrt(Math.abs(value) / most));
+  const most = Math.max(
+    ...RUNS.flatMap((each) =>
+      each.perPair.filter((other) => other.label === score.label).flatMap((other) => (other.z ?? other.values).range),
+    )
+      .filter(Number.isFinite)
+      .map(Math.abs),
+    1e-9,
+  );
+  const color = (value) =>
+    Number.isNaN(value) ? NO_NUMBER : diverging(Math.sign(value) * Math.sqrt(Math.abs(value) / most));
   const small = el("canvas");
-  let cell = 1, at = [0, 0];
+  let cell = 1,
+    at = [0, 0];
   const edge = 34;
   const tell = () => {
     const pair = where.get(at[0] * tos + at[1]);
-    readout.value = pair === undefined ? "A head reads what earlier layers write." : pairText(run, score, pair, indexOf(run));
+    readout.value =
+      pair === undefined ? "A head reads what earlier layers write." : pairText(run, score, pair, indexOf(run));
   };
   let room = 0;
   const draw = (width) => {
@@ -57,20 +79,36 @@ function pairMatrix(run, score) {
       context.restore();
     }
     if (document.activeElement === canvas) outline(context, at, edge, cell);
-    const best = score.pairs.map((_, pair) => pair).reduce((a, b) => shown.get(index, b) > shown.get(index, a) || Number.isNaN(shown.get(index, a)) ? b : a);
+    const best = score.pairs
+      .map((_, pair) => pair)
+      .reduce((a, b) => (shown.get(index, b) > shown.get(index, a) || Number.isNaN(shown.get(index, a)) ? b : a));
     readout.value = `Strongest: ${pairText(run, score, best, index)}`;
-    canvas.setAttribute("aria-label", `${score.label} at step ${run.steps[index]}, rows write, columns read. ${readout.value}. Arrow keys read single pairs.`);
+    canvas.setAttribute(
+      "aria-label",
+      `${score.label} at step ${run.steps[index]}, rows write, columns read. ${readout.value}. Arrow keys read single pairs.`,
+    );
   };
   canvas.addEventListener("pointermove", (event) => {
     const entry = entryUnder(event, canvas, edge, cell, tos);
-    if (entry) { at = entry; tell(); }
+    if (entry) {
+      at = entry;
+      tell();
+    }
   });
   canvas.addEventListener("pointerleave", () => draw());
   canvas.addEventListener("focus", () => draw());
   canvas.addEventListener("blur", () => draw());
   canvas.addEventListener("keydown", (event) => {
-    if (moved(event, at, tos)) { draw(); tell(); }
+    if (moved(event, at, tos)) {
+      draw();
+      tell();
+    }
   });
   const name = score.z ? "z" : score.label;
-  return el("div", {}, figure(host, draw), legend((t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most), `${name} −${said(most, 2)}`, "0", said(most, 2)));
+  return el(
+    "div",
+    {},
+    figure(host, draw),
+    legend((t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most), `${name} −${said(most, 2)}`, "0", said(most, 2)),
+  );
 }

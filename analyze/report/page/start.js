@@ -1,14 +1,49 @@
 // Puts the page together.
 
 const SECTIONS = [
-  ["formed", "What formed", "Bands hold a whole family of heads or pairs in 99 % of fresh networks, so one score in a hundred families lies outside by chance.", formedSection],
+  [
+    "formed",
+    "What formed",
+    "Bands hold a whole family of heads or pairs in 99 % of fresh networks, so one score in a hundred families lies outside by chance.",
+    formedSection,
+  ],
   ["loss", "Loss", null, lossSection],
-  ["diagram", "Circuit diagram", "Heads are coloured by what most of their attention beyond chance goes to, more strongly the more of it; white is nothing beyond chance. Edges are compositions above the band of random pairs, as wide as their z, from the checkpoint on from which they stay above it. A large z says that two heads share directions, not yet that the circuit is used.", diagramSection],
-  ["attention", "Attention", "Patterns of every head on sequences of the evaluation batch: one row a query, one column a key. The colour goes by the square root, so that weak attention is seen. A click shows a head large.", attentionSection],
-  ["eigenvalues", "Eigenvalues", "In the complex plane, real part to the right; the circle is the largest eigenvalue the head ever had. To the right (round): copying, or looking for the same. To the left (square): the opposite.", eigenvaluesSection],
-  ["heads", "Scores of heads", "One line a head, from the first checkpoint to the last; shaded is the 99 % band of the null.", headsSection],
-  ["pairs", "Composition", "Rows write, columns read. Blue is more than random heads would, orange less; the colour goes by the square root.", pairsSection],
-  ["attribution", "Direct attribution", "What each component adds to the output itself, leaving out what it does through later layers.", attributionSection],
+  [
+    "diagram",
+    "Circuit diagram",
+    "Heads are coloured by what most of their attention beyond chance goes to, more strongly the more of it; white is nothing beyond chance. Edges are compositions above the band of random pairs, as wide as their z, from the checkpoint on from which they stay above it. A large z says that two heads share directions, not yet that the circuit is used.",
+    diagramSection,
+  ],
+  [
+    "attention",
+    "Attention",
+    "Patterns of every head on sequences of the evaluation batch: one row a query, one column a key. The colour goes by the square root, so that weak attention is seen. A click shows a head large.",
+    attentionSection,
+  ],
+  [
+    "eigenvalues",
+    "Eigenvalues",
+    "In the complex plane, real part to the right; the circle is the largest eigenvalue the head ever had. To the right (round): copying, or looking for the same. To the left (square): the opposite.",
+    eigenvaluesSection,
+  ],
+  [
+    "heads",
+    "Scores of heads",
+    "One line a head, from the first checkpoint to the last; shaded is the 99 % band of the null.",
+    headsSection,
+  ],
+  [
+    "pairs",
+    "Composition",
+    "Rows write, columns read. Blue is more than random heads would, orange less; the colour goes by the square root.",
+    pairsSection,
+  ],
+  [
+    "attribution",
+    "Direct attribution",
+    "What each component adds to the output itself, leaving out what it does through later layers.",
+    attributionSection,
+  ],
   ["about", "About", null, aboutSection],
 ];
 
@@ -20,7 +55,9 @@ async function begin(data) {
   const page = document.getElementById("page");
   readHash();
   try {
-    RUNS = await Promise.all(data.runs.map(async (run) => unpacked({ ...run, packed: null }, await inflated(run.packed))));
+    RUNS = await Promise.all(
+      data.runs.map(async (run) => unpacked({ ...run, packed: null }, await inflated(run.packed))),
+    );
   } catch (error) {
     page.append(el("p", { class: "warn" }, `This browser cannot read the page's data (${error.message}).`));
     return;
@@ -30,18 +67,48 @@ async function begin(data) {
     const panels = RUNS.map((run) => {
       // A figure that cannot be built must not take the page with it.
       let panel;
-      try { panel = build(run); } catch (error) { console.error(error); panel = el("p", { class: "warn" }, `This figure cannot be drawn (${error.message}).`); }
+      try {
+        panel = build(run);
+      } catch (error) {
+        console.error(error);
+        panel = el("p", { class: "warn" }, `This figure cannot be drawn (${error.message}).`);
+      }
       return el("div", {}, RUNS.length > 1 ? el("h3", {}, run.name) : null, panel);
     });
-    page.append(el("section", { id, "aria-labelledby": `${id}-title` }, el("h2", { id: `${id}-title` }, title),
-      text ? el("p", { class: "say" }, text) : null, el("div", { class: `runs${RUNS.length > 1 ? "" : " one"}` }, panels)));
+    page.append(
+      el(
+        "section",
+        { id, "aria-labelledby": `${id}-title` },
+        el("h2", { id: `${id}-title` }, title),
+        text ? el("p", { class: "say" }, text) : null,
+        RUNS.length > 1
+          ? el("div", { class: "runs", tabindex: 0, role: "group", "aria-label": `${title}, run by run` }, panels)
+          : el("div", { class: "runs one" }, panels),
+      ),
+    );
   }
   makeControls();
   makeTheme();
   makeLive();
   const wanted = state.step ?? Infinity;
-  if (state.by === "loss" && places.loss.length) { setBy("loss"); go(state.lossPlace); }
-  else { state.by = "step"; go(Number.isFinite(wanted) ? Math.max(0, places.step.findLastIndex((step) => step <= wanted)) : Infinity); }
+  if (state.by === "loss" && places.loss.length) {
+    setBy("loss");
+    go(state.lossPlace);
+  } else {
+    state.by = "step";
+    go(
+      Number.isFinite(wanted)
+        ? Math.max(
+            0,
+            places.step.findLastIndex((step) => step <= wanted),
+          )
+        : Infinity,
+    );
+  }
   if (state.scroll) scrollTo(0, state.scroll);
-  requestAnimationFrame(() => requestAnimationFrame(() => { document.body.dataset.ready = String(Math.round(performance.now())); }));
+  requestAnimationFrame(() =>
+    requestAnimationFrame(() => {
+      document.body.dataset.ready = String(Math.round(performance.now()));
+    }),
+  );
 }

@@ -1,7 +1,19 @@
 // Where the page stands: checkpoint, head, sequence, theme. The address's hash keeps it, since a page from disk cannot.
 
-const state = { place: Infinity, head: null, sequence: 0, theme: "", by: "step", large: false, log: null, kinds: "qkv" };
-let RUNS = [], DEFINITIONS = {}, ROLES = [], LIVE = false;
+const state = {
+  place: Infinity,
+  head: null,
+  sequence: 0,
+  theme: "",
+  by: "step",
+  large: false,
+  log: null,
+  kinds: "qkv",
+};
+let RUNS = [],
+  DEFINITIONS = {},
+  ROLES = [],
+  LIVE = false;
 
 // The places of the slider: kept steps of all runs, or losses from the highest to the lowest.
 let places = { step: [], loss: [] };
@@ -11,7 +23,10 @@ function readHash() {
   const place = location.hash.slice(1) || document.querySelector('meta[name="place"]')?.content || "";
   for (const [name, value] of new URLSearchParams(place)) {
     if (name === "step") state.step = value === "last" ? Infinity : Number(value);
-    if (name === "loss") { state.by = "loss"; state.lossPlace = Number(value); }
+    if (name === "loss") {
+      state.by = "loss";
+      state.lossPlace = Number(value);
+    }
     if (name === "head") state.head = headOf(value);
     if (name === "sequence") state.sequence = Math.max(0, Number(value) || 0);
     if (name === "theme" && ["light", "dark"].includes(value)) state.theme = value;
@@ -22,14 +37,17 @@ function readHash() {
 
 function writeHash(more = {}) {
   const last = state.place >= places[state.by].length - 1;
-  const kept = state.by === "step"
-    ? { step: last ? "last" : places.step[state.place] } : { loss: state.place };
+  const kept = state.by === "step" ? { step: last ? "last" : places.step[state.place] } : { loss: state.place };
   if (state.head) kept.head = nameOf(state.head);
   if (state.sequence) kept.sequence = state.sequence;
   if (state.theme) kept.theme = state.theme;
   if (state.large) kept.large = 1;
   // A page inside another (a notebook) has no address of its own to write to.
-  try { history.replaceState(null, "", `#${new URLSearchParams({ ...kept, ...more })}`); } catch { /* it keeps its place while it is open */ }
+  try {
+    history.replaceState(null, "", `#${new URLSearchParams({ ...kept, ...more })}`);
+  } catch {
+    /* it keeps its place while it is open */
+  }
 }
 
 const nameOf = ([layer, head]) => `L${layer}H${head}`;
@@ -43,7 +61,11 @@ const isChosen = (layer, head) => state.head !== null && state.head[0] === layer
 function indexOf(run) {
   if (!run.steps.length) return 0;
   const place = places[state.by][state.place];
-  if (state.by === "step") return Math.max(0, run.steps.findLastIndex((step) => step <= place));
+  if (state.by === "step")
+    return Math.max(
+      0,
+      run.steps.findLastIndex((step) => step <= place),
+    );
   const index = run.steps.findIndex((_, at) => run.losses.loss.get(at) <= place);
   return index < 0 ? run.steps.length - 1 : index;
 }
@@ -51,10 +73,11 @@ function indexOf(run) {
 function makePlaces() {
   places.step = [...new Set(RUNS.flatMap((run) => run.steps))].sort((a, b) => a - b);
   const losses = RUNS.filter((run) => run.losses.loss).map((run) => run.losses.loss.range);
-  const high = Math.max(...losses.map((range) => range[1])), low = Math.min(...losses.map((range) => range[0]));
+  const high = Math.max(...losses.map((range) => range[1])),
+    low = Math.min(...losses.map((range) => range[0]));
   const count = 100;
-  places.loss = losses.length && low > 0
-    ? Array.from({ length: count }, (_, i) => high * (low / high) ** (i / (count - 1))) : [];
+  places.loss =
+    losses.length && low > 0 ? Array.from({ length: count }, (_, i) => high * (low / high) ** (i / (count - 1))) : [];
 }
 
 function go(place) {
@@ -71,12 +94,13 @@ function choose(head) {
 }
 
 function showPlace() {
-  const slider = document.getElementById("slider"), told = document.getElementById("place");
+  const slider = document.getElementById("slider"),
+    told = document.getElementById("place");
   if (!slider) return;
   slider.value = state.place;
   const place = places[state.by][state.place];
-  const text = state.by === "loss" ? `loss ${said(place)}`
-    : `step ${place}, ${state.place + 1} of ${places.step.length}`;
+  const text =
+    state.by === "loss" ? `loss ${said(place)}` : `step ${place}, ${state.place + 1} of ${places.step.length}`;
   told.value = text;
   slider.setAttribute("aria-valuetext", text);
   const heads = document.getElementById("head");
@@ -88,11 +112,18 @@ function showPlace() {
 let playing = 0;
 function play() {
   const button = document.getElementById("play");
-  if (playing) { clearInterval(playing); playing = 0; } else {
+  if (playing) {
+    clearInterval(playing);
+    playing = 0;
+  } else {
     if (state.place >= places[state.by].length - 1) go(0);
-    playing = setInterval(() => {
-      if (state.place >= places[state.by].length - 1) play(); else go(state.place + 1);
-    }, Math.max(60, 8000 / places[state.by].length));
+    playing = setInterval(
+      () => {
+        if (state.place >= places[state.by].length - 1) play();
+        else go(state.place + 1);
+      },
+      Math.max(60, 8000 / places[state.by].length),
+    );
   }
   button.textContent = playing ? "Pause" : "Play";
   button.setAttribute("aria-pressed", String(Boolean(playing)));
@@ -104,23 +135,72 @@ function makeControls() {
   const alone = places.step.length < 2;
   form.append(
     el("button", { type: "button", id: "play", "aria-pressed": "false", disabled: alone, click: play }, "Play"),
-    el("input", { type: "range", id: "slider", min: 0, max: Math.max(0, places.step.length - 1), value: 0, disabled: alone,
-      "aria-label": "checkpoint", input: (event) => go(Number(event.target.value)) }),
+    el("input", {
+      type: "range",
+      id: "slider",
+      min: 0,
+      max: Math.max(0, places.step.length - 1),
+      value: 0,
+      disabled: alone,
+      "aria-label": "checkpoint",
+      input: (event) => go(Number(event.target.value)),
+    }),
     el("output", { id: "place", for: "slider" }),
   );
   if (RUNS.length > 1 && places.loss.length) {
-    form.append(el("label", {}, "by ", el("select", { id: "by", change: (event) => setBy(event.target.value) },
-      el("option", { value: "step" }, "step"), el("option", { value: "loss", selected: state.by === "loss" }, "loss"))));
+    form.append(
+      el(
+        "label",
+        {},
+        "by ",
+        el(
+          "select",
+          { id: "by", change: (event) => setBy(event.target.value) },
+          el("option", { value: "step" }, "step"),
+          el("option", { value: "loss", selected: state.by === "loss" }, "loss"),
+        ),
+      ),
+    );
   }
-  const layers = Math.max(...RUNS.map((run) => run.layers)), heads = Math.max(...RUNS.map((run) => run.heads));
+  const layers = Math.max(...RUNS.map((run) => run.layers)),
+    heads = Math.max(...RUNS.map((run) => run.heads));
   const names = Array.from({ length: layers * heads }, (_, i) => nameOf([Math.floor(i / heads), i % heads]));
-  form.append(el("label", {}, "head ", el("select", { id: "head", change: (event) => choose(headOf(event.target.value)) },
-    el("option", { value: "" }, "none"), names.map((name) => el("option", { value: name }, name)))));
+  form.append(
+    el(
+      "label",
+      {},
+      "head ",
+      el(
+        "select",
+        { id: "head", change: (event) => choose(headOf(event.target.value)) },
+        el("option", { value: "" }, "none"),
+        names.map((name) => el("option", { value: name }, name)),
+      ),
+    ),
+  );
   const sequences = Math.max(0, ...RUNS.map((run) => run.attention?.values.shape[3] ?? 0));
   if (sequences > 1) {
-    form.append(el("label", {}, "sequence ", el("select", { id: "sequence",
-      change: (event) => { state.sequence = Number(event.target.value); showPlace(); changed(); } },
-      Array.from({ length: sequences }, (_, i) => el("option", { value: i, selected: i === state.sequence }, String(i))))));
+    form.append(
+      el(
+        "label",
+        {},
+        "sequence ",
+        el(
+          "select",
+          {
+            id: "sequence",
+            change: (event) => {
+              state.sequence = Number(event.target.value);
+              showPlace();
+              changed();
+            },
+          },
+          Array.from({ length: sequences }, (_, i) =>
+            el("option", { value: i, selected: i === state.sequence }, String(i)),
+          ),
+        ),
+      ),
+    );
   }
   document.addEventListener("keydown", onKey);
 }
@@ -136,9 +216,18 @@ function setBy(by) {
 function onKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("select, canvas[tabindex]")) return;
   const most = places[state.by].length - 1;
-  const to = { ArrowLeft: state.place - 1, ArrowRight: state.place + 1, Home: 0, End: most,
-    PageUp: null, PageDown: null }[event.key];
-  if (typeof to === "number" && !(event.key === "Home" && event.shiftKey)) { event.preventDefault(); go(to); }
+  const to = {
+    ArrowLeft: state.place - 1,
+    ArrowRight: state.place + 1,
+    Home: 0,
+    End: most,
+    PageUp: null,
+    PageDown: null,
+  }[event.key];
+  if (typeof to === "number" && !(event.key === "Home" && event.shiftKey)) {
+    event.preventDefault();
+    go(to);
+  }
   if (event.key === "p") play();
 }
 
@@ -151,7 +240,11 @@ function makeTheme() {
     button.setAttribute("aria-label", `${dark ? "light" : "dark"} theme`);
     changed();
   };
-  button.addEventListener("click", () => { state.theme = dark ? "light" : "dark"; apply(); writeHash(); });
+  button.addEventListener("click", () => {
+    state.theme = dark ? "light" : "dark";
+    apply();
+    writeHash();
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
   apply();
 }
@@ -161,7 +254,13 @@ function makeLive() {
   if (!LIVE) return;
   let busyUntil = 0;
   for (const kind of ["pointerdown", "pointermove", "keydown", "wheel"]) {
-    addEventListener(kind, () => { busyUntil = performance.now() + 1500; }, { passive: true });
+    addEventListener(
+      kind,
+      () => {
+        busyUntil = performance.now() + 1500;
+      },
+      { passive: true },
+    );
   }
   setInterval(() => {
     if (playing || performance.now() < busyUntil || document.hidden) return;

@@ -1,0 +1,459 @@
+"""The page in a real browser: it opens from disk with the network off, and everything on it follows the slider."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from toys import TOKENS, VECTORS, made_up_run
+
+from headway.analyze.report import write_report
+from headway.checkpoints import Run
+from headway.checkpoints.scores import read_file, score_file, write_scores
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.task import Batch
+from headway.train import train
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # Debian's Chromium refuses its sandbox to root, as which CI runs.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Open]:
+    """Opens a page from disk without a network; afterwards there may have been no error on any."""
+    errors: list[str] = []
+    contexts = []
+
+    def opened(path: Path, place: str = "", width: int = 1280, theme: str = "light") -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, color_scheme=theme)  # pyright: ignore[reportArgumentType]
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: errors.append(request.url) if not request.url.startswith("file:") else None)
+        page.goto(f"{path.as_uri()}{place}")
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run in which a circuit forms: its K-compositions leave their bands between the kept steps."""
+    recipe = replace(TOKENS, steps=59, schedule=replace(TOKENS.schedule, log=5, linear=4, at=()))
+    return train(**vars(recipe), out=tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def formed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A made-up run in which one pair has left its band at the last of its steps."""
+    run = made_up_run(tmp_path_factory.mktemp("runs") / "formed", layers=2, heads=3, kept=5)
+    for step in range(5):
+        path = score_file(run.path, step, "k_composition")
+        scores = read_file(path)
+        for name in ("k_composition", "k_composition_z"):
+            scores[name][:] = np.where(scores[name].notnull(), 0.0, np.nan)
+        scores["k_composition_high"][:], scores["k_composition_low"][:] = 3.0, -3.0
+        if step >= 3:
+            scores["k_composition"][0, 1, 1, 2] = scores["k_composition_z"][0, 1, 1, 2] = 10.0 * step
+        write_scores(path, scores)
+    write_report(run)
+    return run
+
+
+def drawn(page: Page) -> None:
+    """Wait until what has changed is drawn."""
+    page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+    )
+
+
+def go(page: Page, place: int) -> None:
+    page.locator("#slider").fill(str(place))
+    drawn(page)
+
+
+def seen(page: Page, section: str) -> Locator:
+    """A section, scrolled to."""
+    found = page.locator(f"#{section}")
+    found.scroll_into_view_if_needed()
+    drawn(page)
+    return found
+
+
+def pixels(canvas: Locator) -> str:
+    return canvas.evaluate("(canvas) => canvas.toDataURL()")
+
+
+def test_the_page_opens_from_disk_and_every_section_has_its_figure(run: Run, opened: Open):
+    page = opened(run.report_file)
+    assert page.title() == "run · Headway"
+    sections = page.locator("section h2").all_text_contents()
+    assert sections == [
+        "What formed", "Loss", "Circuit diagram", "Attention", "Eigenvalues", "Scores of heads", "Composition",
+        "Direct attribution", "About",
+    ]  # fmt: skip
+    assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
+    for section, figure, count in (
+        ("loss", "svg path", 3),
+        ("diagram", ".node", 6),
+        ("attention", "button.head canvas", 6),
+        ("eigenvalues", "button.head canvas", 12),
+        ("heads", ".panels canvas", 14),
+        ("pairs", "canvas[tabindex]", 3),
+        ("attribution", "table", 3),
+    ):
+        assert seen(page, section).locator(figure).count() == count, section
+    assert page.locator("text=cannot be drawn").count() == 0
+
+
+def test_the_slider_moves_the_cursor_the_diagram_and_the_attention(formed: Run, opened: Open):
+    page = opened(formed.report_file)
+    shown = {}
+    for place in (4, 0):
+        go(page, place)
+        cursor = seen(page, "loss").locator(".cursor").get_attribute("x1")
+        diagram = seen(page, "diagram")
+        edges = diagram.locator("path.edge").evaluate_all("(edges) => edges.map((edge) => edge.dataset.kind)")
+        pattern = pixels(seen(page, "attention").locator("button.head canvas").first)
+        plane = pixels(seen(page, "eigenvalues").locator("canvas").first)
+        line = pixels(seen(page, "heads").locator("canvas").first)
+        bars = seen(page, "attribution").locator("td.number").all_text_contents()
+        shown[place] = (cursor, tuple(edges.count(kind) for kind in "K"), pattern, plane, line, tuple(bars))
+    for late, early in zip(shown[4], shown[0], strict=True):
+        assert late != early
+    assert shown[0][1] == (0,)
+    assert shown[4][1] == (1,)
+
+
+def test_an_edge_appears_with_the_step_at_which_its_pair_forms_and_is_as_wide_as_its_z(formed: Run, opened: Open):
+    page = opened(formed.report_file)
+    edges = page.locator("path.edge[data-kind=K]")
+    seen(page, "diagram")
+    widths = []
+    for place in range(5):
+        go(page, place)
+        assert edges.count() == (place >= 3)
+        if place >= 3:
+            assert "L0H1 → L1H2: k_composition" in (edges.text_content() or "")
+            assert "above its band for good from step 3" in (edges.text_content() or "")
+            widths.append(float(edges.get_attribute("stroke-width") or 0))
+    # 1.5 is the thinnest; z is 30 and 40.
+    assert (widths[1] - 1.5) / (widths[0] - 1.5) == pytest.approx(4 / 3)
+    page.locator("#diagram").get_by_label("K-composition").uncheck()
+    drawn(page)
+    assert edges.count() == 0
+
+
+def test_arrow_keys_move_the_slider_from_anywhere(run: Run, opened: Open):
+    page, last = opened(run.report_file), len(run.steps) - 1
+    told = page.locator("#place")
+    for key, place in (
+        ("ArrowLeft", last - 1),
+        ("ArrowLeft", last - 2),
+        ("ArrowRight", last - 1),
+        ("Home", 0),
+        ("End", last),
+    ):
+        page.keyboard.press(key)
+        assert told.inner_text() == f"step {run.steps[place]}, {place + 1} of {last + 1}"
+        assert page.locator("#slider").get_attribute("aria-valuetext") == told.inner_text()
+    page.locator("#slider").focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#slider").input_value() == str(last - 1)
+
+
+def test_play_goes_to_the_end_and_stops(run: Run, opened: Open):
+    page = opened(run.report_file)
+    page.keyboard.press("p")
+    page.wait_for_function("() => state.place === places.step.length - 1 && !playing", timeout=20_000)
+    assert page.locator("#play").text_content() == "Play"
+
+
+def test_the_address_keeps_the_place(run: Run, opened: Open):
+    page = opened(run.report_file)
+    go(page, 2)
+    page.locator("#head").select_option("L1H2")
+    page.locator("#sequence").select_option("3")
+    page.locator("#theme").click()
+    assert re.search(rf"#step={run.steps[2]}&head=L1H2&sequence=3&theme=dark", page.url)
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert page.locator("#slider").input_value() == "2"
+    assert page.locator("#head").input_value() == "L1H2"
+    assert page.locator("#sequence").input_value() == "3"
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+    go(page, len(run.steps) - 1)
+    assert "step=last" in page.url
+
+
+def test_a_click_shows_a_head_large_and_the_pointer_reads_it(run: Run, opened: Open):
+    page = opened(run.report_file)
+    attention = seen(page, "attention")
+    large = attention.locator(".large")
+    assert large.is_hidden()
+    attention.locator("button.head").nth(4).click()  # L1H1
+    drawn(page)
+    assert large.is_visible()
+    assert "L1H1 at step 59" in (large.locator("h3").text_content() or "")
+    canvas = large.locator("canvas")
+    canvas.focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowDown")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    tokens, value = run.task.labels(run.batch())[0], run.scores.attention.sel(step=59, layer=1, head=1, batch=0)
+    text = large.locator("output").inner_text()
+    assert text.startswith(f"L1H1: query 7 “{tokens[7]}” → key 3 “{tokens[3]}”: ")
+    assert float(text.rpartition(" ")[2]) == pytest.approx(float(value[7, 3]), abs=4e-3)
+    # Arrow keys on it have not moved the slider.
+    assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
+    small = attention.locator("button.head canvas").first
+    small.scroll_into_view_if_needed()
+    box = small.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] - 3, box["y"] + box["height"] - 3)
+    assert "L0H0: query 10 " in attention.locator("output.readout").first.inner_text()
+    large.get_by_role("button", name="Close").click()
+    drawn(page)
+    assert large.is_hidden()
+
+
+def test_a_head_chosen_in_one_figure_is_chosen_in_all(run: Run, opened: Open):
+    page = opened(run.report_file)
+    seen(page, "diagram").locator(".node").nth(2).press("Enter")
+    drawn(page)
+    assert page.locator("#head").input_value() == "L0H2"
+    assert page.locator(".node.chosen").get_attribute("aria-pressed") == "true"
+    assert page.evaluate("() => document.activeElement.getAttribute('aria-label')").startswith("L0H2")
+    seen(page, "eigenvalues")
+    labels = page.locator("#eigenvalues button.chosen").evaluate_all("(all) => all.map((each) => each.ariaLabel)")
+    assert [re.search(r"L\dH\d", label)[0] for label in labels] == ["L0H2", "L0H2"]  # pyright: ignore[reportOptionalSubscript]
+
+
+def test_the_table_holds_the_scores(run: Run, opened: Open):
+    page = opened(run.report_file)
+    heads = seen(page, "heads")
+    heads.locator("summary").click()
+    drawn(page)
+    names = heads.locator("thead th").all_text_contents()[1:]
+    cells = heads.locator("tbody tr").nth(5).locator("td").all_text_contents()
+    scores = run.scores.sel(step=59, layer=1, head=2)
+    for name, cell in zip(names, cells, strict=True):
+        assert float(cell) == pytest.approx(float(scores[name]), rel=6e-3)
+
+
+def test_everything_can_be_named_and_reached(run: Run, opened: Open):
+    """Buttons and pictures have names, headings do not skip a level, and text can be told from its ground."""
+    for theme in ("light", "dark"):
+        page = opened(run.report_file, theme=theme)
+        for section in page.locator("section").all():
+            section.scroll_into_view_if_needed()
+            drawn(page)
+        unnamed = page.evaluate(
+            """() => [...document.querySelectorAll('button, select, input, [role=img], [role=button], summary')]
+                .filter((node) => !(node.ariaLabel || node.getAttribute('aria-label') || node.textContent.trim()
+                    || node.closest('label')?.textContent.trim()))
+                .map((node) => node.outerHTML.slice(0, 80))"""
+        )
+        assert unnamed == []
+        levels = page.evaluate(
+            "() => [...document.querySelectorAll('h1, h2, h3')].map((node) => Number(node.tagName[1]))"
+        )
+        assert levels[0] == 1
+        assert all(after - before <= 1 for before, after in pairwise(levels))
+        for selector in ("p.say", "body", ".readout", "#controls output", "svg text", "button"):
+            assert contrast(page, selector) >= 4.5, (theme, selector)
+
+
+def contrast(page: Page, selector: str) -> float:
+    """WCAG's contrast of an element's text with what lies behind it."""
+    text, ground = page.evaluate(
+        """(selector) => {
+            const node = document.querySelector(selector), style = getComputedStyle(node);
+            const ground = (node) => getComputedStyle(node).backgroundColor;
+            let behind = node;
+            while (ground(behind) === 'rgba(0, 0, 0, 0)') behind = behind.parentElement;
+            return [node.tagName === 'text' ? style.fill : style.color, ground(behind)];
+        }""",
+        selector,
+    )
+
+    def luminance(color: str) -> float:
+        channels = np.array([float(part) for part in re.findall(r"[\d.]+", color)[:3]]) / 255
+        linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    dark, light = sorted((luminance(text), luminance(ground)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_sticks_out_of_the_page(run: Run, opened: Open, width: int, theme: str):
+    page = opened(run.report_file, "#head=L1H0&large=1", width, theme)
+    for section in page.locator("section").all():
+        section.scroll_into_view_if_needed()
+        drawn(page)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    controls = page.locator("#controls").bounding_box()
+    assert controls
+    assert controls["height"] <= (60 if width == 1280 else 120)
+    ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(255, 255, 255)") == (theme == "light")
+
+
+@dataclass(frozen=True)
+class Markup(RepeatedTokens):
+    """A task whose tokens are markup."""
+
+    def labels(self, batch: Batch) -> list[list[str]]:
+        return [["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>"] * 6 for _ in batch.inputs]
+
+
+def test_a_token_that_is_a_script_shows_as_text(tmp_path: Path, opened: Open):
+    task = Markup(**{name: getattr(TOKENS.task, name) for name in ("n_tokens", "length", "period_min", "period_max")})
+    run = train(**{**vars(TOKENS), "task": task}, out=tmp_path / "run")
+    page = opened(run.report_file, "#head=L0H0&large=1")
+    seen(page, "attention")
+    assert "“</script><script>alert(2)</script>”" in page.locator(".large output").inner_text()
+    assert page.locator("img").count() == 0
+
+
+def test_a_run_without_scores_says_which_command_makes_them(run: Run, tmp_path: Path, opened: Open):
+    shutil.copytree(run.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "scores")
+    page = opened(write_report(Run(tmp_path / "run")))
+    assert f"headway measure {tmp_path / 'run'}" in (page.locator("#formed").text_content() or "")
+    assert page.locator("#slider").is_disabled()
+
+
+def test_half_written_steps_and_missing_scores_are_named(run: Run, tmp_path: Path, opened: Open):
+    shutil.copytree(run.path, tmp_path / "run")
+    changed = Run(tmp_path / "run")
+    score_file(changed.path, 59, "loss").write_bytes(b"half")
+    for step in run.steps:
+        score_file(changed.path, step, "direct_attribution").unlink()
+    page = opened(write_report(changed))
+    assert "Step 59 is left out: scores: " in (page.locator("#formed").text_content() or "")
+    assert page.locator("#place").inner_text().startswith(f"step {run.steps[-2]}, ")
+    assert "--only direct_attribution" in (page.locator("#attribution").text_content() or "")
+
+
+def test_heads_whose_attention_is_no_number_say_so(run: Run, tmp_path: Path, opened: Open):
+    shutil.copytree(run.path, tmp_path / "run")
+    changed = Run(tmp_path / "run")
+    for measure in ("attention", "previous_token"):
+        path = score_file(changed.path, 59, measure)
+        scores = read_file(path)
+        scores[measure][1, 0] = np.nan
+        write_scores(path, scores)
+    page = opened(write_report(changed), "#head=L1H0&large=1")
+    attention = seen(page, "attention")
+    assert "L1H0: attention is no number" in (attention.locator("button.head").nth(3).text_content() or "")
+    assert attention.locator(".large output").inner_text() == "Its attention is no number (NaN)."
+    seen(page, "heads")
+
+
+def test_one_checkpoint_of_vectors_in_one_layer_is_a_page(tmp_path: Path, opened: Open):
+    recipe = replace(VECTORS, model=replace(VECTORS.model, n_layers=1))
+    run = train(**vars(recipe), out=tmp_path / "run")
+    for step in run.steps[1:]:
+        shutil.rmtree(score_file(run.path, step, "loss").parent)
+    page = opened(write_report(run), "#head=L0H0&large=1")
+    assert "Only one checkpoint has scores" in (page.locator("#formed").text_content() or "")
+    assert page.locator("#slider").is_disabled()
+    assert "“x1”" in seen(page, "attention").locator(".large output").inner_text()
+    assert "One layer" in (seen(page, "pairs").text_content() or "")
+    assert "squared error" in (page.locator("#loss").text_content() or "")
+
+
+def test_several_runs_move_together_by_step_or_by_loss(run: Run, tmp_path: Path, opened: Open):
+    other = train(**vars(replace(TOKENS, seed=3)), out=tmp_path / "other")
+    page = opened(write_report([run, other], tmp_path / "both.html"))
+    told = page.locator("#loss output.readout")
+    steps = sorted({*run.steps, *other.steps})
+    for place in (2, len(steps) - 1):
+        go(page, place)
+        for index, each in enumerate((run, other)):
+            shown = max(step for step in each.steps if step <= steps[place])
+            assert told.nth(index).inner_text().startswith(f"step {shown}: ")
+    page.locator("#by").select_option("loss")
+    go(page, 30)
+    wanted = page.evaluate("() => places.loss[state.place]")
+    for index, each in enumerate((run, other)):
+        losses = each.scores.loss.values
+        reached = [step for step, loss in zip(each.steps, losses, strict=True) if loss <= wanted * (1 + 1 / 4000)]
+        expected = f"step {reached[0]}: " if reached else f"step {each.steps[-1]} (it never reaches "
+        assert told.nth(index).inner_text().startswith(expected)
+    assert "loss=30" in page.url
+    assert page.locator("#attention button.head").count() == 12
+
+
+def test_a_live_page_loads_itself_again_and_keeps_its_place(formed: Run, tmp_path: Path, opened: Open):
+    shutil.copytree(formed.path, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    coming = score_file(run.path, 4, "loss").parent.rename(tmp_path / "aside")
+    page = opened(write_report(run, live=True), "#step=1&head=L1H2&theme=dark")
+    assert page.locator("#slider").get_attribute("max") == "3"
+    coming.rename(tmp_path / "run" / "scores" / "step-00000004")
+    write_report(run)
+    page.wait_for_function("() => document.getElementById('slider')?.max === '4'", timeout=20_000)
+    assert page.locator("#slider").input_value() == "1"
+    assert page.locator("#head").input_value() == "L1H2"
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+
+
+def test_a_page_at_its_end_follows_a_run_that_goes_on(formed: Run, tmp_path: Path, opened: Open):
+    shutil.copytree(formed.path, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    coming = score_file(run.path, 4, "loss").parent.rename(tmp_path / "aside")
+    page = opened(write_report(run, live=True))
+    coming.rename(tmp_path / "run" / "scores" / "step-00000004")
+    write_report(run)
+    page.wait_for_function("() => document.getElementById('slider')?.value === '4'", timeout=20_000)
+
+
+def test_a_notebook_s_frame_shows_the_page_at_its_step(run: Run, tmp_path: Path, opened: Open):
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<body data-ready>{run.show(run.steps[1])._repr_html_()}</body>")
+    frame = opened(notebook).frame_locator("iframe")
+    frame.locator("body[data-ready]").wait_for()
+    assert frame.locator("#place").inner_text().startswith(f"step {run.steps[1]}, 2 of ")
+    frame.locator("#slider").fill("0")
+    assert frame.locator("#place").inner_text().startswith("step 0, 1 of ")
+
+
+def test_a_network_of_144_heads_opens_and_slides(tmp_path: Path, opened: Open):
+    run = made_up_run(tmp_path / "large", layers=12, heads=12, kept=60, length=11)
+    page = opened(write_report(run))
+    diagram = seen(page, "diagram")
+    assert diagram.locator(".node").count() == 144
+    before = diagram.locator("output").inner_text()
+    attention = seen(page, "attention").locator("button.head canvas").first
+    pattern = pixels(attention)
+    go(page, 7)
+    assert pixels(attention) != pattern
+    assert seen(page, "diagram").locator("output").inner_text() != before
+    assert page.locator("path.edge").count() <= 120

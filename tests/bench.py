@@ -1,8 +1,8 @@
 """``make bench``: what a training step, a run, and a look at every measure cost beside what they could cost.
 
-Every figure is a ratio of two things that alternate, in one process or as pairs of processes, and a median with its
-quartiles over the rounds: machines are noisy, and absolute times belong to one machine. ``make bench ONLY=step`` runs
-one part; PARTS lists them.
+Every figure but those of pages is a ratio of two things that alternate, in one process or as pairs of processes, and a
+median with its quartiles over the rounds: machines are noisy, and absolute times belong to one machine.
+``make bench ONLY=step`` runs one part; PARTS lists them.
 """
 
 import contextlib
@@ -271,10 +271,11 @@ PARTS = {part.__name__: part for part in (step, bridge, whole, measures, affine,
 
 def main(names: list[str]) -> None:
     """Print the table, or the parts of it that are named."""
-    from bench_size import PARTS as SIZES  # it takes its helpers from here
+    from bench_report import PARTS as PAGES  # these take their helpers from here
+    from bench_size import PARTS as SIZES
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    parts = PARTS | SIZES
+    parts = PARTS | SIZES | PAGES
     for name in names or parts:
         parts[name]()
 

@@ -280,6 +280,23 @@ BAD = [
     (["measure", "RUN", "--only", "toys:TOKENS"], "only: 'toys:TOKENS' is not a function"),
     (["measure", "RUN", "--only", "headway.analyze.loss:loss"], "only: .*loss' has the name of a measure of ours"),
     (["measures", "RUN"], "measures: takes no argument"),
+    # pages and figures
+    (["report"], "runs: is missing"),
+    (["report", "nowhere"], "run: nowhere holds no run"),
+    (["report", "RUN", "RUN/scores"], "run: RUN/scores holds no run"),
+    (["report", "RUN", "--out", "RUN"], "out: RUN is a directory; it must be a file"),
+    (["report", "RUN", "--out", "RUN/config.yaml"], "out: RUN/config.yaml is no page of Headway's; --overwrite"),
+    (["report", "RUN", "--out", "/proc/page.html"], "out: /proc/page.html cannot be written"),
+    (["report", "RUN", "--lvie"], "--lvie: there is no such option; nearest is '--live'"),
+    (["plot"], "run: is missing"),
+    (["plot", "RUN"], "figure: is missing"),
+    (["plot", "nowhere", "attention"], "run: nowhere holds no run"),
+    (["plot", "RUN", "atention"], "figure: 'atention' is not .*; nearest is 'attention'"),
+    (["plot", "RUN", "attention", "--at", "1"], "step: 1 is not among those with scores; nearest is 0"),
+    (["plot", "RUN", "attention", "--layer", "2"], "layer: 2 "),
+    (["plot", "RUN", "attention", "--layer", "two"], "layer: 'two' is not valid; it must be a whole number"),
+    (["plot", "RUN", "loss", "--out", "loss.docx"], "out: .*loss.docx"),
+    (["plot", "RUN", "loss", "--out", "RUN/config.yaml"], "out: RUN/config.yaml is there already; --overwrite"),
 ]
 
 

@@ -76,15 +76,17 @@ def test_the_strongest_head_is_named_with_its_numbers():
 
 def scores_of(*networks: tuple[HookedTransformer, Batch]) -> xr.Dataset:
     """What a run would have that kept these networks, one a step; bands of attention reach .1 beyond chance."""
-    steps = []
+    steps: list[xr.Dataset] = []
     for model, batch in networks:
         measures = (previous_token, prefix_matching, duplicate_token, current_token, first_token)
-        scores = xr.merge([each(model, batch) for each in measures])
+        scores = xr.Dataset()
+        for each in measures:
+            scores = scores.merge(each(model, batch))
         for name in ROLES:
             chance = scores[f"{name}_chance"]
             scores[f"{name}_low"], scores[f"{name}_high"] = chance - 0.1, chance + 0.1
         if model.cfg.n_layers > 1:
-            scores = xr.merge([scores, q_composition(model, batch), k_composition(model, batch)])
+            scores = scores.merge(q_composition(model, batch)).merge(k_composition(model, batch))
         steps.append(scores.assign_coords({axis: range(size) for axis, size in scores.sizes.items()}))
     return xr.concat(steps, dim=xr.Variable("step", [10**i for i in range(len(steps))]))
 

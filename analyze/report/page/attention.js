@@ -82,7 +82,15 @@ function attentionSection(run) {
     size < run.attention.positions
       ? el("p", { class: "say" }, `Of ${run.attention.positions} positions the first ${size} are shown.`)
       : null;
-  return el("div", {}, legend(sequential, "0", ".25", "1"), cut, readout, large, layers);
+  return el(
+    "div",
+    {},
+    legend((t) => sequential(t * t), "0", "0.25", "1"),
+    cut,
+    readout,
+    large,
+    layers,
+  );
 }
 
 function smallPattern(run, layer, head, readout, large) {

@@ -217,11 +217,12 @@ function stepScale(steps, left, right) {
 const decades = (last) => [0, 1, 10, 100, 1000, 1e4, 1e5, 1e6].filter((step) => step <= last);
 const short = (step) => (step >= 1e6 ? `${step / 1e6}M` : step >= 1000 ? `${step / 1000}k` : String(step));
 
-// A bar with the colours of a map and numbers below it.
+// A bar with the colours of a map, and numbers below its ends and its middle.
 function legend(color, low, middle, high) {
-  const canvas = el("canvas", { role: "img", "aria-label": `colours from ${low} to ${high}` });
+  const canvas = el("canvas", { role: "img", "aria-label": `colours from ${low} over ${middle} to ${high}` });
   figure(canvas, () => pixels(canvas, 1, 100, (_, column) => color(column / 99)));
-  return el("div", { class: "legend" }, low, canvas, middle ? `${middle} … ${high}` : high);
+  const numbers = [low, middle, high].map((text) => el("span", {}, text));
+  return el("div", { class: "legend" }, canvas, el("div", { "aria-hidden": "true" }, numbers));
 }
 
 // The columns of a grid with one cell a head, none wider than `most`: on a wide page a layer is a row.

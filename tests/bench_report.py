@@ -1,0 +1,84 @@
+"""What a page costs: to write, to carry, to open and to slide, at the size of the default run and at 144 heads.
+
+These are absolute: people wait for them. ``python tests/bench_report.py`` prints the table.
+"""
+
+import contextlib
+import io
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from bench import seconds
+from playwright.sync_api import Page, sync_playwright
+from toys import made_up_run
+
+from headway.analyze.report import write_report
+from headway.checkpoints import Run
+from headway.train import RECIPES, train
+
+# Moves the slider 20 times and waits each time until what is on the screen is drawn; milliseconds for one.
+SLIDE = """async () => {
+    const start = performance.now();
+    for (let i = 0; i < 20; i++) {
+        go((7 * i) % places.step.length);
+        await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    }
+    return (performance.now() - start) / 20;
+}"""
+
+
+def page() -> None:
+    """The default induction run, and 12 layers of 12 heads at 60 steps of 48 positions."""
+    with tempfile.TemporaryDirectory() as folder:
+        # The circuit forms in the first 500 steps; the number of kept steps is what a page's size goes by.
+        recipe = replace(RECIPES["induction"], steps=500)
+        with contextlib.redirect_stdout(io.StringIO()):
+            default = train(**vars(recipe), out=Path(folder) / "default")
+        report("default run", default, "2", "3", "1")
+        made_up = made_up_run(Path(folder) / "large", layers=12, heads=12, kept=60, length=48, d_head=16)
+        report("144 heads, 60 steps", made_up, "-", "-", "-")
+
+
+def report(name: str, run: Run, write_goal: str, size_goal: str, ready_goal: str) -> None:
+    """The rows of one run."""
+    show(f"{name}: seconds to write the page", write_goal, lambda: seconds(lambda: write_report(run)))
+    print(f"{f'{name}: MB':66} {run.report_file.stat().st_size / 1e6:6.2f}  (goal {size_goal})")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+
+        def opened() -> Page:
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.goto(run.report_file.absolute().as_uri())
+            page.wait_for_selector("body[data-ready]")
+            return page
+
+        show(f"{name}: seconds until the page is ready", ready_goal, lambda: ready(opened()))
+        page = opened()
+        for section in ("diagram", "attention", "heads", "pairs"):
+            page.locator(f"#{section}").scroll_into_view_if_needed()
+            show(f"{name}: milliseconds to slide by one, at {section}", "-", lambda: page.evaluate(SLIDE))
+        browser.close()
+
+
+def ready(page: Page) -> float:
+    """From the start of loading to the first complete picture, by the browser's clock."""
+    took = int(page.locator("body").get_attribute("data-ready") or 0) / 1000
+    page.close()
+    return took
+
+
+def show(name: str, goal: str, measure: Callable[[], float]) -> None:
+    """Median and quartiles of five rounds after one that does not count."""
+    measure()
+    low, middle, high = statistics.quantiles([measure() for _ in range(5)], n=4, method="inclusive")
+    print(f"{name:66} {middle:6.2f}  ({low:.2f} to {high:.2f}; goal {goal})", flush=True)
+
+
+PARTS = {"page": page}
+
+if __name__ == "__main__":
+    page()

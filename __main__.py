@@ -294,11 +294,11 @@ def plot_command(arguments: list[str]) -> None:
     parser.add_argument("figure", help="loss, diagram, attention, eigenvalues, heads, composition or attribution")
     parser.add_argument("--at", type=int | None, help="the step; the last one with scores if not given")
     parser.add_argument("--layer", type=int | None, help="one layer; all if not given")
-    parser.add_argument("--head", type=int | None, help="one head of that layer")
+    parser.add_argument("--head", type=int | None, help="one head of each of these layers; all if not given")
     parser.add_argument("--sequence", type=int | None, help="which sequence of the evaluation batch, from 0")
     parser.add_argument("--measure", help="which measure, of a figure that can show several")
     parser.add_argument("--out", help="a .png, .svg or .pdf file; FIGURE.svg if not given")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no figure of ours")
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return
@@ -308,9 +308,6 @@ def plot_command(arguments: list[str]) -> None:
     from headway.checkpoints.options import parse
 
     options = parse(parser, arguments)
-    out = Path(options.out or f"{options.figure}.svg").expanduser()
-    if out.exists() and not options.overwrite:
-        raise ValueError(f"out: {out} is there already; --overwrite replaces it")
     figure = draw(
         Run(_directory("run", options.run)),
         options.figure,
@@ -320,7 +317,7 @@ def plot_command(arguments: list[str]) -> None:
         sequence=options.sequence,
         measure=options.measure,
     )
-    print(save(figure, out))
+    print(save(figure, options.out or f"{options.figure}.svg", options.overwrite))
 
 
 def _measure(name: str) -> "Measure":

@@ -296,7 +296,7 @@ BAD = [
     (["plot", "RUN", "attention", "--layer", "2"], "layer: 2 "),
     (["plot", "RUN", "attention", "--layer", "two"], "layer: 'two' is not valid; it must be a whole number"),
     (["plot", "RUN", "loss", "--out", "loss.docx"], "out: .*loss.docx"),
-    (["plot", "RUN", "loss", "--out", "RUN/config.yaml"], "out: RUN/config.yaml is there already; --overwrite"),
+    (["plot", "RUN", "loss", "--out", "RUN/config.yaml"], "out: .*config.yaml.* must end in .png, .svg, .pdf"),
 ]
 
 
@@ -317,6 +317,23 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert re.search(message.replace("RUN", re.escape(str(run))), errors), errors
     assert contents(run) == before
     assert contents(tmp_path) == {}
+
+
+def test_a_figure_of_ours_is_drawn_again_and_no_other_file_is_replaced(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    main(["plot", str(run), "loss"])
+    before = (tmp_path / "loss.svg").read_bytes()
+    main(["plot", str(run), "loss"])
+    assert (tmp_path / "loss.svg").read_bytes() == before
+    capsys.readouterr()
+    (tmp_path / "mine.svg").write_text("mine")
+    arguments = ["plot", str(run), "attention", "--at", "0", "--layer", "1", "--out", "mine.svg"]
+    assert "out: mine.svg is no figure of Headway's; --overwrite replaces it" in refused(arguments, capsys)
+    assert (tmp_path / "mine.svg").read_text() == "mine"
+    main([*arguments, "--overwrite"])
+    assert "attention, step 0, sequence 0" in (tmp_path / "mine.svg").read_text()
 
 
 def test_a_diverging_run_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -258,8 +258,14 @@ def test_a_measure_of_one_s_own_is_shown(run: Run):
         """The layer's number, twice."""
         return xr.DataArray(2.0 * np.arange(2)[:, None] + np.zeros(3), dims=("layer", "head"))
 
-    measure(run, [twice_the_layer, embedding_norm])
+    def padded(model: Any, batch: Batch) -> xr.Dataset:
+        layers = xr.DataArray(np.ones((3, 3)), dims=("layer", "head"))
+        return xr.Dataset({"padded": layers, "padded_of_sequences": xr.DataArray(np.ones(23), dims="batch")})
+
+    measure(run, [twice_the_layer, embedding_norm, padded])
     data = data_of(write_report(run))
+    assert data["runs"][0]["attention"]["values"].shape[1:4] == (2, 3, 4)
+    assert "padded" not in {each["measure"] for each in data["runs"][0]["perHead"]}
     [found] = [each for each in data["runs"][0]["perHead"] if each["measure"] == "twice_the_layer"]
     assert found["values"][0].tolist() == [[0, 0, 0], [2, 2, 2]]
     assert (found["null"], found["low"]) == (None, None)

@@ -101,7 +101,7 @@ def run_data(shown: Shown) -> dict[str, Any]:
         "layers": layers,
         "heads": heads,
         "sentences": shown.sentences,
-        "unit": "squared error" if recipe.task.input_type == "vectors" else "nats",
+        "unit": shown.unit,
         "baselines": _finite(recipe.task.baselines()),
         "losses": {name: packed.add(values.values) for name, values in shown.losses.items()},
         "numbers": {name: packed.add(values.values) for name, values in shown.numbers.items()},

@@ -1,7 +1,7 @@
 """What is shown of a run: its scores at whole steps, sorted by the figure they belong to. Nothing here draws."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -81,7 +81,14 @@ class Shown:
         whole = {(step, measure): values for (step, measure), values in read.items() if step not in left_out}
         ours, measured = [each.name for each in MEASURES], {measure for _, measure in whole}
         measures = [name for name in ours if name in measured] + sorted(measured.difference(ours))
-        return cls(run, joined(whole), measures, dict(sorted(left_out.items())))
+        scores = joined({key: values for key, values in whole.items() if key[1] in ours})
+        model = run.recipe.model
+        of_model = dict.fromkeys(HEAD[:1] + PAIR[::2], model.n_layers) | dict.fromkeys(
+            HEAD[1:] + PAIR[1::2], model.n_heads
+        )
+        sizes = {**of_model, **scores.sizes}
+        own = joined({key: _of_sizes(values, sizes) for key, values in whole.items() if key[1] not in ours})
+        return cls(run, scores.merge(own), measures, dict(sorted(left_out.items())))
 
     @property
     def steps(self) -> list[int]:
@@ -114,6 +121,11 @@ class Shown:
         said = [f"Between steps {self.steps[0]} and {self.steps[-1]} the loss went{','.join(falls)}."] if falls else []
         said += [circuit.sentence for circuit in induction_circuits(self.scores)]
         return said + [each.sentence for each in what_formed(self.scores)]
+
+    @property
+    def unit(self) -> str:
+        """What the loss is measured in."""
+        return "squared error" if self.run.task.input_type == "vectors" else "nats"
 
     @property
     def losses(self) -> dict[str, xr.DataArray]:
@@ -161,8 +173,11 @@ class Shown:
     @property
     def spectra(self) -> dict[str, xr.DataArray]:
         """Eigenvalues [step, layer, head, eigenvalue], by measure."""
-        wanted = ("step", *HEAD, "eigenvalue")
-        return {name.removesuffix("_spectrum"): values for name, values in self._of_axes(wanted)}
+        return {
+            measure: self.scores[f"{measure}_spectrum"]
+            for measure in self.measures
+            if f"{measure}_spectrum" in self.scores and self.scores[measure].dims == ("step", *HEAD)
+        }
 
     @property
     def per_head(self) -> list[Score]:
@@ -222,3 +237,13 @@ class Shown:
                     values.sel(at).transpose("step", *axes),
                     *(beside.get(part) for part in ("null", "low", "high", "z", "ceiling")),
                 )
+
+
+def _of_sizes(own: xr.Dataset, sizes: Mapping[Hashable, int]) -> xr.Dataset:
+    """What has as many heads, sequences and so on as there are; joined with the rest, others would pad everything."""
+    fits = [
+        name
+        for name, values in own.data_vars.items()
+        if all(sizes.get(axis, size) == size for axis, size in values.sizes.items())
+    ]
+    return own[fits]

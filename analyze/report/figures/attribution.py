@@ -1,0 +1,59 @@
+"""What each component adds to the output directly."""
+
+from typing import TYPE_CHECKING
+
+import xarray as xr
+
+from headway.analyze import palette
+from headway.analyze.report.figures.axes import (
+    DOUBLE,
+    SINGLE,
+    finite_range,
+    grid_of_panels,
+    label_outer,
+    number_text,
+    with_margin,
+)
+from headway.analyze.report.figures.chosen import check_scored, not_scored
+from headway.analyze.report.shown import Shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def attribution(shown: Shown, at: int | None = None) -> "Figure":
+    """What each component adds to the output directly, on all positions and on each of the task's parts."""
+    index = shown.index(at)
+    parts = shown.attributions
+    if not parts:
+        raise not_scored(shown, "direct_attribution")
+    check_scored(shown, "direct_attribution", index)
+    components = max(values.sizes["component"] for values in parts.values())
+    figure, panels = grid_of_panels([list(parts)], SINGLE if len(parts) < 2 else DOUBLE, 0.13 * components + 0.8)
+    unit = "logits" if shown.unit == "nats" else "shares of the target"
+    for axes, part in panels:
+        total = _bars(axes, parts[part], index)
+        where = f"on {part}".replace("_", " ") if part else "on all positions"
+        axes.set(title=f"{where}: sum {number_text(total)}", xlabel=unit, ylabel="component")
+    label_outer(panels, left=True)
+    figure.suptitle(f"direct_attribution, step {shown.steps[index]}")
+    return figure
+
+
+def _bars(axes: "Axes", values: xr.DataArray, index: int) -> float:
+    """One bar a component, on an axis that is the same at every step; gives their sum."""
+    from matplotlib.ticker import MaxNLocator
+
+    here = values.isel(step=index)
+    names = here.component.values.tolist()
+    colors = [palette.CATEGORIES[0 if value >= 0 else 1] for value in here.values]
+    axes.barh(range(len(names)), here.values, color=colors, height=0.75)
+    axes.axvline(0, color="black", linewidth=0.6)
+    low, high = finite_range(values.values)
+    axes.set_xlim(*with_margin(min(0, low), max(0, high)))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(lambda value, _: number_text(value))
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    return here.sum(min_count=1).item()

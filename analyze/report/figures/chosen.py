@@ -1,0 +1,84 @@
+"""Which heads, scores and rows a figure shows, and what is said of those that are missing."""
+
+from collections.abc import Iterable, Sequence
+from math import ceil
+
+from headway.analyze import MEASURES
+from headway.analyze.report.shown import Score, Shown
+from headway.checkpoints.options import nearest
+from headway.checkpoints.scores import score_file
+from headway.models.config import Head
+
+
+def chosen_heads(shown: Shown, layer: int | None, head: int | None) -> list[Head]:
+    """The heads of one layer, of one number, or all of them."""
+    layers, count = shown.heads
+    wanted_layers = range(layers) if layer is None else [valid_number("layer", layer, layers)]
+    wanted = range(count) if head is None else [valid_number("head", head, count)]
+    return [Head(layer, head) for layer in wanted_layers for head in wanted]
+
+
+def rows_of_heads(chosen: Sequence[Head], widest: int) -> list[list[Head]]:
+    """Rows of panels: each layer begins one, if it has several heads; none is wider than ``widest``.
+
+    Example:
+        >>> [len(row) for row in rows_of_heads([Head(0, head) for head in range(12)], widest=8)]
+        [6, 6]
+        >>> [len(row) for row in rows_of_heads([Head(layer, 3) for layer in range(2)], widest=8)]
+        [2]
+    """
+    rows, layers = [], dict.fromkeys(which.layer for which in chosen)
+    together = [list(layers)] if len(layers) == len(chosen) else [[layer] for layer in layers]
+    for some in together:
+        of_layer = [which for which in chosen if which.layer in some]
+        length = ceil(len(of_layer) / ceil(len(of_layer) / widest))
+        rows += [of_layer[start : start + length] for start in range(0, len(of_layer), length)]
+    return rows
+
+
+def chosen_scores(shown: Shown, scores: list[Score], usual: str, wrong: str, measure: str | None) -> list[Score]:
+    """The scores of one measure, all of them for None."""
+    found = [score for score in scores if measure in (None, score.measure, score.label)]
+    if found:
+        return found
+    if measure is None:
+        raise not_scored(shown, usual)
+    raise wrong_measure(shown, measure, wrong, dict.fromkeys(score.measure for score in scores))
+
+
+def is_scored(shown: Shown, measure: str, index: int) -> bool:
+    """Whether a measure has scores at the step of this index."""
+    return score_file(shown.run.path, shown.steps[index], measure).exists()
+
+
+def check_scored(shown: Shown, measure: str, index: int) -> None:
+    """A step of which another measure has scores has a place for those of this one, without numbers in it."""
+    if not is_scored(shown, measure, index):
+        raise not_scored(shown, measure, shown.steps[index])
+
+
+def not_scored(shown: Shown, measures: str, step: int | None = None) -> ValueError:
+    """What is said of measures without scores: the command that makes them."""
+    when, at = ("", "") if step is None else (f" at step {step}", f" --at {step}")
+    return ValueError(
+        f"figure: {measures} has not been scored{when}, or does not apply to this run; "
+        f"headway measure {shown.run.path} --only {measures}{at} scores it or says why not"
+    )
+
+
+def wrong_measure(shown: Shown, measure: str, wrong: str, valid: Iterable[str]) -> ValueError:
+    """What is said of a measure that a figure cannot show."""
+    if measure in {each.name for each in MEASURES} and measure not in shown.measures:
+        wrong = f"has no scores (headway measure {shown.run.path} --only {measure} makes them)"
+    return ValueError(
+        f"measure: {measure!r} {wrong} in this run; it must be one of {', '.join(valid)}{nearest(measure, valid)}"
+    )
+
+
+def valid_number(name: str, number: int, count: int) -> int:
+    """The number of a layer, head or sequence, if there are so many; a ValueError if not."""
+    if not 0 <= number < count:
+        raise ValueError(
+            f"{name}: {number} is not valid; this run has {'only 0' if count == 1 else f'0 to {count - 1}'}"
+        )
+    return number

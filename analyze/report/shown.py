@@ -88,7 +88,7 @@ class Shown:
         )
         sizes = {**of_model, **scores.sizes}
         own = joined({key: _of_sizes(values, sizes) for key, values in whole.items() if key[1] not in ours})
-        return cls(run, scores.merge(own), measures, dict(sorted(left_out.items())))
+        return cls(run, scores.merge(own, join="outer"), measures, dict(sorted(left_out.items())))
 
     @property
     def steps(self) -> list[int]:

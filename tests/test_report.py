@@ -218,7 +218,7 @@ def test_tokens_that_are_markup_stay_text(tmp_path: Path):
 
 
 def original_scripts() -> int:
-    return (Path(page.__file__).parent / "page" / "page.html").read_text().count("<script")
+    return (Path(page.__file__).parent / "assets" / "page.html").read_text().count("<script")
 
 
 def test_a_directory_that_is_markup_stays_text(tmp_path: Path):

@@ -60,7 +60,7 @@ def write_report(
 
 def page(shown: Sequence[Shown], live: bool = False) -> str:
     """The whole file as text."""
-    folder = files("headway.analyze.report") / "page"
+    folder = files("headway.analyze.report") / "assets"
     title = ", ".join(each.run.path.absolute().name for each in shown)
     data = {
         "live": live,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from toys import TOKENS, VECTORS, made_up_run
 
@@ -457,3 +458,242 @@ def test_a_network_of_144_heads_opens_and_slides(tmp_path: Path, opened: Open):
     assert pixels(attention) != pattern
     assert seen(page, "diagram").locator("output").inner_text() != before
     assert page.locator("path.edge").count() <= 120
+
+
+@pytest.fixture(scope="module")
+def marked(formed: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same with one mark in each figure at the last step, so that what is drawn can be told from anything else."""
+    run = Run(shutil.copytree(formed.path, tmp_path_factory.mktemp("runs") / "marked"))
+    for step in range(5):
+        for measure, mark in MARKS.items():
+            path = score_file(run.path, step, measure)
+            scores = read_file(path)
+            mark(scores, step)
+            write_scores(path, scores)
+    write_report(run)
+    return run
+
+
+def mark_attention(scores: xr.Dataset, step: int) -> None:
+    scores["attention"][:] = 0
+    if step == 4:
+        scores["attention"][1, 1, 2, 5, 2] = scores["attention"][0, 2, 0, 9, 3] = 1
+
+
+def mark_pairs(scores: xr.Dataset, step: int) -> None:
+    pair = scores["q_composition_z"]
+    pair[:] = np.where(pair.notnull(), 0.0, np.nan)
+    pair[0, 0, 1, 2] = 10.0 * step
+    scores["q_composition_low"][:], scores["q_composition_high"][:] = -50.0, 50.0
+
+
+def mark_spectrum(scores: xr.Dataset, step: int) -> None:
+    spectrum = scores["ov_eigenvalue_spectrum"]
+    spectrum[:] = 0
+    spectrum[0, 1], spectrum[1, 0], spectrum[1, 2] = [2, 0], [2j, 0], [-2, 0]
+
+
+def mark_previous_token(scores: xr.Dataset, step: int) -> None:
+    scores["previous_token"][:] = 0.1
+    scores["previous_token"][0, 1], scores["previous_token"][1, 2] = 0.9, 0.3
+    for part, edges in (("low", (0.05, 0.55)), ("high", (0.15, 0.65))):
+        scores[f"previous_token_{part}"][:] = np.array(edges)[:, None]
+
+
+def mark_others(name: str) -> Callable[[xr.Dataset, int], None]:
+    def mark(scores: xr.Dataset, step: int) -> None:
+        scores[name][:] = scores[f"{name}_chance"]
+        scores[f"{name}_low"][:], scores[f"{name}_high"][:] = -1.0, 2.0
+
+    return mark
+
+
+def mark_loss(scores: xr.Dataset, step: int) -> None:
+    scores["loss"] = scores["loss"] * 0 + (8.0, 4.0, 2.0, 1.0, 0.1)[step]
+
+
+def mark_attribution(scores: xr.Dataset, step: int) -> None:
+    count = scores.sizes["component"]
+    scores["direct_attribution"][:] = np.where(np.arange(count) % 2, -1, 1) * np.arange(1, count + 1)
+
+
+MARKS = {
+    "attention": mark_attention,
+    "q_composition": mark_pairs,
+    "ov_eigenvalue": mark_spectrum,
+    "previous_token": mark_previous_token,
+    **{name: mark_others(name) for name in ("prefix_matching", "duplicate_token", "current_token", "first_token")},
+    "loss": mark_loss,
+    "direct_attribution": mark_attribution,
+}
+DARKEST, BLUEST = (8, 48, 107), (5, 48, 97)
+
+
+PIXELS = """(canvas) => {
+    const { width, height } = canvas;
+    return [width, height, [...canvas.getContext('2d').getImageData(0, 0, width, height).data]];
+}"""
+
+
+def image_of(canvas: Locator) -> np.ndarray:
+    """Its pixels [row, column, channel]; what nobody has drawn on is white."""
+    width, height, data = canvas.evaluate(PIXELS)
+    image = np.array(data, dtype="int").reshape(height, width, 4)
+    return np.where(image[..., 3:] > 127, image[..., :3], 255)
+
+
+def places_of(canvas: Locator, color: tuple[int, ...], tolerance: int = 24) -> np.ndarray:
+    """The pixels [found, (row, column)] that have a colour."""
+    return np.argwhere((abs(image_of(canvas) - np.array(color)) <= tolerance).all(-1))
+
+
+def entry_of(canvas: Locator, color: tuple[int, ...], size: int) -> tuple[int, int] | None:
+    """The one entry [row, column] of a matrix of ``size`` that has this colour; names stand above and to the left."""
+    found = places_of(canvas, color)
+    if not len(found):
+        return None
+    # Its frame is the first column that is grey nearly all the way down.
+    grey = (abs(image_of(canvas) - np.array((213, 219, 228))) <= 24).all(-1)
+    left, side = int(np.argmax(grey.mean(0) > 0.5)), grey.shape[1]
+    row, column = ((found.mean(0) - left) / (side - left) * size).astype(int)
+    return int(row), int(column)
+
+
+def test_each_head_s_pattern_is_drawn_where_it_belongs(marked: Run, opened: Open):
+    page = opened(marked.report_file, "#head=L1H1&large=1")
+    attention = seen(page, "attention")
+    small, large = attention.locator("button.head canvas"), attention.locator(".large canvas")
+    for sequence, shown in ((0, {2: (9, 3)}), (2, {4: (5, 2)})):
+        page.locator("#sequence").select_option(str(sequence))
+        drawn(page)
+        assert {head: at for head in range(6) if (at := entry_of(small.nth(head), DARKEST, 16))} == shown
+        assert entry_of(large, DARKEST, 16) == shown.get(4)
+    go(page, 3)
+    assert all(entry_of(small.nth(head), DARKEST, 16) is None for head in range(6))
+
+
+def test_pairs_are_drawn_from_the_head_that_writes_to_the_one_that_reads(marked: Run, opened: Open):
+    page = opened(marked.report_file)
+    matrices = seen(page, "pairs").locator("canvas[tabindex]")
+    assert entry_of(matrices.nth(0), BLUEST, 3) == (0, 2)
+    assert entry_of(matrices.nth(1), BLUEST, 3) == (1, 2)
+    assert "Strongest: L0H1 → L1H2: k_composition" in (page.locator("#pairs output").nth(1).inner_text())
+    go(page, 0)
+    assert entry_of(matrices.nth(0), BLUEST, 3) is None
+
+
+def test_eigenvalues_lie_to_the_right_where_they_are_real_and_above_where_imaginary(marked: Run, opened: Open):
+    page = opened(marked.report_file)
+    planes = seen(page, "eigenvalues").locator("canvas")
+    # The first two colours of the palette, three quarters of them on white.
+    blue, orange = (64, 149, 197), (224, 134, 64)
+    for head, color, x, y in ((1, blue, 1, 0), (3, blue, 0, 1), (5, orange, -1, 0)):
+        found = places_of(planes.nth(head), color)
+        middle = image_of(planes.nth(head)).shape[0] / 2
+        # The other eigenvalue is 0, in the middle.
+        row, column = found[np.argmax(np.hypot(*(found - middle).T))]
+        assert [column / middle - 1, 1 - row / middle] == pytest.approx([x, y], abs=0.15), head
+
+
+def test_bars_are_as_long_as_what_a_component_adds(marked: Run, opened: Open):
+    page = opened(marked.report_file)
+    table = seen(page, "attribution").locator("table").first
+    numbers = [float(text) for text in table.locator("td.number").all_inner_texts()]
+    assert numbers == [(-1) ** i * (i + 1) for i in range(len(numbers))]
+    boxes = [bar.bounding_box() for bar in table.locator(".track i").all()]
+    middles = [line.bounding_box() for line in table.locator(".track b").all()]
+    for number, bar, middle in zip(numbers, boxes, middles, strict=True):
+        assert bar
+        assert middle
+        assert bar["width"] / (boxes[-1] or bar)["width"] == pytest.approx(abs(number) / abs(numbers[-1]), rel=0.05)
+        assert (bar["x"] + bar["width"] / 2 > middle["x"]) == (number > 0)
+
+
+def test_the_loss_falls_on_the_picture_as_it_does_in_the_numbers(marked: Run, opened: Open):
+    page = opened(marked.report_file)
+    loss = seen(page, "loss")
+    path = loss.locator("svg path").first.get_attribute("d") or ""
+    points = [tuple(map(float, point.split())) for point in re.findall(r"[ML]([\d.]+ [\d.]+)", path)]
+    xs, ys = zip(*points, strict=True)
+    assert list(xs) == sorted(xs)
+    assert list(ys) == sorted(ys)  # further down
+    # Logarithmic: halving is as far anywhere.
+    assert ys[2] - ys[1] == pytest.approx(ys[1] - ys[0], abs=0.3)
+    known = [name.replace("_", " ") for name, value in marked.task.baselines().items() if value > 0]
+    texts = loss.locator("svg text").all_text_contents()
+    assert all(any(text.startswith(name) for text in texts) for name in known)
+    assert loss.locator("svg line[stroke-dasharray='1 3']").count() == len(known)
+
+
+def test_a_node_has_the_colour_of_its_role(marked: Run, opened: Open):
+    page = opened(marked.report_file)
+    nodes = seen(page, "diagram").locator(".node")
+    roles = nodes.evaluate_all("(nodes) => nodes.map((node) => node.dataset.role)")
+    assert roles == ["", "previous_token", "", "", "", ""]
+    key = page.locator("#diagram .keys i").first.evaluate("(node) => getComputedStyle(node).backgroundColor")
+    fill = nodes.nth(1).locator("circle").nth(1)
+    assert fill.evaluate("(node) => getComputedStyle(node).fill") == key
+    # (.9 - chance) / (1 - chance)
+    chance = float(marked.scores.previous_token_chance[-1])
+    share = (0.9 - chance) / (1 - chance)
+    assert float(fill.get_attribute("fill-opacity") or 0) == pytest.approx(0.06 + 0.94 * share, abs=1e-3)
+
+
+def test_lines_and_bands_are_those_of_their_layer(marked: Run, opened: Open):
+    page = opened(marked.report_file)
+    heads = seen(page, "heads")
+    charts, told = heads.locator(".panels canvas"), heads.locator("figcaption")
+    band = (223, 229, 238)
+    for layer, middle in ((0, 0.1), (1, 0.6)):
+        found = places_of(charts.nth(layer), band, tolerance=3)
+        # The frame reaches from 4 to 78 of 92 pixels.
+        assert (78 - np.median(found[:, 0])) / 74 == pytest.approx(middle, abs=0.03)
+    assert told.nth(0).inner_text() == "L0H1 0.9, band 0.05 to 0.15"
+    assert told.nth(1).inner_text() == "L1H2 0.3, band 0.55 to 0.65"
+    # The pointer reads the head whose line is nearest.
+    box = charts.nth(0).bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 78 - 0.1 * 74)
+    assert "L0H0 0.1" in told.nth(0).inner_text()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 78 - 0.85 * 74)
+    assert "L0H1 0.9" in told.nth(0).inner_text()
+    heads.locator("summary").click()
+    drawn(page)
+    column = heads.locator("thead th").all_inner_texts().index("previous_token")
+    out = [row.locator("th, td").nth(column).get_attribute("class") for row in heads.locator("tbody tr").all()]
+    assert ["out" in (each or "") for each in out] == [False, True, False, True, True, True]
+
+
+def test_a_run_that_goes_on_says_where_it_is(run: Run, tmp_path: Path, opened: Open):
+    shutil.copytree(run.path, tmp_path / "run")
+    changed = Run(tmp_path / "run")
+    changed.weights_file(59).unlink()
+    shutil.rmtree(score_file(changed.path, 59, "loss").parent)
+    page = opened(write_report(changed))
+    assert f"This run is at step {run.steps[-2]} of 59." in (page.locator("#formed").inner_text())
+
+
+def test_figures_follow_the_width_and_the_theme(run: Run, opened: Open):
+    page = opened(run.report_file)
+    svg = seen(page, "loss").locator("svg").last
+    wide, light = float(svg.get_attribute("width") or 0), pixels(seen(page, "pairs").locator("canvas").first)
+    page.locator("#theme").click()
+    drawn(page)
+    assert pixels(page.locator("#pairs canvas").first) != light
+    page.set_viewport_size({"width": 700, "height": 900})
+    drawn(page)
+    seen(page, "loss")
+    page.wait_for_function(
+        "(wide) => document.querySelector('#loss figure svg').width.baseVal.value < wide - 400", arg=wide
+    )
+
+
+def test_a_live_page_is_left_alone_while_it_is_used(formed: Run, tmp_path: Path, opened: Open):
+    shutil.copytree(formed.path, tmp_path / "run")
+    page = opened(write_report(Run(tmp_path / "run"), live=True))
+    page.evaluate("() => { window.mark = true; }")
+    for place in range(40):  # four seconds, twice as long as a page rests
+        page.mouse.move(200 + place, 300)
+        page.wait_for_timeout(100)
+    assert page.evaluate("() => window.mark")
+    page.wait_for_function("() => !window.mark", timeout=20_000)

@@ -553,7 +553,7 @@ def entry_of(canvas: Locator, color: tuple[int, ...], size: int) -> tuple[int, i
     if not len(found):
         return None
     # Its frame is the first column that is grey nearly all the way down.
-    grey: np.ndarray = (abs(image_of(canvas) - np.array((213, 219, 228))) <= 24).all(-1)
+    grey = np.asarray((abs(image_of(canvas) - np.array((213, 219, 228))) <= 24).all(-1))
     left, side = int(np.argmax(grey.mean(0) > 0.5)), len(grey)
     row, column = ((found.mean(0) - left) / (side - left) * size).astype(int)
     return int(row), int(column)

@@ -32,8 +32,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from headway.analyze import LIVE, Measure, measure
 from headway.analyze.callback import MeasureWhileTraining
-from headway.analyze.report import write_report
-from headway.analyze.report.live import ReportWhileTraining
+from headway.analyze.report.live import ReportWhileTraining, report_if_possible
 from headway.analyze.tensorboard import RunLogger
 from headway.checkpoints.callback import KeepCheckpoints, read_resume_file
 from headway.checkpoints.files import write_whole
@@ -172,7 +171,7 @@ def resume(path: str | Path, measures: Sequence[Measure] = LIVE, live: bool = Fa
     scored = len(score_files(run.path))
     measure(run, measures)
     if len(score_files(run.path)) > scored or not run.report_file.exists():
-        write_report(run)
+        report_if_possible(run)
     return run
 
 
@@ -215,7 +214,7 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool, live: bool) -> No
         try:
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         finally:
-            write_report(run)  # also of a run that was stopped, or diverged
+            report_if_possible(run)  # also of a run that was stopped, or diverged
     if stop.asked and not run.finished:
         raise StoppedError(f"stopped at step {trainer.global_step}")
 

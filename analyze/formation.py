@@ -24,7 +24,7 @@ ROLES = {
     "current_token": "its own position",
     "first_token": "position 0, where heads rest",
 }
-# A head that gives more than this share of its attention beyond chance to one thing does mainly that.
+# A head that is further than this on the way from chance to attending to one thing alone does mainly that.
 MAINLY = 0.5
 
 
@@ -73,7 +73,7 @@ class Formed:
 class InductionCircuit:
     """A head that looks at the token before, and a later one that does prefix matching, whose keys read what it writes.
 
-    Each of the two gives more than half of its attention beyond chance to that (``roles``), and both scores and the
+    Each of the two is more than half of the way from chance to doing only that (``roles``), and both scores and the
     pair's K-composition are above their bands for good. ``since`` is the first kept step at which all three are. It is
     said of patterns and weights; that the loss on repeats needs the circuit is for ablation and path patching to show.
     """
@@ -176,7 +176,7 @@ def formed_from(scores: xr.Dataset, measure: str) -> xr.DataArray:
 def roles(scores: xr.Dataset) -> xr.Dataset:
     """What each head attends to at each step: ``role`` [step, layer, head], one of ROLES, "" for none; ``role_share``.
 
-    Of the attention scores that are above their band, the one with the largest share of attention beyond chance,
+    Of the attention scores that are above their band, the one furthest on the way from chance to all attention,
     ``(score - chance) / (1 - chance)``, which is ``role_share``; NaN for none. A head may do more than one thing, and
     what it attends to says neither what it reads there nor whether anything uses it.
 

@@ -16,7 +16,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         'done'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    # Two processes may write the same file, and then the last one has its way.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
         with part.open("rb") as file:

@@ -18,6 +18,7 @@ from toys import TOKENS, VECTORS, TurnsNaN, embedding_norm
 
 from headway.__main__ import main
 from headway.analyze import MEASURES, measure
+from headway.analyze.circuits import PAIR
 from headway.analyze.report import live, page, shown, write_report
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.page import run_data
@@ -262,7 +263,11 @@ def test_a_measure_of_one_s_own_is_shown(run: Run):
         layers = xr.DataArray(np.ones((3, 3)), dims=("layer", "head"))
         return xr.Dataset({"padded": layers, "padded_of_sequences": xr.DataArray(np.ones(23), dims="batch")})
 
-    measure(run, [twice_the_layer, embedding_norm, padded])
+    def above(model: Any, batch: Batch) -> xr.Dataset:
+        pairs = xr.DataArray(np.ones((2, 3, 2, 3)), dims=PAIR)
+        return xr.Dataset({"above": pairs, "above_high": pairs})  # half a band is none
+
+    measure(run, [twice_the_layer, embedding_norm, padded, above])
     data = data_of(write_report(run))
     assert data["runs"][0]["attention"]["values"].shape[1:4] == (2, 3, 4)
     assert "padded" not in {each["measure"] for each in data["runs"][0]["perHead"]}
@@ -304,7 +309,7 @@ def test_the_page_is_written_at_every_kept_step_of_a_live_run(tmp_path: Path, mo
 
     monkeypatch.setattr(live, "write_report", noted)
     run = trained(tmp_path, live=True)
-    assert seen == [(step, True) for step in run.steps]
+    assert seen == [*((step, True) for step in run.steps), (run.steps[-1], False)]
     assert not data_of(run.report_file)["live"]
 
 
@@ -335,6 +340,32 @@ def test_watching_a_run_writes_its_page_step_by_step(run: Run, tmp_path: Path, m
     assert lengths == sorted(lengths)
     last = data_of(run.report_file)
     assert (last["live"], last["runs"][0]["steps"]) == (False, run.steps)
+
+
+@dataclass(frozen=True)
+class Nameless(RepeatedTokens):
+    """A task that cannot name its tokens."""
+
+    def labels(self, batch: Batch) -> list[list[str]]:
+        raise KeyError("no names")
+
+
+@dataclass(frozen=True)
+class Numbered(RepeatedTokens):
+    """A task that names three positions, by numbers."""
+
+    def labels(self, batch: Batch) -> list[list[str]]:
+        return [[7, 8, 9]] * len(batch.inputs)  # pyright: ignore[reportReturnType]
+
+
+def test_a_run_does_not_end_for_its_page(tmp_path: Path):
+    sizes = {name: getattr(TOKENS.task, name) for name in ("n_tokens", "length", "period_min", "period_max")}
+    with pytest.warns(UserWarning, match=r"report: no page was written \(KeyError: 'no names'\)"):
+        run = trained(tmp_path, task=Nameless(**sizes), live=True)
+    assert run.finished
+    assert not run.report_file.exists()
+    numbered = train(**{**vars(TOKENS), "task": Numbered(**sizes)}, out=tmp_path / "numbered")
+    assert run_of(numbered.report_file)["attention"]["tokens"][0] == ["7", "8", "9", *[""] * 8]
 
 
 def test_a_run_that_diverges_has_a_page(tmp_path: Path):

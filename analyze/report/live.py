@@ -1,6 +1,7 @@
 """Writing the page again whenever something has been scored, until the runs are finished."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from headway.checkpoints.scores import score_files
 from headway.models.lightning_module import TrainingModule
 
 SECONDS_BETWEEN_LOOKS = 0.5
+# Between two files of the last step may lie a slow measure.
+LOOKS_AT_THE_END = 10
 
 
 class ReportWhileTraining(AtKeptSteps):
@@ -20,7 +23,15 @@ class ReportWhileTraining(AtKeptSteps):
 
     def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         """The page says that it is live, so that it is looked at again."""
-        write_report(self.run, live=True)
+        report_if_possible(self.run, live=True)
+
+
+def report_if_possible(run: Run, live: bool = False) -> None:
+    """Write the page of a run, or warn why it cannot be written: no training run may end for its page."""
+    try:
+        write_report(run, live=live)
+    except Exception as error:  # a task of one's own may raise anything where it names its tokens
+        warnings.warn(f"report: no page was written ({type(error).__name__}: {error})", stacklevel=2)
 
 
 def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False) -> Path:
@@ -29,17 +40,23 @@ def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False)
     However it ends, the last page that is written is no longer live.
     """
     written = seen = None
+    looks = 0  # at which nothing was new
     try:
-        while True:
+        while not (looks >= LOOKS_AT_THE_END and all(_is_scored(run) for run in runs)):
             now = [(run.finished, *score_files(run.path)) for run in runs]
+            looks = looks + 1 if now == seen else 0
             # A step whose files are still coming in is waited for.
-            if now == seen and now != written:
+            if looks and now != written:
                 write_report(runs, out, overwrite, live=True)
                 written = now
-            elif now == written and all(finished for finished, *_ in now):
-                break
             seen = now
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         path = write_report(runs, out, overwrite)
     return path
+
+
+def _is_scored(run: Run) -> bool:
+    """Whether a run is finished, and its last step has scores if any has: its weights are kept before it is scored."""
+    scored = [step for step, _ in score_files(run.path)]
+    return run.finished and (not scored or scored[-1] == run.recipe.steps)

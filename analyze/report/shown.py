@@ -159,8 +159,11 @@ class Shown:
         """What stands at each position of the sequences whose attention is shown."""
         if self.attention is None:
             return []
-        labels = self.run.task.labels(self.run.batch().first(self.attention.sizes["batch"]))
-        return [row[: self.attention.sizes["query"]] for row in labels]
+        patterns = self.attention
+        labels = self.run.task.labels(self.run.batch().first(patterns.sizes["batch"]))
+        # A task of one's own may name fewer positions than there are, or by numbers.
+        length = patterns.sizes["query"]
+        return [[*map(str, row[:length]), *[""] * (length - len(row))] for row in labels]
 
     @property
     def roles(self) -> xr.Dataset | None:
@@ -191,7 +194,7 @@ class Shown:
 
     def formed(self, pairs: Score) -> xr.DataArray:
         """The step from which on each pair is above its band for good; NaN for never, or where there is no band."""
-        if pairs.high is None:
+        if pairs.low is None or pairs.high is None:
             return xr.full_like(pairs.values.isel(step=-1, drop=True), np.nan)
         return formed_from(self.scores, pairs.measure)
 

@@ -92,11 +92,9 @@ function diagramSection(run) {
     for (let layer = 0; layer < run.layers; layer++) {
       for (let head = 0; head < run.heads; head++) {
         const role = roleOf(run, index, layer, head);
-        const text =
-          `${nameOf([layer, head])}: ` +
-          (role
-            ? `${said(role.share)} of its attention beyond chance goes to ${role.words} (${role.name})`
-            : "attends to nothing beyond chance");
+        const text = role
+          ? `${nameOf([layer, head])} attends to ${role.words}: ${role.name}, ${said(role.share)} of the way from chance to 1`
+          : `${nameOf([layer, head])} attends to nothing beyond chance`;
         const node = el(
           "g",
           {

@@ -11,7 +11,7 @@ const SECTIONS = [
   [
     "diagram",
     "Circuit diagram",
-    "Heads are coloured by what most of their attention beyond chance goes to, more strongly the more of it; white is nothing beyond chance. Edges are compositions above the band of random pairs, as wide as their z, from the checkpoint on from which they stay above it. A large z says that two heads share directions, not yet that the circuit is used.",
+    "Heads are coloured by what they attend to furthest beyond chance, more strongly the further: the number is (score - chance) / (1 - chance), 1 for all attention and 0 for chance; white is nothing above its band. Edges are compositions above the band of random pairs, as wide as their z, from the checkpoint on from which they stay above it. A large z says that two heads share directions, not yet that the circuit is used.",
     diagramSection,
   ],
   [

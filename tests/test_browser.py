@@ -370,10 +370,14 @@ def test_heads_whose_attention_is_no_number_say_so(run: Run, tmp_path: Path, ope
         scores = read_file(path)
         scores[measure][1, 0] = np.nan
         write_scores(path, scores)
+    for step in run.steps:
+        path = score_file(changed.path, step, "k_composition")
+        write_scores(path, read_file(path) * np.nan)
     page = opened(write_report(changed), "#head=L1H0&large=1")
     attention = seen(page, "attention")
     assert "L1H0: attention is no number" in (attention.locator("button.head").nth(3).text_content() or "")
     assert attention.locator(".large output").inner_text() == "Its attention is no number (NaN)."
+    assert seen(page, "pairs").get_by_text("No pair has a number.").count() == 1
     seen(page, "heads")
 
 

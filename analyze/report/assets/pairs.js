@@ -13,7 +13,13 @@ function pairsSection(run) {
       "div",
       { class: "panels", style: "--least:290px" },
       run.perPair.map((score) =>
-        el("div", {}, el("h3", {}, score.label), says(score.measure), pairMatrix(run, score)),
+        el(
+          "div",
+          {},
+          el("h3", {}, score.label),
+          says(score.measure),
+          score.pairs.length ? pairMatrix(run, score) : el("p", { class: "say" }, "No pair has a number."),
+        ),
       ),
     ),
   );

@@ -73,9 +73,9 @@ class Formed:
 class InductionCircuit:
     """A head that looks at the token before, and a later one that does prefix matching, whose keys read what it writes.
 
-    Each of the two is more than half of the way from chance to doing only that (``roles``), and both scores and the
-    pair's K-composition are above their bands for good. ``since`` is the first kept step at which all three are. It is
-    said of patterns and weights; that the loss on repeats needs the circuit is for ablation and path patching to show.
+    Each of the two is more than half of the way from chance to doing only that (``roles``), and their K-composition is
+    above its band. ``since`` is the first kept step from which on all of this holds. It is said of patterns and
+    weights; that the loss on repeats needs the circuit is for ablation and path patching to show.
     """
 
     previous: Head
@@ -167,9 +167,18 @@ def formed_from(scores: xr.Dataset, measure: str) -> xr.DataArray:
         >>> formed_from(scores.assign_coords(step=[0, 1, 10, 100]), "m").values.tolist()
         [nan, 10.0]
     """
-    above = outside(scores, measure) == 1
-    for_good = above.isel(step=slice(None, None, -1)).cumprod("step").sum("step")  # at how many last steps
-    first = scores.step.values[(scores.sizes["step"] - for_good.values) % scores.sizes["step"]]
+    return held_from(outside(scores, measure) == 1)
+
+
+def held_from(true: xr.DataArray) -> xr.DataArray:
+    """The kept step from which on something is true for good (axis ``step``); NaN where it is not at the last step.
+
+    Example:
+        >>> held_from(xr.DataArray([True, False, True], dims="step", coords={"step": [0, 1, 10]})).item()
+        10.0
+    """
+    for_good = true.isel(step=slice(None, None, -1)).cumprod("step").sum("step")  # at how many last steps
+    first = true.step.values[(true.sizes["step"] - for_good.values) % true.sizes["step"]]
     return for_good.copy(data=np.where(for_good.values > 0, first, np.nan))
 
 
@@ -203,15 +212,15 @@ def induction_circuits(scores: xr.Dataset) -> list[InductionCircuit]:
     needed = ("previous_token", "prefix_matching", "k_composition")
     if any(f"{name}_high" not in scores for name in needed):
         return []
-    last, since = scores.isel(step=-1), {name: formed_from(scores, name) for name in needed}
-    does = roles(scores).isel(step=-1)
+    last, does = scores.isel(step=-1), roles(scores)
+    since = {role: held_from((does.role == role) & (does.role_share > MAINLY)) for role in needed[:2]}
+    since["k_composition"] = formed_from(scores, "k_composition")
 
-    def mainly(role: str) -> list[Head]:
-        found = (does.role == role) & (does.role_share > MAINLY) & since[role].notnull()
-        return [Head(int(layer), int(head)) for layer, head in np.argwhere(found.values)]
+    def heads(role: str) -> list[Head]:
+        return [Head(int(layer), int(head)) for layer, head in np.argwhere(since[role].notnull().values)]
 
     found = []
-    for previous, induction in product(mainly("previous_token"), mainly("prefix_matching")):
+    for previous, induction in product(heads("previous_token"), heads("prefix_matching")):
         where = {
             "previous_token": previous._asdict(),
             "prefix_matching": induction._asdict(),

@@ -133,6 +133,35 @@ def test_an_induction_circuit_is_one_since_the_last_of_its_parts_formed():
     assert induction_circuits(scores_of(composing_pair("k"), (blank, batch))) == []
 
 
+def blended(scores: xr.Dataset, shares: tuple[float, ...], name: str, head: Head) -> xr.Dataset:
+    """The same scores, in which one head has gone the given share of the way from chance to all, by step."""
+    changed = scores.copy(deep=True)
+    for at, share in enumerate(shares):
+        chance = float(changed[f"{name}_chance"].isel(step=at))
+        changed[name][at, head.layer, head.head] = chance + share * (1 - chance)
+    return changed
+
+
+def test_a_circuit_begins_when_its_heads_do_mainly_what_it_takes_and_not_when_they_leave_their_bands():
+    pair = composing_pair("k")
+    scores = scores_of(pair, pair, pair)
+    assert [each.since for each in induction_circuits(scores)] == [1]
+    for name, head in (("previous_token", Head(0, 0)), ("prefix_matching", Head(1, 1))):
+        slow = blended(scores, (0.3, 0.49, 0.51), name, head)
+        assert (outside(slow, name).sel(head._asdict()) == 1).all()
+        assert [each.since for each in induction_circuits(slow)] == [100]
+        assert induction_circuits(blended(scores, (1.0, 1.0, 0.4), name, head)) == []
+        assert roles(slow).role_share.sel(head._asdict()).values.tolist() == pytest.approx([0.3, 0.49, 0.51])
+
+
+def test_a_head_whose_main_attention_goes_elsewhere_is_no_part_of_a_circuit():
+    scores = scores_of(composing_pair("k"))
+    split = blended(scores, (0.55,), "previous_token", Head(0, 0))
+    split = blended(split, (0.6,), "current_token", Head(0, 0))
+    assert roles(split).role.isel(step=0).sel(layer=0, head=0).item() == "current_token"
+    assert induction_circuits(split) == []
+
+
 def test_what_is_weaker_than_nothing_has_not_formed():
     found = strongest(made_up([[0, 0], [-1, -9], [-8, -9], [-8, -9]]), "previous_token")
     assert found.z == -8

@@ -197,7 +197,7 @@ def _say_what_formed(run: "Run") -> None:
     for row in what_formed(scores):
         ceiling = "" if row.ceiling is None else f" of {row.ceiling:.3f}"
         null = f"{row.null:.3f} ±{row.null_std:.1g}"
-        table.add_row(str(row), f"{row.score:.3f}{ceiling}", null, f"{row.z:.0f}", row.when)
+        table.add_row(str(row), f"{row.score:.3f}{ceiling}", null, f"{round(row.z)}", row.when)
     console.print(table)
     console.print(
         "score: 1 is all attention; a composition is at most the second number. null: what it is when nothing has "

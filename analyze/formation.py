@@ -60,13 +60,15 @@ class Formed:
     def sentence(self) -> str:
         """What formed, with its numbers."""
         most = "" if self.ceiling is None else f" of at most {self.ceiling:.3f}"
-        numbers = f"{self.measure} {self.score:.3f}{most}, where {self.null:.3f} is nothing (z {self.z:.0f})"
+        numbers = f"{self.measure} {self.score:.3f}{most}, where {self.null:.3f} is nothing (z {round(self.z)})"
         if self.since is None or self.z < 0:
             where = "in" if self.since is None else "below"
-            return f"Not formed: {self} most of all, and its {numbers} lies {where} its 99 % band."
+            return f"Not formed: {self} most of all; {numbers} lies {where} the 99 % band."
         before, first = self.since
         left = "from the start" if before is None else f"for good between steps {before} and {first}"
-        return f"{self}: {numbers}; out of its 99 % band {left}."
+        way = (self.score - self.null) / (1 - self.null)
+        little = f"Only {way:.1%} of the way from nothing to all, " if self.measure in ROLES and way <= MAINLY else ""
+        return f"{little}{self}: {numbers}; out of its 99 % band {left}."
 
 
 @dataclass(frozen=True)

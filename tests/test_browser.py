@@ -226,7 +226,7 @@ def test_a_click_shows_a_head_large_and_the_pointer_reads_it(run: Run, opened: O
         page.keyboard.press("ArrowRight")
     tokens, value = run.task.labels(run.batch())[0], run.scores.attention.sel(step=59, layer=1, head=1, batch=0)
     text = large.locator("output").inner_text()
-    assert text.startswith(f"L1H1: query 7 “{tokens[7]}” → key 3 “{tokens[3]}”: ")
+    assert text.startswith(f"Step 59, L1H1: query 7 “{tokens[7]}” → key 3 “{tokens[3]}”: ")
     assert float(text.rpartition(" ")[2]) == pytest.approx(float(value[7, 3]), abs=4e-3)
     # Arrow keys on it have not moved the slider.
     assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
@@ -403,14 +403,14 @@ def test_several_runs_move_together_by_step_or_by_loss(run: Run, tmp_path: Path,
         go(page, place)
         for index, each in enumerate((run, other)):
             shown = max(step for step in each.steps if step <= steps[place])
-            assert told.nth(index).inner_text().startswith(f"step {shown}: ")
+            assert told.nth(index).inner_text().startswith(f"Step {shown}: ")
     page.locator("#by").select_option("loss")
     go(page, 30)
     wanted = page.evaluate("() => places.loss[state.place]")
     for index, each in enumerate((run, other)):
         losses = each.scores.loss.values
         reached = [step for step, loss in zip(each.steps, losses, strict=True) if loss <= wanted * (1 + 1 / 4000)]
-        expected = f"step {reached[0]}: " if reached else f"step {each.steps[-1]} (it never reaches "
+        expected = f"Step {reached[0]}: " if reached else f"Step {each.steps[-1]} (it never reaches "
         assert told.nth(index).inner_text().startswith(expected)
     assert "loss=30" in page.url
     assert page.locator("#attention button.head").count() == 12
@@ -652,8 +652,8 @@ def test_lines_and_bands_are_those_of_their_layer(marked: Run, opened: Open):
         found = places_of(charts.nth(layer), band, tolerance=3)
         # The frame reaches from 4 to 78 of 92 pixels.
         assert (78 - np.median(found[:, 0])) / 74 == pytest.approx(middle, abs=0.03)
-    assert told.nth(0).inner_text() == "L0H1 0.9, band 0.05 to 0.15"
-    assert told.nth(1).inner_text() == "L1H2 0.3, band 0.55 to 0.65"
+    assert told.nth(0).inner_text() == "L0H1 0.9, above its band 0.05 to 0.15"
+    assert told.nth(1).inner_text() == "L1H2 0.3, below its band 0.55 to 0.65"
     # The pointer reads the head whose line is nearest.
     box = charts.nth(0).bounding_box()
     assert box

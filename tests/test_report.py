@@ -19,6 +19,7 @@ from toys import TOKENS, VECTORS, TurnsNaN, embedding_norm
 from headway.__main__ import main
 from headway.analyze import MEASURES, measure
 from headway.analyze.circuits import PAIR
+from headway.analyze.formation import Formed
 from headway.analyze.report import live, page, shown, write_report
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.page import run_data
@@ -28,8 +29,9 @@ from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import read_file, score_file, write_scores
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
+from headway.models.config import Head
 from headway.models.lightning_module import DivergedError
-from headway.train import RECIPES, train
+from headway.train import RECIPES, resume, train
 
 
 def trained(folder: Path, recipe: Recipe = TOKENS, **options: Any) -> Run:
@@ -271,6 +273,7 @@ def test_a_measure_of_one_s_own_is_shown(run: Run):
     data = data_of(write_report(run))
     assert data["runs"][0]["attention"]["values"].shape[1:4] == (2, 3, 4)
     assert "padded" not in {each["measure"] for each in data["runs"][0]["perHead"]}
+    assert data["runs"][0]["notShown"] == ["embedding_norm", "padded"]
     [found] = [each for each in data["runs"][0]["perHead"] if each["measure"] == "twice_the_layer"]
     assert found["values"][0].tolist() == [[0, 0, 0], [2, 2, 2]]
     assert (found["null"], found["low"]) == (None, None)
@@ -366,6 +369,59 @@ def test_a_run_does_not_end_for_its_page(tmp_path: Path):
     assert not run.report_file.exists()
     numbered = train(**{**vars(TOKENS), "task": Numbered(**sizes)}, out=tmp_path / "numbered")
     assert run_of(numbered.report_file)["attention"]["tokens"][0] == ["7", "8", "9", *[""] * 8]
+
+
+def test_watching_ends_for_a_finished_run_whose_last_step_has_no_scores(run: Run, monkeypatch: pytest.MonkeyPatch):
+    shutil.rmtree(score_file(run.path, 17, "loss").parent)
+    looks = []
+    monkeypatch.setattr(time, "sleep", looks.append)
+    live.watch([run])
+    assert live.LOOKS_AT_THE_END < len(looks) <= live.LOOKS_AT_MOST + 1
+    assert not data_of(run.report_file)["live"]
+
+
+def test_a_run_that_goes_on_has_its_page_renewed(run: Run):
+    score_file(run.path, 17, "loss").unlink()
+    write_report(run)
+    assert run_of(run.report_file)["steps"] == run.steps[:-1]
+    resume(run.path)
+    assert run_of(run.report_file)["steps"] == run.steps
+
+
+def test_runs_of_one_name_are_told_apart(original: Run, tmp_path: Path):
+    for seed in ("seed-0", "seed-1"):
+        shutil.copytree(original.path, tmp_path / seed / "run")
+    written = write_report([Run(tmp_path / seed / "run") for seed in ("seed-0", "seed-1")], tmp_path / "both.html")
+    assert [each["name"] for each in data_of(written)["runs"]] == ["seed-0/run", "seed-1/run"]
+
+
+def test_pairs_that_cannot_compose_are_left_out_and_said(run: Run):
+    def all_pairs(model: Any, batch: Batch) -> xr.DataArray:
+        return xr.DataArray(np.arange(36.0).reshape(2, 3, 2, 3), dims=PAIR)
+
+    measure(run, [all_pairs])
+    found = {each["measure"]: each for each in run_of(write_report(run))["perPair"]}
+    assert found["all_pairs"]["pairs"] == found["k_composition"]["pairs"]
+    assert found["all_pairs"]["values"][0].tolist() == [
+        6 * first + second for first, second in found["all_pairs"]["pairs"]
+    ]
+    assert (found["all_pairs"]["elsewhere"], found["k_composition"]["elsewhere"]) == (True, False)
+
+
+def test_a_run_of_which_all_is_damaged_names_it(run: Run):
+    for step in run.steps:
+        score_file(run.path, step, "loss").write_bytes(b"half")
+    data = run_of(write_report(run))
+    assert data["steps"] == []
+    assert [step for step, _ in data["leftOut"]] == run.steps
+
+
+def test_what_a_head_does_slightly_is_said_to_be_slight():
+    small = Formed("prefix_matching", (Head(0, 2),), 0.219, 0.217, 1e-4, 20.0, (10, 20))
+    assert small.sentence.startswith("Only 0.3% of the way from nothing to all, L0H2 does prefix matching: ")
+    assert Formed("prefix_matching", (Head(0, 2),), 0.9, 0.1, 1e-4, 20.0, (10, 20)).sentence.startswith(
+        "L0H2 does prefix"
+    )
 
 
 def test_a_run_that_diverges_has_a_page(tmp_path: Path):

@@ -14,8 +14,9 @@ from headway.checkpoints.scores import score_files
 from headway.models.lightning_module import TrainingModule
 
 SECONDS_BETWEEN_LOOKS = 0.5
-# Between two files of the last step may lie a slow measure.
-LOOKS_AT_THE_END = 10
+# Between a step's weights and its scores, and between two files of it, may lie a slow measure. A run whose last step
+# has no scores is not waited for much longer.
+LOOKS_AT_THE_END, LOOKS_AT_MOST = 10, 60
 
 
 class ReportWhileTraining(AtKeptSteps):
@@ -37,12 +38,12 @@ def report_if_possible(run: Run, live: bool = False) -> None:
 def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False) -> Path:
     """Write the page of runs that go on in other processes at each step they score, and once more when they are done.
 
-    However it ends, the last page that is written is no longer live.
+    However it ends, unless it is killed, the last page that is written is no longer live.
     """
     written = seen = None
     looks = 0  # at which nothing was new
     try:
-        while not (looks >= LOOKS_AT_THE_END and all(_is_scored(run) for run in runs)):
+        while not all(run.finished and looks >= _looks(run) for run in runs):
             now = [(run.finished, *score_files(run.path)) for run in runs]
             looks = looks + 1 if now == seen else 0
             # A step whose files are still coming in is waited for.
@@ -56,7 +57,7 @@ def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False)
     return path
 
 
-def _is_scored(run: Run) -> bool:
-    """Whether a run is finished, and its last step has scores if any has: its weights are kept before it is scored."""
+def _looks(run: Run) -> int:
+    """How often nothing may be new before a finished run is done with."""
     scored = [step for step, _ in score_files(run.path)]
-    return run.finished and (not scored or scored[-1] == run.recipe.steps)
+    return LOOKS_AT_THE_END if not scored or scored[-1] == run.recipe.steps else LOOKS_AT_MOST

@@ -38,6 +38,10 @@ class Packed:
             "number", values.shape, np.where(np.isfinite(values), rounded, bits).astype("<u4").tobytes()
         )
 
+    def add_exact(self, values: np.ndarray) -> dict[str, Any]:
+        """Numbers that are held against each other, in float32."""
+        return self._append("number", values.shape, np.ascontiguousarray(values, "<f4").tobytes())
+
     def add_shares(self, values: np.ndarray) -> dict[str, Any]:
         """Numbers in [0, 1], one byte each; NaN stays NaN."""
         known = np.isfinite(values)

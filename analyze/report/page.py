@@ -48,10 +48,10 @@ def write_report(
     out = Path(out).expanduser()
     if out.is_dir():
         raise ValueError(f"out: {out} is a directory; it must be a file")
-    if out.exists() and not overwrite and MARK not in out.read_text(errors="replace")[:1000]:
-        raise ValueError(f"out: {out} is no page of Headway's; --overwrite replaces it")
     text = page([Shown.of(run) for run in runs], live)
     try:
+        if out.exists() and not overwrite and MARK not in out.read_text(errors="replace")[:1000]:
+            raise ValueError(f"out: {out} is no page of Headway's; --overwrite replaces it")
         write_whole(out, lambda part: part.write_text(text))
     except OSError as error:
         raise ValueError(f"out: {out} cannot be written ({error.strerror})") from None
@@ -61,7 +61,8 @@ def write_report(
 def page(shown: Sequence[Shown], live: bool = False) -> str:
     """The whole file as text."""
     folder = files("headway.analyze.report") / "assets"
-    title = ", ".join(each.run.path.absolute().name for each in shown)
+    names = _names([each.run.path.resolve() for each in shown])
+    title = ", ".join(names)
     data = {
         "live": live,
         "palette": {
@@ -72,7 +73,7 @@ def page(shown: Sequence[Shown], live: bool = False) -> str:
         },
         "roles": list(ROLES.items()),
         "definitions": {name: text._asdict() for each in shown for name, text in each.definitions.items()},
-        "runs": [run_data(each) for each in shown],
+        "runs": [{"name": name, **run_data(each)} for name, each in zip(names, shown, strict=True)],
     }
     parts = {
         "mark": MARK,
@@ -86,12 +87,25 @@ def page(shown: Sequence[Shown], live: bool = False) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (folder / "page.html").read_text())
 
 
+def _names(paths: list[Path]) -> list[str]:
+    """The end of each path, as much of it as tells it from the others.
+
+    Example:
+        >>> _names([Path("/a/seed-0/run"), Path("/a/seed-1/run")])
+        ['seed-0/run', 'seed-1/run']
+    """
+    for parts in range(1, max(len(path.parts) for path in paths)):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return [str(path) for path in paths]
+
+
 def run_data(shown: Shown) -> dict[str, Any]:
     """What the page's scripts draw one run from."""
     recipe, packed = shown.run.recipe, Packed()
     layers, heads = shown.heads
     data: dict[str, Any] = {
-        "name": shown.run.path.absolute().name,
         "path": str(shown.run.path),
         "about": _about(shown),
         "finished": shown.run.finished,
@@ -102,6 +116,8 @@ def run_data(shown: Shown) -> dict[str, Any]:
         "heads": heads,
         "sentences": shown.sentences,
         "unit": shown.unit,
+        "vectors": recipe.task.input_type == "vectors",
+        "notShown": shown.not_shown,
         "baselines": _finite(recipe.task.baselines()),
         "losses": {name: packed.add(values.values) for name, values in shown.losses.items()},
         "numbers": {name: packed.add(values.values) for name, values in shown.numbers.items()},
@@ -160,16 +176,18 @@ def _per_head(score: Score, packed: Packed) -> dict[str, Any]:
     """Nulls and bands are those of all heads of a layer."""
 
     def of_layers(values: xr.DataArray | None) -> dict[str, Any] | None:
-        return None if values is None else packed.add(_common(values, "head"))
+        return None if values is None else packed.add_exact(_common(values, "head"))
 
     beside = {"null": of_layers(score.null), "low": of_layers(score.low), "high": of_layers(score.high)}
-    return {"measure": score.measure, "label": score.label, "values": packed.add(score.values.values), **beside}
+    return {"measure": score.measure, "label": score.label, "values": packed.add_exact(score.values.values), **beside}
 
 
 def _per_pair(score: Score, shown: Shown, packed: Packed) -> dict[str, Any]:
     """Pairs stand in one row, those that can have a score; ``pairs`` numbers the heads of each through all layers."""
     flat = einops.rearrange(score.values.values, "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)")
-    there = np.isfinite(flat).any(0)
+    layer = np.arange(flat.shape[1]) // score.values.sizes["from_head"]
+    known, later = np.isfinite(flat).any(0), layer[:, None] < layer
+    there = known & later
 
     def of_pairs(values: xr.DataArray | None) -> dict[str, Any] | None:
         if values is None:
@@ -181,6 +199,7 @@ def _per_pair(score: Score, shown: Shown, packed: Packed) -> dict[str, Any]:
         "measure": score.measure,
         "label": score.label,
         "pairs": np.argwhere(there).tolist(),
+        "elsewhere": bool((known & ~later).any()),
         "values": of_pairs(score.values),
         "null": None if score.null is None else packed.add(_common(score.null, "from_head", "to_head")),
         "z": of_pairs(score.z),

@@ -14,6 +14,7 @@ from headway.analyze.circuits import HEAD, PAIR
 from headway.analyze.formation import formed_from, induction_circuits, roles, what_formed
 from headway.checkpoints import Run
 from headway.checkpoints.scores import joined, read_file, score_files
+from headway.data.task import Task
 
 ATTENTION = ("layer", "head", "batch", "query", "key")
 # What the patterns of a page may take, in bytes, before they are deflated.
@@ -113,24 +114,33 @@ class Shown:
         """What formed: the loss, the circuits, and the strongest head or pair of each kind."""
         if not self.steps:
             return []
-        falls = [
-            f"{name.replace('loss', '').replace('_', ' on ', 1).replace('_', ' ')} from {values.values[0]:.3g} to "
-            f"{values.values[-1]:.3g}"
+        ends = {
+            name.replace("loss", "").replace("_", " on ", 1).replace("_", " "): (values.values[0], values.values[-1])
             for name, values in self.losses.items()
-        ]
-        said = [f"Between steps {self.steps[0]} and {self.steps[-1]} the loss went{','.join(falls)}."] if falls else []
+        }
+        falls = [f"{on} from {a:.3g} to {b:.3g}" for on, (a, b) in ends.items() if np.isfinite([a, b]).all()]
+        said = []
+        if falls and len(self.steps) > 1:
+            said = [f"Between steps {self.steps[0]} and {self.steps[-1]} the loss went{','.join(falls)}."]
         said += [circuit.sentence for circuit in induction_circuits(self.scores)]
         return said + [each.sentence for each in what_formed(self.scores)]
 
     @property
     def unit(self) -> str:
         """What the loss is measured in."""
-        return "squared error" if self.run.task.input_type == "vectors" else "nats"
+        task = self.run.task
+        if type(task).loss is not Task.loss:
+            return "units of the task's own"
+        return "squared error" if task.input_type == "vectors" else "nats"
 
     @property
     def losses(self) -> dict[str, xr.DataArray]:
         """The evaluation loss [step], and that of each of the task's parts."""
-        return {name: values for name, values in self._of_axes() if name == "loss" or name.startswith("loss_")}
+        return {
+            name: values
+            for name, values in self._of_axes()
+            if name == "loss" or (name.startswith("loss_") and name not in self.measures)
+        }
 
     @property
     def numbers(self) -> dict[str, xr.DataArray]:
@@ -191,6 +201,13 @@ class Shown:
     def per_pair(self) -> list[Score]:
         """Every score of pairs of heads."""
         return list(self._scores_of(PAIR))
+
+    @property
+    def not_shown(self) -> list[str]:
+        """Measures of one's own for which no figure has the axes."""
+        ours = {each.name for each in MEASURES}
+        shown = {score.measure for score in (*self.per_head, *self.per_pair)}
+        return [name for name in self.measures if name not in ours | shown]
 
     def formed(self, pairs: Score) -> xr.DataArray:
         """The step from which on each pair is above its band for good; NaN for never, or where there is no band."""

@@ -8,7 +8,8 @@ function patternText(run, index, layer, head, query, key) {
   const tokens = tokensOf(run),
     sequence = Math.min(state.sequence, run.attention.tokens.length - 1);
   const value = run.attention.values.get(index, layer, head, sequence, query, key);
-  return `${nameOf([layer, head])}: query ${query} “${tokens[query]}” → key ${key} “${tokens[key]}”: ${said(value)}`;
+  const entry = `query ${query} “${tokens[query]}” → key ${key} “${tokens[key]}”`;
+  return `Step ${run.steps[index]}, ${nameOf([layer, head])}: ${entry}: ${said(value)}`;
 }
 
 // One pixel an entry; whether any is a number.
@@ -44,7 +45,7 @@ function drawLabelled(canvas, run, index, layer, head, width, edge, longest) {
     const every = Math.ceil(11 / cell);
     tokens.forEach((token, place) => {
       if (place % every) return;
-      const text = token.length > longest ? `${token.slice(0, longest - 1)}…` : token;
+      const text = shortened(token, longest);
       const middle = edge + (place + 0.5) * cell;
       context.textAlign = "right";
       context.fillText(text, edge - 3, middle);
@@ -59,7 +60,16 @@ function drawLabelled(canvas, run, index, layer, head, width, edge, longest) {
   return { context, known, cell };
 }
 const scratch = document.createElement("canvas");
-const marginFor = (tokens, longest) => 8 + 6.4 * Math.max(...tokens.map((token) => Math.min(longest, token.length)));
+// By what a reader takes for letters, of which an emoji is one.
+function shortened(text, longest) {
+  const letters = [...text];
+  return letters.length > longest ? `${letters.slice(0, longest - 1).join("")}…` : text;
+}
+// What names take beside a matrix.
+function marginFor(names, longest) {
+  const context = fresh(scratch, 1, 1);
+  return 8 + Math.max(...names.map((name) => context.measureText(shortened(name, longest)).width));
+}
 
 // Which entry lies under the pointer, or null.
 function entryUnder(event, canvas, edge, cell, size) {
@@ -71,11 +81,18 @@ function entryUnder(event, canvas, edge, cell, size) {
 function attentionSection(run) {
   if (!run.attention) return missing(run, "attention");
   const size = run.attention.values.shape[4];
-  const readout = el("output", { class: "readout" });
+  const readout = el("output", { class: "readout follows" });
+  // What the pointer was last on, told anew when the slider moves.
+  const hovered = { entry: null };
+  figure(readout, () => {
+    if (hovered.entry) readout.value = patternText(run, indexOf(run), ...hovered.entry);
+  });
   const large = largePattern(run),
     layers = [];
   for (let layer = 0; layer < run.layers; layer++) {
-    const cells = Array.from({ length: run.heads }, (_, head) => smallPattern(run, layer, head, readout, large));
+    const cells = Array.from({ length: run.heads }, (_, head) =>
+      smallPattern(run, layer, head, readout, hovered, large),
+    );
     layers.push(el("h3", {}, `Layer ${layer}`), el("div", { class: "grid", style: columns(run, 290) }, cells));
   }
   const cut =
@@ -93,7 +110,7 @@ function attentionSection(run) {
   );
 }
 
-function smallPattern(run, layer, head, readout, large) {
+function smallPattern(run, layer, head, readout, hovered, large) {
   const canvas = el("canvas", { "aria-hidden": "true" }),
     below = el("span", {}, nameOf([layer, head]));
   let edge = 0,
@@ -103,16 +120,24 @@ function smallPattern(run, layer, head, readout, large) {
     {
       type: "button",
       class: "head",
-      click: () => {
+      click: (event) => {
         const same = state.large && isChosen(layer, head);
         state.large = !same;
         choose([layer, head]);
-        if (!same)
-          requestAnimationFrame(() => requestAnimationFrame(() => large.scrollIntoView({ block: "nearest" })));
+        if (same) return;
+        requestAnimationFrame(() =>
+          requestAnimationFrame(() => {
+            large.scrollIntoView({ block: "nearest" });
+            // By the keyboard one goes on in the pattern, and Escape leads back.
+            if (!event.detail) large.querySelector("canvas").focus({ preventScroll: true });
+          }),
+        );
       },
       pointermove: (event) => {
         const entry = entryUnder(event, canvas, edge, cell, tokensOf(run).length);
-        if (entry) readout.value = patternText(run, indexOf(run), layer, head, ...entry);
+        if (!entry) return;
+        hovered.entry = [layer, head, ...entry];
+        readout.value = patternText(run, indexOf(run), ...hovered.entry);
       },
     },
     canvas,
@@ -129,7 +154,8 @@ function smallPattern(run, layer, head, readout, large) {
       : role
         ? `${said(role.share)} ${role.words}`
         : "nothing beyond chance";
-    const short = run.heads > 8 ? said(role?.share ?? NaN, 2) : words;
+    const narrow = run.heads > 8;
+    const short = narrow ? said(role?.share ?? NaN, 2) : words;
     below.replaceChildren(
       el("i", { style: `background:${role ? PALETTE.categories[role.index] : "none"}` }),
       `${nameOf([layer, head])}: ${short}`,
@@ -138,9 +164,17 @@ function smallPattern(run, layer, head, readout, large) {
     // What is read aloud begins with what is seen.
     button.setAttribute(
       "aria-label",
-      `${below.textContent}: ${words}; attention pattern at step ${run.steps[index]}, shown large at a press`,
+      `${below.textContent}${narrow ? `: ${words}` : ""}; attention pattern at step ${run.steps[index]}, shown large at a press`,
     );
   });
+}
+
+// Where a run has closed its large pattern, its head stays chosen and gets the focus.
+function closeLarge() {
+  state.large = false;
+  choose(state.head);
+  const small = [...document.querySelectorAll("#attention button.chosen")];
+  requestAnimationFrame(() => small[0]?.focus({ preventScroll: true }));
 }
 
 function largePattern(run) {
@@ -152,10 +186,7 @@ function largePattern(run) {
     "button",
     {
       type: "button",
-      click: () => {
-        state.large = false;
-        choose(state.head);
-      },
+      click: closeLarge,
     },
     "Close",
   );
@@ -163,8 +194,8 @@ function largePattern(run) {
     "div",
     { class: "large", hidden: true },
     el("div", { style: "display:flex;justify-content:space-between;gap:8px" }, title, close),
-    canvas,
     readout,
+    canvas,
   );
   let cell = 1,
     edge = 0,
@@ -192,7 +223,9 @@ function largePattern(run) {
     const index = indexOf(run),
       [layer, head] = state.head;
     edge = marginFor(tokensOf(run), 9);
-    const width = edge + size * Math.max(2, Math.min(18, (host.clientWidth - 24 - edge) / size));
+    // As large as it can be seen at once, between the title and the slider.
+    const room = Math.min(host.clientWidth - 24, Math.max(240, innerHeight - 190));
+    const width = edge + size * Math.max(2, Math.min(18, (room - edge) / size));
     const drawn = drawLabelled(canvas, run, index, layer, head, width, edge, 9);
     cell = drawn.cell;
     if (document.activeElement === canvas) outline(drawn.context, at, edge, cell);

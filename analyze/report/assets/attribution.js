@@ -2,7 +2,7 @@
 
 function attributionSection(run) {
   if (!run.attributions.length) return missing(run, "direct_attribution");
-  const unit = run.unit === "nats" ? "Logits" : "Shares of the target";
+  const unit = run.vectors ? "Shares of the target" : "Logits";
   return el(
     "div",
     {},

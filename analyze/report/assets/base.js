@@ -145,12 +145,22 @@ function drawSoon() {
   waiting ||= requestAnimationFrame(() => {
     waiting = 0;
     for (const figure of figures.values()) {
-      if (figure.stale && figure.seen) {
-        figure.stale = false;
-        figure.draw(figure.width);
-      }
+      if (figure.stale && figure.seen) draw(figure);
     }
   });
+}
+// A figure that cannot be drawn must not take the others with it.
+function draw(figure) {
+  figure.stale = false;
+  try {
+    figure.draw(figure.width);
+  } catch (error) {
+    console.error(error);
+  }
+}
+// Everything, on the screen or not, so that the page has its height.
+function drawAll() {
+  for (const figure of figures.values()) if (figure.stale) draw(figure);
 }
 function changed() {
   for (const figure of figures.values()) figure.stale = true;
@@ -223,6 +233,14 @@ function legend(color, low, middle, high) {
   figure(canvas, () => pixels(canvas, 1, 100, (_, column) => color(column / 99)));
   const numbers = [low, middle, high].map((text) => el("span", {}, text));
   return el("div", { class: "legend" }, canvas, el("div", { "aria-hidden": "true" }, numbers));
+}
+
+// A switch that stands at each of several runs is one: all show what was set, and everything follows it.
+function shareState(input) {
+  for (const other of document.querySelectorAll(`[data-shared="${input.dataset.shared}"]`))
+    other.checked = input.checked;
+  writeHash();
+  changed();
 }
 
 // The columns of a grid with one cell a head, none wider than `most`: on a wide page a layer is a row.

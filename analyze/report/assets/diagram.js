@@ -2,7 +2,7 @@
 
 const KINDS = {
   q_composition: { port: -0.55, dash: "6 4", color: () => PALETTE.categories[5], name: "Q" },
-  k_composition: { port: 0, dash: "", color: () => css("--ink"), name: "K" },
+  k_composition: { port: 0, dash: "", color: () => "var(--ink)", name: "K" },
   v_composition: { port: 0.55, dash: "1.5 4", color: () => PALETTE.nothing, name: "V" },
 };
 // More lines than this cannot be told apart.
@@ -43,7 +43,7 @@ function pairText(run, score, pair, index) {
 function diagramSection(run) {
   if (!run.steps.length) return missing(run, "previous_token");
   const host = el("figure", { class: "scroll" });
-  const readout = el("output", { class: "readout" });
+  const readout = el("output", { class: "readout follows" });
   const zs = RUNS.flatMap((each) =>
     each.perPair.filter((score) => score.label in KINDS && score.z).map((score) => score.z.range[1]),
   );
@@ -58,6 +58,7 @@ function diagramSection(run) {
     const y = (layer) => height - (layer + 0.5) * gap;
     const svg = el("svg", { width, height, role: "group" });
     const edges = edgesAt(run, index);
+    const chosen = state.head && state.head[0] < run.layers && state.head[1] < run.heads ? state.head : null;
     for (let layer = 0; layer < run.layers; layer++)
       svg.append(el("text", { x: 0, y: y(layer) + 4 }, `layer ${layer}`));
     for (const { score, pair, from, to, z } of edges.slice(0, MOST_EDGES).reverse()) {
@@ -69,7 +70,7 @@ function diagramSection(run) {
       ];
       const bend = (y1 - y2) * 0.45;
       const text = pairText(run, score, pair, index);
-      const near = !state.head || [from, to].includes(state.head[0] * run.heads + state.head[1]);
+      const near = !chosen || [from, to].includes(chosen[0] * run.heads + chosen[1]);
       svg.append(
         el(
           "path",
@@ -104,6 +105,7 @@ function diagramSection(run) {
             "aria-label": text,
             "aria-pressed": String(isChosen(layer, head)),
             "data-role": role?.name ?? "",
+            "data-head": nameOf([layer, head]),
             click: () => choose(isChosen(layer, head) ? null : [layer, head]),
             pointerenter: () => {
               readout.value = text;
@@ -114,7 +116,6 @@ function diagramSection(run) {
             keydown: (event) => {
               if (["Enter", " "].includes(event.key)) {
                 event.preventDefault();
-                state.focus = [layer, head];
                 choose(isChosen(layer, head) ? null : [layer, head]);
               }
             },
@@ -138,10 +139,6 @@ function diagramSection(run) {
           ),
         );
         svg.append(node);
-        if (state.focus && state.focus[0] === layer && state.focus[1] === head) {
-          state.focus = null;
-          queueMicrotask(() => node.focus());
-        }
       }
     }
     const told =
@@ -149,8 +146,11 @@ function diagramSection(run) {
         ? `the ${MOST_EDGES} strongest of ${edges.length} compositions`
         : `${edges.length} compositions`;
     svg.setAttribute("aria-label", `Circuit diagram at step ${run.steps[index]}: ${told}`);
+    const focused = host.contains(document.activeElement) ? document.activeElement.dataset.head : null;
     host.replaceChildren(svg);
-    readout.value = `step ${run.steps[index]}: ${told} above their bands for good`;
+    readout.value = `Step ${run.steps[index]}: ${told} above their bands for good`;
+    // Whoever walks through the heads stays where they are, and hears what it attends to at this step.
+    if (focused) svg.querySelector(`[data-head="${focused}"]`).focus({ preventScroll: true });
   });
   const roles = ROLES.filter(([name]) => name in DEFINITIONS);
   return el(
@@ -181,10 +181,11 @@ function diagramSection(run) {
             el("input", {
               type: "checkbox",
               checked: state.kinds.includes(kind.name.toLowerCase()),
+              "data-shared": kind.name,
               change: (event) => {
                 const letter = kind.name.toLowerCase();
                 state.kinds = event.target.checked ? state.kinds + letter : state.kinds.replace(letter, "");
-                changed();
+                shareState(event.target);
               },
             }),
             ` ${kind.name}-composition `,
@@ -205,7 +206,7 @@ function diagramSection(run) {
         ),
       ),
     ),
-    host,
     readout,
+    host,
   );
 }

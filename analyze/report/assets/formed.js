@@ -1,22 +1,20 @@
 // What formed, in sentences.
 
 function formedSection(run) {
+  const warn = (...text) => el("p", { class: "warn" }, ...text);
+  const notes = run.leftOut.map(([step, why]) => warn(`Step ${step} is left out: ${why}`));
+  const renew = [", and this one renews the page: ", el("code", {}, `headway report ${run.path}`), "."];
   if (!run.steps.length) {
-    return el(
-      "p",
-      { class: "warn" },
-      "Nothing of this run has been scored. This command does it: ",
-      el("code", {}, `headway measure ${run.path}`),
-      ", and this one renews the page: ",
-      el("code", {}, `headway report ${run.path}`),
-      ".",
-    );
+    const measure = el("code", {}, `headway measure ${run.path}${notes.length ? " --overwrite" : ""}`);
+    const what = notes.length
+      ? "No step has whole scores. This command computes them anew: "
+      : "Nothing of this run has been scored. This command does it: ";
+    return el("div", {}, notes, warn(what, measure, renew));
   }
-  const notes = run.leftOut.map(([step, why]) => el("p", { class: "warn" }, `Step ${step} is left out: ${why}`));
-  if (!run.finished)
-    notes.unshift(el("p", { class: "warn" }, `This run is at step ${run.steps.at(-1)} of ${run.lastStep}.`));
-  if (run.steps.length === 1)
-    notes.push(el("p", { class: "warn" }, "Only one checkpoint has scores: there is nothing to slide through."));
+  if (!run.finished) notes.unshift(warn(`This run is at step ${run.steps.at(-1)} of ${run.lastStep}.`));
+  if (run.steps.length === 1) notes.push(warn("Only one checkpoint has scores: there is nothing to slide through."));
+  if (run.notShown.length)
+    notes.push(warn(`Scores with other axes than a figure has are not shown: ${run.notShown.join(", ")}.`));
   return el(
     "div",
     {},

@@ -124,11 +124,7 @@ function headCharts(run, score) {
                 value > (values[best] ?? -Infinity) || !Number.isFinite(values[best]) ? at : best,
               0,
             ));
-      const band =
-        score.low && Number.isFinite(score.low.get(index, layer))
-          ? `, band ${said(score.low.get(index, layer), 2)} to ${said(score.high.get(index, layer), 2)}`
-          : ", no band";
-      return `${nameOf([layer, head])} ${said(values[head])}${band}`;
+      return `${nameOf([layer, head])} ${said(values[head])}, ${besideBand(score, index, layer, values[head])}`;
     };
     canvas.addEventListener("pointermove", (event) => {
       if (!place) return;
@@ -154,6 +150,23 @@ function headCharts(run, score) {
   return el("div", { class: "panels" }, panels);
 }
 
+// On which side of its band a score is: 1 above, -1 below, 0 inside, NaN where there is no band.
+function sideOf(score, index, layer, value) {
+  const [low, high] = [score.low, score.high].map((edge) => edge?.get(index, layer) ?? NaN);
+  return Number.isFinite(low) && Number.isFinite(high) && Number.isFinite(value)
+    ? (value > high) - (value < low)
+    : NaN;
+}
+
+// The same in words, with as many digits as it takes to tell the edges apart.
+function besideBand(score, index, layer, value) {
+  const side = sideOf(score, index, layer, value);
+  if (Number.isNaN(side)) return "no band";
+  const edges = [score.low, score.high].map((edge) => edge.get(index, layer));
+  const digits = [2, 3, 4, 5, 6].find((count) => said(edges[0], count) !== said(edges[1], count)) ?? 6;
+  return `${{ 1: "above", 0: "in", [-1]: "below" }[side]} its band ${edges.map((edge) => said(edge, digits)).join(" to ")}`;
+}
+
 // All numbers of the checkpoint, for those who read tables, with eyes or without.
 function scoresTable(run) {
   const body = el("tbody"),
@@ -176,11 +189,15 @@ function scoresTable(run) {
   );
   const host = el(
     "details",
-    {},
+    { open: state.table },
     el("summary", {}, "Scores of heads as a table"),
     el("div", { class: "scroll" }, table),
   );
-  host.addEventListener("toggle", changed);
+  host.addEventListener("toggle", () => {
+    state.table = host.open;
+    writeHash();
+    changed();
+  });
   return figure(host, () => {
     if (!host.open) return;
     const index = indexOf(run);
@@ -195,7 +212,7 @@ function scoresTable(run) {
             el("th", { scope: "row" }, nameOf([layer, head])),
             run.perHead.map((score) => {
               const value = score.values.get(index, layer, head);
-              const out = score.low && (value < score.low.get(index, layer) || value > score.high.get(index, layer));
+              const out = Math.abs(sideOf(score, index, layer, value)) === 1;
               return el("td", { class: `number${out ? " out" : ""}` }, said(value));
             }),
           ),

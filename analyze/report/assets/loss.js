@@ -8,6 +8,8 @@ function lossSection(run) {
   if (state.log === null) state.log = positive.length > 0 && Math.max(...positive) / Math.min(...positive) > 30;
   const host = el("figure", { role: "img", "aria-label": "Loss over training" });
   const readout = el("output", { class: "readout", "aria-live": "off" });
+  const levels = Object.entries(run.baselines),
+    beside = el("span");
   const color = (i) => PALETTE.categories[i % PALETTE.categories.length];
   const dash = (i) => ["", "7 4", "2 3", "9 3 2 3"][i % 4];
   figure(host, (width) => {
@@ -18,13 +20,13 @@ function lossSection(run) {
       top = 10,
       bottom = height - 28;
     const log = state.log && positive.length > 0;
-    const shown = Object.entries(run.baselines).filter(([, value]) => !log || value > 0);
+    const shown = levels.filter(([, value]) => !log || value > 0);
     const among = [
       ...(log ? positive : [0, ...all]),
       ...shown.map(([, value]) => value).filter((v) => v <= 1.5 * Math.max(...all)),
     ];
-    let [low, high] = [Math.min(...among), Math.max(...among)];
-    if (low === high) [low, high] = [low * 0.9 - 1e-9, high * 1.1 + 1e-9];
+    let [low, high] = among.length ? [Math.min(...among), Math.max(...among)] : [0, 1];
+    if (!(low < high)) [low, high] = log ? [low / 2, high * 2] : [(low || 0) - 0.5, (high || 0) + 0.5];
     const f = log ? Math.log : (x) => x;
     const y = (value) => bottom - ((bottom - top) * (f(value) - f(low))) / (f(high) - f(low));
     const x = stepScale(
@@ -59,9 +61,17 @@ function lossSection(run) {
         }),
       );
       const place = Math.max(y(value) - 3, lastText + 12);
-      svg.append(el("text", { x: right, y: place, "text-anchor": "end" }, `${inWords(name)} ${said(value)}`));
+      // A name far from its line would be another line's; all stand below the picture too.
+      if (place > y(value) + 12 || place > bottom) continue;
+      svg.append(
+        el("text", { class: "level", x: right, y: place, "text-anchor": "end" }, `${inWords(name)} ${said(value)}`),
+      );
       lastText = place;
     }
+    const outside = (value) => (log && value <= 0) || value > high || value < low;
+    beside.textContent = levels.length
+      ? `To compare with: ${levels.map(([name, value]) => `${inWords(name)} ${said(value)}${outside(value) ? " (off this axis)" : ""}`).join(", ")}.`
+      : "";
     names.forEach((name, i) => {
       let path = "";
       run.steps.forEach((step, at) => {
@@ -88,15 +98,12 @@ function lossSection(run) {
     host.replaceChildren(svg);
     const numbers = [...names.map((name) => [name, run.losses[name]]), ...Object.entries(run.numbers)];
     const wanted = places[state.by][state.place];
-    const never = state.by === "loss" && !run.steps.some((_, at) => run.losses.loss.get(at) <= wanted);
+    const never = state.by === "loss" && reached(run, wanted) < 0;
     readout.value =
-      `step ${run.steps[index]}${never ? ` (it never reaches ${said(wanted)})` : ""}: ` +
+      `Step ${run.steps[index]}${never ? ` (it never reaches ${said(wanted)})` : ""}: ` +
       numbers.map(([name, values]) => `${inWords(name)} ${said(values.get(index))}`).join(", ");
     host.setAttribute("aria-label", `Loss over training. At ${readout.value}`);
   });
-  const below = Object.entries(run.baselines)
-    .map(([name, value]) => `${inWords(name)} ${said(value)}`)
-    .join(", ");
   return el(
     "div",
     {},
@@ -132,9 +139,11 @@ function lossSection(run) {
           el("input", {
             type: "checkbox",
             checked: state.log,
+            "data-shared": "log",
             change: (event) => {
               state.log = event.target.checked;
-              changed();
+              state.logChosen = true;
+              shareState(event.target);
             },
           }),
           " log axis",
@@ -143,7 +152,7 @@ function lossSection(run) {
     ),
     host,
     readout,
-    el("p", { class: "say" }, `In ${run.unit}, on the evaluation batch. To compare with: ${below}.`),
+    el("p", { class: "say" }, `In ${run.unit}, on the evaluation batch. `, beside),
   );
 }
 

@@ -18,6 +18,13 @@ function pairsSection(run) {
           {},
           el("h3", {}, score.label),
           says(score.measure),
+          score.elsewhere
+            ? el(
+                "p",
+                { class: "say" },
+                "Pairs that are not of an earlier and a later layer have scores too; run.scores has them.",
+              )
+            : null,
           score.pairs.length ? pairMatrix(run, score) : el("p", { class: "say" }, "No pair has a number."),
         ),
       ),
@@ -47,7 +54,7 @@ function pairMatrix(run, score) {
   const small = el("canvas");
   let cell = 1,
     at = [0, 0];
-  const edge = 34;
+  const edge = marginFor([nameOf([run.layers - 1, run.heads - 1])], 9);
   const tell = () => {
     const pair = where.get(at[0] * tos + at[1]);
     readout.value =

@@ -4,14 +4,14 @@ const SECTIONS = [
   [
     "formed",
     "What formed",
-    "Bands hold a whole family of heads or pairs in 99 % of fresh networks, so one score in a hundred families lies outside by chance.",
+    "A band holds all heads, or all pairs, of one measure at one checkpoint in 99 % of cases in which nothing has formed. Over many checkpoints and measures, some score will lie outside by chance; what has formed stays outside.",
     formedSection,
   ],
   ["loss", "Loss", null, lossSection],
   [
     "diagram",
     "Circuit diagram",
-    "Heads are coloured by what they attend to furthest beyond chance, more strongly the further: the number is (score - chance) / (1 - chance), 1 for all attention and 0 for chance; white is nothing above its band. Edges are compositions above the band of random pairs, as wide as their z, from the checkpoint on from which they stay above it. A large z says that two heads share directions, not yet that the circuit is used.",
+    "Heads are coloured by what they attend to furthest beyond chance, more strongly the further: the number is (score - chance) / (1 - chance), 1 for all attention and 0 for chance; an empty one is above no band. Edges are compositions above the band of random pairs, as wide as their z, from the checkpoint on from which they stay above it. A large z says that two heads share directions, not yet that the circuit is used.",
     diagramSection,
   ],
   [
@@ -53,7 +53,7 @@ async function begin(data) {
   ROLES = data.roles;
   LIVE = data.live;
   const page = document.getElementById("page");
-  readHash();
+  history.scrollRestoration = "manual";
   try {
     RUNS = await Promise.all(
       data.runs.map(async (run) => unpacked({ ...run, packed: null }, await inflated(run.packed))),
@@ -63,6 +63,7 @@ async function begin(data) {
     return;
   }
   makePlaces();
+  readHash();
   for (const [id, title, text, build] of SECTIONS) {
     const panels = RUNS.map((run) => {
       // A figure that cannot be built must not take the page with it.
@@ -90,24 +91,14 @@ async function begin(data) {
   makeControls();
   makeTheme();
   makeLive();
-  const wanted = state.step ?? Infinity;
-  if (state.by === "loss" && places.loss.length) {
-    setBy("loss");
-    go(state.lossPlace);
-  } else {
-    state.by = "step";
-    go(
-      Number.isFinite(wanted)
-        ? Math.max(
-            0,
-            places.step.findLastIndex((step) => step <= wanted),
-          )
-        : Infinity,
-    );
-  }
-  if (state.scroll) scrollTo(0, state.scroll);
+  goToPlace();
   requestAnimationFrame(() =>
     requestAnimationFrame(() => {
+      const section = state.scroll && document.getElementById(state.scroll.section);
+      if (section) {
+        drawAll();
+        scrollTo(0, section.offsetTop + state.scroll.by);
+      }
       document.body.dataset.ready = String(Math.round(performance.now()));
     }),
   );

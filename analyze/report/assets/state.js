@@ -9,6 +9,7 @@ const state = {
   large: false,
   log: null,
   kinds: "qkv",
+  table: false,
 };
 let RUNS = [],
   DEFINITIONS = {},
@@ -18,21 +19,34 @@ let RUNS = [],
 // The places of the slider: kept steps of all runs, or losses from the highest to the lowest.
 let places = { step: [], loss: [] };
 
+// In a notebook the page is told its place by whoever put it there.
+const toldPlace = document.querySelector('meta[name="place"]')?.content;
+
 function readHash() {
-  // In a notebook the page is told its place by whoever put it there.
-  const place = location.hash.slice(1) || document.querySelector('meta[name="place"]')?.content || "";
+  const place = location.hash.slice(1) || toldPlace || "";
   for (const [name, value] of new URLSearchParams(place)) {
+    if (name === "step") state.by = "step";
     if (name === "step") state.step = value === "last" ? Infinity : Number(value);
-    if (name === "loss") {
+    if (name === "loss" && places.loss.length) {
       state.by = "loss";
-      state.lossPlace = Number(value);
+      state.lossPlace = Math.trunc(Number(value)) || 0;
     }
-    if (name === "head") state.head = headOf(value);
-    if (name === "sequence") state.sequence = Math.max(0, Number(value) || 0);
+    if (name === "head") state.head = existing(headOf(value));
+    if (name === "sequence") state.sequence = Math.min(sequences() - 1, Math.max(0, Math.trunc(Number(value)) || 0));
     if (name === "theme" && ["light", "dark"].includes(value)) state.theme = value;
     if (name === "large") state.large = true;
-    if (name === "y") state.scroll = Number(value);
+    if (name === "log") state.log = value === "1";
+    if (name === "kinds") state.kinds = value.replace(/[^qkv]/g, "");
+    if (name === "table") state.table = true;
+    if (name === "section") state.scroll = { section: value, by: 0 };
+    if (name === "y" && state.scroll) state.scroll.by = Number(value) || 0;
   }
+}
+
+const sequences = () => Math.max(1, ...RUNS.map((run) => run.attention?.values.shape[3] ?? 0));
+// A head that some run has, or none.
+function existing(head) {
+  return head && RUNS.some((run) => head[0] < run.layers && head[1] < run.heads) ? head : null;
 }
 
 function writeHash(more = {}) {
@@ -42,6 +56,9 @@ function writeHash(more = {}) {
   if (state.sequence) kept.sequence = state.sequence;
   if (state.theme) kept.theme = state.theme;
   if (state.large) kept.large = 1;
+  if (state.logChosen) kept.log = state.log ? 1 : 0;
+  if (state.kinds !== "qkv") kept.kinds = state.kinds;
+  if (state.table) kept.table = 1;
   // A page inside another (a notebook) has no address of its own to write to.
   try {
     history.replaceState(null, "", `#${new URLSearchParams({ ...kept, ...more })}`);
@@ -66,9 +83,11 @@ function indexOf(run) {
       0,
       run.steps.findLastIndex((step) => step <= place),
     );
-  const index = run.steps.findIndex((_, at) => run.losses.loss.get(at) <= place);
+  const index = reached(run, place);
   return index < 0 ? run.steps.length - 1 : index;
 }
+// The first checkpoint at which a run's loss is as low as that; -1 if none is, or its loss has not been scored.
+const reached = (run, loss) => run.steps.findIndex((_, at) => run.losses.loss?.get(at) <= loss);
 
 function makePlaces() {
   places.step = [...new Set(RUNS.flatMap((run) => run.steps))].sort((a, b) => a - b);
@@ -76,8 +95,10 @@ function makePlaces() {
   const high = Math.max(...losses.map((range) => range[1])),
     low = Math.min(...losses.map((range) => range[0]));
   const count = 100;
+  // The last is the lowest itself, which rounding would miss.
+  const places_of = (i) => (i === count - 1 ? low : high * (low / high) ** (i / (count - 1)));
   places.loss =
-    losses.length && low > 0 ? Array.from({ length: count }, (_, i) => high * (low / high) ** (i / (count - 1))) : [];
+    RUNS.length > 1 && losses.length && low > 0 ? Array.from({ length: count }, (_, i) => places_of(i)) : [];
 }
 
 function go(place) {
@@ -103,8 +124,9 @@ function showPlace() {
     state.by === "loss" ? `loss ${said(place)}` : `step ${place}, ${state.place + 1} of ${places.step.length}`;
   told.value = text;
   slider.setAttribute("aria-valuetext", text);
-  const heads = document.getElementById("head");
-  if (heads) heads.value = state.head ? nameOf(state.head) : "";
+  const chosen = { head: state.head ? nameOf(state.head) : "", sequence: state.sequence, by: state.by };
+  for (const [id, value] of Object.entries(chosen))
+    if (document.getElementById(id)) document.getElementById(id).value = value;
   writeHash();
 }
 
@@ -147,7 +169,7 @@ function makeControls() {
     }),
     el("output", { id: "place", for: "slider" }),
   );
-  if (RUNS.length > 1 && places.loss.length) {
+  if (places.loss.length) {
     form.append(
       el(
         "label",
@@ -178,8 +200,7 @@ function makeControls() {
       ),
     ),
   );
-  const sequences = Math.max(0, ...RUNS.map((run) => run.attention?.values.shape[3] ?? 0));
-  if (sequences > 1) {
+  if (sequences() > 1) {
     form.append(
       el(
         "label",
@@ -195,7 +216,7 @@ function makeControls() {
               changed();
             },
           },
-          Array.from({ length: sequences }, (_, i) =>
+          Array.from({ length: sequences() }, (_, i) =>
             el("option", { value: i, selected: i === state.sequence }, String(i)),
           ),
         ),
@@ -203,6 +224,26 @@ function makeControls() {
     );
   }
   document.addEventListener("keydown", onKey);
+  addEventListener("hashchange", () => {
+    readHash();
+    goToPlace();
+  });
+  // The address is the page's memory, so the link to the slider must not write to it.
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    document.getElementById("slider").focus();
+  });
+}
+
+// To the place that has been read from the address.
+function goToPlace() {
+  if (state.by === "loss") {
+    setBy("loss");
+    go(state.lossPlace);
+  } else {
+    const place = places.step.findLastIndex((step) => step <= state.step);
+    go(Number.isFinite(state.step) ? Math.max(0, place) : Infinity);
+  }
 }
 
 function setBy(by) {
@@ -214,17 +255,17 @@ function setBy(by) {
 
 // Arrow keys move the slider from wherever one is, but for what has a use for them of its own.
 function onKey(event) {
-  if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("select, canvas[tabindex]")) return;
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (event.key === "Escape" && state.large) closeLarge();
+  if (event.target.closest("select, canvas[tabindex]") || event.target.matches(".runs")) return;
   const most = places[state.by].length - 1;
   const to = {
     ArrowLeft: state.place - 1,
     ArrowRight: state.place + 1,
     Home: 0,
     End: most,
-    PageUp: null,
-    PageDown: null,
   }[event.key];
-  if (typeof to === "number" && !(event.key === "Home" && event.shiftKey)) {
+  if (typeof to === "number") {
     event.preventDefault();
     go(to);
   }
@@ -251,7 +292,8 @@ function makeTheme() {
 
 // While a run goes on the page loads itself again, unless somebody is using it right then.
 function makeLive() {
-  if (!LIVE) return;
+  // In a notebook there is nothing new to load: the page was put there as a text.
+  if (!LIVE || toldPlace) return;
   let busyUntil = 0;
   for (const kind of ["pointerdown", "pointermove", "keydown", "wheel"]) {
     addEventListener(
@@ -264,7 +306,9 @@ function makeLive() {
   }
   setInterval(() => {
     if (playing || performance.now() < busyUntil || document.hidden) return;
-    writeHash({ y: Math.round(scrollY) });
+    const sections = [...document.querySelectorAll("section")].filter((each) => each.offsetTop <= scrollY);
+    const section = sections.at(-1);
+    writeHash(section ? { section: section.id, y: Math.round(scrollY - section.offsetTop) } : {});
     location.reload();
   }, 2000);
 }

@@ -31,7 +31,7 @@ def attribution(shown: Shown, at: int | None = None) -> "Figure":
     check_scored(shown, "direct_attribution", index)
     components = max(values.sizes["component"] for values in parts.values())
     figure, panels = grid_of_panels([list(parts)], SINGLE if len(parts) < 2 else DOUBLE, 0.13 * components + 0.8)
-    unit = "logits" if shown.unit == "nats" else "shares of the target"
+    unit = "shares of the target" if shown.run.task.input_type == "vectors" else "logits"
     for axes, part in panels:
         total = _bars(axes, parts[part], index)
         where = f"on {part}".replace("_", " ") if part else "on all positions"

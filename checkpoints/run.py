@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 import yaml
 from safetensors import SafetensorError
@@ -130,6 +131,26 @@ class Run:
     def scores(self) -> xr.Dataset:
         """Every score that has been computed, read from disk: axes as in ``headway.checkpoints.scores``."""
         return read_scores(self.path)
+
+    @property
+    def training(self) -> xr.Dataset:
+        """What each update was, from TensorBoard's files: ``loss``, ``gradient_norm`` (before clipping) and ``lr``.
+
+        Axis ``step``, the number of updates with this one, from 1: the loss of its batch was taken before it. Empty for
+        a run that has trained no step.
+        """
+        # It takes half a second to import.
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        everything = {"scalars": 0, "images": 1}
+        events = EventAccumulator(str(self.path), size_guidance=everything).Reload()
+        logged = set(events.Tags()["scalars"])
+        tags = {"loss": "loss/train", "gradient_norm": "optimiser/gradient_norm", "lr": "optimiser/lr"}
+        series = {name: events.Scalars(tag) if tag in logged else [] for name, tag in tags.items()}
+        return xr.Dataset(
+            {name: (("step",), np.array([event.value for event in each])) for name, each in series.items()},
+            coords={"step": np.array([event.step for event in series["loss"]], dtype=int)},
+        )
 
     def show(self, step: int | None = None) -> "ShownRun":
         """This run's page at a kept step (the last one if None), for the output of a notebook.

@@ -7,7 +7,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from headway.checkpoints import Run
 
@@ -17,13 +16,7 @@ PUBLISHED_AFFINE = {500: 0.0069, 1000: 0.0048, 2500: 0.0018, 10_000: 5.4e-4}
 PUBLISHED_PREVIOUS = {400: 4.11, 700: 0.65, 1000: 0.077, 3000: 0.0078, 3900: 0.0032}
 
 
-def training_loss(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and single-batch losses, as logged."""
-    events = EventAccumulator(str(run.path), size_guidance={"scalars": 0}).Reload().Scalars("loss/train")
-    return np.array([event.step for event in events]), np.array([event.value for event in events])
-
-
-def running_median(values: np.ndarray, width: int = 10) -> np.ndarray:
+def running_median(values: np.ndarray, width: int = 100) -> np.ndarray:
     """Median of each value and those before it, ``width`` in all."""
     return np.array([np.median(values[max(0, end - width) : end]) for end in range(1, len(values) + 1)])
 
@@ -55,8 +48,14 @@ def previous_token(runs: Path) -> None:
     """Training loss over the steps, with the marks on the way and the published values."""
     figure, panel = plt.subplots(figsize=(6, 3.4), layout="constrained")
     for seed, path in enumerate(sorted(runs.glob("previous-token-?"))):
-        step, loss = training_loss(Run(path))
-        panel.plot(step, running_median(loss), color="C0", lw=1, label=None if seed else "running median, three seeds")
+        training = Run(path).training
+        panel.plot(
+            training.step,
+            running_median(training.loss.values),
+            color="C0",
+            lw=1,
+            label=None if seed else "running median, three seeds",
+        )
     panel.plot(*zip(*PUBLISHED_PREVIOUS.items(), strict=True), "k.", label="published, single batches")
     marks = {"knowing nothing": "chance", "BOS known": "bos_known", "some earlier token": "some_earlier_token"}
     baselines = Run(next(runs.glob("previous-token-?"))).task.baselines()
@@ -73,9 +72,11 @@ def affine(runs: Path) -> None:
     """Training loss, the part of it where the answer is determined, and the published values."""
     figure, panel = plt.subplots(figsize=(6, 3.4), layout="constrained")
     run = Run(runs / "affine-recurrence-0")
-    step, loss = training_loss(run)
-    panel.plot(step, loss, color="C0", alpha=0.15, lw=0.5)
-    panel.plot(step, running_median(loss), color="C0", lw=1, label="training loss, running median")
+    training = run.training
+    panel.plot(training.step, training.loss, color="C0", alpha=0.15, lw=0.5)
+    panel.plot(
+        training.step, running_median(training.loss.values), color="C0", lw=1, label="training loss, running median"
+    )
     kept = [step for step in run.steps if step >= 20]
     determined = [np.median(determined_losses(run, step)) for step in kept]
     panel.plot(kept, determined, "C1.-", lw=1, label="where the answer is determined")

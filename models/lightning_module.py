@@ -1,7 +1,7 @@
 """What Lightning trains: a network, its task's loss, its optimiser, clipping, and numbers for TensorBoard."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -10,6 +10,15 @@ from torch import Tensor
 from headway.data.task import Batch, Batches, Task, masked_mean
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
+
+
+class Update(NamedTuple):
+    """What there is to say of one update; the numbers may still be on their way on an accelerator."""
+
+    step: int
+    loss: Tensor
+    grad_norm: Tensor
+    lr: float
 
 
 class DivergedError(RuntimeError):
@@ -45,6 +54,7 @@ class TrainingModule(L.LightningModule):
         self.forward_pass = torch.compile(model.forward) if compile else model.forward
         self.loss = torch.tensor(math.nan)
         self.grad_norm = torch.tensor(math.nan)
+        self.unwritten: list[Update] = []
 
     def train_dataloader(self) -> Batches:
         """The batches that are left: all of them, or those after the step a run is resumed from."""
@@ -72,6 +82,8 @@ class TrainingModule(L.LightningModule):
         norm_before = self.grad_norm
         bound = math.inf if self.optim.max_grad_norm is None else self.optim.max_grad_norm
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound)
+        lr = self.optimizers().param_groups[0]["lr"]  # pyright: ignore
+        self.unwritten.append(Update(self.global_step + 1, self.loss, self.grad_norm, lr))
         # To look at a number that an accelerator computes is to wait for it, so there one looks now and then.
         if self.device.type != "cpu" and self.global_step % self.log_every:
             return
@@ -85,13 +97,27 @@ class TrainingModule(L.LightningModule):
             )
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Write loss, gradient norm and learning rate to TensorBoard every ``log_every`` steps."""
-        if self.logger is not None and self.global_step % self.log_every == 0:
-            self.logger.log_metrics(
+        """Write what the updates since the last time were, every ``log_every`` steps."""
+        if self.global_step % self.log_every == 0:
+            self._write_updates()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A run that goes on from here does not see the updates before again."""
+        self._write_updates()
+
+    def on_train_end(self) -> None:
+        """Write the last ones."""
+        self._write_updates()
+
+    def _write_updates(self) -> None:
+        """Write loss, gradient norm and learning rate of each update to TensorBoard."""
+        for update in self.unwritten if self.logger is not None else []:
+            self.logger.log_metrics(  # pyright: ignore[reportOptionalMemberAccess]
                 {
-                    "loss/train": self.loss.item(),
-                    "optimiser/gradient_norm": self.grad_norm.item(),
-                    "optimiser/lr": self.optimizers().param_groups[0]["lr"],  # pyright: ignore
+                    "loss/train": update.loss.item(),
+                    "optimiser/gradient_norm": update.grad_norm.item(),
+                    "optimiser/lr": update.lr,
                 },
-                step=self.global_step,
+                step=update.step,
             )
+        self.unwritten.clear()

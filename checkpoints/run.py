@@ -28,6 +28,7 @@ CONTENTS = (
     "weights",
     "resume.ckpt",
     "scores",
+    "studies",
     "events.out.tfevents.*",
     "hparams.yaml",
     "report.html",
@@ -151,6 +152,29 @@ class Run:
             {name: (("step",), np.array([event.value for event in each])) for name, each in series.items()},
             coords={"step": np.array([event.step for event in series["loss"]], dtype=int)},
         )
+
+    def study_file(self, name: str, step: int) -> Path:
+        """Where the study ``name`` of ``step`` is kept."""
+        return self.path / "studies" / f"step-{step:08d}" / f"{name}.nc"
+
+    @property
+    def studies(self) -> dict[str, int]:
+        """The studies there are of this run, each with the last step at which it was made."""
+        found = sorted(self.path.glob("studies/step-*/*.nc"))
+        return {path.stem: int(path.parent.name.removeprefix("step-")) for path in found}
+
+    def study(self, name: str, step: int | None = None) -> xr.DataTree:
+        """The figures and tables of a study, at ``step`` or the last one at which it was made: a node a section.
+
+        Raises:
+            ValueError: a study that has not been made.
+        """
+        step = self.studies.get(name) if step is None else step
+        if step is None or not self.study_file(name, step).exists():
+            there = ", ".join(f"{each} at step {at}" for each, at in self.studies.items()) or "none"
+            raise ValueError(f"study: {name} at step {step} has not been made; there is {there}")
+        with xr.open_datatree(self.study_file(name, step), engine="h5netcdf") as tree:
+            return tree.load()
 
     def show(self, step: int | None = None) -> "ShownRun":
         """This run's page at a kept step (the last one if None), for the output of a notebook.

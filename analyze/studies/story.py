@@ -1,0 +1,266 @@
+"""What a study tells: sections of figures and tables, and the claims that their numbers support or refute.
+
+A story is data, and says how each figure is drawn without drawing it: the command prints its tables, the page draws
+them all, and the file holds them for whoever wants to go on.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import xarray as xr
+from tqdm import tqdm
+
+from headway.analyze.forward import seen_once
+from headway.analyze.formation import held_from
+from headway.checkpoints.files import write_whole
+from headway.checkpoints.run import Run
+from headway.data.task import Batch
+from headway.models.convert import Model
+
+Kind = Literal["lines", "maps", "table"]
+Log = Literal["", "x", "y", "xy"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure or table: named numbers, and how they are drawn.
+
+    - ``lines``: each variable a panel; its last axis is x, and there is a line for each entry of the axes before it.
+    - ``maps``: each variable a row of pictures; its last two axes are rows and columns, and there is a picture for each
+      entry of the axes before them.
+    - ``table``: the variables have one first axis in common, which is the rows; a variable is a column, one with a
+      second axis a column for each entry of it.
+
+    Args:
+        title: What it is of; no two figures of a section have the same.
+        data: Variables with named axes; ``attrs["long_name"]`` of a variable is what it is called, instead of its name.
+        kind: How it is drawn.
+        note: How to read it, in a sentence or two.
+        log: Which axes of lines are logarithmic.
+
+    Raises:
+        ValueError: a kind that does not exist, numbers whose axes it cannot draw, a title that is no name.
+
+    Example:
+        >>> Figure("Squares", xr.Dataset({"y": ("x", [0, 1, 4])}), "lines").data.y.dims
+        ('x',)
+    """
+
+    title: str
+    data: xr.Dataset
+    kind: Kind
+    note: str = ""
+    log: Log = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what could be neither stored nor drawn."""
+        _check_title(self.title)
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind: {self.kind!r} is not one of {', '.join(get_args(Kind))}")
+        least, most = {"lines": (1, None), "maps": (2, None), "table": (1, 2)}[self.kind]
+        for name, values in self.data.data_vars.items():
+            if values.ndim < least or (most is not None and values.ndim > most):
+                raise ValueError(f"data: {name} has the axes {', '.join(map(str, values.dims)) or 'none'}; "
+                                 f"{self.kind} cannot be drawn of them")  # fmt: skip
+        if self.kind == "table" and len({values.dims[0] for values in self.data.data_vars.values()}) > 1:
+            raise ValueError(f"data: the columns of the table {self.title!r} have not the same rows")
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures that belong together, and what they are for."""
+
+    title: str
+    text: str
+    figures: tuple[Figure, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse titles that could not be told apart."""
+        _check_title(self.title)
+        titles = [figure.title for figure in self.figures]
+        if len(set(titles)) < len(titles):
+            raise ValueError(f"figures: two of the section {self.title!r} have the same title")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement about a network, with the number that decides it.
+
+    Args:
+        says: The statement.
+        measured: What ``number`` is, in words.
+        number: What was found; NaN if it could not be measured.
+        bound: What it is held against.
+        below: The claim needs a number below the bound, and not above it.
+
+    Example:
+        >>> Claim("A head looks at the vector before", "previous_token of L0H3", number=0.9, bound=0.5).holds
+        True
+    """
+
+    says: str
+    measured: str
+    number: float
+    bound: float
+    below: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether the number is on the right side of the bound; not if there is none."""
+        return bool(self.number < self.bound if self.below else self.number > self.bound)
+
+    @property
+    def needs(self) -> str:
+        """What the number must be.
+
+        Example:
+            >>> Claim("", "", 0.0, bound=0.5, below=True).needs
+            '< 0.5'
+        """
+        return f"{'<' if self.below else '>'} {self.bound:.3g}"
+
+
+Claims = tuple[Claim, ...]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A study of one run at one step.
+
+    Args:
+        study: The study's name, as on the command line.
+        run: The run's directory.
+        step: The step that was looked at.
+        sections: What was looked at, in order.
+        claims: What it comes to.
+    """
+
+    study: str
+    run: str
+    step: int
+    sections: tuple[Section, ...]
+    claims: Claims
+
+    def to_tree(self) -> xr.DataTree:
+        """The story as one tree of xarray Datasets: one node for each section, one below it for each figure.
+
+        ``tree["claims"]`` has the claims along the axis ``claim``. How a figure is drawn stands in its attributes.
+        """
+        nodes = {"/": xr.Dataset(attrs={"study": self.study, "run": self.run, "step": self.step})}
+        for section in self.sections:
+            nodes[f"/{section.title}"] = xr.Dataset(attrs={"text": section.text})
+            for figure in section.figures:
+                drawn = {"kind": figure.kind, "note": figure.note, "log": figure.log}
+                nodes[f"/{section.title}/{figure.title}"] = figure.data.assign_attrs(drawn)
+        nodes["/claims"] = _dataset_of(self.claims)
+        return xr.DataTree.from_dict(nodes)
+
+    @classmethod
+    def from_tree(cls, tree: xr.DataTree) -> "Story":
+        """The story that ``to_tree`` made a tree of."""
+        sections = []
+        for title, node in tree.children.items():
+            if title == "claims":
+                continue
+            figures = []
+            for name, child in node.children.items():
+                data = child.to_dataset()
+                drawn = {key: data.attrs.pop(key) for key in ("kind", "note", "log")}
+                figures.append(Figure(name, data, **drawn))
+            sections.append(Section(title, node.attrs["text"], tuple(figures)))
+        claims = tree["claims"].to_dataset()
+        of_each = zip(*(claims[name].values.tolist() for name in _PARTS), strict=True)
+        return cls(
+            tree.attrs["study"],
+            tree.attrs["run"],
+            int(tree.attrs["step"]),
+            tuple(sections),
+            tuple(Claim(**dict(zip(_PARTS, parts, strict=True))) for parts in of_each),
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the tree as one netCDF file, which ``xarray.open_datatree`` reads without Headway."""
+        tree = self.to_tree()
+        write_whole(path, lambda part: tree.to_netcdf(part, engine="h5netcdf"))
+
+    @classmethod
+    def read(cls, path: Path) -> "Story":
+        """What ``write`` wrote; a ValueError if the file is damaged."""
+        try:
+            with xr.open_datatree(path, engine="h5netcdf") as tree:
+                return cls.from_tree(tree.load())
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"study: {path} is damaged ({error}); remove it and run the study again") from None
+
+
+_PARTS = ("says", "measured", "number", "bound", "below")
+
+
+def _dataset_of(claims: Sequence[Claim]) -> xr.Dataset:
+    columns = {name: [getattr(claim, name) for claim in claims] for name in (*_PARTS, "holds")}
+    return xr.Dataset({name: (("claim",), np.array(column)) for name, column in columns.items()})
+
+
+def over_steps(
+    run: Run, claims: Callable[[Model, Batch], Claims], batch: Batch, last: int, progress: bool = False
+) -> tuple[Figure, Figure]:
+    """When each claim came to hold, over the kept steps up to ``last``: a table, and the numbers as lines.
+
+    ``since`` is the kept step from which on the claim holds for good, NaN if it does not hold at ``last``.
+    """
+    steps = [step for step in run.steps if step <= last]
+    found = []
+    for step in tqdm(steps, desc="how it formed", unit="step", disable=None if progress else True):
+        model = run.model(step)
+        with seen_once():
+            found.append(claims(model, batch))
+    ends = found[-1]
+    holds = xr.DataArray([[claim.holds for claim in each] for each in found], dims=("step", "claim"))
+    numbers = np.array([[claim.number for claim in each] for each in found])
+    formed = table(
+        "claim",
+        [claim.says for claim in ends],
+        since=held_from(holds.assign_coords(step=steps)).values,
+        first=numbers[0],
+        last=numbers[-1],
+        needs=[claim.needs for claim in ends],
+    )
+    for name, said in {"since": "holds since step", "first": f"at step {steps[0]}", "last": f"at step {last}"}.items():
+        formed[name].attrs["long_name"] = said
+    lines = {
+        f"claim_{i}": ("step", numbers[:, i], {"long_name": f"{claim.says}: {claim.measured} ({claim.needs})"})
+        for i, claim in enumerate(ends)
+    }
+    return (
+        Figure(
+            "When each claim came to hold",
+            formed,
+            "table",
+            "The kept step from which on the number of a claim is on the right side of its bound for good.",
+        ),
+        Figure(
+            "The numbers that decide the claims, over training",
+            xr.Dataset(lines, {"step": steps}),
+            "lines",
+            "One panel a claim; it says what the number is and what it must be.",
+            "x",
+        ),
+    )
+
+
+def table(rows: str, names: Iterable[Any], **columns: Any) -> xr.Dataset:
+    """A Dataset whose variables are the columns of a table; ``rows`` is what the axis is called.
+
+    Example:
+        >>> table("part", ["a", "b"], loss=[0.1, 0.2]).loss.sel(part="b").item()
+        0.2
+    """
+    return xr.Dataset({name: (rows, np.asarray(values)) for name, values in columns.items()}, {rows: list(names)})
+
+
+def _check_title(title: str) -> None:
+    if not title or "/" in title:
+        raise ValueError(f"title: {title!r} is not valid; it must be a name without a slash")

@@ -1,5 +1,6 @@
 """The command ``headway``. Each subcommand imports what it needs and no more."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ usage: headway COMMAND ...
   train RECIPE [options]     train a toy, keep its checkpoints, score its heads (also: python train.py RECIPE)
   measures                   list what can be scored
   measure RUN [options]      score a run at its kept steps; what is there is not computed again
+  study STUDY RUN [RUN ...]  a whole story of a run: its tables, its figures, and which claims hold
   report RUN [RUN ...]       write the page that shows what formed; several runs beside each other
   plot RUN FIGURE [options]  one figure of that page as PNG, SVG or PDF
 
@@ -41,6 +43,17 @@ headway train RECIPE --help lists the options of that recipe.
 """
 
 
+STUDY_USAGE = """\
+usage: headway study STUDY RUN [RUN ...] [options]
+
+studies:
+  affine-recurrence     How a network predicts an affine recurrence, layer by layer (arXiv 2410.17438).
+  previous-token        How a network without positions finds the token before; further runs stand beside it.
+
+headway study STUDY --help lists the options of that study.
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a subcommand. Bad input is one line on stderr and exit code 2; a run that diverges is exit code 1."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -50,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "train": train_command,
         "measures": measures_command,
         "measure": measure_command,
+        "study": study_command,
         "report": report_command,
         "plot": plot_command,
     }
@@ -257,6 +271,49 @@ def measure_command(arguments: list[str]) -> None:
     for name, reason in inapplicable.items():
         print(f"{name} does not apply: {reason}")
     print(f"{run.path / 'scores'} holds {', '.join(each.name for each in wanted if each.name not in inapplicable)}")
+
+
+def study_command(arguments: list[str]) -> None:
+    """Make a study of a run, print its tables, and keep it with the run."""
+    from jsonargparse import ArgumentParser
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(STUDY_USAGE, end="")
+        return
+    name, *rest = arguments
+
+    from headway.analyze.report.live import report_if_possible
+    from headway.analyze.studies import STUDIES
+    from headway.analyze.studies.printed import print_story
+    from headway.analyze.studies.story import Story
+    from headway.checkpoints import Run
+    from headway.checkpoints.options import nearest, parse
+
+    if name not in STUDIES:
+        raise ValueError(f"study: {name!r} is not one of {', '.join(STUDIES)}{nearest(name, STUDIES)}")
+    study = STUDIES[name]
+    takes_others = "others" in inspect.signature(study).parameters
+    usage = f"headway study {name} RUN{' [RUN ...]' if takes_others else ''} [options]"
+    parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("runs", nargs="+" if takes_others else 1, help="directory of the run; others beside it")
+    parser.add_function_arguments(study, skip={"run", "others", "progress"})
+    parser.add_argument("--overwrite", action="store_true", help="make it again if it has been made at this step")
+    if {"-h", "--help"} & set(rest):
+        parser.print_help()
+        return
+    options = parse(parser, rest)
+    run, *others = (Run(_directory("run", path)) for path in options.runs)
+    path = run.study_file(name, run.check_step(options.at))
+    given = {key: value for key, value in vars(options).items() if key not in ("runs", "overwrite")}
+    if path.exists() and not options.overwrite:
+        print(f"{path} has been made; --overwrite makes it again.\n")
+        story = Story.read(path)
+    else:
+        story = study(run, *([others] if takes_others else []), **given, progress=True)
+        story.write(path)
+        report_if_possible(run)
+    print_story(story)
+    print(f"\nIts figures, as data: {path}\nThe page that shows them: {run.report_file}")
 
 
 def report_command(arguments: list[str]) -> None:

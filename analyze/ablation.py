@@ -8,7 +8,7 @@ stays as it is.
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from types import EllipsisType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import einops
 import torch
@@ -26,12 +26,24 @@ from headway.models.config import Head
 from headway.models.convert import Model, evaluating
 from headway.models.hooked_transformer import HookedTransformer
 
-Kind = Literal["zero", "mean", "position_mean", "resample"]
+Kind = Literal["zero", "mean", "position_mean", "without_position", "resample"]
 Attention = Literal["recomputed", "frozen"]
 # Of so many sequences is the loss of measures that run the network once for every path or every new weight.
 FEW = 8
+# Attention before and after the softmax: [batch, head, query, key], where others have [batch, pos, ...].
+ATTENTION = ("hook_attn_scores", "hook_pattern")
 # A hook point's name, and what is called with its activation and gives another back.
 Hook = tuple[str, Callable[..., Tensor | None]]
+
+
+class Entries(NamedTuple):
+    """Some entries of the last axis of an activation, such as neurons: ``Entries("blocks.0.mlp.hook_post", [3])``."""
+
+    point: str
+    entries: Sequence[int]
+
+
+What = str | Head | Entries
 
 
 def ablation(model: Model, batch: Batch, kind: Kind = "mean", reference: Batch | None = None) -> xr.Dataset:
@@ -72,7 +84,7 @@ def ablation(model: Model, batch: Batch, kind: Kind = "mean", reference: Batch |
     there = shown.activations if other is batch else _recorded(model, other, _z_points(model))
     change = clean.new_empty(len(counted), model.cfg.n_layers, model.cfg.n_heads)
     for layer, point in enumerate(_z_points(model)):
-        stand_in = _stand_in(there[point], kind)
+        stand_in = _stand_in(point, there[point], kind)
         for head in range(model.cfg.n_heads):
             without = _output_without(model, batch, Head(layer, head), stand_in, shown.activations)
             change[:, layer, head] = losses(without) - clean
@@ -83,7 +95,7 @@ def ablation(model: Model, batch: Batch, kind: Kind = "mean", reference: Batch |
 def ablated_loss(
     model: Model,
     batch: Batch,
-    what: str | Head | Iterable[str | Head],
+    what: What | Iterable[What],
     kind: Kind = "mean",
     attention: Attention = "recomputed",
     reference: Batch | None = None,
@@ -93,11 +105,13 @@ def ablated_loss(
     Args:
         model: The network.
         batch: Sequences of a task.
-        what: Heads (at hook_z), names of hook points, or several of either, replaced together; nothing at all gives the
-            loss as it is. ``all_heads_but`` names everything except a circuit.
+        what: Heads (at hook_z), names of hook points, ``Entries`` of one (neurons), or several of these, replaced
+            together; nothing at all gives the loss as it is. ``all_heads_but`` names everything except a circuit.
         kind: What takes their place: ``zero``; ``mean``, over all sequences and positions of the reference;
-            ``position_mean``, over its sequences at each position; ``resample``, what the network computes on it,
-            sequence by sequence.
+            ``position_mean``, over its sequences at each position, which leaves the position and takes the rest;
+            ``without_position``, what the network computes on it with ``mean`` in the place of ``position_mean``, which
+            takes the position and leaves the rest; ``resample``, what the network computes on it, sequence by sequence.
+            The mean of attention scores or patterns is that over sequences at each query and key.
         attention: ``recomputed``: patterns in later layers follow what they read; ``frozen``: all patterns stay as they
             are without any replacement, and only what they move changes.
         reference: A batch of the same shape. By default this batch itself, and for ``resample`` this batch with its
@@ -105,8 +119,8 @@ def ablated_loss(
 
     Raises:
         DoesNotApplyError: ``resample`` with a single sequence and no reference.
-        ValueError: a head or hook point that does not exist, an activation without positions (an attention pattern), a
-            reference of another shape, an output that is not all numbers.
+        ValueError: a head, hook point or entry that does not exist, an activation without positions, a reference of
+            another shape, an output that is not all numbers.
 
     Example:
         >>> from headway.models.handmade import composing_pair
@@ -117,9 +131,11 @@ def ablated_loss(
     """
     check_one_of("attention", attention, get_args(Attention))
     other = _reference("ablated_loss", batch, kind, reference)
-    places = [_place(model, each) for each in ([what] if isinstance(what, str | Head) else what)]
+    places = [_place(model, each) for each in ([what] if isinstance(what, str | Head | Entries) else what)]
     there = _recorded(model, other, [point for point, _ in places])
-    hooks = [_replace(point, _stand_in(there[point], kind), where) for point, where in places]
+    for point, where in places:
+        _check_entries(point, there[point], where)
+    hooks = [_replace(point, _stand_in(point, there[point], kind), where) for point, where in places]
     if attention == "frozen":
         for layer, pattern in enumerate(seen(model, batch).patterns):
             hooks.append(_replace(f"blocks.{layer}.attn.hook_pattern", pattern))
@@ -244,10 +260,12 @@ def _reference(name: str, batch: Batch, kind: str, reference: Batch | None) -> B
     return batch._replace(inputs=batch.inputs.roll(1, 0))
 
 
-def _place(model: Model, what: str | Head) -> tuple[str, EllipsisType | tuple]:
+def _place(model: Model, what: What) -> tuple[str, EllipsisType | tuple]:
     """The hook point, and where in its activation."""
     if isinstance(what, str):
         return what, ...
+    if isinstance(what, Entries):
+        return what.point, (..., list(what.entries))
     head = check_head(model, what)
     return f"blocks.{head.layer}.attn.hook_z", _of_head(head)
 
@@ -272,21 +290,34 @@ def _recorded(model: Model, batch: Batch, points: Sequence[str]) -> Activations:
             nearest = get_close_matches(point, model.hook_dict, n=1)
             hint = f"; nearest is {nearest[0]!r}" if nearest else ""
             raise ValueError(f"what: {point!r} is no hook point that this network passes{hint}")
-        # Scores and patterns have an axis of heads there, which may be as long as a sequence.
-        if point.endswith(("scores", "pattern")) or cache[point].shape[1:2] != batch.inputs.shape[1:2]:
+        if not point.endswith(ATTENTION) and cache[point].shape[1:2] != batch.inputs.shape[1:2]:
             raise ValueError(f"what: {point!r} is no activation [batch, pos, ...]: {tuple(cache[point].shape)}")
     return cache
 
 
-def _stand_in(value: Float[Tensor, "batch pos *rest"], kind: Kind) -> Float[Tensor, "batch pos *rest"]:
+def _check_entries(point: str, value: Tensor, where: Any) -> None:
+    """Refuse entries of the last axis that do not exist."""
+    entries = where[-1] if where is not ... and isinstance(where[-1], list) else []
+    for entry in entries:
+        if not 0 <= entry < value.shape[-1]:
+            raise ValueError(f"what: {point!r} has no entry {entry}; it has 0 to {value.shape[-1] - 1}")
+
+
+def _stand_in(point: str, value: Float[Tensor, "batch *rest"], kind: Kind) -> Float[Tensor, "batch *rest"]:
     """What takes the place of an activation, from what the reference batch has there."""
     if kind == "zero":
         return torch.zeros_like(value)
+    if kind == "resample":
+        return value
+    if point.endswith(ATTENTION):
+        if kind == "without_position":
+            raise ValueError(f"kind: 'without_position' is not valid for {point!r}, which is of positions alone")
+        return einops.reduce(value, "batch head query key -> 1 head query key", "mean").expand_as(value)
+    mean = einops.reduce(value, "batch pos ... -> 1 1 ...", "mean").expand_as(value)
     if kind == "mean":
-        return einops.reduce(value, "batch pos ... -> 1 1 ...", "mean").expand_as(value)
-    if kind == "position_mean":
-        return einops.reduce(value, "batch pos ... -> 1 pos ...", "mean").expand_as(value)
-    return value
+        return mean
+    by_position = einops.reduce(value, "batch pos ... -> 1 pos ...", "mean").expand_as(value)
+    return by_position if kind == "position_mean" else value - by_position + mean
 
 
 def _replace(point: str, value: Tensor, where: Any = ...) -> Hook:

@@ -212,6 +212,19 @@ def symmetric_null(ratio: Float[Tensor, "draw"], trace: Float[Tensor, "draw"], t
     return Null(np.zeros(1), np.array([variance.sqrt().item()]))
 
 
+def untrained(config: ModelConfig, draw: int = 0) -> HookedTransformer:
+    """One of the fresh networks that nulls are made of: initialised as a run is, from a seed apart from any run's.
+
+    Example:
+        >>> config = ModelConfig(n_layers=1, d_model=11, n_ctx=7, d_head=5, n_heads=3, d_vocab=13)
+        >>> bool((untrained(config).W_E == HookedTransformer(config, seed=0).W_E).any())
+        False
+    """
+    model = HookedTransformer(config).eval()
+    model.init_weights(generator("null", 1, draw))
+    return model
+
+
 def fresh_initialisations(
     measures: Mapping[str, Callable[[HookedTransformer, Batch], xr.Dataset]],
     scales: Mapping[str, Scale],

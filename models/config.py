@@ -1,6 +1,7 @@
 """What a network is: its sizes and kinds, under TransformerLens's field names."""
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -22,6 +23,19 @@ class Head(NamedTuple):
 
     def __str__(self) -> str:
         return f"L{self.layer}H{self.head}"
+
+    @classmethod
+    def named(cls, name: str) -> "Head":
+        """The head that ``str`` calls ``name``; a ValueError for what is no such name.
+
+        Example:
+            >>> Head.named("L0H7")
+            Head(layer=0, head=7)
+        """
+        found = re.fullmatch(r"L(\d+)H(\d+)", name)
+        if not found:
+            raise ValueError(f"head: {name!r} is not valid; it must be a name such as L0H7")
+        return cls(int(found[1]), int(found[2]))
 
 
 @dataclass

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headway.data.affine_recurrence import AffineRecurrence
+from headway.data.previous_token import PreviousToken
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.config import ModelConfig
@@ -125,6 +126,58 @@ def composing_pair(kind: Literal["q", "k", "v"]) -> tuple[HookedTransformer, Bat
     _write(attention.W_K, 1, BEFORE if kind == "k" else TOKEN, SHARP)
     _copy(model, 1, 1, BEFORE if kind == "v" else TOKEN, TOKEN, 20.0)
     return model, _batch()
+
+
+NO_POSITIONS = PreviousToken(n_tokens=D_VOCAB - 1, length=11)
+
+
+@torch.no_grad()
+def position_from_bos() -> tuple[HookedTransformer, Batch]:
+    """Two layers that find the token before without positions, from the share of BOS in what a uniform head reads.
+
+    L0H0 attends to all tokens alike and writes the share of BOS, 1 / (q + 1). Three neurons of MLP 0 for each position
+    make a bump around its share, and so the position, one-hot. L1H0 reads it to attend to the token before, and copies.
+
+    Example:
+        >>> model, batch = position_from_bos()
+        >>> bool((model(batch.inputs).argmax(-1) == batch.targets)[:, 1:].all())
+        True
+    """
+    length = NO_POSITIONS.length
+    at = slice(D_VOCAB + 1, D_VOCAB + 1 + length)
+    model = HookedTransformer(
+        ModelConfig(
+            n_layers=2,
+            d_model=29,
+            n_ctx=length,
+            d_head=D_HEAD,
+            n_heads=1,
+            d_vocab=D_VOCAB,
+            d_mlp=3 * length,
+            positional_embedding_type="none",
+            normalization_type=None,
+            initializer_range=0.0,
+        )
+    )
+    model.W_E[:, TOKEN] = torch.eye(D_VOCAB)
+    model.W_U[TOKEN] = torch.eye(D_VOCAB)
+    model.blocks[0].attn.W_V[0, BOS, 0] = 1.0
+    model.blocks[0].attn.W_O[0, 0, D_VOCAB] = 1.0
+    share = 1 / torch.arange(1.0, length + 2)
+    mlp = model.blocks[0].mlp
+    mlp.W_in[D_VOCAB] = 1.0
+    for q in range(length):
+        # relu(s - share[q + 1]) rises from the next share on, bends at this one, and is level again at the last one.
+        bends = [q + 1, q] if q == 0 else [q + 1, q, q - 1]
+        rise, fall = 1 / (share[q] - share[q + 1]), 0.0 if q == 0 else 1 / (share[q - 1] - share[q])
+        for i, (bend, slope) in enumerate(zip(bends, (rise, -rise - fall, fall), strict=False)):
+            mlp.b_in[3 * q + i] = -share[bend]
+            mlp.W_out[3 * q + i, at.start + q] = slope
+    attention = model.blocks[1].attn
+    attention.W_K[0, at, :length] = SHARP * torch.eye(length)
+    attention.W_Q[0, at, :length] = SHARP * torch.eye(length).roll(-1, 1)
+    _copy(model, 1, 0, TOKEN, TOKEN, 20.0)
+    return model.eval(), NO_POSITIONS.evaluation_batch(seed=0, batch_size=29)
 
 
 VECTORS = AffineRecurrence(d_vector=7, length_max=12)

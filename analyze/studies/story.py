@@ -13,12 +13,10 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from headway.analyze.forward import seen_once
 from headway.analyze.formation import held_from
+from headway.analyze.forward import seen_once
 from headway.checkpoints.files import write_whole
 from headway.checkpoints.run import Run
-from headway.data.task import Batch
-from headway.models.convert import Model
 
 Kind = Literal["lines", "maps", "table"]
 Log = Literal["", "x", "y", "xy"]
@@ -204,9 +202,7 @@ def _dataset_of(claims: Sequence[Claim]) -> xr.Dataset:
     return xr.Dataset({name: (("claim",), np.array(column)) for name, column in columns.items()})
 
 
-def over_steps(
-    run: Run, claims: Callable[[Model, Batch], Claims], batch: Batch, last: int, progress: bool = False
-) -> tuple[Figure, Figure]:
+def over_steps(run: Run, last: int, claims: Callable[[int], Claims], progress: bool = False) -> tuple[Figure, Figure]:
     """When each claim came to hold, over the kept steps up to ``last``: a table, and the numbers as lines.
 
     ``since`` is the kept step from which on the claim holds for good, NaN if it does not hold at ``last``.
@@ -214,9 +210,8 @@ def over_steps(
     steps = [step for step in run.steps if step <= last]
     found = []
     for step in tqdm(steps, desc="how it formed", unit="step", disable=None if progress else True):
-        model = run.model(step)
         with seen_once():
-            found.append(claims(model, batch))
+            found.append(claims(step))
     ends = found[-1]
     holds = xr.DataArray([[claim.holds for claim in each] for each in found], dims=("step", "claim"))
     numbers = np.array([[claim.number for claim in each] for each in found])
@@ -259,6 +254,19 @@ def table(rows: str, names: Iterable[Any], **columns: Any) -> xr.Dataset:
         0.2
     """
     return xr.Dataset({name: (rows, np.asarray(values)) for name, values in columns.items()}, {rows: list(names)})
+
+
+def by_layer(**columns: xr.DataArray) -> xr.Dataset:
+    """A table with a row for each layer: of scores [layer] a column each, of scores [layer, head] one for each head.
+
+    Example:
+        >>> by_layer(score=xr.DataArray([[0.1, 0.2]], dims=("layer", "head"))).score.sel(layer="L0", head="H1").item()
+        0.2
+    """
+    numbers = xr.Dataset({name: values.drop_vars(values.coords) for name, values in columns.items()})
+    letters = {axis: f"{axis[0].upper()}" for axis in ("layer", "head") if axis in numbers.sizes}
+    labels = {axis: [f"{letter}{i}" for i in range(numbers.sizes[axis])] for axis, letter in letters.items()}
+    return numbers.assign_coords(labels)
 
 
 def _check_title(title: str) -> None:

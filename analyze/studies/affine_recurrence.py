@@ -1,0 +1,727 @@
+"""How a network predicts an affine recurrence: the story of Bhargav & Gu (arXiv 2410.17438), asked of any run.
+
+Their reading, which the claims at the end hold against the numbers of this run: layer 0 adds a multiple of the vector
+before to each vector; layer 1 looks for the second vector, and writes beside the embedding, where it steers the
+attention of layer 2; layer 2 looks for vectors that are like the current one, and takes them away.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, get_args
+
+import einops
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from headway.analyze.ablation import ablated_loss, ablation, all_heads_but
+from headway.analyze.applies import DoesNotApplyError, check_head, weight
+from headway.analyze.attention import previous_token
+from headway.analyze.attribution import direct_attribution
+from headway.analyze.circuits import (
+    HEAD,
+    k_composition,
+    ov,
+    ov_eigenvalue,
+    ov_eigenvalue_residual,
+    q_composition,
+    qk,
+    qk_eigenvalue,
+    qk_eigenvalue_residual,
+    rank_95,
+    rank_entropy,
+    rank_stable,
+    v_composition,
+)
+from headway.analyze.forward import seen, seen_once
+from headway.analyze.geometry import linearity, outside_embedding, similar_vector
+from headway.analyze.lens import lens, residual_outputs
+from headway.analyze.loss import loss
+from headway.analyze.nulls import untrained
+from headway.analyze.probe import Probe, Probed, probe_activation
+from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, by_layer, over_steps, table
+from headway.analyze.surgery import ov_identity_loss, ov_identity_surgery, qk_identity_loss, qk_identity_surgery
+from headway.checkpoints.run import Run
+from headway.data.affine_recurrence import AffineRecurrence, least_squares_oracle
+from headway.data.task import Batch
+from headway.models.config import Head
+from headway.models.convert import Model
+from headway.models.hooked_transformer import HookedTransformer
+
+NAME = "affine-recurrence"
+# Single-batch training losses of the published run, by step.
+PUBLISHED = {0: 0.196, 500: 0.0069, 1000: 0.0048, 2500: 0.0018, 10_000: 5.4e-4}
+# An entry of W_OV is large above this.
+LARGE = 0.05
+
+
+def study(
+    run: Run,
+    at: int | None = None,
+    c: float = -1.5,
+    length: int = 14,
+    heads: Sequence[str] = (),
+    sequences: int = 64,
+    probe_sequences: int = 4096,
+    progress: bool = False,
+) -> Story:
+    """Study a run that predicts affine recurrences.
+
+    Weights are processed (LayerNorm folded, what is written centred), which changes no output.
+
+    Args:
+        run: A run of the task AffineRecurrence.
+        at: The kept step to look at; the last one if not given.
+        c: The coefficient of the sequences whose attention is shown.
+        length: How many vectors a sequence has where one length is looked at; the task's longest, if that is shorter.
+        heads: The heads that are replaced by identities together, such as L2H0; those of the last layer if not given.
+        sequences: How many sequences each number is taken over.
+        probe_sequences: How many sequences probes are trained on; half as many are held out.
+        progress: Show a bar while going through the kept steps.
+
+    Raises:
+        ValueError: a run of another task, a step that was not kept, a head that does not exist, a length that leaves no
+            answer determined, too few sequences for a probe.
+    """
+    task = _task(run)
+    step = run.check_step(at)
+    model = _processed(run, step)
+    chosen = _heads(model, heads)
+    length = min(length, task.length_max)
+    if length < task.first_determined + 2:
+        least = task.first_determined + 2
+        raise ValueError(f"length: {length} is not valid; it must be at least {least} for an answer to be determined")
+    if sequences < 2:
+        raise ValueError(f"sequences: {sequences} is not valid; it must be at least 2")
+    longest = _sequences(run, sequences, task.length_max)
+    batch = _sequences(run, sequences, length)
+    of_one_c = _sequences(run, sequences, length, c=c)
+    with seen_once():
+        sections = (
+            _training(run, step),
+            _predictions(model, of_one_c),
+            _errors(run, model, sequences),
+            _attention(model, of_one_c, c),
+            _attribution(model, batch),
+            _ablation(model, batch),
+            _circuits(model, batch),
+            _geometry(model, batch),
+            _eigenvalues(model, batch),
+            _surgery(model, batch, chosen),
+            _composition(model, batch),
+            _probes(run, model, length, probe_sequences),
+            _coefficients(run, model, sequences, length),
+        )
+        ends = claims(model, longest)
+    formed = Section(
+        "How it formed",
+        "The claims at each kept step up to this one.",
+        over_steps(run, step, lambda each: claims(_processed(run, each), longest), progress),
+    )
+    return Story(NAME, str(run.path), step, (*sections, formed), ends)
+
+
+def _training(run: Run, step: int) -> Section:
+    """The loss of each update's batch, at all positions, and the evaluation loss where the answer is determined."""
+    training = run.training.loss.sel(step=slice(None, step))
+    steps = training.step.values
+    median = training.rolling(step=min(100, max(1, len(steps))), min_periods=1).median()
+    shown = np.unique(np.geomspace(1, max(step, 1), 200).round().astype(int)) if len(steps) else steps
+    shown = np.intersect1d(np.union1d(shown, list(PUBLISHED)), steps)
+    lines = xr.DataArray(
+        [training.sel(step=shown).values, median.sel(step=shown).values],
+        coords={"line": ["single batches", "median of the last 100"], "step": shown},
+        attrs={"long_name": "training loss, all positions"},
+    )
+    figures = [Figure("Loss of the training batches", xr.Dataset({"loss": lines}), "lines", "", "xy")]
+    if _is_published(run):
+        known = [each for each in PUBLISHED if each <= step and each + 1 in steps]
+        kept = [min(run.steps, key=lambda kept: abs(kept - each)) for each in known]
+        figures.append(
+            Figure(
+                "Beside the published run",
+                table(
+                    "step",
+                    known,
+                    published=[PUBLISHED[each] for each in known],
+                    all_positions=[median.sel(step=each + 1).item() for each in known],
+                    where_determined=[loss(run.model(each), run.batch()).loss_determined.item() for each in kept],
+                ),
+                "table",
+                "Published: single batches. All positions: the median of the last 100 training batches. Where "
+                "determined: the evaluation batch, at the nearest kept step.",
+            )
+        )
+    return Section("Training", "The mean squared error of each batch before its update.", tuple(figures))
+
+
+def _predictions(model: Model, batch: Batch) -> Section:
+    """One entry of one sequence, and how well the residual stream predicts after each layer."""
+    read = residual_outputs(model, batch)
+    names = ["actual", "predicted", *(f"after L{layer}" for layer in range(model.cfg.n_layers - 1))]
+    values = torch.stack([batch.targets, read[-1], *read[1:-1]])[:, 0, :, 0]
+    lens_loss = lens(model, batch)
+    return Section(
+        "Predictions",
+        "The residual stream after each layer, read as if it were the last (ln_final, then the unembedding), beside "
+        "the vectors that follow.",
+        (
+            Figure(
+                "One entry of one sequence",
+                xr.Dataset({"value": (("line", "pos"), values.numpy())}, {"line": names}),
+                "lines",
+                "Entry 0 of the first sequence; the value at a position is that of the next vector.",
+            ),
+            Figure(
+                "Error after each layer",
+                lens_loss[["lens", "lens_determined"]],
+                "table",
+                "Mean squared error of what is read; embed is before layer 0.",
+            ),
+            Figure("Error after each layer, by position", lens_loss[["lens_by_position"]], "lines", "", "y"),
+        ),
+    )
+
+
+def _errors(run: Run, model: Model, sequences: int) -> Section:
+    """Mean squared error by position and by length, beside what needs no learning."""
+    task = _task(run)
+    lengths = range(max(task.length_min, task.first_determined + 2), task.length_max + 1)
+    compared = [_compared(model, _sequences(run, sequences, length)) for length in lengths]
+    by_length = _beside_baselines(compared)
+    names = list(by_length)
+    by_position = np.array([compared[-1].errors[name] for name in names])
+    return Section(
+        "Errors",
+        "Beside the least-squares oracle, which fits c and d to what was seen, and two that learn nothing. From "
+        f"position {task.first_determined} on the answer is determined, and the oracle's error is rounding.",
+        (
+            Figure(
+                "By position",
+                xr.Dataset({"error": (("line", "pos"), by_position)}, {"line": names}),
+                "lines",
+                f"Sequences of {task.length_max} vectors.",
+                "y",
+            ),
+            Figure(
+                "By length of the sequence",
+                table("length", lengths, **by_length),
+                "table",
+                "How many vectors a sequence has; mean squared error where the answer is determined.",
+            ),
+        ),
+    )
+
+
+def _attention(model: Model, batch: Batch, c: float) -> Section:
+    """The pattern of every head on sequences of one coefficient; of a negative one every other vector is alike."""
+    patterns = einops.reduce(seen(model, batch).patterns, "layer batch head q k -> layer head q k", "mean")
+    pos = torch.arange(patterns.shape[-1])
+    back = pos[:, None] - pos
+    alike = (back >= 0) & (back % 2 == 0)
+    share = (patterns * alike).sum(-1)[..., 2:].mean(-1)
+    chance = (alike.sum(-1) / (1 + pos))[2:].mean()
+    return Section(
+        "Attention",
+        f"Sequences with c = {c:g}. Where c is negative every other difference points the same way, and a head that "
+        "looks for vectors like the current one has a checkerboard.",
+        (
+            Figure(
+                "Mean pattern of every head",
+                xr.Dataset({"attention": (("layer", "head", "query", "key"), patterns.numpy())}),
+                "maps",
+            ),
+            Figure(
+                "Attention to every other vector",
+                by_layer(share=xr.DataArray(share.numpy(), dims=HEAD)),
+                "table",
+                f"Share of the attention on keys 0, 2, 4, ... back, over queries from 2 on; {chance:.3f} is chance.",
+            ),
+        ),
+    )
+
+
+def _attribution(model: Model, batch: Batch) -> Section:
+    """Shares of the target vector that each component adds to the prediction directly."""
+    shares = direct_attribution(model, batch)
+    return Section(
+        "Direct attribution",
+        "What each component adds to the prediction along the target, as a share of the target; together they are 1 "
+        "for a perfect prediction. b_O and b_out stand apart from the heads; the scale is that of the whole stream.",
+        (
+            Figure(
+                "By component",
+                shares[["direct_attribution", "direct_attribution_determined"]],
+                "table",
+                "Over all positions, and where the answer is determined.",
+            ),
+            Figure("By component and position", shares[["direct_attribution_by_position"]], "maps"),
+        ),
+    )
+
+
+def _ablation(model: Model, batch: Batch) -> Section:
+    """The loss without each layer's attention, each MLP, and each head's OV."""
+    clean = loss(model, batch).loss_determined.item()
+    parts: dict[str, str | list[Head]] = {}
+    for layer in range(model.cfg.n_layers):
+        parts[f"heads of L{layer}"] = [Head(layer, head) for head in range(model.cfg.n_heads)]
+        if not model.cfg.attn_only:
+            parts[f"MLP of L{layer}"] = f"blocks.{layer}.hook_mlp_out"
+    kinds = ("zero", "mean")
+    layers = {
+        kind: [ablated_loss(model, batch, what, kind).loss_determined.item() for what in parts.values()]
+        for kind in kinds
+    }
+    return Section(
+        "Ablation",
+        f"Mean squared error where the answer is determined; {clean:.2g} with everything in place. Zero: nothing in "
+        "its place. Mean: its mean over all sequences and positions. Later attention is computed anew.",
+        (
+            Figure("Without a layer's heads, or its MLP", table("without", parts, **layers), "table"),
+            *(
+                Figure(
+                    f"Without one head, {kind}",
+                    by_layer(error=clean + ablation(model, batch, kind).ablation_determined),
+                    "table",
+                    "What the head's OV writes is replaced.",
+                )
+                for kind in kinds
+            ),
+        ),
+    )
+
+
+def _circuits(model: Model, batch: Batch) -> Section:
+    """OV matrices, the entries that are large, and how many directions they have."""
+    W_OV = einops.einsum(weight(model, "W_V"), weight(model, "W_O"), "l h a d, l h d b -> l h a b")
+    through = weight(model, "W_E") @ W_OV @ weight(model, "W_U")
+    large = einops.reduce((W_OV.abs() > LARGE).float(), "layer head a b -> layer head", "mean")
+    spectra = {
+        name: einops.rearrange(circuit.singular_values(), "(layer head) s -> layer head s", head=W_OV.shape[1])
+        for name, circuit in (("OV", ov(model)), ("QK", qk(model)))
+    }
+    ranks = {
+        f"{rank.__name__}_{circuit}": rank(model, batch)[rank.__name__].sel(circuit=circuit).mean("head")
+        for rank in (rank_95, rank_entropy, rank_stable)
+        for circuit in ("OV", "QK")
+    }
+    return Section(
+        "OV and QK circuits",
+        "W_OV is d_model by d_model; W_E W_OV W_U is what it does from an input vector to an output.",
+        (
+            Figure("W_OV", xr.Dataset({"W_OV": ((*HEAD, "from", "to"), W_OV.numpy())}), "maps"),
+            Figure("W_E W_OV W_U", xr.Dataset({"circuit": ((*HEAD, "input", "output"), through.numpy())}), "maps"),
+            Figure(
+                "Share of large entries",
+                by_layer(share=xr.DataArray(large.numpy(), dims=HEAD)),
+                "table",
+                f"Entries of W_OV that are larger than {LARGE} in size.",
+            ),
+            Figure(
+                "Singular values",
+                xr.Dataset({name: ((*HEAD, "number"), values.numpy()) for name, values in spectra.items()}),
+                "lines",
+                "One line a head, largest first.",
+            ),
+            Figure(
+                "Effective ranks",
+                by_layer(**ranks),
+                "table",
+                "Means over the heads of a layer. rank_95: how many singular values hold 95 % of the sum of squares; "
+                "rank_entropy: exp of the entropy of their shares; rank_stable: sum of squares over the largest.",
+            ),
+        ),
+    )
+
+
+def _geometry(model: Model, batch: Batch) -> Section:
+    """Whether layers copy vectors, and where they write."""
+    lines = linearity(model, batch)
+    copied = {
+        f"{said} ({inputs})": lines[name].sel(inputs=inputs)
+        for inputs in ("data", "isotropic")
+        for said, name in (("R²", "linearity"), ("slope", "linearity_slope"), ("intercept", "linearity_intercept"))
+    }
+    figures = [
+        Figure(
+            "Linearity of each layer's summed OV",
+            by_layer(**copied),
+            "table",
+            "Entries of x W_E W_OV W_U against those of x, all heads of the layer together; a random circuit's R² is "
+            f"{lines.linearity_null:.3g} in the mean.",
+        )
+    ]
+    try:
+        outside = outside_embedding(model, batch)
+    except DoesNotApplyError as reason:
+        return Section("Copying, and where it is written", str(reason), tuple(figures))
+    figures.append(
+        Figure(
+            "Outside of the embedding",
+            by_layer(outside_embedding=outside.outside_embedding),
+            "table",
+            "Share of what a layer writes, in length, that is orthogonal to the embeddings of all vectors; for a "
+            f"random direction it is {outside.outside_embedding_null:.3g}.",
+        )
+    )
+    return Section("Copying, and where it is written", "", tuple(figures))
+
+
+def _eigenvalues(model: Model, batch: Batch) -> Section:
+    """OV and QK, between inputs and outputs and within the residual stream."""
+    figures = []
+    for measure in (ov_eigenvalue, ov_eigenvalue_residual, qk_eigenvalue, qk_eigenvalue_residual):
+        scores, name = measure(model, batch), measure.__name__
+        spread = scores[f"{name}_null_std"].max().item()
+        figures.append(Figure(name, by_layer(score=scores[name]), "table", f"Null: 0 ± {spread:.2g}."))
+    return Section(
+        "Eigenvalue scores",
+        "Sum of the eigenvalues over the sum of their sizes: 1 copies, or looks for its like; -1 takes away, or looks "
+        "for its opposite. Through the embeddings, and within the residual stream, which are different numbers.",
+        tuple(figures),
+    )
+
+
+def _surgery(model: Model, batch: Batch, chosen: list[Head]) -> Section:
+    """Chosen heads with a QK, or an OV, that is a projector."""
+    clean = loss(model, batch).loss_determined.item()
+    errors = {
+        "as it is": clean,
+        "QK, trained W_Q": qk_identity_loss(model, batch, chosen, "trained").loss_determined.item(),
+        "QK, random W_Q": qk_identity_loss(model, batch, chosen, "random").loss_determined.item(),
+        "OV, plus": ov_identity_loss(model, batch, chosen, "+").loss_determined.item(),
+        "OV, minus": ov_identity_loss(model, batch, chosen, "-").loss_determined.item(),
+        "mean in their place": ablated_loss(model, batch, chosen, "mean").loss_determined.item(),
+    }
+    times = [after / clean for after in errors.values()]
+    queries = qk_identity_surgery(model, batch, len(batch.inputs)).qk_identity_surgery_after
+    values = ov_identity_surgery(model, batch, len(batch.inputs)).ov_identity_surgery_after
+    one_by_one = {
+        "QK, trained W_Q": queries.sel(experiment="trained"),
+        "QK, random W_Q": queries.sel(experiment="random"),
+        "OV, plus": values.sel(sign="+"),
+        "OV, minus": values.sel(sign="-"),
+    }
+    return Section(
+        "Identity surgery",
+        "W_K := pinv(W_Q).T leaves a head only looking for what is like its query; W_O := ±pinv(W_V) leaves it only "
+        "copying, or taking away. Random: after W_Q has been drawn anew. What costs no less than the heads' absence "
+        "shows that they do something else.",
+        (
+            Figure(
+                f"{', '.join(map(str, chosen))} together",
+                table("surgery", errors, error=list(errors.values()), times=times),
+                "table",
+                "Mean squared error where the answer is determined, and how many times that without surgery.",
+            ),
+            *(
+                Figure(f"One head at a time: {name}", by_layer(error=after), "table", "Error at all positions.")
+                for name, after in one_by_one.items()
+            ),
+        ),
+    )
+
+
+def _composition(model: Model, batch: Batch) -> Section:
+    """Q-, K- and V-composition of all pairs, beside random rotations."""
+    if model.cfg.n_layers < 2:
+        return Section("Composition", "A network of one layer has no pairs of heads.", ())
+    names = [str(head) for head in all_heads_but(model)]
+    maps, rows = {}, {}
+    for kind, measure in {"Q": q_composition, "K": k_composition, "V": v_composition}.items():
+        scores, name = measure(model, batch), measure.__name__
+        z = scores[f"{name}_z"]
+        square = einops.rearrange(z.values, "layer head later reader -> (layer head) (later reader)")
+        maps[name] = (("writes", "reads"), square, {"long_name": f"{kind}-composition: z"})
+        for layer, later in zip(*np.triu_indices(model.cfg.n_layers, 1), strict=True):
+            here = scores.sel(from_layer=layer, to_layer=later)
+            rows[f"{kind}, L{layer} to L{later}"] = (
+                here[name].mean().item(),
+                here[name].max().item(),
+                here[f"{name}_null"].mean().item(),
+                here[f"{name}_z"].mean().item(),
+                (here[name] / here[f"{name}_ceiling"]).mean().item(),
+                (here[name] > here[f"{name}_high"]).mean().item(),
+            )
+    columns = ("mean", "largest", "null", "mean z", "mean of ceiling", "above the band")
+    return Section(
+        "Composition",
+        "How much the queries, keys and values of later heads read what earlier heads write: the length of the product "
+        "over the product of the lengths. Null: the same factors, rotated at random.",
+        (
+            Figure("Every pair", xr.Dataset(maps, {"writes": names, "reads": names}), "maps"),
+            Figure(
+                "Layer by layer",
+                table("layers", rows, **dict(zip(columns, zip(*rows.values(), strict=True), strict=True))),
+                "table",
+                "The last column is the share of pairs above the 99 % band of all pairs.",
+            ),
+        ),
+    )
+
+
+def _probes(run: Run, model: Model, length: int, sequences: int) -> Section:
+    """What a probe reads of d and of c at each depth, beside the same probe on a network that was not trained."""
+    train, held_out = (
+        _sequences(run, count, length, draw=draw) for draw, count in ((1, sequences), (2, max(2, sequences // 2)))
+    )
+    networks = {"trained": model, "untrained": untrained(run.recipe.model)}
+    depths = {"embed": "blocks.0.hook_resid_pre"}
+    depths |= {f"after L{layer}": f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)}
+    kinds: tuple[Probe, ...] = get_args(Probe)
+    found = {
+        f"{target}, {kind}, {name}": [
+            probe_activation(network, train, held_out, point, partial(_told, target), _last, kind)
+            for point in depths.values()
+        ]
+        for target in ("d", "c")
+        for kind in kinds
+        for name, network in networks.items()
+    }
+    # [probe, depth, number]
+    numbers = np.array([list(each) for each in found.values()])
+    shown = {
+        "train_error": "Error on the training sequences",
+        "held_out_error": "Error on the others",
+        "r_squared": "R²",
+    }
+    return Section(
+        "Probes",
+        "A linear and a small MLP probe for the constants d and the coefficient c, at the last position: trained on "
+        f"{sequences} sequences, and tried on {len(held_out.inputs)} others. What they read of an untrained network "
+        "was not computed by training.",
+        tuple(
+            Figure(
+                said,
+                xr.Dataset(
+                    {name: (("probe", "depth"), numbers[..., Probed._fields.index(name)])},
+                    {"probe": list(found), "depth": list(depths)},
+                ),
+                "table",
+                "On the sequences that it was not trained on." if name == "r_squared" else "Mean squared error.",
+            )
+            for name, said in shown.items()
+        ),
+    )
+
+
+def _coefficients(run: Run, model: Model, sequences: int, length: int) -> Section:
+    """The loss as a function of c, in and outside of the trained range, and recurrences of higher order."""
+    task = _task(run)
+    cs = np.linspace(-4, 4, 81).round(1)
+    by_c = _beside_baselines([_compared(model, _sequences(run, sequences, length, c=c)) for c in cs])
+    others = {}
+    for order in sorted({1, 2, 3, task.compl}):
+        try:
+            other = replace(task, compl=order, length_min=task.length_max)
+        except ValueError:
+            continue  # a sequence too short, or vectors, for this order to be determined
+        batch = other.evaluation_batch(run.recipe.eval_seed, sequences)
+        others[f"{order}"] = _compared(model, batch)
+    by_order = _beside_baselines(list(others.values()))
+    return Section(
+        "Other coefficients",
+        f"It was trained on c from {task.c_min:g} to {task.c_max:g}, and on order {task.compl}.",
+        (
+            Figure(
+                "Error as a function of c",
+                xr.Dataset({"error": (("line", "c"), np.array(list(by_c.values())))}, {"line": list(by_c), "c": cs}),
+                "lines",
+                "Mean squared error where the answer is determined.",
+                "y",
+            ),
+            Figure(
+                "Recurrences of other orders",
+                table("order", others, **by_order),
+                "table",
+                "Mean squared error where the answer is determined.",
+            ),
+        ),
+    )
+
+
+def claims(model: Model, batch: Batch) -> Claims:
+    """What the paper says of each layer, each statement with the number that decides it in this network.
+
+    Layer 1 is the second layer, and the layer that takes away is the last; a number that a network does not have (the
+    second layer of one, a composition) is NaN, and its claim does not hold.
+    """
+    layers, last = model.cfg.n_layers, model.cfg.n_layers - 1
+    before = previous_token(model, batch)
+    way = (before.previous_token - before.previous_token_chance) / (1 - before.previous_token_chance)
+    lines = linearity(model, batch)
+    second, where = _second_vector(model, batch)
+    try:
+        outside = outside_embedding(model, batch)
+        beside = outside.outside_embedding[1].item() if layers > 1 else np.nan
+        nothing = outside.outside_embedding_null.item()
+    except DoesNotApplyError:
+        beside, nothing = np.nan, 1.0
+    copying = ov_eigenvalue(model, batch).ov_eigenvalue.sel(layer=last)
+    similar = similar_vector(model, batch).similar_vector.sel(layer=last)
+    clean = loss(model, batch).loss_determined.item()
+    chosen = [Head(last, head) for head in range(model.cfg.n_heads)]
+    projected = qk_identity_loss(model, batch, chosen, "trained").loss_determined.item()
+    absent = ablated_loss(model, batch, chosen, "mean").loss_determined.item()
+    return (
+        Claim(
+            "Layer 0 has a head that looks at the vector before",
+            f"previous_token of L0H{int(way.sel(layer=0).values.argmax())}, from chance (0) to nothing else (1)",
+            way.sel(layer=0).max().item(),
+            0.5,
+        ),
+        Claim(
+            "What layer 0's heads add of a vector is a multiple of it",
+            "R² of its summed OV on isotropic vectors, linearity",
+            lines.linearity.sel(inputs="isotropic", layer=0).item(),
+            0.5,
+        ),
+        Claim(
+            "Layer 1 has a head that looks at the second vector",
+            f"attention to vector 1 of {where}, from chance (0) to nothing else (1)",
+            second,
+            0.5,
+        ),
+        Claim(
+            "Layer 1 writes outside of the embedding",
+            "outside_embedding of L1, which for a random direction is the bound",
+            beside,
+            nothing,
+        ),
+        Claim(
+            f"The heads of the last layer (L{last}) take away what they look at",
+            "median of their ov_eigenvalue",
+            copying.median().item(),
+            -0.5,
+            below=True,
+        ),
+        Claim(
+            f"The heads of the last layer (L{last}) look for vectors like the current one",
+            "median of similar_vector, from no preference (0) to the most similar only (1)",
+            similar.median().item(),
+            0.5,
+        ),
+        Claim(
+            f"That is all that the queries and keys of L{last} do",
+            "share of its heads' effect that is lost when each W_QK is a projector (trained W_Q): (error - clean) / "
+            "(error without them - clean)",
+            (projected - clean) / (absent - clean) if absent > clean else np.nan,
+            0.1,
+            below=True,
+        ),
+        *(
+            Claim(
+                f"Layer 1 sets the attention of L{last}: {kind}-composition",
+                f"share of the pairs L1 to L{last} above the 99 % band",
+                _share_above(measure, model, batch, last),
+                0.5,
+            )
+            for kind, measure in (("Q", q_composition), ("K", k_composition))
+        ),
+        Claim(
+            f"The values of L{last} do not read layer 1: no systematic V-composition",
+            f"share of the pairs L1 to L{last} above the 99 % band",
+            _share_above(v_composition, model, batch, last),
+            0.5,
+            below=True,
+        ),
+    )
+
+
+def _second_vector(model: Model, batch: Batch) -> tuple[float, str]:
+    """How far the head of layer 1 that attends most to position 1 is from chance, and which it is."""
+    length = batch.inputs.shape[1]
+    if model.cfg.n_layers < 2 or length < 3:
+        return np.nan, "none"
+    to_second = seen(model, batch).patterns[1, :, :, 2:, 1]
+    scores = einops.reduce(to_second, "batch head query -> head", "mean")
+    chance = (1 / torch.arange(3, length + 1)).mean()
+    way = (scores - chance) / (1 - chance)
+    return way.max().item(), str(Head(1, int(way.argmax())))
+
+
+def _share_above(measure: Any, model: Model, batch: Batch, last: int) -> float:
+    if last < 2:
+        return np.nan
+    scores = measure(model, batch).sel(from_layer=1, to_layer=last)
+    name = measure.__name__
+    return (scores[name] > scores[f"{name}_high"]).mean().item()
+
+
+class Compared(NamedTuple):
+    """Mean squared errors by position, of a network and of what needs none; and from where the answer is determined."""
+
+    errors: dict[str, np.ndarray]
+    determined: int
+
+
+def _compared(model: Model, batch: Batch) -> Compared:
+    task = batch.task
+    assert isinstance(task, AffineRecurrence)
+    predictions = {
+        "network": seen(model, batch).output,
+        "least squares": least_squares_oracle(batch.inputs, task.compl),
+        "predict zero": torch.zeros_like(batch.targets),
+        "repeat last": batch.inputs,
+    }
+    errors = {name: task.loss(each, batch).mean(0).numpy() for name, each in predictions.items()}
+    return Compared(errors, task.first_determined)
+
+
+def _beside_baselines(compared: list[Compared]) -> dict[str, list[float]]:
+    """Means where the answer is determined, by who predicts."""
+    return {
+        name: [each.errors[name][each.determined :].mean().item() for each in compared] for name in compared[0].errors
+    }
+
+
+def _task(run: Run) -> AffineRecurrence:
+    task = run.task
+    if not isinstance(task, AffineRecurrence):
+        raise ValueError(f"run: {run.path} is of the task {type(task).__name__}; {NAME} needs AffineRecurrence")
+    return task
+
+
+def _processed(run: Run, step: int) -> HookedTransformer:
+    """Weights without the parts that change no output; as they are where folding would change the function."""
+    model = run.model(step)
+    try:
+        return model.processed()
+    except ValueError:
+        return model
+
+
+def _heads(model: Model, names: Sequence[str]) -> list[Head]:
+    """The heads that are named, or those of the last layer."""
+    if not names:
+        return [Head(model.cfg.n_layers - 1, head) for head in range(model.cfg.n_heads)]
+    return [check_head(model, Head.named(name)) for name in names]
+
+
+def _sequences(run: Run, count: int, length: int, c: float | None = None, draw: int = 0) -> Batch:
+    """Sequences of one length, and if asked for of one coefficient; another ``draw`` gives others."""
+    bounds = {} if c is None else {"c_min": float(c), "c_max": float(c)}
+    task = replace(_task(run), length_min=length, length_max=length, **bounds)
+    return task.evaluation_batch(run.recipe.eval_seed + draw, count)
+
+
+def _told(name: str, batch: Batch) -> Tensor:
+    """What the task knows of each sequence, at each of its positions."""
+    return einops.repeat(batch.info[name], "batch entry -> batch pos entry", pos=batch.inputs.shape[1])
+
+
+def _last(batch: Batch) -> Tensor:
+    """The position that has seen most; one of each sequence, since more of the same would tell a probe little."""
+    where = torch.zeros_like(batch.mask)
+    where[:, -1] = True
+    return where
+
+
+def _is_published(run: Run) -> bool:
+    """Whether the run has the sizes and the data of the published one."""
+    model = run.recipe.model
+    sizes = (model.n_layers, model.n_heads, model.d_model, model.d_head, model.d_mlp)
+    return sizes == (3, 8, 128, 64, 3072) and run.task == AffineRecurrence() and run.recipe.batch_size == 16

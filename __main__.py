@@ -282,6 +282,8 @@ def study_command(arguments: list[str]) -> None:
         return
     name, *rest = arguments
 
+    from rich.console import Console
+
     from headway.analyze.report.live import report_if_possible
     from headway.analyze.studies import STUDIES
     from headway.analyze.studies.printed import print_story
@@ -312,7 +314,7 @@ def study_command(arguments: list[str]) -> None:
         story = study(run, *([others] if takes_others else []), **given, progress=True)
         story.write(path)
         report_if_possible(run)
-    print_story(story)
+    print_story(story, Console(width=None if sys.stdout.isatty() else 160))
     print(f"\nIts figures, as data: {path}\nThe page that shows them: {run.report_file}")
 
 

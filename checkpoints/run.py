@@ -160,8 +160,9 @@ class Run:
     @property
     def studies(self) -> dict[str, int]:
         """The studies there are of this run, each with the last step at which it was made."""
-        found = sorted(self.path.glob("studies/step-*/*.nc"))
-        return {path.stem: int(path.parent.name.removeprefix("step-")) for path in found}
+        found = ((re.fullmatch(r"step-(\d{8,})", path.parent.name), path) for path in self.path.glob("studies/*/*.nc"))
+        steps = sorted((int(step[1]), path.stem) for step, path in found if step)
+        return {name: step for step, name in steps}
 
     def study(self, name: str, step: int | None = None) -> xr.DataTree:
         """The figures and tables of a study, at ``step`` or the last one at which it was made: a node a section.

@@ -15,13 +15,16 @@ import xarray as xr
 from headway.analyze import palette
 from headway.analyze.formation import ROLES
 from headway.analyze.report.packed import Packed
-from headway.analyze.report.shown import Score, Shown
+from headway.analyze.report.shown import Damaged, Score, Shown
+from headway.analyze.report.stories import story_data
+from headway.analyze.studies.story import Story
 from headway.checkpoints import Run
 from headway.checkpoints.files import write_whole
 
 # In the order in which they build on each other; each figure of the page is one file.
 SCRIPTS = (
-    "base", "state", "formed", "loss", "diagram", "attention", "eigenvalues", "heads", "pairs", "attribution", "start",
+    "base", "state", "formed", "loss", "diagram", "attention", "eigenvalues", "heads", "pairs", "attribution",
+    "studies", "start",
 )  # fmt: skip
 MARK = '<meta name="generator" content="headway">'
 
@@ -127,6 +130,7 @@ def run_data(shown: Shown) -> dict[str, Any]:
         "perPair": [_per_pair(score, shown, packed) for score in shown.per_pair],
         "attributions": [_attribution(part, values, packed) for part, values in shown.attributions.items()],
         "attention": None,
+        "stories": [_story(each, packed) for each in shown.stories],
     }
     if shown.roles is not None:
         data["roles"] = {
@@ -211,6 +215,10 @@ def _per_pair(score: Score, shown: Shown, packed: Packed) -> dict[str, Any]:
 def _common(values: xr.DataArray, *heads: str) -> np.ndarray:
     """Numbers that are the same for all heads of a layer, once; NaN where no head has one."""
     return values.max(heads).values
+
+
+def _story(story: Story | Damaged, packed: Packed) -> dict[str, Any]:
+    return story._asdict() if isinstance(story, Damaged) else story_data(story, packed)
 
 
 def _attribution(part: str, values: xr.DataArray, packed: Packed) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import xarray as xr
 from headway.analyze import LIVE, MEASURES
 from headway.analyze.circuits import HEAD, PAIR
 from headway.analyze.formation import formed_from, induction_circuits, roles, what_formed
+from headway.analyze.studies.story import Story
 from headway.checkpoints import Run
 from headway.checkpoints.scores import joined, read_file, score_files
 from headway.data.task import Task
@@ -40,6 +41,14 @@ class Definition(NamedTuple):
     summary: str
     range: str
     null: str
+
+
+class Damaged(NamedTuple):
+    """A study whose file cannot be read, and why."""
+
+    study: str
+    step: int
+    why: str
 
 
 @dataclass(frozen=True)
@@ -223,6 +232,19 @@ class Shown:
             for name, values in self._of_axes(("step", "component"))
             if name.startswith("direct_attribution")
         }
+
+    @property
+    def stories(self) -> list[Story | Damaged]:
+        """Every study of this run, at the last step at which it was made."""
+        return [self._story(study, step) for study, step in sorted(self.run.studies.items())]
+
+    def _story(self, study: str, step: int) -> Story | Damaged:
+        path = self.run.study_file(study, step)
+        try:
+            return Story.read(path)
+        # What HDF5 says of a damaged file depends on what is damaged; no page must end for it.
+        except Exception as error:
+            return Damaged(study, step, str(error) if isinstance(error, ValueError) else f"{path} is damaged ({error})")
 
     @property
     def definitions(self) -> dict[str, Definition]:

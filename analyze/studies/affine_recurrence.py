@@ -608,7 +608,7 @@ def claims(model: Model, batch: Batch) -> Claims:
             f"That is all that the queries and keys of L{last} do",
             "share of its heads' effect that is lost when each W_QK is a projector (trained W_Q): (error - clean) / "
             "(error without them - clean)",
-            (projected - clean) / (absent - clean) if absent > clean else np.nan,
+            (projected - clean) / (absent - clean) if absent > 1.1 * clean else np.nan,
             0.1,
             below=True,
         ),

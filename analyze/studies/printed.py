@@ -9,9 +9,8 @@ from rich.text import Text
 from headway.analyze.studies.story import Claims, Story
 
 
-def print_story(story: Story, console: Console | None = None) -> None:
+def print_story(story: Story, console: Console) -> None:
     """Print the tables of a story and then its claims; its pictures are for the page."""
-    console = console or Console()
     for section in story.sections:
         tables = [figure for figure in section.figures if figure.kind == "table"]
         if not tables:

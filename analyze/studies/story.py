@@ -190,7 +190,7 @@ class Story:
         try:
             with xr.open_datatree(path, engine="h5netcdf") as tree:
                 return cls.from_tree(tree.load())
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:  # all of HDF5's
             raise ValueError(f"study: {path} is damaged ({error}); remove it and run the study again") from None
 
 

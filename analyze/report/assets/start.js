@@ -44,6 +44,14 @@ const SECTIONS = [
     "What each component adds to the output itself, leaving out what it does through later layers.",
     attributionSection,
   ],
+  [
+    "studies",
+    "Studies",
+    "What was looked at closely at one checkpoint, which the slider does not move: statements with the numbers that decide them, and the figures behind these.",
+    studiesSection,
+    // Who has made no study need not hear of any.
+    (run) => run.stories.length > 0,
+  ],
   ["about", "About", null, aboutSection],
 ];
 
@@ -64,7 +72,8 @@ async function begin(data) {
   }
   makePlaces();
   readHash();
-  for (const [id, title, text, build] of SECTIONS) {
+  for (const [id, title, text, build, applies] of SECTIONS) {
+    if (applies && !RUNS.some(applies)) continue;
     const panels = RUNS.map((run) => {
       // A figure that cannot be built must not take the page with it.
       let panel;

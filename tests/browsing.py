@@ -1,0 +1,70 @@
+"""A page in a real browser, for every test that opens one."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # Debian's Chromium refuses its sandbox to root, as which CI runs.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Open]:
+    """Opens a page from disk without a network; afterwards there may have been no error on any."""
+    errors: list[str] = []
+    contexts = []
+
+    def opened(path: Path, place: str = "", width: int = 1280, theme: str = "light") -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, color_scheme=theme)  # pyright: ignore[reportArgumentType]
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: errors.append(request.url) if not request.url.startswith("file:") else None)
+        page.goto(f"{path.as_uri()}{place}")
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def drawn(page: Page) -> None:
+    """Wait until what has changed is drawn."""
+    page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+    )
+
+
+def go(page: Page, place: int) -> None:
+    page.locator("#slider").fill(str(place))
+    drawn(page)
+
+
+def seen(page: Page, section: str) -> Locator:
+    """A section, scrolled to."""
+    found = page.locator(f"#{section}")
+    found.scroll_into_view_if_needed()
+    drawn(page)
+    return found
+
+
+def pixels(canvas: Locator) -> str:
+    return canvas.evaluate("(canvas) => canvas.toDataURL()")

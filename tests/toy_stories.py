@@ -1,0 +1,85 @@
+"""A story that nobody found out, with every kind of figure a study can have."""
+
+import numpy as np
+import xarray as xr
+
+from headway.analyze.studies.story import Claim, Figure, Section, Story, table
+
+MARKUP = "</script><b>bold"
+STEPS = [0, 1, 10, 100, 1000, 4000]
+
+
+def made_up_story(run: str = "runs/made-up", step: int = 4) -> Story:
+    """Two sections and four claims: one that holds, one that does not, one that is close and one without a number."""
+    return Story("made_up", run, step, (_whole(), _parts()), CLAIMS)
+
+
+CLAIMS = (
+    Claim("A head looks at the vector before its own", "previous_token of L0H3", number=0.93, bound=0.5),
+    Claim(
+        MARKUP, "what is left of the loss without L1H2, beside what is left with it", number=0.8, bound=0.1, below=True
+    ),
+    Claim("It is just enough", "share of the variance", number=0.50004, bound=0.5),
+    Claim("It generalises", "slope beyond the lengths trained on", number=float("nan"), bound=0.1),
+)
+
+
+def _whole() -> Section:
+    draws = np.random.default_rng(0)
+    loss = np.array([3.0, 2.5, 1.0, np.nan, 0.01, 0.001])
+    two = xr.Dataset(
+        {
+            "loss": (("part", "step"), np.stack([loss, loss[::-1]]), {"long_name": f"Loss, {MARKUP}"}),
+            "grows_by": (("part", "step"), np.stack([np.arange(6) - 2.0, 5.0 - np.arange(6)])),
+        },
+        {"step": STEPS, "part": ["first", MARKUP]},
+    )
+    heads = xr.Dataset(
+        {"score": (("layer", "head", "position"), np.cumsum(draws.normal(size=(5, 4, 31)), -1))},
+        {"layer": range(5), "head": range(4)},
+    )
+    bars = xr.Dataset(
+        {"share": ("component", [0.1, 0.5, 0.3, 0.05, 0.2])},
+        {"component": ["embed", "pos_embed", "L0 mlp, the long one", MARKUP, "L1H0"]},
+    )
+    return Section(
+        "Lines",
+        "What these lines are of.\n\nA second paragraph.",
+        (
+            Figure("Two panels", two, "lines", "Both axes are logarithmic.", "xy"),
+            Figure("Many lines", heads, "lines", "One line a head."),
+            Figure("Categories", bars, "lines"),
+        ),
+    )
+
+
+def _parts() -> Section:
+    draws = np.random.default_rng(1)
+    attention = np.tril(draws.uniform(size=(2, 3, 7, 7)))
+    attention[1, 2, 5, 3] = 2.0
+    attention[0, 0, 0, 1] = np.nan
+    maps = xr.Dataset(
+        {
+            "attention": (("layer", "head", "query", "key"), attention, {"long_name": "Attention"}),
+            "signed": (("row", "column"), np.linspace(-1, 0.5, 33).reshape(3, 11)),
+        },
+        {"key": ["a", "b", MARKUP, "a", "the", "long-word", "g"], "layer": [0, 1], "head": [0, 1, 2]},
+    )
+    large = xr.Dataset({"large": (("row", "column"), np.add.outer(np.arange(300.0), np.arange(200.0)))})
+    cells = table(
+        "part",
+        ["first", MARKUP, "third"],
+        loss=[0.123456, np.nan, 1234567.0],
+        holds=[True, False, True],
+        said=["as it is", MARKUP, "–"],
+    )
+    cells["steps"] = (("part", "head"), np.arange(12).reshape(3, 4) * 1000, {"long_name": "Steps taken"})
+    return Section(
+        "Maps and tables",
+        "What these are of.",
+        (
+            Figure("Small maps", maps, "maps", "Where each head looks."),
+            Figure("A large map", large, "maps"),
+            Figure("A table", cells, "table", "Numbers and words."),
+        ),
+    )

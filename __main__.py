@@ -307,7 +307,12 @@ def study_command(arguments: list[str]) -> None:
     run, *others = (Run(_directory("run", path)) for path in options.runs)
     path = run.study_file(name, run.check_step(options.at))
     given = {key: value for key, value in vars(options).items() if key not in ("runs", "overwrite")}
+    asked = {key: value for key, value in given.items() if key != "at" and value != parser.get_default(key)}
     if path.exists() and not options.overwrite:
+        if asked or others:
+            raise ValueError(
+                f"study: {path} has been made; --overwrite makes it again, with {', '.join(asked) or 'these runs'}"
+            )
         print(f"{path} has been made; --overwrite makes it again.\n")
         story = Story.read(path)
     else:

@@ -111,9 +111,10 @@ def ablated_loss(
             ``position_mean``, over its sequences at each position, which leaves the position and takes the rest;
             ``without_position``, what the network computes on it with ``mean`` in the place of ``position_mean``, which
             takes the position and leaves the rest; ``resample``, what the network computes on it, sequence by sequence.
-            The mean of attention scores or patterns is that over sequences at each query and key.
+            The mean of attention scores or patterns is that over sequences at each query and key; zero scores are
+            uniform attention.
         attention: ``recomputed``: patterns in later layers follow what they read; ``frozen``: all patterns stay as they
-            are without any replacement, and only what they move changes.
+            are without any replacement, except those that are replaced themselves, and only what they move changes.
         reference: A batch of the same shape. By default this batch itself, and for ``resample`` this batch with its
             sequences moved on by one.
 
@@ -135,10 +136,9 @@ def ablated_loss(
     there = _recorded(model, other, [point for point, _ in places])
     for point, where in places:
         _check_entries(point, there[point], where)
-    hooks = [_replace(point, _stand_in(point, there[point], kind), where) for point, where in places]
-    if attention == "frozen":
-        for layer, pattern in enumerate(seen(model, batch).patterns):
-            hooks.append(_replace(f"blocks.{layer}.attn.hook_pattern", pattern))
+    patterns = seen(model, batch).patterns if attention == "frozen" else []
+    hooks = [_replace(f"blocks.{layer}.attn.hook_pattern", pattern) for layer, pattern in enumerate(patterns)]
+    hooks += [_replace(point, _stand_in(point, there[point], kind), where) for point, where in places]
     return by_part("loss", task_loss(output_with(model, batch, hooks), batch), batch)
 
 
@@ -306,7 +306,9 @@ def _check_entries(point: str, value: Tensor, where: Any) -> None:
 def _stand_in(point: str, value: Float[Tensor, "batch *rest"], kind: Kind) -> Float[Tensor, "batch *rest"]:
     """What takes the place of an activation, from what the reference batch has there."""
     if kind == "zero":
-        return torch.zeros_like(value)
+        zero = torch.zeros_like(value)
+        # The score of a key that a query may not see is -inf, or the least number there is, and stays it.
+        return value.where(value <= torch.finfo(value.dtype).min, zero) if point.endswith(ATTENTION[0]) else zero
     if kind == "resample":
         return value
     if point.endswith(ATTENTION):

@@ -151,6 +151,8 @@ def similar_vector(model: Model, batch: Batch) -> xr.Dataset:
     attended = einops.einsum(there, cos, "layer batch head q k, batch q k -> layer batch head q")
     # A head that looks at the current vector alone has no earlier attention to share out.
     attended = attended / einops.reduce(there, "layer batch head q k -> layer batch head q", "sum")
+    # Where all earlier vectors are alike, what is left between the most and the mean is rounding.
+    counted &= most - mean > 10 * torch.finfo(cos.dtype).eps
     counted = einops.rearrange(counted, "batch q -> batch 1 q") & attended.isfinite()
     above, room = (einops.rearrange(each, "batch q -> batch 1 q") for each in (mean, most - mean))
     zero = torch.zeros((), device=x.device)

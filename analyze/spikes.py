@@ -29,7 +29,7 @@ class Spike(NamedTuple):
 def loss_spikes(training: xr.Dataset) -> list[Spike]:
     """Where the training loss left what it was for something larger, in order.
 
-    An update (from the 50th on) is in a spike if its loss is above 1.5 times the median of the 50 before it, and above
+    An update (from the 51st on) is in a spike if its loss is above 1.5 times the median of the 50 before it, and above
     that median by more than 6 of their deviations (1.4826 times the median distance from it). Updates less than 10
     apart are one spike. The scale of the loss plays no part; a loss that falls smoothly, or is merely noisy, has none.
     A batch that is harder than others looks the same.
@@ -53,7 +53,7 @@ def loss_spikes(training: xr.Dataset) -> list[Spike]:
     now = values[WINDOW:]
     high = np.flatnonzero((now > TIMES * median) & (now - median > DEVIATIONS * deviation))
     found = []
-    for part in np.split(high, np.flatnonzero(np.diff(high) > GAP) + 1) if high.size else []:
+    for part in np.split(high, np.flatnonzero(np.diff(high) >= GAP) + 1) if high.size else []:
         at = slice(part[0] + WINDOW, part[-1] + WINDOW + 1)
         found.append(
             Spike(

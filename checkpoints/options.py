@@ -96,7 +96,8 @@ def _in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if get_origin(kind) is tuple:
-        return "a list such as [0.9, 0.95]" if float in get_args(kind) else "a list such as [3, 5]"
+        examples = {float: "[0.9, 0.95]", str: "[L0H3, L1H0]"}
+        return f"a list such as {examples.get(get_args(kind)[0], '[3, 5]')}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words.get(kind, getattr(kind, "__name__", str(kind)))
 

@@ -173,7 +173,8 @@ class Run:
         step = self.studies.get(name) if step is None else step
         if step is None or not self.study_file(name, step).exists():
             there = ", ".join(f"{each} at step {at}" for each, at in self.studies.items()) or "none"
-            raise ValueError(f"study: {name} at step {step} has not been made; there is {there}")
+            at_step = "" if step is None else f" at step {step}"
+            raise ValueError(f"study: {name}{at_step} has not been made; there is {there}")
         with xr.open_datatree(self.study_file(name, step), engine="h5netcdf") as tree:
             return tree.load()
 

@@ -32,7 +32,7 @@ class Head(NamedTuple):
             >>> Head.named("L0H7")
             Head(layer=0, head=7)
         """
-        found = re.fullmatch(r"L(\d+)H(\d+)", name)
+        found = re.fullmatch(r"L(0|[1-9][0-9]*)H(0|[1-9][0-9]*)", name)
         if not found:
             raise ValueError(f"head: {name!r} is not valid; it must be a name such as L0H7")
         return cls(int(found[1]), int(found[2]))

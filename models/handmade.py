@@ -216,6 +216,52 @@ def linear_network(circuit: Float[Tensor, "d_vector d_vector"], heads: int = 1) 
     return model.eval(), VECTORS.evaluation_batch(seed=0, batch_size=29)
 
 
+OSCILLATING = AffineRecurrence(d_vector=7, length_max=12, c_min=-1.1, c_max=-0.9)
+
+
+@torch.no_grad()
+def affine_reader() -> tuple[HookedTransformer, Batch]:
+    """Three layers that do to vectors what Bhargav & Gu read off theirs, and sequences in which every other is alike.
+
+    L0H0 looks at the vector before and adds half of it. L1H0 looks at the second vector and writes it beside the
+    embedding. L2H0 looks for vectors like the current one, its queries and keys also read what L1H0 wrote, and it takes
+    away what it looks at. It says what each layer does, and not how to predict: it does not.
+    """
+    d_vector, length = OSCILLATING.d_vector, OSCILLATING.n_ctx
+    vector, aside = slice(0, d_vector), slice(d_vector, 2 * d_vector)
+    at = slice(2 * d_vector, 2 * d_vector + length)
+    model = HookedTransformer(
+        ModelConfig(
+            n_layers=3,
+            d_model=29,
+            n_ctx=length,
+            d_head=D_HEAD,
+            n_heads=1,
+            d_vocab=d_vector,
+            attn_only=True,
+            normalization_type=None,
+            initializer_range=0.0,
+            input_type="vectors",
+        )
+    )
+    one = torch.eye(d_vector)
+    model.W_E[:, vector] = one
+    model.W_pos[:, at] = torch.eye(length)
+    model.W_U[vector] = one
+    for block, write, size in zip(model.blocks, (vector, aside, vector), (0.5, 1.0, -1.0), strict=True):
+        block.attn.W_V[0, vector, :d_vector] = one
+        block.attn.W_O[0, :d_vector, write] = size * one
+    first, second, third = (block.attn for block in model.blocks)
+    first.W_K[0, at, :length] = SHARP * torch.eye(length)
+    first.W_Q[0, at, :length] = SHARP * torch.eye(length).roll(-1, 1)
+    second.W_K[0, at.start + 1, 0] = SHARP
+    second.W_Q[0, at, 0] = SHARP
+    for W in (third.W_Q, third.W_K):
+        W[0, vector, :d_vector] = SHARP * one
+        W[0, aside, d_vector : 2 * d_vector] = 2 * SHARP * one
+    return model.eval(), OSCILLATING.evaluation_batch(seed=0, batch_size=29)
+
+
 def _batch() -> Batch:
     return TASK.evaluation_batch(seed=0, batch_size=29)
 

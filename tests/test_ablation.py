@@ -18,6 +18,7 @@ from toys import NO_POSITIONS, TOKENS, VECTORS, Counting
 from headway.analyze import DoesNotApplyError
 from headway.analyze.ablation import (
     Attention,
+    Entries,
     Kind,
     ablated_loss,
     ablation,
@@ -33,7 +34,7 @@ from headway.data.seeds import generator
 from headway.data.task import Batch, masked_mean
 from headway.models.config import Head
 from headway.models.convert import Model
-from headway.models.handmade import TASK, composing_pair, copying_head, uniform_head
+from headway.models.handmade import TASK, composing_pair, copying_head, position_from_bos, uniform_head
 from headway.models.hooked_transformer import HookedTransformer
 
 Network = tuple[Model, Batch]
@@ -164,6 +165,7 @@ def test_means_are_over_the_whole_batch(network: str):
     means: dict[Kind, Tensor] = {
         "mean": torch.stack([one for sequence in each for one in sequence]).mean(0),
         "position_mean": by_position,
+        "without_position": z - by_position + by_position.mean(0),
     }
     for kind, mean in means.items():
 
@@ -177,6 +179,228 @@ def test_means_are_over_the_whole_batch(network: str):
         scores = ablation(model, batch, kind, reference=other)
         found = scores.ablation.sel(layer=head.layer, head=head.head).item()
         assert found == pytest.approx(expected - loss_of(model, batch), abs=2e-5)
+
+
+# Entries: neurons, and directions of the residual stream
+
+
+def neurons_of(model: Model) -> int:
+    assert model.cfg.d_mlp is not None
+    return model.cfg.d_mlp
+
+
+@ALL_NETWORKS
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_entries_are_the_hook_point_and_none_are_nothing(network: str, kind: Kind):
+    model, batch = built(network)
+    clean = loss(model, batch)
+    points = {"blocks.1.hook_attn_out": model.cfg.d_model, "blocks.0.attn.hook_z": model.cfg.d_head}
+    if not getattr(model.cfg, "attn_only", False):
+        points["blocks.0.mlp.hook_post"] = neurons_of(model)
+    for point, size in points.items():
+        whole = ablated_loss(model, batch, point, kind)
+        assert whole.loss.item() != pytest.approx(clean.loss.item(), rel=1e-4)
+        xr.testing.assert_identical(ablated_loss(model, batch, Entries(point, range(size)), kind), whole)
+        halves = [Entries(point, range(size // 2, size)), Entries(point, range(size // 2))]
+        xr.testing.assert_identical(ablated_loss(model, batch, halves, kind), whole)
+        xr.testing.assert_allclose(ablated_loss(model, batch, Entries(point, []), kind), clean, rtol=1e-5)
+
+
+def test_a_neuron_that_is_zero_is_one_that_writes_nothing():
+    model, batch = built("layer norm and mlp")
+    neurons = (2, 13, 71)
+    without = copy.deepcopy(model)
+    with torch.no_grad():
+        without.blocks[0].mlp.W_out[list(neurons)] = 0.0
+    expected = loss_of(without, batch)
+    assert expected != pytest.approx(loss_of(model, batch), rel=1e-4)
+    found = ablated_loss(model, batch, Entries("blocks.0.mlp.hook_post", neurons), "zero")
+    assert found.loss.item() == pytest.approx(expected, rel=1e-5)
+    # Before the activation function it is the neuron's input that is zero.
+    deaf = copy.deepcopy(model)
+    with torch.no_grad():
+        deaf.blocks[0].mlp.W_in[:, list(neurons)] = 0.0
+        deaf.blocks[0].mlp.b_in[list(neurons)] = 0.0
+    found = ablated_loss(model, batch, Entries("blocks.0.mlp.hook_pre", neurons), "zero")
+    assert found.loss.item() == pytest.approx(loss_of(deaf, batch), rel=1e-5)
+
+
+def test_only_the_neurons_of_a_position_are_needed_there():
+    """Three neurons make the bump of each position, from which L1H0 knows where to look."""
+    model, batch = position_from_bos()
+    clean = loss(model, batch).loss_by_position
+    for position in (3, 7):
+        bump = Entries("blocks.0.mlp.hook_post", [3 * position + i for i in range(3)])
+        change = ablated_loss(model, batch, bump, "zero").loss_by_position - clean
+        # As a query it no longer finds the one before; as a key it is no longer found by the one after.
+        assert (change.sel(pos=[position, position + 1]) > 1).all()
+        assert abs(change.drop_sel(pos=[0, position, position + 1]) < 1e-3).all()
+
+
+def test_entries_that_do_not_exist_are_named_with_their_range():
+    model, batch = built("layer norm and mlp")
+    d_mlp = neurons_of(model)
+    for entry in (d_mlp, -1):
+        message = f"what: 'blocks.0.mlp.hook_post' has no entry {entry}; it has 0 to {d_mlp - 1}$"
+        with pytest.raises(ValueError, match=message):
+            ablated_loss(model, batch, Entries("blocks.0.mlp.hook_post", [0, entry]))
+        with pytest.raises(ValueError, match=message):
+            ablated_loss(model, batch, [Head(0, 0), Entries("blocks.0.mlp.hook_post", [entry])], "zero")
+    with pytest.raises(ValueError, match=r"mlp\.hook_pst' is no hook point .* nearest is 'blocks\.0\.mlp\.hook_p"):
+        ablated_loss(model, batch, Entries("blocks.0.mlp.hook_pst", [0]))
+    with pytest.raises(ValueError, match=r"what: 'blocks\.0\.mlp\.hook_post' is no hook point"):
+        ablated_loss(*built("attention only"), Entries("blocks.0.mlp.hook_post", [0]))
+
+
+# What an activation has of its position, and what it has of the rest
+
+
+def test_of_what_depends_on_position_alone_nothing_is_left_without_it():
+    """MLP 0 of ``position_from_bos`` writes the position and nothing else: what the second layer looks by."""
+    model, batch = position_from_bos()
+    point, clean = "blocks.0.hook_mlp_out", loss(model, batch)
+    assert clean.loss.item() < 0.01
+    written = model.run_with_cache(batch.inputs)[1][point]
+    torch.testing.assert_close(written, torch.eye(11, 29).roll(13 + 1, 1).expand_as(written), atol=1e-4, rtol=0)
+    xr.testing.assert_allclose(ablated_loss(model, batch, point, "position_mean"), clean, atol=1e-5)
+    without = ablated_loss(model, batch, point, "without_position")
+    xr.testing.assert_allclose(without, ablated_loss(model, batch, point, "mean"), rtol=1e-4)
+    assert (without.loss_by_position.isel(pos=slice(2, None)) > 1).all()
+
+
+def every_token_once_at_every_position() -> Batch:
+    """Sequences that count upwards from every token: all that depends on tokens alone has equal position means."""
+    task = Counting(modulus=13)
+    tokens = (torch.arange(13)[:, None] + torch.arange(12)) % 13
+    mask = torch.ones(13, 11, dtype=torch.bool)
+    return Batch(tokens[:, :-1], tokens[:, 1:], mask, task=task)
+
+
+@pytest.mark.parametrize("network", ["no positions", "attention only", "layer norm and mlp", "shortformer"])
+def test_what_depends_on_tokens_alone_is_left_as_it_is_without_position(network: str):
+    model, _ = built(network)
+    batch = every_token_once_at_every_position()
+    embedded = model.run_with_cache(batch.inputs)[1]["hook_embed"]
+    torch.testing.assert_close(embedded.mean(0), embedded.mean((0, 1)).expand(11, -1))
+    clean = loss(model, batch)
+    xr.testing.assert_allclose(ablated_loss(model, batch, "hook_embed", "without_position"), clean, rtol=1e-4)
+    # And all that it has is taken by what leaves the position.
+    by_position, mean = (ablated_loss(model, batch, "hook_embed", kind) for kind in ("position_mean", "mean"))
+    xr.testing.assert_allclose(by_position, mean, rtol=1e-4)
+    assert by_position.loss.item() != pytest.approx(clean.loss.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("network", ["attention only", "layer norm and mlp", "shortformer", "vectors"])
+def test_the_positions_without_position_are_their_mean(network: str):
+    model, batch = built(network)
+    alike = copy.deepcopy(model)
+    with torch.no_grad():
+        alike.pos_embed.W_pos.copy_(model.W_pos.mean(0).expand_as(model.W_pos))
+    expected = loss(alike, batch)
+    assert expected.loss.item() != pytest.approx(loss_of(model, batch), rel=1e-3)
+    for kind in ("without_position", "mean"):
+        xr.testing.assert_allclose(ablated_loss(model, batch, "hook_pos_embed", kind), expected, rtol=1e-4)
+    # Where W_pos is added to what tokens give, it can be taken away there.
+    if model.cfg.positional_embedding_type == "standard":
+        embedded = model.run_with_cache(batch.inputs)[1]["hook_embed"]
+        means = embedded.mean(0, keepdim=True)
+
+        def by_hand(residual: Tensor, hook: object) -> Tensor:
+            without = embedded - means + means.mean(1, keepdim=True)
+            return without + model.W_pos[: residual.shape[1]].mean(0)
+
+        by_hand_loss = output_loss(batch, output_with(model, batch, [("blocks.0.hook_resid_pre", by_hand)]))
+        found = ablated_loss(model, batch, "blocks.0.hook_resid_pre", "without_position")
+        assert found.loss.item() == pytest.approx(by_hand_loss, rel=1e-4)
+
+
+# Attention scores and patterns
+
+
+def test_a_head_that_looks_by_position_has_the_mean_for_a_pattern():
+    model, batch = position_from_bos()
+    clean = loss(model, batch)
+    for point in ("blocks.1.attn.hook_pattern", "blocks.1.attn.hook_attn_scores", "blocks.0.attn.hook_pattern"):
+        for kind in ("mean", "position_mean", "resample"):
+            xr.testing.assert_allclose(ablated_loss(model, batch, point, kind), clean, atol=1e-4)
+    assert ablated_loss(model, batch, "blocks.1.attn.hook_pattern", "zero").loss.item() > 1
+
+
+@pytest.mark.parametrize("attention", get_args(Attention))
+@pytest.mark.parametrize("kind", ["mean", "position_mean", "resample", "zero"])
+def test_a_head_that_looks_by_content_has_none(kind: Kind, attention: Attention):
+    """With attention frozen too: a pattern that is replaced is not one of those that stay."""
+    model, batch = composing_pair("k")
+    clean = loss(model, batch)
+    assert clean.loss_repeats.item() < 0.01
+    without = ablated_loss(model, batch, "blocks.1.attn.hook_pattern", kind, attention)
+    assert without.loss_repeats.item() > 1
+    # The previous-token head of the same circuit looks by position. Only the keys of the other read what it moves.
+    before = ablated_loss(model, batch, "blocks.0.attn.hook_pattern", kind, attention).loss_repeats.item()
+    if kind == "zero" and attention == "recomputed":
+        assert before > 1
+    else:
+        assert before == pytest.approx(clean.loss_repeats.item(), abs=1e-3)
+
+
+@ALL_NETWORKS
+@pytest.mark.parametrize("where", ["hook_pattern", "hook_attn_scores"])
+def test_the_mean_of_attention_is_over_sequences_at_each_query_and_key(network: str, where: str):
+    model, batch = built(network)
+    point, other = f"blocks.1.attn.{where}", another(batch)
+    with torch.no_grad():
+        there = model.run_with_cache(other.inputs, return_cache_object=False)[1][point]
+    each = [there[b].double() for b in range(len(there))]
+    mean = (sum(each[1:], each[0]) / len(each)).to(there)
+
+    def put(attention: Tensor, hook: object) -> Tensor:
+        return mean.expand_as(attention)
+
+    expected = output_loss(batch, output_with(model, batch, [(point, put)]))
+    assert expected != pytest.approx(loss_of(model, batch), rel=1e-4)
+    for kind in ("mean", "position_mean"):
+        found = ablated_loss(model, batch, point, kind, reference=other).loss.item()
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+@ALL_NETWORKS
+def test_scores_that_are_zero_are_uniform_attention_to_what_a_query_may_see(network: str):
+    """Also in a bridge, whose masked scores are large and not infinite: what comes later stays hidden."""
+    model, batch = built(network)
+    length = batch.inputs.shape[1]
+    uniform = torch.ones(length, length).tril() / torch.arange(1.0, length + 1)[:, None]
+
+    def put(pattern: Tensor, hook: object) -> Tensor:
+        return uniform.expand_as(pattern)
+
+    expected = output_loss(batch, output_with(model, batch, [("blocks.1.attn.hook_pattern", put)]))
+    found = ablated_loss(model, batch, "blocks.1.attn.hook_attn_scores", "zero").loss.item()
+    assert found == pytest.approx(expected, rel=1e-5)
+    if isinstance(model, HookedTransformer):
+        blind = copy.deepcopy(model)
+        with torch.no_grad():
+            blind.blocks[1].attn.W_Q.zero_()
+            blind.blocks[1].attn.b_Q.zero_()
+        assert found == pytest.approx(loss_of(blind, batch), rel=1e-5)
+
+
+@ALL_NETWORKS
+def test_what_is_moved_without_a_pattern_is_nothing(network: str):
+    """A pattern of zeros moves no values, so that the heads write what hook_z of zero does."""
+    model, batch = built(network)
+    for attention in get_args(Attention):
+        by_pattern = ablated_loss(model, batch, "blocks.0.attn.hook_pattern", "zero", attention)
+        xr.testing.assert_allclose(
+            by_pattern, ablated_loss(model, batch, "blocks.0.attn.hook_z", "zero", attention), rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("where", ["hook_pattern", "hook_attn_scores"])
+def test_attention_is_of_positions_alone(where: str):
+    model, batch = composing_pair("k")
+    point = f"blocks.1.attn.{where}"
+    with pytest.raises(ValueError, match=f"kind: 'without_position' is not valid for '{point}', which is of positions"):
+        ablated_loss(model, batch, point, "without_position")
 
 
 def test_everything_but_a_circuit_keeps_exactly_the_circuit():
@@ -388,6 +612,9 @@ def operations(model: Model, batch: Batch) -> Iterator[Callable[[], object]]:
 
     yield lambda: output_with(model, batch, [("blocks.1.attn.hook_z", raises)])
     yield lambda: ablated_loss(model, batch, "blocks.0.attn.hook_pattern")
+    yield lambda: ablated_loss(model, batch, "blocks.0.attn.hook_attn_scores", "zero")
+    yield lambda: ablated_loss(model, batch, Entries("blocks.0.hook_attn_out", [0, 3]))
+    yield lambda: ablated_loss(model, batch, "blocks.1.attn.hook_pattern", "without_position")
     yield lambda: path_patch(model, batch._replace(task=None))
 
 
@@ -434,13 +661,14 @@ def test_wrong_arguments_are_named():
     for what, message in (
         ("blocks.0.hook_atn_out", "'blocks.0.hook_atn_out' is no hook point .* nearest is 'blocks.0.hook_attn_out'"),
         ("blocks.0.hook_q_input", "'blocks.0.hook_q_input' is no hook point"),
-        ("blocks.0.attn.hook_pattern", r"'blocks.0.attn.hook_pattern' is no activation \[batch, pos, ...\]"),
         (Head(0, 5), "L0H5 does not exist; this network has L0H0 to L1H2"),
         ([Head(0, 0), Head(2, 0)], "L2H0 does not exist"),
     ):
         with pytest.raises(ValueError, match=message):
             ablated_loss(model, batch, what)
-    with pytest.raises(ValueError, match="kind: 'median' is not one of zero, mean, position_mean, resample"):
+    with pytest.raises(
+        ValueError, match="kind: 'median' is not one of zero, mean, position_mean, without_position, resample"
+    ):
         check_one_of("kind", "median", get_args(Kind))
     with pytest.raises(ValueError, match=r"reference: its inputs have the shape \(7, 10\).* of the batch, \(7, 11\)"):
         ablation(model, batch, reference=batch._replace(inputs=batch.inputs[:, :-1]))

@@ -115,21 +115,23 @@ def test_lines_lie_where_their_numbers_are_on_logarithmic_axes(run: Run, opened:
     panel = seen(page, "studies").locator(".lines").first
     lines = panel.locator("path[fill=none]")
     assert lines.count() == 2
-    # Step 0 has no place, and what is no number is a gap.
+    # The axis is of 1 + step, as everywhere on the page, and what is no number is a gap.
     first = points_of(lines.nth(0).get_attribute("d") or "")
-    assert [len(stroke) for stroke in first] == [2, 2]
-    (x1, y1), (x10, y10) = first[0]
+    assert [len(stroke) for stroke in first] == [3, 2]
+    (x0, _), (x1, y1), (x10, y10) = first[0]
     (x1000, y001), (_, y0001) = first[1]
-    assert x1000 - x10 == pytest.approx(2 * (x10 - x1), abs=0.3)
+    doubling = (x1000 - x0) / np.log2(1001)
+    assert x1 - x0 == pytest.approx(doubling, abs=0.3)
+    assert x10 - x0 == pytest.approx(np.log2(11) * doubling, abs=0.3)
     decade = y0001 - y001
     assert y001 - y10 == pytest.approx(2 * decade, abs=0.3)
     assert y10 - y1 == pytest.approx(np.log10(2.5) * decade, abs=0.3)
-    # A number with a gap on either side is a dot.
-    assert [len(stroke) for stroke in points_of(lines.nth(1).get_attribute("d") or "")] == [1, 3]
+    # A number with a gap on either side is a dot; what is not above 0 has no place on a log axis.
+    assert [len(stroke) for stroke in points_of(lines.nth(1).get_attribute("d") or "")] == [1, 1, 1]
     ticks = panel.locator("text").all_text_contents()
-    assert {"1", "10", "100", "1k", "0.01", "0.1", "step (log)"} <= set(ticks)
+    assert {"0", "1", "10", "100", "1k", "0.01", "0.1", "step (log)"} <= set(ticks)
     told = panel.locator("xpath=following-sibling::output").inner_text()
-    assert told == f"Highest at the end: {MARKUP}, step 4000: 3 (2 of 10 points are not above 0 and not on a log axis)"
+    assert told == f"Highest at the end: {MARKUP}, step 4000: 3 (1 of 9 points are not above 0 and not on a log axis)"
     assert page.locator("#studies .keys").first.locator("li").all_text_contents() == ["first", MARKUP]
 
 

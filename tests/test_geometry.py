@@ -12,7 +12,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from headway.analyze import DoesNotApplyError
-from headway.analyze.geometry import linearity, outside_embedding
+from headway.analyze.geometry import linearity, outside_embedding, similar_vector
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.convert import Model
@@ -190,3 +190,127 @@ def test_an_embedding_that_fills_the_residual_stream_leaves_nothing_outside():
     task = RepeatedTokens(n_tokens=D_VOCAB - 1, length=17, period_min=5, period_max=7)
     with pytest.raises(DoesNotApplyError, match="of lower rank than d_model; this network's has rank 20"):
         outside_embedding(gpt2_bridge(), task.evaluation_batch(0, 7))
+
+
+UNIT = BATCH._replace(inputs=torch.nn.functional.normalize(BATCH.inputs, dim=-1))
+SHARP = 40.0
+
+
+@torch.no_grad()
+def looks_for_vectors(sharpness: float, to_self: float = 0.0, before: float = 0.0) -> HookedTransformer:
+    """One head whose scores are ``sharpness`` times x_q x_k, ``to_self`` more at k = q, and ``before`` at k = q - 1."""
+    length = VECTORS.task.n_ctx
+    config = replace(VECTORS.model, n_layers=1, n_heads=1, d_head=31, attn_only=True, initializer_range=0.0)
+    model = HookedTransformer(replace(config, normalization_type=None)).eval()
+    model.W_E[:, :ENTRIES] = torch.eye(ENTRIES)
+    model.W_pos[:, ENTRIES : ENTRIES + length] = torch.eye(length)
+    attention, scale = model.blocks[0].attn, math.sqrt(31)
+    attention.W_Q[0, :ENTRIES, :ENTRIES] = sharpness * scale * torch.eye(ENTRIES)
+    attention.W_K[0, :ENTRIES, :ENTRIES] = torch.eye(ENTRIES)
+    wanted = to_self * torch.eye(length) + before * torch.eye(length).roll(-1, 1).tril()
+    attention.W_Q[0, ENTRIES : ENTRIES + length, ENTRIES : ENTRIES + length] = scale * wanted
+    attention.W_K[0, ENTRIES : ENTRIES + length, ENTRIES : ENTRIES + length] = torch.eye(length)
+    return model
+
+
+def similarity(model: HookedTransformer, batch: Batch) -> float:
+    return similar_vector(model, batch).similar_vector.item()
+
+
+def test_uniform_attention_looks_for_nothing():
+    assert similarity(linear_network(torch.eye(ENTRIES))[0], BATCH) == pytest.approx(0, abs=1e-6)
+    assert similarity(looks_for_vectors(0.0), BATCH) == pytest.approx(0, abs=1e-6)
+    # What a head writes and how long the vectors are play no part in it.
+    longer = BATCH._replace(inputs=BATCH.inputs * torch.arange(1.0, 12.0)[:, None])
+    assert similarity(looks_for_vectors(0.0), longer) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_head_that_matches_directions_looks_for_similar_vectors():
+    ascending = [similarity(looks_for_vectors(sharpness), UNIT) for sharpness in (-SHARP, -1.0, 0.0, 1.0, SHARP)]
+    assert ascending == sorted(ascending)
+    assert len(set(ascending)) == 5
+    assert 0.95 < ascending[-1] <= 1
+    assert ascending[0] < -0.5
+
+
+@pytest.mark.parametrize("sharpness", [SHARP, 3.0, 0.0, -3.0])
+def test_attention_to_the_current_vector_does_not_count(sharpness: float):
+    """A score e^-7 to e^7 times as large at k = q leaves the shares of the earlier keys as they are."""
+    plain = similarity(looks_for_vectors(sharpness), UNIT)
+    for to_self in (-7.0, 2.0, 7.0):
+        model = looks_for_vectors(sharpness, to_self)
+        assert similarity(model, UNIT) == pytest.approx(plain, abs=1e-4)
+    there = model.run_with_cache(UNIT.inputs)[1]["pattern", 0]
+    assert there.diagonal(dim1=-2, dim2=-1).mean() > 0.8
+
+
+def test_a_head_that_looks_at_the_current_vector_alone_has_no_score():
+    assert math.isnan(similarity(looks_for_vectors(0.0, to_self=1e4), UNIT))
+
+
+def test_a_head_that_looks_at_one_distance_is_not_taken_for_one_that_looks_for_vectors():
+    """On vectors of independent directions it has no preference: the mean of what it gains there is zero."""
+    draws = torch.Generator().manual_seed(0)
+    inputs = torch.randn(499, VECTORS.task.n_ctx, ENTRIES, generator=draws)
+    batch = BATCH._replace(inputs=inputs, targets=inputs, mask=torch.ones(inputs.shape[:2], dtype=torch.bool))
+    fixed = looks_for_vectors(0.0, before=200.0)
+    pattern = fixed.run_with_cache(inputs)[1]["pattern", 0]
+    assert pattern.diagonal(offset=-1, dim1=-2, dim2=-1).min() > 0.999
+    # A cosine of 7 entries deviates by 1/sqrt(7), a sequence has 9 queries, and max - mean is .2 of two and more of more.
+    assert abs(similarity(fixed, batch)) < 4 / math.sqrt(ENTRIES * 499 * 9) / 0.2
+    # On recurrences the vector before is sometimes the most similar one, and often not.
+    assert similarity(fixed, UNIT) < 0.9
+    unit = batch._replace(inputs=torch.nn.functional.normalize(inputs, dim=-1))
+    assert similarity(looks_for_vectors(SHARP), unit) > 0.9
+
+
+def test_similar_vector_is_the_ratio_of_what_is_gained_to_what_could_be():
+    """By loops, for each head of a network at random; queries that do not count, or have one earlier key, are out."""
+    model = random_network()
+    mask = BATCH.mask.clone()
+    mask[::2, 4:7] = False
+    batch = BATCH._replace(mask=mask)
+    patterns = torch.stack([model.run_with_cache(BATCH.inputs)[1]["pattern", layer] for layer in range(2)]).double()
+    x = BATCH.inputs.double().numpy()
+    scores = similar_vector(model, batch).similar_vector
+    for layer in range(2):
+        for head in range(3):
+            gained = possible = 0.0
+            for b in range(len(x)):
+                for q in range(2, x.shape[1]):
+                    if not mask[b, q]:
+                        continue
+                    cos = [x[b, q] @ x[b, k] / np.linalg.norm(x[b, q]) / np.linalg.norm(x[b, k]) for k in range(q)]
+                    share = patterns[layer, b, head, q, :q].numpy()
+                    gained += share @ cos / share.sum() - np.mean(cos)
+                    possible += max(cos) - np.mean(cos)
+            assert scores.sel(layer=layer, head=head).item() == pytest.approx(gained / possible, abs=1e-4)
+
+
+def test_a_network_that_was_not_trained_looks_for_nothing():
+    fresh = [HookedTransformer(VECTORS.model, seed=seed).eval() for seed in range(7)]
+    assert max(abs(similar_vector(model, BATCH).similar_vector).max().item() for model in fresh) < 0.05
+
+
+@pytest.mark.parametrize("model", [looks_for_vectors(SHARP), looks_for_vectors(0.0)], ids=["matching", "uniform"])
+def test_vectors_that_are_all_alike_give_nothing_to_prefer(model: HookedTransformer):
+    """Their cosines differ by rounding, of which no score is to be made."""
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        directions = torch.randn(len(BATCH.inputs), 1, ENTRIES, generator=draws)
+        lengths = 0.1 + torch.rand(BATCH.inputs.shape[:2], generator=draws)
+        assert math.isnan(similarity(model, BATCH._replace(inputs=directions * lengths[:, :, None])))
+    some = BATCH.inputs.clone()
+    some[3] = torch.ones(ENTRIES)  # one sequence of them beside others leaves the score of the others
+    others = BATCH._replace(mask=BATCH.mask & (torch.arange(len(some)) != 3)[:, None])
+    assert similarity(model, BATCH._replace(inputs=some)) == pytest.approx(similarity(model, others), abs=1e-5)
+
+
+def test_where_similar_vector_has_no_meaning_it_says_so():
+    with pytest.raises(DoesNotApplyError, match="similar_vector needs vectors; this batch has tokens"):
+        similar_vector(*copying_head())
+    short = BATCH._replace(inputs=BATCH.inputs[:, :2], targets=BATCH.targets[:, :2], mask=BATCH.mask[:, :2])
+    with pytest.raises(DoesNotApplyError, match="similar_vector needs sequences of at least 3 positions; these have 2"):
+        similar_vector(random_network(), short)
+    three = BATCH._replace(inputs=BATCH.inputs[:, :3], targets=BATCH.targets[:, :3], mask=BATCH.mask[:, :3])
+    assert similar_vector(random_network(), three).similar_vector.notnull().all()

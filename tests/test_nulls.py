@@ -14,6 +14,7 @@ from headway.analyze.circuits import k_composition
 from headway.analyze.forward import seen_once
 from headway.analyze.nulls import (
     LOG_ODDS,
+    NETWORKS,
     PLAIN,
     SQUARE,
     Null,
@@ -23,6 +24,7 @@ from headway.analyze.nulls import (
     beside_null,
     fresh_initialisations,
     haar_null,
+    untrained,
 )
 from headway.checkpoints import Recipe
 from headway.models.hooked_transformer import HookedTransformer
@@ -159,3 +161,43 @@ def test_a_band_holds_what_was_drawn_and_follows_the_tails():
     assert inside.item() == pytest.approx(0.995, abs=0.0005)
     drawn = Null(np.zeros(1), np.ones(1), lowest=np.array([-9.0]), highest=np.ones(1))
     assert band(drawn, size=7) == (-9.0, pytest.approx(band_z(7)))
+
+
+@pytest.mark.parametrize("recipe", [TOKENS, VECTORS], ids=["tokens", "vectors"])
+def test_untrained_networks_are_apart_from_every_run_and_from_each_other(recipe: Recipe):
+    before = torch.get_rng_state()
+    drawn = [untrained(recipe.model, draw) for draw in range(5)]
+    assert torch.equal(before, torch.get_rng_state())
+    runs = [HookedTransformer(recipe.model, seed=seed) for seed in (*range(101), 2**32 - 1)]
+    names = [name for name, _ in drawn[0].named_parameters() if name.rpartition(".")[2].startswith("W_")]
+    assert len(names) > 5
+    for name in names:
+        weights = [model.state_dict()[name] for model in drawn + runs]
+        for i in range(len(drawn)):
+            assert not any((weights[i] == other).any() for j, other in enumerate(weights) if i != j)
+    # They are initialised as a run is: with the same spread, biases zero, and LayerNorms that do nothing.
+    for model in drawn:
+        assert not model.training
+        assert model.cfg == recipe.model
+        everything = torch.cat([model.state_dict()[name].flatten() for name in names]) / recipe.model.initializer_range
+        assert abs(everything.std().item() - 1) < 4 / math.sqrt(2 * len(everything))
+        for name, value in runs[0].state_dict().items():
+            assert name in names or torch.equal(model.state_dict()[name], value)
+
+
+def test_an_untrained_network_is_the_same_every_time():
+    torch.manual_seed(0)
+    first = untrained(TOKENS.model, 3).state_dict()
+    torch.manual_seed(1)
+    again = untrained(TOKENS.model, 3).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_untrained_networks_are_those_of_the_nulls():
+    measures = {each.name: each for each in MEASURES if each.name == "previous_token"}
+    batch = TOKENS.task.evaluation_batch(0, 5)
+    null = fresh_initialisations(measures, {"previous_token": PLAIN}, TOKENS.model, batch)["previous_token"]
+    each = [measures["previous_token"](untrained(TOKENS.model, draw), batch).previous_token for draw in range(NETWORKS)]
+    drawn = xr.concat(each, dim="draw")
+    np.testing.assert_allclose(null.mean[:, 0], drawn.mean(("draw", "head")), rtol=1e-5)
+    np.testing.assert_allclose(null.highest[:, 0], drawn.max(("draw", "head")), rtol=1e-6)

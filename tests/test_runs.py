@@ -23,12 +23,13 @@ from toys import NO_POSITIONS, TOKENS, VECTORS, Spikes, TurnsNaN, embedding_norm
 
 from headway.analyze import LIVE, MEASURES, measure
 from headway.analyze.measure import Measure
+from headway.analyze.studies.story import Claim, Figure, Section, Story
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import score_file, write_scores
 from headway.data.repeated_tokens import RepeatedTokens
-from headway.data.task import Batch
+from headway.data.task import Batch, masked_mean
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import DivergedError, TrainingModule
 from headway.models.optim import OptimConfig
@@ -414,3 +415,126 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path):
     assert errors.strip().endswith(f"stopped at step {last}; go on with: headway train --resume {out}")
     assert last > 0
     assert run.resume_file.exists()
+
+
+# What each update was
+
+
+def test_training_has_every_update_once(run: Run):
+    training = run.training
+    assert set(training.data_vars) == {"loss", "gradient_norm", "lr"}
+    assert training.step.values.tolist() == list(range(1, 18))
+    assert all(training[name].dims == ("step",) and training[name].notnull().all() for name in training)
+    factors = [TOKENS.optim.lr * TOKENS.optim.factor(step, TOKENS.steps) for step in range(TOKENS.steps)]
+    assert training.lr.values == pytest.approx(factors, rel=1e-6)
+
+
+@pytest.mark.parametrize("recipe", [TOKENS, NO_POSITIONS, VECTORS], ids=["tokens", "no-positions", "vectors"])
+def test_the_loss_of_an_update_was_taken_before_it(recipe: Recipe, tmp_path: Path):
+    """Step k is the loss of batch k - 1 under the weights kept at k - 1, and its gradient's norm."""
+    recipe = replace(recipe, schedule=Schedule(log=0, linear=4, at=(1, 7)), steps=8)
+    run = run_recipe(recipe, tmp_path / "run", measures=())
+    for step in (1, 8):
+        model = run.model(step - 1).train()
+        batch = recipe.task.batch(recipe.seed, step - 1, recipe.batch_size)
+        loss = masked_mean(recipe.task.loss(model(batch.inputs), batch), batch.mask)
+        loss.backward()
+        norm = torch.stack([each.grad.norm() for each in model.parameters() if each.grad is not None]).norm()
+        logged = run.training.sel(step=step)
+        assert logged.loss.item() == pytest.approx(loss.item(), rel=1e-5)
+        assert logged.gradient_norm.item() == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_a_run_without_updates_has_an_empty_training(tmp_path: Path):
+    run = Run.create(tmp_path / "run", TOKENS)
+    assert run.training.sizes == {"step": 0}
+    assert set(run.training.data_vars) == {"loss", "gradient_norm", "lr"}
+    run.keep(0, HookedTransformer(TOKENS.model))
+    assert run.training.sizes == {"step": 0}
+
+
+def test_updates_that_happened_twice_are_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ten updates are written and the run dies in the fourteenth; it goes on from step 8, the last one it kept."""
+    plain = TrainingModule.training_step
+
+    def die(self: TrainingModule, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 13:
+            raise RuntimeError("out of memory")
+        return plain(self, batch, batch_idx)
+
+    out = tmp_path / "died"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "training_step", die)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run_recipe(TOKENS, out)
+    died = Run(out)
+    assert died.steps[-1] == 8
+    assert died.training.step.values.tolist() == list(range(1, 11))
+    whole = resume(out)
+    assert whole.training.step.values.tolist() == list(range(1, 18))
+    xr.testing.assert_identical(whole.training, run_recipe(TOKENS, tmp_path / "undisturbed").training)
+
+
+# Studies
+
+
+def story(run: Run, step: int, name: str = "mine") -> Story:
+    """A study of one figure and one claim."""
+    figure = Figure("Squares", xr.Dataset({"y": ("x", [0, 1, step])}), "lines", "How they grow.")
+    section = Section("Numbers", "What they are.", (figure,))
+    return Story(name, str(run.path), step, (section,), (Claim("It grows", "last", float(step), 1.0),))
+
+
+@pytest.fixture
+def studied(tmp_path: Path) -> Run:
+    """A run with two studies, one of them at three steps; that of step 100,000,000 has one digit more."""
+    run = Run.create(tmp_path / "run", TOKENS)
+    for name, step in (("mine", 17), ("mine", 4), ("other", 5), ("mine", 10**8)):
+        story(run, step, name).write(run.study_file(name, step))
+    return run
+
+
+def test_studies_are_listed_with_their_last_step(studied: Run, tmp_path: Path):
+    assert studied.studies == {"mine": 10**8, "other": 5}
+    assert Run.create(tmp_path / "new", TOKENS).studies == {}
+
+
+def test_what_is_no_study_is_not_listed(studied: Run):
+    folder = studied.study_file("mine", 17).parent
+    (folder / ".third.nc.4711.part").write_text("half")
+    (folder / "notes.txt").write_text("mine")
+    (folder.parent / "elsewhere").mkdir()
+    shutil.copy(studied.study_file("mine", 17), folder.parent / "elsewhere" / "fourth.nc")
+    assert set(studied.studies) == {"mine", "other"}
+
+
+def test_a_study_is_read_at_its_last_step_or_the_one_asked_for(studied: Run):
+    assert studied.study("mine").attrs["step"] == 10**8
+    tree = studied.study("mine", 4)
+    assert (tree.attrs["study"], tree.attrs["step"], tree.attrs["run"]) == ("mine", 4, str(studied.path))
+    assert tree["Numbers/Squares"].y.values.tolist() == [0, 1, 4]
+    assert Story.from_tree(tree) == replace(story(studied, 4), sections=Story.from_tree(tree).sections)
+    # The file is closed: it can be replaced, and what was read stays.
+    studied.study_file("mine", 4).unlink()
+    assert tree["Numbers/Squares"].y.values.tolist() == [0, 1, 4]
+    xr.testing.assert_identical(studied.study("mine", 17), story(studied, 17).to_tree())
+
+
+def test_a_study_that_has_not_been_made_says_which_have(studied: Run, tmp_path: Path):
+    there = "there is mine at step 100000000, other at step 5"
+    for name, step, which in (
+        ("third", None, "third"),
+        ("third", 5, "third at step 5"),
+        ("mine", 5, "mine at step 5"),
+        ("other", 17, "other at step 17"),
+    ):
+        with pytest.raises(ValueError, match=rf"^study: {which} has not been made; {there}$"):
+            studied.study(name, step)
+    with pytest.raises(ValueError, match=r"^study: mine has not been made; there is none$"):
+        Run.create(tmp_path / "new", TOKENS).study("mine")
+
+
+def test_overwriting_a_run_takes_its_studies_along(studied: Run):
+    (studied.path / "environment.json").write_text("{}")
+    assert Run.create(studied.path, TOKENS, overwrite=True).studies == {}
+    assert not (studied.path / "studies").exists()

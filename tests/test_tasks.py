@@ -11,18 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from headway.checkpoints.recipe import Recipe
 from headway.data.affine_recurrence import AffineRecurrence, least_squares_oracle
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.seeds import generator
 from headway.data.task import Batch, Task, masked_mean
+from headway.models.config import ModelConfig
 
 REPEATED = RepeatedTokens(n_tokens=19, length=17, period_min=3, period_max=7)
 AFFINE = AffineRecurrence(d_vector=7, compl=2, length_min=5, length_max=11)
 PREVIOUS = PreviousToken(n_tokens=11, length=19)
-TASKS = [REPEATED, AFFINE, PREVIOUS]
+WITHOUT_BOS = replace(PREVIOUS, bos=False)
+TASKS = {"repeated": REPEATED, "affine": AFFINE, "previous": PREVIOUS, "without BOS": WITHOUT_BOS}
 
-each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
+each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 each_recurrence = pytest.mark.parametrize(
     "task",
     [
@@ -93,8 +96,11 @@ def test_shapes_labels_and_origin(task: Task):
         assert batch.inputs.dtype == torch.float32
         assert batch.inputs.shape[-1] == batch.targets.shape[-1] == task.d_vocab
     else:
-        assert task.labels(batch)[0][:2] == ["BOS", str(batch.inputs[0, 1].item())]
-        assert task.evaluation_batch(seed=0, batch_size=1009).inputs.unique().tolist() == list(range(task.d_vocab))
+        bos = 0 if task is WITHOUT_BOS else 1
+        expected = ["BOS" for _ in range(bos)] + [str(token) for token in batch.inputs[0, bos:].tolist()]
+        assert task.labels(batch)[0] == expected
+        tokens = list(range(1 - bos, task.d_vocab))
+        assert task.evaluation_batch(seed=0, batch_size=1009).inputs.unique().tolist() == tokens
 
 
 BAD_FIELDS = [
@@ -424,3 +430,62 @@ def test_previous_token_baselines():
     ):
         loss = masked_mean(task.loss(output, batch), batch.mask).item()
         assert abs(loss - task.baselines()[name]) <= tolerance, name
+
+
+@settings(deadline=None)
+@given(n_tokens=st.integers(1, 31), length=st.integers(2, 29), seed=st.integers(0, 1000))
+def test_without_bos_the_first_token_is_one_like_the_others(n_tokens: int, length: int, seed: int):
+    task = PreviousToken(n_tokens=n_tokens, length=length, bos=False)
+    batch = task.batch(seed, 0, batch_size=5)
+    assert (task.d_vocab, task.n_ctx) == (n_tokens + 1, length)  # the same network fits
+    assert batch.inputs.shape == (5, length)
+    assert 1 <= batch.inputs.min() <= batch.inputs.max() <= n_tokens
+    assert torch.equal(batch.targets[:, 1:], batch.inputs[:, :-1])
+    assert batch.mask.tolist() == [[False] + [True] * (length - 1)] * 5
+    assert all("BOS" not in row for row in task.labels(batch))
+
+
+def test_without_bos_every_token_comes_first_alike():
+    first = WITHOUT_BOS.batch(0, 0, batch_size=4001).inputs[:, 0]
+    assert first.unique().tolist() == list(range(1, 12))
+    counts = first.bincount(minlength=12)[1:].double()
+    # The sum of squared deviations from 4001/11, in units of it, is chi-squared with ten degrees of freedom.
+    statistic = ((counts - 4001 / 11) ** 2 / (4001 / 11)).sum().item()
+    assert statistic < 10 + 4 * math.sqrt(20)
+
+
+def test_the_baselines_without_bos():
+    """No answer is BOS, and that is all there is to know of them before they are read."""
+    task = PreviousToken(n_tokens=9973, length=11, bos=False)
+    baselines, with_bos = task.baselines(), replace(task, bos=True).baselines()
+    assert baselines["bos_known"] == math.log(9973)
+    assert {name for name in baselines if baselines[name] != with_bos[name]} == {"bos_known"}
+    batch = task.batch(0, 0, batch_size=101)
+    never_bos = torch.zeros(101, 11, task.d_vocab)
+    never_bos[..., 0] = -1e4
+    earlier = F.one_hot(batch.inputs, task.d_vocab).cumsum(1).roll(1, dims=1).log()
+    earlier[:, 0] = 0.0
+    exact = F.one_hot(batch.targets, task.d_vocab) * 1e4
+    flat = torch.zeros_like(never_bos)
+    for name, output, tolerance in (
+        ("chance", flat, 1e-5),
+        ("bos_known", never_bos, 1e-5),
+        ("some_earlier_token", earlier, 0.01),
+        ("floor", exact, 0.0),
+    ):
+        loss = masked_mean(task.loss(output, batch), batch.mask).item()
+        assert abs(loss - baselines[name]) <= tolerance, name
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_recipe_says_whether_there_is_a_bos(bos: bool):
+    model = ModelConfig(n_layers=1, d_model=7, n_ctx=19, d_head=5, n_heads=3, d_vocab=12)
+    recipe = Recipe(replace(PREVIOUS, bos=bos), model)
+    assert recipe.to_dict()["task"]["bos"] is bos
+    again = Recipe.from_dict(recipe.to_dict())
+    assert again == recipe
+    assert same(again.task.batch(0, 0, 3), recipe.task.batch(0, 0, 3))
+    # A run from before there was a choice has a BOS.
+    before = recipe.to_dict()
+    del before["task"]["bos"]
+    assert Recipe.from_dict(before).task == PREVIOUS

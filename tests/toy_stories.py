@@ -27,9 +27,10 @@ CLAIMS = (
 def _whole() -> Section:
     draws = np.random.default_rng(0)
     loss = np.array([3.0, 2.5, 1.0, np.nan, 0.01, 0.001])
+    back = np.array([np.nan, 0.01, np.nan, 1.0, -2.5, 3.0])
     two = xr.Dataset(
         {
-            "loss": (("part", "step"), np.stack([loss, loss[::-1]]), {"long_name": f"Loss, {MARKUP}"}),
+            "loss": (("part", "step"), np.stack([loss, back]), {"long_name": f"Loss, {MARKUP}"}),
             "grows_by": (("part", "step"), np.stack([np.arange(6) - 2.0, 5.0 - np.arange(6)])),
         },
         {"step": STEPS, "part": ["first", MARKUP]},

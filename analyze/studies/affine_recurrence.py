@@ -62,7 +62,7 @@ def study(
     at: int | None = None,
     c: float = -1.5,
     length: int = 14,
-    heads: Sequence[str] = (),
+    heads: tuple[str, ...] = (),
     sequences: int = 64,
     probe_sequences: int = 4096,
     progress: bool = False,

@@ -64,8 +64,11 @@ def study(
     Raises:
         ValueError: a run of another task, a step that was not kept, too few sequences for a probe.
     """
-    for each in (run, *others):
+    paths = [each.path.resolve() for each in (run, *others)]
+    for each, path in zip((run, *others), paths, strict=True):
         _task(each)
+        if paths.count(path) > 1:
+            raise ValueError(f"run: {each.path} is given twice")
     step = run.check_step(at)
     for name, value, least in (("sequences", sequences, 2), ("top", top, 2)):
         if value < least:

@@ -211,8 +211,11 @@ function linePanel(part, log) {
   const names = part.x.labels,
     xs = names ? Array.from({ length: points }, (_, at) => at) : [...part.x.numbers.data];
   const [logX, logY] = [log.includes("x") && !names, log.includes("y")];
+  // Steps start at 0, so a logarithmic axis of them is one of 1 + step.
+  const ofSteps = logX && part.x.name === "step";
   const there = (value, logarithmic) => Number.isFinite(value) && (!logarithmic || value > 0);
-  const within = xs.filter((value) => there(value, logX)),
+  const thereX = (value) => there(ofSteps ? value + 1 : value, logX);
+  const within = xs.filter(thereX),
     range = extent(part.key, logY);
   if (!within.length || !range) return el("p", { class: "say" }, "There is no number to draw.");
   const widened = ([low, high], logarithmic) =>
@@ -242,7 +245,7 @@ function linePanel(part, log) {
   part.values.data.forEach((value, at) => {
     if (!Number.isFinite(value) || !Number.isFinite(xs[at % points])) return;
     known++;
-    if (!there(value, logY) || !there(xs[at % points], logX)) off++;
+    if (!there(value, logY) || !thereX(xs[at % points])) off++;
   });
   // A logarithmic axis has no place for 0.
   const about = `${end}${off ? ` (${off} of ${known} points are not above 0 and not on a log axis)` : ""}`;
@@ -256,7 +259,7 @@ function linePanel(part, log) {
   const tell = () => {
     const [entry, point] = at,
       value = part.values.get(entry, point);
-    const drawn = there(value, logY) && there(xs[point], logX);
+    const drawn = there(value, logY) && thereX(xs[point]);
     lines.forEach((line, other) => line.setAttribute("stroke-width", other === entry ? 3 : 1.5));
     mark.setAttribute("r", drawn ? 4 : 0);
     mark.setAttribute("fill", strokeOf(entry, count).stroke);
@@ -277,7 +280,7 @@ function linePanel(part, log) {
       started = false;
     for (let point = 0; point < points; point++) {
       const value = part.values.get(entry, point);
-      if (!there(value, logY) || !there(xs[point], logX)) {
+      if (!there(value, logY) || !thereX(xs[point])) {
         // A point between two gaps is a dot.
         if (alone) d += "h0";
         started = alone = false;
@@ -302,12 +305,11 @@ function linePanel(part, log) {
     const below = upright ? marginFor(names, 12) + 4 : 16;
     const bottom = top + height,
       inset = names ? Math.min(20, room / 2) : 0;
-    const scale = (from, to, start, stop, logarithmic) => {
-      const f = logarithmic ? Math.log : (value) => value;
+    const scale = (from, to, start, stop, f) => {
       return (value) => start + ((stop - start) * (f(value) - f(from))) / (f(to) - f(from));
     };
-    x = scale(left0, right0, left + inset, right - inset, logX);
-    y = scale(low, high, bottom, top, logY);
+    x = scale(left0, right0, left + inset, right - inset, ofSteps ? Math.log1p : logX ? Math.log : (value) => value);
+    y = scale(low, high, bottom, top, logY ? Math.log : (value) => value);
     const svg = el("svg", { width, height: bottom + below + 16, "aria-hidden": "true" });
     const axis = (x1, x2, y1, y2) => svg.append(el("line", { class: "axis", x1, x2, y1, y2 }));
     if (names) {
@@ -322,7 +324,9 @@ function linePanel(part, log) {
       });
     } else {
       const whole = xs.every((value) => Number.isInteger(value));
-      for (const [value, text] of ticksOf(left0, right0, logX, Math.max(2, Math.floor(width / 60)), whole)) {
+      const from = ofSteps ? Math.max(1, left0) : left0;
+      const some = ticksOf(from, right0, logX, Math.max(2, Math.floor(width / 60)), whole);
+      for (const [value, text] of ofSteps && left0 === 0 ? [[0, "0"], ...some] : some) {
         axis(x(value), x(value), top, bottom);
         svg.append(el("text", { x: x(value), y: bottom + 15, "text-anchor": "middle" }, text));
       }
@@ -367,7 +371,7 @@ function linePanel(part, log) {
       return far.reduce((best, each, other) => (each < far[best] || Number.isNaN(far[best]) ? other : best), 0);
     };
     const point = near(
-      xs.map((value) => (there(value, logX) ? value : NaN)),
+      xs.map((value) => (thereX(value) ? value : NaN)),
       x,
       px,
     );

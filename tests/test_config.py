@@ -1,0 +1,42 @@
+"""Heads and their names."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headway.models.config import Head
+
+
+@given(layer=st.integers(0, 10**9), head=st.integers(0, 10**9))
+def test_a_head_comes_back_from_its_name(layer: int, head: int):
+    assert Head.named(str(Head(layer, head))) == Head(layer, head)
+
+
+def test_names_tell_heads_apart():
+    every = [Head(layer, head) for layer, head in product(range(23), range(13))]
+    assert len({str(head) for head in every}) == len(every)
+    assert [Head.named(str(head)) for head in every] == every
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "L0", "H7", "L0H", "LH", "L-1H0", "L0H-1", "l0h7", "L0.H7", "L0H7 ", " L0H7", "L0H7\n", "H0L7", "0.7",
+     "L1H2H3", "L01H7", "L0H07", "L٣H0", "L²H0", "L0H1.0", "L+1H0", "(0, 7)"],
+)  # fmt: skip
+def test_what_no_head_is_called_is_refused(name: str):
+    with pytest.raises(ValueError, match=r"^head: .* is not valid; it must be a name such as L0H7$") as error:
+        Head.named(name)
+    assert repr(name) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@given(name=st.from_regex(r"L\d+H\d+", fullmatch=True) | st.text())
+def test_every_name_is_that_of_its_head_or_refused(name: str):
+    try:
+        head = Head.named(name)
+    except ValueError:
+        return
+    assert str(head) == name
+    assert min(head) >= 0

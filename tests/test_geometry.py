@@ -256,7 +256,7 @@ def test_a_head_that_looks_at_one_distance_is_not_taken_for_one_that_looks_for_v
     fixed = looks_for_vectors(0.0, before=200.0)
     pattern = fixed.run_with_cache(inputs)[1]["pattern", 0]
     assert pattern.diagonal(offset=-1, dim1=-2, dim2=-1).min() > 0.999
-    # A cosine of 7 entries deviates by 1/sqrt(7), a sequence has 9 queries, and max - mean is .2 of two and more of more.
+    # A cosine of 7 entries deviates by 1/sqrt(7), there are 9 queries a sequence, and max - mean is .2 or more.
     assert abs(similarity(fixed, batch)) < 4 / math.sqrt(ENTRIES * 499 * 9) / 0.2
     # On recurrences the vector before is sometimes the most similar one, and often not.
     assert similarity(fixed, UNIT) < 0.9

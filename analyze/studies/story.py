@@ -58,6 +58,8 @@ class Figure:
         _check_title(self.title)
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind: {self.kind!r} is not one of {', '.join(get_args(Kind))}")
+        if self.log not in get_args(Log):
+            raise ValueError(f"log: {self.log!r} is not one of x, y, xy, or nothing")
         least, most = {"lines": (1, None), "maps": (2, None), "table": (1, 2)}[self.kind]
         for name, values in self.data.data_vars.items():
             if values.ndim < least or (most is not None and values.ndim > most):
@@ -141,6 +143,13 @@ class Story:
     step: int
     sections: tuple[Section, ...]
     claims: Claims
+
+    def __post_init__(self) -> None:
+        """Refuse sections that could not be told apart, or from the claims."""
+        titles = ["claims", *(section.title for section in self.sections)]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise ValueError(f"sections: {title!r} is the title of two nodes; each needs its own, and not claims")
 
     def to_tree(self) -> xr.DataTree:
         """The story as one tree of xarray Datasets: one node for each section, one below it for each figure.
@@ -270,5 +279,5 @@ def by_layer(**columns: xr.DataArray) -> xr.Dataset:
 
 
 def _check_title(title: str) -> None:
-    if not title or "/" in title:
+    if title in ("", ".", "..") or "/" in title:
         raise ValueError(f"title: {title!r} is not valid; it must be a name without a slash")

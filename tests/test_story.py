@@ -395,10 +395,5 @@ def test_a_table_by_layer_takes_scores_as_they_are_stored():
 @pytest.mark.parametrize("titles", [("claims",), ("One", "Two", "One")])
 def test_sections_of_a_story_can_be_told_apart(titles: tuple[str, ...]):
     sections = tuple(Section(title, "", ()) for title in titles)
-    with pytest.raises(ValueError, match="^sections: '(claims|One)' is the title of two nodes"):
+    with pytest.raises(ValueError, match=r"^sections: '(claims|One)' is the title of two nodes"):
         Story("study", "runs/run", 0, sections, ())
-
-
-def test_a_log_axis_that_does_not_exist_is_named():
-    with pytest.raises(ValueError, match="^log: 'z' is not one of x, y, xy, or nothing"):
-        Figure("Lines", of_axes("x"), "lines", log="z")  # pyright: ignore[reportArgumentType]

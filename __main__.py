@@ -305,8 +305,9 @@ def study_command(arguments: list[str]) -> None:
         return
     options = parse(parser, rest)
     run, *others = (Run(_directory("run", path)) for path in options.runs)
-    path = run.study_file(name, run.check_step(options.at))
-    given = {key: value for key, value in vars(options).items() if key not in ("runs", "overwrite")}
+    step = run.check_step(options.at)
+    path = run.study_file(name, step)
+    given = {key: value for key, value in vars(options).items() if key not in ("runs", "overwrite")} | {"at": step}
     asked = {key: value for key, value in given.items() if key != "at" and value != parser.get_default(key)}
     if path.exists() and not options.overwrite:
         if asked or others:

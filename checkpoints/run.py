@@ -148,9 +148,16 @@ class Run:
         logged = set(events.Tags()["scalars"])
         tags = {"loss": "loss/train", "gradient_norm": "optimiser/gradient_norm", "lr": "optimiser/lr"}
         series = {name: events.Scalars(tag) if tag in logged else [] for name, tag in tags.items()}
-        return xr.Dataset(
-            {name: (("step",), np.array([event.value for event in each])) for name, each in series.items()},
-            coords={"step": np.array([event.step for event in series["loss"]], dtype=int)},
+        # A run that goes on may have written one number of an update and not yet the next.
+        return xr.merge(
+            (
+                xr.Dataset(
+                    {name: (("step",), np.array([event.value for event in each]))},
+                    {"step": np.array([event.step for event in each], dtype=int)},
+                )
+                for name, each in series.items()
+            ),
+            join="inner",
         )
 
     def study_file(self, name: str, step: int) -> Path:

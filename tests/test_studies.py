@@ -60,9 +60,11 @@ def layers_swapped() -> Network:
 
 
 def looks_for_its_like() -> Network:
-    """Queries and keys of the last layer whose product is a projector already."""
+    """Queries and keys of the last layer whose product is a projector already, of vectors large enough to matter."""
 
     def soften(model: HookedTransformer) -> None:
+        model.W_E.mul_(4)
+        model.W_U.div_(4)
         third = model.blocks[2].attn
         third.W_Q.copy_(third.W_Q.sign())
         third.W_K.copy_(third.W_K.sign())
@@ -85,11 +87,11 @@ AFFINE = [
     ("looks at the second vector", handmade.affine_reader, layers_swapped),
     ("writes outside", handmade.affine_reader, layers_swapped),
     ("take away", handmade.affine_reader, layers_swapped),
-    ("look for vectors like", handmade.affine_reader, layers_swapped),
-    ("all that the queries and keys", looks_for_its_like, handmade.affine_reader),
+    ("looks for vectors like", handmade.affine_reader, layers_swapped),
+    ("all that their queries and keys", looks_for_its_like, handmade.affine_reader),
     ("Q-composition", handmade.affine_reader, layers_swapped),
     ("K-composition", handmade.affine_reader, layers_swapped),
-    ("no systematic V-composition", handmade.affine_reader, values_read_layer_1),
+    ("not by values", handmade.affine_reader, values_read_layer_1),
 ]
 
 
@@ -114,7 +116,7 @@ def test_every_claim_of_the_affine_study_is_tested():
 def test_what_a_network_does_not_have_is_not_measured():
     """One layer has no second layer, no composition, and no embedding to write beside."""
     claims = affine_recurrence.claims(*handmade.linear_network(torch.eye(7)))
-    for says in ("second vector", "writes outside", "Q-composition", "K-composition", "V-composition"):
+    for says in ("second vector", "writes outside", "Q-composition", "K-composition", "not by values"):
         claim = the_one(claims, says)
         assert np.isnan(claim.number)
         assert not claim.holds
@@ -222,7 +224,14 @@ def test_every_claim_of_the_previous_token_study_is_tested():
 
 
 def test_what_is_lost_is_not_measured_of_a_network_that_knows_nothing():
-    for says in ("looks by position", "carries the position", "nothing else", "hands the position", "needs BOS"):
+    for says in (
+        "not attention itself",
+        "looks by position",
+        "carries the position",
+        "nothing else",
+        "hands the position",
+        "needs BOS",
+    ):
         assert np.isnan(the_one(previous_token.claims(*nothing()), says).number)
 
 
@@ -288,7 +297,7 @@ def test_further_runs_stand_beside_the_first(runs: dict[str, Path], tmp_path: Pa
     assert beside.updates.values.tolist() == [17, 5]
     assert beside.positions.values.tolist() == ["none", "standard"]
     trained = story.to_tree()["Without BOS, and with positions/Trained with and without positions and BOS"]
-    assert trained.steps.values.tolist() == [17, 5]
+    assert trained.step.values.tolist() == [17, 5]
 
 
 @pytest.mark.parametrize(
@@ -360,8 +369,14 @@ def test_bad_input_is_one_line_and_changes_nothing(
                 "--length",
                 "7",
                 "--overwrite",
-            ): "19 samples for 19 features",
-            (study, run, "--length", "3", "--overwrite"): "length: 3 is not valid; it must be at least 4",
+            ): "probe_sequences: 19 is not valid; it must be at least 21, more samples than the 19 features",
+            (
+                study,
+                run,
+                "--length",
+                "3",
+                "--overwrite",
+            ): "length: 3 is not valid; it must be at least 4, for an answer",
             (
                 study,
                 run,
@@ -374,7 +389,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
         }
     else:
         cases |= {
-            (study, run, "--sequences", "2", "--overwrite"): "samples for 29 features",
+            (study, run, "--sequences", "2", "--overwrite"): "sequences: 2 is not valid; its 20 positions are too few",
             (study, run, wrong, "--overwrite"): "needs PreviousToken",
             (study, run, run, "--overwrite"): "is given twice",
             (study, run, "--top", "0", "--overwrite"): "top: 0 is not valid",

@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from headway.analyze.ablation import ablated_loss, ablation, all_heads_but
+from headway.analyze.ablation import ablated_loss, ablation, all_heads_but, output_with
 from headway.analyze.applies import DoesNotApplyError, check_head, weight
 from headway.analyze.attention import previous_token
 from headway.analyze.attribution import direct_attribution
@@ -38,17 +38,16 @@ from headway.analyze.circuits import (
 from headway.analyze.forward import seen, seen_once
 from headway.analyze.geometry import linearity, outside_embedding, similar_vector
 from headway.analyze.lens import lens, residual_outputs
-from headway.analyze.loss import loss
+from headway.analyze.loss import by_part, loss, task_loss
 from headway.analyze.nulls import untrained
 from headway.analyze.probe import Probe, Probed, probe_activation
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, by_layer, over_steps, table
+from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, by_layer, over_steps, simplified, table
 from headway.analyze.surgery import ov_identity_loss, ov_identity_surgery, qk_identity_loss, qk_identity_surgery
 from headway.checkpoints.run import Run
 from headway.data.affine_recurrence import AffineRecurrence, least_squares_oracle
 from headway.data.task import Batch
 from headway.models.config import Head
-from headway.models.convert import Model
-from headway.models.hooked_transformer import HookedTransformer
+from headway.models.convert import Model, evaluating
 
 NAME = "affine-recurrence"
 # Single-batch training losses of the published run, by step.
@@ -87,23 +86,29 @@ def study(
     """
     task = _task(run)
     step = run.check_step(at)
-    model = _processed(run, step)
+    model = simplified(run, step)
     chosen = _heads(model, heads)
     length = min(length, task.length_max)
-    if length < task.first_determined + 2:
-        least = task.first_determined + 2
-        raise ValueError(f"length: {length} is not valid; it must be at least {least} for an answer to be determined")
-    if sequences < 2:
-        raise ValueError(f"sequences: {sequences} is not valid; it must be at least 2")
+    features = model.cfg.d_model
+    for name, value, least, why in (
+        ("length", length, task.first_determined + 2, "for an answer to be determined"),
+        ("sequences", sequences, 2, "for a mean"),
+        ("probe_sequences", probe_sequences, features + 2, f"more samples than the {features} features of a probe"),
+    ):
+        if value < least:
+            raise ValueError(f"{name}: {value} is not valid; it must be at least {least}, {why}")
+    try:
+        of_one_c = _sequences(run, sequences, length, c=c)
+    except ValueError:
+        raise ValueError(f"c: {c:g} is not valid; sequences of {length} vectors grow too large") from None
     longest = _sequences(run, sequences, task.length_max)
     batch = _sequences(run, sequences, length)
-    of_one_c = _sequences(run, sequences, length, c=c)
     with seen_once():
         sections = (
             _training(run, step),
-            _predictions(model, of_one_c),
+            _predictions(model, of_one_c, c),
             _errors(run, model, sequences),
-            _attention(model, of_one_c, c),
+            _attention(model, of_one_c, batch, c),
             _attribution(model, batch),
             _ablation(model, batch),
             _circuits(model, batch),
@@ -117,8 +122,8 @@ def study(
         ends = claims(model, longest)
     formed = Section(
         "How it formed",
-        "The claims at each kept step up to this one.",
-        over_steps(run, step, lambda each: claims(_processed(run, each), longest), progress),
+        f"The claims at each kept step up to this one, on sequences of {task.length_max} vectors.",
+        over_steps(run, step, lambda each: claims(simplified(run, each), longest), progress),
     )
     return Story(NAME, str(run.path), step, (*sections, formed), ends)
 
@@ -128,17 +133,26 @@ def _training(run: Run, step: int) -> Section:
     training = run.training.loss.sel(step=slice(None, step))
     steps = training.step.values
     median = training.rolling(step=min(100, max(1, len(steps))), min_periods=1).median()
-    shown = np.unique(np.geomspace(1, max(step, 1), 200).round().astype(int)) if len(steps) else steps
-    shown = np.intersect1d(np.union1d(shown, list(PUBLISHED)), steps)
+    shown = np.unique(np.geomspace(1, max(step, 1), 200).round().astype(int))
+    shown = np.intersect1d(np.union1d(shown, [max(each, 1) for each in PUBLISHED]), steps)
+    curves = {
+        "single batches": training.sel(step=shown).values,
+        "median of the last 100": median.sel(step=shown).values,
+    }
+    if _is_published(run):
+        published = {max(each, 1): value for each, value in PUBLISHED.items()}
+        curves["published, single batches"] = np.array([published.get(each, np.nan) for each in shown.tolist()])
     lines = xr.DataArray(
-        [training.sel(step=shown).values, median.sel(step=shown).values],
-        coords={"line": ["single batches", "median of the last 100"], "step": shown},
+        list(curves.values()),
+        coords={"line": list(curves), "step": shown},
+        dims=("line", "step"),
         attrs={"long_name": "training loss, all positions"},
     )
     figures = [Figure("Loss of the training batches", xr.Dataset({"loss": lines}), "lines", "", "xy")]
     if _is_published(run):
-        known = [each for each in PUBLISHED if each <= step and each + 1 in steps]
-        kept = [min(run.steps, key=lambda kept: abs(kept - each)) for each in known]
+        known = [each for each in PUBLISHED if each + 1 in steps]
+        kept = {each: min((k for k in run.steps if k <= step), key=lambda k: abs(k - each)) for each in known}
+        near = {each: k for each, k in kept.items() if abs(k - each) <= 0.1 * each}
         figures.append(
             Figure(
                 "Beside the published run",
@@ -147,7 +161,11 @@ def _training(run: Run, step: int) -> Section:
                     known,
                     published=[PUBLISHED[each] for each in known],
                     all_positions=[median.sel(step=each + 1).item() for each in known],
-                    where_determined=[loss(run.model(each), run.batch()).loss_determined.item() for each in kept],
+                    kept_step=[near.get(each, np.nan) for each in known],
+                    where_determined=[
+                        loss(run.model(near[each]), run.batch()).loss_determined.item() if each in near else np.nan
+                        for each in known
+                    ],
                 ),
                 "table",
                 "Published: single batches. All positions: the median of the last 100 training batches. Where "
@@ -157,7 +175,7 @@ def _training(run: Run, step: int) -> Section:
     return Section("Training", "The mean squared error of each batch before its update.", tuple(figures))
 
 
-def _predictions(model: Model, batch: Batch) -> Section:
+def _predictions(model: Model, batch: Batch, c: float) -> Section:
     """One entry of one sequence, and how well the residual stream predicts after each layer."""
     read = residual_outputs(model, batch)
     names = ["actual", "predicted", *(f"after L{layer}" for layer in range(model.cfg.n_layers - 1))]
@@ -165,8 +183,8 @@ def _predictions(model: Model, batch: Batch) -> Section:
     lens_loss = lens(model, batch)
     return Section(
         "Predictions",
-        "The residual stream after each layer, read as if it were the last (ln_final, then the unembedding), beside "
-        "the vectors that follow.",
+        f"Sequences of {_length(batch)} vectors with c = {c:g}. The residual stream after each layer is read as if "
+        "it were the last (ln_final, then the unembedding), beside the vectors that follow.",
         (
             Figure(
                 "One entry of one sequence",
@@ -215,32 +233,45 @@ def _errors(run: Run, model: Model, sequences: int) -> Section:
     )
 
 
-def _attention(model: Model, batch: Batch, c: float) -> Section:
-    """The pattern of every head on sequences of one coefficient; of a negative one every other vector is alike."""
-    patterns = einops.reduce(seen(model, batch).patterns, "layer batch head q k -> layer head q k", "mean")
-    pos = torch.arange(patterns.shape[-1])
-    back = pos[:, None] - pos
-    alike = (back >= 0) & (back % 2 == 0)
-    share = (patterns * alike).sum(-1)[..., 2:].mean(-1)
-    chance = (alike.sum(-1) / (1 + pos))[2:].mean()
-    return Section(
-        "Attention",
-        f"Sequences with c = {c:g}. Where c is negative every other difference points the same way, and a head that "
-        "looks for vectors like the current one has a checkerboard.",
-        (
+def _attention(model: Model, of_one_c: Batch, batch: Batch, c: float) -> Section:
+    """The pattern of every head on sequences of one coefficient, and what heads look for in any."""
+    patterns = einops.reduce(seen(model, of_one_c).patterns, "layer batch head q k -> layer head q k", "mean")
+    second = einops.reduce(seen(model, batch).patterns[:, :, :, 2:, 1], "layer batch head q -> layer head", "mean")
+    figures = [
+        Figure(
+            f"Mean pattern of every head, c = {c:g}",
+            xr.Dataset({"attention": (("layer", "head", "query", "key"), patterns.numpy())}),
+            "maps",
+            f"Sequences of {_length(of_one_c)} vectors. Where c is negative every other difference points the same "
+            "way, and a head that looks for vectors like the current one has a checkerboard.",
+        )
+    ]
+    if c < 0 and of_one_c.info["c"].shape[1] == 1:
+        pos = torch.arange(_length(batch) - 1)
+        back = pos[:, None] - pos
+        earlier, alike = back > 0, (back > 0) & (back % 2 == 0)
+        share = ((patterns * alike).sum(-1) / (patterns * earlier).sum(-1))[..., 2:].mean(-1)
+        chance = (alike.sum(-1) / earlier.sum(-1))[2:].mean()
+        figures.append(
             Figure(
-                "Mean pattern of every head",
-                xr.Dataset({"attention": (("layer", "head", "query", "key"), patterns.numpy())}),
-                "maps",
-            ),
-            Figure(
-                "Attention to every other vector",
+                f"Checkerboard, c = {c:g}",
                 by_layer(share=xr.DataArray(share.numpy(), dims=HEAD)),
                 "table",
-                f"Share of the attention on keys 0, 2, 4, ... back, over queries from 2 on; {chance:.3f} is chance.",
-            ),
+                "Share of the attention to earlier vectors that is on those 2, 4, ... back, over queries from 2 on; "
+                f"{chance:.3f} is chance.",
+            )
+        )
+    for title, scores, note in (
+        ("Attention to the vector before", previous_token(model, batch).previous_token, "previous_token."),
+        ("Attention to the second vector", xr.DataArray(second.numpy(), dims=HEAD), "Over queries from 2 on."),
+        (
+            "Attention to similar vectors",
+            similar_vector(model, batch).similar_vector,
+            "From no preference (0) to the most similar earlier vector only (1); below 0 it goes to unlike ones.",
         ),
-    )
+    ):
+        figures.append(Figure(title, by_layer(score=scores), "table", f"{note} Any c, {_length(batch)} vectors."))
+    return Section("Attention", "What each head looks at.", tuple(figures))
 
 
 def _attribution(model: Model, batch: Batch) -> Section:
@@ -249,7 +280,8 @@ def _attribution(model: Model, batch: Batch) -> Section:
     return Section(
         "Direct attribution",
         "What each component adds to the prediction along the target, as a share of the target; together they are 1 "
-        "for a perfect prediction. b_O and b_out stand apart from the heads; the scale is that of the whole stream.",
+        "for a perfect prediction. Heads stand without biases, each b_O apart, an MLP with its b_out; the scale is "
+        "that of the whole stream.",
         (
             Figure(
                 "By component",
@@ -275,28 +307,67 @@ def _ablation(model: Model, batch: Batch) -> Section:
         kind: [ablated_loss(model, batch, what, kind).loss_determined.item() for what in parts.values()]
         for kind in kinds
     }
+    figures = [
+        Figure("Without a layer's heads, or its MLP", table("without", parts, **layers), "table"),
+        *(
+            Figure(
+                f"Without one head, {kind}",
+                by_layer(error=clean + ablation(model, batch, kind).ablation_determined),
+                "table",
+                "What the head's OV writes is replaced.",
+            )
+            for kind in kinds
+        ),
+    ]
+    if model.cfg.n_layers > 2:
+        figures += _patterns_without_layer_1(model, batch)
     return Section(
         "Ablation",
-        f"Mean squared error where the answer is determined; {clean:.2g} with everything in place. Zero: nothing in "
-        "its place. Mean: its mean over all sequences and positions. Later attention is computed anew.",
-        (
-            Figure("Without a layer's heads, or its MLP", table("without", parts, **layers), "table"),
-            *(
-                Figure(
-                    f"Without one head, {kind}",
-                    by_layer(error=clean + ablation(model, batch, kind).ablation_determined),
-                    "table",
-                    "What the head's OV writes is replaced.",
-                )
-                for kind in kinds
-            ),
-        ),
+        f"Mean squared error where the answer is determined, of {_length(batch)} vectors; {clean:.2g} with "
+        "everything in place. Zero: nothing in its place (value biases, which are folded into b_O, stay). Mean: its "
+        "mean over all sequences and positions. Later attention is computed anew.",
+        tuple(figures),
     )
+
+
+def _patterns_without_layer_1(model: Model, batch: Batch) -> list[Figure]:
+    """What later heads look at when the heads of layer 1 write nothing but their mean."""
+    before = seen(model, batch).patterns[2:]
+    z = seen(model, batch).activations["blocks.1.attn.hook_z"]
+    mean = einops.reduce(z, "batch pos head d_head -> 1 1 head d_head", "mean").expand_as(z)
+    with torch.no_grad(), evaluating(model), model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", lambda z, hook: mean)]):
+        cache = model.run_with_cache(batch.inputs, return_cache_object=False)[1]
+    after = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(2, model.cfg.n_layers)])
+    moved = (
+        einops.reduce((after - before).abs() / 2, "layer batch head q k -> layer head", "sum")
+        / before[0, :, 0, :, 0].numel()
+    )
+    names = [f"L{layer}" for layer in range(2, model.cfg.n_layers)]
+    averaged = einops.reduce(after, "layer batch head q k -> layer head q k", "mean")
+    return [
+        Figure(
+            "Mean patterns without layer 1's heads",
+            xr.Dataset(
+                {"attention": (("layer", "head", "query", "key"), averaged.numpy())},
+                {"layer": range(2, 2 + len(names))},
+            ),
+            "maps",
+        ),
+        Figure(
+            "How much attention moves without layer 1's heads",
+            xr.Dataset(
+                {"moved": (HEAD, moved.numpy())}, {"layer": names, "head": [f"H{i}" for i in range(moved.shape[1])]}
+            ),
+            "table",
+            "Mean over queries of the attention that goes elsewhere, from 0 to 1.",
+        ),
+    ]
 
 
 def _circuits(model: Model, batch: Batch) -> Section:
     """OV matrices, the entries that are large, and how many directions they have."""
     W_OV = einops.einsum(weight(model, "W_V"), weight(model, "W_O"), "l h a d, l h d b -> l h a b")
+    W_QK = einops.einsum(weight(model, "W_Q"), weight(model, "W_K"), "l h a d, l h b d -> l h a b")
     through = weight(model, "W_E") @ W_OV @ weight(model, "W_U")
     large = einops.reduce((W_OV.abs() > LARGE).float(), "layer head a b -> layer head", "mean")
     spectra = {
@@ -310,9 +381,10 @@ def _circuits(model: Model, batch: Batch) -> Section:
     }
     return Section(
         "OV and QK circuits",
-        "W_OV is d_model by d_model; W_E W_OV W_U is what it does from an input vector to an output.",
+        "W_OV and W_QK are d_model by d_model; W_E W_OV W_U is what OV does from an input vector to an output.",
         (
             Figure("W_OV", xr.Dataset({"W_OV": ((*HEAD, "from", "to"), W_OV.numpy())}), "maps"),
+            Figure("W_QK", xr.Dataset({"W_QK": ((*HEAD, "query", "key"), W_QK.numpy())}), "maps"),
             Figure("W_E W_OV W_U", xr.Dataset({"circuit": ((*HEAD, "input", "output"), through.numpy())}), "maps"),
             Figure(
                 "Share of large entries",
@@ -339,35 +411,39 @@ def _circuits(model: Model, batch: Batch) -> Section:
 
 def _geometry(model: Model, batch: Batch) -> Section:
     """Whether layers copy vectors, and where they write."""
-    lines = linearity(model, batch)
-    copied = {
-        f"{said} ({inputs})": lines[name].sel(inputs=inputs)
-        for inputs in ("data", "isotropic")
-        for said, name in (("R²", "linearity"), ("slope", "linearity_slope"), ("intercept", "linearity_intercept"))
-    }
-    figures = [
-        Figure(
-            "Linearity of each layer's summed OV",
-            by_layer(**copied),
-            "table",
-            "Entries of x W_E W_OV W_U against those of x, all heads of the layer together; a random circuit's R² is "
-            f"{lines.linearity_null:.3g} in the mean.",
+    figures, reasons = [], []
+    try:
+        lines = linearity(model, batch)
+        copied = {
+            f"{said} ({inputs})": lines[name].sel(inputs=inputs)
+            for inputs in ("data", "isotropic")
+            for said, name in (("R²", "linearity"), ("slope", "linearity_slope"), ("intercept", "linearity_intercept"))
+        }
+        figures.append(
+            Figure(
+                "Linearity of each layer's summed OV",
+                by_layer(**copied),
+                "table",
+                "Entries of x W_E W_OV W_U against those of x, all heads of the layer together; a random circuit's "
+                f"R² is {lines.linearity_null:.3g} in the mean.",
+            )
         )
-    ]
+    except DoesNotApplyError as reason:
+        reasons.append(str(reason))
     try:
         outside = outside_embedding(model, batch)
-    except DoesNotApplyError as reason:
-        return Section("Copying, and where it is written", str(reason), tuple(figures))
-    figures.append(
-        Figure(
-            "Outside of the embedding",
-            by_layer(outside_embedding=outside.outside_embedding),
-            "table",
-            "Share of what a layer writes, in length, that is orthogonal to the embeddings of all vectors; for a "
-            f"random direction it is {outside.outside_embedding_null:.3g}.",
+        figures.append(
+            Figure(
+                "Outside of the embedding",
+                by_layer(outside_embedding=outside.outside_embedding),
+                "table",
+                "Share of what a layer writes, heads and MLP, in length, that is orthogonal to the embeddings of all "
+                f"vectors; for a random direction it is {outside.outside_embedding_null:.3g}.",
+            )
         )
-    )
-    return Section("Copying, and where it is written", "", tuple(figures))
+    except DoesNotApplyError as reason:
+        reasons.append(str(reason))
+    return Section("Copying, and where it is written", " ".join(reasons), tuple(figures))
 
 
 def _eigenvalues(model: Model, batch: Batch) -> Section:
@@ -394,6 +470,7 @@ def _surgery(model: Model, batch: Batch, chosen: list[Head]) -> Section:
         "QK, random W_Q": qk_identity_loss(model, batch, chosen, "random").loss_determined.item(),
         "OV, plus": ov_identity_loss(model, batch, chosen, "+").loss_determined.item(),
         "OV, minus": ov_identity_loss(model, batch, chosen, "-").loss_determined.item(),
+        "uniform attention": _with_uniform_attention(model, batch, chosen),
         "mean in their place": ablated_loss(model, batch, chosen, "mean").loss_determined.item(),
     }
     times = [after / clean for after in errors.values()]
@@ -408,8 +485,9 @@ def _surgery(model: Model, batch: Batch, chosen: list[Head]) -> Section:
     return Section(
         "Identity surgery",
         "W_K := pinv(W_Q).T leaves a head only looking for what is like its query; W_O := ±pinv(W_V) leaves it only "
-        "copying, or taking away. Random: after W_Q has been drawn anew. What costs no less than the heads' absence "
-        "shows that they do something else.",
+        "copying, or taking away. Random: after W_Q has been drawn anew. The projector's scores are small, so what "
+        "costs as much as uniform attention says that the heads only average; what costs as much as their mean, "
+        "that they are not needed.",
         (
             Figure(
                 f"{', '.join(map(str, chosen))} together",
@@ -490,9 +568,9 @@ def _probes(run: Run, model: Model, length: int, sequences: int) -> Section:
     }
     return Section(
         "Probes",
-        "A linear and a small MLP probe for the constants d and the coefficient c, at the last position: trained on "
-        f"{sequences} sequences, and tried on {len(held_out.inputs)} others. What they read of an untrained network "
-        "was not computed by training.",
+        f"A linear and a small MLP probe for the constants d and the coefficient c, at the last position of {length} "
+        f"vectors: trained on {sequences} sequences, and tried on {len(held_out.inputs)} others. What they read of "
+        "an untrained network was not computed by training.",
         tuple(
             Figure(
                 said,
@@ -511,8 +589,14 @@ def _probes(run: Run, model: Model, length: int, sequences: int) -> Section:
 def _coefficients(run: Run, model: Model, sequences: int, length: int) -> Section:
     """The loss as a function of c, in and outside of the trained range, and recurrences of higher order."""
     task = _task(run)
-    cs = np.linspace(-4, 4, 81).round(1)
-    by_c = _beside_baselines([_compared(model, _sequences(run, sequences, length, c=c)) for c in cs])
+    batches: dict[float, Batch] = {}
+    for c in np.linspace(-4, 4, 81).round(1).tolist():
+        try:
+            batches[c] = _sequences(run, sequences, length, c=c)
+        except ValueError:
+            continue  # they would grow too large
+    cs = list(batches)
+    by_c = _beside_baselines([_compared(model, each) for each in batches.values()])
     others = {}
     for order in sorted({1, 2, 3, task.compl}):
         try:
@@ -530,14 +614,15 @@ def _coefficients(run: Run, model: Model, sequences: int, length: int) -> Sectio
                 "Error as a function of c",
                 xr.Dataset({"error": (("line", "c"), np.array(list(by_c.values())))}, {"line": list(by_c), "c": cs}),
                 "lines",
-                "Mean squared error where the answer is determined.",
+                f"Mean squared error where the answer is determined, of {length} vectors."
+                + (" All coefficients of a sequence have this value." if task.compl > 1 else ""),
                 "y",
             ),
             Figure(
                 "Recurrences of other orders",
                 table("order", others, **by_order),
                 "table",
-                "Mean squared error where the answer is determined.",
+                f"Mean squared error where the answer is determined, of {task.length_max} vectors.",
             ),
         ),
     )
@@ -546,26 +631,30 @@ def _coefficients(run: Run, model: Model, sequences: int, length: int) -> Sectio
 def claims(model: Model, batch: Batch) -> Claims:
     """What the paper says of each layer, each statement with the number that decides it in this network.
 
-    Layer 1 is the second layer, and the layer that takes away is the last; a number that a network does not have (the
-    second layer of one, a composition) is NaN, and its claim does not hold.
+    Which layer looks for similar vectors is not taken from the paper, where it is the last: it is the one after the
+    first whose heads do so most. A number that a network does not have (the second layer of one) is NaN, and its claim
+    does not hold.
     """
-    layers, last = model.cfg.n_layers, model.cfg.n_layers - 1
+    layers = model.cfg.n_layers
     before = previous_token(model, batch)
     way = (before.previous_token - before.previous_token_chance) / (1 - before.previous_token_chance)
-    lines = linearity(model, batch)
+    copied = _copied_by_layer_0(model, batch)
     second, where = _second_vector(model, batch)
     try:
         outside = outside_embedding(model, batch)
-        beside = outside.outside_embedding[1].item() if layers > 1 else np.nan
         nothing = outside.outside_embedding_null.item()
+        beside = (outside.outside_embedding[1].item() - nothing) / (1 - nothing) if layers > 1 else np.nan
     except DoesNotApplyError:
-        beside, nothing = np.nan, 1.0
-    copying = ov_eigenvalue(model, batch).ov_eigenvalue.sel(layer=last)
-    similar = similar_vector(model, batch).similar_vector.sel(layer=last)
+        beside = np.nan
+    similar = similar_vector(model, batch).similar_vector.median("head")
+    reader = min(1, layers - 1) + int(similar.fillna(-np.inf).values[min(1, layers - 1) :].argmax())
+    copying = ov_eigenvalue_residual(model, batch).ov_eigenvalue_residual[reader].median().item()
     clean = loss(model, batch).loss_determined.item()
-    chosen = [Head(last, head) for head in range(model.cfg.n_heads)]
+    chosen = [Head(reader, head) for head in range(model.cfg.n_heads)]
     projected = qk_identity_loss(model, batch, chosen, "trained").loss_determined.item()
-    absent = ablated_loss(model, batch, chosen, "mean").loss_determined.item()
+    uniform = _with_uniform_attention(model, batch, chosen)
+    shares = [_share_above(measure, model, batch, reader) for measure in (q_composition, k_composition, v_composition)]
+    pairs = f"share of the pairs L{reader - 1} to L{reader} above the 99 % band" if reader else "there is none"
     return (
         Claim(
             "Layer 0 has a head that looks at the vector before",
@@ -576,7 +665,7 @@ def claims(model: Model, batch: Batch) -> Claims:
         Claim(
             "What layer 0's heads add of a vector is a multiple of it",
             "R² of its summed OV on isotropic vectors, linearity",
-            lines.linearity.sel(inputs="isotropic", layer=0).item(),
+            copied,
             0.5,
         ),
         Claim(
@@ -587,48 +676,49 @@ def claims(model: Model, batch: Batch) -> Claims:
         ),
         Claim(
             "Layer 1 writes outside of the embedding",
-            "outside_embedding of L1, which for a random direction is the bound",
+            "outside_embedding of L1, heads and MLP, from a random direction (0) to all outside (1)",
             beside,
-            nothing,
+            0.5,
         ),
         Claim(
-            f"The heads of the last layer (L{last}) take away what they look at",
-            "median of their ov_eigenvalue",
-            copying.median().item(),
+            "A later layer looks for vectors like the current one",
+            f"median similar_vector of the heads of L{reader}, from no preference (0) to the most similar only (1)",
+            similar[reader].item(),
+            0.5,
+        ),
+        Claim(
+            "The heads of that layer take away what they look at",
+            f"median ov_eigenvalue_residual of L{reader}",
+            copying,
             -0.5,
             below=True,
         ),
         Claim(
-            f"The heads of the last layer (L{last}) look for vectors like the current one",
-            "median of similar_vector, from no preference (0) to the most similar only (1)",
-            similar.median().item(),
+            "Looking for its like is all that their queries and keys do",
+            f"share of what L{reader}'s attention gains over uniform attention that is lost when each W_QK is a "
+            "projector (trained W_Q): (error - clean) / (error with uniform attention - clean)",
+            (projected - clean) / (uniform - clean) if uniform > 1.1 * clean else np.nan,
             0.5,
-        ),
-        Claim(
-            f"That is all that the queries and keys of L{last} do",
-            "share of its heads' effect that is lost when each W_QK is a projector (trained W_Q): (error - clean) / "
-            "(error without them - clean)",
-            (projected - clean) / (absent - clean) if absent > 1.1 * clean else np.nan,
-            0.1,
             below=True,
         ),
         *(
-            Claim(
-                f"Layer 1 sets the attention of L{last}: {kind}-composition",
-                f"share of the pairs L1 to L{last} above the 99 % band",
-                _share_above(measure, model, batch, last),
-                0.5,
-            )
-            for kind, measure in (("Q", q_composition), ("K", k_composition))
+            Claim(f"The layer before it sets its attention: {kind}-composition", pairs, share, 0.5)
+            for kind, share in zip("QK", shares, strict=False)
         ),
         Claim(
-            f"The values of L{last} do not read layer 1: no systematic V-composition",
-            f"share of the pairs L1 to L{last} above the 99 % band",
-            _share_above(v_composition, model, batch, last),
-            0.5,
-            below=True,
+            "That is by queries or keys, not by values",
+            f"{pairs}: the larger of Q- and K- less that of V-composition",
+            max(shares[:2]) - shares[2],
+            0.25,
         ),
     )
+
+
+def _copied_by_layer_0(model: Model, batch: Batch) -> float:
+    try:
+        return linearity(model, batch).linearity.sel(inputs="isotropic", layer=0).item()
+    except DoesNotApplyError:
+        return np.nan
 
 
 def _second_vector(model: Model, batch: Batch) -> tuple[float, str]:
@@ -643,10 +733,11 @@ def _second_vector(model: Model, batch: Batch) -> tuple[float, str]:
     return way.max().item(), str(Head(1, int(way.argmax())))
 
 
-def _share_above(measure: Any, model: Model, batch: Batch, last: int) -> float:
-    if last < 2:
+def _share_above(measure: Any, model: Model, batch: Batch, reader: int) -> float:
+    """The share of the pairs from the layer before to ``reader`` whose composition is above the band of all pairs."""
+    if reader == 0:
         return np.nan
-    scores = measure(model, batch).sel(from_layer=1, to_layer=last)
+    scores = measure(model, batch).sel(from_layer=reader - 1, to_layer=reader)
     name = measure.__name__
     return (scores[name] > scores[f"{name}_high"]).mean().item()
 
@@ -685,20 +776,11 @@ def _task(run: Run) -> AffineRecurrence:
     return task
 
 
-def _processed(run: Run, step: int) -> HookedTransformer:
-    """Weights without the parts that change no output; as they are where folding would change the function."""
-    model = run.model(step)
-    try:
-        return model.processed()
-    except ValueError:
-        return model
-
-
 def _heads(model: Model, names: Sequence[str]) -> list[Head]:
     """The heads that are named, or those of the last layer."""
     if not names:
         return [Head(model.cfg.n_layers - 1, head) for head in range(model.cfg.n_heads)]
-    return [check_head(model, Head.named(name)) for name in names]
+    return [check_head(model, Head.named(name)) for name in dict.fromkeys(names)]
 
 
 def _sequences(run: Run, count: int, length: int, c: float | None = None, draw: int = 0) -> Batch:
@@ -718,6 +800,25 @@ def _last(batch: Batch) -> Tensor:
     where = torch.zeros_like(batch.mask)
     where[:, -1] = True
     return where
+
+
+def _length(batch: Batch) -> int:
+    """How many vectors a sequence has, with the last, which is not read."""
+    return batch.inputs.shape[1] + 1
+
+
+def _with_uniform_attention(model: Model, batch: Batch, heads: Sequence[Head]) -> float:
+    """The error where the answer is determined when some heads attend to all they see alike."""
+    by_layer = {head.layer: [each.head for each in heads if each.layer == head.layer] for head in heads}
+
+    def flat(scores: Tensor, hook: Any) -> Tensor:
+        some = by_layer[hook.layer()]
+        alike = scores.clone()
+        alike[:, some] = torch.where(scores[:, some].isfinite(), 0.0, scores[:, some])
+        return alike
+
+    hooks = [(f"blocks.{layer}.attn.hook_attn_scores", flat) for layer in by_layer]
+    return by_part("loss", task_loss(output_with(model, batch, hooks), batch), batch).loss_determined.item()
 
 
 def _is_published(run: Run) -> bool:

@@ -27,20 +27,21 @@ from headway.analyze.loss import accuracy, loss, mean_loss
 from headway.analyze.nulls import untrained
 from headway.analyze.probe import Samples, linear_probe, probe_activation
 from headway.analyze.spikes import Spike, loss_spikes
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, over_steps, table
+from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, over_steps, simplified, table
 from headway.analyze.vocabulary import VocabularyCircuit
 from headway.checkpoints.run import Run
 from headway.data.previous_token import PreviousToken
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model, evaluating
-from headway.models.hooked_transformer import HookedTransformer
 
 NAME = "previous-token"
+# Single-batch losses of the published run, by step.
+PUBLISHED = {0: 6.00, 400: 4.11, 700: 0.65, 1000: 0.077, 3000: 0.0078, 3900: 0.0032}
 # So many points of a training curve are drawn: the largest of the updates that fall together.
 POINTS = 400
-# Of so many neurons of a layer each has a row of its own.
-NEURONS = 12
+# Of so many spikes of a run, and of so many neurons of a layer, each has a row of its own.
+SPIKES, NEURONS = 8, 12
 
 
 def study(
@@ -73,6 +74,12 @@ def study(
     for name, value, least in (("sequences", sequences, 2), ("top", top, 2)):
         if value < least:
             raise ValueError(f"{name}: {value} is not valid; it must be at least {least}")
+    features = max(run.recipe.model.d_model, 0 if run.recipe.model.attn_only else run.recipe.model.d_mlp)
+    samples, half = (count * (_task(run).length - 1) for count in (sequences, sequences // 2))
+    if samples < features + 2 or half < run.recipe.model.d_model + 2:
+        raise ValueError(
+            f"sequences: {sequences} is not valid; its {samples} positions are too few for {features} features"
+        )
     model, batch = run.model(step), _task(run).evaluation_batch(run.recipe.eval_seed, sequences)
     held_out = _task(run).evaluation_batch(run.recipe.eval_seed + 1, sequences)
     fresh = untrained(run.recipe.model)
@@ -86,9 +93,9 @@ def study(
             _logits(model, batch),
             _vocabulary(run, step, batch),
             _neurons(run, step, batch),
-            _keys(model, batch, min(top, run.recipe.model.d_vocab, batch.inputs.shape[1] - 1)),
+            _keys(simplified(run, step), batch, min(top, run.recipe.model.d_vocab, batch.inputs.shape[1] - 1)),
             _ablation(model, batch),
-            _without_bos(run, model, batch, others),
+            _without_bos(run, step, batch, others),
         )
         ends = claims(model, batch)
     formed = Section(
@@ -107,7 +114,7 @@ def _training(run: Run, others: Sequence[Run], step: int) -> Section:
     longest = max((len(each.step) for each in training.values()), default=0)
     drawn = {name: _largest(each, max(1, longest // POINTS)) for name, each in training.items() if len(each.step)}
     spikes = {name: loss_spikes(each) for name, each in training.items()}
-    figures = []
+    figures = [] if not _is_published(run) else [_beside_published(training[next(iter(runs))])]
     if drawn:
         curves = xr.concat(drawn.values(), dim=xr.Variable("run", list(drawn)), join="outer")
         figures.append(
@@ -129,8 +136,8 @@ def _training(run: Run, others: Sequence[Run], step: int) -> Section:
             "The last loss is the median of the last 50 updates.",
         )
     )
-    if spikes[next(iter(runs))]:
-        figures.append(_spike_table(run, spikes[next(iter(runs))]))
+    if any(spikes.values()):
+        figures.append(_spike_table(runs, spikes))
     kept = [each for each in run.steps if each <= step]
     per_token = np.array([loss(run.model(each), run.batch()).loss_by_position.values for each in kept])
     figures.append(
@@ -145,6 +152,42 @@ def _training(run: Run, others: Sequence[Run], step: int) -> Section:
     return Section("Training", "Cross-entropy of each batch before its update, in nats.", tuple(figures))
 
 
+def _beside_published(training: xr.Dataset) -> Figure:
+    """The training loss where the published one is known: single batches, and the median of 100."""
+    losses = training.loss
+    known = [each for each in PUBLISHED if each + 1 in losses.step.values]
+    median = losses.rolling(step=100, min_periods=1, center=True).median()
+    return Figure(
+        "Beside the published run",
+        table(
+            "step",
+            known,
+            published=[PUBLISHED[each] for each in known],
+            this_run=[losses.sel(step=each + 1).item() for each in known],
+            median_around=[median.sel(step=each + 1).item() for each in known],
+        ),
+        "table",
+        "Single batches; the last column is the median of the 100 updates around. The published run was probably "
+        "made with a warm-up that overshoots its learning rate.",
+    )
+
+
+def _is_published(run: Run) -> bool:
+    """Whether the run has the sizes and the data of the published one."""
+    model, recipe = run.recipe.model, run.recipe
+    sizes = (
+        model.n_layers,
+        model.n_heads,
+        model.d_model,
+        model.d_head,
+        model.d_mlp,
+        recipe.batch_size,
+        recipe.optim.lr,
+    )
+    none = model.positional_embedding_type == "none"
+    return none and sizes == (2, 1, 64, 64, 256, 256, 1e-4) and run.task == PreviousToken()
+
+
 def _largest(training: xr.Dataset, together: int) -> xr.Dataset:
     """The largest numbers of each so many updates."""
     return training.coarsen(step=together, boundary="pad", coord_func="min").max()
@@ -152,6 +195,7 @@ def _largest(training: xr.Dataset, together: int) -> xr.Dataset:
 
 def _settings(runs: dict[str, Run], training: dict[str, xr.Dataset], spikes: dict[str, list[Spike]]) -> xr.Dataset:
     recipes = [run.recipe for run in runs.values()]
+    common = min(len(each.step) for each in training.values())
     return table(
         "run",
         runs,
@@ -161,6 +205,7 @@ def _settings(runs: dict[str, Run], training: dict[str, xr.Dataset], spikes: dic
         batch=[recipe.batch_size for recipe in recipes],
         positions=[recipe.model.positional_embedding_type for recipe in recipes],
         spikes=[len(spikes[name]) for name in runs],
+        **{f"in_the_first_{common}": [sum(spike.step <= common for spike in spikes[name]) for name in runs]},
         updates_in_spikes=[sum(spike.last - spike.step + 1 for spike in spikes[name]) for name in runs],
         largest_spike=[max((spike.size for spike in spikes[name]), default=np.nan) for name in runs],
         largest_gradient=[each.gradient_norm.max().item() if len(each.step) else np.nan for each in training.values()],
@@ -168,25 +213,40 @@ def _settings(runs: dict[str, Run], training: dict[str, xr.Dataset], spikes: dic
     )
 
 
-def _spike_table(run: Run, spikes: list[Spike]) -> Figure:
-    """The spikes of a run, largest first, and what one has who stops before each."""
-    shown = sorted(spikes, key=lambda spike: -spike.size)[:POINTS]
-    stops = [max(kept for kept in run.steps if kept < spike.step) for spike in shown]
-    there = {kept: loss(run.model(kept), run.batch()).loss.item() for kept in set(stops)}
+def _spike_table(runs: dict[str, Run], spikes: dict[str, list[Spike]]) -> Figure:
+    """The largest spikes of each run, and what one has who stops before each."""
+    rows = [
+        (
+            name,
+            spike,
+            max(kept for kept in runs[name].steps if kept < spike.step),
+            min((kept for kept in runs[name].steps if kept >= spike.step), default=None),
+        )
+        for name, found in spikes.items()
+        for spike in sorted(sorted(found, key=lambda spike: -spike.size)[:SPIKES])
+    ]
+
+    def there(name: str, kept: int | None) -> float:
+        return np.nan if kept is None else loss(runs[name].model(kept), runs[name].batch()).loss.item()
+
     return Figure(
-        "Spikes of this run",
+        "Spikes",
         table(
             "spike",
-            [f"updates {spike.step} to {spike.last}" for spike in shown],
-            loss_before=[spike.before for spike in shown],
-            peak=[spike.peak for spike in shown],
-            size=[spike.size for spike in shown],
-            gradient_norm=[spike.gradient_norm for spike in shown],
-            last_kept_step_before=stops,
-            evaluation_loss_there=[there[kept] for kept in stops],
+            [f"{name}, updates {spike.step} to {spike.last}" for name, spike, *_ in rows],
+            loss_before=[spike.before for _, spike, *_ in rows],
+            peak=[spike.peak for _, spike, *_ in rows],
+            size=[spike.size for _, spike, *_ in rows],
+            gradient_norm=[spike.gradient_norm for _, spike, *_ in rows],
+            last_kept_step_before=[kept for *_, kept, _ in rows],
+            its_loss=[there(name, kept) for name, _, kept, _ in rows],
+            first_kept_step_after=[np.nan if kept is None else kept for *_, kept in rows],
+            and_its_loss=[there(name, kept) for name, *_, kept in rows],
         ),
         "table",
-        "Stopping before a spike is going back to the last kept step before it.",
+        f"The {SPIKES} largest of each run. Stopping before a spike is going back to the last kept step before it, "
+        "which loses what was learnt since; beside it the first kept step from the spike on. Both losses are of the "
+        "evaluation batch.",
     )
 
 
@@ -283,7 +343,7 @@ def _attribution(model: Model, batch: Batch) -> Section:
     """What each part adds to the logit of the right token."""
     plain, over_mean = (attribute_outputs(model, batch, over_mean=over) for over in (False, True))
     means = {"logit": _counted(plain, batch), "logit over the mean": _counted(over_mean, batch)}
-    by_position = over_mean.mean("batch").rename("logit over the mean")
+    by_position = over_mean.where(_counts(batch)).mean("batch")
     return Section(
         "Direct attribution",
         "What each component adds to the right token's logit directly, and to that logit over the mean of all logits.",
@@ -303,8 +363,9 @@ def _logits(model: Model, batch: Batch) -> Section:
         "mean over the vocabulary": output.mean(-1),
         "the right token over the mean": right - output.mean(-1),
     }
-    values = np.stack([each.mean(0).numpy() for each in lines.values()])
-    probability = output.softmax(-1).gather(-1, batch.targets[..., None])[..., 0]
+    counted = torch.where(batch.mask, 1.0, torch.nan)
+    values = np.stack([(each * counted).mean(0).numpy() for each in lines.values()])
+    probability = output.softmax(-1).gather(-1, batch.targets[..., None])[..., 0] * counted
     figure = Figure(
         "Logits by position",
         xr.Dataset(
@@ -319,7 +380,7 @@ def _logits(model: Model, batch: Batch) -> Section:
 
 def _vocabulary(run: Run, step: int, batch: Batch) -> Section:
     """The unembedding with LayerNorm folded in, and the maps between tokens."""
-    model, folded = run.model(step), _folded(run, step)
+    model, folded = run.model(step), simplified(run, step)
     spectra = torch.stack([torch.linalg.svdvals(weight(each, "W_U")) for each in (model, folded)])
     heads, every = all_heads_but(model), torch.arange(len(weight(folded, "W_E")))
     maps = torch.stack([VocabularyCircuit.qk(folded, head).rows(every) for head in heads]) / model.cfg.d_head**0.5
@@ -329,9 +390,7 @@ def _vocabulary(run: Run, step: int, batch: Batch) -> Section:
         "With LayerNorm's weights folded into what reads them; its scale is left out. The token alone: what earlier "
         "layers add, such as a position, is not in it.",
         (
-            Figure(
-                "Folded W_U", xr.Dataset({"W_U": (("d_model", "token"), weight(folded, "W_U").numpy())}), "maps"
-            ),
+            Figure("Folded W_U", xr.Dataset({"W_U": (("d_model", "token"), weight(folded, "W_U").numpy())}), "maps"),
             Figure(
                 "Singular values of W_U",
                 xr.Dataset({"singular_value": (("W_U", "number"), spectra.numpy())}, {"W_U": ["as it is", "folded"]}),
@@ -357,12 +416,12 @@ def _vocabulary(run: Run, step: int, batch: Batch) -> Section:
                 "Mean score of a token with itself and with BOS, and mean and standard deviation of all.",
             ),
         ),
-    )  # fmt: skip
+    )
 
 
 def _neurons(run: Run, step: int, batch: Batch) -> Section:
     """From tokens through OV into neurons, what neurons do by position, and which of them matter."""
-    model, folded = run.model(step), _folded(run, step)
+    model, folded = run.model(step), simplified(run, step)
     if model.cfg.attn_only:
         return Section("Neurons", "This network has none.", ())
     W_E, W_in = weight(folded, "W_E"), torch.stack([block.mlp.W_in.detach() for block in folded.blocks])
@@ -461,7 +520,8 @@ def _keys(model: Model, batch: Batch, top: int) -> Section:
                 f"Keys that {head} looks for, by token",
                 xr.Dataset(found, names),
                 "table",
-                "The largest entries in the row of W_E W_QK W_E.T: what the token alone looks for.",
+                "The largest entries in the row of W_E W_Q W_K.T W_E.T / sqrt(d_head), LayerNorm folded and its "
+                "scales left out: what the token alone looks for.",
             ),
             _combinations(model, few, head, top),
         ]
@@ -476,9 +536,9 @@ def _keys(model: Model, batch: Batch, top: int) -> Section:
     )
     return Section(
         "Keys and combinations of keys",
-        "Scores of several keys add up, so what a query gains by a combination is the sum of theirs.",
+        "A score is linear in the key, so that of several keys is the sum; attention is not, since keys compete.",
         tuple(figures),
-    )  # fmt: skip
+    )
 
 
 def _combinations(model: Model, few: Batch, head: Head, top: int) -> Figure:
@@ -488,6 +548,9 @@ def _combinations(model: Model, few: Batch, head: Head, top: int) -> Figure:
     whole = score_given_keys(model, few, head, keys)
     scores = whole(reads(model, few, head.layer))[0, query]
     names = [f"{k}: {token}" for k, token in enumerate(few.inputs[0].tolist())]
+    # Equal tokens are one key to what reads tokens alone; the one with the largest score stands for them.
+    first = {few.inputs[0, key].item(): key for key in sorted(keys, key=lambda key: scores[key].item())}
+    keys = sorted(first.values())
     summed = {some: scores[list(some)].sum().item() for size in (1, 2) for some in combinations(keys, size)}
     rows = [
         some
@@ -504,7 +567,8 @@ def _combinations(model: Model, few: Batch, head: Head, top: int) -> Figure:
             attention=[pattern[list(each)].sum().item() for each in rows],
         ),
         "table",
-        "The best single keys and the best pairs of the first sequence (position: token), and the attention they get.",
+        "The best single keys and the best pairs of the first sequence (position: token; of equal tokens the best), "
+        "with the sum of their scores and of the attention they get.",
     )
 
 
@@ -544,19 +608,22 @@ def _ablation(model: Model, batch: Batch) -> Section:
     )
 
 
-def _without_bos(run: Run, model: Model, batch: Batch, others: Sequence[Run]) -> Section:
+def _without_bos(run: Run, step: int, batch: Batch, others: Sequence[Run]) -> Section:
     """What a network does on sequences that do not begin with BOS, and what others were trained with."""
-    without = replace(_task(run), bos=False)
-    variants = {
-        "as it was trained": batch,
-        "position 0 holds another token": without.evaluation_batch(run.recipe.eval_seed, len(batch.inputs)),
-        "position 0 is cut off": _cut(batch),
-    }
+    model = run.model(step)
+    variants = {"as it was trained": batch, "position 0 is cut off": _cut(batch)}
+    if _task(run).bos:
+        variants["position 0 holds another token"] = _with_another_first(batch)
+    else:
+        variants["position 0 holds BOS"] = replace(_task(run), bos=True).evaluation_batch(
+            run.recipe.eval_seed, len(batch.inputs)
+        )
     losses = [mean_loss(seen(model, each).output, each).item() for each in variants.values()]
     figures = [Figure("On other sequences", table("sequences", variants, loss=losses), "table", "Nats.")]
     if others:
         runs = _named((run, *others))
-        trained = {name: (each.recipe, each.model(), each.batch()) for name, each in runs.items()}
+        at = {name: each.check_step(step if each is run else None) for name, each in runs.items()}
+        trained = {name: (each.recipe, each.model(at[name]), each.batch()) for name, each in runs.items()}
         before = [
             previous_token_score(each, of).previous_token.isel(layer=-1).max().item()
             for _, each, of in trained.values()
@@ -569,12 +636,13 @@ def _without_bos(run: Run, model: Model, batch: Batch, others: Sequence[Run]) ->
                     trained,
                     positions=[recipe.model.positional_embedding_type for recipe, _, _ in trained.values()],
                     bos=[_task(each).bos for each in runs.values()],
-                    steps=[each.steps[-1] for each in runs.values()],
+                    step=list(at.values()),
                     loss=[loss(each, of).loss.item() for _, each, of in trained.values()],
                     previous_token=before,
                 ),
                 "table",
-                "At their last kept step, on batches of their own; previous_token is the best of the last layer.",
+                "This run at this step, others at their last, on batches of their own; previous_token is the best "
+                "of the last layer.",
             )
         )
     return Section("Without BOS, and with positions", "", tuple(figures))
@@ -611,7 +679,7 @@ def claims(model: Model, batch: Batch) -> Claims:
             return np.nan
         return (ablated_loss(model, batch, point, kind).loss.item() - clean) / known
 
-    blind = replace(_task_of(batch), bos=False).evaluation_batch(0, len(batch.inputs))
+    blind = _with_another_first(batch)
     bosless = mean_loss(seen(model, blind).output, blind).item()
     said = _counted(attribute_outputs(model, batch, over_mean=True), batch)
     mlp = f"{last}_mlp_out"
@@ -632,7 +700,7 @@ def claims(model: Model, batch: Batch) -> Claims:
         Claim(
             f"The MLP of L{last} says the token, not attention itself",
             "its share of the right token's logit over the mean of all",
-            (said.sel(component=mlp) / said.sum()).item() if mlp in said.component.values else np.nan,
+            (said.sel(component=mlp) / said.sum()).item() if mlp in said.component.values and known > 0 else np.nan,
             0.5,
         ),
         Claim(
@@ -650,8 +718,8 @@ def claims(model: Model, batch: Batch) -> Claims:
         ),
         Claim(
             "So the share of position 0 says which position it is",
-            "R² of its logarithm with the logarithm of the position, best head of L0",
-            float(np.nanmax(fits)) if np.isfinite(fits).any() else np.nan,
+            "R² of its logarithm with the logarithm of the position, best head of L0; there must be a BOS",
+            float(np.nanmax(fits)) if np.isfinite(fits).any() and _task_of(batch).bos else np.nan,
             0.9,
         ),
         Claim(
@@ -717,18 +785,6 @@ def _named(runs: Sequence[Run]) -> dict[str, Run]:
     return dict(zip(names if len(set(names)) == len(names) else [str(run.path) for run in runs], runs, strict=True))
 
 
-def _heads(model: Model) -> range:
-    return range(model.cfg.n_heads)
-
-
-def _folded(run: Run, step: int) -> HookedTransformer:
-    """The network with LayerNorm folded; as it is where folding would change the function."""
-    try:
-        return run.model(step, processed=True)
-    except ValueError:
-        return run.model(step)
-
-
 def _cached(model: Model, batch: Batch) -> dict[str, Tensor]:
     """Every activation."""
     with torch.no_grad(), evaluating(model):
@@ -762,11 +818,22 @@ def _position_target(batch: Batch) -> Float[Tensor, "batch pos 1"]:
 
 def _counted(terms: xr.DataArray, batch: Batch) -> xr.DataArray:
     """The mean over the positions that count."""
-    return terms.where(xr.DataArray(batch.mask.numpy(), dims=("batch", "pos"))).mean(("batch", "pos"))
+    return terms.where(_counts(batch)).mean(("batch", "pos"))
+
+
+def _counts(batch: Batch) -> xr.DataArray:
+    return xr.DataArray(batch.mask.numpy(), dims=("batch", "pos"))
 
 
 def _rest(batch: Batch, count: int) -> Batch:
     return batch._replace(inputs=batch.inputs[count:], targets=batch.targets[count:], mask=batch.mask[count:], info={})
+
+
+def _with_another_first(batch: Batch) -> Batch:
+    """The same sequences with another's first drawn token in the place of BOS."""
+    inputs, targets = batch.inputs.clone(), batch.targets.clone()
+    inputs[:, 0] = targets[:, 1] = batch.inputs.roll(1, 0)[:, 1]
+    return batch._replace(inputs=inputs, targets=targets)
 
 
 def _cut(batch: Batch) -> Batch:

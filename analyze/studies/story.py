@@ -17,6 +17,7 @@ from headway.analyze.formation import held_from
 from headway.analyze.forward import seen_once
 from headway.checkpoints.files import write_whole
 from headway.checkpoints.run import Run
+from headway.models.hooked_transformer import HookedTransformer
 
 Kind = Literal["lines", "maps", "table"]
 Log = Literal["", "x", "y", "xy"]
@@ -63,8 +64,8 @@ class Figure:
         least, most = {"lines": (1, None), "maps": (2, None), "table": (1, 2)}[self.kind]
         for name, values in self.data.data_vars.items():
             if values.ndim < least or (most is not None and values.ndim > most):
-                raise ValueError(f"data: {name} has the axes {', '.join(map(str, values.dims)) or 'none'}; "
-                                 f"{self.kind} cannot be drawn of them")  # fmt: skip
+                axes = ", ".join(map(str, values.dims)) or "none"
+                raise ValueError(f"data: {name} has the axes {axes}; {self.kind} cannot be drawn of them")
         if self.kind == "table" and len({values.dims[0] for values in self.data.data_vars.values()}) > 1:
             raise ValueError(f"data: the columns of the table {self.title!r} have not the same rows")
 
@@ -253,6 +254,18 @@ def over_steps(run: Run, last: int, claims: Callable[[int], Claims], progress: b
             "x",
         ),
     )
+
+
+def simplified(run: Run, step: int) -> HookedTransformer:
+    """The network with LayerNorm folded and what it writes centred; as it is where that would change the function.
+
+    The unembedding is not centred, so outputs stay what they are and not only their differences.
+    """
+    model = run.model(step)
+    try:
+        return model.processed(center_unembed=False)
+    except ValueError:
+        return model
 
 
 def table(rows: str, names: Iterable[Any], **columns: Any) -> xr.Dataset:

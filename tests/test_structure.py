@@ -71,6 +71,9 @@ def test_the_readme_names_only_commands_that_exist(tmp_path: Path, monkeypatch: 
             if arguments[0] == "train" and not {"--resume", "--help", "--config"} & set(arguments):
                 arguments += [] if "--steps" in arguments else ["--steps", "4"]
                 arguments += ["--batch_size", "2", "--eval_batch_size", "3"]
+            if arguments[0] == "study":
+                arguments += ["--sequences", "7"]
+                arguments += ["--probe_sequences", "131"] if "affine-recurrence" in arguments else []
             main(arguments)
         else:
             assert program in ("git", "cd"), command

@@ -8,7 +8,7 @@ attention of layer 2; layer 2 looks for vectors that are like the current one, a
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import einops
 import numpy as np
@@ -40,7 +40,7 @@ from headway.analyze.geometry import linearity, outside_embedding, similar_vecto
 from headway.analyze.lens import lens, residual_outputs
 from headway.analyze.loss import by_part, loss, task_loss
 from headway.analyze.nulls import untrained
-from headway.analyze.probe import Probe, Probed, probe_activation
+from headway.analyze.probe import Probed, Samples, linear_probe, mlp_probe, samples
 from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, by_layer, over_steps, simplified, table
 from headway.analyze.surgery import ov_identity_loss, ov_identity_surgery, qk_identity_loss, qk_identity_surgery
 from headway.checkpoints.run import Run
@@ -549,16 +549,17 @@ def _probes(run: Run, model: Model, length: int, sequences: int) -> Section:
     networks = {"trained": model, "untrained": untrained(run.recipe.model)}
     depths = {"embed": "blocks.0.hook_resid_pre"}
     depths |= {f"after L{layer}": f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)}
-    kinds: tuple[Probe, ...] = get_args(Probe)
-    found = {
-        f"{target}, {kind}, {name}": [
-            probe_activation(network, train, held_out, point, partial(_told, target), _last, kind)
-            for point in depths.values()
-        ]
-        for target in ("d", "c")
-        for kind in kinds
-        for name, network in networks.items()
+    probes = {"linear": linear_probe, "mlp": mlp_probe}
+    found: dict[str, list[Probed]] = {
+        f"{target}, {kind}, {name}": [] for target in ("d", "c") for kind in probes for name in networks
     }
+    for name, network in networks.items():
+        for point in depths.values():
+            there = [samples(network, batch, point, partial(_told, "d"), _last).x for batch in (train, held_out)]
+            for target in ("d", "c"):
+                known = [_told(target, batch)[_last(batch)] for batch in (train, held_out)]
+                for kind, probe in probes.items():
+                    found[f"{target}, {kind}, {name}"].append(probe(*map(Samples, there, known)))
     # [probe, depth, number]
     numbers = np.array([list(each) for each in found.values()])
     shown = {

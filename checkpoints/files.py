@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import xarray as xr
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Have ``write`` fill a temporary file beside ``path``, sync it, and rename it: ``path`` is never half-written.
@@ -25,3 +27,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_tree(path: Path) -> xr.DataTree:
+    """What a netCDF file holds, in memory; a ValueError that names the file if it is damaged."""
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as tree:
+            return tree.load()
+    except (OSError, RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:  # all of HDF5's
+        raise ValueError(f"study: {path} is damaged ({error}); remove it and run the study again") from None

@@ -14,7 +14,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from headway.checkpoints.files import write_whole
+from headway.checkpoints.files import read_tree, write_whole
 from headway.checkpoints.recipe import Recipe
 from headway.checkpoints.scores import read_scores
 from headway.data.task import Batch, Task
@@ -175,15 +175,14 @@ class Run:
         """The figures and tables of a study, at ``step`` or the last one at which it was made: a node a section.
 
         Raises:
-            ValueError: a study that has not been made.
+            ValueError: a study that has not been made, or whose file is damaged.
         """
         step = self.studies.get(name) if step is None else step
         if step is None or not self.study_file(name, step).exists():
             there = ", ".join(f"{each} at step {at}" for each, at in self.studies.items()) or "none"
             at_step = "" if step is None else f" at step {step}"
             raise ValueError(f"study: {name}{at_step} has not been made; there is {there}")
-        with xr.open_datatree(self.study_file(name, step), engine="h5netcdf") as tree:
-            return tree.load()
+        return read_tree(self.study_file(name, step))
 
     def show(self, step: int | None = None) -> "ShownRun":
         """This run's page at a kept step (the last one if None), for the output of a notebook.

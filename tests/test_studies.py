@@ -304,6 +304,7 @@ def test_further_runs_stand_beside_the_first(runs: dict[str, Path], tmp_path: Pa
     ("recipe", "study"),
     [
         (replace(VECTORS, model=replace(VECTORS.model, n_layers=1, attn_only=True)), "affine-recurrence"),
+        (replace(VECTORS, model=replace(VECTORS.model, n_layers=3)), "affine-recurrence"),
         (
             replace(VECTORS, task=AffineRecurrence(d_vector=7, compl=2, length_min=5, length_max=12)),
             "affine-recurrence",
@@ -320,6 +321,7 @@ def test_further_runs_stand_beside_the_first(runs: dict[str, Path], tmp_path: Pa
     ],
     ids=[
         "one layer",
+        "three layers",
         "order 2",
         "no room beside",
         "shortformer",
@@ -336,6 +338,20 @@ def test_a_study_takes_any_run_of_its_task(recipe: object, study: str, tmp_path:
     story = STUDIES[study](run, sequences=23, **few)
     story.write(tmp_path / "story.nc")
     xr.testing.assert_identical(Story.read(tmp_path / "story.nc").to_tree(), story.to_tree())
+
+
+def test_attention_that_reads_layer_1_moves_without_it():
+    """In the hand-made network queries and keys of L2H0 read what L1H0 writes, which here makes attention sharper."""
+    model, batch = handmade.affine_reader()
+    uniform, _ = layers_swapped()
+    with torch.no_grad():
+        for W in (uniform.blocks[2].attn.W_Q, uniform.blocks[2].attn.W_K):
+            W.zero_()
+    sharp, flat = (
+        affine_recurrence._patterns_without_layer_1(each, batch)[1].data.moved.item() for each in (model, uniform)
+    )
+    assert flat == 0
+    assert 0 < sharp <= 1
 
 
 @pytest.mark.parametrize("study", TINY)

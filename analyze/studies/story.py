@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from headway.analyze.formation import held_from
 from headway.analyze.forward import seen_once
-from headway.checkpoints.files import write_whole
+from headway.checkpoints.files import read_tree, write_whole
 from headway.checkpoints.run import Run
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -197,10 +197,10 @@ class Story:
     @classmethod
     def read(cls, path: Path) -> "Story":
         """What ``write`` wrote; a ValueError if the file is damaged."""
+        tree = read_tree(path)
         try:
-            with xr.open_datatree(path, engine="h5netcdf") as tree:
-                return cls.from_tree(tree.load())
-        except (OSError, RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:  # all of HDF5's
+            return cls.from_tree(tree)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"study: {path} is damaged ({error}); remove it and run the study again") from None
 
 

@@ -91,6 +91,7 @@ class TrainingModule(L.LightningModule):
         scaled = self.trainer.precision == "16-mixed"
         if not (self.loss.isfinite() and (scaled or self.grad_norm.isfinite())):
             at = "at" if self.device.type == "cpu" else "by"
+            self._write_updates()
             raise DivergedError(
                 f"diverged {at} step {self.global_step + 1}: loss {self.loss.item():g}, gradient norm "
                 f"{self.grad_norm.item():g} (one step earlier {norm_before.item():g})"

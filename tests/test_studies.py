@@ -420,3 +420,24 @@ def test_the_usage_names_every_study(capsys: pytest.CaptureFixture[str]):
         assert f"  {name} " in STUDY_USAGE
         main(["study", name, "--help"])
         assert "--at" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("study", TINY)
+def test_a_study_of_the_network_before_its_first_update(study: str, runs: dict[str, Path], tmp_path: Path):
+    few = {"probe_sequences": 67, "length": 7} if study == "affine-recurrence" else {}
+    story = STUDIES[study](Run(runs[study]), at=0, sequences=23, **few)
+    story.write(tmp_path / "story.nc")
+    xr.testing.assert_identical(Story.read(tmp_path / "story.nc").to_tree(), story.to_tree())
+    assert story.sections[-1].figures[-1].data.step.values.tolist() == [0]
+
+
+def test_the_keys_that_a_token_looks_for_are_the_largest_of_its_row_of_the_qk_map(runs: dict[str, Path]):
+    """Two figures of one circuit, folded and divided by sqrt(d_head) alike."""
+    tree = previous_token.study(Run(runs["previous-token"]), sequences=23).to_tree()
+    maps = tree["Tokens/QK map of each head"].score.values
+    for layer, head in np.ndindex(*maps.shape[:2]):
+        keys = tree[f"Keys and combinations of keys/Keys that L{layer}H{head} looks for, by token"].to_dataset()
+        for query, best, scores in zip(keys["query"].values, keys.key.values, keys.score.values, strict=True):
+            row = maps[layer, head, int(query.removeprefix("token "))]
+            np.testing.assert_allclose(scores, np.sort(row)[::-1][: len(scores)], rtol=1e-4, atol=1e-7)
+            np.testing.assert_allclose(row[best], scores, rtol=1e-4, atol=1e-7)

@@ -132,7 +132,8 @@ def _training(run: Run, step: int) -> Section:
     """The loss of each update's batch, at all positions, and the evaluation loss where the answer is determined."""
     training = run.training.loss.sel(step=slice(None, step))
     steps = training.step.values
-    median = training.rolling(step=min(100, max(1, len(steps))), min_periods=1).median()
+    # Before the first update there is nothing to take a median of.
+    median = training.rolling(step=min(100, len(steps)), min_periods=1).median() if len(steps) else training
     shown = np.unique(np.geomspace(1, max(step, 1), 200).round().astype(int))
     shown = np.intersect1d(np.union1d(shown, [max(each, 1) for each in PUBLISHED]), steps)
     curves = {

@@ -110,11 +110,12 @@ def _training(run: Run, others: Sequence[Run], step: int) -> Section:
     """Loss and gradient norm of every update, the spikes in them, and the loss at each position."""
     runs = _named((run, *others))
     training = {name: each.training for name, each in runs.items()}
-    training[next(iter(runs))] = run.training.sel(step=slice(None, step))
+    name = next(iter(runs))
+    training[name] = training[name].sel(step=slice(None, step))
     longest = max((len(each.step) for each in training.values()), default=0)
     drawn = {name: _largest(each, max(1, longest // POINTS)) for name, each in training.items() if len(each.step)}
     spikes = {name: loss_spikes(each) for name, each in training.items()}
-    figures = [] if not _is_published(run) else [_beside_published(training[next(iter(runs))])]
+    figures = [] if not _is_published(run) else [_beside_published(training[name])]
     if drawn:
         curves = xr.concat(drawn.values(), dim=xr.Variable("run", list(drawn)), join="outer")
         figures.append(
@@ -512,7 +513,7 @@ def _keys(model: Model, batch: Batch, top: int) -> Section:
         best = VocabularyCircuit.qk(model, head).top(queries, top)
         found = {
             "key": (("query", "rank"), best.columns.numpy()),
-            "score": (("query", "rank"), best.values.numpy()),
+            "score": (("query", "rank"), best.values.numpy() / model.cfg.d_head**0.5),
         }
         names = {"query": [f"token {token}" for token in queries.tolist()], "rank": range(1, top + 1)}
         figures += [

@@ -44,11 +44,12 @@ headway train RECIPE --help lists the options of that recipe.
 
 
 STUDY_USAGE = """\
-usage: headway study STUDY RUN [RUN ...] [options]
+usage: headway study STUDY RUN [RUN ...] [options]   (for some, instead of RUN the name of a language model)
 
 studies:
   affine-recurrence     How a network predicts an affine recurrence, layer by layer (arXiv 2410.17438).
   previous-token        How a network without positions finds the token before; further runs stand beside it.
+  induction             Which heads find and copy what followed a token before, or a synonym; also of a language model.
 
 headway study STUDY --help lists the options of that study.
 """
@@ -282,34 +283,53 @@ def study_command(arguments: list[str]) -> None:
         return
     name, *rest = arguments
 
+    from typing import get_args, get_type_hints
+
     from rich.console import Console
+    from transformer_lens.model_bridge import TransformerBridge
 
     from headway.analyze.report.live import report_if_possible
+    from headway.analyze.report.page import write_studies
     from headway.analyze.studies import STUDIES
     from headway.analyze.studies.printed import print_story
     from headway.analyze.studies.story import Story
+    from headway.analyze.studies.subject import opened
     from headway.checkpoints import Run
     from headway.checkpoints.options import nearest, parse
+    from headway.checkpoints.run import holds_run
 
     if name not in STUDIES:
         raise ValueError(f"study: {name!r} is not one of {', '.join(STUDIES)}{nearest(name, STUDIES)}")
     study = STUDIES[name]
     takes_others = "others" in inspect.signature(study).parameters
+    takes_models = TransformerBridge in get_args(get_type_hints(study)["run"])
     usage = f"headway study {name} RUN{' [RUN ...]' if takes_others else ''} [options]"
     parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("runs", nargs="+" if takes_others else 1, help="directory of the run; others beside it")
+    of_what = "directory of the run" + (", or name of a language model" if takes_models else "")
+    parser.add_argument("runs", nargs="+" if takes_others else 1, help=f"{of_what}; other runs beside it")
     parser.add_function_arguments(study, skip={"run", "others", "progress"})
+    if takes_models:
+        parser.add_argument("--out", type=str | None, help="of a language model: its directory; runs/NAME if not given")
     parser.add_argument("--overwrite", action="store_true", help="make it again if it has been made at this step")
     if {"-h", "--help"} & set(rest):
         parser.print_help()
         return
-    options = parse(parser, rest)
-    run, *others = (Run(_directory("run", path)) for path in options.runs)
-    step = run.check_step(options.at)
-    path = run.study_file(name, step)
-    given = {key: value for key, value in vars(options).items() if key not in ("runs", "overwrite")} | {"at": step}
-    asked = {key: value for key, value in given.items() if key != "at" and value != parser.get_default(key)}
-    if path.exists() and not options.overwrite:
+    options = vars(parse(parser, rest))
+    paths, overwrite, out = options.pop("runs"), options.pop("overwrite"), options.pop("out", None)
+    studied = opened(paths[0]) if takes_models else Run(_directory("run", paths[0]))
+    others = [Run(_directory("run", path)) for path in paths[1:]]
+    asked = [key for key, value in options.items() if key != "at" and value != parser.get_default(key)]
+    folder = _directory("out", out or str(Path("runs") / Path(paths[0]).name))
+    if isinstance(studied, Run):
+        if out is not None:
+            raise ValueError(f"out: {out!r} is not valid; a study of a run is kept with it")
+        options["at"] = studied.check_step(options["at"])
+        path, page = studied.study_file(name, options["at"]), studied.report_file
+    else:
+        if holds_run(folder):
+            raise ValueError(f"out: {folder} holds a run; it must be another directory")
+        path, page = folder / "studies" / f"{name}.nc", folder / "report.html"
+    if path.exists() and not overwrite:
         if asked or others:
             raise ValueError(
                 f"study: {path} has been made; --overwrite makes it again, with {', '.join(asked) or 'these runs'}"
@@ -317,11 +337,11 @@ def study_command(arguments: list[str]) -> None:
         print(f"{path} has been made; --overwrite makes it again.\n")
         story = Story.read(path)
     else:
-        story = study(run, *([others] if takes_others else []), **given, progress=True)
+        story = study(studied, *([others] if takes_others else []), **options, progress=True)
         story.write(path)
-        report_if_possible(run)
+        report_if_possible(studied) if isinstance(studied, Run) else write_studies(folder, studied)
     print_story(story, Console(width=None if sys.stdout.isatty() else 160))
-    print(f"\nIts figures, as data: {path}\nThe page that shows them: {run.report_file}")
+    print(f"\nIts figures, as data: {path}\nThe page that shows them: {page}")
 
 
 def report_command(arguments: list[str]) -> None:

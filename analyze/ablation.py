@@ -5,7 +5,7 @@ What takes an activation's place is zero, a mean, or what the network computes o
 stays as it is.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from types import EllipsisType
 from typing import Any, Literal, NamedTuple, get_args
@@ -17,9 +17,17 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.patching import get_act_patch_direct_path_all_sources
 
-from headway.analyze.applies import DoesNotApplyError, check_batch, check_head, needs_layers, weight
+from headway.analyze.applies import (
+    DoesNotApplyError,
+    bias,
+    check_batch,
+    check_head,
+    needs_layers,
+    needs_plain_scores,
+    weight,
+)
 from headway.analyze.circuits import HEAD, PAIR
-from headway.analyze.forward import Activations, seen
+from headway.analyze.forward import Activations, Hook, seen
 from headway.analyze.loss import by_part, mean_loss, task_loss
 from headway.data.task import Batch, masked_mean
 from headway.models.config import Head
@@ -28,12 +36,11 @@ from headway.models.hooked_transformer import HookedTransformer
 
 Kind = Literal["zero", "mean", "position_mean", "without_position", "resample"]
 Attention = Literal["recomputed", "frozen"]
+Input = Literal["q", "k", "v"]
 # Of so many sequences is the loss of measures that run the network once for every path or every new weight.
 FEW = 8
 # Attention before and after the softmax: [batch, head, query, key], where others have [batch, pos, ...].
 ATTENTION = ("hook_attn_scores", "hook_pattern")
-# A hook point's name, and what is called with its activation and gives another back.
-Hook = tuple[str, Callable[..., Tensor | None]]
 
 
 class Entries(NamedTuple):
@@ -167,7 +174,7 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
     batch = batch.first(sequences)
     clean = mean_loss(seen(model, batch).output, batch)
     here, there = (_recorded(model, each, _z_points(model)) for each in (batch, other))
-    inputs: tuple[Literal["q", "k", "v"], ...] = ("q", "k", "v")
+    inputs: tuple[Input, ...] = get_args(Input)
     with torch.no_grad(), evaluating(model):
         try:
             # The tool restores paths in a corrupted run. Here the run is clean and its paths are corrupted.
@@ -192,6 +199,73 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
     earlier = xr.DataArray((layers[:, None] < layers).numpy(), dims=("from_layer", "to_layer"))
     scores = {"path_patch": change.where(earlier), "path_patch_clean": ((), clean.cpu().numpy())}
     return xr.Dataset(scores, coords={"input": list(inputs)})
+
+
+def through_paths(
+    model: Model,
+    batch: Batch,
+    senders: Sequence[Head],
+    receivers: Sequence[Head],
+    input: Input,
+    reference: Batch | None = None,
+) -> list[Hook]:
+    """Hooks that patch paths: some heads read, at one input, what earlier heads write on other sequences.
+
+    Each receiver's query, key or value is what it computes from the residual stream as it is, with what the senders
+    write replaced by what they write on the reference, through its LayerNorm. Everything else that it reads is that of
+    the network as it is, and every other reader of the senders sees them as they are. Wang et al. 2022; several paths
+    at once, where ``path_patch`` takes each alone.
+
+    Args:
+        model: The network.
+        batch: The sequences that the network will run on with these hooks.
+        senders: The heads whose output is replaced; those that are not in an earlier layer have no path.
+        receivers: The heads that read it.
+        input: Which of their inputs: q, k or v.
+        reference: A batch of the same shape; by default this batch with its sequences moved on by one.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads), a single
+            sequence and no reference.
+        ValueError: a head or an input that does not exist, a reference of another shape.
+
+    Example:
+        >>> from headway.analyze.forward import seen_with
+        >>> from headway.analyze.loss import loss
+        >>> from headway.models.handmade import composing_pair
+        >>> model, batch = composing_pair("k")  # the keys of L1H1 read what L0H0 writes
+        >>> for input in ("q", "k"):
+        ...     hooks = through_paths(model, batch, [Head(0, 0)], [Head(1, 1)], input)
+        ...     with seen_with(model, hooks):
+        ...         print(input, loss(model, batch).loss_repeats.item() > 1)
+        q False
+        k True
+    """
+    needs_plain_scores("through_paths", model)
+    check_one_of("input", input, get_args(Input))
+    senders, receivers = ([check_head(model, head) for head in heads] for heads in (senders, receivers))
+    other = _reference("through_paths", batch, "resample", reference)
+    there, here = _recorded(model, other, _z_points(model)), seen(model, batch).activations
+    W_O, W, b = (
+        read(model, name)
+        for read, name in ((weight, "W_O"), (weight, f"W_{input.upper()}"), (bias, f"b_{input.upper()}"))
+    )
+    hooks = []
+    for layer in sorted({head.layer for head in receivers}):
+        x = here[f"blocks.{layer}.hook_resid_pre"]
+        for head in senders:
+            if head.layer < layer:
+                point = f"blocks.{head.layer}.attn.hook_z"
+                x = x + (there[point][:, :, head.head] - here[point][:, :, head.head]) @ W_O[head]
+        with torch.no_grad(), evaluating(model):
+            x = model.blocks[layer].ln1(x)
+        if input != "v" and model.cfg.positional_embedding_type == "shortformer":
+            x = x + here["hook_pos_embed"]
+        for head in receivers:
+            if head.layer == layer:
+                value = (x @ W[head] + b[head])[:, :, None].expand(-1, -1, model.cfg.n_heads, -1)
+                hooks.append(_replace(f"blocks.{layer}.attn.hook_{input}", value, _of_head(head)))
+    return hooks
 
 
 def all_heads_but(model: Model, kept: Iterable[Head] = ()) -> list[Head]:

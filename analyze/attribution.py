@@ -187,11 +187,53 @@ def attribute_scores(model: Model, batch: Batch, head: Head) -> xr.DataArray:
     )
 
 
+def attribute_inputs(model: Model, batch: Batch, head: Head) -> xr.DataArray:
+    """What each component adds to a head's queries and keys: [input, component, batch, pos, d_head], input q or k.
+
+    The terms of ``attribute_scores``, before they are multiplied with each other; over components they add up to the
+    query and the key.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        ValueError: a head that does not exist.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> parts = attribute_inputs(*composing_pair("k"), Head(1, 1)).sel(batch=0, pos=3)
+        >>> lengths = (parts**2).sum("d_head")
+        >>> lengths.idxmax("component").values.tolist()  # queries read the token, keys the previous-token head
+        ['embed', 'L0H0']
+    """
+    names, q, k = _split_inputs(model, batch, check_head(model, head))
+    return xr.DataArray(
+        torch.stack([q, k]).cpu().numpy(),
+        dims=("input", "component", "batch", "pos", "d_head"),
+        coords={"input": ["q", "k"], "component": names},
+    )
+
+
 def _score_terms(
     model: Model, batch: Batch, head: Head
 ) -> tuple[list[str], Float[Tensor, "i j batch query key"], Bool[Tensor, "batch query key"]]:
-    needs_plain_scores("attribute_scores", model)
     head = check_head(model, head)
+    names, q, k = _split_inputs(model, batch, head)
+    cache, block = seen(model, batch).activations, f"blocks.{head.layer}"
+    scores = einops.einsum(q, k, "i batch query d_head, j batch key d_head -> i j batch query key")
+    scores = scores / math.sqrt(model.cfg.d_head)
+    whole = cache[f"{block}.attn.hook_attn_scores"][:, head.head]
+    visible = _visible(whole)
+    if not _adds_up(model, scores[:, :, visible].flatten(0, 1), whole[visible]):
+        raise ValueError(
+            f"qk_attribution: the terms do not add up to the scores of {head}; {_missing(model, cache, head.layer)}"
+        )
+    return names, scores, visible
+
+
+def _split_inputs(
+    model: Model, batch: Batch, head: Head
+) -> tuple[list[str], Float[Tensor, "component batch pos d_head"], Float[Tensor, "component batch pos d_head"]]:
+    """The components, and what each adds to the head's queries and to its keys."""
+    needs_plain_scores("attribute_scores", model)
     cache = seen(model, batch).activations
     block = f"blocks.{head.layer}"
     reader = _Reader.of(model, model.blocks[head.layer].ln1)
@@ -209,15 +251,7 @@ def _score_terms(
         parts["constant"] = (b + reader.shift @ W).expand_as(parts["embed"])
         sides.append(parts)
     q, k = (torch.stack(list(parts.values())) for parts in sides)
-    scores = einops.einsum(q, k, "i batch query d_head, j batch key d_head -> i j batch query key")
-    scores = scores / math.sqrt(model.cfg.d_head)
-    whole = cache[f"{block}.attn.hook_attn_scores"][:, head.head]
-    visible = _visible(whole)
-    if not _adds_up(model, scores[:, :, visible].flatten(0, 1), whole[visible]):
-        raise ValueError(
-            f"qk_attribution: the terms do not add up to the scores of {head}; {_missing(model, cache, head.layer)}"
-        )
-    return list(sides[0]), scores, visible
+    return list(sides[0]), q, k
 
 
 @dataclass(frozen=True)

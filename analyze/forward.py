@@ -1,6 +1,6 @@
 """One forward pass over the evaluation batch, shared by everything that looks at it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from headway.models.convert import Model, evaluating
 
 Patterns = Float[Tensor, "layer batch head query key"]
 Activations = dict[str, Tensor]
+# A hook point's name, and what is called with its activation and gives another back.
+Hook = tuple[str, Callable[..., Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,27 @@ def seen_once() -> Iterator[None]:
     token = _remembered.set({})
     try:
         yield
+    finally:
+        _remembered.reset(token)
+
+
+@contextmanager
+def seen_with(model: Model, hooks: Sequence[Hook]) -> Iterator[None]:
+    """Inside, what is seen of this network is seen with these hooks: every measure can be taken of a changed network.
+
+    Example:
+        >>> from headway.analyze.attention import previous_token
+        >>> from headway.models.handmade import previous_token_head
+        >>> model, batch = previous_token_head()
+        >>> with seen_with(model, [("hook_pos_embed", lambda value, hook: torch.zeros_like(value))]):
+        ...     lost = previous_token(model, batch)
+        >>> bool(lost.previous_token < 0.5)
+        True
+    """
+    token = _remembered.set(None)
+    try:
+        with model.hooks(fwd_hooks=list(hooks)):
+            yield
     finally:
         _remembered.reset(token)
 

@@ -169,6 +169,39 @@ def k_composition_top1(model: Model, batch: Batch) -> xr.Dataset:
     return xr.Dataset({"k_composition_top1": best, "k_composition_top1_chance": 1 / model.cfg.d_vocab})
 
 
+def similar_pairs(model: Model, tokens: Int[Tensor, "token"]) -> list[tuple[int, int]]:
+    """The pairs of tokens that are each other's nearest by the cosine of their embeddings, nearest pairs first.
+
+    Embeddings are taken over their mean over these tokens. It says which tokens the network embeds alike, not that they
+    mean the same.
+
+    Raises:
+        ValueError: a token that does not exist, or fewer than two of them.
+
+    Example:
+        >>> from headway.models.handmade import copying_head
+        >>> model, _ = copying_head()
+        >>> with torch.no_grad():
+        ...     model.W_E[5] = model.W_E[3] + 0.1 * model.W_E[2]
+        >>> similar_pairs(model, torch.arange(1, 13))[0]
+        (3, 5)
+    """
+    W_E = weight(model, "W_E")
+    _check_tokens(tokens, len(W_E))
+    if len(tokens) < 2:
+        raise ValueError(f"tokens: {len(tokens)} is not valid; there must be two for a pair")
+    directions = torch.nn.functional.normalize(W_E[tokens] - W_E[tokens].mean(0), dim=-1)
+    circuit, place = VocabularyCircuit(directions, directions.mT), torch.arange(len(tokens))
+    best = circuit.top(place, 2)
+    # A token is the nearest of itself, unless another has the very same embedding.
+    itself = best.columns[:, 0] == place
+    nearest = torch.where(itself, best.columns[:, 1], best.columns[:, 0])
+    cosine = torch.where(itself, best.values[:, 1], best.values[:, 0])
+    mutual = (nearest[nearest] == place) & (place < nearest)
+    first = place[mutual][cosine[mutual].argsort(descending=True)]
+    return list(zip(tokens[first].tolist(), tokens[nearest[first]].tolist(), strict=True))
+
+
 class Entry(NamedTuple):
     """One entry of a circuit."""
 
@@ -246,6 +279,15 @@ class VocabularyCircuit:
     def T(self) -> "VocabularyCircuit":
         """The transposed circuit: what there is for rows, for columns."""
         return VocabularyCircuit(self.B.mT, self.A.mT)
+
+    def renamed(self, columns: Int[Tensor, "column"]) -> "VocabularyCircuit":
+        """The circuit with its columns in another order: entry [row, i] of it is [row, columns[i]] of this one.
+
+        With the synonym of each token in its place, what is asked of a token with itself is asked of it with its
+        synonym.
+        """
+        _check_tokens(columns, self.shape[1])
+        return VocabularyCircuit(self.A, self.B[:, columns])
 
     def rows(self, tokens: Int[Tensor, "token"]) -> Float[Tensor, "token column"]:
         """The whole rows of some tokens; a ValueError for a token that does not exist."""

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
+from transformers.utils import logging as transformers_logging
 
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -14,6 +16,31 @@ Model = HookedTransformer | TransformerBridge
 def input_type(model: Model) -> str:
     """``tokens`` or ``vectors``; a bridge takes tokens."""
     return model.cfg.input_type if isinstance(model, HookedTransformer) else "tokens"
+
+
+def load_bridge(name: str) -> TransformerBridge:
+    """A language model of Hugging Face's hub, or of a folder that ``save_pretrained`` wrote, as a TransformerBridge.
+
+    On the CPU, in float32 and evaluation mode, with LayerNorm folded and weights centred (compatibility mode), as
+    ``HookedTransformer.from_pretrained`` gave it.
+
+    Raises:
+        ValueError: a name of which no model can be loaded, or one without a tokenizer.
+    """
+    folder = Path(name).expanduser()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        bridge = TransformerBridge.boot_transformers(str(folder) if folder.is_dir() else name)
+        bridge.enable_compatibility_mode(disable_warnings=True)
+    except (ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"model: {name!r} cannot be loaded ({type(error).__name__}: {error})") from None
+    finally:
+        if bar:
+            transformers_logging.enable_progress_bar()
+    if getattr(bridge, "tokenizer", None) is None:
+        raise ValueError(f"model: {name!r} has no tokenizer; a study needs its strings")
+    return bridge.eval()
 
 
 @contextmanager

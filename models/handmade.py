@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.previous_token import PreviousToken
+from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.config import ModelConfig
@@ -126,6 +127,28 @@ def composing_pair(kind: Literal["q", "k", "v"]) -> tuple[HookedTransformer, Bat
     _write(attention.W_K, 1, BEFORE if kind == "k" else TOKEN, SHARP)
     _copy(model, 1, 1, BEFORE if kind == "v" else TOKEN, TOKEN, 20.0)
     return model, _batch()
+
+
+SYNONYMS = RepeatedSynonyms(n_pairs=6, length=11, period_min=5, period_max=5)
+
+
+@torch.no_grad()
+def fuzzy_pair() -> tuple[HookedTransformer, Batch]:
+    """The induction circuit of ``composing_pair`` for synonyms, and sequences of which the second half is synonyms.
+
+    The queries of L1H1 look for the synonym of the current token, and it says the synonym of what it looks at.
+
+    Example:
+        >>> model, batch = fuzzy_pair()
+        >>> repeats = SYNONYMS.parts(batch)["repeats"]
+        >>> bool((model(batch.inputs).argmax(-1) == batch.targets)[repeats].all())
+        True
+    """
+    model, _ = composing_pair("k")
+    attention = model.blocks[1].attn
+    attention.W_Q[1, TOKEN] = attention.W_Q[1, TOKEN][SYNONYMS.synonyms]
+    attention.W_O[1, :D_VOCAB] = attention.W_O[1, :D_VOCAB][SYNONYMS.synonyms]
+    return model, SYNONYMS.evaluation_batch(seed=0, batch_size=29)
 
 
 NO_POSITIONS = PreviousToken(n_tokens=D_VOCAB - 1, length=11)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ from headway.analyze import DoesNotApplyError
 from headway.analyze.ablation import (
     Attention,
     Entries,
+    Input,
     Kind,
     ablated_loss,
     ablation,
@@ -26,7 +28,9 @@ from headway.analyze.ablation import (
     check_one_of,
     output_with,
     path_patch,
+    through_paths,
 )
+from headway.analyze.forward import seen_once, seen_with
 from headway.analyze.loss import loss
 from headway.analyze.surgery import ov_identity_loss, ov_identity_surgery, qk_identity_loss, qk_identity_surgery
 from headway.data.repeated_tokens import RepeatedTokens
@@ -523,6 +527,54 @@ def test_path_patch_takes_the_sequences_it_is_given():
     assert np.nanmax(np.abs(same.values)) < 1e-5
     moved = batch._replace(inputs=batch.inputs.roll(1, 0))
     xr.testing.assert_allclose(path_patch(model, batch, reference=moved), path_patch(model, batch))
+
+
+@pytest.mark.parametrize("input", ["q", "k", "v"])
+@ALL_NETWORKS
+def test_through_paths_is_path_patch_for_one_path(network: str, input: Input):
+    """TransformerLens computes path_patch; the hooks do the same to one path, and to several what they do together."""
+    model, batch = built(network)
+    single = path_patch(model, batch, sequences=len(batch.inputs))
+    clean = loss_of(model, batch)
+    for h1, h2 in product([Head(0, 0), Head(0, 2)], [Head(1, 1)]):
+        with seen_with(model, through_paths(model, batch, [h1], [h2], input)):
+            changed = loss(model, batch).loss.item()
+        expected = single.path_patch.sel(input=input, **dict(zip(PAIR, (*h1, *h2), strict=True))).item()
+        np.testing.assert_allclose(changed - clean, expected, rtol=1e-3, atol=2e-5)
+
+
+@ALL_NETWORKS
+def test_all_paths_from_one_layer_to_the_next_are_its_whole_output_at_that_input(network: str):
+    """With MLPs, biases and the embedding untouched: what the heads of layer 1 read when those of layer 0 resample."""
+    model, batch = built(network)
+    first, second = ([Head(layer, head) for head in range(model.cfg.n_heads)] for layer in (0, 1))
+    other = batch._replace(inputs=batch.inputs.roll(1, 0))
+    assert through_paths(model, batch, second, second, "k", other)  # no path, and nothing but what is there
+    with seen_with(model, through_paths(model, batch, second, second, "k", other)):
+        assert loss(model, batch).loss.item() == pytest.approx(loss_of(model, batch), rel=1e-5)
+    with seen_with(model, through_paths(model, batch, first, second, "k", batch)):
+        assert loss(model, batch).loss.item() == pytest.approx(loss_of(model, batch), rel=1e-5)
+
+
+def test_a_bad_path_is_named():
+    model, batch = composing_pair("k")
+    with pytest.raises(ValueError, match="head: L7H0 does not exist"):
+        through_paths(model, batch, [Head(0, 0)], [Head(7, 0)], "k")
+    with pytest.raises(DoesNotApplyError, match="through_paths needs other sequences"):
+        through_paths(model, batch.first(1), [Head(0, 0)], [Head(1, 0)], "k")
+
+
+def test_what_is_seen_with_hooks_is_forgotten_afterwards():
+    """Also where one forward pass serves all that look."""
+    model, batch = composing_pair("k")
+    clean = loss_of(model, batch)
+    with seen_once():
+        before = loss(model, batch).loss.item()
+        with seen_with(model, [("hook_pos_embed", lambda value, hook: torch.zeros_like(value))]):
+            without = loss(model, batch).loss.item()
+        assert loss(model, batch).loss.item() == before == pytest.approx(clean)
+    assert without > clean + 1
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
 
 
 def qk_identity(model: Model, head: Head, experiment: str) -> dict[str, Tensor]:

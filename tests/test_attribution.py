@@ -11,6 +11,7 @@ from toys import NO_POSITIONS, TOKENS, VECTORS
 
 from headway.analyze import DoesNotApplyError
 from headway.analyze.attribution import (
+    attribute_inputs,
     attribute_outputs,
     attribute_scores,
     direct_attribution,
@@ -266,3 +267,24 @@ def test_a_bias_is_counted_once():
     assert abs(terms.sel(component=heads)).max() == 0
     expected = (model.b_O[0] @ model.W_U)[batch.targets].detach().numpy()
     np.testing.assert_allclose(terms.sel(component="0_b_O"), expected, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_components_add_to_queries_and_keys_adds_up_to_them(name: str):
+    model, batch = NETWORKS[name]()
+    _, cache = model.run_with_cache(batch.inputs, return_cache_object=False)
+    for head in (Head(0, 1), Head(1, 2)):
+        parts = attribute_inputs(model, batch, head)
+        for side in ("q", "k"):
+            whole = cache[f"blocks.{head.layer}.attn.hook_{side}"][:, :, head.head].detach()
+            np.testing.assert_allclose(
+                parts.sel(input=side).sum("component"), whole, rtol=ROUNDING, atol=ROUNDING * whole.abs().max().item()
+            )
+        # The scores are their products.
+        scores = attribute_scores(model, batch, head).isel(query=5, key=3)
+        products = (parts.sel(input="q").isel(pos=5).rename(component="i") * parts.sel(input="k").isel(pos=3)).sum(
+            "d_head"
+        )
+        np.testing.assert_allclose(
+            products.transpose("i", "component", "batch") / model.cfg.d_head**0.5, scores, rtol=1e-3, atol=1e-4
+        )

@@ -14,6 +14,8 @@ from torch import Tensor
 from headway.checkpoints.recipe import Recipe
 from headway.data.affine_recurrence import AffineRecurrence, least_squares_oracle
 from headway.data.previous_token import PreviousToken
+from headway.data.renamed import Renamed
+from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.seeds import generator
 from headway.data.task import Batch, Task, masked_mean
@@ -23,7 +25,16 @@ REPEATED = RepeatedTokens(n_tokens=19, length=17, period_min=3, period_max=7)
 AFFINE = AffineRecurrence(d_vector=7, compl=2, length_min=5, length_max=11)
 PREVIOUS = PreviousToken(n_tokens=11, length=19)
 WITHOUT_BOS = replace(PREVIOUS, bos=False)
-TASKS = {"repeated": REPEATED, "affine": AFFINE, "previous": PREVIOUS, "without BOS": WITHOUT_BOS}
+SYNONYMS = RepeatedSynonyms(n_pairs=13, length=17, period_min=5, period_max=7, late_start=0.5)
+RENAMED = Renamed(REPEATED, (100, *range(31, 50)))
+TASKS = {
+    "repeated": REPEATED,
+    "affine": AFFINE,
+    "previous": PREVIOUS,
+    "without BOS": WITHOUT_BOS,
+    "synonyms": SYNONYMS,
+    "renamed": RENAMED,
+}
 
 each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 each_recurrence = pytest.mark.parametrize(
@@ -99,7 +110,7 @@ def test_shapes_labels_and_origin(task: Task):
         bos = 0 if task is WITHOUT_BOS else 1
         expected = ["BOS" for _ in range(bos)] + [str(token) for token in batch.inputs[0, bos:].tolist()]
         assert task.labels(batch)[0] == expected
-        tokens = list(range(1 - bos, task.d_vocab))
+        tokens = sorted(task.tokens) if isinstance(task, Renamed) else list(range(1 - bos, task.d_vocab))
         assert task.evaluation_batch(seed=0, batch_size=1009).inputs.unique().tolist() == tokens
 
 
@@ -489,3 +500,70 @@ def test_a_recipe_says_whether_there_is_a_bos(bos: bool):
     before = recipe.to_dict()
     del before["task"]["bos"]
     assert Recipe.from_dict(before).task == PREVIOUS
+
+
+# Synonyms, and other names
+
+
+def test_a_segment_comes_again_in_its_synonyms_and_no_pair_comes_otherwise():
+    batch = SYNONYMS.evaluation_batch(seed=0, batch_size=301)
+    tokens = F.pad(batch.targets, (1, 0))
+    period, lead = batch.info["period"], batch.info["lead"]
+    for row, p, start in zip(tokens, period.tolist(), (1 + lead).tolist(), strict=True):
+        segment, copy = row[start : start + p], row[start + p : start + 2 * p]
+        assert torch.equal(SYNONYMS.synonyms[segment], copy)
+        pairs = torch.minimum(row, SYNONYMS.synonyms[row])
+        elsewhere = torch.cat([pairs[: start + p], pairs[start + 2 * p :]])
+        assert len(elsewhere.unique()) == len(elsewhere)
+    assert set(period.tolist()) == {5, 6, 7}
+    mean, error = mean_and_error((lead > 0).float())
+    # Of the half that may start late, one in length - 2p + 1 has no lead-in all the same.
+    expected = 0.5 * sum(1 - 1 / (SYNONYMS.length - 2 * p + 1) for p in (5, 6, 7)) / 3
+    assert abs(mean - expected) < 4 * error
+    # Each pair begins with either of its two tokens, as often.
+    mean, error = mean_and_error((batch.targets[:, 0] > SYNONYMS.n_pairs).float())
+    assert abs(mean - 0.5) < 4 * error
+    assert torch.equal(SYNONYMS.synonyms[SYNONYMS.synonyms], torch.arange(SYNONYMS.d_vocab))
+    assert torch.equal(torch.tensor(SYNONYMS.pairs), torch.stack([torch.arange(1, 14), SYNONYMS.synonyms[1:14]], 1))
+
+
+def test_the_parts_of_synonyms_are_what_is_new_and_what_can_be_told():
+    batch = SYNONYMS.evaluation_batch(seed=1, batch_size=53)
+    parts = SYNONYMS.parts(batch)
+    new, told = parts["first"], parts["repeats"]
+    assert not (new & told).any()
+    assert torch.equal((~(new | told)).sum(1), torch.ones(53, dtype=torch.long))
+    assert torch.equal(told.sum(1), batch.info["period"] - 1)
+    earlier = F.pad(batch.targets, (1, 0))[:, :-1]
+    for b, q in told.nonzero().tolist():
+        assert SYNONYMS.synonyms[batch.targets[b, q]] in batch.targets[b, :q]
+        assert SYNONYMS.synonyms[earlier[b, q]] in batch.targets[b, :q]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"length": 3, "period_min": 2, "period_max": 2}, "length: 3 is not valid; it must be at least 4"),
+        ({"period_min": 1}, "period_min: 1 is not valid; it must be at least 2"),
+        ({"period_max": 9}, "period_max: 9 is not valid; it must be at least period_min = 5 and at most"),
+        ({"n_pairs": 11}, "n_pairs: 11 is not valid; it must be at least 12"),
+        ({"late_start": 1.5}, "late_start: 1.5 is not valid; it must be a share"),
+    ],
+)
+def test_synonyms_that_cannot_be_drawn_are_refused(changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        replace(SYNONYMS, **changes)
+
+
+def test_a_renamed_task_is_the_task_in_other_tokens():
+    batch, plain = RENAMED.evaluation_batch(0, 7), REPEATED.evaluation_batch(0, 7)
+    names = torch.tensor(RENAMED.tokens)
+    assert torch.equal(batch.inputs, names[plain.inputs])
+    assert torch.equal(batch.targets, names[plain.targets])
+    assert (RENAMED.bos_token, RENAMED.d_vocab) == (100, 101)
+    assert RENAMED.labels(batch)[0][0] == "BOS"
+    for part, where in RENAMED.parts(batch).items():
+        assert torch.equal(where, REPEATED.parts(plain)[part])
+    for tokens in ((1, 2, 3), (100, *range(30, 48), 30), (-1, *range(31, 50))):
+        with pytest.raises(ValueError, match="there must be one for each of the 20 tokens"):
+            Renamed(REPEATED, tokens)

@@ -20,6 +20,7 @@ from headway.analyze.vocabulary import (
     k_composition_top1,
     ov_top1,
     ov_topk,
+    similar_pairs,
     token_pair_rank,
 )
 from headway.data.repeated_tokens import RepeatedTokens
@@ -413,3 +414,37 @@ def test_nothing_is_changed_and_nothing_global_is_drawn():
         assert measure(model, batch)[measure.__name__].attrs == {"layer_norm": "weights left out"}
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_renamed_columns_are_asked_in_the_place_of_a_token_s_own(network: str):
+    model, _ = NETWORKS[network]()
+    circuit = VocabularyCircuit.ov(model, Head(1, 2))
+    whole = circuit.A @ circuit.B
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+    renamed = circuit.renamed(order)
+    torch.testing.assert_close(renamed.rows(torch.arange(len(whole))), whole[:, order], rtol=1e-4, atol=1e-6)
+    # A token is a hit if what it is renamed to is the largest of its row.
+    assert torch.equal(renamed.hits(1), whole.argmax(1) == order)
+    with pytest.raises(ValueError, match=f"tokens: {len(whole)} does not exist"):
+        circuit.renamed(order + 1)
+
+
+def test_similar_pairs_are_each_other_s_nearest():
+    model, _ = built()
+    tokens = torch.arange(2, 31)
+    directions = model.W_E[tokens].detach() - model.W_E[tokens].detach().mean(0)
+    cosine = torch.nn.functional.cosine_similarity(directions[:, None], directions[None], dim=-1).fill_diagonal_(-2)
+    expected = {}
+    for i, j in enumerate(cosine.argmax(1).tolist()):
+        if i < j and cosine[j].argmax() == i:
+            expected[i + 2, j + 2] = cosine[i, j].item()
+    assert similar_pairs(model, tokens) == sorted(expected, key=lambda pair: -expected[pair])
+    assert len(expected) > 3
+    # Those with the very same embedding are the nearest there can be.
+    with torch.no_grad():
+        model.W_E[17] = model.W_E[5]
+    assert similar_pairs(model, tokens)[0] == (5, 17)
+    for few in ([], [3]):
+        with pytest.raises(ValueError, match="there must be two for a pair"):
+            similar_pairs(model, torch.tensor(few, dtype=torch.long))

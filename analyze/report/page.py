@@ -11,11 +11,12 @@ from typing import Any
 import einops
 import numpy as np
 import xarray as xr
+from transformer_lens.model_bridge import TransformerBridge
 
 from headway.analyze import palette
 from headway.analyze.formation import ROLES
 from headway.analyze.report.packed import Packed
-from headway.analyze.report.shown import Damaged, Score, Shown
+from headway.analyze.report.shown import Damaged, Score, Shown, read_story
 from headway.analyze.report.stories import story_data
 from headway.analyze.studies.story import Story
 from headway.checkpoints import Run
@@ -51,7 +52,22 @@ def write_report(
     out = Path(out).expanduser()
     if out.is_dir():
         raise ValueError(f"out: {out} is a directory; it must be a file")
-    text = page([Shown.of(run) for run in runs], live)
+    return _write(out, page([Shown.of(run) for run in runs], live), overwrite)
+
+
+def write_studies(folder: Path, model: TransformerBridge) -> Path:
+    """Write the page of a model that was not trained here, with the studies that ``folder`` holds of it.
+
+    Raises:
+        ValueError: a page there that is not ours to replace, or that cannot be written.
+    """
+    name, packed = str(model.cfg.model_name), Packed()
+    stories = [_story(read_story(path), packed) for path in sorted(folder.glob("studies/*.nc"))]
+    data = _nothing_trained(name, folder, model) | {"stories": stories, "packed": packed.text()}
+    return _write(folder / "report.html", _text(name, {"live": False, "definitions": {}, "runs": [data]}), False)
+
+
+def _write(out: Path, text: str, overwrite: bool) -> Path:
     try:
         if out.exists() and not overwrite and MARK not in out.read_text(errors="replace")[:1000]:
             raise ValueError(f"out: {out} is no page of Headway's; --overwrite replaces it")
@@ -63,11 +79,18 @@ def write_report(
 
 def page(shown: Sequence[Shown], live: bool = False) -> str:
     """The whole file as text."""
-    folder = files("headway.analyze.report") / "assets"
     names = _names([each.run.path.resolve() for each in shown])
-    title = ", ".join(names)
     data = {
         "live": live,
+        "definitions": {name: text._asdict() for each in shown for name, text in each.definitions.items()},
+        "runs": [{"name": name, **run_data(each)} for name, each in zip(names, shown, strict=True)],
+    }
+    return _text(", ".join(names), data)
+
+
+def _text(title: str, data: dict[str, Any]) -> str:
+    folder = files("headway.analyze.report") / "assets"
+    data |= {
         "palette": {
             "categories": palette.CATEGORIES,
             "nothing": palette.NOTHING,
@@ -75,8 +98,6 @@ def page(shown: Sequence[Shown], live: bool = False) -> str:
             "diverging": palette.DIVERGING._asdict(),
         },
         "roles": list(ROLES.items()),
-        "definitions": {name: text._asdict() for each in shown for name, text in each.definitions.items()},
-        "runs": [{"name": name, **run_data(each)} for name, each in zip(names, shown, strict=True)],
     }
     parts = {
         "mark": MARK,
@@ -111,6 +132,7 @@ def run_data(shown: Shown) -> dict[str, Any]:
     data: dict[str, Any] = {
         "path": str(shown.run.path),
         "about": _about(shown),
+        "trainedHere": True,
         "finished": shown.run.finished,
         "steps": shown.steps,
         "lastStep": recipe.steps,
@@ -144,6 +166,40 @@ def run_data(shown: Shown) -> dict[str, Any]:
             "positions": shown.scores.sizes["query"],
         }
     return data | {"packed": packed.text()}
+
+
+def _nothing_trained(name: str, folder: Path, model: TransformerBridge) -> dict[str, Any]:
+    """What stands on the page of a model of which there are no steps and no scores."""
+    cfg = model.cfg
+    sizes = (
+        f"{cfg.n_layers} layers of {cfg.n_heads} heads, d_model {cfg.d_model}, d_head {cfg.d_head}, "
+        f"{cfg.d_vocab} tokens, normalization {cfg.normalization_type}"
+    )
+    return {
+        "name": name,
+        "path": str(folder),
+        "about": [("model", name), ("network", sizes)],
+        "trainedHere": False,
+        "finished": True,
+        "steps": [],
+        "lastStep": 0,
+        "leftOut": [],
+        "layers": cfg.n_layers,
+        "heads": cfg.n_heads,
+        "sentences": [],
+        "unit": "nats",
+        "vectors": False,
+        "notShown": [],
+        "baselines": {},
+        "losses": {},
+        "numbers": {},
+        "roles": None,
+        "spectra": [],
+        "perHead": [],
+        "perPair": [],
+        "attributions": [],
+        "attention": None,
+    }
 
 
 def _about(shown: Shown) -> list[tuple[str, str]]:

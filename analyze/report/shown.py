@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ class Damaged(NamedTuple):
     """A study whose file cannot be read, and why."""
 
     study: str
-    step: int
+    step: int | None
     why: str
 
 
@@ -236,15 +237,7 @@ class Shown:
     @property
     def stories(self) -> list[Story | Damaged]:
         """Every study of this run, at the last step at which it was made."""
-        return [self._story(study, step) for study, step in sorted(self.run.studies.items())]
-
-    def _story(self, study: str, step: int) -> Story | Damaged:
-        path = self.run.study_file(study, step)
-        try:
-            return Story.read(path)
-        # What HDF5 says of a damaged file depends on what is damaged; no page must end for it.
-        except Exception as error:
-            return Damaged(study, step, str(error) if isinstance(error, ValueError) else f"{path} is damaged ({error})")
+        return [read_story(self.run.study_file(study, step), step) for study, step in sorted(self.run.studies.items())]
 
     @property
     def definitions(self) -> dict[str, Definition]:
@@ -279,6 +272,16 @@ class Shown:
                     values.sel(at).transpose("step", *axes),
                     *(beside.get(part) for part in ("null", "low", "high", "z", "ceiling")),
                 )
+
+
+def read_story(path: Path, step: int | None = None) -> Story | Damaged:
+    """A study from its file, or what is wrong with that; ``step`` is of a run, where it was made."""
+    try:
+        return Story.read(path)
+    # What HDF5 says of a damaged file depends on what is damaged; no page must end for it.
+    except Exception as error:
+        why = str(error) if isinstance(error, ValueError) else f"{path} is damaged ({error})"
+        return Damaged(path.stem, step, why)
 
 
 def _of_sizes(own: xr.Dataset, sizes: Mapping[Hashable, int]) -> xr.Dataset:

@@ -21,7 +21,8 @@ def print_story(story: Story, console: Console) -> None:
         for figure in tables:
             console.print(Text(f"\n{figure.title}"), Text(figure.note, style="dim"), sep="  ")
             console.print(_table_of(figure.data))
-    console.print(Text(f"\nWhat it comes to, at step {story.step}", style="bold"))
+    at = "" if story.step is None else f", at step {story.step}"
+    console.print(Text(f"\nWhat it comes to{at}", style="bold"))
     console.print(_claims(story.claims))
 
 

@@ -133,15 +133,15 @@ class Story:
 
     Args:
         study: The study's name, as on the command line.
-        run: The run's directory.
-        step: The step that was looked at.
+        run: The run's directory, or the name of a model that was not trained here.
+        step: The step that was looked at; None for such a model, which has none.
         sections: What was looked at, in order.
         claims: What it comes to.
     """
 
     study: str
     run: str
-    step: int
+    step: int | None
     sections: tuple[Section, ...]
     claims: Claims
 
@@ -157,7 +157,8 @@ class Story:
 
         ``tree["claims"]`` has the claims along the axis ``claim``. How a figure is drawn stands in its attributes.
         """
-        nodes = {"/": xr.Dataset(attrs={"study": self.study, "run": self.run, "step": self.step})}
+        at = {} if self.step is None else {"step": self.step}
+        nodes = {"/": xr.Dataset(attrs={"study": self.study, "run": self.run, **at})}
         for section in self.sections:
             nodes[f"/{section.title}"] = xr.Dataset(attrs={"text": section.text})
             for figure in section.figures:
@@ -184,7 +185,7 @@ class Story:
         return cls(
             tree.attrs["study"],
             tree.attrs["run"],
-            int(tree.attrs["step"]),
+            int(tree.attrs["step"]) if "step" in tree.attrs else None,
             tuple(sections),
             tuple(Claim(**dict(zip(_PARTS, parts, strict=True))) for parts in of_each),
         )
@@ -212,16 +213,24 @@ def _dataset_of(claims: Sequence[Claim]) -> xr.Dataset:
     return xr.Dataset({name: (("claim",), np.array(column)) for name, column in columns.items()})
 
 
-def over_steps(run: Run, last: int, claims: Callable[[int], Claims], progress: bool = False) -> tuple[Figure, Figure]:
+def over_steps(
+    run: Run,
+    last: int,
+    claims: Callable[[int], Claims],
+    progress: bool = False,
+    quantities: Callable[[int], xr.Dataset] | None = None,
+) -> tuple[Figure, ...]:
     """When each claim came to hold, over the kept steps up to ``last``: a table, and the numbers as lines.
 
     ``since`` is the kept step from which on the claim holds for good, NaN if it does not hold at ``last``.
+    ``quantities`` are lines of their own.
     """
     steps = [step for step in run.steps if step <= last]
-    found = []
+    found, measured = [], []
     for step in tqdm(steps, desc="how it formed", unit="step", disable=None if progress else True):
         with seen_once():
             found.append(claims(step))
+            measured += [] if quantities is None else [quantities(step)]
     ends = found[-1]
     holds = xr.DataArray([[claim.holds for claim in each] for each in found], dims=("step", "claim"))
     numbers = np.array([[claim.number for claim in each] for each in found])
@@ -253,7 +262,14 @@ def over_steps(run: Run, last: int, claims: Callable[[int], Claims], progress: b
             "One panel a claim; it says what the number is and what it must be.",
             "x",
         ),
+        *([Figure("Measures, over training", _along(measured, steps), "lines", "", "x")] if measured else []),
     )
+
+
+def _along(measured: Sequence[xr.Dataset], steps: Sequence[int]) -> xr.Dataset:
+    """What was measured at each step, with the steps as the last axis."""
+    together = xr.concat(measured, dim=xr.Variable("step", list(steps)), join="outer")
+    return together.transpose(..., "step")
 
 
 def simplified(run: Run, step: int) -> HookedTransformer:

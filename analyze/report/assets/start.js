@@ -1,5 +1,8 @@
 // Puts the page together.
 
+// Of a model that was trained elsewhere there are no steps and no scores: its page has its studies and nothing else.
+const trainedHere = (run) => run.trainedHere;
+
 const SECTIONS = [
   [
     "formed",
@@ -52,7 +55,7 @@ const SECTIONS = [
     // Who has made no study need not hear of any.
     (run) => run.stories.length > 0,
   ],
-  ["about", "About", null, aboutSection],
+  ["about", "About", null, aboutSection, () => true],
 ];
 
 async function begin(data) {
@@ -72,8 +75,8 @@ async function begin(data) {
   }
   makePlaces();
   readHash();
-  for (const [id, title, text, build, applies] of SECTIONS) {
-    if (applies && !RUNS.some(applies)) continue;
+  for (const [id, title, text, build, applies = trainedHere] of SECTIONS) {
+    if (!RUNS.some(applies)) continue;
     const panels = RUNS.map((run) => {
       // A figure that cannot be built must not take the page with it.
       let panel;
@@ -97,10 +100,12 @@ async function begin(data) {
       ),
     );
   }
-  makeControls();
+  const steps = RUNS.some(trainedHere);
+  if (steps) makeControls();
+  else for (const each of document.querySelectorAll("#controls, .skip")) each.remove();
   makeTheme();
   makeLive();
-  goToPlace();
+  if (steps) goToPlace();
   requestAnimationFrame(() =>
     requestAnimationFrame(() => {
       const section = state.scroll && document.getElementById(state.scroll.section);

@@ -6,7 +6,7 @@ function studiesSection(run) {
     "div",
     {},
     run.stories.map((story) => [
-      el("h3", {}, `${story.study} at step ${story.step}`),
+      el("h3", {}, story.step === null ? story.study : `${story.study} at step ${story.step}`),
       story.why === undefined
         ? [claimsTable(story), story.sections.map((section, at) => storySection(story, section, at === 0))]
         : el("p", { class: "warn" }, `This study is left out: ${story.why}`),
@@ -69,7 +69,8 @@ function storySection(story, section, open) {
     el("summary", {}, section.title),
     section.text.split(/\n\s*\n/).map((text) => el("p", { class: "say" }, text)),
     section.figures.map((each) => {
-      const all = `run.study("${story.study}", ${story.step}) has all of it.`;
+      const all =
+        story.step === null ? "its file has all of it." : `run.study("${story.study}", ${story.step}) has all of it.`;
       return [
         el("h4", {}, each.title),
         each.note ? el("p", { class: "say" }, each.note) : null,

@@ -1,0 +1,1210 @@
+"""How a network finds what followed a token before: the story of ARENA's notebook on induction circuits.
+
+A head of an early layer writes into each position which token stood before it; the keys of a later head read that, its
+queries the current token, so that it attends to what followed that token before, and copies it. The claims at the end
+ask whether this network does so, whether that is all it needs, and whether it also does it fuzzily: after a synonym.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import einops
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from headway.analyze.ablation import Input, ablated_loss, ablation, all_heads_but, through_paths
+from headway.analyze.applies import DoesNotApplyError
+from headway.analyze.attention import current_token, first_token, prefix_matching
+from headway.analyze.attention import previous_token as previous_token_score
+from headway.analyze.attribution import attribute_inputs, attribute_outputs, attribute_scores
+from headway.analyze.circuits import HEAD, k_composition, q_composition, v_composition
+from headway.analyze.formation import MAINLY
+from headway.analyze.forward import seen, seen_once, seen_with
+from headway.analyze.loss import accuracy, loss
+from headway.analyze.positions import position_attention, position_pattern
+from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, over_steps, simplified, table
+from headway.analyze.studies.subject import Subject
+from headway.analyze.vocabulary import VocabularyCircuit, similar_pairs
+from headway.checkpoints.run import Run
+from headway.data.renamed import Renamed
+from headway.data.repeated_synonyms import RepeatedSynonyms
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.task import Batch, Task
+from headway.models.config import Head
+from headway.models.convert import Model
+
+NAME = "induction"
+# Of so many tokens, and so many positions, a picture is drawn.
+SHOWN_TOKENS, SHOWN_POSITIONS = 200, 100
+# Numbers in the scores of all pairs of components: 400 MB.
+MOST_SCORES = 10**8
+# Multiplications in the OV circuits of all heads; beyond that only those of the circuit's heads are asked.
+MOST_OV = 10**11
+# A network that has learnt less than this share of what repeats tell is not asked what it needs for it.
+KNOWS = 0.1
+
+
+class Network(NamedTuple):
+    """A network as it computes, and with LayerNorm folded into the weights that are read."""
+
+    model: Model
+    folded: Model
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences in which something repeats, and which token stands for which in the copy: itself, or its synonym."""
+
+    batch: Batch
+    synonyms: Int[Tensor, "d_vocab"]
+
+    @property
+    def same(self) -> Int[Tensor, "d_vocab"]:
+        """A class for each token, the same for synonyms."""
+        return torch.minimum(torch.arange(len(self.synonyms)), self.synonyms)
+
+    @property
+    def paired(self) -> Int[Tensor, "token"]:
+        """The tokens that the sequences can hold: those with a synonym, or all if every token is its own."""
+        own = torch.arange(len(self.synonyms))
+        return own if torch.equal(own, self.synonyms) else own[own != self.synonyms]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Above which score a head is called what the score says."""
+
+    previous: float = 0.35
+    induction: float = 0.5
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """The heads that look at the token before, and those that look at what followed; the best two of them."""
+
+    previous: Head
+    induction: Head
+    previous_heads: tuple[Head, ...]
+    induction_heads: tuple[Head, ...]
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """All of them."""
+        return self.previous_heads + self.induction_heads
+
+    def __str__(self) -> str:
+        return f"{_names(self.previous_heads)} → {_names(self.induction_heads)}"
+
+
+def study(
+    run: Run | TransformerBridge,
+    others: Sequence[Run] = (),
+    at: int | None = None,
+    sequences: int = 64,
+    current_above: float = 0.3,
+    previous_above: float = 0.35,
+    first_above: float = 0.7,
+    induction_above: float = 0.5,
+    pairs: str | None = None,
+    progress: bool = False,
+) -> Story:
+    """Study a network that predicts repeated tokens.
+
+    Args:
+        run: A run of the task RepeatedTokens or RepeatedSynonyms, or a language model.
+        others: Further runs of them, whose fuzzy induction stands beside, each at its last step.
+        at: The kept step to look at; the last one if not given.
+        sequences: How many sequences each number is taken over.
+        current_above: Attention to its own position above which a head is called a current-token head.
+        previous_above: Attention to the position before above which a head is called a previous-token head.
+        first_above: Attention to position 0 above which a head is called a first-token head.
+        induction_above: Attention to what followed the current token above which a head is called an induction head.
+        pairs: A file of tokens that mean the same, two in a line with a comma between them; those that the network
+            embeds alike if not given.
+
+    Raises:
+        ValueError: a run of another task, a step that was not kept, a file of pairs that cannot be read.
+    """
+    for each in (run, *others):
+        if isinstance(each, Run) and not isinstance(each.task, RepeatedTokens | RepeatedSynonyms):
+            raise ValueError(
+                f"run: {each.path} is of the task {type(each.task).__name__}; {NAME} needs RepeatedTokens or "
+                "RepeatedSynonyms"
+            )
+    if sequences < 2:
+        raise ValueError(f"sequences: {sequences} is not valid; it must be at least 2")
+    thresholds = {"current": current_above, "previous": previous_above, "first": first_above}
+    for name, value in {**thresholds, "induction": induction_above}.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}_above: {value} is not valid; attention is from 0 to 1")
+    subject = Subject.of(run, at)
+    network, task = Network(subject.model, subject.folded), _task(run)
+    meant = _synonyms(subject, task, pairs)
+    seed = run.recipe.eval_seed if isinstance(run, Run) else 0
+    fuzzy = None if meant is None else meant.sequences(seed, sequences)
+    whole = _in_full(task, network.model)
+    main = Sequences(task.evaluation_batch(seed, sequences), whole)
+    copies = Sequences(_two_copies(task).evaluation_batch(seed, sequences), whole)
+    limits = Thresholds(previous_above, induction_above)
+    with seen_once():
+        circuit = find_circuit(network.model, main, limits)
+        sections = [
+            _heads(network.model, main, {**thresholds, "induction": induction_above}),
+            _predictions(subject, main, copies),
+            _activations(subject, copies),
+            _attribution(network.model, main, copies),
+            _ablation(network.model, main, circuit),
+            _copying(subject, main, circuit),
+        ]
+        if circuit is not None:
+            sections += [
+                *_positions(network, main, circuit),
+                _inputs(subject, copies, circuit),
+                _composition(subject, main, circuit),
+                _paths(network.model, main, circuit),
+            ]
+        if meant is not None and fuzzy is not None:
+            sections.append(_fuzzy(subject, main, fuzzy, meant.told, others, limits))
+        ends = claims(network, main, fuzzy, limits)
+    if isinstance(run, Run) and subject.step is not None:
+        step = subject.step
+
+        def at_step(each: int) -> Network:
+            return Network(run.model(each), simplified(run, each))
+
+        figures = over_steps(
+            run,
+            step,
+            lambda each: claims(at_step(each), main, fuzzy, limits),
+            progress,
+            lambda each: _measured(at_step(each), main),
+        )
+        sections.append(Section("How it formed", "The claims and the measures at each kept step up to this.", figures))
+    return Story(NAME, subject.name, subject.step, tuple(sections), ends)
+
+
+def find_circuit(model: Model, sequences: Sequences, limits: Thresholds) -> Circuit | None:
+    """The heads above the thresholds, and the best two: a previous-token head, and an induction head in a later layer.
+
+    Where no head is above its threshold, the best one is taken. None in a network of one layer.
+    """
+    if model.cfg.n_layers < 2:
+        return None
+    before = previous_token_score(model, sequences.batch).previous_token.values
+    after = prefix_matching(model, sequences.batch, sequences.same).prefix_matching.values
+    previous = _best(before[:-1])
+    later = _best(after[previous.layer + 1 :])
+    induction = Head(later.layer + previous.layer + 1, later.head)
+    induction_heads = {induction} | {h for h in _above(after, limits.induction) if h.layer > previous.layer}
+    last = max(head.layer for head in induction_heads)
+    previous_heads = {previous} | {h for h in _above(before, limits.previous) if h.layer < last}
+    return Circuit(previous, induction, tuple(sorted(previous_heads - induction_heads)), tuple(sorted(induction_heads)))
+
+
+def _best(scores: np.ndarray) -> Head:
+    layer, head = np.unravel_index(scores.argmax(), scores.shape)
+    return Head(int(layer), int(head))
+
+
+def _above(scores: np.ndarray, threshold: float) -> list[Head]:
+    return [Head(int(layer), int(head)) for layer, head in np.argwhere(scores > threshold)]
+
+
+def _heads(model: Model, sequences: Sequences, thresholds: dict[str, float]) -> Section:
+    """Which heads look at their own position, the one before, the first, and what followed the current token."""
+    batch = sequences.batch
+    measured = {
+        "current": current_token(model, batch),
+        "previous": previous_token_score(model, batch),
+        "first": first_token(model, batch),
+        "induction": prefix_matching(model, batch, sequences.same),
+    }
+    names = {"current": "current_token", "previous": "previous_token", "first": "first_token"}
+    names["induction"] = "prefix_matching"
+    scores = {names[kind]: each[names[kind]] for kind, each in measured.items()}
+    found = {kind: _above(scores[names[kind]].values, above) for kind, above in thresholds.items()}
+    chosen = sorted({head for heads in found.values() for head in heads})
+    figures = [
+        Figure(
+            "Detectors",
+            table(
+                "heads that look at",
+                ["their own position", "the position before", "position 0", "what followed the current token"],
+                measure=list(names.values()),
+                above=list(thresholds.values()),
+                chance=[measured[kind][f"{name}_chance"].item() for kind, name in names.items()],
+                most=[scores[name].max().item() for name in names.values()],
+                heads=[_names(heads) for heads in found.values()],
+            ),
+            "table",
+            "A head is named if its score is above the threshold; chance is attention to all alike.",
+        ),
+        Figure("Scores of all heads", xr.Dataset({name: (HEAD, each.values) for name, each in scores.items()}), "maps"),
+    ]
+    if chosen:
+        of_each = {name: [each.values[head] for head in chosen] for name, each in scores.items()}
+        figures.insert(1, Figure("Scores of these heads", table("head", map(str, chosen), **of_each), "table"))
+    return Section("Heads", "Means over all queries of the sequences.", tuple(figures))
+
+
+def _predictions(subject: Subject, sequences: Sequences, copies: Sequences) -> Section:
+    """The loss on what is new and on what repeats, by position, and what is predicted right."""
+    model, batch = subject.model, copies.batch
+    losses, right = loss(model, sequences.batch), accuracy(model, sequences.batch)
+    assert sequences.batch.task is not None
+    baselines = {f"baseline: {n.replace('_', ' ')}": v for n, v in sequences.batch.task.baselines().items()}
+    parts = ["first", "repeats"]
+    S = batch.inputs.shape[1] // 2
+    by_position = loss(model, batch).loss_by_position.values
+    halves = np.stack([by_position[:S], by_position[S : 2 * S]])
+    output, tokens = seen(model, batch).output[0], subject.tokens(batch)[0]
+    following, predicted = batch.targets[0], output.argmax(-1)
+    probability = output.softmax(-1).gather(-1, following[:, None])[:, 0]
+    hits = predicted == following
+    return Section(
+        "Predictions",
+        "Tokens that are new cannot be told; those that repeat can. The copies in these sequences begin anywhere and "
+        f"have any length that the task draws; the sequences of one length have {S} tokens and then the same again.",
+        (
+            Figure(
+                "Loss and accuracy",
+                table(
+                    "tokens",
+                    [*parts, *baselines],
+                    loss=[*(losses[f"loss_{part}"].item() for part in parts), *baselines.values()],
+                    accuracy=[*(right[f"accuracy_{part}"].item() for part in parts), *[np.nan] * len(baselines)],
+                ),
+                "table",
+                "Nats. first: no such token stands before; repeats: from the second token of a copy on.",
+            ),
+            Figure(
+                "Loss by position, first and second copy",
+                xr.Dataset({"loss": (("copy", "pos"), halves)}, {"copy": ["first", "second"]}),
+                "lines",
+                "One line a copy, by the position within it; the first token of the second copy is new.",
+            ),
+            Figure(
+                "What is predicted in the second copy",
+                table(
+                    "pos",
+                    range(S, 2 * S),
+                    token=tokens[S:],
+                    next=[subject.token(token) for token in following[S:].tolist()],
+                    predicted=[subject.token(token) for token in predicted[S:].tolist()],
+                    right=hits[S:].tolist(),
+                    probability=probability[S:].numpy(),
+                ),
+                "table",
+                f"The first sequence. {int(hits[:S].sum())} of {S} are right in its first copy, "
+                f"{int(hits[S:].sum())} of {S} in the second; the probability is that of the next token.",
+            ),
+        ),
+    )
+
+
+def _activations(subject: Subject, copies: Sequences) -> Section:
+    """Where each head looks, token by token, and how much it moves."""
+    shown, tokens = seen(subject.model, copies.batch), _labelled(subject, copies.batch)
+    z = torch.stack(
+        [shown.activations[f"blocks.{layer}.attn.hook_z"][0] for layer in range(subject.model.cfg.n_layers)]
+    )
+    lengths = einops.rearrange(z.norm(dim=-1), "layer pos head -> layer head pos").numpy()
+    patterns = xr.Dataset(
+        {"attention": ((*HEAD, "query", "key"), shown.patterns[:, 0].numpy())}, {"query": tokens, "key": tokens}
+    )
+    return Section(
+        "Activations",
+        "The first sequence of two equal copies.",
+        (
+            Figure("Where each head looks", patterns, "maps"),
+            Figure(
+                "What each head reads, in length",
+                xr.Dataset({"z": ((*HEAD, "token"), lengths)}, {"token": tokens}),
+                "lines",
+                "The length of hook_z at each token.",
+            ),
+        ),
+    )
+
+
+def _attribution(model: Model, sequences: Sequences, copies: Sequences) -> Section:
+    """What the direct path and each head add to the right logit, on new tokens and on repeats."""
+    terms = attribute_outputs(model, sequences.batch, over_mean=True)
+    columns = {part: _mean_where(terms, where) for part, where in _parts(sequences.batch).items()}
+    by_position = attribute_outputs(model, copies.batch, over_mean=True).mean("batch")
+    return Section(
+        "Direct attribution",
+        "What each component adds to the logit of the right token over the mean of all logits, with the scale of the "
+        "last LayerNorm; embed is the direct path. The components add up to it, which is checked at every position.",
+        (
+            Figure(
+                "By component",
+                xr.Dataset({**columns, "difference": columns["repeats"] - columns["first"]}),
+                "table",
+                "Means over the tokens that are new, and over those that repeat.",
+            ),
+            Figure(
+                "By component and position",
+                xr.Dataset({"logit_over_the_mean": by_position}),
+                "maps",
+                "On two equal copies; the second begins in the middle.",
+            ),
+        ),
+    )
+
+
+def _ablation(model: Model, sequences: Sequences, circuit: Circuit | None) -> Section:
+    """What is lost without each head, without the circuit, and with nothing but the circuit."""
+    batch = sequences.batch
+    each = {kind: ablation(model, batch, kind).ablation_repeats.values for kind in ("mean", "zero")}
+    figures = [
+        Figure(
+            "Change in loss on repeats without each head",
+            xr.Dataset({"change": (("kind", *HEAD), np.stack(list(each.values())))}, {"kind": list(each)}),
+            "maps",
+            "Replaced by its mean over the batch, or by zero; nats.",
+        )
+    ]
+    if circuit is not None:
+        known = Known.of(model, batch)
+        without = {
+            "nothing": [],
+            f"the best previous-token head {circuit.previous}": [circuit.previous],
+            f"previous-token heads {_names(circuit.previous_heads)}": circuit.previous_heads,
+            f"the best induction head {circuit.induction}": [circuit.induction],
+            f"induction heads {_names(circuit.induction_heads)}": circuit.induction_heads,
+            "both": circuit.heads,
+            "all but both": all_heads_but(model, circuit.heads),
+            "all but the best two": all_heads_but(model, (circuit.previous, circuit.induction)),
+            "all heads": all_heads_but(model),
+        }
+        left = [ablated_loss(model, batch, heads) for heads in without.values()]
+        figures.append(
+            Figure(
+                "Loss without the circuit, and with nothing else",
+                table(
+                    "without",
+                    without,
+                    heads=[len(heads) for heads in without.values()],
+                    loss_first=[each.loss_first.item() for each in left],
+                    loss_repeats=[each.loss_repeats.item() for each in left],
+                    lost=[known.lost(each.loss_repeats.item()) for each in left],
+                ),
+                "table",
+                "Heads are replaced together by their means. lost: the share of what repeats tell through attention, "
+                "(loss - clean) / (loss without all heads - clean); the circuit is necessary if all is lost without "
+                "it, and sufficient if nothing is lost without all others.",
+            )
+        )
+    return Section("Ablation", "", tuple(figures))
+
+
+def _copying(subject: Subject, sequences: Sequences, circuit: Circuit | None) -> Section:
+    """The full OV circuit: which tokens a head, or a set of heads, says when it looks at one."""
+    model = subject.folded
+    heads = all_heads_but(model)
+    work = len(heads) * model.cfg.d_vocab**2 * model.cfg.d_head
+    if work > MOST_OV:
+        heads = [] if circuit is None else sorted(circuit.heads)
+    sets: dict[str, Sequence[Head]] = {str(head): [head] for head in heads}
+    if circuit is not None and len(circuit.induction_heads) > 1:
+        sets[f"{_names(circuit.induction_heads)} together"] = circuit.induction_heads
+    if work <= MOST_OV:
+        last = model.cfg.n_layers - 1
+        sets[f"all of L{last} together"] = [Head(last, head) for head in range(model.cfg.n_heads)]
+    top = {k: [_says(model, sequences, some, k) for some in sets.values()] for k in (1, 5)}
+    best = circuit.induction if circuit is not None else Head(0, 0)
+    tokens = _some(sequences)
+    entries = VocabularyCircuit.ov(model, best).rows(tokens)[:, tokens]
+    names = [subject.token(token) for token in tokens.tolist()]
+    return Section(
+        "OV circuit",
+        "W_E W_OV W_U, [input token, output token], with LayerNorm's weights folded and its scales left out.",
+        (
+            Figure(
+                "Tokens that are copied",
+                table("heads", sets, top1=top[1], top5=top[5]),
+                "table",
+                "The share of tokens whose own logit (or that of their synonym, where copies are synonyms) is the "
+                f"largest, or among the five largest, of what the heads would write; chance is "
+                f"{1 / model.cfg.d_vocab_out:.2g} and {5 / model.cfg.d_vocab_out:.2g}.",
+            ),
+            Figure(
+                f"OV circuit of {best}",
+                xr.Dataset({"logit": (("input", "output"), entries.numpy())}, {"input": names, "output": names}),
+                "maps",
+                f"{len(tokens)} tokens." if len(tokens) < model.cfg.d_vocab else "",
+            ),
+        ),
+    )
+
+
+def _positions(network: Network, sequences: Sequences, circuit: Circuit) -> list[Section]:
+    """Whether the previous-token head finds its token by position, and what is left without positions."""
+    model, batch = network.model, sequences.batch
+    text = "What heads would look at if positions were all there is, and what they look at without them."
+    try:
+        by_head = position_pattern(network.folded, batch)
+        pattern = position_attention(network.folded, circuit.previous)[:SHOWN_POSITIONS, :SHOWN_POSITIONS]
+    except DoesNotApplyError as reason:
+        return [Section("Positions", f"{reason}.", ())]
+    before = prefix_matching(model, batch, sequences.same).prefix_matching
+    with seen_with(model, [("hook_pos_embed", _zero)]):
+        after = prefix_matching(model, batch, sequences.same).prefix_matching
+        lost = loss(model, batch)
+    clean = loss(model, batch)
+    scores = np.stack([before.values, after.values])
+    figures = (
+        Figure(
+            "Attention to the position before, from positions alone",
+            xr.Dataset({"position_pattern": (HEAD, by_head.position_pattern.values)}),
+            "maps",
+            f"softmax(W_pos W_QK W_pos.T / sqrt(d_head)), its mean sub-diagonal; chance is "
+            f"{by_head.position_pattern_chance.item():.2g}.",
+        ),
+        Figure(
+            f"Pattern of {circuit.previous} from positions alone",
+            xr.Dataset({"attention": (("query", "key"), pattern.float().numpy())}),
+            "maps",
+            f"Its mean sub-diagonal is {by_head.position_pattern.values[circuit.previous]:.3g}."
+            + (f" The first {SHOWN_POSITIONS} positions." if model.cfg.n_ctx > SHOWN_POSITIONS else ""),
+        ),
+        Figure(
+            "Prefix matching with and without positions",
+            xr.Dataset({"prefix_matching": (("positions", *HEAD), scores)}, {"positions": ["as they are", "zero"]}),
+            "maps",
+            "hook_pos_embed replaced by zero.",
+        ),
+        Figure(
+            "Without positions, in numbers",
+            table(
+                "positions",
+                ["as they are", "zero"],
+                most_prefix_matching=[before.max().item(), after.max().item()],
+                of_the_circuit=[before.values[circuit.induction], after.values[circuit.induction]],
+                loss_first=[clean.loss_first.item(), lost.loss_first.item()],
+                loss_repeats=[clean.loss_repeats.item(), lost.loss_repeats.item()],
+            ),
+            "table",
+            "of_the_circuit: the best induction head.",
+        ),
+    )
+    return [Section("Positions", text, figures)]
+
+
+def _inputs(subject: Subject, copies: Sequences, circuit: Circuit) -> Section:
+    """What the induction head's queries and keys are made of, and which parts find each other."""
+    model = subject.model
+    try:
+        parts = attribute_inputs(model, copies.batch.first(1), circuit.induction).isel(batch=0)
+    except DoesNotApplyError as reason:
+        return Section("Queries and keys", f"{reason}.", ())
+    tokens, length = _labelled(subject, copies.batch), copies.batch.inputs.shape[1]
+    fitting = MOST_SCORES // (parts.sizes["component"] ** 2 * length**2)
+    scores = attribute_scores(model, copies.batch.first(max(1, min(4, fitting))), circuit.induction)
+    spread = scores.std(("batch", "query", "key"))
+    size = (parts**2).sum("d_head") ** 0.5
+    composed = scores.isel(batch=0).sel(query_component="embed", key_component=str(circuit.previous))
+    best = spread.stack(pair=("query_component", "key_component"))
+    best = best.isel(pair=np.argsort(-best.values)[:10])
+    means = size.mean("pos")
+    return Section(
+        "Queries and keys",
+        f"The inputs of {circuit.induction}, split into what each component of the network writes. All terms add up to "
+        "the score, which is checked.",
+        (
+            Figure(
+                "Lengths of the components of queries and keys",
+                xr.Dataset({"length": (size.dims, size.values)}, {**size.coords, "pos": tokens}).drop_vars(
+                    "batch", errors="ignore"
+                ),
+                "maps",
+                "At each token of the first sequence.",
+            ),
+            Figure(
+                "Lengths, in the mean",
+                table(
+                    "component",
+                    means.component.values,
+                    query=means.sel(input="q").values,
+                    key=means.sel(input="k").values,
+                ),
+                "table",
+            ),
+            Figure(
+                f"Scores between the embedding and {circuit.previous}",
+                xr.Dataset({"score": (("query", "key"), composed.values)}, {"query": tokens, "key": tokens}),
+                "maps",
+                "What (embed, the previous-token head) adds to the score, divided by sqrt(d_head) as scores are.",
+            ),
+            Figure(
+                "Which parts find each other",
+                xr.Dataset({"spread": (spread.dims, spread.values)}, dict(spread.coords)),
+                "maps",
+                "Standard deviation, over all visible queries and keys, of what each pair adds to the score.",
+            ),
+            Figure(
+                "The pairs of components that matter most",
+                table(
+                    "query, key",
+                    [f"{q}, {k}" for q, k in best.pair.values],
+                    spread=best.values,
+                ),
+                "table",
+            ),
+        ),
+    )
+
+
+def _composition(subject: Subject, sequences: Sequences, circuit: Circuit) -> Section:
+    """Through which heads queries, keys and values read, in the weights."""
+    model, h1, h2 = subject.folded, circuit.previous, circuit.induction
+    tokens = _some(sequences)
+    try:
+        whole = VocabularyCircuit.k_composition(model, h1, h2)
+        kinds = {"q": q_composition, "k": k_composition, "v": v_composition}
+        scored = {kind: measured(model, sequences.batch) for kind, measured in kinds.items()}
+    except DoesNotApplyError as reason:
+        return Section("K-composition", f"{reason}.", ())
+    names = [subject.token(token) for token in tokens.tolist()]
+    pairs = list(product(circuit.previous_heads, circuit.induction_heads))
+    pairs = [(a, b) for a, b in pairs if a.layer < b.layer]
+    every = {kind: _flat(each[f"{kind}_composition"]) for kind, each in scored.items()}
+    here = {kind: each.sel(_pair(h1, h2)) for kind, each in scored.items()}
+    strongest = _strongest(scored["k"])
+    tops = [_matches(model, sequences, a, b) for a, b in pairs]
+    return Section(
+        "K-composition",
+        f"How {h2} reads what {h1} writes. W_E W_QK W_OV.T W_E.T says which key token, written by {h1} one position "
+        f"later, a query token looks for. LayerNorm's weights are folded, its scales left out.",
+        (
+            Figure(
+                f"K-composition circuit of {h1} and {h2}",
+                xr.Dataset(
+                    {"score": (("query", "key"), whole.rows(tokens)[:, tokens].numpy())},
+                    {"query": names, "key": names},
+                ),
+                "maps",
+                f"{len(tokens)} tokens." if len(tokens) < model.cfg.d_vocab else "",
+            ),
+            Figure(
+                "Tokens that find themselves",
+                table(
+                    "pair",
+                    [f"{a} → {b}" for a, b in pairs],
+                    best_key=[key for key, _ in tops],
+                    best_query=[query for _, query in tops],
+                ),
+                "table",
+                "The share of tokens that are the best key of themselves as query, and the best query of themselves as "
+                "key (of their synonym, where copies are synonyms).",
+            ),
+            Figure(
+                f"Composition of {h1} and {h2}, beside the null",
+                table(
+                    "composition",
+                    kinds,
+                    score=[here[kind][f"{kind}_composition"].item() for kind in kinds],
+                    null=[here[kind][f"{kind}_composition_null"].item() for kind in kinds],
+                    null_std=[here[kind][f"{kind}_composition_null_std"].item() for kind in kinds],
+                    z=[here[kind][f"{kind}_composition_z"].item() for kind in kinds],
+                    ceiling=[here[kind][f"{kind}_composition_ceiling"].item() for kind in kinds],
+                ),
+                "table",
+                "null: the same singular values, turned at random. The strongest K-composition of all pairs is that "
+                f"of {strongest}.",
+            ),
+            Figure(
+                "Composition of all pairs",
+                xr.Dataset({f"{kind}_composition": each for kind, each in every.items()}),
+                "maps",
+                "Rows write, columns read.",
+            ),
+        ),
+    )
+
+
+def _strongest(scores: xr.Dataset) -> str:
+    """The pair of heads with the largest K-composition beyond its null."""
+    z = scores.k_composition_z.values
+    if not np.isfinite(z).any():
+        return "no pair"
+    l1, h1, l2, h2 = map(int, np.unravel_index(np.nanargmax(z), z.shape))
+    return f"{Head(l1, h1)} and {Head(l2, h2)}"
+
+
+def _paths(model: Model, sequences: Sequences, circuit: Circuit) -> Section:
+    """What is lost when later heads read, at one input, what the previous-token heads write on other sequences."""
+    batch = sequences.batch
+    senders = {
+        f"{circuit.previous} → {circuit.induction}": ((circuit.previous,), (circuit.induction,)),
+        str(circuit): (circuit.previous_heads, circuit.induction_heads),
+    }
+    rows, losses, attention = [], [], []
+    try:
+        for (name, (a, b)), input in product(senders.items(), ("q", "k", "v")):
+            with seen_with(model, through_paths(model, batch, a, b, input)):
+                losses.append(loss(model, batch).loss_repeats.item())
+                score = prefix_matching(model, batch, sequences.same).prefix_matching
+            rows.append(f"{name}, {input}")
+            attention.append(score.values[circuit.induction])
+    except DoesNotApplyError as reason:
+        return Section("Path patching", f"{reason}.", ())
+    known = Known.of(model, batch)
+    whole = prefix_matching(model, batch, sequences.same).prefix_matching.values[circuit.induction]
+    return Section(
+        "Path patching",
+        "The later heads read, at one of their inputs, what the earlier ones write on other sequences; all other "
+        "readers see them as they are.",
+        (
+            Figure(
+                "Loss on repeats with a path from other sequences",
+                table(
+                    "path, input",
+                    ["as it is", *rows],
+                    loss_repeats=[known.clean, *losses],
+                    lost=[known.lost(each) for each in (known.clean, *losses)],
+                    prefix_matching=[whole, *attention],
+                ),
+                "table",
+                f"lost: the share of what repeats tell. prefix_matching is that of {circuit.induction}.",
+            ),
+        ),
+    )
+
+
+def _fuzzy(
+    subject: Subject,
+    main: Sequences,
+    fuzzy: Sequences,
+    told: str,
+    others: Sequence[Run],
+    limits: Thresholds,
+) -> Section:
+    """Every quantity of induction under the equivalence of synonyms, beside equality, and beside other networks."""
+    count = len(fuzzy.batch.inputs)
+    networks = {f"{subject.name}, synonyms": (Network(subject.model, subject.folded), fuzzy)}
+    if not torch.equal(main.synonyms, fuzzy.synonyms):
+        networks = {f"{subject.name}, equal": (Network(subject.model, subject.folded), main)} | networks
+    for run in others:
+        other, task = Subject.of(run), _task(run)
+        meant = _synonyms(other, task, None)
+        if meant is not None:
+            both = Network(other.model, other.folded)
+            networks[f"{other.name}, synonyms"] = (both, meant.sequences(run.recipe.eval_seed, count))
+    found = {name: _quantities(network, of_them, limits) for name, (network, of_them) in networks.items()}
+    circuits = {name: find_circuit(network.model, of_them, limits) for name, (network, of_them) in networks.items()}
+    told += " The heads: " + "; ".join(f"{each} ({name})" for name, each in circuits.items() if each) + "."
+    repeats = _parts(fuzzy.batch)["repeats"][0]
+    following, tokens = fuzzy.batch.targets[0], subject.tokens(fuzzy.batch)[0]
+    predicted = seen(subject.model, fuzzy.batch).output[0].argmax(-1)
+    where = repeats.nonzero().flatten().tolist()
+    return Section(
+        "Fuzzy induction",
+        f"After [A] [B] … [A*], is it [B*]? Sequences of random tokens that are followed by their synonyms. {told} "
+        "Attention is to what followed the synonym of the current token, what is said right is the synonym of what "
+        "stands there, and tokens match that are synonyms.",
+        (
+            Figure(
+                "Induction, and fuzzy induction",
+                xr.Dataset(
+                    {"value": (("of repeats", "network"), np.array([list(row.values()) for row in found.values()]).T)},
+                    {"of repeats": list(next(iter(found.values()))), "network": list(found)},
+                ),
+                "table",
+                "equal: sequences whose copies are equal. lost without: the share of what repeats tell that is lost "
+                "without the previous-token and induction heads; but: without all others; keys: with the keys of the "
+                "induction heads reading what previous-token heads write on other sequences. – where a network knows "
+                "nothing that could be lost.",
+            ),
+            Figure(
+                "A sequence with synonyms",
+                table(
+                    "pos",
+                    where,
+                    token=[tokens[q] for q in where],
+                    next=[subject.token(token) for token in following[where].tolist()],
+                    predicted=[subject.token(token) for token in predicted[where].tolist()],
+                    right=(predicted == following)[where].tolist(),
+                ),
+                "table",
+                "The synonyms that can be told, of the first sequence.",
+            ),
+        ),
+    )
+
+
+def _quantities(network: Network, sequences: Sequences, limits: Thresholds) -> dict[str, float]:
+    """The numbers of induction, on sequences whose copies are equal or synonyms."""
+    model, batch = network.model, sequences.batch
+    losses = loss(model, batch)
+    after = prefix_matching(model, batch, sequences.same)
+    numbers = {
+        "loss on new tokens": losses.loss_first.item(),
+        "loss on repeats": losses.loss_repeats.item(),
+        "accuracy on repeats": accuracy(model, batch).accuracy_repeats.item(),
+        "previous_token, best head": previous_token_score(model, batch).previous_token.max().item(),
+        "prefix_matching, best head": after.prefix_matching.max().item(),
+        "chance of that": after.prefix_matching_chance.item(),
+    }
+    circuit = find_circuit(model, sequences, limits)
+    rest = dict.fromkeys(("says", "finds", "logit", "without", "but", "keys"), np.nan)
+    if circuit is not None:
+        known = Known.of(model, batch)
+        logit = _mean_where(attribute_outputs(model, batch, over_mean=True), _parts(batch)["repeats"])
+        but = all_heads_but(model, circuit.heads)
+        rest = {
+            "says": _says(network.folded, sequences, circuit.induction_heads, 1),
+            "finds": _matches(network.folded, sequences, circuit.previous, circuit.induction)[0],
+            "logit": _share_of(logit, circuit.induction_heads),
+            "without": known.lost(ablated_loss(model, batch, circuit.heads).loss_repeats.item()),
+            "but": known.lost(ablated_loss(model, batch, but).loss_repeats.item()),
+            "keys": _lost_through(model, batch, circuit, "k", known),
+        }
+    names = {
+        "says": "tokens that the induction heads say most (OV)",
+        "finds": "tokens that are their own best key (K-composition)",
+        "logit": "share of the right logit that induction heads add",
+        "without": "lost without the circuit",
+        "but": "lost without all others",
+        "keys": "lost with keys from other sequences",
+    }
+    return numbers | {names[key]: value for key, value in rest.items()}
+
+
+def _measured(network: Network, sequences: Sequences) -> xr.Dataset:
+    """Every measure of heads and pairs of heads at one step."""
+    model, batch = network.model, sequences.batch
+    losses, right = loss(model, batch), accuracy(model, batch)
+    parts = [part for part in _parts(batch)]
+    found = {
+        "loss": xr.DataArray([losses[f"loss_{part}"].item() for part in parts], {"part": parts}),
+        "accuracy": xr.DataArray([right[f"accuracy_{part}"].item() for part in parts], {"part": parts}),
+        "previous_token": previous_token_score(model, batch).previous_token,
+        "current_token": current_token(model, batch).current_token,
+        "first_token": first_token(model, batch).first_token,
+        "prefix_matching": prefix_matching(model, batch, sequences.same).prefix_matching,
+        "ablation_repeats": ablation(model, batch).ablation_repeats,
+        "ov_top1": _by_head(model, lambda head: _says(network.folded, sequences, [head], 1)),
+    }
+    terms = _mean_where(attribute_outputs(model, batch, over_mean=True), _parts(batch)["repeats"])
+    found["logit_on_repeats"] = terms
+    for name, measured in {
+        "position_pattern": lambda: position_pattern(network.folded, batch).position_pattern,
+        "k_composition": lambda: _reading(k_composition(network.folded, batch).k_composition),
+        "k_composition_top1": lambda: _by_pair(model, lambda a, b: _matches(network.folded, sequences, a, b)[0]),
+    }.items():
+        try:
+            found[name] = measured()
+        except DoesNotApplyError:
+            continue
+    return xr.Dataset({name: each.drop_attrs() for name, each in found.items()})
+
+
+def claims(
+    network: Network, sequences: Sequences, fuzzy: Sequences | None, limits: Thresholds = Thresholds()
+) -> Claims:
+    """What an induction circuit would have to do, each statement with the number that decides it in this network.
+
+    What is lost is a share of what repeats tell: (loss on repeats - clean) / (loss on repeats with the means of all
+    heads - clean); it is NaN where that is next to nothing. So is what a network does not have, a second layer or a
+    table of positions.
+    """
+    model, batch = network.model, sequences.batch
+    circuit = find_circuit(model, sequences, limits)
+    found = dict.fromkeys(
+        ("looks_before", "looks_after", "copies", "by_position", "composes", "matches", "says", "keys", "without",
+         "but", "no_positions"),
+        np.nan,
+    )  # fmt: skip
+    previous = previous_token_score(model, batch)
+    after = prefix_matching(model, batch, sequences.same)
+    pair = "a previous-token head and an induction head"
+    if circuit is not None:
+        pair, known = f"{circuit.previous} and {circuit.induction}", Known.of(model, batch)
+        found |= {
+            "looks_before": _way(previous, "previous_token", circuit.previous),
+            "looks_after": _way(after, "prefix_matching", circuit.induction),
+            "copies": _says(network.folded, sequences, circuit.induction_heads, 1),
+            "by_position": _by_position(network.folded, batch, circuit.previous),
+            "composes": _composes(network.folded, batch, circuit),
+            "matches": _matches(network.folded, sequences, circuit.previous, circuit.induction)[0],
+            "says": _share_of(
+                _mean_where(attribute_outputs(model, batch, over_mean=True), _parts(batch)["repeats"]),
+                circuit.induction_heads,
+            ),
+            "keys": _lost_through(model, batch, circuit, "k", known),
+            "without": known.lost(ablated_loss(model, batch, circuit.heads).loss_repeats.item()),
+            "but": known.lost(ablated_loss(model, batch, all_heads_but(model, circuit.heads)).loss_repeats.item()),
+            "no_positions": _without_positions(model, sequences, circuit),
+        }
+    fuzzily = {"looks": np.nan, "says": np.nan}
+    if fuzzy is not None:
+        of_it = prefix_matching(model, fuzzy.batch, fuzzy.same)
+        best = _best(of_it.prefix_matching.values)
+        fuzzily = {
+            "looks": _way(of_it, "prefix_matching", best),
+            "says": _better_than_chance(model, fuzzy.batch),
+        }
+    heads = "heads" if circuit is None else f"{circuit}"
+    return (
+        Claim(
+            "It predicts what repeats",
+            "1 - loss on repeats / loss of knowing nothing",
+            _better_than_chance(model, batch),
+            0.5,
+        ),
+        Claim(
+            "A head looks at the token before",
+            "previous_token of the best head that another layer follows, from chance (0) to nothing else (1)",
+            found["looks_before"],
+            0.5,
+        ),
+        Claim(
+            "It finds that token by position",
+            "the same from positions alone, by the weights of that head",
+            found["by_position"],
+            0.5,
+        ),
+        Claim(
+            "A later head looks at what followed the current token before",
+            "prefix_matching of the best head of a later layer, from chance (0) to nothing else (1)",
+            found["looks_after"],
+            0.5,
+        ),
+        Claim(
+            "Its keys read what the first head writes",
+            f"K-composition of {pair}, from a random pair (0) to all that their singular values allow (1)",
+            found["composes"],
+            0.5,
+        ),
+        Claim(
+            "So that a token finds where it was written",
+            f"share of tokens whose best key is their own, in the K-composition circuit of {pair}",
+            found["matches"],
+            0.5,
+        ),
+        Claim(
+            "What it looks at it says",
+            "share of tokens whose logit the OV circuit of the induction heads, together, raises most",
+            found["copies"],
+            0.5,
+        ),
+        Claim(
+            "The right token is said by these heads directly",
+            "their share of its logit over the mean of all, on repeats",
+            found["says"],
+            0.5,
+        ),
+        Claim(
+            "They need those keys",
+            "what is lost if the keys of the induction heads read what previous-token heads write on other sequences",
+            found["keys"],
+            0.5,
+        ),
+        Claim("The circuit is necessary", f"what is lost without {heads}, of what repeats tell", found["without"], 0.9),
+        Claim(
+            "The circuit is sufficient",
+            f"what is lost without all heads but {heads}, of what repeats tell",
+            found["but"],
+            0.1,
+            below=True,
+        ),
+        Claim(
+            "Without positions there is no induction",
+            "prefix_matching of the best induction head with positions zero, from chance (0) to nothing else (1)",
+            found["no_positions"],
+            0.1,
+            below=True,
+        ),
+        Claim(
+            "A head looks at what followed a synonym of the current token",
+            "prefix_matching under synonyms, best head, from chance (0) to nothing else (1)",
+            fuzzily["looks"],
+            0.5,
+        ),
+        Claim(
+            "It predicts the synonyms of what followed",
+            "1 - loss on the synonyms / loss of knowing nothing",
+            fuzzily["says"],
+            0.5,
+        ),
+    )
+
+
+def _better_than_chance(model: Model, batch: Batch) -> float:
+    """0 for the loss on repeats of one who knows nothing, 1 for none."""
+    assert batch.task is not None
+    return 1 - loss(model, batch).loss_repeats.item() / batch.task.baselines()["chance"]
+
+
+def _way(scores: xr.Dataset, name: str, head: Head) -> float:
+    """From chance, 0, to all attention, 1."""
+    chance = scores[f"{name}_chance"].item()
+    return (scores[name].values[head].item() - chance) / (1 - chance)
+
+
+def _by_position(folded: Model, batch: Batch, head: Head) -> float:
+    try:
+        return _way(position_pattern(folded, batch), "position_pattern", head)
+    except DoesNotApplyError:
+        return np.nan
+
+
+def _composes(folded: Model, batch: Batch, circuit: Circuit) -> float:
+    try:
+        scores = k_composition(folded, batch).sel(_pair(circuit.previous, circuit.induction))
+    except DoesNotApplyError:
+        return np.nan
+    null = scores.k_composition_null
+    return ((scores.k_composition - null) / (scores.k_composition_ceiling - null)).item()
+
+
+def _matches(folded: Model, sequences: Sequences, h1: Head, h2: Head) -> tuple[float, float]:
+    """The share of tokens that are the best key of themselves, and the best query; of their synonyms."""
+    if h1.layer >= h2.layer:
+        return np.nan, np.nan
+    try:
+        circuit = VocabularyCircuit.k_composition(folded, h1, h2)
+    except DoesNotApplyError:
+        return np.nan, np.nan
+    found = (each.renamed(sequences.synonyms).hits(1)[sequences.paired] for each in (circuit, circuit.T))
+    key, query = (hits.float().mean().item() for hits in found)
+    return key, query
+
+
+def _says(folded: Model, sequences: Sequences, heads: Sequence[Head], k: int) -> float:
+    """The share of tokens whose own logit, or their synonym's, is among the k largest that these heads write."""
+    circuit = VocabularyCircuit.ov(folded, heads).renamed(sequences.synonyms)
+    return circuit.hits(min(k, folded.cfg.d_vocab))[sequences.paired].float().mean().item()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What repeats tell a network through attention: its loss on them, and that with the means of all heads."""
+
+    clean: float
+    nothing: float
+
+    @classmethod
+    def of(cls, model: Model, batch: Batch) -> "Known":
+        """Of a network on these sequences."""
+        nothing = ablated_loss(model, batch, all_heads_but(model))
+        return cls(loss(model, batch).loss_repeats.item(), nothing.loss_repeats.item())
+
+    def lost(self, loss_repeats: float) -> float:
+        """The share of it that is lost at this loss on repeats; NaN if it is next to nothing."""
+        if self.nothing - self.clean < KNOWS * self.nothing:
+            return np.nan
+        # Two ways to the same loss differ in their last bits.
+        return round((loss_repeats - self.clean) / (self.nothing - self.clean), 6)
+
+
+def _lost_through(model: Model, batch: Batch, circuit: Circuit, input: Input, known: Known) -> float:
+    """What is lost if the induction heads read there what previous-token heads write on other sequences."""
+    try:
+        hooks = through_paths(model, batch, circuit.previous_heads, circuit.induction_heads, input)
+    except DoesNotApplyError:
+        return np.nan
+    with seen_with(model, hooks):
+        patched = loss(model, batch).loss_repeats.item()
+    return known.lost(patched)
+
+
+def _without_positions(model: Model, sequences: Sequences, circuit: Circuit) -> float:
+    """How far the induction head is from chance when positions are zero; NaN if it is none, or there are none."""
+    there = _way(prefix_matching(model, sequences.batch, sequences.same), "prefix_matching", circuit.induction)
+    if there < MAINLY or model.cfg.positional_embedding_type not in ("standard", "shortformer"):
+        return np.nan
+    with seen_with(model, [("hook_pos_embed", _zero)]):
+        return _way(prefix_matching(model, sequences.batch, sequences.same), "prefix_matching", circuit.induction)
+
+
+def _share_of(terms: xr.DataArray, heads: Sequence[Head]) -> float:
+    """Of the sum over all components, what these heads add."""
+    return (terms.sel(component=[str(head) for head in heads]).sum() / terms.sum()).item()
+
+
+def _zero(value: Tensor, hook: object) -> Tensor:
+    return torch.zeros_like(value)
+
+
+def _parts(batch: Batch) -> dict[str, Tensor]:
+    assert batch.task is not None
+    return batch.task.parts(batch)
+
+
+def _mean_where(terms: xr.DataArray, where: Tensor) -> xr.DataArray:
+    """The mean over some positions of all sequences."""
+    return terms.where(xr.DataArray(where.numpy(), dims=("batch", "pos"))).mean(("batch", "pos"))
+
+
+def _pair(h1: Head, h2: Head) -> dict[str, int]:
+    return {"from_layer": h1.layer, "from_head": h1.head, "to_layer": h2.layer, "to_head": h2.head}
+
+
+def _flat(scores: xr.DataArray) -> xr.DataArray:
+    """[writes, reads], with the heads of all layers in one row."""
+    layers, heads = scores.sizes["from_layer"], scores.sizes["from_head"]
+    names = [str(Head(*each)) for each in product(range(layers), range(heads))]
+    flat = einops.rearrange(scores.values, "l1 h1 l2 h2 -> (l1 h1) (l2 h2)")
+    return xr.DataArray(flat, dims=("writes", "reads"), coords={"writes": names, "reads": names})
+
+
+def _reading(scores: xr.DataArray) -> xr.DataArray:
+    """[pair], those that can have a score."""
+    flat = _flat(scores).stack(pair=("writes", "reads")).dropna("pair")
+    return xr.DataArray(flat.values, {"pair": [f"{a} → {b}" for a, b in flat.pair.values]})
+
+
+def _by_head(model: Model, score: Callable[[Head], float]) -> xr.DataArray:
+    values = [score(head) for head in all_heads_but(model)]
+    return xr.DataArray(np.reshape(values, (model.cfg.n_layers, -1)), dims=HEAD)
+
+
+def _by_pair(model: Model, score: Callable[[Head, Head], float]) -> xr.DataArray:
+    heads = all_heads_but(model)
+    pairs = [(a, b) for a, b in product(heads, heads) if a.layer < b.layer]
+    if not pairs:
+        raise DoesNotApplyError("pairs of heads need two layers")
+    return xr.DataArray([score(*pair) for pair in pairs], {"pair": [f"{a} → {b}" for a, b in pairs]})
+
+
+def _names(heads: Sequence[Head]) -> str:
+    return ", ".join(map(str, heads)) or "none"
+
+
+def _labelled(subject: Subject, batch: Batch) -> list[str]:
+    return [f"{q}: {token}" for q, token in enumerate(subject.tokens(batch)[0])]
+
+
+def _some(sequences: Sequences) -> Int[Tensor, "token"]:
+    """Some of the tokens that the sequences can hold, evenly."""
+    tokens = sequences.paired
+    return tokens[torch.linspace(0, len(tokens) - 1, min(len(tokens), SHOWN_TOKENS)).long()]
+
+
+def _task(run: Run | TransformerBridge) -> Task:
+    """The run's own task; for a language model random tokens of its vocabulary that repeat after 10 to 50."""
+    if isinstance(run, Run):
+        return run.task
+    tokenizer, length = run.tokenizer, min(100, run.cfg.n_ctx)
+    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if bos is None:
+        raise ValueError(f"model: {run.cfg.model_name!r} has neither a BOS token nor an EOS token to begin with")
+    special = {bos, *tokenizer.all_special_ids}
+    others = [token for token in range(run.cfg.d_vocab) if token not in special]
+    task = RepeatedTokens(len(others), length, max(2, length // 10), length // 2, late_start=0.0)
+    return Renamed(task, (bos, *others))
+
+
+def _inner(task: Task) -> Task:
+    return task.task if isinstance(task, Renamed) else task
+
+
+def _two_copies(task: Task) -> Task:
+    """The task with one length of copy for all sequences, which are two copies and nothing else."""
+    inner = _inner(task)
+    assert isinstance(inner, RepeatedTokens | RepeatedSynonyms)
+    S = max(2, min(inner.period_max, inner.length // 2))
+    changes: dict[str, int] = {"length": 2 * S, "period_min": S, "period_max": S}
+    fixed = replace(inner, **changes, late_start=0.0)
+    return replace(task, task=fixed) if isinstance(task, Renamed) else fixed
+
+
+def _in_full(task: Task, model: Model) -> Int[Tensor, "d_vocab"]:
+    """What stands for each token in a copy: itself, or its synonym."""
+    own = torch.arange(model.cfg.d_vocab)
+    if isinstance(task, RepeatedSynonyms):
+        own[: task.d_vocab] = task.synonyms
+    return own
+
+
+class _Meant(NamedTuple):
+    """Sequences with synonyms, which token is whose, and where that is from."""
+
+    task: Task
+    table: Int[Tensor, "d_vocab"]
+    told: str
+
+    def sequences(self, seed: int, count: int) -> Sequences:
+        """Some of them, to evaluate on."""
+        return Sequences(self.task.evaluation_batch(seed, count), self.table)
+
+
+def _synonyms(subject: Subject, task: Task, file: str | None) -> _Meant | None:
+    """Sequences with synonyms: the task's own, those of a file, or tokens that are embedded alike; None for too few."""
+    if isinstance(task, RepeatedSynonyms):
+        if file is not None:
+            raise ValueError(f"pairs: {file!r} is not valid for a run of RepeatedSynonyms, which has its own")
+        return _Meant(task, _in_full(task, subject.model), "The synonyms are those the network was trained on.")
+    inner = _inner(task)
+    assert isinstance(inner, RepeatedTokens)
+    known = list(task.tokens) if isinstance(task, Renamed) else list(range(inner.d_vocab))
+    if file is None:
+        pairs = similar_pairs(subject.model, torch.tensor(known[1:]))[: 10 * inner.length]
+        told = f"Synonyms are the {len(pairs)} pairs of tokens that are each other's nearest by embedding."
+    else:
+        pairs, told = _read_pairs(subject, file, set(known[1:]))
+    if len(pairs) < 2:
+        return None
+    length = min(inner.length, len(pairs) + 2)
+    low = min(inner.period_min if inner.period_min >= 2 else 2, length // 2)
+    length = min(inner.length, len(pairs) + low)
+    synonyms = RepeatedSynonyms(len(pairs), length, low, max(low, min(inner.period_max, length // 2)), inner.late_start)
+    mine = torch.arange(subject.model.cfg.d_vocab)
+    first, second = torch.tensor(pairs).unbind(1)
+    mine[first], mine[second] = second, first
+    renamed = Renamed(synonyms, (known[0], *first.tolist(), *second.tolist()))
+    return _Meant(renamed, mine, told)
+
+
+def _read_pairs(subject: Subject, file: str, known: set[int]) -> tuple[list[tuple[int, int]], str]:
+    """The pairs of a file, each token in the first pair that has it; and what was left out."""
+    try:
+        lines = Path(file).expanduser().read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"pairs: {file} cannot be read ({error})") from None
+    pairs: list[tuple[int, int]] = []
+    used: set[int] = set()
+    split, again = [], 0
+    for number, line in enumerate(lines, 1):
+        words = [word.strip() for word in line.split(",")]
+        if words == [""]:
+            continue
+        if len(words) != 2 or not all(words):
+            raise ValueError(f"pairs: line {number} of {file} is {line!r}; it must be two tokens with a comma between")
+        found = [_token_of(subject, word, known, f"pairs: line {number} of {file}") for word in words]
+        split += [f"{word} ({said})" for word, said in zip(words, found, strict=True) if isinstance(said, str)]
+        tokens = [each for each in found if isinstance(each, int)]
+        if len(tokens) < 2:
+            continue
+        if tokens[0] == tokens[1] or used & set(tokens):
+            again += 1
+            continue
+        used |= set(tokens)
+        pairs.append((tokens[0], tokens[1]))
+    if len(pairs) < 2:
+        because = f"; the tokenizer splits {split[0]}" if split else ""
+        raise ValueError(f"pairs: {file} has {len(pairs)} pairs that can be used; there must be at least 2{because}")
+    told = f"Synonyms are {len(pairs)} pairs of {Path(file).name}"
+    told += f", of which {again} were left out because a token stands in another" if again else ""
+    told += f", and {len(split)} words that the tokenizer splits, such as {split[0]}" if split else ""
+    return pairs, f"{told}."
+
+
+def _token_of(subject: Subject, word: str, known: set[int], where: str) -> int | str:
+    """The token of a word, as it stands behind a space; for a run its number. What it is split into if it is."""
+    if subject.tokenizer is None:
+        if not word.isdecimal() or int(word) not in known:
+            raise ValueError(f"{where} has {word!r}; tokens of this run are {min(known)} to {max(known)}")
+        return int(word)
+    tokens = subject.tokenizer.encode(f" {word}", add_special_tokens=False)
+    return tokens[0] if len(tokens) == 1 else "+".join(subject.tokenizer.convert_ids_to_tokens(tokens))

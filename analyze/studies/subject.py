@@ -1,0 +1,76 @@
+"""What a study looks at: a kept step of a run, or a language model that was trained elsewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from headway.analyze.studies.story import simplified
+from headway.checkpoints.run import Run
+from headway.data.task import Batch
+from headway.models.convert import Model, load_bridge
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, as a study sees it.
+
+    Args:
+        name: Where it comes from: the run's directory, or the model's name.
+        step: The kept step of a run; None for a bridge.
+        model: The network as it computes.
+        folded: The same function with LayerNorm folded into the weights, where that is possible: for what is read from
+            weights.
+        tokenizer: What turns tokens into strings; None for a run, whose task does.
+    """
+
+    name: str
+    step: int | None
+    model: Model
+    folded: Model
+    tokenizer: Any = None
+
+    @classmethod
+    def of(cls, studied: Run | TransformerBridge, at: int | None = None) -> "Subject":
+        """A run at one of its steps, the last if ``at`` is None; or a bridge, which has none.
+
+        A bridge is taken as it is; ``load_bridge`` gives one whose LayerNorm is folded.
+
+        Raises:
+            ValueError: a step that was not kept, or a step of a bridge.
+        """
+        if isinstance(studied, Run):
+            step = studied.check_step(at)
+            return cls(str(studied.path), step, studied.model(step), simplified(studied, step))
+        if at is not None:
+            raise ValueError(f"at: {at} is not valid; a model that was not trained here has no steps")
+        return cls(studied.cfg.model_name, None, studied, studied, studied.tokenizer)
+
+    def tokens(self, batch: Batch) -> list[list[str]]:
+        """The tokens of each sequence, as text."""
+        if self.tokenizer is None:
+            assert batch.task is not None
+            return batch.task.labels(batch)
+        return [[self.token(token) for token in row] for row in batch.inputs.tolist()]
+
+    def token(self, token: int) -> str:
+        """One token as text."""
+        return str(token) if self.tokenizer is None else self.tokenizer.decode([token])
+
+
+def opened(name: str) -> Run | TransformerBridge:
+    """The run that a directory holds, or the language model of that name.
+
+    A name is that of a folder that ``save_pretrained`` wrote, or else of a model on Hugging Face's hub.
+
+    Raises:
+        ValueError: neither.
+    """
+    path = Path(name).expanduser()
+    if (path / "config.json").is_file() and not (path / "config.yaml").exists():
+        return load_bridge(name)
+    # What lies in a folder that is here is meant to be here.
+    if not name or path.exists() or (len(path.parts) > 1 and path.parent.exists()):
+        return Run(path)
+    return load_bridge(name)

@@ -1,0 +1,140 @@
+"""Random tokens and then their synonyms: predicting those takes an induction head that matches fuzzily."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import einops
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from headway.data.task import Batch, Task
+
+
+@dataclass(frozen=True)
+class RepeatedSynonyms(Task):
+    """A segment of random tokens, and then the same in synonyms: [A] [B] … [A*] [B*] (Olsson et al. 2022).
+
+    Tokens come in pairs, t and its synonym t* = t ± n_pairs. s_0 = BOS; a lead-in of l tokens; the segment r_1..r_p;
+    its synonyms r_1*..r_p*; then other tokens until the sequence is full. No pair stands twice but for that, so that no
+    token ever repeats. For each sequence the period p is uniform in period_min..period_max; a share late_start of the
+    sequences has l uniform in 0..length-2p, the others have l = 0. Position q holds s_q and is asked for s_(q+1).
+    ``info`` holds p as ``period`` and l as ``lead``.
+
+    Args:
+        n_pairs: how many pairs of tokens there are besides BOS, which is token 0
+        length: number of predictions in a sequence, S in s_1..s_S
+        period_min: shortest period p
+        period_max: longest period p
+        late_start: share of sequences with a lead-in before the segment
+
+    Raises:
+        ValueError: if a field is out of range.
+
+    Example:
+        >>> task = RepeatedSynonyms(n_pairs=7, length=6, period_min=3, period_max=3)
+        >>> tokens = task.batch(seed=0, index=0, batch_size=1).targets
+        >>> bool((task.synonyms[tokens[:, :3]] == tokens[:, 3:]).all())
+        True
+    """
+
+    bos_token: ClassVar[int | None] = 0
+
+    n_pairs: int = 100
+    length: int = 48
+    period_min: int = 8
+    period_max: int = 24
+    late_start: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn, or has nothing to score."""
+        low, high = self.period_min, self.length // 2
+        for name, valid, rule in (
+            ("length", self.length >= 4, "at least 4, for two tokens and their synonyms"),
+            ("period_min", self.period_min >= 2, "at least 2, so that a synonym can be told by the one before it"),
+            (
+                "period_max",
+                low <= self.period_max <= high,
+                f"at least period_min = {low} and at most half of the length, {high}",
+            ),
+            ("late_start", 0 <= self.late_start <= 1, "a share, from 0 to 1"),
+            (
+                "n_pairs",
+                self.n_pairs >= self.length - low,
+                f"at least {self.length - low}: no pair stands twice but as synonyms",
+            ),
+        ):
+            if not valid:
+                raise ValueError(f"{name}: {getattr(self, name)} is not valid; it must be {rule}")
+
+    @property
+    def d_vocab(self) -> int:
+        """BOS and two tokens for each pair."""
+        return 2 * self.n_pairs + 1
+
+    @property
+    def n_ctx(self) -> int:
+        """Length of the inputs s_0..s_(length-1)."""
+        return self.length
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The tokens that are synonyms of each other."""
+        return [(token, token + self.n_pairs) for token in range(1, self.n_pairs + 1)]
+
+    @property
+    def synonyms(self) -> Int[Tensor, "d_vocab"]:
+        """The synonym of each token; BOS is its own."""
+        return F.pad(torch.arange(1, self.d_vocab).roll(-self.n_pairs), (1, 0))
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        """Draw ``batch_size`` sequences, each with a period, a lead-in and tokens of its own."""
+        period = torch.randint(self.period_min, self.period_max + 1, (batch_size,), generator=generator)
+        late, where = torch.rand(2, batch_size, generator=generator)
+        lead = (where * (self.length - 2 * period + 1)).long() * (late < self.late_start)
+        pair = torch.rand(batch_size, self.n_pairs, generator=generator).argsort(dim=-1)
+        side = torch.randint(2, (batch_size, self.n_pairs), generator=generator)
+        distinct = 1 + pair + self.n_pairs * side
+        p, start = (einops.rearrange(each, "batch -> batch 1") for each in (period, lead))
+        i = torch.arange(self.length).expand(batch_size, -1)
+        again = (i >= start + p) & (i < start + 2 * p)
+        tokens = distinct.gather(1, torch.where(i < start + p, i, i - p))
+        targets = torch.where(again, self.synonyms[tokens], tokens)
+        return Batch(
+            inputs=F.pad(targets[:, :-1], (1, 0), value=0),
+            targets=targets,
+            mask=torch.ones(batch_size, self.length, dtype=torch.bool),
+            info={"period": period, "lead": lead},
+        )
+
+    def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
+        """``first``: the target s_j is of a new pair; ``repeats``: the synonym before tells it (l+p+2 <= j <= l+2p).
+
+        The target s_(l+p+1) is in neither: it is no new pair, and the token before it is no synonym of an earlier one.
+
+        Example:
+            >>> task = RepeatedSynonyms(n_pairs=7, length=6, period_min=3, period_max=3)
+            >>> {name: part.int().tolist() for name, part in task.parts(task.batch(0, 0, batch_size=1)).items()}
+            {'first': [[1, 1, 1, 0, 0, 0]], 'repeats': [[0, 0, 0, 0, 1, 1]]}
+        """
+        j = torch.arange(1, batch.targets.shape[1] + 1, device=batch.targets.device)
+        p, start = (einops.rearrange(batch.info[name], "batch -> batch 1") for name in ("period", "lead"))
+        return {
+            "first": (j <= start + p) | (j > start + 2 * p),
+            "repeats": (j >= start + p + 2) & (j <= start + 2 * p),
+        }
+
+    def baselines(self) -> dict[str, float]:
+        """Cross-entropies in nats.
+
+        - ``chance``: ln(2 n_pairs), every token but BOS alike.
+        - ``repeats_pair``: on the part ``repeats``, for a head that finds the pair and not which of its two: ln 2.
+        - ``repeats_fuzzy_induction``: on the part ``repeats``, for fuzzy induction: 0.
+
+        Example:
+            >>> {name: round(nats, 3) for name, nats in RepeatedSynonyms().baselines().items()}
+            {'chance': 5.298, 'repeats_pair': 0.693, 'repeats_fuzzy_induction': 0.0}
+        """
+        return {"chance": math.log(2 * self.n_pairs), "repeats_pair": math.log(2), "repeats_fuzzy_induction": 0.0}

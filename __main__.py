@@ -31,6 +31,8 @@ usage: headway train RECIPE [options]   (also: python train.py RECIPE [options])
 
 recipes:
   induction             A segment of distinct random tokens, repeated until the sequence is full.
+  fuzzy-induction       A segment of random tokens, and then the same in synonyms: [A] [B] … [A*] [B*] (Olsson et al. 2022).
+  indirect-object       Sentences with two names, one of which comes again; the answer after the last word is the other one.
   previous-token        Random tokens after BOS; the answer at each position is the token one position before.
   affine-recurrence     Vectors that follow an affine recurrence, drawn anew for each sequence (arXiv 2410.17438).
 

@@ -41,7 +41,9 @@ from headway.checkpoints.run import Run
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import score_files
 from headway.data.affine_recurrence import AffineRecurrence
+from headway.data.indirect_object import IndirectObject
 from headway.data.previous_token import PreviousToken
+from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Task
 from headway.models.config import ModelConfig
@@ -56,6 +58,22 @@ RECIPES = {
         model=ModelConfig(n_layers=2, d_model=64, n_ctx=48, d_head=16, n_heads=4, d_vocab=65, attn_only=True),
         optim=OptimConfig(lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=100, max_grad_norm=1.0),
         steps=1500,
+        batch_size=64,
+    ),
+    # The same after a synonym: the network that fuzzy induction is compared with.
+    "fuzzy-induction": Recipe(
+        task=RepeatedSynonyms(),
+        model=ModelConfig(n_layers=2, d_model=128, n_ctx=48, d_head=16, n_heads=8, d_vocab=201, attn_only=True),
+        optim=OptimConfig(lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=100, max_grad_norm=1.0),
+        steps=1500,
+        batch_size=64,
+    ),
+    # Three layers say the right name after about 1,000 steps; one layer cannot (--model.n_layers 1).
+    "indirect-object": Recipe(
+        task=IndirectObject(),
+        model=ModelConfig(n_layers=3, d_model=64, n_ctx=23, d_head=16, n_heads=4, d_vocab=223),
+        optim=OptimConfig(lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=100, max_grad_norm=1.0),
+        steps=2000,
         batch_size=64,
     ),
     # Without positions a causal network has to find out where it is (TransformerLens's No Position Experiment).

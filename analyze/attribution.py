@@ -14,7 +14,7 @@ from typing import NamedTuple
 import einops
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headway.analyze.applies import (
@@ -31,7 +31,7 @@ from headway.analyze.attention import SHOWN
 from headway.analyze.forward import Activations, seen
 from headway.data.task import Batch
 from headway.models.config import Head
-from headway.models.convert import Model
+from headway.models.convert import Model, evaluating
 
 # How far sums may be from what they add up to, as a share of the largest number in it.
 ROUNDING = 1e-4
@@ -264,6 +264,11 @@ class AffineScore:
     map: Float[Tensor, "batch fixed d_model"]
     bias: Float[Tensor, "batch fixed"]
 
+    def at(self, place: Int[Tensor, "batch"]) -> "AffineScore":
+        """That of one of the fixed positions alone, another for each sequence: its place among them."""
+        sequences = torch.arange(len(place), device=place.device)
+        return AffineScore(self.map[sequences, place][:, None], self.bias[sequences, place][:, None])
+
     def __call__(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos fixed"]:
         """The scores of vectors that stand in for the free side."""
         return (
@@ -314,6 +319,53 @@ def reads(model: Model, batch: Batch, layer: int) -> Float[Tensor, "batch pos d_
     x = x if w is None else x * w.detach().to(x.dtype)
     x = x if b is None else x + b.detach().to(x.dtype)
     return x + cache["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else x
+
+
+def as_read(model: Model, layer: int, vectors: Float[Tensor, "*some d_model"]) -> Float[Tensor, "*some d_model"]:
+    """Vectors as the heads of a layer would read them: through its ln1, with the scale that each vector has itself.
+
+    What stands in for a residual stream in ``score_given_keys`` and ``score_given_queries``; shortformer positions are
+    not added.
+
+    Example:
+        >>> from headway.models.config import ModelConfig
+        >>> from headway.models.hooked_transformer import HookedTransformer
+        >>> model = HookedTransformer(ModelConfig(n_layers=1, d_model=5, n_ctx=7, d_head=3, n_heads=2, d_vocab=11))
+        >>> round((as_read(model, 0, 9 * torch.eye(5)) ** 2).mean().item(), 3)
+        1.0
+    """
+    check_layer(model, layer)
+    with torch.no_grad(), evaluating(model):
+        return model.blocks[layer].ln1(vectors.reshape(1, -1, vectors.shape[-1])).reshape(vectors.shape)
+
+
+def as_scaled(
+    model: Model, batch: Batch, layer: int, vector: Float[Tensor, "d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """What a vector that is part of the residual stream adds to what a layer's heads read, at each position.
+
+    Centred, divided by the scale that ln1 has there in this forward pass, and multiplied with its weights.
+    """
+    check_layer(model, layer)
+    reader = _Reader.of(model, model.blocks[layer].ln1)
+    scale = seen(model, batch).activations[f"blocks.{layer}.ln1.hook_scale"] if reader.normalizes else 1.0
+    centred = vector - vector.mean() if reader.centres else vector
+    return (centred * reader.w).expand(*batch.inputs.shape, -1) / scale
+
+
+def unembedding(model: Model) -> Float[Tensor, "d_model d_vocab_out"]:
+    """W_U with the weights of ln_final in it, and centred over d_model if that centres: what the residual stream meets.
+
+    Times a vector and divided by the scale of ln_final it gives logits, but for biases.
+
+    Example:
+        >>> from headway.models.handmade import copying_head
+        >>> model, _ = copying_head()  # no LayerNorm
+        >>> bool((unembedding(model) == model.W_U).all())
+        True
+    """
+    reader = _Reader.of(model, getattr(model, "ln_final", None))
+    return reader.through(weight(model, "W_U").T).T
 
 
 def _affine(free: str, fixed: str, model: Model, batch: Batch, head: Head, positions: Sequence[int]) -> AffineScore:

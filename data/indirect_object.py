@@ -1,0 +1,495 @@
+"""Indirect objects: two names, one of them again, and the answer is the other one."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any, ClassVar, Literal, get_args
+
+import einops
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from headway.data.task import Batch, Task
+
+Order = Literal["mixed", "ABBA", "BABA"]
+
+# FIRST and SECOND are the two names, AGAIN is that of them which comes twice. No sentence begins with a slot, so that
+# every name has a space before it, and no two begin alike, so that the first word tells the template.
+TEMPLATES = (
+    "Yesterday FIRST met SECOND outside the PLACE, and AGAIN handed the OBJECT to",
+    "Once the rain had stopped, FIRST joined SECOND near the PLACE and AGAIN lent a OBJECT to",
+    "Before the PLACE closed, FIRST ran into SECOND, so AGAIN brought the OBJECT back to",
+    "Nobody at the PLACE had noticed FIRST and SECOND until AGAIN threw a OBJECT to",
+    "According to the newspaper, FIRST and SECOND argued about the PLACE until AGAIN sold the OBJECT to",
+    "Every Sunday FIRST helps SECOND clean the PLACE, and AGAIN always finds a OBJECT for",
+    "Although FIRST and SECOND arrived late, AGAIN still bought the OBJECT at the PLACE for",
+    "Without a word FIRST followed SECOND through the PLACE, where AGAIN had hidden a OBJECT for",
+    "In the old photograph FIRST stands beside SECOND at the PLACE while AGAIN offers the OBJECT to",
+    "If FIRST travels with SECOND next summer, AGAIN will send a OBJECT from the PLACE to",
+    "Last winter FIRST taught SECOND to paint, and AGAIN later mailed the OBJECT from the PLACE to",
+    "Since FIRST and SECOND both missed the bus, AGAIN carried the OBJECT across the PLACE for",
+    "Our neighbors FIRST and SECOND share a table in the PLACE, where AGAIN once fixed a OBJECT for",
+    "As the music began, FIRST smiled at SECOND, and AGAIN slid the OBJECT along the floor of the PLACE to",
+    "Long ago a stranger told FIRST and SECOND about the PLACE, and AGAIN described the OBJECT to",
+)
+SLOTS: tuple[str, ...] = ("FIRST", "SECOND", "AGAIN", "PLACE", "OBJECT")
+# Each is one token of GPT-2 behind a space. Not sorted, so that the first few are no namesakes of each other.
+# fmt: off
+NAMES = (
+    "Alice", "Peter", "Laura", "Henry", "Maria", "Simon", "Emma", "Victor", "Julia", "Oscar", "Ruth", "Daniel", "Helen",
+    "Martin", "Sophie", "Frank", "Clara", "Thomas", "Nina", "Walter", "Anna", "George", "Lucy", "Robert", "Karen",
+    "Philip", "Rosa", "Edward", "Diana", "Jacob", "Molly", "Howard", "Elena", "Oliver", "Susan", "Adam", "Claire",
+    "Stephen", "Leah", "Carlos", "Hannah", "Ralph", "Julie", "Vincent", "Wendy", "Isaac", "Sarah", "Kevin", "Paula",
+    "Harry", "Louise", "Brian", "Teresa", "Felix", "Jane", "Gordon", "Emily", "Andrew", "Nora", "Michael", "Sylvia",
+    "Owen", "Barbara", "Luke", "Fiona", "James", "Natalie", "Colin", "Vanessa", "David", "Carol", "Eric", "Zoe",
+    "William", "Margaret", "Nathan", "Rachel", "Leon", "Amanda", "Kenneth", "Catherine", "Tyler", "Ellen", "Patrick",
+    "Virginia", "Dennis", "Linda", "Joseph", "Charlotte", "Scott", "Megan", "Arthur", "Janet", "Samuel", "Heather",
+    "Hugh", "Joan", "Richard", "Eleanor", "Benjamin",
+)
+PLACES = (
+    "library", "bakery", "museum", "market", "theater", "hotel", "church", "gallery", "airport", "stadium", "castle",
+    "harbor",
+)
+OBJECTS = (
+    "letter", "map", "camera", "jacket", "guitar", "book", "ticket", "key", "lamp", "candle", "violin", "package",
+)
+# fmt: on
+FEWEST_NAMES = 6
+
+
+@dataclass(frozen=True)
+class IndirectObject(Task):
+    """Sentences with two names, one of which comes again; the answer after the last word is the other one.
+
+    s_0 = BOS; then the words of a template, with two different names, a place and an object in its slots. The indirect
+    object IO is named once, the subject S twice: IO S .. S is the order ABBA, S IO .. S the order BABA. Position q
+    holds s_q and is asked for s_(q+1); END is the last word, and the answer there is IO. After END stand BOS tokens,
+    which do not count. Template, order, names, place and object are uniform and independent. After Wang et al. 2022,
+    arXiv 2211.00593, in sentences of our own.
+
+    ``info`` holds the positions ``io``, ``s1``, ``s2`` and ``end``, the number of the ``template``, ``order`` (0 is
+    ABBA, 1 is BABA), the tokens ``io_token`` and ``s_token``: [batch] each; and ``others`` [batch, 3]: the tokens of
+    three names that are not in the sentence, for ``corrupted``.
+
+    Args:
+        n_names: how many names there are, the first of NAMES
+        order: which name comes first: IO (ABBA), S (BABA), or either, as often as the other (mixed)
+
+    Raises:
+        ValueError: if a field is out of range.
+
+    Example:
+        >>> task = IndirectObject()
+        >>> batch = task.batch(seed=0, index=0, batch_size=1)
+        >>> print(joined(task.labels(batch)[0][1 : batch.info["end"] + 1]))
+        If Carol travels with Sylvia next summer, Sylvia will send a ticket from the theater to
+        >>> task.words[batch.info["io_token"]], task.words[batch.info["s_token"]]
+        ('Carol', 'Sylvia')
+    """
+
+    bos_token: ClassVar[int | None] = 0
+
+    n_names: int = len(NAMES)
+    order: Order = "mixed"
+
+    def __post_init__(self) -> None:
+        """Refuse too few names for a sentence and its corruption, more than there are, and an unknown order."""
+        most = len(self._known_names)
+        if not FEWEST_NAMES <= self.n_names <= most:
+            raise ValueError(
+                f"n_names: {self.n_names!r} is not valid; it must be from {FEWEST_NAMES} to {most}, "
+                "the number of names there are"
+            )
+        if self.order not in get_args(Order):
+            raise ValueError(f"order: {self.order!r} is not valid; it must be one of {', '.join(get_args(Order))}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in use.
+
+        Example:
+            >>> IndirectObject(n_names=6).names
+            ('Alice', 'Peter', 'Laura', 'Henry', 'Maria', 'Simon')
+        """
+        return self._known_names[: self.n_names]
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """The vocabulary: BOS, the names, the places, the objects, and the other words of the templates.
+
+        Example:
+            >>> IndirectObject(n_names=6).words[:3]
+            ('BOS', 'Alice', 'Peter')
+        """
+        others = dict.fromkeys(word for template in TEMPLATES for word in parted(template) if word not in SLOTS)
+        return ("BOS", *self.names, *PLACES, *OBJECTS, *others)
+
+    @property
+    def name_tokens(self) -> Int[Tensor, "name"]:
+        """The token of each of ``names``.
+
+        Example:
+            >>> IndirectObject(n_names=6).name_tokens.tolist()
+            [1, 2, 3, 4, 5, 6]
+        """
+        return self._pieces[1 : 1 + self.n_names, 0]
+
+    @property
+    def d_vocab(self) -> int:
+        """BOS and one token for each other word."""
+        return len(self.words)
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens of the longest sentence, with BOS and without the answer."""
+        return int(max(self._lengths(max)))
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        """Draw ``batch_size`` sentences."""
+
+        def draw(below: int) -> Int[Tensor, "batch"]:
+            return torch.randint(below, (batch_size,), generator=generator)
+
+        template, baba, place, thing = draw(len(TEMPLATES)), draw(2), draw(len(PLACES)), draw(len(OBJECTS))
+        if self.order != "mixed":
+            baba = torch.full_like(baba, int(self.order == "BABA"))
+        # A random permutation of all names starts with five different ones.
+        five = torch.rand(batch_size, self.n_names, generator=generator).argsort(dim=-1)[:, :5]
+        io, s, *others = (1 + five).unbind(1)
+        s_first = baba == 1
+        fillers = (
+            torch.where(s_first, s, io),
+            torch.where(s_first, io, s),
+            s,
+            place + self.words.index(PLACES[0]),
+            thing + self.words.index(OBJECTS[0]),
+        )
+        words, at = self._sentences[template], {}
+        for slot, filler in zip(SLOTS, fillers, strict=True):
+            here = words == self._code(slot)
+            at[slot] = here.int().argmax(1)
+            words = torch.where(here, einops.rearrange(filler, "batch -> batch 1"), words)
+
+        tokens, starts, end = self._spelled(words)
+        sequences = torch.arange(batch_size)
+        position = {slot: starts[sequences, where] for slot, where in at.items()}
+        one = self._pieces[:, 0]  # all of a name
+        info = {
+            "io": torch.where(s_first, position["SECOND"], position["FIRST"]),
+            "s1": torch.where(s_first, position["FIRST"], position["SECOND"]),
+            "s2": position["AGAIN"],
+            "end": end,
+            "template": template,
+            "order": baba,
+            "io_token": one[io],
+            "s_token": one[s],
+            "others": one[torch.stack(others, dim=1)],
+        }
+        targets = F.pad(tokens[:, 1:], (0, 1), value=self._spelling[0][0])
+        targets[sequences, end] = info["io_token"]
+        mask = torch.arange(self.n_ctx) <= einops.rearrange(end, "batch -> batch 1")
+        return Batch(tokens, targets, mask, info)
+
+    def corrupted(self, batch: Batch) -> Batch:
+        """The same sentences with three different names in place of IO, S and S again: nothing tells the answer.
+
+        At ``io`` stands ``others[:, 0]``, at ``s1`` ``others[:, 1]``, at ``s2`` ``others[:, 2]``: the paper's ABC.
+        Targets are the words that come next, but for the one at END: the answer asked of a corrupted sentence is IO of
+        the original. ``info`` is that of the original too.
+
+        Example:
+            >>> task = IndirectObject()
+            >>> batch = task.batch(seed=0, index=0, batch_size=1)
+            >>> print(joined(task.labels(task.corrupted(batch))[0][1 : batch.info["end"] + 1]))
+            If Oscar travels with Michael next summer, Adam will send a ticket from the theater to
+        """
+        inputs, targets = batch.inputs.clone(), batch.targets.clone()
+        sequences = torch.arange(len(inputs), device=inputs.device)
+        for name, other in zip(("io", "s1", "s2"), batch.info["others"].unbind(1), strict=True):
+            inputs[sequences, batch.info[name]] = other
+            targets[sequences, batch.info[name] - 1] = other
+        return batch._replace(inputs=inputs, targets=targets)
+
+    def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
+        """``end``: the position END, whose answer is IO; ``before``: every other position that counts.
+
+        Example:
+            >>> task = IndirectObject()
+            >>> batch = task.batch(seed=0, index=0, batch_size=3)
+            >>> task.parts(batch)["end"].sum(1).tolist()
+            [1, 1, 1]
+        """
+        positions = torch.arange(batch.inputs.shape[1], device=batch.inputs.device)
+        end = positions == einops.rearrange(batch.info["end"], "batch -> batch 1")
+        return {"end": end, "before": batch.mask & ~end}
+
+    def baselines(self) -> dict[str, float]:
+        """Cross-entropies in nats.
+
+        - ``chance``: ln(d_vocab), knowing nothing, over all positions that count.
+        - ``best``: the entropy of a sentence over the mean number of its positions: what no predictor beats over
+          all positions that count. ``before_best``: the same on the part ``before``.
+        - ``end_any_name``: ln(n_names) on the part ``end``, knowing that the answer is a name.
+        - ``end_either_name``: ln 2 on ``end``, knowing that it is one of the two in the sentence.
+        - ``end_best``: 0 on ``end``: which of the two came once tells it.
+
+        Example:
+            >>> for name, nats in IndirectObject().baselines().items():
+            ...     print(name, round(nats, 3))
+            chance 5.407
+            best 0.962
+            before_best 1.018
+            end_any_name 4.605
+            end_either_name 0.693
+            end_best 0.0
+        """
+        choices = len(TEMPLATES) * self.n_names * (self.n_names - 1) * len(PLACES) * len(OBJECTS)
+        if self.order == "mixed":
+            choices *= 2
+        positions = fmean(self._lengths(fmean))
+        return {
+            "chance": math.log(self.d_vocab),
+            "best": math.log(choices) / positions,
+            "before_best": math.log(choices) / (positions - 1),
+            "end_any_name": math.log(self.n_names),
+            "end_either_name": math.log(2),
+            "end_best": 0.0,
+        }
+
+    def labels(self, batch: Batch) -> list[list[str]]:
+        """The word at each position, BOS after END."""
+        known = {
+            token: string
+            for tokens, strings in zip(self._spelling, self._strings, strict=True)
+            for token, string in zip(tokens, strings, strict=True)
+        }
+        return [[known.get(token, str(token)) for token in row] for row in batch.inputs.tolist()]
+
+    @property
+    def _known_names(self) -> tuple[str, ...]:
+        return NAMES
+
+    @property
+    def _spelling(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each of ``words``."""
+        return tuple((token,) for token in range(len(self.words)))
+
+    @property
+    def _strings(self) -> tuple[tuple[str, ...], ...]:
+        """What each token of ``_spelling`` is called."""
+        return tuple((word,) for word in self.words)
+
+    @cached_property
+    def _pieces(self) -> Int[Tensor, "word piece"]:
+        """``_spelling``, with -1 after the last token of a word."""
+        return pad_sequence([torch.tensor(tokens) for tokens in self._spelling], batch_first=True, padding_value=-1)
+
+    @cached_property
+    def _sentences(self) -> Int[Tensor, "template word"]:
+        """BOS and the words of each template, as indices of ``words``, or codes of slots; 0 after END."""
+        number = {word: index for index, word in enumerate(self.words)} | {slot: self._code(slot) for slot in SLOTS}
+        rows = [torch.tensor([0, *(number[word] for word in parted(text))]) for text in TEMPLATES]
+        return pad_sequence(rows, batch_first=True)
+
+    @staticmethod
+    def _code(slot: str) -> int:
+        return -1 - SLOTS.index(slot)
+
+    def _lengths(self, over: Callable[[Iterable[float]], float]) -> list[float]:
+        """Tokens of each template with BOS; its place and object as long as ``over``, such as max, says of all."""
+        length: dict[str, float] = dict.fromkeys(SLOTS, 1)
+        length |= {word: len(tokens) for word, tokens in zip(self.words, self._spelling, strict=True)}
+        for slot, fillers in (("PLACE", PLACES), ("OBJECT", OBJECTS)):
+            length[slot] = over(length[word] for word in fillers)
+        return [1 + math.fsum(length[word] for word in parted(text)) for text in TEMPLATES]
+
+    def _spelled(
+        self, words: Int[Tensor, "batch word"]
+    ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch word"], Int[Tensor, "batch"]]:
+        """The tokens of sentences, padded with BOS; where each word's first and the last word's last token stand."""
+        pieces = self._pieces[words]
+        there = (pieces >= 0) & F.pad(words[:, 1:] != 0, (1, 0), value=True)[..., None]
+        position = there.flatten(1).cumsum(1).view_as(there) - 1
+        tokens = torch.full((len(words), self.n_ctx), self._spelling[0][0])
+        tokens[there.nonzero()[:, 0], position[there]] = pieces[there]
+        return tokens, position[..., 0], position[:, -1, -1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedIndirectObject(IndirectObject):
+    """The same sentences in the tokens of a pretrained network; ``in_tokens`` makes one.
+
+    The draws are those of IndirectObject: with the same names, batch k holds the same sentences. A name is one token,
+    any other word may be several: positions in ``info`` are those of tokens, and END is the last word's last token.
+
+    Args:
+        chosen: the names, n_names of them
+        spelling: the tokens of each of ``words``; those of the first, BOS, are the one that begins a sentence and
+            fills it up
+        strings: what the tokenizer calls each of these tokens
+        n_tokens: how many tokens the tokenizer has
+
+    Raises:
+        ValueError: if fields do not fit together.
+    """
+
+    chosen: tuple[str, ...]
+    spelling: tuple[tuple[int, ...], ...]
+    strings: tuple[tuple[str, ...], ...]
+    n_tokens: int
+
+    def __post_init__(self) -> None:
+        """Refuse a spelling that is not one of these words."""
+        super().__post_init__()
+        # From a file they are lists.
+        for name in ("spelling", "strings"):
+            object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
+        object.__setattr__(self, "chosen", tuple(self.chosen))
+        lengths = [len(tokens) for tokens in self.spelling]
+        largest = max((token for tokens in self.spelling for token in tokens), default=0)
+        for name, value, valid, rule in (
+            ("n_names", self.n_names, self.n_names == len(self.chosen), f"{len(self.chosen)}, the number of chosen"),
+            (
+                "spelling",
+                lengths,
+                len(lengths) == len(self.words) and min(lengths) > 0 and set(lengths[: 1 + self.n_names]) == {1},
+                f"tokens for {len(self.words)} words, of which BOS and each name have one",
+            ),
+            ("strings", [len(some) for some in self.strings], [len(some) for some in self.strings] == lengths, lengths),
+            ("n_tokens", self.n_tokens, largest < self.n_tokens, f"more than {largest}, a token of spelling"),
+        ):
+            if not valid:
+                raise ValueError(f"{name}: {value!r} is not valid; it must be {rule}")
+
+    @property
+    def bos_token(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The token that begins every sentence, and fills it up."""
+        return self.spelling[0][0]
+
+    @property
+    def d_vocab(self) -> int:
+        """All tokens of the tokenizer."""
+        return self.n_tokens
+
+    @property
+    def _known_names(self) -> tuple[str, ...]:
+        return self.chosen
+
+    @property
+    def _spelling(self) -> tuple[tuple[int, ...], ...]:
+        return self.spelling
+
+    @property
+    def _strings(self) -> tuple[tuple[str, ...], ...]:
+        return self.strings
+
+
+def in_tokens(
+    tokenizer: Any, task: IndirectObject | None = None, names: Sequence[str] | None = None
+) -> TokenizedIndirectObject:
+    """The sentences of ``task`` in the tokens of a Hugging Face tokenizer.
+
+    A sentence begins with the tokenizer's BOS token, or where there is none with its EOS token, which is what GPT-2 and
+    its kin have seen between texts. Every word but the first has a space before it; a comma has none.
+
+    Args:
+        tokenizer: any that has ``encode``, ``convert_ids_to_tokens``, ``bos_token_id``, ``eos_token_id`` and a length.
+        task: whose order it is, and whose names; None for one with its defaults.
+        names: other names, each one token; None for those of ``task`` that are.
+
+    Raises:
+        ValueError: a name that is not one token, names that are alike or too few, a tokenizer without BOS and EOS, or
+            one that spells a sentence otherwise than word by word.
+
+    Example:
+        >>> in_tokens(AutoTokenizer.from_pretrained("gpt2")).n_names  # doctest: +SKIP
+        100
+    """
+    task = task or IndirectObject()
+    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if bos is None:
+        raise ValueError(
+            f"tokenizer: {type(tokenizer).__name__} is not valid; it must have a bos_token_id or an eos_token_id"
+        )
+
+    def tokens(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+    first_words = [parted(template)[0] for template in TEMPLATES]
+
+    def spelled(word: str) -> tuple[int, ...]:
+        # Within a sentence, because many tokenizers spell a word otherwise where a text begins.
+        before = first_words[0]
+        return tokens(word) if word in first_words else tokens(joined((before, word)))[len(tokens(before)) :]
+
+    def split(name: str) -> list[str] | None:
+        """What a name is split into; None if it is one token that stands for it alone."""
+        pieces = spelled(name)
+        whole = len(pieces) == 1 and pieces[0] != getattr(tokenizer, "unk_token_id", None)
+        return None if whole else tokenizer.convert_ids_to_tokens(list(pieces))
+
+    others = task.words[1 + task.n_names :]
+    chosen = tuple(name for name in task.names if split(name) is None) if names is None else tuple(names)
+    for name in chosen:
+        if pieces := split(name):
+            raise ValueError(f"names: {name!r} is not one token of this tokenizer; it is split into {pieces}")
+        if name in others or chosen.count(name) > 1:
+            raise ValueError(f"names: {name!r} is not valid; it must be no other word, and no other name")
+    if len(chosen) < FEWEST_NAMES:
+        given = task.names if names is None else chosen
+        example = next((f" ({name!r} is split into {split(name)})" for name in given if name not in chosen), "")
+        raise ValueError(
+            f"names: {len(chosen)} of {len(given)} are one token of this tokenizer{example}; "
+            f"it must be at least {FEWEST_NAMES}"
+        )
+    by_word = {word: spelled(word) for word in (*chosen, *others)}
+    for sentence in _every_filler_in_every_template(chosen):
+        if tokens(joined(sentence)) != tuple(token for word in sentence for token in by_word[word]):
+            raise ValueError(
+                f"tokenizer: {type(tokenizer).__name__} is not valid; it must spell a sentence word by word, and does "
+                f"not in {joined(sentence)!r}"
+            )
+    spelling = ((bos,), *by_word.values())
+    return TokenizedIndirectObject(
+        n_names=len(chosen),
+        order=task.order,
+        chosen=chosen,
+        spelling=spelling,
+        strings=tuple(tuple(tokenizer.convert_ids_to_tokens(list(some))) for some in spelling),
+        n_tokens=len(tokenizer),
+    )
+
+
+def _every_filler_in_every_template(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Sentences with their answers: the words of each template with each name, place and object in one of them."""
+    for template in TEMPLATES:
+        for k in range(max(len(names), len(PLACES), len(OBJECTS))):
+            io, s = names[k % len(names)], names[(k + 1) % len(names)]
+            fillers = (io, s, s, PLACES[k % len(PLACES)], OBJECTS[k % len(OBJECTS)])
+            filled = dict(zip(SLOTS, fillers, strict=True))
+            yield (*(filled.get(word, word) for word in parted(template)), io)
+
+
+def parted(text: str) -> tuple[str, ...]:
+    """The words of a text; a comma is one.
+
+    Example:
+        >>> parted("At last, rain")
+        ('At', 'last', ',', 'rain')
+    """
+    return tuple(text.replace(",", " ,").split())
+
+
+def joined(words: Iterable[str]) -> str:
+    """The text that has these words: the inverse of ``parted``.
+
+    Example:
+        >>> joined(("At", "last", ",", "rain"))
+        'At last, rain'
+    """
+    return " ".join(words).replace(" ,", ",")

@@ -31,8 +31,8 @@ usage: headway train RECIPE [options]   (also: python train.py RECIPE [options])
 
 recipes:
   induction             A segment of distinct random tokens, repeated until the sequence is full.
-  fuzzy-induction       A segment of random tokens, and then the same in synonyms: [A] [B] … [A*] [B*] (Olsson et al. 2022).
-  indirect-object       Sentences with two names, one of which comes again; the answer after the last word is the other one.
+  fuzzy-induction       A segment of random tokens, and then the same in synonyms: [A] [B] … [A*] [B*].
+  indirect-object       Sentences with two names, one of which comes again; the answer at the end is the other one.
   previous-token        Random tokens after BOS; the answer at each position is the token one position before.
   affine-recurrence     Vectors that follow an affine recurrence, drawn anew for each sequence (arXiv 2410.17438).
 
@@ -52,6 +52,7 @@ studies:
   affine-recurrence     How a network predicts an affine recurrence, layer by layer (arXiv 2410.17438).
   previous-token        How a network without positions finds the token before; further runs stand beside it.
   induction             Which heads find and copy what followed a token before, or a synonym; also of a language model.
+  name-movers           Why a head attends from the end of a sentence to a name in it; also of a language model.
 
 headway study STUDY --help lists the options of that study.
 """

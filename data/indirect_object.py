@@ -64,7 +64,7 @@ FEWEST_NAMES = 6
 
 @dataclass(frozen=True)
 class IndirectObject(Task):
-    """Sentences with two names, one of which comes again; the answer after the last word is the other one.
+    """Sentences with two names, one of which comes again; the answer at the end is the other one.
 
     s_0 = BOS; then the words of a template, with two different names, a place and an object in its slots. The indirect
     object IO is named once, the subject S twice: IO S .. S is the order ABBA, S IO .. S the order BABA. Position q

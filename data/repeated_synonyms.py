@@ -15,13 +15,13 @@ from headway.data.task import Batch, Task
 
 @dataclass(frozen=True)
 class RepeatedSynonyms(Task):
-    """A segment of random tokens, and then the same in synonyms: [A] [B] … [A*] [B*] (Olsson et al. 2022).
+    """A segment of random tokens, and then the same in synonyms: [A] [B] … [A*] [B*].
 
-    Tokens come in pairs, t and its synonym t* = t ± n_pairs. s_0 = BOS; a lead-in of l tokens; the segment r_1..r_p;
-    its synonyms r_1*..r_p*; then other tokens until the sequence is full. No pair stands twice but for that, so that no
-    token ever repeats. For each sequence the period p is uniform in period_min..period_max; a share late_start of the
-    sequences has l uniform in 0..length-2p, the others have l = 0. Position q holds s_q and is asked for s_(q+1).
-    ``info`` holds p as ``period`` and l as ``lead``.
+    What Olsson et al. 2022 call fuzzy. Tokens come in pairs, t and its synonym t* = t ± n_pairs. s_0 = BOS; a lead-in
+    of l tokens; the segment r_1..r_p; its synonyms r_1*..r_p*; then other tokens until the sequence is full. No pair
+    stands twice but for that, so that no token ever repeats. For each sequence the period p is uniform in
+    period_min..period_max; a share late_start of the sequences has l uniform in 0..length-2p, the others have l = 0.
+    Position q holds s_q and is asked for s_(q+1). ``info`` holds p as ``period`` and l as ``lead``.
 
     Args:
         n_pairs: how many pairs of tokens there are besides BOS, which is token 0

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headway.data.affine_recurrence import AffineRecurrence
+from headway.data.indirect_object import IndirectObject
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
@@ -283,6 +284,67 @@ def affine_reader() -> tuple[HookedTransformer, Batch]:
         W[0, vector, :d_vector] = SHARP * one
         W[0, aside, d_vector : 2 * d_vector] = 2 * SHARP * one
     return model.eval(), OSCILLATING.evaluation_batch(seed=0, batch_size=29)
+
+
+SENTENCES = IndirectObject(n_names=7)
+
+
+@torch.no_grad()
+def name_movers() -> tuple[HookedTransformer, Batch]:
+    """Four layers of two heads that name the indirect object as Wang et al. 2022 read it off GPT-2, and sentences.
+
+    The residual stream has the token, the position, and three copies of the vocabulary: *again*, *not*, and *said*,
+    which W_U reads. L0H0 looks for an earlier copy of a name and writes it to *again*, at S2; L1H0 looks for what is in
+    *again* and writes it to *not*; L2H0 is a name mover, it looks for names that are not in *not* and writes them to
+    *said*; L3H0 is negative, it looks for the name in *said* and takes a quarter of it away. The others are zero.
+
+    Example:
+        >>> model, batch = name_movers()
+        >>> end = SENTENCES.parts(batch)["end"]
+        >>> bool((model(batch.inputs).argmax(-1) == batch.targets)[end].all())
+        True
+    """
+    V, length, names = SENTENCES.d_vocab, SENTENCES.n_ctx, SENTENCES.name_tokens
+    token, again, no, said = (slice(i * V, (i + 1) * V) for i in range(4))
+    at = slice(4 * V, 4 * V + length)
+    model = HookedTransformer(
+        ModelConfig(
+            n_layers=4,
+            d_model=at.stop,
+            n_ctx=length,
+            d_head=V + length + 1,
+            n_heads=2,
+            d_vocab=V,
+            attn_only=True,
+            normalization_type=None,
+            initializer_range=0.0,
+        )
+    )
+    size, own, always = 23.0, slice(V, V + length), -1
+    model.W_E[:, token] = torch.eye(V)
+    model.W_pos[:, at] = torch.eye(length)
+    model.W_U[said] = 20 * torch.eye(V)
+    one = torch.zeros(V, V)
+    one[names, names] = 1.0
+    repeat, find, move, negative = (block.attn for block in model.blocks)
+    for W in (repeat.W_Q, repeat.W_K):
+        W[0, token, :V] = size * one
+    # Its own position is no earlier copy; where there is none, it looks at BOS, which says nothing.
+    repeat.W_Q[0, at, own], repeat.W_K[0, at, own] = size * torch.eye(length), -size * torch.eye(length)
+    repeat.b_Q[0, always], repeat.W_K[0, BOS, always] = size, size / 2
+    find.b_Q[0, always], find.W_K[0, again, always] = size, size
+    move.b_Q[0, always], move.W_K[0, token, always] = size, size * one.sum(0)
+    move.W_Q[0, no, :V], move.W_K[0, token, :V] = -size * one, size * one
+    negative.W_Q[0, said, :V], negative.W_K[0, token, :V] = size * one, size * one
+    for attention, read, write, much in (
+        (repeat, token, again, 1.0),
+        (find, again, no, 1.0),
+        (move, token, said, 1.0),
+        (negative, token, said, -0.25),
+    ):
+        attention.W_V[0, read, :V] = one
+        attention.W_O[0, :V, write] = much * one
+    return model.eval(), SENTENCES.evaluation_batch(seed=0, batch_size=29)
 
 
 def _batch() -> Batch:

@@ -1202,7 +1202,7 @@ def _read_pairs(subject: Subject, file: str, known: set[int]) -> tuple[list[tupl
 
 def _token_of(subject: Subject, word: str, known: set[int], where: str) -> int | str:
     """The token of a word, as it stands behind a space; for a run its number. What it is split into if it is."""
-    if subject.tokenizer is None:
+    if subject.task is not None:
         if not word.isdecimal() or int(word) not in known:
             raise ValueError(f"{where} has {word!r}; tokens of this run are {min(known)} to {max(known)}")
         return int(word)

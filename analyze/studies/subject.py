@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from headway.analyze.studies.story import simplified
 from headway.checkpoints.run import Run
-from headway.data.task import Batch
+from headway.data.task import Batch, Task
 from headway.models.convert import Model, load_bridge
 
 
@@ -22,13 +23,15 @@ class Subject:
         model: The network as it computes.
         folded: The same function with LayerNorm folded into the weights, where that is possible: for what is read from
             weights.
-        tokenizer: What turns tokens into strings; None for a run, whose task does.
+        task: What a run was trained on, which says what its tokens are called; None for a bridge.
+        tokenizer: What says it for a bridge.
     """
 
     name: str
     step: int | None
     model: Model
     folded: Model
+    task: Task | None = None
     tokenizer: Any = None
 
     @classmethod
@@ -42,21 +45,21 @@ class Subject:
         """
         if isinstance(studied, Run):
             step = studied.check_step(at)
-            return cls(str(studied.path), step, studied.model(step), simplified(studied, step))
+            return cls(str(studied.path), step, studied.model(step), simplified(studied, step), studied.task)
         if at is not None:
             raise ValueError(f"at: {at} is not valid; a model that was not trained here has no steps")
-        return cls(studied.cfg.model_name, None, studied, studied, studied.tokenizer)
+        return cls(studied.cfg.model_name, None, studied, studied, tokenizer=studied.tokenizer)
 
     def tokens(self, batch: Batch) -> list[list[str]]:
         """The tokens of each sequence, as text."""
-        if self.tokenizer is None:
-            assert batch.task is not None
-            return batch.task.labels(batch)
-        return [[self.token(token) for token in row] for row in batch.inputs.tolist()]
+        if self.task is None:
+            return [[self.tokenizer.decode([token]) for token in row] for row in batch.inputs.tolist()]
+        return self.task.labels(batch)
 
     def token(self, token: int) -> str:
         """One token as text."""
-        return str(token) if self.tokenizer is None else self.tokenizer.decode([token])
+        alone = torch.tensor([[token]])
+        return self.tokens(Batch(alone, alone, torch.ones_like(alone, dtype=torch.bool)))[0][0]
 
 
 def opened(name: str) -> Run | TransformerBridge:

@@ -1,0 +1,350 @@
+"""The study of name movers: each claim on networks where it must hold and where it must fail, and the whole of it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from language_models import saved_gpt2
+from networks import with_random_biases
+from test_command import contents, refused
+from toys import TOKENS
+
+from headway.__main__ import main
+from headway.analyze.attribution import unembedding
+from headway.analyze.forward import seen
+from headway.analyze.studies.name_movers import (
+    Chosen,
+    Sentences,
+    attention_from_end,
+    choose,
+    claims,
+    fixed,
+    key_vectors,
+    query_vectors,
+    split_score,
+    study,
+)
+from headway.analyze.studies.story import Claim, Story
+from headway.checkpoints import Run
+from headway.data.indirect_object import NAMES, OBJECTS, PLACES, TEMPLATES, IndirectObject, joined, parted
+from headway.models import handmade
+from headway.models.config import Head, ModelConfig
+from headway.models.convert import Model, load_bridge
+from headway.models.hooked_transformer import HookedTransformer
+from headway.train import train
+
+V = handmade.SENTENCES.d_vocab
+TOKEN, AGAIN, NOT, SAID = (slice(i * V, (i + 1) * V) for i in range(4))
+# A network, and the head to explain; the one that the study chooses if None.
+Case = tuple[HookedTransformer, Head | None]
+
+
+def sentences() -> Sentences:
+    batch = handmade.name_movers()[1]
+    return Sentences(batch, handmade.SENTENCES.corrupted(batch), handmade.SENTENCES.name_tokens)
+
+
+def plain() -> Case:
+    return handmade.name_movers()[0], None
+
+
+@torch.no_grad()
+def nothing() -> Case:
+    model, _ = handmade.name_movers()
+    for block in model.blocks:
+        for parameter in block.attn.parameters():
+            parameter.zero_()
+    return model, None
+
+
+@torch.no_grad()
+def by_suppression() -> Case:
+    """The name mover says next to nothing: a head that takes S away does the rest."""
+    model, _ = handmade.name_movers()
+    attention = model.blocks[2].attn
+    attention.W_O[0] *= 0.1
+    attention.b_Q[1, -1] = attention.W_K[1, AGAIN, -1] = 23.0
+    attention.W_V[1, AGAIN, :V] = torch.eye(V)
+    attention.W_O[1, :V, SAID] = -torch.eye(V)
+    return model, None
+
+
+@torch.no_grad()
+def says_other_words_too() -> Case:
+    """Whatever name the name mover looks at, it says six other words louder."""
+    model, _ = handmade.name_movers()
+    model.blocks[2].attn.W_O[0, :V, SAID.stop - 6 : SAID.stop] = 2.0
+    return model, None
+
+
+@torch.no_grad()
+def without_a_negative_head() -> Case:
+    model, _ = handmade.name_movers()
+    model.blocks[3].attn.W_O.zero_()
+    return model, None
+
+
+@torch.no_grad()
+def weakly_unembedded() -> Case:
+    """What the name mover writes is much larger than the direction that raises the logit."""
+    model, _ = handmade.name_movers()
+    model.W_U.mul_(0.01)
+    model.blocks[2].attn.W_O.mul_(5)
+    model.blocks[3].attn.W_O.mul_(5)
+    return model, None
+
+
+@torch.no_grad()
+def looks_by_itself() -> Case:
+    """The negative head looks for names that are not S, as the name mover does, and reads nothing of that one's."""
+    model, _ = handmade.name_movers()
+    for name in ("W_Q", "b_Q", "W_K"):
+        getattr(model.blocks[3].attn, name).copy_(getattr(model.blocks[2].attn, name))
+    return model, None
+
+
+def of(head: Head) -> Callable[[], Case]:
+    return lambda: (handmade.name_movers()[0], head)
+
+
+CLAIMS: list[tuple[str, Callable[[], Case], Callable[[], Case]]] = [
+    ("says the name that comes once", plain, nothing),
+    ("attends from the end to that name", plain, nothing),
+    ("Name movers say it", plain, by_suppression),
+    ("They copy the names", plain, says_other_words_too),
+    ("takes some of it back", plain, without_a_negative_head),
+    ("It suppresses the names", plain, without_a_negative_head),
+    ("L3H0 attends to IO", plain, of(Head(1, 0))),
+    ("The unembedding of IO", plain, weakly_unembedded),
+    ("that of other tokens does not", plain, of(Head(2, 0))),
+    ("What layer 0 makes of IO", plain, of(Head(1, 0))),
+    ("queries read what name movers write", plain, looks_by_itself),
+]
+
+
+@lru_cache
+def found(build: Callable[[], Case]) -> tuple[Claim, ...]:
+    model, head = build()
+    some = sentences()
+    return claims(model, some, choose(model, some, head))
+
+
+@pytest.mark.parametrize(("says", "accepted", "rejected"), CLAIMS, ids=[each[0] for each in CLAIMS])
+def test_a_claim_holds_and_fails_where_it_must(says: str, accepted: Callable[[], Case], rejected: Callable[[], Case]):
+    at, claim = next((i, claim) for i, claim in enumerate(found(accepted)) if says in claim.says)
+    assert claim.holds, claim
+    claim = found(rejected)[at]  # which may name other heads
+    assert not claim.holds, claim
+    assert np.isfinite(claim.number), claim
+
+
+def test_every_claim_is_tested():
+    said = [claim.says for claim in found(plain)]
+    assert len(said) == len(CLAIMS)
+    first = [next(i for i, claim in enumerate(said) if says in claim) for says, _, _ in CLAIMS]
+    assert sorted(first) == list(range(len(CLAIMS)))
+
+
+def test_the_heads_are_found():
+    chosen = choose(plain()[0], sentences())
+    assert chosen == Chosen(Head(3, 0), (Head(2, 0),), "io")
+    assert chosen.earlier == (Head(2, 0),)
+    # Without a negative one it is the name mover; without that, the head that does most for the right name.
+    assert choose(without_a_negative_head()[0], sentences()).head == Head(2, 0)
+    assert choose(plain()[0], sentences(), Head(1, 0)).earlier == ()
+    looks = attention_from_end(plain()[0], sentences())
+    assert looks["io"].values[2, 0] > 0.99
+    assert looks["s2"].values[1, 0] > 0.99
+
+
+TASK = IndirectObject(n_names=7)
+SMALL = replace(
+    TOKENS,
+    task=TASK,
+    model=ModelConfig(n_layers=3, d_model=23, n_ctx=TASK.n_ctx, d_head=5, n_heads=3, d_vocab=TASK.d_vocab, d_mlp=29),
+)
+
+
+def random(**changes: object) -> HookedTransformer:
+    config = ModelConfig(**{**SMALL.model.to_dict(), "initializer_range": 0.2, **changes})  # pyright: ignore
+    return with_random_biases(HookedTransformer(config))
+
+
+def bridge(folder: Path) -> Model:
+    return load_bridge(str(folder))
+
+
+NETWORKS: dict[str, Callable[[], HookedTransformer]] = {
+    "LN, MLP": random,
+    "folded": lambda: random().processed(),
+    "shortformer": lambda: random(positional_embedding_type="shortformer"),
+    "no LN": lambda: random(normalization_type=None),
+    "attention only": lambda: random(attn_only=True),
+    "no positions": lambda: random(positional_embedding_type="none"),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("place", ["io", "s1", "s2"])
+def test_the_real_vectors_give_back_the_score_and_the_attention(network: str, place: str):
+    model, some = NETWORKS[network](), Sentences.of(TASK, 0, 11)
+    chosen = Chosen(Head(2, 1), (Head(1, 0),), place)  # pyright: ignore[reportArgumentType]
+    shown, info, rows = seen(model, some.batch), some.batch.info, torch.arange(11)
+    score = shown.activations["blocks.2.attn.hook_attn_scores"][rows, 1, info["end"], info[place]]
+    attention = shown.patterns[2][rows, 1, info["end"], info[place]]
+    for side, vectors in (("keys", query_vectors), ("queries", key_vectors)):
+        affine = fixed(model, some, chosen, side)  # pyright: ignore[reportArgumentType]
+        real = affine.scores(vectors(model, some, chosen)["real"])
+        torch.testing.assert_close(real, score, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(affine.probabilities(real), attention, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("side", ["q", "k"])
+def test_components_add_up_to_the_score_and_biases_are_their_own(network: str, side: str):
+    model, some = NETWORKS[network](), Sentences.of(TASK, 0, 11)
+    chosen = Chosen(Head(2, 1), (), "io")
+    terms = split_score(model, some, chosen, side)  # pyright: ignore[reportArgumentType]
+    info, rows = some.batch.info, torch.arange(11)
+    score = seen(model, some.batch).activations["blocks.2.attn.hook_attn_scores"][rows, 1, info["end"], info["io"]]
+    np.testing.assert_allclose(terms.sum("component"), score, rtol=1e-3, atol=1e-4)
+    biases = [f"{layer}_b_O" for layer in (0, 1)] + ([] if network == "attention only" else ["0_b_out", "1_b_out"])
+    assert set(biases) <= set(terms.component.values)
+    # Where nothing stands between, it is the bias times the weights and the other side.
+    reader = "W_Q" if side == "q" else "W_K"
+    if network == "no LN":
+        other = model.run_with_cache(some.batch.inputs)[1][f"blocks.2.attn.hook_{'k' if side == 'q' else 'q'}"].detach()
+        there = other[rows, info["io" if side == "q" else "end"], 1]
+        expected = there @ (model.b_O[1] @ getattr(model, reader)[2, 1]).detach() / 5**0.5
+        np.testing.assert_allclose(terms.sel(component="1_b_O"), expected, rtol=1e-3, atol=1e-5)
+        expected = there @ (model.blocks[0].mlp.b_out @ getattr(model, reader)[2, 1]).detach() / 5**0.5
+        np.testing.assert_allclose(terms.sel(component="0_b_out"), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_stand_ins_are_normalised_as_the_layer_does_it():
+    model, some = random(), Sentences.of(TASK, 0, 11)
+    chosen = Chosen(Head(2, 1), (Head(1, 0),), "io")
+    vectors = query_vectors(model, some, chosen)
+    assert list(vectors) == ["W_U[IO]", "W_U[S]", "W_U[random]", "output of L1H0", "real"]
+    direction = unembedding(model)[:, some.batch.info["io_token"]].T
+    centred = direction - direction.mean(-1, keepdim=True)
+    scale = (centred.pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt()
+    ln1 = model.blocks[2].ln1
+    torch.testing.assert_close(vectors["W_U[IO]"], (centred / scale * ln1.w + ln1.b).detach(), rtol=1e-4, atol=1e-5)
+    keys = list(key_vectors(model, some, chosen))
+    assert keys == [
+        "W_E[IO]",
+        "W_E[S]",
+        "effective embedding of IO without MLP 0",
+        "effective embedding of IO with MLP 0",
+        "effective embedding of S with MLP 0",
+        "real",
+    ]
+    attention_only = random(attn_only=True)
+    assert not any("with MLP 0" in name for name in key_vectors(attention_only, some, chosen))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(**vars(SMALL), out=tmp_path_factory.mktemp("runs") / "sentences")
+
+
+def test_from_end_to_end(run: Run, capsys: pytest.CaptureFixture[str]):
+    main(["study", "name-movers", str(run.path), "--sequences", "23"])
+    printed = capsys.readouterr().out
+    story = Story.read(run.study_file("name-movers", run.steps[-1]))
+    for claim in story.claims:
+        assert claim.says.split()[-1] in printed
+    assert {figure.kind for section in story.sections for figure in section.figures} == {"lines", "maps", "table"}
+    assert json.dumps(story.claims[0].says)[1:-1] in run.report_file.read_text()
+    tree = run.study("name-movers")
+    formed = tree["How it formed/Measures, over training"]
+    assert formed.step.values.tolist() == run.steps
+    assert formed.copying.dims == ("layer", "head", "step")
+    some = tree["Behaviour/Some sentences"]
+    batch = TASK.evaluation_batch(run.recipe.eval_seed, 23)
+    words = TASK.labels(batch)[0][1 : int(batch.info["end"][0]) + 1]
+    assert some.sentence.values[0] == " ".join(words)
+    assert some.io.values[0] == TASK.words[int(batch.info["io_token"][0])]
+    # Histograms hold each sentence once, and stand in the order of their means.
+    counts = tree["Keys fixed/Query-side vector: scores, how often"].sentences
+    assert set(counts.sum("score").values.tolist()) == {23}
+    means = tree["Keys fixed/Query-side vector: scores and attention"].mean_score.values
+    assert np.array_equal(means, np.sort(means))
+
+
+def test_at_another_step_another_head_and_another_place(run: Run):
+    story = study(run, at=0, sequences=11, head="L2H1", to="s2")
+    tree = story.to_tree()
+    assert "The score of L2H1 from END to S2" in tree["Keys fixed"].attrs["text"]
+    assert "W_U[S]" in tree["Keys fixed/Query-side vector: scores and attention"].vector.values
+    # A head of layer 0 has nothing before it to read.
+    first = study(run, at=0, sequences=11, head="L0H2").to_tree()
+    assert first["Path patching/Attention of L0H2 from END"].sizes["path, input"] == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"n_layers": 1}, {"attn_only": True}, {"positional_embedding_type": "shortformer"}, {"normalization_type": None}],
+    ids=["one layer", "attention only", "shortformer", "no LN"],
+)
+def test_any_network_of_the_task_can_be_studied(changes: dict, tmp_path: Path):
+    small = replace(SMALL, model=replace(SMALL.model, **changes), steps=1, schedule=replace(SMALL.schedule, at=()))
+    story = study(train(**vars(small), out=tmp_path / "run"), sequences=11)
+    story.write(tmp_path / "story.nc")
+    xr.testing.assert_identical(Story.read(tmp_path / "story.nc").to_tree(), story.to_tree())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 whose tokenizer knows seven of the names, and all other words."""
+    known = [*NAMES[:7], *PLACES, *OBJECTS, *(word for text in TEMPLATES for word in parted(text))]
+    words = f"{joined(known)} {joined(reversed(known))}"
+    return saved_gpt2(tmp_path_factory.mktemp("models") / "gpt2-names", words, n_layer=3)
+
+
+def test_a_language_model_is_studied_in_its_own_tokens(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    main(["study", "name-movers", str(folder), "--sequences", "13", "--out", str(tmp_path / "out")])
+    story = Story.read(tmp_path / "out" / "studies" / "name-movers.nc")
+    assert story.step is None
+    sentence = story.to_tree()["Behaviour/Some sentences"].sentence.values[0]
+    assert sentence.split()[0] in {text.split()[0] for text in TEMPLATES}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert story.claims[0].says in page
+    # Both studies of a model stand on its page.
+    main(["study", "induction", str(folder), "--sequences", "3", "--out", str(tmp_path / "out")])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert story.claims[0].says in page
+    assert "It predicts what repeats" in page
+
+
+def test_bad_input_is_one_line_and_changes_nothing(
+    run: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = train(**vars(TOKENS), out=tmp_path / "other").path
+    short = saved_gpt2(tmp_path / "short", joined(NAMES[:7]) + " " + joined(NAMES[:7]), n_positions=11)
+    before, _ = contents(run.path), capsys.readouterr()
+    cases = {
+        (str(other),): "is of the task RepeatedTokens; name-movers needs IndirectObject",
+        (str(run.path), "--head", "L7H0", "--overwrite"): "head: L7H0 does not exist; this network has L0H0 to L2H2",
+        (str(run.path), "--head", "7", "--overwrite"): "head: '7' is not valid; it must be a name such as L0H7",
+        (str(run.path), "--to", "end", "--overwrite"): "to: 'end' is not valid; it must be one of io, s1, s2",
+        (str(run.path), "--sequences", "1", "--overwrite"): "sequences: 1 is not valid",
+        (str(run.path), "--names", "[Alice]", "--overwrite"): "names: Alice is not valid for a run",
+        (str(folder), "--names", "[Alice,Peter,Laura,Henry,Maria,Zebulon]"): "names: 'Zebulon' is not one token",
+        (str(folder), "--names", "[Alice,Peter]"): "names: 2 of 2 are one token of this tokenizer",
+        (str(short),): "reads 11 tokens; these sentences have",
+    }
+    for arguments, message in cases.items():
+        out = [] if str(run.path) in arguments or str(other) in arguments else ["--out", str(tmp_path / "out")]
+        assert message in refused(["study", "name-movers", *arguments, *out], capsys), arguments
+    assert contents(run.path) == before
+    assert not (tmp_path / "out").exists()

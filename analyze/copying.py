@@ -11,7 +11,7 @@ from torch import Tensor
 from headway.analyze.applies import DoesNotApplyError, layer_norm, weight
 from headway.analyze.attribution import as_read, unembedding
 from headway.analyze.circuits import HEAD
-from headway.analyze.forward import seen, seen_with
+from headway.analyze.forward import seen, seen_with, to_zero
 from headway.data.task import Batch
 from headway.models.convert import Model
 
@@ -41,7 +41,7 @@ def effective_embedding(model: Model, tokens: Int[Tensor, "token"], mlp: bool = 
     if wrong:
         raise ValueError(f"tokens: {wrong[0]} does not exist; these are 0 to {model.cfg.d_vocab - 1}")
     alone = Batch(tokens[:, None], tokens[:, None], torch.ones_like(tokens[:, None], dtype=torch.bool))
-    positions = [] if model.cfg.positional_embedding_type == "none" else [("hook_pos_embed", _zero)]
+    positions = [] if model.cfg.positional_embedding_type == "none" else [("hook_pos_embed", to_zero)]
     with seen_with(model, positions):
         activations = seen(model, alone).activations
     added = activations.get("blocks.0.hook_mlp_out")
@@ -95,7 +95,3 @@ def copying_score(
             own = logits.gather(1, tokens[:, None])
             score[layer, head] = ((logits >= own).sum(1) - 1 < k).float().mean()
     return xr.DataArray(score.numpy(), dims=HEAD, attrs=layer_norm(model))
-
-
-def _zero(value: Tensor, hook: object) -> Tensor:
-    return torch.zeros_like(value)

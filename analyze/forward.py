@@ -71,7 +71,7 @@ def seen_with(model: Model, hooks: Sequence[Hook]) -> Iterator[None]:
         >>> from headway.analyze.attention import previous_token
         >>> from headway.models.handmade import previous_token_head
         >>> model, batch = previous_token_head()
-        >>> with seen_with(model, [("hook_pos_embed", lambda value, hook: torch.zeros_like(value))]):
+        >>> with seen_with(model, [("hook_pos_embed", to_zero)]):
         ...     lost = previous_token(model, batch)
         >>> bool(lost.previous_token < 0.5)
         True
@@ -82,6 +82,11 @@ def seen_with(model: Model, hooks: Sequence[Hook]) -> Iterator[None]:
             yield
     finally:
         _remembered.reset(token)
+
+
+def to_zero(activation: Tensor, hook: object) -> Tensor:
+    """A hook that puts zero in the place of an activation."""
+    return torch.zeros_like(activation)
 
 
 def seen(model: Model, batch: Batch) -> Seen:

@@ -15,7 +15,9 @@ from test_command import contents, refused
 from toys import NO_POSITIONS, TOKENS
 
 from headway.__main__ import main
-from headway.analyze.studies.induction import Network, Sequences, Thresholds, claims, find_circuit, study
+from headway.analyze.studies.circuit import Network, Thresholds, find_circuit
+from headway.analyze.studies.copies import Sequences
+from headway.analyze.studies.induction import claims, study
 from headway.analyze.studies.story import Claim, Story
 from headway.checkpoints import Run
 from headway.data.repeated_synonyms import RepeatedSynonyms
@@ -285,7 +287,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     few.write_text("1, 2\n")
     before = contents(runs["plain"].parent)
     cases = {
-        (str(runs["other"]),): "is of the task PreviousToken; induction needs RepeatedTokens or RepeatedSynonyms",
+        (str(runs["other"]),): "is of the task PreviousToken; it must be RepeatedTokens or RepeatedSynonyms",
         (run, str(runs["other"]), "--overwrite"): "is of the task PreviousToken",
         (run, "--sequences", "1", "--overwrite"): "sequences: 1 is not valid",
         (run, "--induction_above", "1.5", "--overwrite"): "induction_above: 1.5 is not valid",

@@ -235,8 +235,8 @@ def test_stand_ins_are_normalised_as_the_layer_does_it():
     direction = unembedding(model)[:, some.batch.info["io_token"]].T
     centred = direction - direction.mean(-1, keepdim=True)
     scale = (centred.pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt()
-    ln1 = model.blocks[2].ln1
-    torch.testing.assert_close(vectors["W_U[IO]"], (centred / scale * ln1.w + ln1.b).detach(), rtol=1e-4, atol=1e-5)
+    w, b = (model.get_parameter(f"blocks.2.ln1.{name}") for name in "wb")
+    torch.testing.assert_close(vectors["W_U[IO]"], (centred / scale * w + b).detach(), rtol=1e-4, atol=1e-5)
     keys = list(key_vectors(model, some, chosen))
     assert keys == [
         "W_E[IO]",

@@ -6,10 +6,7 @@ ask whether this network does so, whether that is all it needs, and whether it a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
-from typing import NamedTuple
 
 import einops
 import numpy as np
@@ -19,24 +16,43 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from headway.analyze.ablation import Input, ablated_loss, ablation, all_heads_but, through_paths
+from headway.analyze.ablation import ablated_loss, ablation, all_heads_but, through_paths
 from headway.analyze.applies import DoesNotApplyError
 from headway.analyze.attention import current_token, first_token, prefix_matching
 from headway.analyze.attention import previous_token as previous_token_score
 from headway.analyze.attribution import attribute_inputs, attribute_outputs, attribute_scores
 from headway.analyze.circuits import HEAD, k_composition, q_composition, v_composition
-from headway.analyze.formation import MAINLY
-from headway.analyze.forward import seen, seen_once, seen_with
+from headway.analyze.forward import seen, seen_once, seen_with, to_zero
 from headway.analyze.loss import accuracy, loss
 from headway.analyze.positions import position_attention, position_pattern
+from headway.analyze.studies.circuit import (
+    Circuit,
+    Known,
+    Network,
+    Thresholds,
+    best_of,
+    better_than_chance,
+    composition_share,
+    find_circuit,
+    heads_above,
+    listed,
+    lost_through,
+    match_shares,
+    mean_where,
+    of_pair,
+    parts_of,
+    position_share,
+    says_share,
+    share_of,
+    way_from_chance,
+    without_positions,
+)
+from headway.analyze.studies.copies import Sequences, in_synonyms, own_repeats, two_copies
 from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, over_steps, simplified, table
 from headway.analyze.studies.subject import Subject
-from headway.analyze.vocabulary import VocabularyCircuit, similar_pairs
+from headway.analyze.vocabulary import VocabularyCircuit
 from headway.checkpoints.run import Run
-from headway.data.renamed import Renamed
-from headway.data.repeated_synonyms import RepeatedSynonyms
-from headway.data.repeated_tokens import RepeatedTokens
-from headway.data.task import Batch, Task
+from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model
 
@@ -47,60 +63,6 @@ SHOWN_TOKENS, SHOWN_POSITIONS = 200, 100
 MOST_SCORES = 10**8
 # Multiplications in the OV circuits of all heads; beyond that only those of the circuit's heads are asked.
 MOST_OV = 10**11
-# A network that has learnt less than this share of what repeats tell is not asked what it needs for it.
-KNOWS = 0.1
-
-
-class Network(NamedTuple):
-    """A network as it computes, and with LayerNorm folded into the weights that are read."""
-
-    model: Model
-    folded: Model
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Sequences in which something repeats, and which token stands for which in the copy: itself, or its synonym."""
-
-    batch: Batch
-    synonyms: Int[Tensor, "d_vocab"]
-
-    @property
-    def same(self) -> Int[Tensor, "d_vocab"]:
-        """A class for each token, the same for synonyms."""
-        return torch.minimum(torch.arange(len(self.synonyms)), self.synonyms)
-
-    @property
-    def paired(self) -> Int[Tensor, "token"]:
-        """The tokens that the sequences can hold: those with a synonym, or all if every token is its own."""
-        own = torch.arange(len(self.synonyms))
-        return own if torch.equal(own, self.synonyms) else own[own != self.synonyms]
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Above which score a head is called what the score says."""
-
-    previous: float = 0.35
-    induction: float = 0.5
-
-
-@dataclass(frozen=True)
-class Circuit:
-    """The heads that look at the token before, and those that look at what followed; the best two of them."""
-
-    previous: Head
-    induction: Head
-    previous_heads: tuple[Head, ...]
-    induction_heads: tuple[Head, ...]
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """All of them."""
-        return self.previous_heads + self.induction_heads
-
-    def __str__(self) -> str:
-        return f"{_names(self.previous_heads)} → {_names(self.induction_heads)}"
 
 
 def study(
@@ -132,12 +94,9 @@ def study(
     Raises:
         ValueError: a run of another task, a step that was not kept, a file of pairs that cannot be read.
     """
-    for each in (run, *others):
-        if isinstance(each, Run) and not isinstance(each.task, RepeatedTokens | RepeatedSynonyms):
-            raise ValueError(
-                f"run: {each.path} is of the task {type(each.task).__name__}; {NAME} needs RepeatedTokens or "
-                "RepeatedSynonyms"
-            )
+    repeats = own_repeats(run)
+    for each in others:
+        own_repeats(each)
     if sequences < 2:
         raise ValueError(f"sequences: {sequences} is not valid; it must be at least 2")
     thresholds = {"current": current_above, "previous": previous_above, "first": first_above}
@@ -145,13 +104,11 @@ def study(
         if not 0 <= value <= 1:
             raise ValueError(f"{name}_above: {value} is not valid; attention is from 0 to 1")
     subject = Subject.of(run, at)
-    network, task = Network(subject.model, subject.folded), _task(run)
-    meant = _synonyms(subject, task, pairs)
+    network = Network(subject.model, subject.folded)
+    meant = in_synonyms(subject, repeats, pairs)
     seed = run.recipe.eval_seed if isinstance(run, Run) else 0
+    main, copies = (each.sequences(seed, sequences) for each in (repeats, two_copies(repeats)))
     fuzzy = None if meant is None else meant.sequences(seed, sequences)
-    whole = _in_full(task, network.model)
-    main = Sequences(task.evaluation_batch(seed, sequences), whole)
-    copies = Sequences(_two_copies(task).evaluation_batch(seed, sequences), whole)
     limits = Thresholds(previous_above, induction_above)
     with seen_once():
         circuit = find_circuit(network.model, main, limits)
@@ -190,33 +147,6 @@ def study(
     return Story(NAME, subject.name, subject.step, tuple(sections), ends)
 
 
-def find_circuit(model: Model, sequences: Sequences, limits: Thresholds) -> Circuit | None:
-    """The heads above the thresholds, and the best two: a previous-token head, and an induction head in a later layer.
-
-    Where no head is above its threshold, the best one is taken. None in a network of one layer.
-    """
-    if model.cfg.n_layers < 2:
-        return None
-    before = previous_token_score(model, sequences.batch).previous_token.values
-    after = prefix_matching(model, sequences.batch, sequences.same).prefix_matching.values
-    previous = _best(before[:-1])
-    later = _best(after[previous.layer + 1 :])
-    induction = Head(later.layer + previous.layer + 1, later.head)
-    induction_heads = {induction} | {h for h in _above(after, limits.induction) if h.layer > previous.layer}
-    last = max(head.layer for head in induction_heads)
-    previous_heads = {previous} | {h for h in _above(before, limits.previous) if h.layer < last}
-    return Circuit(previous, induction, tuple(sorted(previous_heads - induction_heads)), tuple(sorted(induction_heads)))
-
-
-def _best(scores: np.ndarray) -> Head:
-    layer, head = np.unravel_index(scores.argmax(), scores.shape)
-    return Head(int(layer), int(head))
-
-
-def _above(scores: np.ndarray, threshold: float) -> list[Head]:
-    return [Head(int(layer), int(head)) for layer, head in np.argwhere(scores > threshold)]
-
-
 def _heads(model: Model, sequences: Sequences, thresholds: dict[str, float]) -> Section:
     """Which heads look at their own position, the one before, the first, and what followed the current token."""
     batch = sequences.batch
@@ -229,7 +159,7 @@ def _heads(model: Model, sequences: Sequences, thresholds: dict[str, float]) -> 
     names = {"current": "current_token", "previous": "previous_token", "first": "first_token"}
     names["induction"] = "prefix_matching"
     scores = {names[kind]: each[names[kind]] for kind, each in measured.items()}
-    found = {kind: _above(scores[names[kind]].values, above) for kind, above in thresholds.items()}
+    found = {kind: heads_above(scores[names[kind]].values, above) for kind, above in thresholds.items()}
     chosen = sorted({head for heads in found.values() for head in heads})
     figures = [
         Figure(
@@ -241,7 +171,7 @@ def _heads(model: Model, sequences: Sequences, thresholds: dict[str, float]) -> 
                 above=list(thresholds.values()),
                 chance=[measured[kind][f"{name}_chance"].item() for kind, name in names.items()],
                 most=[scores[name].max().item() for name in names.values()],
-                heads=[_names(heads) for heads in found.values()],
+                heads=[listed(heads) for heads in found.values()],
             ),
             "table",
             "A head is named if its score is above the threshold; chance is attention to all alike.",
@@ -337,7 +267,7 @@ def _activations(subject: Subject, copies: Sequences) -> Section:
 def _attribution(model: Model, sequences: Sequences, copies: Sequences) -> Section:
     """What the direct path and each head add to the right logit, on new tokens and on repeats."""
     terms = attribute_outputs(model, sequences.batch, over_mean=True)
-    columns = {part: _mean_where(terms, where) for part, where in _parts(sequences.batch).items()}
+    columns = {part: mean_where(terms, where) for part, where in parts_of(sequences.batch).items()}
     by_position = attribute_outputs(model, copies.batch, over_mean=True).mean("batch")
     return Section(
         "Direct attribution",
@@ -377,9 +307,9 @@ def _ablation(model: Model, sequences: Sequences, circuit: Circuit | None) -> Se
         without = {
             "nothing": [],
             f"the best previous-token head {circuit.previous}": [circuit.previous],
-            f"previous-token heads {_names(circuit.previous_heads)}": circuit.previous_heads,
+            f"previous-token heads {listed(circuit.previous_heads)}": circuit.previous_heads,
             f"the best induction head {circuit.induction}": [circuit.induction],
-            f"induction heads {_names(circuit.induction_heads)}": circuit.induction_heads,
+            f"induction heads {listed(circuit.induction_heads)}": circuit.induction_heads,
             "both": circuit.heads,
             "all but both": all_heads_but(model, circuit.heads),
             "all but the best two": all_heads_but(model, (circuit.previous, circuit.induction)),
@@ -415,11 +345,11 @@ def _copying(subject: Subject, sequences: Sequences, circuit: Circuit | None) ->
         heads = [] if circuit is None else sorted(circuit.heads)
     sets: dict[str, Sequence[Head]] = {str(head): [head] for head in heads}
     if circuit is not None and len(circuit.induction_heads) > 1:
-        sets[f"{_names(circuit.induction_heads)} together"] = circuit.induction_heads
+        sets[f"{listed(circuit.induction_heads)} together"] = circuit.induction_heads
     if work <= MOST_OV:
         last = model.cfg.n_layers - 1
         sets[f"all of L{last} together"] = [Head(last, head) for head in range(model.cfg.n_heads)]
-    top = {k: [_says(model, sequences, some, k) for some in sets.values()] for k in (1, 5)}
+    top = {k: [says_share(model, sequences, some, k) for some in sets.values()] for k in (1, 5)}
     best = circuit.induction if circuit is not None else Head(0, 0)
     tokens = _some(sequences)
     entries = VocabularyCircuit.ov(model, best).rows(tokens)[:, tokens]
@@ -456,7 +386,7 @@ def _positions(network: Network, sequences: Sequences, circuit: Circuit) -> list
     except DoesNotApplyError as reason:
         return [Section("Positions", f"{reason}.", ())]
     before = prefix_matching(model, batch, sequences.same).prefix_matching
-    with seen_with(model, [("hook_pos_embed", _zero)]):
+    with seen_with(model, [("hook_pos_embed", to_zero)]):
         after = prefix_matching(model, batch, sequences.same).prefix_matching
         lost = loss(model, batch)
     clean = loss(model, batch)
@@ -577,9 +507,9 @@ def _composition(subject: Subject, sequences: Sequences, circuit: Circuit) -> Se
     pairs = list(product(circuit.previous_heads, circuit.induction_heads))
     pairs = [(a, b) for a, b in pairs if a.layer < b.layer]
     every = {kind: _flat(each[f"{kind}_composition"]) for kind, each in scored.items()}
-    here = {kind: each.sel(_pair(h1, h2)) for kind, each in scored.items()}
+    here = {kind: each.sel(of_pair(h1, h2)) for kind, each in scored.items()}
     strongest = _strongest(scored["k"])
-    tops = [_matches(model, sequences, a, b) for a, b in pairs]
+    tops = [match_shares(model, sequences, a, b) for a, b in pairs]
     return Section(
         "K-composition",
         f"How {h2} reads what {h1} writes. W_E W_QK W_OV.T W_E.T says which key token, written by {h1} one position "
@@ -694,15 +624,15 @@ def _fuzzy(
     if not torch.equal(main.synonyms, fuzzy.synonyms):
         networks = {f"{subject.name}, equal": (Network(subject.model, subject.folded), main)} | networks
     for run in others:
-        other, task = Subject.of(run), _task(run)
-        meant = _synonyms(other, task, None)
+        other = Subject.of(run)
+        meant = in_synonyms(other, own_repeats(run))
         if meant is not None:
             both = Network(other.model, other.folded)
             networks[f"{other.name}, synonyms"] = (both, meant.sequences(run.recipe.eval_seed, count))
     found = {name: _quantities(network, of_them, limits) for name, (network, of_them) in networks.items()}
     circuits = {name: find_circuit(network.model, of_them, limits) for name, (network, of_them) in networks.items()}
     told += " The heads: " + "; ".join(f"{each} ({name})" for name, each in circuits.items() if each) + "."
-    repeats = _parts(fuzzy.batch)["repeats"][0]
+    repeats = parts_of(fuzzy.batch)["repeats"][0]
     following, tokens = fuzzy.batch.targets[0], subject.tokens(fuzzy.batch)[0]
     predicted = seen(subject.model, fuzzy.batch).output[0].argmax(-1)
     where = repeats.nonzero().flatten().tolist()
@@ -758,15 +688,15 @@ def _quantities(network: Network, sequences: Sequences, limits: Thresholds) -> d
     rest = dict.fromkeys(("says", "finds", "logit", "without", "but", "keys"), np.nan)
     if circuit is not None:
         known = Known.of(model, batch)
-        logit = _mean_where(attribute_outputs(model, batch, over_mean=True), _parts(batch)["repeats"])
+        logit = mean_where(attribute_outputs(model, batch, over_mean=True), parts_of(batch)["repeats"])
         but = all_heads_but(model, circuit.heads)
         rest = {
-            "says": _says(network.folded, sequences, circuit.induction_heads, 1),
-            "finds": _matches(network.folded, sequences, circuit.previous, circuit.induction)[0],
-            "logit": _share_of(logit, circuit.induction_heads),
+            "says": says_share(network.folded, sequences, circuit.induction_heads, 1),
+            "finds": match_shares(network.folded, sequences, circuit.previous, circuit.induction)[0],
+            "logit": share_of(logit, circuit.induction_heads),
             "without": known.lost(ablated_loss(model, batch, circuit.heads).loss_repeats.item()),
             "but": known.lost(ablated_loss(model, batch, but).loss_repeats.item()),
-            "keys": _lost_through(model, batch, circuit, "k", known),
+            "keys": lost_through(model, batch, circuit, "k", known),
         }
     names = {
         "says": "tokens that the induction heads say most (OV)",
@@ -783,7 +713,7 @@ def _measured(network: Network, sequences: Sequences) -> xr.Dataset:
     """Every measure of heads and pairs of heads at one step."""
     model, batch = network.model, sequences.batch
     losses, right = loss(model, batch), accuracy(model, batch)
-    parts = [part for part in _parts(batch)]
+    parts = [part for part in parts_of(batch)]
     found = {
         "loss": xr.DataArray([losses[f"loss_{part}"].item() for part in parts], {"part": parts}),
         "accuracy": xr.DataArray([right[f"accuracy_{part}"].item() for part in parts], {"part": parts}),
@@ -792,14 +722,14 @@ def _measured(network: Network, sequences: Sequences) -> xr.Dataset:
         "first_token": first_token(model, batch).first_token,
         "prefix_matching": prefix_matching(model, batch, sequences.same).prefix_matching,
         "ablation_repeats": ablation(model, batch).ablation_repeats,
-        "ov_top1": _by_head(model, lambda head: _says(network.folded, sequences, [head], 1)),
+        "ov_top1": _by_head(model, lambda head: says_share(network.folded, sequences, [head], 1)),
     }
-    terms = _mean_where(attribute_outputs(model, batch, over_mean=True), _parts(batch)["repeats"])
+    terms = mean_where(attribute_outputs(model, batch, over_mean=True), parts_of(batch)["repeats"])
     found["logit_on_repeats"] = terms
     for name, measured in {
         "position_pattern": lambda: position_pattern(network.folded, batch).position_pattern,
         "k_composition": lambda: _reading(k_composition(network.folded, batch).k_composition),
-        "k_composition_top1": lambda: _by_pair(model, lambda a, b: _matches(network.folded, sequences, a, b)[0]),
+        "k_composition_top1": lambda: _by_pair(model, lambda a, b: match_shares(network.folded, sequences, a, b)[0]),
     }.items():
         try:
             found[name] = measured()
@@ -808,9 +738,7 @@ def _measured(network: Network, sequences: Sequences) -> xr.Dataset:
     return xr.Dataset({name: each.drop_attrs() for name, each in found.items()})
 
 
-def claims(
-    network: Network, sequences: Sequences, fuzzy: Sequences | None, limits: Thresholds = Thresholds()
-) -> Claims:
+def claims(network: Network, sequences: Sequences, fuzzy: Sequences | None, limits: Thresholds) -> Claims:
     """What an induction circuit would have to do, each statement with the number that decides it in this network.
 
     What is lost is a share of what repeats tell: (loss on repeats - clean) / (loss on repeats with the means of all
@@ -830,35 +758,35 @@ def claims(
     if circuit is not None:
         pair, known = f"{circuit.previous} and {circuit.induction}", Known.of(model, batch)
         found |= {
-            "looks_before": _way(previous, "previous_token", circuit.previous),
-            "looks_after": _way(after, "prefix_matching", circuit.induction),
-            "copies": _says(network.folded, sequences, circuit.induction_heads, 1),
-            "by_position": _by_position(network.folded, batch, circuit.previous),
-            "composes": _composes(network.folded, batch, circuit),
-            "matches": _matches(network.folded, sequences, circuit.previous, circuit.induction)[0],
-            "says": _share_of(
-                _mean_where(attribute_outputs(model, batch, over_mean=True), _parts(batch)["repeats"]),
+            "looks_before": way_from_chance(previous, "previous_token", circuit.previous),
+            "looks_after": way_from_chance(after, "prefix_matching", circuit.induction),
+            "copies": says_share(network.folded, sequences, circuit.induction_heads, 1),
+            "by_position": position_share(network.folded, batch, circuit.previous),
+            "composes": composition_share(network.folded, batch, circuit),
+            "matches": match_shares(network.folded, sequences, circuit.previous, circuit.induction)[0],
+            "says": share_of(
+                mean_where(attribute_outputs(model, batch, over_mean=True), parts_of(batch)["repeats"]),
                 circuit.induction_heads,
             ),
-            "keys": _lost_through(model, batch, circuit, "k", known),
+            "keys": lost_through(model, batch, circuit, "k", known),
             "without": known.lost(ablated_loss(model, batch, circuit.heads).loss_repeats.item()),
             "but": known.lost(ablated_loss(model, batch, all_heads_but(model, circuit.heads)).loss_repeats.item()),
-            "no_positions": _without_positions(model, sequences, circuit),
+            "no_positions": without_positions(model, sequences, circuit),
         }
     fuzzily = {"looks": np.nan, "says": np.nan}
     if fuzzy is not None:
         of_it = prefix_matching(model, fuzzy.batch, fuzzy.same)
-        best = _best(of_it.prefix_matching.values)
+        best = best_of(of_it.prefix_matching.values)
         fuzzily = {
-            "looks": _way(of_it, "prefix_matching", best),
-            "says": _better_than_chance(model, fuzzy.batch),
+            "looks": way_from_chance(of_it, "prefix_matching", best),
+            "says": better_than_chance(model, fuzzy.batch),
         }
     heads = "heads" if circuit is None else f"{circuit}"
     return (
         Claim(
             "It predicts what repeats",
             "1 - loss on repeats / loss of knowing nothing",
-            _better_than_chance(model, batch),
+            better_than_chance(model, batch),
             0.5,
         ),
         Claim(
@@ -939,117 +867,6 @@ def claims(
     )
 
 
-def _better_than_chance(model: Model, batch: Batch) -> float:
-    """0 for the loss on repeats of one who knows nothing, 1 for none."""
-    assert batch.task is not None
-    return 1 - loss(model, batch).loss_repeats.item() / batch.task.baselines()["chance"]
-
-
-def _way(scores: xr.Dataset, name: str, head: Head) -> float:
-    """From chance, 0, to all attention, 1."""
-    chance = scores[f"{name}_chance"].item()
-    return (scores[name].values[head].item() - chance) / (1 - chance)
-
-
-def _by_position(folded: Model, batch: Batch, head: Head) -> float:
-    try:
-        return _way(position_pattern(folded, batch), "position_pattern", head)
-    except DoesNotApplyError:
-        return np.nan
-
-
-def _composes(folded: Model, batch: Batch, circuit: Circuit) -> float:
-    try:
-        scores = k_composition(folded, batch).sel(_pair(circuit.previous, circuit.induction))
-    except DoesNotApplyError:
-        return np.nan
-    null = scores.k_composition_null
-    return ((scores.k_composition - null) / (scores.k_composition_ceiling - null)).item()
-
-
-def _matches(folded: Model, sequences: Sequences, h1: Head, h2: Head) -> tuple[float, float]:
-    """The share of tokens that are the best key of themselves, and the best query; of their synonyms."""
-    if h1.layer >= h2.layer:
-        return np.nan, np.nan
-    try:
-        circuit = VocabularyCircuit.k_composition(folded, h1, h2)
-    except DoesNotApplyError:
-        return np.nan, np.nan
-    found = (each.renamed(sequences.synonyms).hits(1)[sequences.paired] for each in (circuit, circuit.T))
-    key, query = (hits.float().mean().item() for hits in found)
-    return key, query
-
-
-def _says(folded: Model, sequences: Sequences, heads: Sequence[Head], k: int) -> float:
-    """The share of tokens whose own logit, or their synonym's, is among the k largest that these heads write."""
-    circuit = VocabularyCircuit.ov(folded, heads).renamed(sequences.synonyms)
-    return circuit.hits(min(k, folded.cfg.d_vocab))[sequences.paired].float().mean().item()
-
-
-@dataclass(frozen=True)
-class Known:
-    """What repeats tell a network through attention: its loss on them, and that with the means of all heads."""
-
-    clean: float
-    nothing: float
-
-    @classmethod
-    def of(cls, model: Model, batch: Batch) -> "Known":
-        """Of a network on these sequences."""
-        nothing = ablated_loss(model, batch, all_heads_but(model))
-        return cls(loss(model, batch).loss_repeats.item(), nothing.loss_repeats.item())
-
-    def lost(self, loss_repeats: float) -> float:
-        """The share of it that is lost at this loss on repeats; NaN if it is next to nothing."""
-        if self.nothing - self.clean < KNOWS * self.nothing:
-            return np.nan
-        # Two ways to the same loss differ in their last bits.
-        return round((loss_repeats - self.clean) / (self.nothing - self.clean), 6)
-
-
-def _lost_through(model: Model, batch: Batch, circuit: Circuit, input: Input, known: Known) -> float:
-    """What is lost if the induction heads read there what previous-token heads write on other sequences."""
-    try:
-        hooks = through_paths(model, batch, circuit.previous_heads, circuit.induction_heads, input)
-    except DoesNotApplyError:
-        return np.nan
-    with seen_with(model, hooks):
-        patched = loss(model, batch).loss_repeats.item()
-    return known.lost(patched)
-
-
-def _without_positions(model: Model, sequences: Sequences, circuit: Circuit) -> float:
-    """How far the induction head is from chance when positions are zero; NaN if it is none, or there are none."""
-    there = _way(prefix_matching(model, sequences.batch, sequences.same), "prefix_matching", circuit.induction)
-    if there < MAINLY or model.cfg.positional_embedding_type not in ("standard", "shortformer"):
-        return np.nan
-    with seen_with(model, [("hook_pos_embed", _zero)]):
-        return _way(prefix_matching(model, sequences.batch, sequences.same), "prefix_matching", circuit.induction)
-
-
-def _share_of(terms: xr.DataArray, heads: Sequence[Head]) -> float:
-    """Of the sum over all components, what these heads add."""
-    return (terms.sel(component=[str(head) for head in heads]).sum() / terms.sum()).item()
-
-
-def _zero(value: Tensor, hook: object) -> Tensor:
-    return torch.zeros_like(value)
-
-
-def _parts(batch: Batch) -> dict[str, Tensor]:
-    assert batch.task is not None
-    return batch.task.parts(batch)
-
-
-def _mean_where(terms: xr.DataArray, where: Tensor) -> xr.DataArray:
-    """The mean over some positions of all sequences."""
-    return terms.where(xr.DataArray(where.numpy(), dims=("batch", "pos"))).mean(("batch", "pos"))
-
-
-def _pair(h1: Head, h2: Head) -> dict[str, int]:
-    return {"from_layer": h1.layer, "from_head": h1.head, "to_layer": h2.layer, "to_head": h2.head}
-
-
 def _flat(scores: xr.DataArray) -> xr.DataArray:
     """[writes, reads], with the heads of all layers in one row."""
     layers, heads = scores.sizes["from_layer"], scores.sizes["from_head"]
@@ -1077,10 +894,6 @@ def _by_pair(model: Model, score: Callable[[Head, Head], float]) -> xr.DataArray
     return xr.DataArray([score(*pair) for pair in pairs], {"pair": [f"{a} → {b}" for a, b in pairs]})
 
 
-def _names(heads: Sequence[Head]) -> str:
-    return ", ".join(map(str, heads)) or "none"
-
-
 def _labelled(subject: Subject, batch: Batch) -> list[str]:
     return [f"{q}: {token}" for q, token in enumerate(subject.tokens(batch)[0])]
 
@@ -1089,122 +902,3 @@ def _some(sequences: Sequences) -> Int[Tensor, "token"]:
     """Some of the tokens that the sequences can hold, evenly."""
     tokens = sequences.paired
     return tokens[torch.linspace(0, len(tokens) - 1, min(len(tokens), SHOWN_TOKENS)).long()]
-
-
-def _task(run: Run | TransformerBridge) -> Task:
-    """The run's own task; for a language model random tokens of its vocabulary that repeat after 10 to 50."""
-    if isinstance(run, Run):
-        return run.task
-    tokenizer, length = run.tokenizer, min(100, run.cfg.n_ctx)
-    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    if bos is None:
-        raise ValueError(f"model: {run.cfg.model_name!r} has neither a BOS token nor an EOS token to begin with")
-    special = {bos, *tokenizer.all_special_ids}
-    others = [token for token in range(run.cfg.d_vocab) if token not in special]
-    task = RepeatedTokens(len(others), length, max(2, length // 10), length // 2, late_start=0.0)
-    return Renamed(task, (bos, *others))
-
-
-def _inner(task: Task) -> Task:
-    return task.task if isinstance(task, Renamed) else task
-
-
-def _two_copies(task: Task) -> Task:
-    """The task with one length of copy for all sequences, which are two copies and nothing else."""
-    inner = _inner(task)
-    assert isinstance(inner, RepeatedTokens | RepeatedSynonyms)
-    S = max(2, min(inner.period_max, inner.length // 2))
-    changes: dict[str, int] = {"length": 2 * S, "period_min": S, "period_max": S}
-    fixed = replace(inner, **changes, late_start=0.0)
-    return replace(task, task=fixed) if isinstance(task, Renamed) else fixed
-
-
-def _in_full(task: Task, model: Model) -> Int[Tensor, "d_vocab"]:
-    """What stands for each token in a copy: itself, or its synonym."""
-    own = torch.arange(model.cfg.d_vocab)
-    if isinstance(task, RepeatedSynonyms):
-        own[: task.d_vocab] = task.synonyms
-    return own
-
-
-class _Meant(NamedTuple):
-    """Sequences with synonyms, which token is whose, and where that is from."""
-
-    task: Task
-    table: Int[Tensor, "d_vocab"]
-    told: str
-
-    def sequences(self, seed: int, count: int) -> Sequences:
-        """Some of them, to evaluate on."""
-        return Sequences(self.task.evaluation_batch(seed, count), self.table)
-
-
-def _synonyms(subject: Subject, task: Task, file: str | None) -> _Meant | None:
-    """Sequences with synonyms: the task's own, those of a file, or tokens that are embedded alike; None for too few."""
-    if isinstance(task, RepeatedSynonyms):
-        if file is not None:
-            raise ValueError(f"pairs: {file!r} is not valid for a run of RepeatedSynonyms, which has its own")
-        return _Meant(task, _in_full(task, subject.model), "The synonyms are those the network was trained on.")
-    inner = _inner(task)
-    assert isinstance(inner, RepeatedTokens)
-    known = list(task.tokens) if isinstance(task, Renamed) else list(range(inner.d_vocab))
-    if file is None:
-        pairs = similar_pairs(subject.model, torch.tensor(known[1:]))[: 10 * inner.length]
-        told = f"Synonyms are the {len(pairs)} pairs of tokens that are each other's nearest by embedding."
-    else:
-        pairs, told = _read_pairs(subject, file, set(known[1:]))
-    if len(pairs) < 2:
-        return None
-    length = min(inner.length, len(pairs) + 2)
-    low = min(inner.period_min if inner.period_min >= 2 else 2, length // 2)
-    length = min(inner.length, len(pairs) + low)
-    synonyms = RepeatedSynonyms(len(pairs), length, low, max(low, min(inner.period_max, length // 2)), inner.late_start)
-    mine = torch.arange(subject.model.cfg.d_vocab)
-    first, second = torch.tensor(pairs).unbind(1)
-    mine[first], mine[second] = second, first
-    renamed = Renamed(synonyms, (known[0], *first.tolist(), *second.tolist()))
-    return _Meant(renamed, mine, told)
-
-
-def _read_pairs(subject: Subject, file: str, known: set[int]) -> tuple[list[tuple[int, int]], str]:
-    """The pairs of a file, each token in the first pair that has it; and what was left out."""
-    try:
-        lines = Path(file).expanduser().read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"pairs: {file} cannot be read ({error})") from None
-    pairs: list[tuple[int, int]] = []
-    used: set[int] = set()
-    split, again = [], 0
-    for number, line in enumerate(lines, 1):
-        words = [word.strip() for word in line.split(",")]
-        if words == [""]:
-            continue
-        if len(words) != 2 or not all(words):
-            raise ValueError(f"pairs: line {number} of {file} is {line!r}; it must be two tokens with a comma between")
-        found = [_token_of(subject, word, known, f"pairs: line {number} of {file}") for word in words]
-        split += [f"{word} ({said})" for word, said in zip(words, found, strict=True) if isinstance(said, str)]
-        tokens = [each for each in found if isinstance(each, int)]
-        if len(tokens) < 2:
-            continue
-        if tokens[0] == tokens[1] or used & set(tokens):
-            again += 1
-            continue
-        used |= set(tokens)
-        pairs.append((tokens[0], tokens[1]))
-    if len(pairs) < 2:
-        because = f"; the tokenizer splits {split[0]}" if split else ""
-        raise ValueError(f"pairs: {file} has {len(pairs)} pairs that can be used; there must be at least 2{because}")
-    told = f"Synonyms are {len(pairs)} pairs of {Path(file).name}"
-    told += f", of which {again} were left out because a token stands in another" if again else ""
-    told += f", and {len(split)} words that the tokenizer splits, such as {split[0]}" if split else ""
-    return pairs, f"{told}."
-
-
-def _token_of(subject: Subject, word: str, known: set[int], where: str) -> int | str:
-    """The token of a word, as it stands behind a space; for a run its number. What it is split into if it is."""
-    if subject.task is not None:
-        if not word.isdecimal() or int(word) not in known:
-            raise ValueError(f"{where} has {word!r}; tokens of this run are {min(known)} to {max(known)}")
-        return int(word)
-    tokens = subject.tokenizer.encode(f" {word}", add_special_tokens=False)
-    return tokens[0] if len(tokens) == 1 else "+".join(subject.tokenizer.convert_ids_to_tokens(tokens))

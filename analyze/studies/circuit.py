@@ -1,23 +1,26 @@
 """The heads of an induction circuit, and the numbers that say whether they are one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import einops
 import numpy as np
+import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headway.analyze.ablation import Input, ablated_loss, all_heads_but, through_paths
 from headway.analyze.applies import DoesNotApplyError
-from headway.analyze.attention import prefix_matching
+from headway.analyze.attention import prefix_matching, uniform_pattern
 from headway.analyze.attention import previous_token as previous_token_score
+from headway.analyze.attribution import attribute_inputs
 from headway.analyze.circuits import k_composition
 from headway.analyze.formation import MAINLY
 from headway.analyze.forward import seen_with, to_zero
 from headway.analyze.loss import loss
-from headway.analyze.positions import position_pattern
 from headway.analyze.studies.copies import Sequences
 from headway.analyze.vocabulary import VocabularyCircuit
 from headway.data.task import Batch
@@ -102,12 +105,23 @@ def way_from_chance(scores: xr.Dataset, name: str, head: Head) -> float:
     return (scores[name].values[head].item() - chance) / (1 - chance)
 
 
-def position_share(folded: Model, batch: Batch, head: Head) -> float:
-    """How far a head is from chance to looking at the token before, from positions alone; NaN without a table."""
+def position_share(model: Model, batch: Batch, head: Head) -> float:
+    """How far a head is from chance to looking at the token before, by positions and biases alone; NaN without any.
+
+    Its queries and keys are what positions and biases add to them, with the scale of LayerNorm as it is.
+    """
     try:
-        return way_from_chance(position_pattern(folded, batch), "position_pattern", head)
+        parts = attribute_inputs(model, batch, head)
     except DoesNotApplyError:
         return np.nan
+    if "pos_embed" not in parts.component.values:
+        return np.nan
+    q, k = torch.from_numpy(parts.sel(component=["pos_embed", "constant"]).sum("component").values)
+    scores = einops.einsum(q, k, "batch query d_head, batch key d_head -> batch query key") / math.sqrt(q.shape[-1])
+    uniform = uniform_pattern(model, batch)[0, :, 0]
+    pattern = scores.masked_fill(uniform == 0, -torch.inf).softmax(-1)
+    found, chance = (each.diagonal(-1, dim1=-2, dim2=-1).mean().item() for each in (pattern, uniform))
+    return (found - chance) / (1 - chance)
 
 
 def composition_share(folded: Model, batch: Batch, circuit: Circuit) -> float:

@@ -391,7 +391,20 @@ def _positions(network: Network, sequences: Sequences, circuit: Circuit) -> list
         lost = loss(model, batch)
     clean = loss(model, batch)
     scores = np.stack([before.values, after.values])
+    real = way_from_chance(previous_token_score(model, batch), "previous_token", circuit.previous)
+    by_weights = way_from_chance(by_head, "position_pattern", circuit.previous)
     figures = (
+        Figure(
+            f"How far {circuit.previous} looks at the position before",
+            table(
+                "by",
+                ["all it reads", "positions and biases", "positions, LayerNorm's scale left out"],
+                way=[real, position_share(model, batch, circuit.previous), by_weights],
+            ),
+            "table",
+            "From chance (0) to nothing else (1). Without the scale, weights say what a head is drawn to and not how "
+            "sharply.",
+        ),
         Figure(
             "Attention to the position before, from positions alone",
             xr.Dataset({"position_pattern": (HEAD, by_head.position_pattern.values)}),
@@ -761,7 +774,7 @@ def claims(network: Network, sequences: Sequences, fuzzy: Sequences | None, limi
             "looks_before": way_from_chance(previous, "previous_token", circuit.previous),
             "looks_after": way_from_chance(after, "prefix_matching", circuit.induction),
             "copies": says_share(network.folded, sequences, circuit.induction_heads, 1),
-            "by_position": position_share(network.folded, batch, circuit.previous),
+            "by_position": position_share(model, batch, circuit.previous),
             "composes": composition_share(network.folded, batch, circuit),
             "matches": match_shares(network.folded, sequences, circuit.previous, circuit.induction)[0],
             "says": share_of(
@@ -797,7 +810,7 @@ def claims(network: Network, sequences: Sequences, fuzzy: Sequences | None, limi
         ),
         Claim(
             "It finds that token by position",
-            "the same from positions alone, by the weights of that head",
+            "the same by what positions and biases alone add to its queries and keys, with LayerNorm's scale as it is",
             found["by_position"],
             0.5,
         ),

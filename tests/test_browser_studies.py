@@ -2,17 +2,20 @@
 
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browsing import Open, drawn, go, needs_chromium, pixels, seen
+from networks import gpt2_bridge
 from playwright.sync_api import Locator, Page
 from toy_stories import MARKUP, made_up_story
 from toys import made_up_run
 
 from headway.analyze.report import write_report
+from headway.analyze.report.page import write_studies
 from headway.checkpoints import Run
 
 pytestmark = needs_chromium
@@ -56,6 +59,21 @@ def test_studies_stand_before_about_and_only_where_there_are_some(run: Run, tmp_
         "No study of this run has been made."
     )
     assert page.locator("#studies .runs > div").nth(0).locator("h3").all_text_contents() == ["run", "made_up at step 4"]
+
+
+def test_the_page_of_a_model_that_was_not_trained_here_has_its_studies_and_nothing_else(tmp_path: Path, opened: Open):
+    replace(made_up_story("gpt2"), step=None).write(tmp_path / "studies" / "made_up.nc")
+    page = opened(write_studies(tmp_path, gpt2_bridge()))
+    assert page.locator("section h2").all_text_contents() == ["Studies", "About"]
+    assert page.locator("#studies h3").all_text_contents() == ["made_up"]
+    assert page.locator("#controls, .skip, #slider").count() == 0
+    assert "2 layers of 4 heads" in page.locator("#about").inner_text()
+    unfolded(page)
+    assert page.locator("#studies canvas").count() > 0
+    for key in ("ArrowLeft", "p", "End"):
+        page.keyboard.press(key)
+    page.locator("#theme").click()
+    drawn(page)
 
 
 def test_claims_are_told_with_their_numbers_and_what_they_need(run: Run, opened: Open):

@@ -58,7 +58,7 @@ from headway.models.convert import Model
 
 NAME = "induction"
 # Of so many tokens, and so many positions, a picture is drawn.
-SHOWN_TOKENS, SHOWN_POSITIONS = 200, 100
+SHOWN_TOKENS, SHOWN_POSITIONS = 100, 100
 # Numbers in the scores of all pairs of components: 400 MB.
 MOST_SCORES = 10**8
 # Multiplications in the OV circuits of all heads; beyond that only those of the circuit's heads are asked.
@@ -519,7 +519,10 @@ def _composition(subject: Subject, sequences: Sequences, circuit: Circuit) -> Se
     names = [subject.token(token) for token in tokens.tolist()]
     pairs = list(product(circuit.previous_heads, circuit.induction_heads))
     pairs = [(a, b) for a, b in pairs if a.layer < b.layer]
-    every = {kind: _flat(each[f"{kind}_composition"]) for kind, each in scored.items()}
+    every = {
+        kind: _flat(each[f"{kind}_composition"]).dropna("writes", how="all").dropna("reads", how="all")
+        for kind, each in scored.items()
+    }
     here = {kind: each.sel(of_pair(h1, h2)) for kind, each in scored.items()}
     strongest = _strongest(scored["k"])
     tops = [match_shares(model, sequences, a, b) for a, b in pairs]

@@ -66,6 +66,12 @@ def test_a_story_comes_back_from_its_file(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.nc", "made_up.nc"]
 
 
+def test_a_story_of_a_model_without_steps_comes_back(tmp_path: Path):
+    story = replace(made_up_story("gpt2"), step=None)
+    story.write(tmp_path / "made_up.nc")
+    assert same(Story.read(tmp_path / "made_up.nc"), story)
+
+
 def test_a_tree_comes_back_without_a_file():
     story = made_up_story()
     assert same(Story.from_tree(story.to_tree()), story)

@@ -21,6 +21,8 @@ from headway.models.hooked_transformer import HookedTransformer
 
 Kind = Literal["lines", "maps", "table"]
 Log = Literal["", "x", "y", "xy"]
+# What stands for the step of a model that has none: netCDF has no None.
+NO_STEP = "none"
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,8 @@ class Story:
 
         ``tree["claims"]`` has the claims along the axis ``claim``. How a figure is drawn stands in its attributes.
         """
-        at = {} if self.step is None else {"step": self.step}
-        nodes = {"/": xr.Dataset(attrs={"study": self.study, "run": self.run, **at})}
+        step = NO_STEP if self.step is None else self.step
+        nodes = {"/": xr.Dataset(attrs={"study": self.study, "run": self.run, "step": step})}
         for section in self.sections:
             nodes[f"/{section.title}"] = xr.Dataset(attrs={"text": section.text})
             for figure in section.figures:
@@ -185,7 +187,7 @@ class Story:
         return cls(
             tree.attrs["study"],
             tree.attrs["run"],
-            int(tree.attrs["step"]) if "step" in tree.attrs else None,
+            None if tree.attrs["step"] == NO_STEP else int(tree.attrs["step"]),
             tuple(sections),
             tuple(Claim(**dict(zip(_PARTS, parts, strict=True))) for parts in of_each),
         )

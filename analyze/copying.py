@@ -57,7 +57,8 @@ def copying_score(
     """How many of some tokens a head copies: the share that are among the k largest logits of what it makes of them.
 
     ``copying_score`` [layer, head], in [0, 1]: a token's effective embedding goes through ln1 of the head's layer, W_OV
-    and the unembedding (with ln_final's weights); the token is a hit if fewer than k others have a logit as large. With
+    and the unembedding (with ln_final's weights), without biases, so that folding LayerNorm changes nothing; the token
+    is a hit if fewer than k others have a logit as large. With
     ``sign`` -1 the head's output is turned round: what a negative head copies. Chance is k / d_vocab. Wang et al. 2022,
     "Interpretability in the wild", for name movers. It does not say that the head ever attends to such tokens.
 
@@ -87,9 +88,9 @@ def copying_score(
     W_V, W_O, W_U = weight(model, "W_V"), weight(model, "W_O"), unembedding(model)
     score = torch.empty(model.cfg.n_layers, model.cfg.n_heads)
     for layer in range(model.cfg.n_layers):
-        written = einops.einsum(
-            as_read(model, layer, embedded), W_V[layer], W_O[layer], "t a, head a d, head d b -> head t b"
-        )
+        # Of nothing, LayerNorm makes its bias.
+        read = as_read(model, layer, embedded) - as_read(model, layer, torch.zeros_like(embedded))
+        written = einops.einsum(read, W_V[layer], W_O[layer], "t a, head a d, head d b -> head t b")
         for head, vectors in enumerate(written):
             logits = sign * vectors @ W_U
             own = logits.gather(1, tokens[:, None])

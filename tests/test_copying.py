@@ -82,11 +82,19 @@ def test_the_copying_score_counts_names_among_the_largest_logits(network: str, s
     score = copying_score(model, tokens, k=3, sign=sign)  # pyright: ignore[reportArgumentType]
     for layer in range(2):
         read = model.blocks[layer].ln1(by_weights(model, tokens, mlp=True)[None])[0].detach()
+        read = read - getattr(model.blocks[layer].ln1, "b", 0)
         for head in range(model.cfg.n_heads):
             written = read @ model.W_V[layer, head] @ model.W_O[layer, head]
             logits = (sign * written @ unembedding(model)).detach()
             expected = sum(int(token in row.topk(3).indices) for token, row in zip(tokens, logits, strict=True)) / 13
             assert score[layer, head].item() == pytest.approx(expected)
+
+
+def test_folding_changes_no_copying_score():
+    model, tokens = random(), torch.arange(1, 14)
+    for folded in (model.processed(), model.processed(center_unembed=False)):
+        for k in (1, 3, 7):
+            assert copying_score(model, tokens, k=k).equals(copying_score(folded, tokens, k=k))
 
 
 def test_a_head_that_copies_and_one_that_takes_away():

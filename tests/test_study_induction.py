@@ -165,6 +165,23 @@ def test_the_circuit_is_found_by_what_its_heads_look_at():
     assert len(circuit.induction_heads) == 1
 
 
+@torch.no_grad()
+def test_a_later_previous_token_head_does_not_hide_the_circuit():
+    """Between the layers of the circuit's heads stands one that looks at the token before more sharply, for nobody."""
+    pair, batch = handmade.composing_pair("k")
+    model = HookedTransformer(replace(pair.cfg, n_layers=3)).eval()
+    model.load_state_dict(
+        {name: torch.zeros_like(value) for name, value in model.state_dict().items()} | pair.state_dict()
+    )
+    first, second = (block.attn for block in model.blocks[:2])
+    second.W_Q[0], second.W_K[0] = first.W_Q[0], first.W_K[0]
+    first.W_Q[0] *= 0.25
+    circuit = find_circuit(model, Sequences(batch, torch.arange(13)), Thresholds())
+    assert circuit is not None
+    assert (circuit.previous, circuit.induction) == (Head(0, 0), Head(1, 1))
+    assert circuit.previous_heads == (Head(0, 0),)
+
+
 def test_what_is_lost_is_not_measured_of_a_network_that_knows_nothing():
     for says in ("need those keys", "necessary", "sufficient", "Without positions"):
         assert np.isnan(the_one(found(nothing()), says).number)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import einops
@@ -73,13 +74,18 @@ def find_circuit(model: Model, sequences: Sequences, limits: Thresholds) -> Circ
         return None
     before = previous_token_score(model, sequences.batch).previous_token.values
     after = prefix_matching(model, sequences.batch, sequences.same).prefix_matching.values
-    previous = best_of(before[:-1])
-    later = best_of(after[previous.layer + 1 :])
-    induction = Head(later.layer + previous.layer + 1, later.head)
-    induction_heads = {induction} | {h for h in heads_above(after, limits.induction) if h.layer > previous.layer}
-    last = max(head.layer for head in induction_heads)
-    previous_heads = {previous} | {h for h in heads_above(before, limits.previous) if h.layer < last}
-    return Circuit(previous, induction, tuple(sorted(previous_heads - induction_heads)), tuple(sorted(induction_heads)))
+    # The best head that looks at the token before may have no induction head behind it, and another one have.
+    pairs = [(a, b) for a, b in product(all_heads_but(model), repeat=2) if a.layer < b.layer]
+    previous, induction = max(pairs, key=lambda pair: before[pair[0]] * after[pair[1]])
+    looks_before = {previous, *heads_above(before, limits.previous)}
+    looks_after = {induction, *heads_above(after, limits.induction)} - {previous}
+    first, last = min(head.layer for head in looks_before), max(head.layer for head in looks_after)
+    return Circuit(
+        previous,
+        induction,
+        tuple(sorted(head for head in looks_before - looks_after if head.layer < last)),
+        tuple(sorted(head for head in looks_after if head.layer > first)),
+    )
 
 
 def best_of(scores: Float[np.ndarray, "layer head"]) -> Head:

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from headway.analyze.ablation import ablated_loss, ablation, all_heads_but, through_paths
+from headway.analyze.ablation import Kind, ablated_loss, ablation, all_heads_but, through_paths
 from headway.analyze.applies import DoesNotApplyError
 from headway.analyze.attention import current_token, first_token, prefix_matching
 from headway.analyze.attention import previous_token as previous_token_score
@@ -61,6 +61,8 @@ NAME = "induction"
 SHOWN_TOKENS, SHOWN_POSITIONS = 100, 100
 # Numbers in the scores of all pairs of components: 400 MB.
 MOST_SCORES = 10**8
+# With more heads than this, each is replaced by its mean alone: a forward pass for each is enough.
+MANY_HEADS = 64
 # Multiplications in the OV circuits of all heads; beyond that only those of the circuit's heads are asked.
 MOST_OV = 10**11
 
@@ -293,13 +295,14 @@ def _attribution(model: Model, sequences: Sequences, copies: Sequences) -> Secti
 def _ablation(model: Model, sequences: Sequences, circuit: Circuit | None) -> Section:
     """What is lost without each head, without the circuit, and with nothing but the circuit."""
     batch = sequences.batch
-    each = {kind: ablation(model, batch, kind).ablation_repeats.values for kind in ("mean", "zero")}
+    kinds: tuple[Kind, ...] = ("mean", "zero") if len(all_heads_but(model)) <= MANY_HEADS else ("mean",)
+    each = {kind: ablation(model, batch, kind).ablation_repeats.values for kind in kinds}
     figures = [
         Figure(
             "Change in loss on repeats without each head",
             xr.Dataset({"change": (("kind", *HEAD), np.stack(list(each.values())))}, {"kind": list(each)}),
             "maps",
-            "Replaced by its mean over the batch, or by zero; nats.",
+            f"Replaced by its {' or by '.join(kinds)} over the batch; nats.",
         )
     ]
     if circuit is not None:

@@ -97,9 +97,106 @@ def attribute_outputs(model: Model, batch: Batch, over_mean: bool = False) -> xr
     return xr.DataArray(terms.cpu().numpy(), dims=("component", "batch", "pos"), coords={"component": names})
 
 
+def attribute_sources(
+    model: Model, batch: Batch, positions: Int[Tensor, "batch"] | None = None, over_mean: bool = False
+) -> xr.DataArray:
+    """From which positions each head takes what it adds to an output directly: [head, batch, source].
+
+    ``pattern[q, k] * (v_k @ W_O · reader_q)`` for the position q of each sequence: v_k is the head's value at the
+    source k with b_V in it, and reader_q is what ``attribute_outputs`` multiplies a component with at q. In units of
+    the output; the sum over sources is the head's term there, and a source that q does not see adds 0. It says what a
+    head carries over from where, not which component put that there, nor what made the head look; and a source with
+    much attention adds nothing if its value has nothing to say about this output.
+
+    Args:
+        model: The network.
+        batch: Inputs, and the targets whose outputs are split.
+        positions: The position of each sequence whose output is split; all of them if None: [head, batch, pos, source].
+        over_mean: As in ``attribute_outputs``.
+
+    Raises:
+        DoesNotApplyError: heads that share their values; ``over_mean`` for vectors.
+        ValueError: a position that does not exist; terms that do not add up to those of the heads.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> model, batch = composing_pair("k")
+        >>> positions = torch.full((len(batch.inputs),), 16)
+        >>> taken = attribute_sources(model, batch, positions).sel(head="L1H1", batch=0)
+        >>> bool(batch.inputs[0, taken.values.argmax()] == batch.targets[0, 16])  # the token that L1H1 copies
+        True
+    """
+    shared = getattr(model.cfg, "n_key_value_heads", None)
+    if shared not in (None, model.cfg.n_heads):
+        raise DoesNotApplyError(
+            f"attribute_sources needs a value of its own for each head; this network has {model.cfg.n_heads} query "
+            f"heads over {shared} value heads"
+        )
+    at = _places(batch, positions)
+    cache, W_O = seen(model, batch).activations, weight(model, "W_O")
+    reader = _read_output(model, batch, over_mean).reader[at]
+    terms, expected = [], []
+    for layer in range(model.cfg.n_layers):
+        block = f"blocks.{layer}.attn"
+        of_values = einops.einsum(W_O[layer], reader, "head d_head d_model, batch q d_model -> batch q head d_head")
+        v, z = cache[f"{block}.hook_v"], cache[f"{block}.hook_z"][at]
+        worth = einops.einsum(v, of_values, "batch k head d_head, batch q head d_head -> head batch q k")
+        pattern = cache[f"{block}.hook_pattern"][at[0], :, at[1]]
+        terms.append(einops.rearrange(pattern, "batch q head k -> head batch q k") * worth)
+        expected.append(einops.einsum(z, of_values, "batch q head d_head, batch q head d_head -> head batch q"))
+    by_source = torch.cat(terms)
+    if not _adds_up(model, einops.rearrange(by_source, "head batch q k -> k head batch q"), torch.cat(expected)):
+        raise ValueError(
+            "attribute_sources: the terms do not add up to those of the heads, which are no sums of values here"
+        )
+    heads = [str(Head(layer, head)) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+    split = xr.DataArray(by_source.cpu().numpy(), dims=("head", "batch", "pos", "source"), coords={"head": heads})
+    return split if positions is None else split.isel(pos=0)
+
+
+def _places(
+    batch: Batch, positions: Int[Tensor, "batch"] | None
+) -> tuple[Int[Tensor, "batch 1"], Int[Tensor, "batch query"]]:
+    """The index of one position of each sequence, or of all."""
+    (sequences, length), device = batch.inputs.shape[:2], batch.inputs.device
+    each = torch.arange(sequences, device=device)[:, None]
+    if positions is None:
+        return each, torch.arange(length, device=device).expand(sequences, length)
+    if positions.shape != (sequences,):
+        raise ValueError(f"positions: {len(positions)} are not valid; there must be {sequences}, one a sequence")
+    for position in positions.tolist():
+        if not 0 <= position < length:
+            raise ValueError(f"positions: {position} does not exist; this batch has 0 to {length - 1}")
+    return each, positions.to(device)[:, None]
+
+
 def _output_terms(
     model: Model, batch: Batch, over_mean: bool = False
 ) -> tuple[list[str], Float[Tensor, "component batch pos"]]:
+    read = _read_output(model, batch, over_mean)
+    cache, n_layers = seen(model, batch).activations, model.cfg.n_layers
+    written = _written(model, cache, n_layers)
+    products = [
+        einops.einsum(term.vectors, read.reader, "batch pos d_model, batch pos d_model -> batch pos")
+        for term in written
+    ]
+    terms = torch.stack([*products, read.constant])
+    if not _adds_up(model, terms, read.whole):
+        raise ValueError(
+            f"direct_attribution: the terms do not add up to the output; {_missing(model, cache, n_layers)}"
+        )
+    return [*(term.component for term in written), "constant"], terms
+
+
+class _Output(NamedTuple):
+    """One output at each position, as what reads it from the residual stream: ``whole = resid · reader + constant``."""
+
+    reader: Float[Tensor, "batch pos d_model"]
+    constant: Float[Tensor, "batch pos"]
+    whole: Float[Tensor, "batch pos"]
+
+
+def _read_output(model: Model, batch: Batch, over_mean: bool) -> _Output:
     shown = seen(model, batch)
     output, cache = shown.output, shown.activations
     W_U, b_U = weight(model, "W_U"), bias(model, "b_U")
@@ -111,28 +208,16 @@ def _output_terms(
         square = einops.einsum(targets, targets, "batch pos d, batch pos d -> batch pos")
         columns = targets / square.where(square > 0, torch.nan)[..., None]
         to_output = einops.einsum(columns, W_U, "batch pos d_vocab, d_model d_vocab -> batch pos d_model")
-        constant, expected = columns @ b_U, einops.reduce(columns * output, "batch pos d_vocab -> batch pos", "sum")
+        constant, whole = columns @ b_U, einops.reduce(columns * output, "batch pos d_vocab -> batch pos", "sum")
     else:
         if over_mean:
             W_U, b_U = W_U - W_U.mean(-1, keepdim=True), b_U - b_U.mean()
             output = output - output.mean(-1, keepdim=True)
         to_output = einops.rearrange(W_U, "d_model d_vocab -> d_vocab d_model")[targets]
-        constant, expected = b_U[targets], output.gather(-1, targets[..., None])[..., 0]
-    reader = _Reader.of(model, getattr(model, "ln_final", None))
-    scale = cache["ln_final.hook_scale"] if reader.normalizes else 1.0
-    constant = constant + to_output @ reader.shift
-    to_output = reader.through(to_output) / scale
-    n_layers = model.cfg.n_layers
-    written = _written(model, cache, n_layers)
-    products = [
-        einops.einsum(term.vectors, to_output, "batch pos d_model, batch pos d_model -> batch pos") for term in written
-    ]
-    terms = torch.stack([*products, constant])
-    if not _adds_up(model, terms, expected):
-        raise ValueError(
-            f"direct_attribution: the terms do not add up to the output; {_missing(model, cache, n_layers)}"
-        )
-    return [*(term.component for term in written), "constant"], terms
+        constant, whole = b_U[targets], output.gather(-1, targets[..., None])[..., 0]
+    norm = _Reader.of(model, getattr(model, "ln_final", None))
+    scale = cache["ln_final.hook_scale"] if norm.normalizes else 1.0
+    return _Output(norm.through(to_output) / scale, constant + to_output @ norm.shift, whole)
 
 
 def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:

@@ -48,8 +48,9 @@ _remembered: ContextVar[dict[tuple[int, int], _Remembered] | None] = ContextVar(
 # Patterns, and what attribution takes apart: all that writes to the residual stream, what reads it, and the scales.
 _LOOKED_AT = (
     "hook_pattern",
-    "hook_embed", "hook_pos_embed", "hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_pre", "hook_resid_post",
-    "ln1.hook_normalized", "ln1.hook_scale", "ln_final.hook_scale", "hook_attn_scores",
+    "hook_embed", "hook_pos_embed", "attn.hook_v", "hook_z", "hook_attn_out", "hook_mlp_out",
+    "hook_resid_pre", "hook_resid_post", "ln1.hook_normalized", "ln1.hook_scale", "ln_final.hook_scale",
+    "hook_attn_scores",
 )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ from headway.data.previous_token import PreviousToken
 from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Task
+from headway.data.text import Text
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import TrainingModule
@@ -94,6 +95,17 @@ RECIPES = {
         optim=OptimConfig(lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, warmup_steps=100, max_grad_norm=1.0),
         steps=4000,
         batch_size=256,
+    ),
+    # Source code; with one layer each head is a table of skip trigrams, with two there can be induction.
+    "text": Recipe(
+        task=Text(),
+        model=ModelConfig(n_layers=1, d_model=256, n_ctx=128, d_head=32, n_heads=8, d_vocab=4096, attn_only=True),
+        optim=OptimConfig(
+            lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=100, decay="cosine", max_grad_norm=1.0
+        ),
+        steps=2000,
+        batch_size=32,
+        eval_batch_size=32,
     ),
     # Bhargav & Gu, arXiv 2410.17438; their run has 100,000 steps.
     "affine-recurrence": Recipe(
@@ -167,8 +179,9 @@ def train(
         >>> run = train(PreviousToken(length=5), ModelConfig(1, 8, 5, 4, 2, 300), "runs/tiny")  # doctest: +SKIP
         >>> run.scores.previous_token.sel(step=0, layer=0, head=1)  # doctest: +SKIP
     """
-    recipe = Recipe(task, model, optim, schedule, trainer, steps, batch_size, seed, eval_seed, eval_batch_size, compile)
     check_hardware(trainer)
+    task = task.settled()
+    recipe = Recipe(task, model, optim, schedule, trainer, steps, batch_size, seed, eval_seed, eval_batch_size, compile)
     check_first_batch(recipe)
     run = Run.create(out, recipe, overwrite)
     _fit(run, measures, resumed=False, live=live)
@@ -331,7 +344,7 @@ def bf16_slowdown() -> float:
 
 
 class LossBar(TQDMProgressBar):
-    """Lightning's progress bar with the loss; steps, steps per second and time left are tqdm's."""
+    """Lightning's progress bar with the loss and positions per second; steps and time left are tqdm's."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """A run is one pass over fresh data: it has steps and no epochs."""
@@ -339,9 +352,13 @@ class LossBar(TQDMProgressBar):
         self.train_progress_bar.set_description("training")
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """What stands at the end of the bar."""
+        """What stands at the end of the bar: the loss, and how many positions a second the network has learnt from."""
         assert isinstance(pl_module, TrainingModule)
-        return {"loss": f"{pl_module.loss.item():.4f}"}
+        bar = self.train_progress_bar
+        # tqdm's own rate is of the time since the bar was last drawn.
+        rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
+        positions = rate * pl_module.batch_size * pl_module.task.n_ctx
+        return {"loss": f"{pl_module.loss.item():.4f}", "positions/s": f"{positions:,.0f}"}
 
 
 class StopAtCtrlC(L.Callback):

@@ -1,5 +1,6 @@
 """Run: a directory with everything a training run left behind, and the way back from it to a model."""
 
+import hashlib
 import html
 import json
 import re
@@ -13,18 +14,22 @@ import xarray as xr
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from headway.checkpoints.files import read_tree, write_whole
 from headway.checkpoints.recipe import Recipe
 from headway.checkpoints.scores import read_scores
 from headway.data.task import Batch, Task
+from headway.data.tokenizer import read_tokenizer
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 
+TOKENIZER = "tokenizer.json"
 # What a run writes into its directory; --overwrite removes these and leaves anything else.
 # config.yaml goes last, so that a removal that is cut off still leaves something that is known for a run.
 CONTENTS = (
     "environment.json",
+    TOKENIZER,
     "weights",
     "resume.ckpt",
     "scores",
@@ -32,6 +37,7 @@ CONTENTS = (
     "events.out.tfevents.*",
     "hparams.yaml",
     "report.html",
+    "text.html",
     "config.yaml",
 )
 
@@ -68,6 +74,24 @@ class Run:
     def task(self) -> Task:
         """What the network was trained on."""
         return self.recipe.task
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast | None:
+        """What spells strings in this network's tokens; None where tokens stand for no strings.
+
+        Raises:
+            ValueError: its file is gone, or is not the one that the network was trained with.
+        """
+        if self.task.tokenizer_hash is None:
+            return None
+        path = self.path / TOKENIZER
+        try:
+            written = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"run: {path}, which spells its tokens, cannot be read ({error.strerror})") from None
+        if hashlib.sha256(written).hexdigest() != self.task.tokenizer_hash:
+            raise ValueError(f"run: {path} is not the tokenizer that this network was trained with; it was altered")
+        return read_tokenizer(written)
 
     @property
     def steps(self) -> list[int]:
@@ -113,9 +137,10 @@ class Run:
         Raises:
             ValueError: a step that was not kept.
         """
-        step = self.check_step(step)
+        step, tokenizer = self.check_step(step), self.tokenizer
         try:
-            model = HookedTransformer(ModelConfig(**json.loads((self.path / "weights" / "config.json").read_text())))
+            config = ModelConfig(**json.loads((self.path / "weights" / "config.json").read_text()))
+            model = HookedTransformer(config, tokenizer)
             model.load_state_dict(load_file(self.weights_file(step)))
         except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
             raise ValueError(
@@ -231,6 +256,9 @@ class Run:
                 shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         try:
             path.mkdir(parents=True, exist_ok=True)
+            tokenizer = recipe.task.tokenizer_json
+            if tokenizer is not None:
+                write_whole(path / TOKENIZER, lambda part: part.write_bytes(tokenizer))
             write_whole(path / "config.yaml", lambda part: part.write_text(config))
         except OSError as error:
             raise ValueError(f"out: {path} cannot be written ({error.strerror})") from None

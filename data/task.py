@@ -94,6 +94,24 @@ class Task(ABC):
     def baselines(self) -> dict[str, float]:
         """Losses to compare with, by name: chance, floors, oracles. Same units as ``loss``."""
 
+    @property
+    def tokenizer_json(self) -> bytes | None:
+        """The file that spells strings in this task's tokens, which a run keeps; None where they stand for none."""
+        return None
+
+    @property
+    def tokenizer_hash(self) -> str | None:
+        """The SHA-256 of that file."""
+        return None
+
+    def settled(self) -> Task:
+        """The same task with everything written down that its batches depend on; what config.yaml holds.
+
+        Raises:
+            ValueError: something that it needs is not there.
+        """
+        return self
+
     def labels(self, batch: Batch) -> list[list[str]]:
         """What stands along an axis of a plot: one string per position of each sequence of ``batch``."""
         if self.input_type == "vectors":

@@ -56,6 +56,7 @@ def test_the_readme_names_only_commands_that_exist(tmp_path: Path, monkeypatch: 
     from headway.__main__ import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     ran = []
     for command in readme_commands():

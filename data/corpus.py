@@ -1,0 +1,153 @@
+"""Where text comes from: Python's own source, a folder, a package, a dataset. Files are read, never imported or run."""
+
+import glob
+import hashlib
+import importlib.util
+import os
+import re
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Folders whose files are tests, or are not the library's own.
+NOT_THE_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+# Why a file is left out.
+WHY: tuple[str, ...] = ("empty", "undecodable", "double", "unreadable")
+# Columns of a dataset that may hold its text.
+COLUMNS = ("text", "content", "code")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The texts that a name stands for, each once, in the order of their names.
+
+    Args:
+        name: What was asked for.
+        texts: One text a file, or a row of a dataset.
+        skipped: How many files were left out, by why: ``empty``, ``undecodable`` (not UTF-8 text), ``double`` (the same
+            as another), ``unreadable``.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    skipped: dict[str, int]
+
+    @property
+    def hash(self) -> str:
+        """Of all the texts, in their order."""
+        digests = (hashlib.sha256(text.encode()).digest() for text in self.texts)
+        return hashlib.sha256(b"".join(digests)).hexdigest()
+
+    def split(self, held_out: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Texts to train on, and texts to keep apart: about that share of all characters, chosen by their contents.
+
+        Which ones does not depend on file names, on their order, or on anything drawn.
+
+        Example:
+            >>> corpus = Corpus("", ("a" * 10, "b" * 10, "c" * 10, "d" * 10), {})
+            >>> [len(part) for part in corpus.split(0.25)]
+            [3, 1]
+        """
+        order = sorted(self.texts, key=lambda text: hashlib.sha256(text.encode()).digest())
+        wanted = held_out * sum(map(len, order))
+        apart = set()
+        for text in order[:-1]:
+            if apart and sum(map(len, apart)) >= wanted:
+                break
+            apart.add(text)
+        return tuple(text for text in self.texts if text not in apart), tuple(t for t in self.texts if t in apart)
+
+
+def read_corpus(name: str) -> Corpus:
+    """The texts of ``name``:
+
+    - ``stdlib``: the .py files of this Python's standard library, without its tests;
+    - ``package:NAME``: the .py files of an installed package;
+    - ``dataset:NAME``: the rows of a Hugging Face dataset's split ``train`` (needs the package ``datasets``);
+    - a folder: every file below it but hidden ones; or a pattern such as ``src/**/*.py``.
+
+    Raises:
+        ValueError: nothing is there, or fewer than two texts, of which one is to be kept apart.
+    """
+    skipped = dict.fromkeys(WHY, 0)
+    texts: dict[str, None] = {}
+    for text in _rows(name) if name.startswith("dataset:") else _read(_files(name), skipped):
+        if not text.strip():
+            skipped["empty"] += 1
+        elif text in texts:
+            skipped["double"] += 1
+        else:
+            texts[text] = None
+    if len(texts) < 2:
+        why = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count) or "nothing is there"
+        raise ValueError(
+            f"corpus: {name!r} has {len(texts) or 'no'} text{'' if len(texts) == 1 else 's'} ({why}); it must be at "
+            "least two, of which one is kept apart"
+        )
+    return Corpus(name, tuple(texts), skipped)
+
+
+def _read(files: list[Path], skipped: dict[str, int]) -> Iterator[str]:
+    for path in files:
+        try:
+            yield path.read_bytes().decode()
+        except UnicodeDecodeError:
+            skipped["undecodable"] += 1
+        except OSError:
+            skipped["unreadable"] += 1
+
+
+def _files(name: str) -> list[Path]:
+    if name == "stdlib":
+        return _python_files(Path(sysconfig.get_paths()["stdlib"]), NOT_THE_LIBRARY)
+    if name.startswith("package:"):
+        return _package(name)
+    if not name or "\0" in name:
+        raise ValueError(f"corpus: {name!r} is not valid; it must be stdlib, package:NAME, dataset:NAME or a folder")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return sorted(_below(path, set()))
+    found = sorted(Path(each) for each in glob.glob(str(path), recursive=True) if os.path.isfile(each))
+    if not found:
+        raise ValueError(f"corpus: {name!r} is no folder, and no file fits it")
+    return found
+
+
+def _package(name: str) -> list[Path]:
+    package = name.removeprefix("package:")
+    # To look for a part of a package would import the package.
+    spec = importlib.util.find_spec(package) if re.fullmatch(r"\w+", package) else None
+    if spec is None:
+        raise ValueError(
+            f"corpus: {name!r} is not installed; it must be the name that is imported, such as package:rich"
+        )
+    folders = [Path(folder) for folder in spec.submodule_search_locations or []]
+    return [path for folder in folders for path in _python_files(folder, set())] or [Path(spec.origin or "")]
+
+
+def _python_files(folder: Path, without: set[str]) -> list[Path]:
+    return sorted(path for path in _below(folder, without) if path.suffix == ".py")
+
+
+def _below(folder: Path, without: set[str]) -> Iterator[Path]:
+    for here, folders, names in os.walk(folder):
+        folders[:] = [each for each in folders if not each.startswith(".") and each not in without]
+        yield from (Path(here) / name for name in names if not name.startswith("."))
+
+
+def _rows(name: str) -> Iterator[str]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ValueError(f"corpus: {name!r} needs the package datasets: pip install 'headway[datasets]'") from None
+    try:
+        rows = load_dataset(name.removeprefix("dataset:"), split="train")
+    except Exception as error:  # whatever a hub, a network or a file may be up to
+        raise ValueError(f"corpus: {name!r} cannot be loaded ({type(error).__name__}: {error})") from None
+    column = next((column for column in COLUMNS if column in rows.column_names), None)
+    if column is None:
+        raise ValueError(
+            f"corpus: {name!r} has the columns {', '.join(rows.column_names)}; one must be {', '.join(COLUMNS)}"
+        )
+    return (str(text) for text in rows[column])

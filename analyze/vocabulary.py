@@ -348,6 +348,53 @@ class VocabularyCircuit:
             found[some] = (1 - signs / (n_columns - 1)) / 2
         return found
 
+    def ranks(self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> Int[Tensor, "pair"]:
+        """The places of entries within their rows: 1 + the number of other entries that are larger.
+
+        From 1, the largest, to the length of the row; equal entries share the best place of theirs. Null: uniform.
+
+        Raises:
+            ValueError: a token that does not exist.
+
+        Example:
+            >>> circuit = VocabularyCircuit(torch.ones(1, 1), torch.tensor([[5.0, 7.0, 5.0, 1.0]]))
+            >>> circuit.ranks(torch.zeros(4, dtype=torch.long), torch.arange(4)).tolist()
+            [2, 1, 2, 4]
+        """
+        n_rows, n_columns = self.shape
+        _check_tokens(rows, n_rows)
+        _check_tokens(columns, n_columns)
+        found = torch.empty(len(rows), dtype=torch.long, device=self.A.device)
+        for some in self._strips(len(rows)):
+            values = self.A[rows[some]] @ self.B
+            own = values.gather(1, columns[some, None])
+            found[some] = 1 + values.gt_(own).sum(1).long()
+        return found
+
+    def softmax(self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> Float[Tensor, "pair"]:
+        """The softmax over a row, at one of its columns: ``exp(value) / sum exp(row)``.
+
+        In [0, 1], adding up to 1 over the columns. What a head's output alone would predict after a token, or how it
+        would share its attention among all keys; QK circuits are first to be divided by sqrt(d_head). No network does
+        either: it adds other outputs, and sees few keys. Null: 1/d_vocab, for entries that are all equal.
+
+        Raises:
+            ValueError: a token that does not exist.
+
+        Example:
+            >>> circuit = VocabularyCircuit(torch.ones(1, 1), torch.tensor([[2.0, 2.0, 2.0, -1000.0]]))
+            >>> circuit.softmax(torch.tensor([0, 0]), torch.tensor([1, 3])).allclose(torch.tensor([1 / 3, 0]))
+            True
+        """
+        n_rows, n_columns = self.shape
+        _check_tokens(rows, n_rows)
+        _check_tokens(columns, n_columns)
+        found = self.A.new_empty(len(rows))
+        for some in self._strips(len(rows)):
+            shares = (self.A[rows[some]] @ self.B).softmax(1)
+            found[some] = shares.gather(1, columns[some, None])[:, 0]
+        return found
+
     def top(self, tokens: Int[Tensor, "token"], k: int) -> Top:
         """The k largest entries of each of some rows, largest first; of equal ones any.
 
@@ -384,6 +431,65 @@ class VocabularyCircuit:
     def _strips(self, length: int) -> list[slice]:
         """The numbers below ``length``, in slices of which the whole rows are together as large as a block."""
         return _spans(length, max(1, BLOCK**2 // self.shape[1]))
+
+
+def shared_entries(a: VocabularyCircuit, b: VocabularyCircuit, k: int) -> float:
+    """How many places the k largest entries of two circuits share: those in both, of those in either (Jaccard).
+
+    In [0, 1]. Of entries that are equal to the k-th largest any are taken, so that circuits full of ties may share
+    fewer than they could. Sizes play no part in it: a circuit and twice as large a one share all. Null: for places
+    drawn at random about ``k / (2 n - k)``, n the number of entries.
+
+    Raises:
+        ValueError: circuits of different shapes, or a k beyond the number of entries.
+
+    Example:
+        >>> from headway.models.handmade import low_rank_head
+        >>> circuit = VocabularyCircuit.ov(low_rank_head()[0], [Head(0, 0)])  # copies token 0 three times, 1 twice
+        >>> swapped = torch.arange(13)
+        >>> swapped[[1, 2]] = swapped[[2, 1]]
+        >>> shared_entries(circuit, circuit.renamed(swapped), k=1), shared_entries(circuit, circuit.renamed(swapped), 2)
+        (1.0, 0.3333333333333333)
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"b: its shape {b.shape} is not valid; it must be that of a, {a.shape}")
+    mine, theirs = ({(entry.row, entry.column) for entry in circuit.best(k)} for circuit in (a, b))
+    return len(mine & theirs) / len(mine | theirs)
+
+
+def subspace_overlap(A: Float[Tensor, "d_model rank_a"], B: Float[Tensor, "d_model rank_b"]) -> float:
+    """How much of a subspace lies in another: the mean squared cosine of the principal angles between them.
+
+    ``‖Q_A.T Q_B‖² / min(rank_a, rank_b)``, Frobenius, Q orthonormal bases of what the columns span. In [0, 1]: 0
+    orthogonal, 1 the one lies in the other. Columns that are combinations of others do not count: ranks are those of
+    the subspaces, down to the rounding of the tensors. Null: max(rank_a, rank_b) / d_model, the exact mean for random
+    subspaces. How long the columns are plays no part in it, so that two heads may overlap in directions that neither
+    uses much.
+
+    Raises:
+        ValueError: another d_model, numbers that are NaN or infinite, or columns that are all zero.
+
+    Example:
+        >>> subspace_overlap(torch.eye(5)[:, :2], torch.eye(5)[:, 1:4])  # one direction of two is shared
+        0.5
+    """
+    if A.shape[0] != B.shape[0]:
+        raise ValueError(f"B: its columns have {B.shape[0]} entries; they must have those of A, {A.shape[0]}")
+    Q_A, Q_B = _basis("A", A), _basis("B", B)
+    cosines = Q_A.mT @ Q_B
+    return (cosines.square().sum() / min(cosines.shape)).clamp(max=1).item()
+
+
+def _basis(name: str, columns: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model rank"]:
+    """An orthonormal basis of what the columns span, in float64."""
+    if not columns.isfinite().all():
+        raise ValueError(f"{name}: it is not all numbers (NaN or infinite)")
+    U, s, _ = torch.linalg.svd(columns.detach().double(), full_matrices=False)
+    rounding = max(columns.shape) * torch.finfo(columns.dtype).eps
+    kept = s > rounding * s.max() if len(s) else s > 0
+    if not kept.any():
+        raise ValueError(f"{name}: its columns are all zero; they must span something")
+    return U[:, kept]
 
 
 def _ov(read: _Read, heads: Sequence[Head]) -> VocabularyCircuit:

@@ -19,9 +19,10 @@ from transformer_lens import FactoredMatrix
 from transformer_lens.utilities import composition_scores
 
 from headway.analyze.circuits import k_composition
-from headway.analyze.vocabulary import BLOCK, ov_top1, ov_topk, token_pair_rank
+from headway.analyze.skip_trigrams import skip_trigrams
+from headway.analyze.vocabulary import BLOCK, VocabularyCircuit, ov_top1, ov_topk, token_pair_rank
 from headway.data.task import Batch
-from headway.models.config import ModelConfig
+from headway.models.config import Head, ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 
 # What stopped a notebook that wanted the whole matrix: 8.7 GiB a head.
@@ -43,11 +44,24 @@ def their_k_composition(model: HookedTransformer) -> Tensor:
         return composition_scores(FactoredMatrix(model.W_V, model.W_O), FactoredMatrix(model.W_K, model.W_Q.mT))
 
 
+def trigrams(model: HookedTransformer, head: int) -> None:
+    """The 100 best skip trigrams of one head."""
+    circuits = VocabularyCircuit.qk(model, Head(0, head)), VocabularyCircuit.ov(model, Head(0, head))
+    skip_trigrams(*circuits, k=100)
+
+
+def all_trigrams(model: HookedTransformer) -> None:
+    """Those of every head."""
+    for head in range(model.cfg.n_heads):
+        trigrams(model, head)
+
+
 # Every measure whose peak is taken, with the sizes of its network.
 MEASURED: dict[str, tuple[ModelConfig, Callable[[HookedTransformer], object]]] = {
     "ov_top1": (VOCABULARY, lambda model: ov_top1(model, BATCH)),
     "ov_topk": (VOCABULARY, lambda model: ov_topk(model, BATCH, k=10)),
     "token_pair_rank": (VOCABULARY, lambda model: token_pair_rank(model, BATCH, PAIRS)),
+    "skip_trigrams": (VOCABULARY, all_trigrams),
     "k_composition": (GPT2_SMALL, lambda model: k_composition(model, BATCH)),
     "TransformerLens's composition_scores": (GPT2_SMALL, their_k_composition),
 }
@@ -92,6 +106,14 @@ def bare_pairs(model: HookedTransformer) -> None:
         torch.mm(A, B[:, columns])
 
 
+@torch.no_grad()
+def bare_both(model: HookedTransformer) -> None:
+    """The factors of one head's QK and OV circuits and both whole products, in square blocks."""
+    attention = model.blocks[0].attn
+    bare_blocks(model.W_E @ attention.W_Q[0], (model.W_E @ attention.W_K[0]).mT)
+    bare_blocks(*factors(model, 0))
+
+
 def best_chunk(model: HookedTransformer) -> int:
     """The number of rows with which the bare loop over rows is fastest, on a part of one head's."""
     with torch.no_grad():
@@ -111,7 +133,9 @@ def vocabulary() -> None:
     model = HookedTransformer(VOCABULARY)
     pairs = partial(token_pair_rank, model, BATCH, PAIRS)
     alternate("token_pair_rank, 100 pairs / bare rows and columns", "1.5", pairs, partial(bare_pairs, model), 12)
-    for measure in ("ov_top1", "ov_topk", "token_pair_rank"):
+    best, both = partial(trigrams, two, 0), partial(bare_both, two)
+    alternate("skip_trigrams, k = 100 / both bare products, in square blocks", "1.5", best, both, 3)
+    for measure in ("ov_top1", "ov_topk", "token_pair_rank", "skip_trigrams"):
         show_peak(measure, "512")
 
 

@@ -20,7 +20,9 @@ from headway.analyze.vocabulary import (
     k_composition_top1,
     ov_top1,
     ov_topk,
+    shared_entries,
     similar_pairs,
+    subspace_overlap,
     token_pair_rank,
 )
 from headway.data.repeated_tokens import RepeatedTokens
@@ -178,6 +180,100 @@ def test_ties_count_half_in_percentiles(shape: tuple[int, int]):
         assert b.item() == pytest.approx(counted(circuit.A[:, column].tolist(), int(row)))
     # Every entry of a row by turns: half of the others are smaller, on average.
     assert within_rows.mean().item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("shape", [(23, 23), (5, 17), (17, 5), (3, 1)])
+def test_equal_entries_share_the_best_place(shape: tuple[int, int]):
+    circuit = sawtooth(*shape)
+    rows, columns = (place.flatten() for place in torch.meshgrid(*map(torch.arange, shape), indexing="ij"))
+    within_rows, within_columns = circuit.ranks(rows, columns), circuit.T.ranks(columns, rows)
+    for row, column, a, b in zip(rows, columns, within_rows, within_columns, strict=True):
+        assert a == sorted(circuit.A[row].tolist(), reverse=True).index(circuit.A[row, column].item()) + 1
+        assert b == sorted(circuit.A[:, column].tolist(), reverse=True).index(circuit.A[row, column].item()) + 1
+
+
+def test_a_percentile_is_a_place_counted_from_the_other_end():
+    circuit = VocabularyCircuit(torch.ones(1, 1), torch.randn(1, 23, generator=torch.Generator().manual_seed(0)))
+    row, columns = torch.zeros(23, dtype=torch.long), torch.arange(23)
+    places = circuit.ranks(row, columns)
+    assert places.sort().values.tolist() == list(range(1, 24))
+    torch.testing.assert_close(circuit.percentiles(row, columns), 1 - (places - 1) / 22)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_softmax_is_that_of_the_whole_row(network: str):
+    model, _ = NETWORKS[network]()
+    circuit, whole = VocabularyCircuit.qk(model, Head(1, 2)), whole_qk(model, Head(1, 2))
+    rows, columns = torch.tensor([2, 3, 2, 28, 0]), torch.tensor([3, 3, 11, 28, 0])
+    for found, expected in (
+        (circuit.softmax(rows, columns), whole.softmax(1)[rows, columns]),
+        (circuit.T.softmax(columns, rows), whole.softmax(0)[rows, columns]),
+    ):
+        torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-7)
+    everywhere = torch.arange(circuit.shape[1])
+    assert circuit.softmax(torch.full_like(everywhere, 5), everywhere).sum().item() == pytest.approx(1)
+
+
+def test_entries_whose_exponentials_are_infinite_have_a_softmax():
+    circuit = VocabularyCircuit(torch.tensor([[1000.0]]), torch.tensor([[1.0, 1.0, -1.0, 0.0, 0.5]]))
+    rows, columns = torch.zeros(5, dtype=torch.long), torch.arange(5)
+    assert circuit.softmax(rows, columns).tolist() == [0.5, 0.5, 0, 0, 0]
+
+
+@pytest.mark.parametrize("k", [1, 13, 97])
+def test_shared_entries_are_those_in_both_of_those_in_either(k: int):
+    shape = (23, 29)
+    a, b = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
+    b = a + b
+    one, other = (VocabularyCircuit(each, torch.eye(29)) for each in (a, b))
+    places = [set(each.flatten().topk(k).indices.tolist()) for each in (a, b)]
+    shared = shared_entries(one, other, k)
+    assert shared == len(places[0] & places[1]) / len(places[0] | places[1])
+    assert shared == shared_entries(other, one, k) == shared_entries(one.T, other.T, k)
+    # Sizes play no part, and of all places all are shared.
+    assert shared_entries(one, VocabularyCircuit(7 * a, torch.eye(29)), k) == 1
+    assert shared_entries(one, other, 23 * 29) == 1
+
+
+def test_places_drawn_at_random_share_what_they_should():
+    n, k = 23 * 29, 211
+
+    def drawn(seed: int) -> VocabularyCircuit:
+        return VocabularyCircuit(torch.randn(23, 29, generator=torch.Generator().manual_seed(seed)), torch.eye(29))
+
+    shared = np.mean([shared_entries(drawn(seed), drawn(1000 + seed), k) for seed in range(31)])
+    assert shared == pytest.approx(k / (2 * n - k), rel=0.05)
+
+
+def subspace(d_model: int, rank: int, seed: int) -> Tensor:
+    return torch.randn(d_model, rank, generator=torch.Generator().manual_seed(seed))
+
+
+def test_an_overlap_is_the_mean_squared_cosine_of_the_angles():
+    """Two planes that share no direction, the second turned out of the first by two angles."""
+    Q = torch.linalg.qr(subspace(19, 19, seed=0)).Q
+    angles = torch.tensor([0.3, 1.1])
+    A, B = Q[:, :2], Q[:, :2] * angles.cos() + Q[:, 2:4] * angles.sin()
+    expected = angles.cos().square().mean().item()
+    assert subspace_overlap(A, B) == pytest.approx(expected, rel=1e-5)
+    # Which vectors span a subspace is no matter, nor how many of them, nor how the whole is turned.
+    spanning = subspace(2, 5, seed=1)
+    assert subspace_overlap(A @ spanning, 1e-5 * B @ subspace(2, 31, seed=2)) == pytest.approx(expected, rel=1e-4)
+    assert subspace_overlap(Q @ A, Q @ B) == pytest.approx(expected, rel=1e-5)
+    assert subspace_overlap(B, A) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_ends_of_the_overlap():
+    A = subspace(19, 5, seed=0)
+    assert subspace_overlap(A, A @ subspace(5, 3, seed=1)) == pytest.approx(1)
+    Q = torch.linalg.qr(subspace(19, 19, seed=2)).Q
+    assert subspace_overlap(Q[:, :5], Q[:, 5:]) == pytest.approx(0, abs=1e-12)
+    assert subspace_overlap(A, Q) == pytest.approx(1)
+
+
+def test_random_subspaces_overlap_by_the_larger_rank():
+    found = [subspace_overlap(subspace(19, 3, seed), subspace(19, 7, 1000 + seed)) for seed in range(401)]
+    assert np.mean(found) == pytest.approx(7 / 19, abs=4 * np.std(found) / 401**0.5)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -396,6 +492,12 @@ def test_wrong_arguments_are_refused():
         r"tokens: 31 does not exist; these are 0 to 30": lambda: token_pair_rank(model, batch, pairs=[(0, 31)]),
         r"tokens: 31": lambda: circuit.rows(some),
         r"tokens: 31 does": lambda: circuit.top(some, 1),
+        r"tokens: 31 does not": lambda: circuit.ranks(some, some),
+        r"tokens: 31 does not exist": lambda: circuit.softmax(some, some),
+        r"b: its shape \(31, 30\) is not valid": lambda: shared_entries(circuit, circuit.renamed(torch.arange(30)), 1),
+        r"k: 0 is not valid; it must be 1 to 961": lambda: shared_entries(circuit, circuit, 0),
+        r"A: its columns are all zero": lambda: subspace_overlap(torch.zeros(5, 3), torch.eye(5)),
+        r"B: it is not all numbers": lambda: subspace_overlap(torch.eye(5), torch.eye(5) / 0),
         r"not all numbers": lambda: ov_top1(diverged, batch),
     }
     diverged, _ = built()

@@ -1,6 +1,7 @@
 """The command ``headway``. Each subcommand imports what it needs and no more."""
 
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ usage: headway COMMAND ...
   measures                   list what can be scored
   measure RUN [options]      score a run at its kept steps; what is there is not computed again
   study STUDY RUN [RUN ...]  a whole story of a run: its tables, its figures, and which claims hold
+  text RUN STRING [options]  type a string into a network that has a tokenizer: what comes next, and why
   report RUN [RUN ...]       write the page that shows what formed; several runs beside each other
   plot RUN FIGURE [options]  one figure of that page as PNG, SVG or PDF
 
@@ -33,6 +35,7 @@ recipes:
   induction             A segment of distinct random tokens, repeated until the sequence is full.
   fuzzy-induction       A segment of random tokens, and then the same in synonyms: [A] [B] … [A*] [B*].
   indirect-object       Sentences with two names, one of which comes again; the answer at the end is the other one.
+  text                  Windows of text files: BOS, and then some consecutive tokens of one file.
   previous-token        Random tokens after BOS; the answer at each position is the token one position before.
   affine-recurrence     Vectors that follow an affine recurrence, drawn anew for each sequence (arXiv 2410.17438).
 
@@ -68,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "measures": measures_command,
         "measure": measure_command,
         "study": study_command,
+        "text": text_command,
         "report": report_command,
         "plot": plot_command,
     }
@@ -211,6 +215,10 @@ def _say_what_formed(run: "Run") -> None:
     reached = ", ".join(f"{str(name).replace('_', ' on ')} {scores[name].values[-1]:.4f}" for name in losses)
     known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in run.task.baselines().items())
     console.print(f"{reached}  (baselines: {known})", highlight=False)
+    if run.task.tokenizer_hash is not None:
+        names = {"perplexity": scores.loss.values[-1], **run.task.baselines()}
+        said = ", ".join(f"{name} {math.exp(nats):.1f}" for name, nats in names.items())
+        console.print(f"{said}  (the exponentials, over text that it was not trained on)", highlight=False)
     table = Table("strongest", "score", "null", "z", "at step", box=None, padding=(0, 2, 0, 0))
     for row in what_formed(scores):
         ceiling = "" if row.ceiling is None else f" of {row.ceiling:.3f}"
@@ -345,6 +353,53 @@ def study_command(arguments: list[str]) -> None:
         report_if_possible(studied) if isinstance(studied, Run) else write_studies(folder, studied)
     print_story(story, Console(width=None if sys.stdout.isatty() else 160))
     print(f"\nIts figures, as data: {path}\nThe page that shows them: {page}")
+
+
+def text_command(arguments: list[str]) -> None:
+    """Say what a network makes of a string, and write the page that shows it."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(usage="headway text RUN STRING [options]", allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("run", help="directory of a run whose tokens are text, or name of a language model")
+    parser.add_argument("string", help="what is typed; - reads it from where a pipe comes in")
+    parser.add_argument("--at", type=int | None, help="the kept step of a run; the last one if not given")
+    parser.add_argument("--top", type=int, default=5, help="how many of the likeliest next tokens are shown")
+    parser.add_argument("--position", type=int | None, help="what is explained, from 0, BOS; the last if not given")
+    parser.add_argument("--token", help="whose logit is explained there; the next if there is one, else the likeliest")
+    parser.add_argument("--out", help="the file; text.html in the run, or of a language model in runs/NAME")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no page of ours")
+    if {"-h", "--help"} & set(arguments):
+        parser.print_help()
+        return
+
+    from rich.console import Console
+
+    from headway.analyze.report.page import write_typed
+    from headway.analyze.studies.subject import Subject, opened
+    from headway.analyze.typed import print_typed, typed
+    from headway.checkpoints import Run
+    from headway.checkpoints.options import parse
+    from headway.checkpoints.run import holds_run
+
+    options = parse(parser, arguments)
+    if options.top < 1:
+        raise ValueError(f"top: {options.top} is not valid; it must be at least 1")
+    string = sys.stdin.read().removesuffix("\n") if options.string == "-" else options.string
+    studied = opened(options.run)
+    if isinstance(studied, Run):
+        folder = studied.path
+    else:
+        folder = Path("runs") / Path(options.run).name
+        if options.out is None and holds_run(folder):
+            raise ValueError(f"out: {folder} holds a run; give another file")
+    subject = Subject.of(studied, options.at)
+    shown = typed(subject.model, string, options.position, options.token)
+    step = [] if subject.step is None else [("step", str(subject.step))]
+    out = folder / "text.html" if options.out is None else _directory("out", options.out)
+    about = [("model", subject.name), *step, ("string", string)]
+    page = write_typed(shown, subject.model, about, out, options.top, options.overwrite)
+    print_typed(shown, Console(width=None if sys.stdout.isatty() else 160), options.top)
+    print(f"\nThe page that shows it, at every position: {page}")
 
 
 def report_command(arguments: list[str]) -> None:

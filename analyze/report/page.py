@@ -18,15 +18,19 @@ from headway.analyze.formation import ROLES
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.shown import Damaged, Score, Shown, read_story
 from headway.analyze.report.stories import story_data
+from headway.analyze.report.typed_page import typed_data
 from headway.analyze.studies.story import Story
+from headway.analyze.typed import Typed
 from headway.checkpoints import Run
 from headway.checkpoints.files import write_whole
+from headway.models.convert import Model
 
 # In the order in which they build on each other; each figure of the page is one file.
 SCRIPTS = (
     "base", "state", "formed", "loss", "diagram", "attention", "eigenvalues", "heads", "pairs", "attribution",
     "studies", "start",
 )  # fmt: skip
+TYPED_SCRIPTS = ("base", "state", "attention", "typed")
 MARK = '<meta name="generator" content="headway">'
 
 
@@ -67,6 +71,20 @@ def write_studies(folder: Path, model: TransformerBridge) -> Path:
     return _write(folder / "report.html", _text(name, {"live": False, "definitions": {}, "runs": [data]}), False)
 
 
+def write_typed(
+    shown: Typed, model: Model, about: list[tuple[str, str]], out: Path, top: int = 5, overwrite: bool = False
+) -> Path:
+    """Write the page of a string that was typed into a network, and give its path.
+
+    Raises:
+        ValueError: a file there that is no page of ours, or that cannot be written.
+    """
+    if out.is_dir():
+        raise ValueError(f"out: {out} is a directory; it must be a file")
+    data = typed_data(shown, model.cfg.n_layers, about, top)
+    return _write(out, _text(about[0][1], {"typed": data}, TYPED_SCRIPTS), overwrite)
+
+
 def _write(out: Path, text: str, overwrite: bool) -> Path:
     try:
         if out.exists() and not overwrite and MARK not in out.read_text(errors="replace")[:1000]:
@@ -88,7 +106,7 @@ def page(shown: Sequence[Shown], live: bool = False) -> str:
     return _text(", ".join(names), data)
 
 
-def _text(title: str, data: dict[str, Any]) -> str:
+def _text(title: str, data: dict[str, Any], scripts: Sequence[str] = SCRIPTS) -> str:
     folder = files("headway.analyze.report") / "assets"
     data |= {
         "palette": {
@@ -103,7 +121,7 @@ def _text(title: str, data: dict[str, Any]) -> str:
         "mark": MARK,
         "title": html.escape(title),
         "style": (folder / "page.css").read_text(),
-        "script": "\n".join((folder / f"{name}.js").read_text() for name in SCRIPTS),
+        "script": "\n".join((folder / f"{name}.js").read_text() for name in scripts),
         # Whatever a token or a path holds, it cannot end the script element.
         "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
     }

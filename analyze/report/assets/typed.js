@@ -1,0 +1,371 @@
+// A string typed into a network. A click on a token says what was expected after it, and what decided that.
+
+let TYPED; // what the page holds of it
+const MOST_BARS = 24;
+
+// From the position that is looked at into what is drawn of the string; -1 where nothing is.
+const placeOf = (position) => TYPED.drawn.indexOf(position);
+const shownHead = () => (state.head ? nameOf(state.head) : "all heads");
+// On an axis a token stands without its quotes.
+const bare = (label) => label.slice(1, -1);
+
+function look(position) {
+  state.position = Math.min(TYPED.tokens.length - 1, Math.max(0, position));
+  changed();
+}
+
+function chanceText({ token, probability, rank }) {
+  return `${token}, probability ${said(probability)}, rank ${rank}`;
+}
+
+function chipsSection() {
+  const readout = el("output", { class: "readout", "aria-live": "polite" });
+  const chips = TYPED.tokens.map((token, position) => {
+    const chance = TYPED.following[position - 1]?.probability;
+    const told = chance === undefined ? "" : `probability ${said(chance)}`;
+    const bar = el("i", { style: `width:${100 * (chance ?? 0)}%;background:${PALETTE.categories[0]}` });
+    return el(
+      "button",
+      { type: "button", class: "chip", title: `position ${position} ${told}`, click: () => look(position) },
+      token,
+      bar,
+    );
+  });
+  return figure(el("div", {}, el("div", { class: "chips" }, chips), readout), () => {
+    chips.forEach((chip, position) => {
+      chip.classList.toggle("chosen", position === state.position);
+      chip.setAttribute("aria-pressed", String(position === state.position));
+    });
+    const next = TYPED.following[state.position];
+    readout.value =
+      `Position ${state.position} of ${TYPED.tokens.length - 1}, ${TYPED.tokens[state.position]}. ` +
+      (next ? `Next comes ${chanceText(next)}.` : "It is the last.");
+  });
+}
+
+// Bars from the left, or with a sign from the middle; `most` is the length of a whole one.
+function barRows(rows, most, signed) {
+  return rows.map(({ name, value, strong, spelled }) => {
+    const share = (signed ? 50 : 100) * Math.min(1, Math.abs(value) / most);
+    const left = !signed ? 0 : value >= 0 ? 50 : 50 - share;
+    const color = PALETTE.categories[value >= 0 ? 0 : 1];
+    return el(
+      "tr",
+      {},
+      el("th", { scope: "row", class: `${spelled ? "token" : ""} ${strong ? "said" : ""}` }, name),
+      el("td", { class: "number" }, said(value)),
+      el(
+        "td",
+        { class: "bar" },
+        el(
+          "div",
+          { class: "track" },
+          el("b", { style: `left:${signed ? 50 : 0}%` }),
+          el("i", { style: `left:${left}%;width:${share}%;background:${color}` }),
+        ),
+      ),
+    );
+  });
+}
+
+function barTable(caption, draw) {
+  const said = el("caption", { class: "say", style: "text-align:left" }),
+    body = el("tbody");
+  return figure(el("table", { class: "bars" }, said, body), () => {
+    const { text, rows, most, signed } = draw();
+    said.textContent = text;
+    body.replaceChildren(...barRows(rows, most, signed));
+  });
+}
+
+function nextSection() {
+  return barTable("", () => {
+    const rows = TYPED.likeliest[state.position].map(({ token, probability }) => ({
+      name: token,
+      value: probability,
+    }));
+    const next = TYPED.following[state.position];
+    if (next && !rows.some(({ name }) => name === next.token))
+      rows.push({ name: `${next.token} (rank ${next.rank})`, value: next.probability, strong: true });
+    return {
+      text: `After position ${state.position}; ${next ? "in bold, what comes next in the string." : "nothing follows in the string."}`,
+      rows: rows.map((row) => ({ ...row, spelled: true, strong: row.strong ?? row.name === next?.token })),
+      most: 1,
+      signed: false,
+    };
+  });
+}
+
+// The largest by size, and what the others add up to.
+function largest(rows) {
+  const order = [...rows].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
+  const rest = order.slice(MOST_BARS);
+  if (!rest.length) return order;
+  return [
+    ...order.slice(0, MOST_BARS),
+    { name: `${rest.length} others`, value: rest.reduce((sum, { value }) => sum + value, 0) },
+  ];
+}
+const longest = (rows) => Math.max(1e-9, ...rows.map(({ value }) => Math.abs(value)));
+
+function componentRows() {
+  return largest(
+    TYPED.components.map((name, component) => ({
+      name,
+      value: TYPED.outputs.get(component, state.position),
+      strong: state.head !== null && name === nameOf(state.head),
+    })),
+  );
+}
+
+// What the chosen head, or all heads together, take from each position.
+function sourceRows(place) {
+  const heads = state.head
+    ? [state.head]
+    : Array.from({ length: TYPED.layers * TYPED.heads }, (_, i) => [Math.floor(i / TYPED.heads), i % TYPED.heads]);
+  return TYPED.drawn
+    .filter((position) => position <= state.position)
+    .map((position, source) => ({
+      name: `${position} ${TYPED.tokens[position]}`,
+      value: heads.reduce((sum, head) => sum + TYPED.sources.get(...head, place, source), 0),
+      spelled: true,
+      position,
+    }));
+}
+
+function attributionPanels() {
+  const note = TYPED.leftOut ? el("p", { class: "warn" }, `Left out: ${TYPED.leftOut}`) : null;
+  if (!TYPED.outputs) return note;
+  const title = el("p", { class: "readout" });
+  const components = barTable("", () => {
+    const rows = componentRows();
+    const total = rows.reduce((sum, { value }) => sum + value, 0);
+    return {
+      text: `Logits over the mean; they add up to ${said(total)}.`,
+      rows,
+      most: longest(rows),
+      signed: true,
+    };
+  });
+  const sources = barTable("", () => {
+    const place = placeOf(state.position);
+    if (place < 0) return { text: "Of so long a string this position is not kept on the page.", rows: [], most: 1 };
+    const all = sourceRows(place);
+    const most = longest(all);
+    const kept = new Set(largest(all).map(({ position }) => position));
+    const total = all.reduce((sum, { value }) => sum + value, 0);
+    return {
+      text: `What ${shownHead()} took from each position; it adds up to ${said(total)}.`,
+      rows: all.filter(({ position }) => kept.has(position)),
+      most,
+      signed: true,
+    };
+  });
+  return el(
+    "div",
+    {},
+    note,
+    figure(title, () => {
+      title.textContent = `Explained: ${chanceText(TYPED.explained[state.position])} after position ${state.position}.`;
+    }),
+    el(
+      "div",
+      { class: "panels", style: "--least:340px" },
+      el("div", {}, el("h3", {}, "By component"), components),
+      TYPED.sources ? el("div", {}, el("h3", {}, "By source token"), sources) : null,
+    ),
+  );
+}
+
+function entryText(layer, head, query, key) {
+  const at = (place) => `${TYPED.drawn[place]} ${TYPED.tokens[TYPED.drawn[place]]}`;
+  const value = TYPED.attention.values.get(0, layer, head, 0, query, key);
+  let text = `${nameOf([layer, head])}: query ${at(query)} → key ${at(key)}: ${said(value)}`;
+  if (TYPED.sources) text += `, and adds ${said(TYPED.sources.get(layer, head, query, key))}`;
+  return text;
+}
+
+// Draws the row of the position that is looked at into a frame.
+function markRow(context, edge, cell) {
+  const row = placeOf(state.position);
+  if (row < 0) return;
+  context.strokeStyle = css("--accent");
+  context.lineWidth = 1.5;
+  context.strokeRect(edge, edge + row * cell, cell * TYPED.drawn.length, cell);
+}
+
+function smallMap(layer, head, readout) {
+  const canvas = el("canvas", { "aria-hidden": "true" });
+  const name = nameOf([layer, head]),
+    size = TYPED.drawn.length;
+  let edge = 0,
+    cell = 1;
+  const button = el(
+    "button",
+    {
+      type: "button",
+      class: "head",
+      "aria-label": `${name}; its attention shown large, and what it took from each token, at a press`,
+      click: () => choose(isChosen(layer, head) ? null : [layer, head]),
+      pointermove: (event) => {
+        const entry = entryUnder(event, canvas, edge, cell, size);
+        if (entry) readout.value = entryText(layer, head, ...entry);
+      },
+    },
+    canvas,
+    el("span", {}, name),
+  );
+  return figure(button, (width) => {
+    edge = width < 110 ? 0 : Math.min(40, marginFor(tokensOf(TYPED), 5));
+    const drawn = drawLabelled(canvas, TYPED, 0, layer, head, width, edge, 5);
+    cell = drawn.cell;
+    markRow(drawn.context, edge, cell);
+    button.classList.toggle("chosen", isChosen(layer, head));
+    button.setAttribute("aria-pressed", String(isChosen(layer, head)));
+  });
+}
+
+function largeMap() {
+  const size = TYPED.drawn.length;
+  const canvas = el("canvas", { tabindex: 0, role: "img" });
+  const title = el("h3", {}),
+    readout = el("output", { class: "readout", "aria-live": "polite" });
+  const close = el("button", { type: "button", click: () => choose(null) }, "Close");
+  const bar = el("div", { style: "display:flex;justify-content:space-between;gap:8px" }, title, close);
+  const host = el("div", { class: "large", hidden: true }, bar, readout, canvas);
+  let edge = 0,
+    cell = 1,
+    entry = [Math.max(0, size - 1), 0];
+  const tell = () => {
+    readout.value = entryText(...state.head, ...entry);
+  };
+  canvas.addEventListener("pointermove", (event) => {
+    entry = entryUnder(event, canvas, edge, cell, size) ?? entry;
+    tell();
+  });
+  canvas.addEventListener("keydown", (event) => {
+    if (moved(event, entry, size)) draw();
+  });
+  canvas.addEventListener("click", () => look(TYPED.drawn[entry[0]]));
+  function draw() {
+    host.hidden = !state.head;
+    if (!state.head) return;
+    edge = marginFor(tokensOf(TYPED), 12);
+    const room = Math.min(host.clientWidth - 24, Math.max(240, innerHeight - 190));
+    const width = edge + size * Math.max(2, Math.min(40, (room - edge) / size));
+    const drawn = drawLabelled(canvas, TYPED, 0, ...state.head, width, edge, 12);
+    cell = drawn.cell;
+    markRow(drawn.context, edge, cell);
+    if (document.activeElement === canvas) outline(drawn.context, entry, edge, cell);
+    title.textContent = `${nameOf(state.head)}: queries from above, keys from the left`;
+    canvas.setAttribute("aria-label", `${title.textContent}; arrow keys read single entries`);
+    tell();
+  }
+  canvas.addEventListener("focus", draw);
+  canvas.addEventListener("blur", draw);
+  return figure(host, draw, true);
+}
+
+function mapsSection() {
+  const readout = el("output", { class: "readout follows" });
+  const layers = Array.from({ length: TYPED.layers }, (_, layer) => [
+    el("h3", {}, `Layer ${layer}`),
+    el(
+      "div",
+      { class: "grid", style: columns(TYPED, 290) },
+      Array.from({ length: TYPED.heads }, (_, head) => smallMap(layer, head, readout)),
+    ),
+  ]);
+  const cut =
+    TYPED.drawn.length < TYPED.tokens.length
+      ? el(
+          "p",
+          { class: "say" },
+          `Of ${TYPED.tokens.length} positions ${TYPED.drawn.length} are drawn: the first, and those up to position ${TYPED.drawn.at(-1)}.`,
+        )
+      : null;
+  return el(
+    "div",
+    {},
+    legend((t) => sequential(t * t), "0", "0.25", "1"),
+    cut,
+    readout,
+    largeMap(),
+    layers,
+  );
+}
+
+const TYPED_SECTIONS = [
+  [
+    "string",
+    "The string",
+    "The bar below a token is its probability after what stands before it. A click, or the arrow keys, choose a position: what stands below is about what comes after it.",
+    chipsSection,
+  ],
+  ["next", "What comes next", null, nextSection],
+  [
+    "attribution",
+    "Direct attribution",
+    "What each component adds to the logit of the token that comes next (after the last position, of the likeliest) over the mean of all logits, leaving out what it does through later layers. A head takes it from source tokens: attention times what the value there adds. Biases, MLPs and the embedding have no source.",
+    attributionPanels,
+  ],
+  [
+    "attention",
+    "Attention",
+    "One row a query, one column a key; framed is the position that is looked at. The colour goes by the square root, so that weak attention is seen. A click shows a head large, and what it alone took from each token.",
+    mapsSection,
+  ],
+  [
+    "about",
+    "About",
+    null,
+    () =>
+      el(
+        "dl",
+        { class: "about" },
+        TYPED.about.map(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]),
+      ),
+  ],
+];
+
+async function begin({ palette, typed }) {
+  PALETTE = palette;
+  for (const each of document.querySelectorAll("#controls, .skip")) each.remove();
+  const page = document.getElementById("page");
+  try {
+    TYPED = unpacked({ ...typed, packed: null }, await inflated(typed.packed));
+  } catch (error) {
+    page.append(el("p", { class: "warn" }, `This browser cannot read the page's data (${error.message}).`));
+    return;
+  }
+  // As a run holds what is drawn of it: one sequence.
+  const tokens = TYPED.drawn.map((position) => bare(TYPED.tokens[position]));
+  TYPED.attention = { values: TYPED.attention, tokens: [tokens] };
+  state.position = TYPED.position;
+  readHash();
+  for (const [id, title, text, build] of TYPED_SECTIONS) {
+    page.append(
+      el(
+        "section",
+        { id, "aria-labelledby": `${id}-title` },
+        el("h2", { id: `${id}-title` }, title),
+        text ? el("p", { class: "say" }, text) : null,
+        build(),
+      ),
+    );
+  }
+  document.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (event.key === "Escape" && state.head) choose(null);
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by || event.target.closest("canvas[tabindex]")) return;
+    event.preventDefault();
+    look(state.position + by);
+  });
+  makeTheme();
+  requestAnimationFrame(() =>
+    requestAnimationFrame(() => {
+      document.body.dataset.ready = String(Math.round(performance.now()));
+    }),
+  );
+}

@@ -1,0 +1,296 @@
+"""Conditional expressions of Python, ``a if b else c``: prompts that end right before `` else``."""
+
+import ast
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from headway.data.seeds import generator
+from headway.data.task import Batch
+from headway.data.tokenizer import begins_with, one_token
+
+IF, ELSE = " if", " else"
+# Of the evaluation stream; number 0 is what a task's own evaluation batch is drawn from.
+INDEX = 1
+# So many draws in a row without a new pair, and there is none to wait for.
+TRIES = 1000
+
+# {symbol} stands for any one of its strings, all alike; {ending} is where twins differ.
+# fmt: off
+GRAMMAR: dict[str, tuple[str, ...]] = {
+    "text": (
+        "{before}{name} = {conditional}\n",
+        "{inside}return {conditional}\n",
+        "{before}{function}({conditional})\n",
+        "{before}{name} = [{conditional}]\n",
+    ),
+    "before": ("", "def {function}({name}):\n    return {value}\n\n\n", "{inside}"),
+    "inside": (
+        "def {function}({name}):\n    {line}\n    ",
+        "def {function}(self):\n    {line}\n    {line}\n    ",
+    ),
+    "line": (
+        "{name} = {value}", "{name} = {name} + {number}", "{name}.{name} = {name}",
+        "{name} = {function}({name}, {name})",
+    ),
+    "conditional": ("{value} if {subject}{ending} else {value}",),
+    "value": (
+        "{name}", "{name}.{name}", "{name}[{number}]", "{function}({name})", "{number}", "{string}", "None", "[]",
+    ),
+    "subject": ("{name}", "not {name}", "{name} and {name}"),
+    "normal": ("", ".{name}", " {comparison} {number}", " == {string}", "{index}"),
+    "index": ("[{number}]", "[{name}]"),
+    "anomalous": (
+        "{method}()", "{method}({name})", "{method}({name}, {value})", " {junction} ({name} {comparison} {number})",
+    ),
+    "method": ("", ".{name}"),
+    "comparison": ("==", "!=", "<", ">"),
+    "junction": ("and", "or"),
+    "string": ('"{word}"', "'{word}'"),
+    "number": tuple(str(number) for number in range(11)),
+    "name": (
+        "item", "value", "count", "total", "name", "path", "key", "left", "right", "size", "result", "line", "node",
+        "data", "start", "end", "text", "first", "last", "other", "ready", "valid", "active", "match", "found",
+        "default", "parent", "index", "state", "mode",
+    ),
+    "function": (
+        "load", "find", "check", "print", "update", "build", "select", "clean", "merge", "parse", "convert", "get",
+        "run",
+    ),
+    "word": ("red", "blue", "open", "all", "no", "fast", "north", "one", "test", "main", "left", "json"),
+}
+# fmt: on
+
+# What may stand around a keyword: brackets, line breaks, comments. Possessive, so that no comment is read as code.
+_AROUND = rb"(?:[\s()\\]|#[^\r\n]*+)*+"
+_BETWEEN = {word: re.compile(rb"%b(?<= )(%b)%b" % (_AROUND, word, _AROUND)) for word in (b"if", b"else")}
+
+
+def found(texts: Iterable[str], tokenizer: Any, length: int = 16) -> Batch:
+    """The prompts in source texts of Python: what stands before the `` else`` of every conditional expression.
+
+    A prompt is [BOS, t_1..t_(length-1)], the tokens before the token `` else`` in its text, spelled as the whole text
+    is. It is taken if there are so many, and the `` if`` of the same expression is one of them; equal ones once. Texts
+    are parsed and never run; one that is no Python, or not of this version, is passed over. Before Python 3.12 some
+    expressions in f-strings have no certain place, and are passed over too. At the last position, which alone counts,
+    the target is `` else``.
+
+    ``info`` holds ``anomalous`` [n], whether the last token ends in a closing ``)``, and ``if_position`` [n], where the
+    expression's `` if`` stands. Real prompts of the two kinds differ in more than their last token: what tells them
+    apart need not be the bracket; see ``generated``. Without any there are 0 prompts.
+
+    Raises:
+        ValueError: a length below 4, a tokenizer that splits `` if`` or `` else``, or one that does not know where its
+            tokens stand.
+
+    Example:
+        >>> from headway.data.tokenizer import train_bpe, wrapped
+        >>> tokenizer = wrapped(train_bpe(["x = a if b else c"] * 2, n_tokens=267))
+        >>> batch = found(["x = a if b else c", "x = a if f() else c", "if x: pass"], tokenizer, length=4)
+        >>> [tokenizer.decode(row) for row in batch.inputs[:, 1:]], batch.info["anomalous"].tolist()
+        ([' a if b'], [False])
+    """
+    reader = _Reader.of(tokenizer, length)
+    return reader.batch(dict(prompt for text in texts for prompt in reader.prompts(text)))
+
+
+def generated(tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
+    """Prompts of a small grammar, in pairs: 2i is normal, and 2i + 1 its anomalous twin, see ``twins``.
+
+    A prompt is what ``found`` takes from a text, and ``info`` is the same. Twins differ in length, and so in how much
+    of the code before them is left. No prompt comes twice. Pairs are independent draws of the grammar, without those
+    whose `` if`` does not stand among the last ``length - 1`` tokens: of a tokenizer that splits names, or with a short
+    length, calls of several arguments become rare. The same seed gives the same prompts; more begin with fewer.
+
+    Raises:
+        ValueError: a count that is odd or below 2, or larger than there are; a length below 4, or too short for an
+            expression; a tokenizer that ``found`` refuses.
+
+    Example:
+        >>> from headway.data.tokenizer import train_bpe, wrapped
+        >>> texts = twins(generator("data", 0), lines=3)
+        >>> batch = generated(wrapped(train_bpe(texts * 2, n_tokens=330)), seed=0, count=2, length=32)
+        >>> batch.info["anomalous"].tolist()
+        [False, True]
+    """
+    if count < 2 or count % 2:
+        raise ValueError(f"count: {count} is not valid; it must be even and at least 2, since prompts come in pairs")
+    reader = _Reader.of(tokenizer, length)
+    draw = generator("evaluation", seed, INDEX)
+    prompts: dict[tuple[int, ...], int] = {}
+    tries = 0
+    while len(prompts) < count:
+        # A line has four tokens at least.
+        pair = dict(prompt for text in twins(draw, lines=length // 4) for prompt in reader.prompts(text))
+        if len(pair) == 2 and prompts.keys().isdisjoint(pair):
+            prompts |= pair
+            tries = 0
+        elif (tries := tries + 1) == TRIES:
+            raise ValueError(
+                f"length: {length} is not valid; it must be larger, or count smaller: {TRIES} draws in a row gave no "
+                f"new pair with its{IF!r} in reach after {len(prompts)} prompts"
+            )
+    return reader.batch(prompts)
+
+
+def twins(draw: torch.Generator, lines: int) -> tuple[str, str]:
+    """Two texts of the grammar with one conditional expression each: the same code but for the end of the condition.
+
+    Both begin with ``lines`` assignments. The expression is assigned, returned, an argument or in a list, as often as
+    each other. The normal condition ends in a name, an attribute, a number, a string or ``]``; the anomalous one in a
+    call of no, one or two arguments or a comparison in brackets: alike likely, and independent of each other. Elsewhere
+    both may have calls, so that a ``)`` somewhere tells nothing.
+
+    Example:
+        >>> normal, anomalous = twins(generator("data", 0), lines=1)
+        >>> [text.split(" else ")[0].endswith(")") for text in (normal, anomalous)]
+        [False, True]
+    """
+    text = _expanded("{line}\n" * lines + "{text}", draw)
+    normal, anomalous = _expanded("{normal}", draw), _expanded("{anomalous}", draw)
+    return text.replace("{ending}", normal), text.replace("{ending}", anomalous)
+
+
+def together(batches: Sequence[Batch]) -> Batch:
+    """The prompts of several batches as one, in their order; ``task`` is None.
+
+    Raises:
+        ValueError: no batch, or batches of different lengths or with different ``info``.
+
+    Example:
+        >>> from headway.data.tokenizer import train_bpe, wrapped
+        >>> tokenizer = wrapped(train_bpe(["x = a if b else c"] * 2, n_tokens=267))
+        >>> one, another = (found([f"x = a if {b} else c"], tokenizer, length=4) for b in "bd")
+        >>> together([one, another]).inputs.shape
+        torch.Size([2, 4])
+    """
+    kinds = {(batch.inputs.shape[1:], batch.targets.shape[1:], frozenset(batch.info)) for batch in batches}
+    if len(kinds) != 1:
+        lengths = ", ".join(str(batch.inputs.shape[1]) for batch in batches) or "none"
+        raise ValueError(
+            f"batches: lengths {lengths} are not valid; there must be at least one, all of one length and with the "
+            "same info"
+        )
+    return Batch(
+        inputs=torch.cat([batch.inputs for batch in batches]),
+        targets=torch.cat([batch.targets for batch in batches]),
+        mask=torch.cat([batch.mask for batch in batches]),
+        info={name: torch.cat([batch.info[name] for batch in batches]) for name in batches[0].info},
+    )
+
+
+class _Keywords(NamedTuple):
+    """Where the keywords of a conditional expression end, in characters of its text."""
+
+    else_end: int
+    if_end: int
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads prompts from texts in the tokens of a tokenizer."""
+
+    tokenizer: Any
+    length: int
+    bos: int
+    if_token: int
+    else_token: int
+
+    @classmethod
+    def of(cls, tokenizer: Any, length: int) -> "_Reader":
+        if length < 4:
+            raise ValueError(f"length: {length} is not valid; it must be at least 4: BOS, `a`, ` if` and ` b`")
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(
+                f"tokenizer: {type(tokenizer).__name__} is not valid; it must be a fast one, which knows where in a "
+                "text its tokens stand"
+            )
+        return cls(tokenizer, length, begins_with(tokenizer), one_token(tokenizer, IF), one_token(tokenizer, ELSE))
+
+    def prompts(self, text: str) -> Iterator[tuple[tuple[int, ...], int]]:
+        """The tokens of each prompt in a text, in their order, and which of them is the expression's `` if``."""
+        keywords = _keywords(text)
+        if not keywords:
+            return
+        spelled = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
+        tokens = spelled["input_ids"]
+        # By their ends: some tokenizers leave the space before a token out of its place.
+        at = {
+            (token, end): position
+            for position, (token, (_, end)) in enumerate(zip(tokens, spelled["offset_mapping"], strict=True))
+            if token in (self.if_token, self.else_token)
+        }
+        for else_end, if_end in keywords:
+            if_at, else_at = at.get((self.if_token, if_end)), at.get((self.else_token, else_end))
+            if if_at is None or else_at is None:
+                continue
+            first = else_at - (self.length - 1)
+            if 0 <= first <= if_at:
+                yield (self.bos, *tokens[first:else_at]), 1 + if_at - first
+
+    def batch(self, prompts: Mapping[tuple[int, ...], int]) -> Batch:
+        """These prompts, each with the position of its `` if``."""
+        inputs = torch.tensor(list(prompts), dtype=torch.long).view(len(prompts), self.length)
+        last = inputs[:, -1].tolist()
+        closing = {
+            token: self.tokenizer.decode([token], clean_up_tokenization_spaces=False).endswith(")")
+            for token in set(last)
+        }
+        return Batch(
+            inputs=inputs,
+            targets=F.pad(inputs[:, 1:], (0, 1), value=self.else_token),
+            mask=F.pad(torch.zeros_like(inputs[:, 1:], dtype=torch.bool), (0, 1), value=True),
+            info={
+                "anomalous": torch.tensor([closing[token] for token in last], dtype=torch.bool),
+                "if_position": torch.tensor(list(prompts.values()), dtype=torch.long),
+            },
+        )
+
+
+def _keywords(text: str) -> list[_Keywords]:
+    """Those of a text's conditional expressions that have a space before both; none if it is no Python."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    written = text.encode()
+    # ast counts the bytes of a line, and only these end one.
+    lines = [0, *(end.end() for end in re.finditer(rb"\r\n?|\n", written))]
+    places = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.IfExp):
+            if_end = _keyword_end(written, lines, node.body, b"if", node.test)
+            else_end = _keyword_end(written, lines, node.test, b"else", node.orelse)
+            if if_end is not None and else_end is not None:
+                places.append(_Keywords(else_end, if_end))
+    return sorted(places)
+
+
+def _keyword_end(written: bytes, lines: list[int], left: ast.expr, word: bytes, right: ast.expr) -> int | None:
+    """Where the keyword between two expressions ends, in characters; None without it, or without a space before it."""
+    assert left.end_lineno is not None
+    assert left.end_col_offset is not None
+    start, end = lines[left.end_lineno - 1] + left.end_col_offset, lines[right.lineno - 1] + right.col_offset
+    between = _BETWEEN[word].fullmatch(written, start, end)
+    return None if between is None else len(written[: between.end(1)].decode())
+
+
+def _expanded(text: str, draw: torch.Generator) -> str:
+    """A text of the grammar, with a string in place of every symbol that it has."""
+
+    def one(symbol: re.Match[str]) -> str:
+        strings = GRAMMAR.get(symbol[1])
+        if strings is None:
+            return symbol[0]
+        return _expanded(strings[int(torch.randint(len(strings), (), generator=draw))], draw)
+
+    return re.sub(r"\{(\w+)\}", one, text)

@@ -624,7 +624,7 @@ def test_figures_follow_the_width_and_the_theme(run: Run, opened: Open):
     wide, light = float(svg.get_attribute("width") or 0), pixels(seen(page, "pairs").locator("canvas").first)
     page.locator("#theme").click()
     drawn(page)
-    assert pixels(page.locator("#pairs canvas").first) != light
+    assert pixels(seen(page, "pairs").locator("canvas").first) != light
     page.set_viewport_size({"width": 700, "height": 900})
     drawn(page)
     seen(page, "loss")

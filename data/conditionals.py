@@ -76,13 +76,12 @@ def found(texts: Iterable[str], tokenizer: Any, length: int = 16) -> Batch:
 
     A prompt is [BOS, t_1..t_(length-1)], the tokens before the token `` else`` in its text, spelled as the whole text
     is. It is taken if there are so many, and the `` if`` of the same expression is one of them; equal ones once. Texts
-    are parsed and never run; one that is no Python, or not of this version, is passed over. Before Python 3.12 some
-    expressions in f-strings have no certain place, and are passed over too. At the last position, which alone counts,
-    the target is `` else``.
+    are parsed and never run; one that is not Python, or not of this version, is passed over. At the last position,
+    which alone counts, the target is `` else``. Where nothing is found there are 0 prompts.
 
-    ``info`` holds ``anomalous`` [n], whether the last token ends in a closing ``)``, and ``if_position`` [n], where the
-    expression's `` if`` stands. Real prompts of the two kinds differ in more than their last token: what tells them
-    apart need not be the bracket; see ``generated``. Without any there are 0 prompts.
+    ``info`` holds ``anomalous`` [n], whether the last token ends in ``)``, and ``if_position`` [n], where the
+    expression's `` if`` stands. Prompts of real texts that end in ``)`` differ from others in more than that: what
+    tells them apart need not be the bracket; see ``generated``.
 
     Raises:
         ValueError: a length below 4, a tokenizer that splits `` if`` or `` else``, or one that does not know where its
@@ -103,9 +102,9 @@ def generated(tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
     """Prompts of a small grammar, in pairs: 2i is normal, and 2i + 1 its anomalous twin, see ``twins``.
 
     A prompt is what ``found`` takes from a text, and ``info`` is the same. Twins differ in length, and so in how much
-    of the code before them is left. No prompt comes twice. Pairs are independent draws of the grammar, without those
-    whose `` if`` does not stand among the last ``length - 1`` tokens: of a tokenizer that splits names, or with a short
-    length, calls of several arguments become rare. The same seed gives the same prompts; more begin with fewer.
+    of the code before them is left. No prompt comes twice. Pairs are draws of the grammar, without those whose `` if``
+    does not stand among the last ``length - 1`` tokens: with a short length, or a tokenizer that splits the names, long
+    endings are rarer than others. A seed's first prompts are the same for every count.
 
     Raises:
         ValueError: a count that is odd or below 2, or larger than there are; a length below 4, or too short for an
@@ -132,8 +131,8 @@ def generated(tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
             tries = 0
         elif (tries := tries + 1) == TRIES:
             raise ValueError(
-                f"length: {length} is not valid; it must be larger, or count smaller: {TRIES} draws in a row gave no "
-                f"new pair with its{IF!r} in reach after {len(prompts)} prompts"
+                f"length: {length} is not valid for {count} prompts; it must be larger, so that there are more than "
+                f"{len(prompts)} with their {IF!r} in reach"
             )
     return reader.batch(prompts)
 
@@ -141,15 +140,17 @@ def generated(tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
 def twins(draw: torch.Generator, lines: int) -> tuple[str, str]:
     """Two texts of the grammar with one conditional expression each: the same code but for the end of the condition.
 
-    Both begin with ``lines`` assignments. The expression is assigned, returned, an argument or in a list, as often as
-    each other. The normal condition ends in a name, an attribute, a number, a string or ``]``; the anomalous one in a
-    call of no, one or two arguments or a comparison in brackets: alike likely, and independent of each other. Elsewhere
-    both may have calls, so that a ``)`` somewhere tells nothing.
+    Both begin with ``lines`` assignments. The expression is assigned, returned, an argument or in a list, each as often
+    as the others. The normal condition ends in a name, an attribute, a number, a string or ``]``; the anomalous one in
+    a call of no, one or two arguments, or in a comparison in brackets; all alike, and the one whatever the other is.
+    Both may have calls before that, so that ``)`` elsewhere tells nothing.
 
     Example:
         >>> normal, anomalous = twins(generator("data", 0), lines=1)
-        >>> [text.split(" else ")[0].endswith(")") for text in (normal, anomalous)]
-        [False, True]
+        >>> print(normal.splitlines()[-1])
+        parent = line if not match.left else 9
+        >>> print(anomalous.splitlines()[-1])
+        parent = line if not match(state, path[3]) else 9
     """
     text = _expanded("{line}\n" * lines + "{text}", draw)
     normal, anomalous = _expanded("{normal}", draw), _expanded("{anomalous}", draw)
@@ -173,7 +174,7 @@ def together(batches: Sequence[Batch]) -> Batch:
     if len(kinds) != 1:
         lengths = ", ".join(str(batch.inputs.shape[1]) for batch in batches) or "none"
         raise ValueError(
-            f"batches: lengths {lengths} are not valid; there must be at least one, all of one length and with the "
+            f"batches: lengths {lengths} are not valid; it must be one batch at least, all of one length and with the "
             "same info"
         )
     return Batch(
@@ -204,7 +205,7 @@ class _Reader:
     @classmethod
     def of(cls, tokenizer: Any, length: int) -> "_Reader":
         if length < 4:
-            raise ValueError(f"length: {length} is not valid; it must be at least 4: BOS, `a`, ` if` and ` b`")
+            raise ValueError(f"length: {length} is not valid; it must be at least 4, for BOS and `a if b`")
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
                 f"tokenizer: {type(tokenizer).__name__} is not valid; it must be a fast one, which knows where in a "

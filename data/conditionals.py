@@ -287,11 +287,11 @@ def _keyword_end(written: bytes, lines: list[int], left: ast.expr, word: bytes, 
 
 def _expanded(text: str, draw: torch.Generator) -> str:
     """A text of the grammar, with a string in place of every symbol that it has."""
+    return re.sub(r"\{(\w+)\}", lambda symbol: _in_place_of(symbol, draw), text)
 
-    def one(symbol: re.Match[str]) -> str:
-        strings = GRAMMAR.get(symbol[1])
-        if strings is None:
-            return symbol[0]
-        return _expanded(strings[int(torch.randint(len(strings), (), generator=draw))], draw)
 
-    return re.sub(r"\{(\w+)\}", one, text)
+def _in_place_of(symbol: re.Match[str], draw: torch.Generator) -> str:
+    strings = GRAMMAR.get(symbol[1])
+    return (
+        symbol[0] if strings is None else _expanded(strings[int(torch.randint(len(strings), (), generator=draw))], draw)
+    )

@@ -1,124 +1,369 @@
-"""Prompts before `` else``: which are taken from source texts, and what the grammar draws."""
+"""Conditional expressions: which prompts a source text has, by hand-made marks, and what the grammar makes."""
 
+import ast
+import itertools
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import language_models
 import pytest
 import torch
-from corpora import source
-from language_models import tokenizer as gpt2_like
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
-from headway.data.conditionals import found, generated, twins
+from headway.data.conditionals import found, generated, together, twins
 from headway.data.seeds import generator
+from headway.data.task import Batch
 from headway.data.tokenizer import one_token, train_bpe, wrapped
 
+# Every `` else`` that ends a prompt has the mark § before it, and the `` if`` of its expression ¤.
+MARKED = {
+    "letters of many bytes before it": "größe = 'ü数'; left = größe¤ if ready§ else right\n",
+    "one after another": "value = one¤ if first§ else two¤ if second§ else three\n",
+    "one within another": "left = right; value = one¤ if (two¤ if first§ else second)§ else three\n",
+    "a filter": "items = [item for item in items if ready]\n",
+    "a filter and an expression": "items = [one¤ if item§ else two for item in items if ready]\n",
+    "brackets around all parts": "value = ((one)¤ if (ready(item))§ else (two))\n",
+    "no space before the if": "value = (one)if ready else two\n",
+    "no space before the else": "value = one¤ if ready()§ else two if (ready)else three\n",
+    "lines and comments": "value = (\n    one  # if so, else not\n   ¤ if ready  # else if\n   § else two\n)\n",
+    "a tab": "value = (\n    one if ready\n\telse two\n)\n",
+    "two spaces": "value = one¤ if ready § else two\n",
+    "a continued line": "value = one¤ if ready \\\n   § else two\n",
+    "an argument before another": "check(one¤ if ready(item)§ else two, key=lambda: item¤ if first§ else second)\n",
+    "an f-string": 'value = f"{one¤ if ready§ else two}"\n',
+    "a string and a comment": "value = 'one if ready else two'  # one if ready else two\n",
+    "statements": "if ready:\n    value = one\nelse:\n    value = two\n",
+    "windows' line ends": "one = 1\r\nvalue = one¤ if ready§ else two\r\n",
+    "old line ends, and letters that end no line": "one = 'a\u2028\x85'\rvalue = one¤ if ready§ else two\r",
+}
+PLAIN = {name: text.replace("§", "").replace("¤", "") for name, text in MARKED.items()}
+draws = generator("data", 5)
+WORDS = "".join(PLAIN.values()) + "".join(text for _ in range(97) for text in twins(draws, lines=2))
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    drawn = [text for seed in range(101) for text in twins(generator("data", seed), lines=3)]
-    return wrapped(train_bpe([*drawn, *(source(number) for number in range(7))], n_tokens=613))
+
+def trimmed() -> PreTrainedTokenizerFast:
+    """One that leaves the space before a token out of the token's place."""
+    tokenizer = language_models.tokenizer(WORDS)
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return tokenizer
 
 
-def prompts(tokenizer: Any, *texts: str, length: int = 5) -> dict[str, bool]:
-    batch = found(texts, tokenizer, length)
-    strings = [tokenizer.decode(row) for row in batch.inputs[:, 1:].tolist()]
-    return dict(zip(strings, batch.info["anomalous"].tolist(), strict=True))
+def of_spaces() -> PreTrainedTokenizerFast:
+    """One of another family: no bytes, no words, and letters that it does not know."""
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    bpe.decoder = decoders.Metaspace(prepend_scheme="never")
+    trainer = trainers.BpeTrainer(vocab_size=307, special_tokens=["<s>", "<unk>"], show_progress=False)
+    bpe.train_from_iterator([WORDS.replace("数", "")], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", unk_token="<unk>")
 
 
-def ends(tokenizer: Any, *texts: str) -> list[str]:
-    """What each prompt says from its own `` if`` on."""
-    batch = found(texts, tokenizer, 11)
-    pairs = zip(batch.inputs.tolist(), batch.info["if_position"].tolist(), strict=True)
-    return [tokenizer.decode(row[place:]) for row, place in pairs]
+TOKENIZERS: dict[str, Any] = {
+    "our own": wrapped(train_bpe([WORDS], 337)),
+    "words": language_models.tokenizer(WORDS),
+    "trimmed": trimmed(),
+    "of spaces": of_spaces(),
+}
+TOKENIZER = TOKENIZERS["words"]
+
+each_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
+
+
+def spelled(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def strings(batch: Batch) -> list[str]:
+    return [TOKENIZER.decode(row) for row in batch.inputs[:, 1:].tolist()]
+
+
+def by_the_marks(tokenizer: Any, marked: str, length: int) -> list[tuple[list[int], int]]:
+    """The prompts before each §, and where the ` if` behind the last open ¤ stands in them."""
+    prompts, plain, opened = [], "", []
+    for character in marked:
+        if character == "¤":
+            opened.append(len(spelled(tokenizer, plain)))
+        elif character == "§":
+            tokens = spelled(tokenizer, plain)
+            first = len(tokens) - (length - 1)
+            if_at = opened.pop()
+            if 0 <= first <= if_at:
+                prompts.append(([tokenizer.bos_token_id, *tokens[first:]], 1 + if_at - first))
+        else:
+            plain += character
+    return prompts
 
 
 class TestFound:
-    def test_the_tokens_before_else_are_a_prompt(self, tokenizer: Any):
-        batch = found(["total = 1\nitem = left if right else value\n"], tokenizer, 6)
-        assert tokenizer.decode(batch.inputs[0, 1:]).endswith(" left if right")
-        assert batch.inputs[0, 0] == 0
-        assert torch.equal(batch.inputs[0, 1:], batch.targets[0, :-1])
-        assert batch.targets[0, -1] == one_token(tokenizer, " else")
-        assert batch.mask.tolist() == [[False] * 5 + [True]]
-        assert batch.inputs[0, batch.info["if_position"][0]] == one_token(tokenizer, " if")
+    @each_tokenizer
+    @pytest.mark.parametrize("length", [5, 7, 11, 13])
+    @pytest.mark.parametrize("marked", MARKED.values(), ids=MARKED)
+    def test_prompts_end_at_the_marks(self, tokenizer: Any, marked: str, length: int):
+        batch = found([marked.replace("§", "").replace("¤", "")], tokenizer, length)
+        expected = by_the_marks(tokenizer, marked, length)
+        got = zip(batch.inputs.tolist(), batch.info["if_position"].tolist(), strict=True)
+        assert list(got) == list({tuple(tokens): (tokens, at) for tokens, at in expected}.values())
 
-    def test_a_condition_that_ends_in_a_bracket_is_anomalous(self, tokenizer: Any):
-        assert list(prompts(tokenizer, "a = b\nitem = left if right else 0").values()) == [False]
-        assert list(prompts(tokenizer, "a = b\nitem = left if f() else 0").values()) == [True]
-        assert list(prompts(tokenizer, "a = b\nitem = left if x[0] else 0", length=7).values()) == [False]
-
-    def test_characters_of_several_bytes_move_nothing(self, tokenizer: Any):
-        assert ends(tokenizer, "größe = '数' + 'é'; item = '数' if right else value") == [" if right"]
-
-    def test_nested_expressions_are_two(self, tokenizer: Any):
-        text = "total = count\ntotal = count\nitem = left if right else value if ready else path"
-        assert ends(tokenizer, text) == [" if right", " if ready"]
+    @each_tokenizer
+    def test_the_marks_are_in_reach_of_a_long_enough_prompt(self, tokenizer: Any):
+        before = "\n".join(f"left = {number}" for number in range(17)) + "\n"
+        for marked in MARKED.values():
+            assert len(by_the_marks(tokenizer, before + marked, 41)) == marked.count("§")
 
     @pytest.mark.parametrize(
-        "text",
+        ("name", "prompts"),
         [
-            "total = count\nitem = [left for left in right if ready]\nvalue = 1",
-            "total = count\nif total:\n    item = 1\nelse:\n    item = 2",
-            "total = count\n'item = left if right else value'",
-            "total = count  # item = left if right else value",
-            "total = count\nfor item in left:\n    pass\nelse:\n    pass",
+            ("letters of many bytes before it", [" left = größe if ready"]),
+            ("one after another", ["value = one if first", " first else two if second"]),
+            ("one within another", [" if (two if first"]),
+            ("a filter and an expression", [" = [one if item"]),
+            ("no space before the else", [" = one if ready()"]),
+            ("two spaces", [" = one if ready "]),
+            ("an argument before another", [" if ready(item)", "lambda: item if first"]),
+            ("an f-string", [' f"{one if ready']),
         ],
     )
-    def test_what_is_no_conditional_expression_is_not_taken(self, tokenizer: Any, text: str):
-        assert prompts(tokenizer, text) == {}
+    def test_prompts_are_the_words_before_else(self, name: str, prompts: list[str]):
+        assert strings(found([PLAIN[name]], TOKENIZER, 6)) == prompts
 
-    def test_line_breaks_and_comments_between_do_not_mislead(self, tokenizer: Any):
-        text = "total = count\nitem = (left if right  # or so else not\n    else value)\n"
-        assert ends(tokenizer, text) in ([], [" if right  # or so else not\n   "])
+    def test_the_if_is_the_expression_s_own(self):
+        text = "value = one if (two if first else second) else three"
+        batch = found([text], TOKENIZER, 12)
+        assert strings(batch) == ["value = one if (two if first else second)"]
+        assert batch.info["if_position"].tolist() == [4]
+        # Here only the inner one is in reach.
+        assert strings(found([text], TOKENIZER, 8)) == [" = one if (two if first"]
 
-    def test_what_does_not_parse_is_passed_over(self, tokenizer: Any):
-        good = "total = count\nitem = left if right else value"
-        assert prompts(tokenizer, "item = left if right else (", "\0", good) == prompts(tokenizer, good)
+    def test_one_token_too_few_before_it_is_one_too_few(self):
+        text = "value = one if ready else two"
+        assert strings(found([text], TOKENIZER, 6)) == ["value = one if ready"]
+        assert strings(found([text], TOKENIZER, 7)) == []
 
-    def test_texts_are_never_run(self, tokenizer: Any, tmp_path: Path):
-        trap = tmp_path / "run"
-        text = f"open({str(trap)!r}, 'w')\nitem = left if right else value\n"
-        assert len(prompts(tokenizer, text)) == 1
-        assert not trap.exists()
+    def test_the_last_position_alone_counts_and_asks_for_else(self):
+        batch = found(PLAIN.values(), TOKENIZER, 7)
+        assert torch.equal(batch.targets[:, :-1], batch.inputs[:, 1:])
+        assert (batch.targets[:, -1] == one_token(TOKENIZER, " else")).all()
+        assert batch.mask.nonzero().tolist() == [[prompt, 6] for prompt in range(len(batch.inputs))]
+        assert batch.task is None
 
-    def test_equal_prompts_are_one_and_short_texts_none(self, tokenizer: Any):
-        text = "total = count\nitem = left if right else value\n"
-        assert len(prompts(tokenizer, text, text)) == 1
-        assert found([text], tokenizer, 97).inputs.shape == (0, 97)
+    def test_a_prompt_that_ends_in_a_closing_bracket_is_anomalous(self):
+        endings = {"ready": False, "ready()": True, "ready[3]": False, "(ready)": True, "[ready()]": False, "3": False}
+        batch = found([f"left = one if {ending} else two" for ending in endings], TOKENIZER, 6)
+        assert dict(zip(endings, batch.info["anomalous"].tolist(), strict=True)) == endings
+
+    def test_a_keyword_without_its_space_is_none_to_a_tokenizer_that_ignores_spaces(self):
+        words = Tokenizer(models.WordLevel({"<unk>": 0, "if": 1, "else": 2}, unk_token="<unk>"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<unk>", unk_token="<unk>")
+        assert len(found(["value = one if (ready) else two"], tokenizer, 7).inputs) == 1
+        assert len(found(["value = one if (ready)else two"], tokenizer, 7).inputs) == 0
+
+    def test_equal_prompts_are_taken_once(self):
+        text = "value = one if ready else two\nfirst = second\n"
+        assert strings(found([text, text, "left" + text], TOKENIZER, 5)) == [" = one if ready"]
+
+    def test_what_does_not_parse_is_passed_over(self):
+        good = "value = one if ready else two"
+        wrong = (f"{good} else", "print one", "value = '\0'", "'\ud800'", "(" * 5000 + ")" * 5000, "-" * 50000 + "1")
+        assert strings(found([*wrong, good, *wrong], TOKENIZER, 6)) == [good.removesuffix(" else two")]
+
+    def test_warnings_about_a_text_are_nobody_s(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            batch = found([r"left = '\d'; value = one if ready else two"], TOKENIZER, 6)
+        assert strings(batch) == [" value = one if ready"]
+
+    def test_texts_are_not_run(self, tmp_path: Path):
+        touched = tmp_path / "touched"
+        text = f"open({os.fspath(touched)!r}, 'w').close()\nvalue = one if ready else two\n"
+        assert strings(found([text], TOKENIZER, 6)) == ["value = one if ready"]
+        assert not touched.exists()
+        exec(text.splitlines()[0])
+        assert touched.exists()
+
+    @pytest.mark.parametrize("name", ["our own", "words"])
+    def test_the_characters_of_bos_are_characters(self, name: str):
+        tokenizer = TOKENIZERS[name]
+        batch = found([f"one = 3; value = '{tokenizer.bos_token}' if ready else two"], tokenizer, 12)
+        assert (batch.inputs == tokenizer.bos_token_id).sum() == len(batch.inputs) == 1
+
+    def test_nothing_found_is_no_prompt(self):
+        batch = found([], TOKENIZER)
+        assert batch.inputs.shape == batch.targets.shape == batch.mask.shape == (0, 16)
+        assert {name: (len(value), value.dtype) for name, value in batch.info.items()} == {
+            "anomalous": (0, torch.bool),
+            "if_position": (0, torch.long),
+        }
+
+    @pytest.mark.parametrize("make", [lambda *of: found([], *of), lambda *of: generated(of[0], 0, 2, *of[1:])])
+    def test_bad_input_is_refused(self, make: Callable[..., Batch]):
+        with pytest.raises(ValueError, match="length: 3 is not valid; it must be at least 4"):
+            make(TOKENIZER, 3)
+        with pytest.raises(ValueError, match="' if' is not one token of this tokenizer"):
+            make(language_models.tokenizer("x else y"))
+        with pytest.raises(ValueError, match="' else' is not one token of this tokenizer"):
+            make(language_models.tokenizer("x if y"))
+        with pytest.raises(ValueError, match="tokenizer: SimpleNamespace is not valid; it must be a fast one"):
+            make(SimpleNamespace(is_fast=False))
+
+
+def kind(text: str) -> str:
+    """What the condition of a text's conditional expression ends in."""
+    (test,) = (node.test for node in ast.walk(ast.parse(text)) if isinstance(node, ast.IfExp))
+    while isinstance(test, ast.UnaryOp | ast.BoolOp):
+        test = test.operand if isinstance(test, ast.UnaryOp) else test.values[-1]
+    if isinstance(test, ast.Call):
+        return f"call of {len(test.args)}"
+    if isinstance(test, ast.Compare) and f"({ast.unparse(test)}) else" in text:
+        return "comparison in brackets"
+    last = test.comparators[-1] if isinstance(test, ast.Compare) else test
+    return type(last.value).__name__ if isinstance(last, ast.Constant) else type(last).__name__
+
+
+def alike(one: str, other: str) -> str:
+    """What both begin with."""
+    return "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+class TestTwins:
+    PAIRS = tuple(twins(draw, lines=2) for draw in [generator("data", 3)] for _ in range(3001))
+
+    def test_endings_are_of_all_kinds_alike(self):
+        normal = Counter(kind(text) for text, _ in self.PAIRS)
+        anomalous = Counter(kind(text) for _, text in self.PAIRS)
+        assert set(normal) == {"Name", "Attribute", "int", "str", "Subscript"}
+        assert set(anomalous) == {"call of 0", "call of 1", "call of 2", "comparison in brackets"}
+        for kinds in (normal, anomalous):
+            # Four standard deviations of a share.
+            share = 1 / len(kinds)
+            wide = 4 * (share * (1 - share) / len(self.PAIRS)) ** 0.5
+            assert all(abs(count / len(self.PAIRS) - share) < wide for count in kinds.values())
+
+    def test_statements_are_of_all_kinds(self):
+        last = [ast.parse(text).body[-1] for text, _ in self.PAIRS]
+        kinds = Counter(
+            type(each.value) if isinstance(each, ast.Assign | ast.Expr | ast.Return) else type(each)
+            for statement in last
+            for each in (statement.body[-1] if isinstance(statement, ast.FunctionDef) else statement,)
+        )
+        returned = sum("    return " in text.splitlines()[-1] for text, _ in self.PAIRS)
+        assert set(kinds) == {ast.IfExp, ast.Call, ast.List}
+        for count in (kinds[ast.IfExp] - returned, returned, kinds[ast.Call], kinds[ast.List]):
+            assert count / len(self.PAIRS) == pytest.approx(1 / 4, abs=4 * (3 / 16 / len(self.PAIRS)) ** 0.5)
+
+    def test_twins_differ_in_the_ending_alone(self):
+        for normal, anomalous in self.PAIRS:
+            before, after = alike(normal, anomalous), alike(normal[::-1], anomalous[::-1])[::-1]
+            assert " if " in before
+            assert " else " in after
+            assert anomalous.rpartition(" else ")[0].endswith(")")
+            assert not normal.rpartition(" else ")[0].endswith(")")
 
 
 class TestGenerated:
-    def test_twins_differ_in_the_end_of_the_condition_alone(self):
-        for seed in range(53):
-            normal, anomalous = twins(generator("data", seed), lines=2)
-            before, after = normal.split(" else ")[0], anomalous.split(" else ")[0]
-            assert normal.split(" else ")[1:] == anomalous.split(" else ")[1:]
-            assert normal[: normal.rindex(" if ")] == anomalous[: anomalous.rindex(" if ")]
-            assert after.endswith(")")
-            assert not before.endswith(")")
-            compile(normal, "normal", "exec", flags=0x400)  # ast.PyCF_ONLY_AST: it is Python, and is not run
-            compile(anomalous, "anomalous", "exec", flags=0x400)
+    BATCH = generated(TOKENIZER, seed=0, count=1000)
 
-    def test_pairs_are_normal_and_anomalous_in_turn(self, tokenizer: Any):
-        batch = generated(tokenizer, seed=0, count=38)
-        assert batch.info["anomalous"].tolist() == [False, True] * 19
-        assert len({tuple(row) for row in batch.inputs.tolist()}) == 38
-        for row, anomalous in zip(batch.inputs.tolist(), batch.info["anomalous"].tolist(), strict=True):
-            assert tokenizer.decode(row[-1:]).endswith(")") == anomalous
+    @each_tokenizer
+    def test_else_follows_as_a_token_of_its_own(self, tokenizer: Any):
+        batch = generated(tokenizer, seed=1, count=22, length=29)
+        for row in batch.inputs[:, 1:].tolist():
+            text = tokenizer.decode(row, clean_up_tokenization_spaces=False)
+            assert spelled(tokenizer, text + " else")[-3:] == [*row[-2:], one_token(tokenizer, " else")]
+        assert (batch.targets[:, -1] == one_token(tokenizer, " else")).all()
+        assert (batch.inputs[:, 0] == tokenizer.bos_token_id).all()
+        at = batch.info["if_position"]
+        assert (batch.inputs[torch.arange(22), at] == one_token(tokenizer, " if")).all()
+        assert (batch.inputs == one_token(tokenizer, " if")).sum() == 22
 
-    def test_the_seed_alone_decides(self, tokenizer: Any):
-        first = generated(tokenizer, seed=0, count=22)
-        assert torch.equal(first.inputs, generated(tokenizer, seed=0, count=22).inputs)
-        assert torch.equal(first.inputs[:14], generated(tokenizer, seed=0, count=14).inputs)
-        assert not torch.equal(first.inputs, generated(tokenizer, seed=1, count=22).inputs)
+    def test_every_second_prompt_ends_in_a_closing_bracket(self):
+        assert self.BATCH.info["anomalous"].tolist() == [False, True] * 500
+        ends = [text.endswith(")") for text in strings(self.BATCH)]
+        assert ends == [False, True] * 500
 
-    @pytest.mark.parametrize(
-        ("count", "length", "says"), [(3, 16, "count: 3"), (0, 16, "count: 0"), (2, 3, "length: 3")]
-    )
-    def test_bad_numbers_are_refused(self, tokenizer: Any, count: int, length: int, says: str):
-        with pytest.raises(ValueError, match=says):
-            generated(tokenizer, seed=0, count=count, length=length)
+    def test_twins_share_what_stands_before_the_ending(self):
+        if_at = self.BATCH.info["if_position"].tolist()
+        rows = self.BATCH.inputs.tolist()
+        for normal in range(0, 1000, 2):
+            # The condition's first word too.
+            shared = [rows[each][1 : if_at[each] + 2] for each in (normal, normal + 1)]
+            reach = min(map(len, shared))
+            assert reach >= 2
+            assert shared[0][-reach:] == shared[1][-reach:]
 
-    def test_a_tokenizer_that_splits_the_keywords_is_refused(self):
-        with pytest.raises(ValueError, match=r"is split into"):
-            generated(gpt2_like(), seed=0, count=2)
+    def test_endings_are_varied(self):
+        normal = Counter(text.split()[-1][-1] for text in strings(self.BATCH)[::2])
+        share = {
+            "letter": sum(count for end, count in normal.items() if end.isalpha()),
+            "number": sum(count for end, count in normal.items() if end.isdigit()),
+            "string": normal['"'] + normal["'"],
+            "bracket": normal["]"],
+        }
+        assert sum(share.values()) == 500
+        assert share["letter"] > share["number"] > 50 < share["string"]
+        assert share["bracket"] > 50
+
+    def test_a_bracket_elsewhere_tells_nothing(self):
+        closing = [")" in text[:-1] for text in strings(self.BATCH)]
+        assert 0.2 < sum(closing[::2]) / 500 < 0.8
+
+    def test_there_are_thousands_and_none_comes_twice(self):
+        rows = generated(TOKENIZER, seed=2, count=5000).inputs.tolist()
+        assert len(set(map(tuple, rows))) == 5000
+
+    def test_pairs_stay_pairs_where_prompts_are_few(self):
+        batch = generated(TOKENIZER, seed=0, count=300, length=5)
+        assert batch.info["anomalous"].tolist() == [False, True] * 150
+
+    def test_a_seed_gives_the_same_and_another_others(self):
+        torch.manual_seed(5)
+        again = generated(TOKENIZER, seed=0, count=100)
+        assert torch.equal(again.inputs, self.BATCH.inputs[:100])
+        other = generated(TOKENIZER, seed=1, count=100)
+        assert not set(map(tuple, other.inputs.tolist())) & set(map(tuple, again.inputs.tolist()))
+
+    @pytest.mark.parametrize("length", [7, 16, 61])
+    def test_a_long_prompt_is_as_full_as_a_short_one(self, length: int):
+        batch = generated(TOKENIZER, seed=0, count=10, length=length)
+        assert batch.inputs.shape == (10, length)
+        assert (batch.inputs == TOKENIZER.bos_token_id).sum() == 10
+
+    @pytest.mark.parametrize("count", [0, 1, -2, 7])
+    def test_a_count_of_no_pairs_is_refused(self, count: int):
+        with pytest.raises(ValueError, match=f"count: {count} is not valid; it must be even and at least 2"):
+            generated(TOKENIZER, seed=0, count=count)
+
+    def test_a_length_with_too_few_prompts_is_refused(self):
+        with pytest.raises(ValueError, match=r"length: 4 is not valid for 5000 prompts; .* more than [0-9]+ with"):
+            generated(TOKENIZER, seed=0, count=5000, length=4)
+
+
+class TestTogether:
+    def test_prompts_of_two_batches_are_one_after_another(self):
+        one, another = found(PLAIN.values(), TOKENIZER, 7), generated(TOKENIZER, seed=0, count=4, length=7)
+        both = together([one, another])
+        n = len(one.inputs)
+        for joined, parts in zip(both[:3], zip(one[:3], another[:3], strict=True), strict=True):
+            assert torch.equal(joined[:n], parts[0])
+            assert torch.equal(joined[n:], parts[1])
+        assert {name: value[n:].tolist() for name, value in both.info.items()} == {
+            name: value.tolist() for name, value in another.info.items()
+        }
+        assert both.task is None
+
+    def test_nothing_found_adds_nothing(self):
+        one = found(PLAIN.values(), TOKENIZER, 7)
+        assert torch.equal(together([found([], TOKENIZER, 7), one]).inputs, one.inputs)
+
+    def test_what_does_not_fit_together_is_refused(self):
+        with pytest.raises(ValueError, match="batches: lengths none are not valid"):
+            together([])
+        with pytest.raises(ValueError, match="batches: lengths 7, 11 are not valid"):
+            together([found([], TOKENIZER, 7), found([], TOKENIZER, 11)])
+        with pytest.raises(ValueError, match=r"batches: lengths 7, 7 are not valid; .* the same info"):
+            together([found([], TOKENIZER, 7), found([], TOKENIZER, 7)._replace(info={})])

@@ -213,12 +213,13 @@ def _say_what_formed(run: "Run") -> None:
     console.print(f"\n[bold]{run.path}[/], step {int(scores.step.values[-1])}:", highlight=False)
     losses = [name for name in scores.data_vars if str(name).startswith("loss") and scores[name].dims == ("step",)]
     reached = ", ".join(f"{str(name).replace('_', ' on ')} {scores[name].values[-1]:.4f}" for name in losses)
-    known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in run.task.baselines().items())
+    baselines = run.task.baselines()
+    known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in baselines.items())
     console.print(f"{reached}  (baselines: {known})", highlight=False)
     if run.task.tokenizer_hash is not None:
-        names = {"perplexity": scores.loss.values[-1], **run.task.baselines()}
-        said = ", ".join(f"{name} {math.exp(nats):.1f}" for name, nats in names.items())
-        console.print(f"{said}  (the exponentials, over text that it was not trained on)", highlight=False)
+        nats = {"perplexity": scores.loss.values[-1], **baselines}
+        said = ", ".join(f"{name} {math.exp(value):.1f}" for name, value in nats.items())
+        console.print(f"{said}  (its own on the evaluation batch, baselines on all text held out)", highlight=False)
     table = Table("strongest", "score", "null", "z", "at step", box=None, padding=(0, 2, 0, 0))
     for row in what_formed(scores):
         ceiling = "" if row.ceiling is None else f" of {row.ceiling:.3f}"

@@ -17,6 +17,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from headway.analyze.ablation import all_heads_but
 from headway.analyze.applies import (
     DoesNotApplyError,
     bias,
@@ -149,7 +150,7 @@ def attribute_sources(
         raise ValueError(
             "attribute_sources: the terms do not add up to those of the heads, which are no sums of values here"
         )
-    heads = [str(Head(layer, head)) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+    heads = [str(head) for head in all_heads_but(model)]
     split = xr.DataArray(by_source.cpu().numpy(), dims=("head", "batch", "pos", "source"), coords={"head": heads})
     return split if positions is None else split.isel(pos=0)
 

@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from headway.analyze.ablation import all_heads_but
 from headway.analyze.attribution import attribute_outputs, attribute_sources
 from headway.analyze.forward import seen, seen_once
 from headway.analyze.studies.printed import said as number
 from headway.data.task import Batch
 from headway.data.tokenizer import begins_with, one_token, said
-from headway.models.config import Head
 from headway.models.convert import Model
 
 # In the terminal; the page shows them all.
@@ -140,7 +140,7 @@ def typed(model: Model, string: str, position: int | None = None, token: str | N
             sources = attribute_sources(model, batch, over_mean=True).isel(batch=0)
         except ValueError as error:  # an architecture whose outputs are no such sums can still be looked at
             left_out = str(error)
-    heads = [str(Head(layer, head)) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+    heads = [str(head) for head in all_heads_but(model)]
     patterns = einops.rearrange(looked.patterns[:, 0], "layer head query key -> (layer head) query key")
     return Typed(
         tokens=tokens,

@@ -336,17 +336,9 @@ class VocabularyCircuit:
         Raises:
             ValueError: a token that does not exist.
         """
-        n_rows, n_columns = self.shape
-        _check_tokens(rows, n_rows)
-        _check_tokens(columns, n_columns)
-        found = self.A.new_empty(len(rows))
-        for some in self._strips(len(rows)):
-            values = self.A[rows[some]] @ self.B
-            own = values.gather(1, columns[some, None])
-            # 1 for a larger entry, -1 for a smaller one, 0 for itself and its equals.
-            signs = values.sub_(own).sign_().sum(1)
-            found[some] = (1 - signs / (n_columns - 1)) / 2
-        return found
+        # 1 for a larger entry, -1 for a smaller one, 0 for itself and its equals.
+        signs = self._in_rows(rows, columns, lambda values, own: values.sub_(own).sign_().sum(1))
+        return (1 - signs / (self.shape[1] - 1)) / 2
 
     def ranks(self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> Int[Tensor, "pair"]:
         """The places of entries within their rows: 1 + the number of other entries that are larger.
@@ -361,15 +353,7 @@ class VocabularyCircuit:
             >>> circuit.ranks(torch.zeros(4, dtype=torch.long), torch.arange(4)).tolist()
             [2, 1, 2, 4]
         """
-        n_rows, n_columns = self.shape
-        _check_tokens(rows, n_rows)
-        _check_tokens(columns, n_columns)
-        found = torch.empty(len(rows), dtype=torch.long, device=self.A.device)
-        for some in self._strips(len(rows)):
-            values = self.A[rows[some]] @ self.B
-            own = values.gather(1, columns[some, None])
-            found[some] = 1 + values.gt_(own).sum(1).long()
-        return found
+        return 1 + self._in_rows(rows, columns, lambda values, own: values.gt_(own).sum(1)).long()
 
     def softmax(self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> Float[Tensor, "pair"]:
         """The softmax over a row, at one of its columns: ``exp(value) / sum exp(row)``.
@@ -386,14 +370,12 @@ class VocabularyCircuit:
             >>> circuit.softmax(torch.tensor([0, 0]), torch.tensor([1, 3])).allclose(torch.tensor([1 / 3, 0]))
             True
         """
-        n_rows, n_columns = self.shape
-        _check_tokens(rows, n_rows)
-        _check_tokens(columns, n_columns)
-        found = self.A.new_empty(len(rows))
-        for some in self._strips(len(rows)):
-            shares = (self.A[rows[some]] @ self.B).softmax(1)
-            found[some] = shares.gather(1, columns[some, None])[:, 0]
-        return found
+
+        def share(values: Tensor, own: Tensor) -> Tensor:
+            largest = values.amax(1, keepdim=True)
+            return (own - largest).exp_()[:, 0] / values.sub_(largest).exp_().sum(1)
+
+        return self._in_rows(rows, columns, share)
 
     def top(self, tokens: Int[Tensor, "token"], k: int) -> Top:
         """The k largest entries of each of some rows, largest first; of equal ones any.
@@ -428,6 +410,22 @@ class VocabularyCircuit:
         found = zip(places.tolist(), kept.tolist(), strict=True)
         return [Entry(place // n_columns, place % n_columns, value) for place, value in found]
 
+    def _in_rows(
+        self,
+        rows: Int[Tensor, "pair"],
+        columns: Int[Tensor, "pair"],
+        number: Callable[[Tensor, Tensor], Tensor],
+    ) -> Float[Tensor, "pair"]:
+        """A number of each of some entries, from the values of its whole row [pair, column] and its own [pair, 1]."""
+        n_rows, n_columns = self.shape
+        _check_tokens(rows, n_rows)
+        _check_tokens(columns, n_columns)
+        found = self.A.new_empty(len(rows))
+        for some in self._strips(len(rows)):
+            values = self.A[rows[some]] @ self.B
+            found[some] = number(values, values.gather(1, columns[some, None])).to(found)
+        return found
+
     def _strips(self, length: int) -> list[slice]:
         """The numbers below ``length``, in slices of which the whole rows are together as large as a block."""
         return _spans(length, max(1, BLOCK**2 // self.shape[1]))
@@ -455,41 +453,6 @@ def shared_entries(a: VocabularyCircuit, b: VocabularyCircuit, k: int) -> float:
         raise ValueError(f"b: its shape {b.shape} is not valid; it must be that of a, {a.shape}")
     mine, theirs = ({(entry.row, entry.column) for entry in circuit.best(k)} for circuit in (a, b))
     return len(mine & theirs) / len(mine | theirs)
-
-
-def subspace_overlap(A: Float[Tensor, "d_model rank_a"], B: Float[Tensor, "d_model rank_b"]) -> float:
-    """How much of a subspace lies in another: the mean squared cosine of the principal angles between them.
-
-    ``‖Q_A.T Q_B‖² / min(rank_a, rank_b)``, Frobenius, Q orthonormal bases of what the columns span. In [0, 1]: 0
-    orthogonal, 1 the one lies in the other. Columns that are combinations of others do not count: ranks are those of
-    the subspaces, down to the rounding of the tensors. Null: max(rank_a, rank_b) / d_model, the exact mean for random
-    subspaces. How long the columns are plays no part in it, so that two heads may overlap in directions that neither
-    uses much.
-
-    Raises:
-        ValueError: another d_model, numbers that are NaN or infinite, or columns that are all zero.
-
-    Example:
-        >>> subspace_overlap(torch.eye(5)[:, :2], torch.eye(5)[:, 1:4])  # one direction of two is shared
-        0.5
-    """
-    if A.shape[0] != B.shape[0]:
-        raise ValueError(f"B: its columns have {B.shape[0]} entries; they must have those of A, {A.shape[0]}")
-    Q_A, Q_B = _basis("A", A), _basis("B", B)
-    cosines = Q_A.mT @ Q_B
-    return (cosines.square().sum() / min(cosines.shape)).clamp(max=1).item()
-
-
-def _basis(name: str, columns: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model rank"]:
-    """An orthonormal basis of what the columns span, in float64."""
-    if not columns.isfinite().all():
-        raise ValueError(f"{name}: it is not all numbers (NaN or infinite)")
-    U, s, _ = torch.linalg.svd(columns.detach().double(), full_matrices=False)
-    rounding = max(columns.shape) * torch.finfo(columns.dtype).eps
-    kept = s > rounding * s.max() if len(s) else s > 0
-    if not kept.any():
-        raise ValueError(f"{name}: its columns are all zero; they must span something")
-    return U[:, kept]
 
 
 def _ov(read: _Read, heads: Sequence[Head]) -> VocabularyCircuit:

@@ -8,6 +8,8 @@ import re
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 # Folders whose files are tests, or are not the library's own.
@@ -33,7 +35,7 @@ class Corpus:
     texts: tuple[str, ...]
     skipped: dict[str, int]
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Of all the texts, in their order."""
         digests = (hashlib.sha256(text.encode()).digest() for text in self.texts)
@@ -51,11 +53,9 @@ class Corpus:
         """
         order = sorted(self.texts, key=lambda text: hashlib.sha256(text.encode()).digest())
         wanted = held_out * sum(map(len, order))
-        apart = set()
-        for text in order[:-1]:
-            if apart and sum(map(len, apart)) >= wanted:
-                break
-            apart.add(text)
+        # At least one, and not all.
+        up_to = 1 + sum(length < wanted for length in accumulate(map(len, order[:-2])))
+        apart = set(order[:up_to])
         return tuple(text for text in self.texts if text not in apart), tuple(t for t in self.texts if t in apart)
 
 
@@ -69,6 +69,10 @@ def read_corpus(name: str) -> Corpus:
 
     Raises:
         ValueError: nothing is there, or fewer than two texts, of which one is to be kept apart.
+
+    Example:
+        >>> any("def loads(" in text for text in read_corpus("package:json").texts)
+        True
     """
     skipped = dict.fromkeys(WHY, 0)
     texts: dict[str, None] = {}

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from headway.data.task import Batch, Task
+from headway.data.tokenizer import begins_with
 
 Order = Literal["mixed", "ABBA", "BABA"]
 
@@ -411,11 +412,7 @@ def in_tokens(
         100
     """
     task = task or IndirectObject()
-    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    if bos is None:
-        raise ValueError(
-            f"tokenizer: {type(tokenizer).__name__} is not valid; it must have a bos_token_id or an eos_token_id"
-        )
+    bos = begins_with(tokenizer)
 
     def tokens(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False))

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,10 +39,6 @@ class Files:
     tokens: np.ndarray
     lengths: np.ndarray
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """The tokens of each."""
-        return iter(np.split(self.tokens, np.cumsum(self.lengths)[:-1]))
-
     def pairs(self, n_tokens: int) -> np.ndarray:
         """The neighbours a, b within every file, each pair as one number: ``a * n_tokens + b``.
 
@@ -56,7 +52,13 @@ class Files:
 
 @dataclass(frozen=True)
 class Windows:
-    """Every stretch of ``length`` tokens within a file, by its number."""
+    """Every stretch of ``length`` tokens within a file, by its number.
+
+    Example:
+        >>> windows = Windows(Files(np.array([1, 2, 3, 4, 5]), np.array([3, 2])), length=2)
+        >>> windows(torch.arange(len(windows)))[1].tolist()
+        [[1, 2], [2, 3], [4, 5]]
+    """
 
     files: Files
     length: int
@@ -66,14 +68,18 @@ class Windows:
         """How many windows there are in each file and in those before it."""
         return np.cumsum(np.maximum(self.files.lengths.astype(np.int64) - self.length + 1, 0))
 
+    @cached_property
+    def _shifts(self) -> np.ndarray:
+        """Where a window begins among the tokens of all files, less its number: the same for all of a file."""
+        return (np.cumsum(self.files.lengths) - self.files.lengths) - np.concatenate([[0], self._ends[:-1]])
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def __call__(self, numbers: Int[Tensor, "batch"]) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch pos"]]:
         """The file, and the tokens, of some windows."""
         file = np.searchsorted(self._ends, numbers.numpy(), side="right")
-        within = numbers.numpy() - np.concatenate([[0], self._ends])[file]
-        start = np.concatenate([[0], np.cumsum(self.files.lengths)])[file] + within
+        start = numbers.numpy() + self._shifts[file]
         tokens = self.files.tokens[start[:, None] + np.arange(self.length)]
         return torch.from_numpy(file), torch.from_numpy(tokens.astype(np.int64))
 

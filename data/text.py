@@ -80,9 +80,7 @@ class Text(Task):
 
     def settled(self) -> "Text":
         """The same task with its hashes; the text is prepared, and has windows to train on and windows to hold out."""
-        prepared = self.prepared
-        for part in get_args(Part):
-            self._windows(part)
+        prepared, _ = self.prepared, self._windows
         return replace(self, corpus_hash=prepared.corpus_hash, tokenizer_hash=prepared.tokenizer_hash)
 
     @property
@@ -91,7 +89,7 @@ class Text(Task):
         return self.prepared.tokenizer_json
 
     @cached_property
-    def prepared(self) -> "Prepared":
+    def prepared(self) -> Prepared:
         """The tokens of the corpus; read from the cache, or prepared and put there.
 
         Raises:
@@ -109,7 +107,7 @@ class Text(Task):
             )
         return self._checked(Prepared.of(corpus, self.n_tokens, self.held_out))
 
-    def _checked(self, prepared: "Prepared") -> "Prepared":
+    def _checked(self, prepared: Prepared) -> Prepared:
         if self.tokenizer_hash not in (None, prepared.tokenizer_hash):
             raise ValueError(
                 f"tokenizer_hash: {self.tokenizer_hash[:12]}… is not that of the BPE that comes out of {self.corpus!r} "
@@ -117,15 +115,18 @@ class Text(Task):
             )
         return prepared
 
-    def _windows(self, part: Part) -> "Windows":
-        """Where the windows of one part begin; a ValueError if it has none."""
-        files = self.prepared.files(part)
-        if (longest := int(files.lengths.max())) < self.length:
-            which = "to train on" if part == "train" else "kept from training"
-            raise ValueError(
-                f"length: {self.length} is longer than every file {which}; the longest has {longest} tokens"
-            )
-        return Windows(files, self.length)
+    @cached_property
+    def _windows(self) -> dict[Part, Windows]:
+        """Those of each part; a ValueError if one has none."""
+        windows = {part: Windows(self.prepared.files(part), self.length) for part in get_args(Part)}
+        for part, some in windows.items():
+            if not len(some):
+                which = "to train on" if part == "train" else "kept from training"
+                longest = some.files.lengths.max()
+                raise ValueError(
+                    f"length: {self.length} is longer than every file {which}; the longest has {longest} tokens"
+                )
+        return windows
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
         """Draw ``batch_size`` windows of the files that are trained on."""
@@ -136,16 +137,16 @@ class Text(Task):
         return self._drawn("held_out", generator("evaluation", seed), batch_size)._replace(task=self)
 
     def _drawn(self, part: Part, generator: torch.Generator, batch_size: int) -> Batch:
-        windows = self._windows(part)
+        windows = self._windows[part]
         return self._batch_of(windows, torch.randint(len(windows), (batch_size,), generator=generator))
 
     def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
         """The files that are kept from training as windows one after another; what does not fill one is left out."""
-        windows = self._windows("held_out")
+        windows = self._windows["held_out"]
         for some in windows.one_after_another().split(batch_size):
             yield self._batch_of(windows, some)._replace(task=self)
 
-    def _batch_of(self, windows: "Windows", numbers: Int[Tensor, "batch"]) -> Batch:
+    def _batch_of(self, windows: Windows, numbers: Int[Tensor, "batch"]) -> Batch:
         file, targets = windows(numbers)
         return Batch(
             inputs=F.pad(targets[:, :-1], (1, 0), value=0),
@@ -163,7 +164,7 @@ class Text(Task):
           (c(a) + t(a))``, with counts c of the files trained on, t(a) the number of different tokens seen after a, and
           P(b) the unigram (Witten & Bell 1991).
         """
-        files, windows = self.prepared.files("train"), self._windows("held_out")
+        files, windows = self._windows["train"].files, self._windows["held_out"]
         targets = windows(windows.one_after_another())[1].numpy()
         counts = np.bincount(files.tokens, minlength=self.n_tokens)
         unigram = (counts + 1) / (counts.sum() + self.n_tokens)

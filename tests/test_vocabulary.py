@@ -13,6 +13,7 @@ from toys import NO_POSITIONS, TOKENS, VECTORS
 
 from headway.analyze import DoesNotApplyError, vocabulary
 from headway.analyze.attention import previous_token
+from headway.analyze.circuits import subspace_overlap
 from headway.analyze.positions import position_attention, position_pattern
 from headway.analyze.vocabulary import (
     VocabularyCircuit,
@@ -22,7 +23,6 @@ from headway.analyze.vocabulary import (
     ov_topk,
     shared_entries,
     similar_pairs,
-    subspace_overlap,
     token_pair_rank,
 )
 from headway.data.repeated_tokens import RepeatedTokens

@@ -86,6 +86,17 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+// A section of the page, under its title.
+function titled(id, title, text, content) {
+  return el(
+    "section",
+    { id, "aria-labelledby": `${id}-title` },
+    el("h2", { id: `${id}-title` }, title),
+    text ? el("p", { class: "say" }, text) : null,
+    content,
+  );
+}
+
 // Colours of the theme, looked up once a theme: asking the browser for a style is slow.
 const styles = new Map();
 function css(name) {

@@ -89,11 +89,10 @@ async function begin(data) {
       return el("div", {}, RUNS.length > 1 ? el("h3", {}, run.name) : null, panel);
     });
     page.append(
-      el(
-        "section",
-        { id, "aria-labelledby": `${id}-title` },
-        el("h2", { id: `${id}-title` }, title),
-        text ? el("p", { class: "say" }, text) : null,
+      titled(
+        id,
+        title,
+        text,
         RUNS.length > 1
           ? el("div", { class: "runs", tabindex: 0, role: "group", "aria-label": `${title}, run by run` }, panels)
           : el("div", { class: "runs one" }, panels),

@@ -344,15 +344,7 @@ async function begin({ palette, typed }) {
   state.position = TYPED.position;
   readHash();
   for (const [id, title, text, build] of TYPED_SECTIONS) {
-    page.append(
-      el(
-        "section",
-        { id, "aria-labelledby": `${id}-title` },
-        el("h2", { id: `${id}-title` }, title),
-        text ? el("p", { class: "say" }, text) : null,
-        build(),
-      ),
-    );
+    page.append(titled(id, title, text, build()));
   }
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;

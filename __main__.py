@@ -56,6 +56,7 @@ studies:
   previous-token        How a network without positions finds the token before; further runs stand beside it.
   induction             Which heads find and copy what followed a token before, or a synonym; also of a language model.
   name-movers           Why a head attends from the end of a sentence to a name in it; also of a language model.
+  if-else               What makes a network say else in `a if b else c`, and whether after `)` too; also of a model.
 
 headway study STUDY --help lists the options of that study.
 """
@@ -319,7 +320,10 @@ def study_command(arguments: list[str]) -> None:
     parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
     of_what = "directory of the run" + (", or name of a language model" if takes_models else "")
     parser.add_argument("runs", nargs="+" if takes_others else 1, help=f"{of_what}; other runs beside it")
-    parser.add_function_arguments(study, skip={"run", "others", "progress"})
+    parser.add_function_arguments(study, skip={"run", "others", "progress", "pair"})
+    if "pair" in inspect.signature(study).parameters:
+        said = "two tokens whose place in the OV circuits is looked up; may be given several times"
+        parser.add_argument("--pair", nargs=2, action="append", metavar=("SRC", "DST"), help=said)
     if takes_models:
         parser.add_argument("--out", type=str | None, help="of a language model: its directory; runs/NAME if not given")
     parser.add_argument("--overwrite", action="store_true", help="make it again if it has been made at this step")

@@ -27,7 +27,7 @@ from headway.analyze.applies import (
     weight,
 )
 from headway.analyze.circuits import HEAD, PAIR
-from headway.analyze.forward import Activations, Hook, seen
+from headway.analyze.forward import Activations, Hook, in_seen, seen
 from headway.analyze.loss import by_part, mean_loss, task_loss
 from headway.data.task import Batch, masked_mean
 from headway.models.config import Head
@@ -137,6 +137,35 @@ def ablated_loss(
         >>> round(without.loss_repeats.item(), 1), round(ablated_loss(model, batch, []).loss_repeats.item(), 1)
         (3.2, 0.0)
     """
+    hooks = replacing(model, batch, what, kind, attention, reference)
+    return by_part("loss", task_loss(output_with(model, batch, hooks), batch), batch)
+
+
+def replacing(
+    model: Model,
+    batch: Batch,
+    what: What | Iterable[What],
+    kind: Kind = "mean",
+    attention: Attention = "recomputed",
+    reference: Batch | None = None,
+) -> list[Hook]:
+    """The hooks of ``ablated_loss``, with the same arguments: for whatever else is to be seen of what is left.
+
+    Raises:
+        DoesNotApplyError: ``resample`` with a single sequence and no reference.
+        ValueError: a head, hook point or entry that does not exist, an activation without positions, a reference of
+            another shape.
+
+    Example:
+        >>> from headway.analyze.attention import prefix_matching
+        >>> from headway.analyze.forward import seen_with
+        >>> from headway.models.handmade import composing_pair
+        >>> model, batch = composing_pair("k")
+        >>> with seen_with(model, replacing(model, batch, Head(0, 0))):  # the previous-token head
+        ...     left = prefix_matching(model, batch).prefix_matching.sel(layer=1, head=1).item()
+        >>> left < 0.2  # so the induction head does not find what it looks for
+        True
+    """
     check_one_of("attention", attention, get_args(Attention))
     other = _reference("ablated_loss", batch, kind, reference)
     places = [_place(model, each) for each in ([what] if isinstance(what, str | Head | Entries) else what)]
@@ -145,8 +174,7 @@ def ablated_loss(
         _check_entries(point, there[point], where)
     patterns = seen(model, batch).patterns if attention == "frozen" else []
     hooks = [_replace(f"blocks.{layer}.attn.hook_pattern", pattern) for layer, pattern in enumerate(patterns)]
-    hooks += [_replace(point, _stand_in(point, there[point], kind), where) for point, where in places]
-    return by_part("loss", task_loss(output_with(model, batch, hooks), batch), batch)
+    return hooks + [_replace(point, _stand_in(point, there[point], kind), where) for point, where in places]
 
 
 def path_patch(model: Model, batch: Batch, reference: Batch | None = None, sequences: int = FEW) -> xr.Dataset:
@@ -354,11 +382,14 @@ def _z_points(model: Model) -> list[str]:
 
 def _recorded(model: Model, batch: Batch, points: Sequence[str]) -> Activations:
     """What stands at these hook points in a forward pass: [batch, pos, ...] each."""
-    check_batch(model, batch)
-    with torch.no_grad(), evaluating(model):
-        _, cache = model.run_with_cache(
-            batch.inputs, return_cache_object=False, names_filter=lambda name: name in points
-        )
+    if all(map(in_seen, points)):
+        cache = seen(model, batch).activations
+    else:
+        check_batch(model, batch)
+        with torch.no_grad(), evaluating(model):
+            _, cache = model.run_with_cache(
+                batch.inputs, return_cache_object=False, names_filter=lambda name: name in points
+            )
     for point in points:
         if point not in cache:
             nearest = get_close_matches(point, model.hook_dict, n=1)

@@ -6,7 +6,7 @@ folded (``run.model(step, processed=True)``), and the attribute ``layer_norm`` o
 out. The scale that a LayerNorm divides by is left out always.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, reduce
 from operator import mul
@@ -308,27 +308,32 @@ def qk(model: Model) -> Factored:
     return Factored(_stack(model, "W_Q").flatten(0, 1), _stack(model, "W_K").flatten(0, 1).mT)
 
 
-def subspace_overlap(A: Float[Tensor, "d_model rank_a"], B: Float[Tensor, "d_model rank_b"]) -> float:
-    """How much of a subspace lies in another: the mean squared cosine of the principal angles between them.
+def subspace_overlap(spaces: Sequence[Float[Tensor, "d_model _"]]) -> Float[Tensor, "space space"]:
+    """How much of a subspace lies in another, of every two: the mean squared cosine of the angles between them.
 
     ``‖Q_A.T Q_B‖² / min(rank_a, rank_b)``, Frobenius, Q orthonormal bases of what the columns span. In [0, 1]: 0
-    orthogonal, 1 the one lies in the other. Columns that are combinations of others do not count: ranks are those of
-    the subspaces, down to the rounding of the tensors. Null: max(rank_a, rank_b) / d_model, the exact mean for random
-    subspaces. How long the columns are plays no part in it, so that two heads may overlap in directions that neither
-    uses much.
+    orthogonal, 1 the one lies in the other; NaN beside one of zeros, which spans nothing. Columns that are combinations
+    of others do not count: ranks are those of the subspaces, down to the rounding of the tensors. Null: max(rank_a,
+    rank_b) / d_model, the exact mean for random subspaces. How long the columns are plays no part in it, so that two
+    heads may overlap in directions that neither uses much.
 
     Raises:
-        ValueError: another d_model, numbers that are NaN or infinite, or columns that are all zero.
+        ValueError: another d_model, or numbers that are NaN or infinite.
 
     Example:
-        >>> subspace_overlap(torch.eye(5)[:, :2], torch.eye(5)[:, 1:4])  # one direction of two is shared
+        >>> subspace_overlap([torch.eye(5)[:, :2], torch.eye(5)[:, 1:4]])[0, 1].item()  # one direction of two is shared
         0.5
     """
-    if A.shape[0] != B.shape[0]:
-        raise ValueError(f"B: its columns have {B.shape[0]} entries; they must have those of A, {A.shape[0]}")
-    Q_A, Q_B = _basis("A", A), _basis("B", B)
-    cosines = Q_A.mT @ Q_B
-    return (cosines.square().sum() / min(cosines.shape)).clamp(max=1).item()
+    for i, columns in enumerate(spaces):
+        if columns.shape[0] != spaces[0].shape[0]:
+            raise ValueError(
+                f"spaces: the columns of {i} have {columns.shape[0]} entries; they must have those of 0, "
+                f"{spaces[0].shape[0]}"
+            )
+        if not columns.isfinite().all():
+            raise ValueError(f"spaces: {i} is not all numbers (NaN or infinite)")
+    bases = [_basis(columns) for columns in spaces]
+    return torch.tensor([[_overlap(one, other) for other in bases] for one in bases], dtype=torch.float64)
 
 
 def _stack(model: Model, name: str) -> Float[Tensor, "layer head a b"]:
@@ -413,13 +418,13 @@ def _free_dimensions(W_O: Float[Tensor, "heads d_head d_model"]) -> int:
     return W_O.shape[-1] - int(centred)
 
 
-def _basis(name: str, columns: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model rank"]:
+def _basis(columns: Float[Tensor, "d_model column"]) -> Float[Tensor, "d_model rank"]:
     """An orthonormal basis of what the columns span, in float64."""
-    if not columns.isfinite().all():
-        raise ValueError(f"{name}: it is not all numbers (NaN or infinite)")
     U, s, _ = torch.linalg.svd(columns.detach().double(), full_matrices=False)
     rounding = max(columns.shape) * torch.finfo(columns.dtype).eps
-    kept = s > rounding * s.max() if len(s) else s > 0
-    if not kept.any():
-        raise ValueError(f"{name}: its columns are all zero; they must span something")
-    return U[:, kept]
+    return U[:, s > rounding * s.max()] if len(s) else U
+
+
+def _overlap(one: Float[Tensor, "d_model rank_a"], other: Float[Tensor, "d_model rank_b"]) -> float:
+    cosines = one.mT @ other
+    return (cosines.square().sum() / min(cosines.shape)).clamp(max=1).item() if 0 not in cosines.shape else torch.nan

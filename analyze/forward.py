@@ -90,6 +90,11 @@ def to_zero(activation: Tensor, hook: object) -> Tensor:
     return torch.zeros_like(activation)
 
 
+def in_seen(point: str) -> bool:
+    """Whether an activation is among those of ``seen``, by its hook name."""
+    return point.endswith(_LOOKED_AT)
+
+
 def seen(model: Model, batch: Batch) -> Seen:
     """One forward pass over every sequence of the batch.
 

@@ -431,8 +431,8 @@ class VocabularyCircuit:
         return _spans(length, max(1, BLOCK**2 // self.shape[1]))
 
 
-def shared_entries(a: VocabularyCircuit, b: VocabularyCircuit, k: int) -> float:
-    """How many places the k largest entries of two circuits share: those in both, of those in either (Jaccard).
+def shared_entries(circuits: Sequence[VocabularyCircuit], k: int) -> Float[Tensor, "circuit circuit"]:
+    """How many places the k largest entries of every two circuits share: those in both, of those in either (Jaccard).
 
     In [0, 1]. Of entries that are equal to the k-th largest any are taken, so that circuits full of ties may share
     fewer than they could. Sizes play no part in it: a circuit and twice as large a one share all. Null: for places
@@ -446,13 +446,15 @@ def shared_entries(a: VocabularyCircuit, b: VocabularyCircuit, k: int) -> float:
         >>> circuit = VocabularyCircuit.ov(low_rank_head()[0], [Head(0, 0)])  # copies token 0 three times, 1 twice
         >>> swapped = torch.arange(13)
         >>> swapped[[1, 2]] = swapped[[2, 1]]
-        >>> shared_entries(circuit, circuit.renamed(swapped), k=1), shared_entries(circuit, circuit.renamed(swapped), 2)
-        (1.0, 0.3333333333333333)
+        >>> pair = [circuit, circuit.renamed(swapped)]
+        >>> shared_entries(pair, k=1)[0, 1].item(), round(shared_entries(pair, k=2)[0, 1].item(), 3)
+        (1.0, 0.333)
     """
-    if a.shape != b.shape:
-        raise ValueError(f"b: its shape {b.shape} is not valid; it must be that of a, {a.shape}")
-    mine, theirs = ({(entry.row, entry.column) for entry in circuit.best(k)} for circuit in (a, b))
-    return len(mine & theirs) / len(mine | theirs)
+    for i, circuit in enumerate(circuits):
+        if circuit.shape != circuits[0].shape:
+            raise ValueError(f"circuits: {i} has the shape {circuit.shape}; it must be that of 0, {circuits[0].shape}")
+    places = [{(entry.row, entry.column) for entry in circuit.best(k)} for circuit in circuits]
+    return torch.tensor([[len(one & other) / len(one | other) for other in places] for one in places])
 
 
 def _ov(read: _Read, heads: Sequence[Head]) -> VocabularyCircuit:

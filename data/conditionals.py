@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from headway.data.prepared import Files, Windows
 from headway.data.seeds import generator
 from headway.data.task import Batch
 from headway.data.tokenizer import begins_with, one_token
@@ -135,6 +137,52 @@ def generated(tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
                 f"{len(prompts)} with their {IF!r} in reach"
             )
     return reader.batch(prompts)
+
+
+def ordinary(texts: Sequence[str], tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
+    """Windows of texts that end anywhere, [BOS, t_1..t_(length-1)]: what a network does where no `` else`` is due.
+
+    All windows that lie within one text are alike likely, and may be drawn again. Every position counts; the target at
+    the last is t_length.
+
+    Raises:
+        ValueError: texts that are all shorter than ``length`` tokens.
+
+    Example:
+        >>> from headway.data.tokenizer import train_bpe, wrapped
+        >>> tokenizer = wrapped(train_bpe(["x = a if b else c"] * 2, n_tokens=267))
+        >>> batch = ordinary(["x = a if b else c"], tokenizer, seed=0, count=3, length=5)
+        >>> bool((batch.inputs[:, 1:] == batch.targets[:, :-1]).all())
+        True
+    """
+    spelled = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    tokens = np.array([token for each in spelled for token in each], dtype=np.int64)
+    windows = Windows(Files(tokens, np.array([len(each) for each in spelled], dtype=np.int64)), length)
+    if not len(windows):
+        longest = max(map(len, spelled), default=0)
+        raise ValueError(f"length: {length} is longer than every text; the longest has {longest} tokens")
+    draw = generator("evaluation", seed, INDEX + 1)
+    targets = windows(torch.randint(len(windows), (count,), generator=draw))[1]
+    return Batch(
+        inputs=F.pad(targets[:, :-1], (1, 0), value=begins_with(tokenizer)),
+        targets=targets,
+        mask=torch.ones_like(targets, dtype=torch.bool),
+    )
+
+
+def with_another(batch: Batch, token: int) -> Batch:
+    """The same prompts with another token in the place of the expression's `` if``.
+
+    Example:
+        >>> from headway.data.tokenizer import train_bpe, wrapped
+        >>> tokenizer = wrapped(train_bpe(["x = a if b else c"] * 2, n_tokens=267))
+        >>> batch = found(["x = a if b else c"], tokenizer, length=4)
+        >>> tokenizer.decode(with_another(batch, one_token(tokenizer, ",")).inputs[0, 1:])
+        ' a, b'
+    """
+    inputs = batch.inputs.clone()
+    inputs[torch.arange(len(inputs)), batch.info["if_position"]] = token
+    return batch._replace(inputs=inputs)
 
 
 def twins(draw: torch.Generator, lines: int) -> tuple[str, str]:

@@ -146,6 +146,13 @@ class Text(Task):
         for some in windows.one_after_another().split(batch_size):
             yield self._batch_of(windows, some)._replace(task=self)
 
+    def held_out_texts(self) -> list[str]:
+        """The files that are kept from training, as text."""
+        files, tokenizer = self._windows["held_out"].files, read_tokenizer(self.tokenizer_json)
+        ends = np.cumsum(files.lengths)[:-1]
+        spelled = np.split(files.tokens, ends)
+        return [str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False)) for tokens in spelled]
+
     def _batch_of(self, windows: Windows, numbers: Int[Tensor, "batch"]) -> Batch:
         file, targets = windows(numbers)
         return Batch(

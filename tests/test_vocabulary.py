@@ -13,7 +13,7 @@ from toys import NO_POSITIONS, TOKENS, VECTORS
 
 from headway.analyze import DoesNotApplyError, vocabulary
 from headway.analyze.attention import previous_token
-from headway.analyze.circuits import subspace_overlap
+from headway.analyze.circuits import subspace_overlap as overlaps
 from headway.analyze.positions import position_attention, position_pattern
 from headway.analyze.vocabulary import (
     VocabularyCircuit,
@@ -227,12 +227,15 @@ def test_shared_entries_are_those_in_both_of_those_in_either(k: int):
     b = a + b
     one, other = (VocabularyCircuit(each, torch.eye(29)) for each in (a, b))
     places = [set(each.flatten().topk(k).indices.tolist()) for each in (a, b)]
-    shared = shared_entries(one, other, k)
-    assert shared == len(places[0] & places[1]) / len(places[0] | places[1])
-    assert shared == shared_entries(other, one, k) == shared_entries(one.T, other.T, k)
-    # Sizes play no part, and of all places all are shared.
-    assert shared_entries(one, VocabularyCircuit(7 * a, torch.eye(29)), k) == 1
-    assert shared_entries(one, other, 23 * 29) == 1
+    # Sizes play no part.
+    shared = shared_entries([one, other, VocabularyCircuit(7 * a, torch.eye(29))], k)
+    assert shared[0, 1].item() == pytest.approx(len(places[0] & places[1]) / len(places[0] | places[1]))
+    assert shared.diagonal().tolist() == [1, 1, 1]
+    assert shared[0, 2] == 1
+    assert torch.equal(shared, shared.T)
+    assert torch.equal(shared[:2, :2], shared_entries([one.T, other.T], k))
+    # Of all places all are shared.
+    assert bool((shared_entries([one, other], 23 * 29) == 1).all())
 
 
 def test_places_drawn_at_random_share_what_they_should():
@@ -241,12 +244,20 @@ def test_places_drawn_at_random_share_what_they_should():
     def drawn(seed: int) -> VocabularyCircuit:
         return VocabularyCircuit(torch.randn(23, 29, generator=torch.Generator().manual_seed(seed)), torch.eye(29))
 
-    shared = np.mean([shared_entries(drawn(seed), drawn(1000 + seed), k) for seed in range(31)])
+    shared = np.mean([shared_entries([drawn(seed), drawn(1000 + seed)], k)[0, 1].item() for seed in range(31)])
     assert shared == pytest.approx(k / (2 * n - k), rel=0.05)
 
 
 def subspace(d_model: int, rank: int, seed: int) -> Tensor:
     return torch.randn(d_model, rank, generator=torch.Generator().manual_seed(seed))
+
+
+def subspace_overlap(A: Tensor, B: Tensor) -> float:
+    """That of two, which is the same from either side; each is in itself."""
+    found = overlaps([A, B])
+    assert found[0, 1] == pytest.approx(found[1, 0].item(), rel=1e-12)
+    assert found.diagonal().tolist() == pytest.approx([1, 1])
+    return found[0, 1].item()
 
 
 def test_an_overlap_is_the_mean_squared_cosine_of_the_angles():
@@ -260,7 +271,6 @@ def test_an_overlap_is_the_mean_squared_cosine_of_the_angles():
     spanning = subspace(2, 5, seed=1)
     assert subspace_overlap(A @ spanning, 1e-5 * B @ subspace(2, 31, seed=2)) == pytest.approx(expected, rel=1e-4)
     assert subspace_overlap(Q @ A, Q @ B) == pytest.approx(expected, rel=1e-5)
-    assert subspace_overlap(B, A) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_ends_of_the_overlap():
@@ -269,6 +279,8 @@ def test_the_ends_of_the_overlap():
     Q = torch.linalg.qr(subspace(19, 19, seed=2)).Q
     assert subspace_overlap(Q[:, :5], Q[:, 5:]) == pytest.approx(0, abs=1e-12)
     assert subspace_overlap(A, Q) == pytest.approx(1)
+    nothing = overlaps([A, torch.zeros(19, 3), A])
+    assert nothing.isnan().tolist() == [[False, True, False], [True, True, True], [False, True, False]]
 
 
 def test_random_subspaces_overlap_by_the_larger_rank():
@@ -479,6 +491,7 @@ def test_wrong_arguments_are_refused():
     model, batch = built()
     circuit = VocabularyCircuit.ov(model, [Head(0, 0)])
     some = torch.tensor([0, 31])
+    fewer = circuit.renamed(torch.arange(30))
     refused: dict[str, Callable[[], object]] = {
         r"k: 0 is not valid; it must be 1 to 31": lambda: ov_topk(model, batch, k=0),
         r"k: 32 is not valid": lambda: ov_topk(model, batch, k=32),
@@ -494,10 +507,10 @@ def test_wrong_arguments_are_refused():
         r"tokens: 31 does": lambda: circuit.top(some, 1),
         r"tokens: 31 does not": lambda: circuit.ranks(some, some),
         r"tokens: 31 does not exist": lambda: circuit.softmax(some, some),
-        r"b: its shape \(31, 30\) is not valid": lambda: shared_entries(circuit, circuit.renamed(torch.arange(30)), 1),
-        r"k: 0 is not valid; it must be 1 to 961": lambda: shared_entries(circuit, circuit, 0),
-        r"A: its columns are all zero": lambda: subspace_overlap(torch.zeros(5, 3), torch.eye(5)),
-        r"B: it is not all numbers": lambda: subspace_overlap(torch.eye(5), torch.eye(5) / 0),
+        r"circuits: 1 has the shape \(31, 30\)": lambda: shared_entries([circuit, fewer], 1),
+        r"k: 0 is not valid; it must be 1 to 961": lambda: shared_entries([circuit, circuit], 0),
+        r"spaces: the columns of 1 have 7 entries": lambda: overlaps([torch.eye(5), torch.eye(7)]),
+        r"spaces: 1 is not all numbers": lambda: overlaps([torch.eye(5), torch.eye(5) / 0]),
         r"not all numbers": lambda: ov_top1(diverged, batch),
     }
     diverged, _ = built()

@@ -24,7 +24,7 @@ class Subject:
         folded: The same function with LayerNorm folded into the weights, where that is possible: for what is read from
             weights.
         task: What a run was trained on, which says what its tokens are called; None for a bridge.
-        tokenizer: What says it for a bridge.
+        tokenizer: What spells strings in its tokens; None where they stand for none.
     """
 
     name: str
@@ -45,7 +45,8 @@ class Subject:
         """
         if isinstance(studied, Run):
             step = studied.check_step(at)
-            return cls(str(studied.path), step, studied.model(step), simplified(studied, step), studied.task)
+            model = studied.model(step)
+            return cls(str(studied.path), step, model, simplified(studied, step), studied.task, model.tokenizer)
         if at is not None:
             raise ValueError(f"at: {at} is not valid; a model that was not trained here has no steps")
         return cls(studied.cfg.model_name, None, studied, studied, tokenizer=studied.tokenizer)

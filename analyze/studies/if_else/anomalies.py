@@ -1,0 +1,132 @@
+"""Whether prompts that end in ``)`` can be told from others: by attributions, by activations, by what is said."""
+
+from typing import NamedTuple
+
+import einops
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from headway.analyze.applies import weight
+from headway.analyze.attribution import attribute_sources
+from headway.analyze.forward import seen
+from headway.analyze.studies.if_else.prompts import Prompts, at_end
+from headway.analyze.studies.story import Figure, Section, table
+from headway.analyze.telling_apart import Apart, apart, mahalanobis, probed
+from headway.models.convert import Model
+
+ATTRIBUTIONS = "attributions (OV × attention)"
+SAID = "log probability of ' else'"
+NONE = Apart(*[float("nan")] * 5)
+Features = Float[Tensor, "prompt feature"]
+
+
+class Halves(NamedTuple):
+    """Prompts to fit to, and prompts to try: no twin of the one is in the other."""
+
+    fit: Bool[Tensor, "prompt"]
+    tried: Bool[Tensor, "prompt"]
+
+
+def to_else(model: Model, prompts: Prompts) -> xr.DataArray:
+    """What each head adds to the logit of `` else`` over the mean logit at END, from where: [head, prompt, source]."""
+    ends = torch.full((len(prompts.batch.inputs),), prompts.end)
+    return attribute_sources(model, prompts.batch, ends, over_mean=True).rename(batch="prompt")
+
+
+def features(model: Model, prompts: Prompts) -> dict[str, Features]:
+    """What a prompt may be judged by: a vector for each."""
+    shown = seen(model, prompts.batch)
+    layers = range(model.cfg.n_layers)
+    scores = torch.stack([shown.activations[f"blocks.{layer}.attn.hook_attn_scores"] for layer in layers])
+    over_mean = scores[:, :, :, prompts.end] - scores[:, :, :, prompts.end].mean(-1, keepdim=True)
+    last = prompts.batch.inputs[:, prompts.end]
+    return {
+        ATTRIBUTIONS: of_attributions(model, prompts),
+        "attention scores (QK)": einops.rearrange(over_mean, "layer prompt head key -> prompt (layer head key)"),
+        "residual stream": shown.activations[f"blocks.{layers[-1]}.hook_resid_post"][:, prompts.end],
+        "all logits": at_end(model, prompts.batch),
+        SAID: of_what_is_said(model, prompts),
+        "embedding of the last token": weight(model, "W_E")[last],
+    }
+
+
+def of_attributions(model: Model, prompts: Prompts) -> Features:
+    """A prompt's attributions to `` else``, every head and source one after another."""
+    values = torch.from_numpy(to_else(model, prompts).values)
+    return einops.rearrange(values, "head prompt source -> prompt (head source)")
+
+
+def of_what_is_said(model: Model, prompts: Prompts) -> Features:
+    """How likely the network holds `` else``, alone."""
+    return at_end(model, prompts.batch).log_softmax(-1)[:, [prompts.else_token]]
+
+
+def told_apart(x: Features, prompts: Prompts) -> Apart:
+    """By how far they are from normal prompts, half of which say what normal is; NaN where those do not vary."""
+    halves, anomalous = _halves(prompts), prompts.anomalous
+    fit = x[halves.fit & ~anomalous]
+    if bool((fit == fit[:1]).all()):
+        return NONE
+    return apart(mahalanobis(fit, x[halves.tried]), anomalous[halves.tried])
+
+
+def probed_apart(x: Features, prompts: Prompts) -> Apart:
+    """By a classifier that was shown both kinds, on the other half of them."""
+    halves, anomalous = _halves(prompts), prompts.anomalous
+    return apart(probed(x[halves.fit], anomalous[halves.fit], x[halves.tried]), anomalous[halves.tried])
+
+
+def _halves(prompts: Prompts) -> Halves:
+    """Every other prompt of each kind; of the grammar, every other pair."""
+    number = torch.zeros(len(prompts.anomalous), dtype=torch.long)
+    for kind in (prompts.anomalous, ~prompts.anomalous):
+        number[kind] = torch.arange(int(kind.sum()))
+    return Halves(number % 2 == 0, number % 2 == 1)
+
+
+def _enough(prompts: Prompts) -> bool:
+    """One of each kind to fit to and one to try, and two to say how normal ones vary."""
+    return int(prompts.anomalous.sum()) >= 2 and int((~prompts.anomalous).sum()) >= 3
+
+
+def section(model: Model, prompts: Prompts) -> Section:
+    """The area under the ROC curve of everything that a prompt may be judged by."""
+    rows: dict[str, Apart] = {}
+    sizes: list[tuple[int, int]] = []
+    for origin, some in {"generated": prompts.generated, "real": prompts.real}.items():
+        if not _enough(some):
+            continue
+        every = features(model, some)
+        rows |= {f"{origin}: {name}": told_apart(x, some) for name, x in every.items()}
+        for name in (ATTRIBUTIONS, "residual stream"):
+            rows[f"{origin}: probe of the {name.partition(' (')[0]}"] = probed_apart(every[name], some)
+        tried = _halves(some).tried
+        size = int((tried & ~some.anomalous).sum()), int((tried & some.anomalous).sum())
+        sizes += [size] * (len(rows) - len(sizes))
+    columns = {name: [getattr(each, name) for each in rows.values()] for name in Apart._fields}
+    left_out = "" if _enough(prompts.real) else " Of real texts there are too few of both kinds."
+    return Section(
+        "Normal and anomalous prompts",
+        "Anomalous prompts end in ')'. Half of the prompts say what is normal, and the others are judged by their "
+        "Mahalanobis distance from that; no anomalous one is seen before. The probe, a logistic regression, has seen "
+        "both kinds and is the ceiling. The last token is what defines the kinds, so that whatever holds it can tell "
+        f"them apart without any mechanism: its embedding alone stands beside the others.{left_out}",
+        (
+            Figure(
+                "Area under the ROC curve",
+                table(
+                    "judged by",
+                    rows,
+                    normal=[normal for normal, _ in sizes],
+                    anomalous=[anomalous for _, anomalous in sizes],
+                    **columns,
+                ),
+                "table",
+                "The probability that an anomalous prompt is judged more anomalous than a normal one; normal and "
+                "anomalous are how many were judged. low to high is 95 % of a bootstrap over prompts, null_low to "
+                "null_high 95 % with shuffled labels. –: normal ones do not vary.",
+            ),
+        ),
+    )

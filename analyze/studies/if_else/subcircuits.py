@@ -1,0 +1,170 @@
+"""How much of what the network does before `` else`` a few heads do, and a part of what they read."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import einops
+import torch.nn.functional as F
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from headway.analyze.ablation import Kind, all_heads_but, output_with, replacing
+from headway.analyze.forward import Hook, seen, seen_once, seen_with
+from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
+from headway.analyze.studies.if_else.scores import patterns_from_parts, score_parts
+from headway.analyze.studies.story import Figure, Section, table
+from headway.models.config import Head
+from headway.models.convert import Model
+
+# No more than so many heads are kept one after another.
+MOST = 12
+# The part of all heads of which it is claimed that they suffice.
+FEW = 4
+TOKENS_ALONE, POSITIONS_ALONE, IF_ALONE = "tokens alone in QK", "positions alone in QK", "IF alone in OV"
+# What the heads that are not kept write.
+KIND: Kind = "position_mean"
+READS = (TOKENS_ALONE, POSITIONS_ALONE, IF_ALONE)
+
+
+class Kept(NamedTuple):
+    """Heads, and the part of what they read that is left to them; all of it if None."""
+
+    heads: Sequence[Head]
+    read: str | None = None
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of the logit of `` else`` over the mean logit, and of its loss; means over the prompts."""
+
+    logit: float
+    loss: float
+
+    def share(self, none: "Left", everything: "Left") -> "Left":
+        """How far each has come back, from no head to all of them: 0 to 1."""
+        return Left(
+            *(_share(*each) for each in zip(*(vars(x).values() for x in (self, none, everything)), strict=True))
+        )
+
+
+def _share(mine: float, none: float, everything: float) -> float:
+    return (mine - none) / (everything - none) if everything != none else float("nan")
+
+
+def left(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None = None) -> Left:
+    """With these heads and the direct path: every other head writes its mean over ordinary text, at each position.
+
+    With ``read``, what the kept heads write at END is made of a part of what they read: attention by tokens alone or by
+    positions alone, or of all values only that of IF, and in the place of each other the mean over ordinary text.
+    """
+    hooks = replacing(model, prompts.batch, all_heads_but(model, heads), KIND, reference=prompts.ordinary)
+    if read is not None:
+        with seen_with(model, hooks) if hooks else nullcontext(), seen_once() if hooks else nullcontext():
+            instead = {head: _instead(model, prompts, head, read) for head in heads}
+        hooks = hooks + [_at_end(head, value, prompts.end) for head, value in instead.items()]
+    logits = output_with(model, prompts.batch, hooks)[:, prompts.end] if hooks else at_end(model, prompts.batch)
+    said = logits.log_softmax(-1)[:, prompts.else_token]
+    return Left(raised(logits, prompts.else_token).mean().item(), -said.mean().item())
+
+
+def text_loss(model: Model, prompts: Prompts, heads: Sequence[Head]) -> float:
+    """The loss on ordinary text with these heads and the direct path."""
+    batch = prompts.ordinary
+    output = output_with(model, batch, replacing(model, batch, all_heads_but(model, heads), KIND))
+    return F.cross_entropy(output.flatten(0, 1), batch.targets.flatten()).item()
+
+
+def _instead(model: Model, prompts: Prompts, head: Head, read: str) -> Float[Tensor, "prompt d_head"]:
+    """What a head's z would be at END if it read only a part."""
+    block = f"blocks.{head.layer}.attn"
+    cache = seen(model, prompts.batch).activations
+    v = cache[f"{block}.hook_v"][:, :, head.head]
+    if read == IF_ALONE:
+        mean = seen(model, prompts.ordinary).activations[f"{block}.hook_v"][:, :, head.head].mean((0, 1))
+        pattern = cache[f"{block}.hook_pattern"][:, head.head, prompts.end][prompts.at_if][:, None]
+        return pattern * v[prompts.at_if] + (1 - pattern) * mean
+    patterns = patterns_from_parts(score_parts(model, prompts, head))
+    return einops.einsum(patterns[read.removesuffix(" in QK")], v, "prompt key, prompt key d_head -> prompt d_head")
+
+
+def _at_end(head: Head, value: Float[Tensor, "prompt d_head"], end: int) -> Hook:
+    def hook(z: Tensor, hook: Any) -> Tensor:
+        changed = z.clone()
+        changed[:, end, head.head] = value.to(z)
+        return changed
+
+    return f"blocks.{head.layer}.attn.hook_z", hook
+
+
+def section(model: Model, prompts: Prompts, order: Sequence[Head]) -> Section:
+    """How much comes back with one head after another, and with a part of what they read."""
+    n_heads = len(order)
+    counts = [*range(min(n_heads, MOST) + 1), *([n_heads] if n_heads > MOST else [])]
+    kept = {_said(order, count): left(model, prompts, order[:count]) for count in counts}
+    text = [text_loss(model, prompts, order[:count]) for count in counts]
+    none, *_, everything = kept.values()
+    few = few_of(order)
+    parts = {
+        f"{name}; {read}": left(model, prompts, heads, read)
+        for name, heads in (("all heads", order), (", ".join(map(str, few)), few))
+        for read in READS
+    }
+    rows = kept | parts
+    shares = [each.share(none, everything) for each in rows.values()]
+    text_back = [_share(each, text[0], text[-1]) for each in text]
+    curves = {
+        "logit of ' else'": [each.logit for each in shares[: len(counts)]],
+        "loss of ' else'": [each.loss for each in shares[: len(counts)]],
+        "loss on text": text_back,
+    }
+    not_taken = [float("nan")] * len(parts)
+    return Section(
+        "Subcircuits",
+        "Some heads and the direct path are kept; every other head writes at each position its mean over ordinary "
+        "text, so that nothing it says is about the prompt. Shares are of what no head and all heads differ by, over "
+        "the generated prompts. Heads are added in the order of what they add to ' else'.",
+        (
+            Figure(
+                "What is left, and what comes back",
+                table(
+                    "kept",
+                    rows,
+                    logit=[each.logit for each in rows.values()],
+                    logit_back=[each.logit for each in shares],
+                    loss=[each.loss for each in rows.values()],
+                    loss_back=[each.loss for each in shares],
+                    loss_on_text=text + not_taken,
+                    loss_on_text_back=text_back + not_taken,
+                ),
+                "table",
+                "logit: of ' else' over the mean logit. loss: -log p(' else'). loss on text: of windows that end "
+                "anywhere. tokens or positions alone: the scores from END without the other. IF alone: of all values "
+                "that of IF; in the place of each other one the mean over ordinary text.",
+            ),
+            Figure(
+                "What comes back with so many heads",
+                xr.Dataset({"share": (("of", "heads"), list(curves.values()))}, {"of": list(curves), "heads": counts}),
+                "lines",
+            ),
+        ),
+    )
+
+
+def _said(order: Sequence[Head], count: int) -> str:
+    if count < 2:
+        return str(order[0]) if count else "no head"
+    return f"{'all' if count == len(order) else count} heads, with {order[count - 1]}"
+
+
+def few_of(order: Sequence[Head]) -> Sequence[Head]:
+    """The first quarter of the heads, one at least."""
+    return order[: max(1, len(order) // FEW)]
+
+
+def shares_back(model: Model, prompts: Prompts, cases: Mapping[str, Kept]) -> dict[str, float]:
+    """The share of the logit of `` else`` that each comes back to, of what no head and all heads differ by."""
+    none, everything = left(model, prompts, []), left(model, prompts, all_heads_but(model))
+    return {name: left(model, prompts, *kept).share(none, everything).logit for name, kept in cases.items()}

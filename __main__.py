@@ -208,6 +208,8 @@ def _say_what_formed(run: "Run") -> None:
     from rich.table import Table
 
     from headway.analyze.formation import what_formed
+    from headway.analyze.perplexity import held_out_loss
+    from headway.data.text import Text
 
     scores = run.scores
     console = Console()
@@ -217,10 +219,10 @@ def _say_what_formed(run: "Run") -> None:
     baselines = run.task.baselines()
     known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in baselines.items())
     console.print(f"{reached}  (baselines: {known})", highlight=False)
-    if run.task.tokenizer_hash is not None:
-        nats = {"perplexity": scores.loss.values[-1], **baselines}
+    if isinstance(run.task, Text):
+        nats = {"this network": held_out_loss(run.model(), run.task, progress=True), **baselines}
         said = ", ".join(f"{name} {math.exp(value):.1f}" for name, value in nats.items())
-        console.print(f"{said}  (its own on the evaluation batch, baselines on all text held out)", highlight=False)
+        console.print(f"perplexity on all text held out: {said}", highlight=False)
     table = Table("strongest", "score", "null", "z", "at step", box=None, padding=(0, 2, 0, 0))
     for row in what_formed(scores):
         ceiling = "" if row.ceiling is None else f" of {row.ceiling:.3f}"

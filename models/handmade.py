@@ -5,19 +5,25 @@ head), and the position (one-hot). No LayerNorm, no MLP, no biases. Each functio
 it does what its name says; the sizes are distinct primes. One network is over vectors instead, and linear.
 """
 
+import math
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from headway.data.affine_recurrence import AffineRecurrence
+from headway.data.conditionals import ELSE, IF, generated, twins
 from headway.data.indirect_object import IndirectObject
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.seeds import generator
 from headway.data.task import Batch
+from headway.data.tokenizer import one_token, train_bpe, wrapped
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -345,6 +351,63 @@ def name_movers() -> tuple[HookedTransformer, Batch]:
         attention.W_V[0, read, :V] = one
         attention.W_O[0, :V, write] = much * one
     return model.eval(), SENTENCES.evaluation_batch(seed=0, batch_size=29)
+
+
+@cache
+def conditionals_tokenizer() -> PreTrainedTokenizerFast:
+    """A BPE of the texts that prompts before `` else`` are generated from."""
+    draw = generator("data", 0)
+    return wrapped(train_bpe([text for _ in range(101) for text in twins(draw, lines=3)], n_tokens=401))
+
+
+@torch.no_grad()
+def if_else() -> tuple[HookedTransformer, Batch]:
+    """One layer that says `` else`` because of `` if``, and after ``)`` for another reason; prompts before `` else``.
+
+    Every query of L0H0 looks for `` if``, and in L0H1 those of ``)`` do; both raise `` else`` from it. The embedding of
+    ``)`` takes away what L0H1 adds, so that what is said does not show it. L0H2 raises ``)`` from every ``(`` that it
+    sees; it and the five others, which write a little of anything, look at all alike.
+
+    Example:
+        >>> model, batch = if_else()
+        >>> bool((model(batch.inputs)[:, -1].argmax(-1) == batch.targets[:, -1]).all())
+        True
+    """
+    tokenizer, n_heads = conditionals_tokenizer(), 8
+    V, always = len(tokenizer), D_HEAD - 1
+    token, out = slice(V), slice(V, 2 * V)
+    model = HookedTransformer(
+        ModelConfig(
+            n_layers=1,
+            d_model=2 * V + N_CTX,
+            n_ctx=N_CTX,
+            d_head=D_HEAD,
+            n_heads=n_heads,
+            d_vocab=V,
+            attn_only=True,
+            normalization_type=None,
+            initializer_range=0.0,
+        ),
+        tokenizer,
+    )
+    model.W_E[:, token] = torch.eye(V)
+    model.W_pos[:, 2 * V :] = torch.eye(N_CTX)
+    model.W_U[out] = torch.eye(V)
+    attention = model.blocks[0].attn
+    if_token, else_token, opening, closing = (one_token(tokenizer, string) for string in (IF, ELSE, "(", ")"))
+    score, raised = 6.0, 9.0
+    each = (score * D_HEAD**0.5) ** 0.5
+    attention.b_Q[0, always], attention.W_K[0, if_token, always] = each, each
+    attention.W_Q[1, closing, always], attention.W_K[1, if_token, always] = each, each
+    batch = generated(tokenizer, seed=0, count=58)
+    others = batch.inputs.shape[1] - 1
+    model.W_E[closing, V + else_token] = -raised * math.exp(score) / (math.exp(score) + others)
+    little = torch.randn(2, n_heads, V, D_HEAD, generator=generator("init", 0))
+    attention.W_V[:, token], attention.W_O[:, :, out] = 0.1 * little[0], 0.1 * little[1].mT
+    for head, source, destination in ((0, if_token, else_token), (1, if_token, else_token), (2, opening, closing)):
+        attention.W_V[head, :, 0], attention.W_O[head, 0] = 0.0, 0.0
+        attention.W_V[head, source, 0], attention.W_O[head, 0, V + destination] = 1.0, raised
+    return model.eval(), batch
 
 
 def _batch() -> Batch:

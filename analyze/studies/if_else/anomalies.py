@@ -65,17 +65,23 @@ def of_what_is_said(model: Model, prompts: Prompts) -> Features:
 
 def told_apart(x: Features, prompts: Prompts) -> Apart:
     """By how far they are from normal prompts, half of which say what normal is; NaN where those do not vary."""
-    halves, anomalous = _halves(prompts), prompts.anomalous
-    fit = x[halves.fit & ~anomalous]
-    if bool((fit == fit[:1]).all()):
+    anomalous = prompts.anomalous
+    fit, tried = _split(prompts)
+    if bool((x[fit] == x[fit][:1]).all()):
         return NONE
-    return apart(mahalanobis(fit, x[halves.tried]), anomalous[halves.tried])
+    return apart(mahalanobis(x[fit], x[tried]), anomalous[tried])
 
 
 def probed_apart(x: Features, prompts: Prompts) -> Apart:
     """By a classifier that was shown both kinds, on the other half of them."""
     halves, anomalous = _halves(prompts), prompts.anomalous
     return apart(probed(x[halves.fit], anomalous[halves.fit], x[halves.tried]), anomalous[halves.tried])
+
+
+def _split(prompts: Prompts) -> Halves:
+    """For what is fitted to normal prompts: of real ones, which have no twins, every anomalous one is tried."""
+    fit, tried = _halves(prompts)
+    return Halves(fit & ~prompts.anomalous, tried | (prompts.anomalous & ~prompts.made))
 
 
 def _halves(prompts: Prompts) -> Halves:
@@ -91,6 +97,11 @@ def _enough(prompts: Prompts) -> bool:
     return int(prompts.anomalous.sum()) >= 2 and int((~prompts.anomalous).sum()) >= 3
 
 
+def _sizes(prompts: Prompts, which: Bool[Tensor, "prompt"]) -> tuple[int, int]:
+    """How many normal and anomalous ones."""
+    return int((which & ~prompts.anomalous).sum()), int((which & prompts.anomalous).sum())
+
+
 def section(model: Model, prompts: Prompts) -> Section:
     """The area under the ROC curve of everything that a prompt may be judged by."""
     rows: dict[str, Apart] = {}
@@ -100,11 +111,10 @@ def section(model: Model, prompts: Prompts) -> Section:
             continue
         every = features(model, some)
         rows |= {f"{origin}: {name}": told_apart(x, some) for name, x in every.items()}
+        sizes += [_sizes(some, _split(some).tried)] * len(every)
         for name in (ATTRIBUTIONS, "residual stream"):
             rows[f"{origin}: probe of the {name.partition(' (')[0]}"] = probed_apart(every[name], some)
-        tried = _halves(some).tried
-        size = int((tried & ~some.anomalous).sum()), int((tried & some.anomalous).sum())
-        sizes += [size] * (len(rows) - len(sizes))
+            sizes.append(_sizes(some, _halves(some).tried))
     columns = {name: [getattr(each, name) for each in rows.values()] for name in Apart._fields}
     left_out = "" if _enough(prompts.real) else " Of real texts there are too few of both kinds."
     return Section(

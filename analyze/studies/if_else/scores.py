@@ -72,7 +72,9 @@ def positions_section(model: Model, prompts: Prompts, heads: Sequence[Head]) -> 
     moves = {f"{q} → {k}": [each.sel(query_part=q, key_part=k).item() for each in spread.values()] for q, k in pairs}
     attention = {name: patterns_from_parts(parts) for name, parts in split.items()}
     kinds = {
-        f"{kind}: {how}": (which, how) for kind, which in prompts.kinds.items() for how in attention[str(heads[0])]
+        f"{kind.removeprefix('generated, ')}: {how}": (which, how)
+        for kind, which in prompts.kinds.items()
+        for how in attention[str(heads[0])]
     }
     figures = [
         Figure(

@@ -12,11 +12,11 @@ import torch
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from headway.analyze.ablation import all_heads_but, output_with
+from headway.analyze.ablation import all_heads_but
 from headway.analyze.attribution import attribute_outputs
 from headway.analyze.circuits import HEAD
 from headway.analyze.forward import seen_once
-from headway.analyze.loss import mean_loss
+from headway.analyze.perplexity import held_out_loss
 from headway.analyze.studies.if_else import anomalies, subcircuits, token_circuits
 from headway.analyze.studies.if_else.anomalies import to_else
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised, texts_of
@@ -83,7 +83,7 @@ def study(
         shown = sorted(added, key=lambda head: -abs(added[head]))[: token_circuits.HEADS]
         circuits = TokenCircuits.of(model, generated)
         sections = [
-            _behaviour(subject, prompts),
+            _behaviour(subject, prompts, progress),
             token_circuits.layer_norm(model, prompts),
             token_circuits.ov_section(circuits, prompts, shown),
             token_circuits.pairs_section(circuits, prompts, pairs),
@@ -126,7 +126,7 @@ def by_what_they_add(model: Model, prompts: Prompts) -> list[Head]:
     return sorted(added, key=lambda head: -added[head])
 
 
-def _behaviour(subject: Subject, prompts: Prompts) -> Section:
+def _behaviour(subject: Subject, prompts: Prompts, progress: bool) -> Section:
     """How well it predicts text, and how much it expects `` else``, with `` if`` and without."""
     model, batch = subject.folded, prompts.batch
     said = {"as they are": at_end(model, batch), "without if": at_end(model, prompts.without_if)}
@@ -160,7 +160,7 @@ def _behaviour(subject: Subject, prompts: Prompts) -> Section:
             "Some prompts",
             table(
                 "prompt",
-                ["".join(prompts.tokenizer.batch_decode(batch.inputs[i, 1:, None])) for i in few],
+                [repr(prompts.tokenizer.decode(batch.inputs[i, 1:], clean_up_tokenization_spaces=False)) for i in few],
                 kind=[name for i in few for name, which in kinds.items() if which[i]],
                 likeliest=[prompts.label(int(best[i])) for i in few],
                 probability_of_else=[likely["as they are"][i].exp().item() for i in few],
@@ -170,7 +170,7 @@ def _behaviour(subject: Subject, prompts: Prompts) -> Section:
         ),
     ]
     if isinstance(subject.task, Text):
-        figures.insert(0, _perplexity(model, subject.task))
+        figures.insert(0, _perplexity(model, subject.task, progress))
     return Section(
         "Behaviour",
         "Prompts are what stands before ' else' in a conditional expression: of real texts that it was not trained on, "
@@ -179,19 +179,14 @@ def _behaviour(subject: Subject, prompts: Prompts) -> Section:
     )
 
 
-def _perplexity(model: Model, task: Text) -> Figure:
-    """On all text held out, with that of the baselines."""
-    losses, sizes = [], []
-    for batch in task.held_out_batches(32):
-        losses.append(mean_loss(output_with(model, batch, []), batch).item())
-        sizes.append(len(batch.inputs))
-    nats = {"this network": float(np.average(losses, weights=sizes)), **task.baselines()}
+def _perplexity(model: Model, task: Text, progress: bool) -> Figure:
+    nats = {"this network": held_out_loss(model, task, progress), **task.baselines()}
     return Figure(
         "Perplexity on all text held out",
         table("predictor", nats, perplexity=np.exp(list(nats.values())), loss=list(nats.values())),
         "table",
-        f"{sum(sizes)} windows of {task.length} tokens. unigram, bigram: of how often tokens, and pairs of them, occur "
-        "in what was trained on.",
+        f"Windows of {task.length} tokens, one after another. unigram, bigram: of how often tokens, and pairs of them, "
+        "occur in what was trained on.",
     )
 
 
@@ -278,8 +273,8 @@ def _measured(model: Model, prompts: Prompts) -> xr.Dataset:
     logits = at_end(model, prompts.batch)
     looks = attention_to_if(model, prompts)
     shape = (model.cfg.n_layers, model.cfg.n_heads)
-    found = token_circuits.places_of(TokenCircuits.of(model, prompts), prompts)
-    ov, qk = (np.array([[each[i].least] for each in found.values()]).reshape(shape) for i in (0, 1))
+    found = token_circuits.places_of(TokenCircuits.of(model, prompts), prompts).values()
+    ov, qk = np.array([(each.ov.least, each.qk.least) for each in found]).T.reshape(2, *shape)
     added = np.array(list(_added(model, prompts).values())).reshape(shape)
     return xr.Dataset(
         {
@@ -330,16 +325,16 @@ def claims(model: Model, prompts: Prompts) -> Claims:
             FALLS,
         ),
         Claim(
-            "A bracket that opens is known to promote the one that closes",
-            "OV of '(' and ')': the smaller percentile, of row and column, in the best head",
-            max(each.control.least for each in found),
-            high,
-        ),
-        Claim(
             "A head's OV circuit promotes else from if",
             "OV of ' if' and ' else': the smaller percentile, of row and column, in the best head",
             max(each.ov.least for each in found),
             high,
+        ),
+        Claim(
+            "What Python is known to promote is found",
+            f"the same of the best control ({', '.join(token_circuits.controls(prompts.tokenizer))})",
+            max(each.control for each in found),
+            1 - BY_CHANCE / len(order) / len(token_circuits.CONTROLS),
         ),
         Claim(
             "A head's QK circuit looks from a closing bracket for if",

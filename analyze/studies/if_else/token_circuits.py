@@ -1,9 +1,10 @@
 """What the heads' weights say about pairs of tokens: what promotes `` else``, what looks for `` if``, and how alike."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import xarray as xr
@@ -212,21 +213,15 @@ def _tops(title: str, tops: Mapping[Head, NamedTuple], prompts: Prompts, note: s
 
 def pairs_section(circuits: TokenCircuits, prompts: Prompts, pairs: Sequence[Pair]) -> Section:
     """Other pairs of tokens in the OV circuits: the controls that this tokenizer has, and those that were asked for."""
-    known, split = dict.fromkeys(pairs), []
-    tokens = {}
-    for pair in dict.fromkeys([*CONTROLS, *pairs]):
-        try:
-            tokens[pair] = tuple(one_token(prompts.tokenizer, each) for each in pair)
-        except ValueError:
-            if pair in known:
-                raise
-            split.append(_arrow(pair))
+    asked = {_arrow(pair): tuple(one_token(prompts.tokenizer, each) for each in pair) for pair in pairs}
+    tokens = controls(prompts.tokenizer) | asked
+    split = [_arrow(pair) for pair in CONTROLS if _arrow(pair) not in tokens]
     heads = all_heads_but(circuits.model)
     of_heads = [[place(circuit, *each) for each in tokens.values()] for circuit in map(circuits.ov, heads)]
     found = dict(zip(tokens, zip(*of_heads, strict=True), strict=True))
     # Which head does most for a pair is read off the smaller percentile; of equals the one that adds more.
     best = {pair: max(range(len(heads)), key=lambda i: (each[i].least, each[i].value)) for pair, each in found.items()}
-    named = [_arrow(pair) for pair in found]
+    named = list(found)
     columns = {name: [getattr(found[pair][i], name) for pair, i in best.items()] for name in Place._fields}
     cfg = circuits.model.cfg
     grid = torch.tensor([[each.row_percentile for each in places] for places in found.values()])
@@ -345,11 +340,17 @@ def most_alike(circuits: TokenCircuits, heads: Sequence[Head]) -> float:
 
 
 class Places(NamedTuple):
-    """Where a head has the entries that the claims are about."""
+    """Where a head has the entries that the claims are about.
+
+    Args:
+        ov: [`` if``, `` else``] in OV.
+        qk: [``)``, `` if``] in QK.
+        control: The smaller percentile of that control in OV of which it is largest.
+    """
 
     ov: Place
     qk: Place
-    control: Place
+    control: float
 
     @property
     def both(self) -> float:
@@ -358,17 +359,25 @@ class Places(NamedTuple):
 
 
 def places_of(circuits: TokenCircuits, prompts: Prompts) -> dict[Head, Places]:
-    """Of every head: [`` if``, `` else``] in OV, [``)``, `` if``] in QK, and, as a control, [``(``, ``)``] in OV.
-
-    Of the controls this is the one whose tokens no byte-level tokenizer splits.
-    """
-    opening, closing = (one_token(prompts.tokenizer, each) for each in CONTROLS[0])
+    """Those of every head."""
+    closing = one_token(prompts.tokenizer, CLOSING)
+    known = controls(prompts.tokenizer).values()
     found = {}
     for head in all_heads_but(circuits.model):
         ov, qk = circuits.ov(head), circuits.qk(head)
         found[head] = Places(
             place(ov, prompts.if_token, prompts.else_token),
-            place(qk, one_token(prompts.tokenizer, CLOSING), prompts.if_token),
-            place(ov, opening, closing),
+            place(qk, closing, prompts.if_token),
+            max(place(ov, *pair).least for pair in known),
         )
+    return found
+
+
+def controls(tokenizer: Any) -> dict[str, tuple[int, int]]:
+    """The controls whose tokens this tokenizer does not split; ``(`` and ``)`` are bytes, so that one is there."""
+    found = {}
+    for pair in CONTROLS:
+        # What is split has no entry of its own.
+        with suppress(ValueError):
+            found[_arrow(pair)] = one_token(tokenizer, pair[0]), one_token(tokenizer, pair[1])
     return found

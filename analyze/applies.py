@@ -4,6 +4,8 @@ A measure that has no meaning for a network or a batch raises DoesNotApplyError,
 argument, or weights that are no numbers, is a plain ValueError.
 """
 
+from weakref import WeakKeyDictionary
+
 import einops
 import torch
 from jaxtyping import Float
@@ -83,11 +85,21 @@ def needs_plain_scores(measure: str, model: Model) -> None:
                 f"or none; this network has {what}"
             )
 
-    if isinstance(model, TransformerBridge) and not _scores_are_plain(model):
+    if isinstance(model, TransformerBridge) and not _scores_are_plain_of(model):
         raise DoesNotApplyError(
             f"{measure} needs attention scores x W_Q W_K.T y / sqrt(d_head) of every earlier key; this network has "
             "others (another scale, or a window)"
         )
+
+
+# What kind of scores a network has does not change, and finding out takes a forward pass.
+_known: WeakKeyDictionary[TransformerBridge, bool] = WeakKeyDictionary()
+
+
+def _scores_are_plain_of(bridge: TransformerBridge) -> bool:
+    if bridge not in _known:
+        _known[bridge] = _scores_are_plain(bridge)
+    return _known[bridge]
 
 
 def _scores_are_plain(bridge: TransformerBridge) -> bool:

@@ -365,8 +365,8 @@ def if_else() -> tuple[HookedTransformer, Batch]:
     """One layer that says `` else`` because of `` if``, and after ``)`` for another reason; prompts before `` else``.
 
     Every query of L0H0 looks for `` if``, and in L0H1 those of ``)`` do; both raise `` else`` from it. The embedding of
-    ``)`` takes away what L0H1 adds, so that what is said does not show it. L0H2 raises ``)`` from every ``(`` that it
-    sees; it and the five others, which write a little of anything, look at all alike.
+    ``)`` takes away what L0H1 adds by that, so that what is said does not show it. L0H2 raises ``)`` from every ``(``
+    that it sees; it and the five others, which write a little of anything, look at all alike.
 
     Example:
         >>> model, batch = if_else()
@@ -400,8 +400,10 @@ def if_else() -> tuple[HookedTransformer, Batch]:
     attention.b_Q[0, always], attention.W_K[0, if_token, always] = each, each
     attention.W_Q[1, closing, always], attention.W_K[1, if_token, always] = each, each
     batch = generated(tokenizer, seed=0, count=58)
-    others = batch.inputs.shape[1] - 1
-    model.W_E[closing, V + else_token] = -raised * math.exp(score) / (math.exp(score) + others)
+    length = batch.inputs.shape[1]
+    # From any other token L0H1 looks at all alike.
+    more = math.exp(score) / (math.exp(score) + length - 1) - 1 / length
+    model.W_E[closing, V + else_token] = -more * raised
     little = torch.randn(2, n_heads, V, D_HEAD, generator=generator("init", 0))
     attention.W_V[:, token], attention.W_O[:, :, out] = 0.1 * little[0], 0.1 * little[1].mT
     for head, source, destination in ((0, if_token, else_token), (1, if_token, else_token), (2, opening, closing)):

@@ -141,3 +141,8 @@ def at_end(model: Model, batch: Batch) -> Float[Tensor, "prompt d_vocab_out"]:
 def raised(logits: Float[Tensor, "prompt d_vocab_out"], token: int) -> Float[Tensor, "prompt"]:
     """The logit of a token over the mean of all logits."""
     return logits[:, token] - logits.mean(-1)
+
+
+def ranks(logits: Float[Tensor, "prompt d_vocab_out"], token: int) -> Int[Tensor, "prompt"]:
+    """The place of a token among the likeliest, from 1; after all that are as likely."""
+    return (logits >= logits[:, [token]]).sum(-1)

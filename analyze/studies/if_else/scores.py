@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import einops
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -27,12 +28,14 @@ HEADS, SHOWN, TOKENS = 2, 6, 5
 def score_parts(model: Model, prompts: Prompts, head: Head) -> xr.DataArray:
     """A head's scores from END, split by what query and key are made of: [query_part, key_part, prompt, key].
 
-    The parts are ``token`` (embeddings), ``position``, ``constant`` (b_Q, b_K and what LayerNorm adds) and, where
-    earlier layers write, ``other``; each with the scale that LayerNorm has there. Over both they add up to the score.
+    The parts are ``token`` (embeddings), ``position``, ``constant`` (b_Q, b_K and what LayerNorm adds) and, in networks
+    of several layers, ``other`` (what earlier ones write); each with the scale that LayerNorm has there. Over both they
+    add up to the score.
     """
     inputs = attribute_inputs(model, prompts.batch, head)
     named = [PARTS.get(str(name), "other") for name in inputs.component.values]
-    present = [part for part in (*PARTS.values(), "other") if part in named]
+    # Of every head the same ones, so that heads can stand beside each other.
+    present = [part for part in PARTS.values() if part in named] + (["other"] if model.cfg.n_layers > 1 else [])
     values = torch.from_numpy(inputs.values)
     parts = torch.stack([values[:, [i for i, name in enumerate(named) if name == part]].sum(1) for part in present])
     q, k = parts[:, 0, :, prompts.end], parts[:, 1]
@@ -47,17 +50,13 @@ def patterns_from_parts(parts: xr.DataArray) -> dict[str, Float[Tensor, "prompt 
     What neither side owes to positions is tokens alone, what neither owes to tokens positions alone; what one side owes
     to the one and the other side to the other is in neither.
     """
-    chosen = {
-        "as it is": parts,
-        "tokens alone": parts.sel(
-            query_part=parts.query_part != "position",
-            key_part=parts.key_part != "position",
-        ),
-        "positions alone": parts.sel(
-            query_part=parts.query_part.isin(["position", "constant"]),
-            key_part=parts.key_part.isin(["position", "constant"]),
-        ),
+    names = parts.query_part.values
+    kept = {
+        "as it is": np.ones(len(names), dtype=bool),
+        "tokens alone": names != "position",
+        "positions alone": np.isin(names, ["position", "constant"]),
     }
+    chosen = {name: parts.isel(query_part=which, key_part=which) for name, which in kept.items()}
     return {
         name: torch.from_numpy(some.sum(["query_part", "key_part"]).values).softmax(-1) for name, some in chosen.items()
     }

@@ -19,7 +19,7 @@ from headway.analyze.forward import seen_once
 from headway.analyze.perplexity import held_out_loss
 from headway.analyze.studies.if_else import anomalies, subcircuits, token_circuits
 from headway.analyze.studies.if_else.anomalies import to_else
-from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised, texts_of
+from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised, ranks, texts_of
 from headway.analyze.studies.if_else.scores import attention_to_if, directions_section, key_margins, positions_section
 from headway.analyze.studies.if_else.subcircuits import Kept
 from headway.analyze.studies.if_else.token_circuits import TokenCircuits
@@ -132,7 +132,7 @@ def _behaviour(subject: Subject, prompts: Prompts, progress: bool) -> Section:
     said = {"as they are": at_end(model, batch), "without if": at_end(model, prompts.without_if)}
     token = prompts.else_token
     likely = {name: logits.log_softmax(-1)[:, token] for name, logits in said.items()}
-    ranks = 1 + (said["as they are"] > said["as they are"][:, [token]]).sum(-1)
+    places = ranks(said["as they are"], token)
     kinds = prompts.kinds
     best = said["as they are"].argmax(-1)
     few = [int(which.nonzero()[i]) for which in kinds.values() for i in range(min(2, int(which.sum())))][:SHOWN]
@@ -144,8 +144,8 @@ def _behaviour(subject: Subject, prompts: Prompts, progress: bool) -> Section:
                 kinds,
                 prompts_=[int(which.sum()) for which in kinds.values()],
                 probability=[likely["as they are"][which].exp().mean().item() for which in kinds.values()],
-                median_rank=[ranks[which].float().median().item() for which in kinds.values()],
-                among_10=[(ranks[which] <= LIKELIEST).float().mean().item() for which in kinds.values()],
+                median_rank=[places[which].float().median().item() for which in kinds.values()],
+                among_10=[(places[which] <= LIKELIEST).float().mean().item() for which in kinds.values()],
                 logit=[raised(said["as they are"], token)[which].mean().item() for which in kinds.values()],
                 without_if=[likely["without if"][which].exp().mean().item() for which in kinds.values()],
                 nats_lost=[
@@ -164,7 +164,7 @@ def _behaviour(subject: Subject, prompts: Prompts, progress: bool) -> Section:
                 kind=[name for i in few for name, which in kinds.items() if which[i]],
                 likeliest=[prompts.label(int(best[i])) for i in few],
                 probability_of_else=[likely["as they are"][i].exp().item() for i in few],
-                rank_of_else=[int(ranks[i]) for i in few],
+                rank_of_else=[int(places[i]) for i in few],
             ),
             "table",
         ),
@@ -293,7 +293,6 @@ def claims(model: Model, prompts: Prompts) -> Claims:
     circuits, order = TokenCircuits.of(model, prompts), by_what_they_add(model, prompts)
     token, normal = prompts.else_token, ~prompts.anomalous
     logits = at_end(model, prompts.batch)
-    ranks = 1 + (logits > logits[:, [token]]).sum(-1)
     likely, without = (each.log_softmax(-1)[:, token] for each in (logits, at_end(model, prompts.without_if)))
     found = token_circuits.places_of(circuits, prompts).values()
     # Percentiles of one head are uniform by chance; so many heads have so many chances.
@@ -315,7 +314,7 @@ def claims(model: Model, prompts: Prompts) -> Claims:
         Claim(
             "It expects else",
             f"share of normal prompts in which ' else' is among the {LIKELIEST} likeliest tokens",
-            (ranks[normal] <= LIKELIEST).float().mean().item(),
+            (ranks(logits, token)[normal] <= LIKELIEST).float().mean().item(),
             0.5,
         ),
         Claim(

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headway.analyze.ablation import Kind, all_heads_but, output_with, replacing
+from headway.analyze.applies import needs_plain_scores
 from headway.analyze.forward import Hook, seen, seen_once, seen_with
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
 from headway.analyze.studies.if_else.scores import patterns_from_parts, score_parts
@@ -62,6 +63,8 @@ def left(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None
     """
     hooks = replacing(model, prompts.batch, all_heads_but(model, heads), KIND, reference=prompts.ordinary)
     if read is not None:
+        # Before there are hooks, since it may have to run the network on other tokens.
+        needs_plain_scores("if-else", model)
         with seen_with(model, hooks) if hooks else nullcontext(), seen_once() if hooks else nullcontext():
             instead = {head: _instead(model, prompts, head, read) for head in heads}
         hooks = hooks + [_at_end(head, value, prompts.end) for head, value in instead.items()]

@@ -19,7 +19,7 @@ from headway.analyze.forward import seen
 from headway.analyze.skip_trigrams import SkipTrigram, skip_trigrams
 from headway.analyze.studies.if_else.prompts import Prompts
 from headway.analyze.studies.story import Figure, Section, table
-from headway.analyze.vocabulary import VocabularyCircuit, shared_entries
+from headway.analyze.vocabulary import Top, VocabularyCircuit, shared_entries
 from headway.data.conditionals import ELSE
 from headway.data.tokenizer import one_token
 from headway.models.config import Head
@@ -202,7 +202,7 @@ def _places(circuits: Mapping[Head, VocabularyCircuit], row: int, column: int, o
     )
 
 
-def _tops(title: str, tops: Mapping[Head, NamedTuple], prompts: Prompts, note: str) -> Figure:
+def _tops(title: str, tops: Mapping[Head, Top], prompts: Prompts, note: str) -> Figure:
     columns = {}
     for head, (values, tokens) in tops.items():
         found = zip(tokens[0].tolist(), values[0].tolist(), strict=True)

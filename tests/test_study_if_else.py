@@ -1,0 +1,465 @@
+"""The study of if and else: claims on networks where they must hold and fail, identities, and the whole of it."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from corpora import source, write_corpus
+from language_models import saved_gpt2
+from networks import with_random_biases
+from test_command import contents, refused
+from test_text import recipe
+from toys import TOKENS
+
+from headway.__main__ import main
+from headway.analyze.ablation import ablated_loss, all_heads_but
+from headway.analyze.attribution import attribute_sources
+from headway.analyze.forward import seen, seen_once
+from headway.analyze.studies.if_else import anomalies, scores, subcircuits
+from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
+from headway.analyze.studies.if_else.study import by_what_they_add, claims, study
+from headway.analyze.studies.if_else.token_circuits import TokenCircuits, place
+from headway.analyze.studies.story import Claim, Story
+from headway.analyze.vocabulary import VocabularyCircuit
+from headway.checkpoints import Run
+from headway.data.conditionals import ELSE, IF, twins
+from headway.data.seeds import generator
+from headway.data.text import Text
+from headway.data.tokenizer import one_token
+from headway.models import handmade
+from headway.models.config import Head, ModelConfig
+from headway.models.convert import Model
+from headway.models.hooked_transformer import HookedTransformer
+from headway.train import train
+
+TOKENIZER = handmade.conditionals_tokenizer()
+V = len(TOKENIZER)
+IF_TOKEN, ELSE_TOKEN, CLOSING = (one_token(TOKENIZER, string) for string in (IF, ELSE, ")"))
+COMMA = one_token(TOKENIZER, ",")
+OUT = slice(V, 2 * V)
+
+
+@lru_cache
+def prompts() -> Prompts:
+    """Of texts of the grammar and pairs of it, with its own tokenizer."""
+    draw = generator("data", 1)
+    texts = [text for _ in range(17) for text in twins(draw, lines=9)]
+    return Prompts.of(texts, TOKENIZER, seed=0, pairs=67, length=16)
+
+
+def plain() -> HookedTransformer:
+    return handmade.if_else()[0]
+
+
+@torch.no_grad()
+def nothing() -> HookedTransformer:
+    model = plain()
+    for parameter in model.blocks[0].attn.parameters():
+        parameter.zero_()
+    return model
+
+
+@torch.no_grad()
+def always() -> HookedTransformer:
+    """It says `` else`` wherever it is."""
+    model = plain()
+    model.b_U[ELSE_TOKEN] = 23.0
+    for head in (0, 1):
+        model.blocks[0].attn.W_O[head] = 0.0
+    return model
+
+
+@torch.no_grad()
+def from_a_comma() -> HookedTransformer:
+    """What raises `` else`` is a comma."""
+    model = plain()
+    for head in (0, 1):
+        W_V = model.blocks[0].attn.W_V[head]
+        W_V[[IF_TOKEN, COMMA], 0] = W_V[[COMMA, IF_TOKEN], 0]
+    return model
+
+
+@torch.no_grad()
+def without_the_control() -> HookedTransformer:
+    model = plain()
+    model.blocks[0].attn.W_O[2] = 0.0
+    return model
+
+
+@torch.no_grad()
+def whatever_the_query() -> HookedTransformer:
+    """All queries look for `` if`` alike, those of ``)`` too."""
+    model = plain()
+    model.blocks[0].attn.W_Q[1].zero_()
+    return model
+
+
+@torch.no_grad()
+def apart() -> HookedTransformer:
+    """The head that looks from ``)`` for `` if`` says nothing of `` else``; the one that does looks from anywhere."""
+    model = plain()
+    model.blocks[0].attn.W_O[1] = 0.0
+    return model
+
+
+@torch.no_grad()
+def from_anything() -> HookedTransformer:
+    """Any token raises `` else``, and all are looked at alike."""
+    model = plain()
+    attention = model.blocks[0].attn
+    attention.b_Q[0], attention.W_Q[1] = 0.0, 0.0
+    attention.W_V[:2, :V, 0] = 1.0
+    return model
+
+
+@torch.no_grad()
+def from_the_bracket() -> HookedTransformer:
+    """After ``)`` it looks at ``)``, and that raises `` else``."""
+    model = plain()
+    attention = model.blocks[0].attn
+    attention.W_K[1, [IF_TOKEN, CLOSING], -1] = attention.W_K[1, [CLOSING, IF_TOKEN], -1]
+    attention.W_V[1, CLOSING, 0] = 3.0
+    return model
+
+
+@torch.no_grad()
+def many_heads() -> HookedTransformer:
+    """All heads do alike what two did."""
+    model = plain()
+    attention = model.blocks[0].attn
+    for name in ("W_Q", "b_Q", "W_K", "W_V", "W_O"):
+        getattr(attention, name).copy_(getattr(attention, name)[[0] * 8].clone())
+    attention.W_O.div_(4)
+    return model
+
+
+@torch.no_grad()
+def by_place() -> HookedTransformer:
+    """It looks where `` if`` stands most often, whatever stands there."""
+    model = plain()
+    attention = model.blocks[0].attn
+    attention.W_K[0].zero_()
+    often = prompts().generated.batch.info["if_position"].bincount().topk(3).indices
+    attention.W_K[0, 2 * V + often, -1] = 5.0
+    attention.W_Q[1].zero_()
+    return model
+
+
+@torch.no_grad()
+def one_reason() -> HookedTransformer:
+    """After ``)`` it is as after anything else, but that the embedding of ``)`` speaks against `` else``."""
+    model = plain()
+    model.blocks[0].attn.W_Q[1].zero_()
+    return model
+
+
+CLAIMS: list[tuple[str, Callable[[], HookedTransformer], Callable[[], HookedTransformer]]] = [
+    ("It expects else", plain, nothing),
+    ("Because of if", plain, always),
+    ("OV circuit promotes else", plain, from_a_comma),
+    ("known to promote", plain, without_the_control),
+    ("QK circuit looks", plain, whatever_the_query),
+    ("One head does both", plain, apart),
+    ("Heads take it from if", plain, from_anything),
+    ("After a closing bracket too", plain, from_the_bracket),
+    ("A few heads suffice", plain, many_heads),
+    ("What they read at if suffices", plain, from_anything),
+    ("Tokens suffice", plain, by_place),
+    ("No two heads", plain, many_heads),
+    ("Attributions tell", plain, one_reason),
+    ("better than the probability", plain, one_reason),
+]
+
+
+@lru_cache
+def found(build: Callable[[], HookedTransformer]) -> tuple[Claim, ...]:
+    with seen_once():
+        return claims(build(), prompts().generated)
+
+
+@pytest.mark.parametrize(("says", "accepted", "rejected"), CLAIMS, ids=[each[0] for each in CLAIMS])
+def test_a_claim_holds_and_fails_where_it_must(
+    says: str, accepted: Callable[[], HookedTransformer], rejected: Callable[[], HookedTransformer]
+):
+    at, claim = next((i, claim) for i, claim in enumerate(found(accepted)) if says in claim.says)
+    assert claim.holds, claim
+    claim = found(rejected)[at]
+    assert not claim.holds, claim
+    assert np.isfinite(claim.number), claim
+
+
+def test_every_claim_is_tested():
+    said = [claim.says for claim in found(plain)]
+    first = [next(i for i, claim in enumerate(said) if says in claim) for says, _, _ in CLAIMS]
+    assert first == list(range(len(said)))
+
+
+def random(layers: int = 1, **changes: object) -> HookedTransformer:
+    sizes = {"n_layers": layers, "d_model": 23, "n_ctx": 17, "d_head": 5, "n_heads": 3, "d_vocab": V, "attn_only": True}
+    config = ModelConfig(**{**sizes, "initializer_range": 0.2, **changes})  # pyright: ignore
+    return with_random_biases(HookedTransformer(config, TOKENIZER))
+
+
+NETWORKS: dict[str, Callable[[], Model]] = {
+    "one layer": random,
+    "folded": lambda: random().processed(),
+    "MLP": lambda: random(2, attn_only=False, d_mlp=29),
+    "shortformer": lambda: random(2, positional_embedding_type="shortformer"),
+    "no LN": lambda: random(2, normalization_type=None),
+    "no positions": lambda: random(2, positional_embedding_type="none"),
+}
+
+
+def scores_from_end(model: Model, some: Prompts, head: Head) -> torch.Tensor:
+    return seen(model, some.batch).activations[f"blocks.{head.layer}.attn.hook_attn_scores"][:, head.head, some.end]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_parts_and_directions_add_up_to_the_scores(network: str):
+    model, some = NETWORKS[network](), prompts().generated
+    head = Head(model.cfg.n_layers - 1, 1)
+    whole = scores_from_end(model, some, head)
+    parts = scores.score_parts(model, some, head)
+    np.testing.assert_allclose(parts.sum(["query_part", "key_part"]), whole, rtol=1e-3, atol=1e-3)
+    assert ("position" in parts.query_part) == (network != "no positions")
+    assert ("other" in parts.query_part) == (model.cfg.n_layers > 1)
+    attention = scores.patterns_from_parts(parts)
+    torch.testing.assert_close(attention["as it is"], whole.softmax(-1), rtol=1e-3, atol=1e-4)
+    margin = whole[some.at_if] - whole.mean(1)
+    _, terms = scores.margin_terms(model, some, head)
+    torch.testing.assert_close(terms.sum(0), margin, rtol=1e-3, atol=1e-3)
+    by_part = scores.key_margins(model, some, [head]).data["all"]
+    expected = [margin[~some.anomalous].mean(), margin[some.anomalous].mean()]
+    np.testing.assert_allclose(by_part, expected, rtol=1e-3, atol=1e-3)
+    if network == "no positions":
+        torch.testing.assert_close(attention["tokens alone"], attention["as it is"])
+
+
+@pytest.mark.parametrize("network", ["LN", "no LN"])
+def test_circuits_between_tokens_are_what_the_network_does_with_them(network: str):
+    """Without positions, one layer does with two tokens what the tables say, with the scale that ln_final has."""
+    kind = "LN" if network == "LN" else None
+    model = random(positional_embedding_type="none", normalization_type=kind)
+    model = model.processed(center_unembed=False) if network == "LN" else model
+    some, head = prompts().generated, Head(0, 2)
+    circuits = TokenCircuits.of(model, some)
+    tokens = some.batch.inputs
+    qk, ov = circuits.qk(head), circuits.ov(head)
+    whole = scores_from_end(model, some, head)
+    entries = torch.stack([qk.rows(row[-1:])[0, row] for row in tokens])
+    # Over the mean of all keys, which no prompt has: only differences are the same.
+    expected, measured = (each - each.mean(1, keepdim=True) for each in (whole, entries))
+    torch.testing.assert_close(measured, expected, rtol=1e-3, atol=1e-3)
+    ends = torch.full((len(tokens),), some.end)
+    taken = torch.from_numpy(attribute_sources(model, some.batch, ends, over_mean=True).values)[2]
+    pattern = whole.softmax(-1)
+    scale = seen(model, some.batch).activations.get("ln_final.hook_scale", torch.ones(*tokens.shape, 1))[:, some.end]
+    adds = ov.rows(tokens.flatten())[:, ELSE_TOKEN].view_as(tokens)
+    # The circuit leaves b_V out, which folding has moved.
+    of_bias = (model.b_V[0, 2] @ model.W_O[0, 2] @ model.W_U).detach()
+    bias = of_bias[ELSE_TOKEN] - of_bias.mean()
+    torch.testing.assert_close(taken, pattern * (adds * circuits.scale + bias) / scale, rtol=1e-3, atol=1e-4)
+
+
+def test_an_entry_stands_where_it_is_counted_to_stand():
+    values = torch.randn(23, 29, generator=torch.Generator().manual_seed(0))
+    found = place(VocabularyCircuit(values, torch.eye(29)), 3, 5)
+    assert found.value == pytest.approx(values[3, 5].item())
+    assert found.row_rank == 1 + int((values[3] > values[3, 5]).sum())
+    assert found.column_rank == 1 + int((values[:, 5] > values[3, 5]).sum())
+    assert found.row_percentile == pytest.approx((29 - found.row_rank) / 28)
+    assert found.column_percentile == pytest.approx((23 - found.column_rank) / 22)
+    assert found.softmax == pytest.approx(values[3].softmax(0)[5].item())
+    assert found.least == min(found.row_percentile, found.column_percentile)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_ends_of_a_subcircuit(network: str):
+    """All heads are the network, and no head is the network with all of them ablated."""
+    model, some = NETWORKS[network](), prompts().generated
+    every = all_heads_but(model)
+    whole = at_end(model, some.batch)
+    found = subcircuits.left(model, some, every)
+    assert found.logit == pytest.approx(raised(whole, ELSE_TOKEN).mean().item(), abs=1e-5)
+    assert found.loss == pytest.approx(-whole.log_softmax(-1)[:, ELSE_TOKEN].mean().item(), abs=1e-5)
+    none = subcircuits.left(model, some, [])
+    assert found.share(none, found) == subcircuits.Left(1.0, 1.0)
+    assert none.share(none, found) == subcircuits.Left(0.0, 0.0)
+    # The network's own function of loss, of a task whose every position counts, says the same of ordinary text.
+    text = some.ordinary._replace(task=Text())
+    clean = ablated_loss(model, text, []).loss.item()
+    assert subcircuits.text_loss(model, some, every) == pytest.approx(clean, abs=1e-5)
+    ablated = ablated_loss(model, text, every, "position_mean").loss.item()
+    assert subcircuits.text_loss(model, some, []) == pytest.approx(ablated, abs=1e-5)
+    # Reading all that it reads changes nothing: without positions, that is reading tokens alone.
+    if network == "no positions":
+        last = [Head(1, head) for head in range(3)]
+        alone = subcircuits.left(model, some, last, subcircuits.TOKENS_ALONE)
+        assert alone.logit == pytest.approx(subcircuits.left(model, some, last).logit, abs=1e-4)
+
+
+def test_what_is_read_at_if_alone_is_the_rest_at_its_mean():
+    """Where every other token has the same value, nothing is lost."""
+    model, some = plain(), prompts().generated
+    with torch.no_grad():
+        for head in range(2, 8):
+            model.blocks[0].attn.W_O[head] = 0.0
+    every = all_heads_but(model)
+    whole, alone = (subcircuits.left(model, some, every, read) for read in (None, subcircuits.IF_ALONE))
+    # The mean value holds that of the few ` if` of ordinary text.
+    assert alone.logit == pytest.approx(whole.logit, rel=0.01)
+    by_position = subcircuits.left(model, some, every, subcircuits.POSITIONS_ALONE)
+    assert by_position.logit < 0.2 * whole.logit
+
+
+def test_no_twin_of_a_prompt_that_was_fitted_to_is_tried():
+    some = prompts().generated
+    fit, tried = anomalies._split(some)
+    assert not (fit & some.anomalous).any()
+    assert not (fit & tried).any()
+    pair = torch.arange(len(fit)) // 2
+    assert set(pair[fit].tolist()).isdisjoint(pair[tried].tolist())
+    assert int(tried.sum()) == 2 * int((tried & some.anomalous).sum())
+    # Real prompts have no twins, and all that are anomalous are tried.
+    real = prompts().real
+    fit, tried = anomalies._split(real)
+    assert torch.equal(tried & real.anomalous, real.anomalous)
+    assert not (fit & tried).any()
+
+
+def test_features_are_what_their_names_say():
+    model, some = random(), prompts().generated
+    every = anomalies.features(model, some)
+    assert {name: x.shape[1] for name, x in every.items()} == {
+        anomalies.ATTRIBUTIONS: 3 * 16,
+        "attention scores (QK)": 3 * 16,
+        "residual stream": 23,
+        "all logits": V,
+        anomalies.SAID: 1,
+        "embedding of the last token": 23,
+    }
+    direct = anomalies.to_else(model, some).sum("source").sum("head").values
+    np.testing.assert_allclose(every[anomalies.ATTRIBUTIONS].sum(1), direct, rtol=1e-4, atol=1e-5)
+    # Normal prompts that are all the same leave nothing to judge by.
+    assert math.isnan(anomalies.told_apart(torch.ones(len(some.anomalous), 3), some).auroc)
+
+
+def test_the_heads_that_add_most_come_first():
+    some = prompts().generated
+    assert by_what_they_add(plain(), some)[:2] == [Head(0, 0), Head(0, 1)]
+    assert subcircuits.few_of(by_what_they_add(plain(), some)) == [Head(0, 0), Head(0, 1)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = tmp_path_factory.mktemp("texts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADWAY_CACHE", str(folder / "cache"))
+        task = Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).settled()
+        yield train(**vars(recipe(task)), out=folder / "run")
+
+
+def test_from_end_to_end(run: Run, capsys: pytest.CaptureFixture[str]):
+    main(
+        [
+            "study",
+            "if-else",
+            str(run.path),
+            "--sequences",
+            "11",
+            "--length",
+            "13",
+            "--pair",
+            "(",
+            ",",
+            "--pair",
+            IF,
+            ELSE,
+        ]
+    )
+    printed = capsys.readouterr().out
+    story = Story.read(run.study_file("if-else", run.steps[-1]))
+    for claim in story.claims:
+        assert claim.says.split()[-1] in printed
+    assert json.dumps(story.claims[0].says)[1:-1] in run.report_file.read_text()
+    tree = run.study("if-else")
+    assert tree["How it formed/Measures, over training"].step.values.tolist() == run.steps
+    pairs = tree["OV: other pairs/The best head for each"]
+    assert pairs.pair.values.tolist()[-2:] == ["'(' → ','", "' if' → ' else'"]
+    # The network has been trained for 3 steps only.
+    perplexity = tree["Behaviour/Perplexity on all text held out"].perplexity
+    assert perplexity.sel(predictor="chance").item() == pytest.approx(331)
+    assert 1.5 * 331 > perplexity.sel(predictor="this network").item() > perplexity.sel(predictor="bigram").item()
+    assert tree["Behaviour/Some prompts"].prompt.values[0].startswith(("'", '"'))
+    kinds = tree["Behaviour/How much it expects ' else'"]
+    assert kinds["prompts_"].sel(prompts="generated, normal").item() == 11
+    assert kinds["prompts_"].sel(prompts="real, normal").item() > 5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_layers": 2},
+        {"positional_embedding_type": "none"},
+        {"positional_embedding_type": "shortformer"},
+        {"normalization_type": None, "attn_only": False, "d_mlp": 23},
+    ],
+    ids=["two layers", "no positions", "shortformer", "no LN, MLP"],
+)
+def test_any_network_on_text_can_be_studied(run: Run, changes: dict, tmp_path: Path):
+    small = recipe(run.task)  # pyright: ignore[reportArgumentType]
+    model = ModelConfig(**{**small.model.to_dict(), **changes})
+    story = study(train(**{**vars(small), "model": model, "steps": 1}, out=tmp_path / "run"), sequences=7, length=13)
+    story.write(tmp_path / "story.nc")
+    xr.testing.assert_identical(Story.read(tmp_path / "story.nc").to_tree(), story.to_tree())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 whose tokenizer has been trained on code."""
+    return saved_gpt2(tmp_path_factory.mktemp("models") / "gpt2-code", "\n".join(map(source, range(7))))
+
+
+def test_a_language_model_is_studied_in_its_own_tokens(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    texts = write_corpus(tmp_path / "texts")
+    arguments = ["--sequences", "7", "--length", "17", "--corpus", str(texts), "--out", str(tmp_path / "out")]
+    main(["study", "if-else", str(folder), *arguments])
+    story = Story.read(tmp_path / "out" / "studies" / "if-else.nc")
+    assert story.step is None
+    assert story.claims[0].says in (tmp_path / "out" / "report.html").read_text()
+    assert "Perplexity on all text held out" not in story.to_tree()["Behaviour"]
+
+
+def test_bad_input_is_one_line_and_changes_nothing(
+    run: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = train(**vars(TOKENS), out=tmp_path / "other").path
+    before, _ = contents(run.path), capsys.readouterr()
+    cases = {
+        (str(other),): "is of the task RepeatedTokens; it must be Text",
+        (str(run.path), "--overwrite", "--length", "18"): "length: 18 is not valid; ",
+        (str(run.path), "--overwrite", "--length", "3"): "length: 3 is not valid; it must be at least 4",
+        (str(run.path), "--overwrite", "--sequences", "1"): "sequences: 1 is not valid; it must be at least 2",
+        (
+            str(run.path),
+            "--overwrite",
+            "--pair",
+            "zebra",
+            ")",
+        ): "token: 'zebra' is not one token of this tokenizer; it is",
+        (str(run.path), "--overwrite", "--pair", "("): "pair",
+        (str(folder), "--corpus", str(tmp_path / "nowhere")): "is no folder, and no file fits it",
+    }
+    for arguments, message in cases.items():
+        out = ["--out", str(tmp_path / "out")] if str(folder) in arguments else []
+        assert message in refused(["study", "if-else", *arguments, *out], capsys), arguments
+    assert contents(run.path) == before
+    assert not (tmp_path / "out").exists()

@@ -155,7 +155,10 @@ def ordinary(texts: Sequence[str], tokenizer: Any, seed: int, count: int, length
         >>> bool((batch.inputs[:, 1:] == batch.targets[:, :-1]).all())
         True
     """
-    spelled = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    spelled = [
+        tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        for text in texts
+    ]
     tokens = np.array([token for each in spelled for token in each], dtype=np.int64)
     windows = Windows(Files(tokens, np.array([len(each) for each in spelled], dtype=np.int64)), length)
     if not len(windows):

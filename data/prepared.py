@@ -74,7 +74,7 @@ class Windows:
         return (np.cumsum(self.files.lengths) - self.files.lengths) - np.concatenate([[0], self._ends[:-1]])
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._ends.max(initial=0))
 
     def __call__(self, numbers: Int[Tensor, "batch"]) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch pos"]]:
         """The file, and the tokens, of some windows."""

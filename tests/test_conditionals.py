@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from headway.data.conditionals import found, generated, together, twins
+from headway.data.conditionals import found, generated, ordinary, together, twins, with_another
 from headway.data.seeds import generator
 from headway.data.task import Batch
 from headway.data.tokenizer import one_token, train_bpe, wrapped
@@ -367,3 +367,41 @@ class TestTogether:
             together([found([], TOKENIZER, 7), found([], TOKENIZER, 11)])
         with pytest.raises(ValueError, match=r"batches: lengths 7, 7 are not valid; .* the same info"):
             together([found([], TOKENIZER, 7), found([], TOKENIZER, 7)._replace(info={})])
+
+
+class TestOrdinary:
+    TEXTS = ("one = two", "value = one if ready else two\nleft = right\n" * 3)
+
+    def test_windows_are_neighbours_of_one_text_after_bos(self):
+        batch = ordinary(self.TEXTS, TOKENIZER, seed=0, count=61, length=5)
+        assert bool((batch.inputs[:, 0] == TOKENIZER.bos_token_id).all())
+        assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
+        assert bool(batch.mask.all())
+        windows = {TOKENIZER.decode(row) for row in batch.targets}
+        assert all(any(window in text for text in self.TEXTS) for window in windows)
+        # They end anywhere: before any token of the second text, of which all are drawn.
+        spelled = TOKENIZER.encode(self.TEXTS[1], add_special_tokens=False)
+        every = {tuple(spelled[i : i + 5]) for i in range(len(spelled) - 4)}
+        assert every <= set(map(tuple, ordinary(self.TEXTS, TOKENIZER, 0, 2003, 5).targets.tolist()))
+
+    def test_a_seed_gives_the_same_and_another_others(self):
+        one, same, other = (ordinary(self.TEXTS, TOKENIZER, seed, 31, 5).targets for seed in (0, 0, 1))
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+    def test_texts_that_are_all_shorter_are_refused(self):
+        with pytest.raises(ValueError, match=r"length: 61 is longer than every text; the longest has [0-9]+ tokens"):
+            ordinary(self.TEXTS[:1], TOKENIZER, seed=0, count=3, length=61)
+        with pytest.raises(ValueError, match="the longest has 0 tokens"):
+            ordinary([], TOKENIZER, seed=0, count=3, length=5)
+
+
+def test_another_token_stands_where_the_if_of_the_expression_stood():
+    batch = found(PLAIN.values(), TOKENIZER, 7)
+    comma = one_token(TOKENIZER, ",")
+    changed = with_another(batch, comma)
+    different = changed.inputs != batch.inputs
+    assert different.sum(1).tolist() == [1] * len(batch.inputs)
+    assert torch.equal(different.nonzero()[:, 1], batch.info["if_position"])
+    assert bool((batch.inputs[different] == one_token(TOKENIZER, " if")).all())
+    assert bool((changed.inputs[different] == comma).all())

@@ -169,7 +169,7 @@ CLAIMS: list[tuple[str, Callable[[], HookedTransformer], Callable[[], HookedTran
     ("Heads take it from if", plain, from_anything),
     ("After a closing bracket too", plain, from_the_bracket),
     ("A few heads suffice", plain, many_heads),
-    ("What they read at if suffices", plain, from_anything),
+    ("What they read at if suffices", plain, from_the_bracket),
     ("Tokens suffice", plain, by_place),
     ("No two heads", plain, many_heads),
     ("Attributions tell", plain, one_reason),

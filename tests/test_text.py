@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from corpora import source, write_corpus
+from networks import with_random_biases
 
+from headway.analyze.perplexity import held_out_loss
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
 from headway.data import prepared
@@ -21,6 +23,7 @@ from headway.data.prepared import Files, Prepared, Windows
 from headway.data.text import Text
 from headway.data.tokenizer import BOS, one_token, read_tokenizer, spelled, train_bpe, wrapped
 from headway.models.config import ModelConfig
+from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
 from headway.train import train
 
@@ -242,6 +245,15 @@ class TestTask:
         files = task.prepared.files("held_out")
         parts = np.split(files.tokens, np.cumsum(files.lengths)[:-1])
         assert tokens == np.concatenate([part[: len(part) // LENGTH * LENGTH] for part in parts]).tolist()
+
+    def test_held_out_texts_are_the_files_that_are_kept_from_training(self, task: Text):
+        assert sorted(task.held_out_texts()) == sorted(read_corpus(task.corpus).split(task.held_out)[1])
+
+    def test_the_loss_on_all_that_is_held_out_is_that_of_each_token_once(self, task: Text):
+        model = with_random_biases(HookedTransformer(recipe(task).model))
+        rows = list(task.held_out_batches(1))
+        losses = [task.loss(model(batch.inputs).detach(), batch) for batch in rows]
+        assert held_out_loss(model, task) == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
 
     def test_baselines_are_those_counted_by_hand(self, task: Text):
         files = task.prepared.files("train")

@@ -123,7 +123,7 @@ class Claim:
             >>> Claim("", "", 0.0, bound=0.5, below=True).needs
             '< 0.5'
         """
-        return f"{'<' if self.below else '>'} {self.bound:.3g}"
+        return f"{'<' if self.below else '>'} {self.bound:.4g}"
 
 
 Claims = tuple[Claim, ...]

@@ -25,6 +25,8 @@ MOST = 12
 # The part of all heads of which it is claimed that they suffice.
 FEW = 4
 TOKENS_ALONE, POSITIONS_ALONE, IF_ALONE = "tokens alone in QK", "positions alone in QK", "IF alone in OV"
+# By so much must all heads raise the logit of `` else`` for it to be asked which of them do.
+LEAST = 1.0
 # What the heads that are not kept write.
 KIND: Kind = "position_mean"
 READS = (TOKENS_ALONE, POSITIONS_ALONE, IF_ALONE)
@@ -168,6 +170,11 @@ def few_of(order: Sequence[Head]) -> Sequence[Head]:
 
 
 def shares_back(model: Model, prompts: Prompts, cases: Mapping[str, Kept]) -> dict[str, float]:
-    """The share of the logit of `` else`` that each comes back to, of what no head and all heads differ by."""
+    """The share of the logit of `` else`` that each brings back, of what no head and all heads differ by.
+
+    NaN where all heads raise it by less than LEAST: a share of nothing can be anything.
+    """
     none, everything = left(model, prompts, []), left(model, prompts, all_heads_but(model))
+    if everything.logit - none.logit < LEAST:
+        return dict.fromkeys(cases, float("nan"))
     return {name: left(model, prompts, *kept).share(none, everything).logit for name, kept in cases.items()}

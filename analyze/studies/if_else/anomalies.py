@@ -64,12 +64,16 @@ def of_what_is_said(model: Model, prompts: Prompts) -> Features:
 
 
 def told_apart(x: Features, prompts: Prompts) -> Apart:
-    """By how far they are from normal prompts, half of which say what normal is; NaN where those do not vary."""
-    anomalous = prompts.anomalous
+    """By how far they are from normal prompts, half of which say what normal is.
+
+    NaN where those are too few, or too much alike, to say how normal ones vary.
+    """
     fit, tried = _split(prompts)
-    if bool((x[fit] == x[fit][:1]).all()):
+    try:
+        distances = mahalanobis(x[fit], x[tried])
+    except ValueError:
         return NONE
-    return apart(mahalanobis(x[fit], x[tried]), anomalous[tried])
+    return apart(distances, prompts.anomalous[tried])
 
 
 def probed_apart(x: Features, prompts: Prompts) -> Apart:
@@ -136,7 +140,8 @@ def section(model: Model, prompts: Prompts) -> Section:
                 "table",
                 "The probability that an anomalous prompt is judged more anomalous than a normal one; normal and "
                 "anomalous are how many were judged. low to high is 95 % of a bootstrap over prompts, null_low to "
-                "null_high 95 % with shuffled labels. –: normal ones do not vary.",
+                "null_high 95 % with shuffled labels. –: normal ones are too few, or too much "
+                "alike, to say how they vary.",
             ),
         ),
     )

@@ -34,6 +34,8 @@ from headway.models.convert import Model
 NAME = "if-else"
 # So many prompts are shown, and so many components have a row of their own.
 SHOWN, ROWS = 6, 12
+# So many heads, the strongest ones, have their skip trigrams shown.
+TRIGRAM_HEADS = 3
 # `` else`` is expected if it is among so many.
 LIKELIEST = 10
 # Nats that the probability of `` else`` falls by without `` if``, for that to be its reason.
@@ -65,8 +67,8 @@ def study(
         ValueError: a run of another task, a step that was not kept, prompts longer than what the network reads, a token
             that the tokenizer splits.
     """
-    if sequences < 2:
-        raise ValueError(f"sequences: {sequences} is not valid; it must be at least 2")
+    if sequences < 3:
+        raise ValueError(f"sequences: {sequences} is not valid; it must be at least 3")
     texts = texts_of(run, corpus)
     subject = Subject.of(run, at)
     model, tokenizer = subject.folded, subject.tokenizer
@@ -110,10 +112,6 @@ def study(
     return Story(NAME, subject.name, subject.step, tuple(sections), ends)
 
 
-# So many heads, the strongest ones, have their skip trigrams shown.
-TRIGRAM_HEADS = 3
-
-
 def _added(model: Model, prompts: Prompts) -> dict[Head, float]:
     """What each head adds to the logit of `` else`` at END, over the mean logit; mean over the prompts."""
     added = to_else(model, prompts).sum("source").mean("prompt").values
@@ -142,7 +140,7 @@ def _behaviour(subject: Subject, prompts: Prompts, progress: bool) -> Section:
             table(
                 "prompts",
                 kinds,
-                prompts_=[int(which.sum()) for which in kinds.values()],
+                count=[int(which.sum()) for which in kinds.values()],
                 probability=[likely["as they are"][which].exp().mean().item() for which in kinds.values()],
                 median_rank=[places[which].float().median().item() for which in kinds.values()],
                 among_10=[(places[which] <= LIKELIEST).float().mean().item() for which in kinds.values()],
@@ -199,9 +197,7 @@ def _attributions(model: Model, prompts: Prompts, heads: Sequence[Head]) -> Sect
     order = np.argsort(-np.abs(terms.values[:, prompts.made.numpy()].mean(1)))[:ROWS]
     by_source = to_else(model, prompts)
     places = _by_place(by_source, prompts)
-    distances = [
-        f"END - {prompts.end - source}" if source < prompts.end else "END" for source in range(prompts.end + 1)
-    ]
+    distances = list(range(-prompts.end, 1))
     named = [str(head) for head in heads]
     mean = {kind: by_source.sel(head=named).values[:, which.numpy()].mean(1) for kind, which in kinds.items()}
     return Section(
@@ -240,7 +236,7 @@ def _attributions(model: Model, prompts: Prompts, heads: Sequence[Head]) -> Sect
                     {"prompts": list(mean), "head": named, "source": distances},
                 ),
                 "maps",
-                "Means over the prompts, whose ' if' stands at different distances.",
+                "Means over the prompts, whose ' if' stands at different distances. source: 0 is END, the first BOS.",
             ),
             key_margins(model, prompts, heads),
         ),

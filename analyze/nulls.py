@@ -164,7 +164,7 @@ def haar_null(
     2 ‖M0‖² ‖N0‖² / ((d_model - 1) (d_model + 2)) / (tr M tr N)².
     """
     of_M, of_N = (zonal((x.double() ** 2) / (x.double() ** 2).sum(-1, keepdim=True)) for x in (s, t))
-    of_I = zonal(torch.ones(1, d_model, dtype=torch.float64))
+    of_I = zonal(torch.ones(1, d_model, dtype=torch.float64, device=s.device))
     first, second, third = (
         # A partition into more parts than there are dimensions has no polynomial.
         torch.stack([m[:, None] * n[None, :] / i for m, n, i in zip(*parts, strict=True) if i > 0]).sum(0)

@@ -191,7 +191,8 @@ def similar_pairs(model: Model, tokens: Int[Tensor, "token"]) -> list[tuple[int,
     if len(tokens) < 2:
         raise ValueError(f"tokens: {len(tokens)} is not valid; there must be two for a pair")
     directions = torch.nn.functional.normalize(W_E[tokens] - W_E[tokens].mean(0), dim=-1)
-    circuit, place = VocabularyCircuit(directions, directions.mT), torch.arange(len(tokens))
+    circuit = VocabularyCircuit(directions, directions.mT)
+    place = torch.arange(len(tokens), device=W_E.device)
     best = circuit.top(place, 2)
     # A token is the nearest of itself, unless another has the very same embedding.
     itself = best.columns[:, 0] == place

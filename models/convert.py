@@ -31,7 +31,7 @@ def load_bridge(name: str) -> TransformerBridge:
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        bridge = TransformerBridge.boot_transformers(str(folder) if folder.is_dir() else name)
+        bridge = TransformerBridge.boot_transformers(str(folder) if folder.is_dir() else name, device="cpu")
         bridge.enable_compatibility_mode(disable_warnings=True)
     except (ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"model: {name!r} cannot be loaded ({type(error).__name__}: {error})") from None

@@ -341,7 +341,7 @@ def test_a_diverging_run_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixtu
         main(["train", "--task", "toys:TurnsNaN", "--out", str(tmp_path / "nan"), "--batch_size", "2",
               "--eval_batch_size", "3", "--optim.warmup_steps", "0"])  # fmt: skip
     assert end.value.code == 1
-    assert "diverged at step" in capsys.readouterr().err
+    assert re.search("diverged (at|by) step", capsys.readouterr().err)  # a GPU is asked less often
     assert Run(tmp_path / "nan").steps[0] == 0
 
 

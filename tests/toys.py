@@ -11,6 +11,7 @@ import xarray as xr
 from headway.analyze import LIVE
 from headway.analyze.nulls import Null, beside_null
 from headway.checkpoints import Recipe, Run
+from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import score_file, write_scores
 from headway.data.affine_recurrence import AffineRecurrence
@@ -26,6 +27,7 @@ TOKENS = Recipe(
     model=ModelConfig(n_layers=2, d_model=19, n_ctx=11, d_head=5, n_heads=3, d_vocab=14, attn_only=True),
     optim=OptimConfig(lr=0.01, warmup_steps=3, decay="cosine"),
     schedule=Schedule(log=3, linear=2, at=(5,)),
+    trainer=TrainerConfig(accelerator="cpu"),  # equal to the last bit is what one kind of hardware gives
     steps=17,
     batch_size=7,
     eval_batch_size=23,

@@ -81,9 +81,10 @@ def found(texts: Iterable[str], tokenizer: Any, length: int = 16) -> Batch:
     are parsed and never run; one that is not Python, or not of this version, is passed over. At the last position,
     which alone counts, the target is `` else``. Where nothing is found there are 0 prompts.
 
-    ``info`` holds ``anomalous`` [n], whether the last token ends in ``)``, and ``if_position`` [n], where the
-    expression's `` if`` stands. Prompts of real texts that end in ``)`` differ from others in more than that: what
-    tells them apart need not be the bracket; see ``generated``.
+    ``info`` holds ``anomalous`` [n], whether the last token ends in ``)``; ``if_position`` [n], where the expression's
+    `` if`` stands; and ``text`` [n], the number of the text, or of the pair: prompts of one text are alike in much.
+    Prompts of real texts that end in ``)`` differ from others in more than that: what tells them apart need not be the
+    bracket; see ``generated``.
 
     Raises:
         ValueError: a length below 4, a tokenizer that splits `` if`` or `` else``, or one that does not know where its
@@ -97,7 +98,9 @@ def found(texts: Iterable[str], tokenizer: Any, length: int = 16) -> Batch:
         ([' a if b'], [False])
     """
     reader = _Reader.of(tokenizer, length)
-    return reader.batch(dict(prompt for text in texts for prompt in reader.prompts(text)))
+    return reader.batch(
+        {tokens: (at, number) for number, text in enumerate(texts) for tokens, at in reader.prompts(text)}
+    )
 
 
 def generated(tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
@@ -123,11 +126,12 @@ def generated(tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
         raise ValueError(f"count: {count} is not valid; it must be even and at least 2, since prompts come in pairs")
     reader = _Reader.of(tokenizer, length)
     draw = generator("evaluation", seed, INDEX)
-    prompts: dict[tuple[int, ...], int] = {}
+    prompts: dict[tuple[int, ...], tuple[int, int]] = {}
     tries = 0
     while len(prompts) < count:
         # A line has four tokens at least.
-        pair = dict(prompt for text in twins(draw, lines=length // 4) for prompt in reader.prompts(text))
+        two = twins(draw, lines=length // 4)
+        pair = {tokens: (at, len(prompts) // 2) for text in two for tokens, at in reader.prompts(text)}
         if len(pair) == 2 and prompts.keys().isdisjoint(pair):
             prompts |= pair
             tries = 0
@@ -287,9 +291,10 @@ class _Reader:
             if 0 <= first <= if_at:
                 yield (self.bos, *tokens[first:else_at]), 1 + if_at - first
 
-    def batch(self, prompts: Mapping[tuple[int, ...], int]) -> Batch:
-        """These prompts, each with the position of its `` if``."""
+    def batch(self, prompts: Mapping[tuple[int, ...], tuple[int, int]]) -> Batch:
+        """These prompts, each with the position of its `` if`` and the number of its text."""
         inputs = torch.tensor(list(prompts), dtype=torch.long).view(len(prompts), self.length)
+        if_position, text = torch.tensor(list(prompts.values()), dtype=torch.long).view(len(prompts), 2).unbind(1)
         last = inputs[:, -1].tolist()
         closing = {
             token: self.tokenizer.decode([token], clean_up_tokenization_spaces=False).endswith(")")
@@ -301,7 +306,8 @@ class _Reader:
             mask=F.pad(torch.zeros_like(inputs[:, 1:], dtype=torch.bool), (0, 1), value=True),
             info={
                 "anomalous": torch.tensor([closing[token] for token in last], dtype=torch.bool),
-                "if_position": torch.tensor(list(prompts.values()), dtype=torch.long),
+                "if_position": if_position,
+                "text": text,
             },
         )
 

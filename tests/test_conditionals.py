@@ -199,6 +199,7 @@ class TestFound:
         assert {name: (len(value), value.dtype) for name, value in batch.info.items()} == {
             "anomalous": (0, torch.bool),
             "if_position": (0, torch.long),
+            "text": (0, torch.long),
         }
 
     @pytest.mark.parametrize("make", [lambda *of: found([], *of), lambda *of: generated(of[0], 0, 2, *of[1:])])

@@ -21,6 +21,11 @@ def dotted(path: Path) -> str:
     return ".".join(("headway", *path.with_suffix("").parts)).removesuffix(".__init__")
 
 
+def test_an_installation_has_every_folder():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {"headway", *(dotted(path) for path in MODULES if path.name == "__init__.py")} == set(packages)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_imports_go_the_way_of_the_data(path: Path):
     here = WAY.index(path.parts[0])

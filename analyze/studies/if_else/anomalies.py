@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import einops
 import torch
+import torch.nn.functional as F
 import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,15 +16,18 @@ from headway.analyze.studies.if_else.prompts import Prompts, at_end
 from headway.analyze.studies.story import Figure, Section, table
 from headway.analyze.telling_apart import Apart, apart, mahalanobis, probed
 from headway.models.convert import Model
+from headway.models.hooked_transformer import HookedTransformer
 
 ATTRIBUTIONS = "attributions (OV × attention)"
 SAID = "log probability of ' else'"
+AT_IF = "where ' if' stands"
+UNTRAINED = [f"attributions, untrained network {number}" for number in range(1, 6)]
 NONE = Apart(*[float("nan")] * 5)
 Features = Float[Tensor, "prompt feature"]
 
 
 class Halves(NamedTuple):
-    """Prompts to fit to, and prompts to try: no twin of the one is in the other."""
+    """Prompts to fit to, and prompts to try: no twin, and no neighbour in a text, of the one is in the other."""
 
     fit: Bool[Tensor, "prompt"]
     tried: Bool[Tensor, "prompt"]
@@ -47,9 +51,22 @@ def features(model: Model, prompts: Prompts) -> dict[str, Features]:
         "attention scores (QK)": einops.rearrange(over_mean, "layer prompt head key -> prompt (layer head key)"),
         "residual stream": shown.activations[f"blocks.{layers[-1]}.hook_resid_post"][:, prompts.end],
         "all logits": at_end(model, prompts.batch),
-        SAID: of_what_is_said(model, prompts),
         "embedding of the last token": weight(model, "W_E")[last],
-    }
+    } | controls(model, prompts)
+
+
+def controls(model: Model, prompts: Prompts) -> dict[str, Features]:
+    """What tells prompts apart without any account of what the network has learned to do.
+
+    How likely it holds `` else``; where `` if`` stands, which is further back where a bracket has to be closed; and the
+    attributions of networks such as training begins with, unless this is a language model.
+    """
+    at_if = F.one_hot(prompts.batch.info["if_position"], prompts.end + 1).float()
+    found = {SAID: of_what_is_said(model, prompts), AT_IF: at_if}
+    if isinstance(model, HookedTransformer):
+        for seed, name in enumerate(UNTRAINED):
+            found[name] = of_attributions(HookedTransformer(model.cfg, seed=seed).eval(), prompts)
+    return found
 
 
 def of_attributions(model: Model, prompts: Prompts) -> Features:
@@ -76,6 +93,12 @@ def told_apart(x: Features, prompts: Prompts) -> Apart:
     return apart(distances, prompts.anomalous[tried])
 
 
+def above_controls(found: Apart, model: Model, prompts: Prompts) -> float:
+    """By how much a judgement's interval lies above those of all controls, each in its better direction."""
+    others = [told_apart(x, prompts) for x in controls(model, prompts).values()]
+    return found.low - max(max(each.high, 1 - each.low) for each in others if each is not NONE)
+
+
 def probed_apart(x: Features, prompts: Prompts) -> Apart:
     """By a classifier that was shown both kinds, on the other half of them."""
     halves, anomalous = _halves(prompts), prompts.anomalous
@@ -83,22 +106,27 @@ def probed_apart(x: Features, prompts: Prompts) -> Apart:
 
 
 def _split(prompts: Prompts) -> Halves:
-    """For what is fitted to normal prompts: of real ones, which have no twins, every anomalous one is tried."""
+    """For what is fitted to normal prompts alone."""
     fit, tried = _halves(prompts)
-    return Halves(fit & ~prompts.anomalous, tried | (prompts.anomalous & ~prompts.made))
+    return Halves(fit & ~prompts.anomalous, tried)
 
 
 def _halves(prompts: Prompts) -> Halves:
-    """Every other prompt of each kind; of the grammar, every other pair."""
-    number = torch.zeros(len(prompts.anomalous), dtype=torch.long)
-    for kind in (prompts.anomalous, ~prompts.anomalous):
-        number[kind] = torch.arange(int(kind.sum()))
-    return Halves(number % 2 == 0, number % 2 == 1)
+    """The prompts of every other text, those with anomalous ones first; of the grammar, every other pair."""
+    text = prompts.batch.info["text"].unique(return_inverse=True)[1]
+    with_anomalous = torch.zeros(int(text.max()) + 1, dtype=torch.bool)
+    with_anomalous[text[prompts.anomalous]] = True
+    place = (~with_anomalous).byte().argsort(stable=True).argsort()[text]
+    return Halves(place % 2 == 0, place % 2 == 1)
 
 
 def _enough(prompts: Prompts) -> bool:
-    """One of each kind to fit to and one to try, and two to say how normal ones vary."""
-    return int(prompts.anomalous.sum()) >= 2 and int((~prompts.anomalous).sum()) >= 3
+    """One of each kind to fit to and one to try, and two normal ones to say how they vary."""
+    if not len(prompts.anomalous):
+        return False
+    kinds = (prompts.anomalous, ~prompts.anomalous)
+    least = min(int((half & kind).sum()) for half in _halves(prompts) for kind in kinds)
+    return least >= 1 and int(_split(prompts).fit.sum()) >= 2
 
 
 def _sizes(prompts: Prompts, which: Bool[Tensor, "prompt"]) -> tuple[int, int]:
@@ -120,13 +148,15 @@ def section(model: Model, prompts: Prompts) -> Section:
             rows[f"{origin}: probe of the {name.partition(' (')[0]}"] = probed_apart(every[name], some)
             sizes.append(_sizes(some, _halves(some).tried))
     columns = {name: [getattr(each, name) for each in rows.values()] for name in Apart._fields}
-    left_out = "" if _enough(prompts.real) else " Of real texts there are too few of both kinds."
     return Section(
         "Normal and anomalous prompts",
         "Anomalous prompts end in ')'. Half of the prompts say what is normal, and the others are judged by their "
         "Mahalanobis distance from that; no anomalous one is seen before. The probe, a logistic regression, has seen "
         "both kinds and is the ceiling. The last token is what defines the kinds, so that whatever holds it can tell "
-        f"them apart without any mechanism: its embedding alone stands beside the others.{left_out}",
+        "them apart without any mechanism: its embedding alone stands beside the others. So do where ' if' stands, "
+        "which is further back before a bracket, and untrained networks. No real text has prompts in both halves; "
+        "those of one text are alike, so that intervals, which take prompts for independent, are too narrow."
+        + ("" if _enough(prompts.real) else " Of real texts there are too few of both kinds."),
         (
             Figure(
                 "Area under the ROC curve",

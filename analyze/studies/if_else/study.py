@@ -171,8 +171,9 @@ def _behaviour(subject: Subject, prompts: Prompts, progress: bool) -> Section:
         figures.insert(0, _perplexity(model, subject.task, progress))
     return Section(
         "Behaviour",
-        "Prompts are what stands before ' else' in a conditional expression: of real texts that it was not trained on, "
-        "and of a grammar, in pairs of which the second, the anomalous one, ends in ')'.",
+        "Prompts are what stands before ' else' in a conditional expression: of real texts"
+        + (", held out from training, " if isinstance(subject.task, Text) else " ")
+        + "and of a grammar, in pairs of which the second, the anomalous one, ends in ')'.",
         tuple(figures),
     )
 
@@ -258,9 +259,9 @@ def _by_place(by_source: xr.DataArray, prompts: Prompts) -> dict[str, torch.Tens
 
 
 def _from_if(places: dict[str, torch.Tensor], which: torch.Tensor) -> float:
-    """The share that comes from IF of what the heads add to these prompts; NaN if they add nothing."""
+    """The share that comes from IF of what the heads add to these prompts; NaN if they add next to nothing."""
     whole = sum(values[which].mean().item() for values in places.values())
-    return places["if"][which].mean().item() / whole if whole > 0 else np.nan
+    return places["if"][which].mean().item() / whole if whole >= subcircuits.LEAST else np.nan
 
 
 def _measured(model: Model, prompts: Prompts) -> xr.Dataset:
@@ -305,7 +306,6 @@ def claims(model: Model, prompts: Prompts) -> Claims:
         },
     )
     attributions = anomalies.told_apart(anomalies.of_attributions(model, prompts), prompts)
-    said = anomalies.told_apart(anomalies.of_what_is_said(model, prompts), prompts)
     return (
         Claim(
             "It expects else",
@@ -357,8 +357,8 @@ def claims(model: Model, prompts: Prompts) -> Claims:
         ),
         Claim(
             "A few heads suffice",
-            f"share of the logit of ' else' that {', '.join(map(str, few))} and the direct path bring back",
-            back["few"],
+            "share of the logit of ' else' that a quarter of the heads, which adds most, and the direct path bring back",
+            back["few"] if len(few) < len(order) else np.nan,
             0.9,
         ),
         Claim(
@@ -369,13 +369,14 @@ def claims(model: Model, prompts: Prompts) -> Claims:
         ),
         Claim(
             "Tokens suffice to find it",
-            "share that all heads bring back if positions are taken out of the scores from END",
-            back["tokens alone"],
+            "share that all heads bring back if positions are taken out of the scores from END; in one layer",
+            # Later layers read what earlier heads know of positions.
+            back["tokens alone"] if model.cfg.n_layers == 1 else np.nan,
             0.9,
         ),
         Claim(
             "No two heads have the same circuit",
-            "largest share of largest OV entries that two of them have in common",
+            f"largest share of largest OV entries that two of the first {token_circuits.HEADS} have in common",
             token_circuits.most_alike(circuits, order[: token_circuits.HEADS]),
             0.5,
             below=True,
@@ -387,9 +388,9 @@ def claims(model: Model, prompts: Prompts) -> Claims:
             0.9,
         ),
         Claim(
-            "And better than the probability of else does",
-            "difference of the two areas",
-            attributions.auroc - said.auroc,
+            "And better than what knows nothing of it",
+            "that end less the largest upper end of log p(' else'), where ' if' stands, and untrained networks",
+            anomalies.above_controls(attributions, model, prompts),
             0.0,
         ),
     )

@@ -121,8 +121,8 @@ def layer_norm(model: Model, prompts: Prompts) -> Section:
     }
     if scales:
         W_E = weight(model, "W_E")
-        alone = as_read(model, 0, W_E).norm(dim=-1)
-        scales["embeddings alone, all tokens"] = (W_E - W_E.mean(-1, keepdim=True)).norm(dim=-1) / alone
+        centred = W_E if str(model.cfg.normalization_type).startswith("RMS") else W_E - W_E.mean(-1, keepdim=True)
+        scales["embeddings alone, all tokens"] = (centred.square().mean(-1) + model.cfg.eps).sqrt()
     return Section(
         "LayerNorm",
         "Its weights are folded into a copy wherever that leaves the function as it is; what it divides by cannot be. "

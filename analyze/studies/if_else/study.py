@@ -357,7 +357,7 @@ def claims(model: Model, prompts: Prompts) -> Claims:
         ),
         Claim(
             "A few heads suffice",
-            "share of the logit of ' else' that a quarter of the heads, which adds most, and the direct path bring back",
+            "share of the logit of ' else' that the quarter of heads that adds most brings back, with the direct path",
             back["few"] if len(few) < len(order) else np.nan,
             0.9,
         ),

@@ -26,6 +26,7 @@ from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
 from headway.analyze.studies.if_else.study import _by_place, by_what_they_add, claims, study
 from headway.analyze.studies.if_else.token_circuits import TokenCircuits, place
 from headway.analyze.studies.story import Claim, Story
+from headway.analyze.telling_apart import Apart
 from headway.analyze.vocabulary import VocabularyCircuit
 from headway.checkpoints import Run
 from headway.data.conditionals import ELSE, IF, twins
@@ -178,9 +179,14 @@ CLAIMS: list[tuple[str, Callable[[], HookedTransformer], Callable[[], HookedTran
 
 
 @lru_cache
+def untrained() -> list[Apart]:
+    return list(anomalies.untrained(plain(), prompts().generated).values())
+
+
+@lru_cache
 def found(build: Callable[[], HookedTransformer]) -> tuple[Claim, ...]:
     with seen_once():
-        return claims(build(), prompts().generated)
+        return claims(build(), prompts().generated, untrained())
 
 
 @pytest.mark.parametrize(("says", "accepted", "rejected"), CLAIMS, ids=[each[0] for each in CLAIMS])
@@ -346,7 +352,7 @@ def test_features_are_what_their_names_say():
         "embedding of the last token": 23,
         anomalies.SAID: 1,
         anomalies.AT_IF: 16,
-    } | dict.fromkeys(anomalies.UNTRAINED, 3 * 16)
+    }
     with torch.no_grad():
         logits, cache = model.run_with_cache(some.batch.inputs)
     scores = cache["blocks.0.attn.hook_attn_scores"][:, :, -1]
@@ -409,9 +415,11 @@ def test_scores_by_distance_have_their_peak_where_a_head_looks():
 
 
 def test_an_untrained_network_makes_no_claim():
+    some = prompts().generated
     config = ModelConfig(n_layers=1, d_model=61, n_ctx=17, d_head=13, n_heads=4, d_vocab=V, attn_only=True)
     for seed in range(11, 17):
-        made = claims(HookedTransformer(config, TOKENIZER, seed=seed), prompts().generated)
+        model = HookedTransformer(config, TOKENIZER, seed=seed)
+        made = claims(model, some, list(anomalies.untrained(model, some).values()))
         held = {claim.says for claim in made if claim.holds}
         # Whatever writes the last token tells apart what is defined by it: that is why there are controls.
         assert held <= {"No two heads have the same circuit", "Attributions tell anomalous prompts from normal ones"}

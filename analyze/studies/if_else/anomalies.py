@@ -1,5 +1,6 @@
 """Whether prompts that end in ``)`` can be told from others: by attributions, by activations, by what is said."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import einops
@@ -58,15 +59,18 @@ def features(model: Model, prompts: Prompts) -> dict[str, Features]:
 def controls(model: Model, prompts: Prompts) -> dict[str, Features]:
     """What tells prompts apart without any account of what the network has learned to do.
 
-    How likely it holds `` else``; where `` if`` stands, which is further back where a bracket has to be closed; and the
-    attributions of networks such as training begins with, unless this is a language model.
+    How likely it holds `` else``, and where `` if`` stands, which is further back where a bracket has to be closed.
     """
     at_if = F.one_hot(prompts.batch.info["if_position"], prompts.end + 1).float()
-    found = {SAID: of_what_is_said(model, prompts), AT_IF: at_if}
-    if isinstance(model, HookedTransformer):
-        for seed, name in enumerate(UNTRAINED):
-            found[name] = of_attributions(HookedTransformer(model.cfg, seed=seed).eval(), prompts)
-    return found
+    return {SAID: of_what_is_said(model, prompts), AT_IF: at_if}
+
+
+def untrained(model: Model, prompts: Prompts) -> dict[str, Apart]:
+    """What the attributions of networks tell apart such as training begins with; none for a language model."""
+    if not isinstance(model, HookedTransformer):
+        return {}
+    fresh = {name: HookedTransformer(model.cfg, seed=seed).eval() for seed, name in enumerate(UNTRAINED)}
+    return {name: told_apart(of_attributions(each, prompts), prompts) for name, each in fresh.items()}
 
 
 def of_attributions(model: Model, prompts: Prompts) -> Features:
@@ -93,9 +97,10 @@ def told_apart(x: Features, prompts: Prompts) -> Apart:
     return apart(distances, prompts.anomalous[tried])
 
 
-def above_controls(found: Apart, model: Model, prompts: Prompts) -> float:
-    """By how much a judgement's interval lies above those of all controls, each in its better direction."""
-    others = [told_apart(x, prompts) for x in controls(model, prompts).values()]
+def above_controls(model: Model, prompts: Prompts, untrained: Iterable[Apart]) -> float:
+    """By how much the interval of the attributions lies above those of all controls, each in its better direction."""
+    found = told_apart(of_attributions(model, prompts), prompts)
+    others = [*(told_apart(x, prompts) for x in controls(model, prompts).values()), *untrained]
     return found.low - max(max(each.high, 1 - each.low) for each in others if each is not NONE)
 
 
@@ -142,8 +147,9 @@ def section(model: Model, prompts: Prompts) -> Section:
         if not _enough(some):
             continue
         every = features(model, some)
-        rows |= {f"{origin}: {name}": told_apart(x, some) for name, x in every.items()}
-        sizes += [_sizes(some, _split(some).tried)] * len(every)
+        judged = {name: told_apart(x, some) for name, x in every.items()} | untrained(model, some)
+        rows |= {f"{origin}: {name}": each for name, each in judged.items()}
+        sizes += [_sizes(some, _split(some).tried)] * len(judged)
         for name in (ATTRIBUTIONS, "residual stream"):
             rows[f"{origin}: probe of the {name.partition(' (')[0]}"] = probed_apart(every[name], some)
             sizes.append(_sizes(some, _halves(some).tried))

@@ -25,6 +25,7 @@ from headway.analyze.studies.if_else.subcircuits import Kept
 from headway.analyze.studies.if_else.token_circuits import TokenCircuits
 from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, over_steps, simplified, table
 from headway.analyze.studies.subject import Subject
+from headway.analyze.telling_apart import Apart
 from headway.checkpoints.run import Run
 from headway.data.text import Text
 from headway.data.tokenizer import one_token
@@ -98,12 +99,13 @@ def study(
             directions_section(model, generated, order),
             anomalies.section(model, prompts),
         ]
-        ends = claims(model, generated)
+        untrained = list(anomalies.untrained(model, generated).values())
+        ends = claims(model, generated, untrained)
     if isinstance(run, Run) and subject.step is not None:
         figures = over_steps(
             run,
             subject.step,
-            lambda each: claims(simplified(run, each), generated),
+            lambda each: claims(simplified(run, each), generated, untrained),
             progress,
             lambda each: _measured(simplified(run, each), generated),
         )
@@ -285,8 +287,11 @@ def _measured(model: Model, prompts: Prompts) -> xr.Dataset:
     )
 
 
-def claims(model: Model, prompts: Prompts) -> Claims:
-    """What the circuit would have to do, each statement with the number that decides it; on generated prompts."""
+def claims(model: Model, prompts: Prompts, untrained: Sequence[Apart]) -> Claims:
+    """What the circuit would have to do, each statement with the number that decides it; on generated prompts.
+
+    ``untrained`` is what networks that know nothing tell apart, the same at each step.
+    """
     circuits, order = TokenCircuits.of(model, prompts), by_what_they_add(model, prompts)
     token, normal = prompts.else_token, ~prompts.anomalous
     logits = at_end(model, prompts.batch)
@@ -390,7 +395,7 @@ def claims(model: Model, prompts: Prompts) -> Claims:
         Claim(
             "And better than what knows nothing of it",
             "that end less the largest upper end of log p(' else'), where ' if' stands, and untrained networks",
-            anomalies.above_controls(attributions, model, prompts),
+            anomalies.above_controls(model, prompts, untrained),
             0.0,
         ),
     )

@@ -101,7 +101,8 @@ def above_controls(model: Model, prompts: Prompts, untrained: Iterable[Apart]) -
     """By how much the interval of the attributions lies above those of all controls, each in its better direction."""
     found = told_apart(of_attributions(model, prompts), prompts)
     others = [*(told_apart(x, prompts) for x in controls(model, prompts).values()), *untrained]
-    return found.low - max(max(each.high, 1 - each.low) for each in others if each is not NONE)
+    ends = [max(each.high, 1 - each.low) for each in others if each is not NONE]
+    return found.low - max(ends, default=float("nan"))
 
 
 def probed_apart(x: Features, prompts: Prompts) -> Apart:

@@ -379,6 +379,7 @@ def test_a_page_at_its_end_follows_a_run_that_goes_on(formed: Run, tmp_path: Pat
     coming.rename(tmp_path / "run" / "scores" / "step-00000004")
     write_report(run)
     page.wait_for_function("() => document.getElementById('slider')?.value === '4'", timeout=20_000)
+    assert page.locator("#place").inner_text().startswith("step 4, ")
 
 
 def test_a_notebook_s_frame_shows_the_page_at_its_step(run: Run, tmp_path: Path, opened: Open):

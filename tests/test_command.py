@@ -339,9 +339,9 @@ def test_a_figure_of_ours_is_drawn_again_and_no_other_file_is_replaced(
 def test_a_diverging_run_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main(["train", "--task", "toys:TurnsNaN", "--out", str(tmp_path / "nan"), "--batch_size", "2",
-              "--eval_batch_size", "3", "--optim.warmup_steps", "0"])  # fmt: skip
+              "--eval_batch_size", "3", "--optim.warmup_steps", "0", "--trainer.accelerator", "cpu"])  # fmt: skip
     assert end.value.code == 1
-    assert re.search("diverged (at|by) step", capsys.readouterr().err)  # a GPU is asked less often
+    assert "diverged at step" in capsys.readouterr().err
     assert Run(tmp_path / "nan").steps[0] == 0
 
 

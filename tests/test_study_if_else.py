@@ -24,7 +24,7 @@ from headway.analyze.forward import seen, seen_once
 from headway.analyze.studies.if_else import anomalies, scores, subcircuits
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
 from headway.analyze.studies.if_else.study import _by_place, by_what_they_add, claims, study
-from headway.analyze.studies.if_else.token_circuits import TokenCircuits, place
+from headway.analyze.studies.if_else.token_circuits import TokenCircuits, layer_norm, place
 from headway.analyze.studies.story import Claim, Story
 from headway.analyze.telling_apart import Apart
 from headway.analyze.vocabulary import VocabularyCircuit
@@ -271,6 +271,19 @@ def test_circuits_between_tokens_are_what_the_network_does_with_them(network: st
     of_bias = (model.b_V[0, 2] @ model.W_O[0, 2] @ model.W_U).detach()
     bias = of_bias[ELSE_TOKEN] - of_bias.mean()
     torch.testing.assert_close(taken, pattern * (adds * circuits.scale + bias) / scale, rtol=1e-3, atol=1e-4)
+
+
+def test_the_scale_of_embeddings_alone_is_what_ln1_divides_by():
+    """In a shortformer, whose LayerNorm keeps its weights, and which reads the embeddings alone."""
+    model, some = random(positional_embedding_type="shortformer"), prompts().generated
+    with torch.no_grad():
+        model.blocks[0].ln1.w.mul_(3.0)  # pyright: ignore
+        _, cache = model.run_with_cache(torch.arange(V)[:, None])
+    scale = cache["blocks.0.ln1.hook_scale"]
+    rows = layer_norm(model, some).figures[0].data.sel(point="embeddings alone, all tokens")
+    np.testing.assert_allclose(
+        [rows["mean"], rows.least, rows.most], [scale.mean(), scale.min(), scale.max()], rtol=1e-5
+    )
 
 
 def test_an_entry_stands_where_it_is_counted_to_stand():

@@ -97,9 +97,8 @@ def told_apart(x: Features, prompts: Prompts) -> Apart:
     return apart(distances, prompts.anomalous[tried])
 
 
-def above_controls(model: Model, prompts: Prompts, untrained: Iterable[Apart]) -> float:
-    """By how much the interval of the attributions lies above those of all controls, each in its better direction."""
-    found = told_apart(of_attributions(model, prompts), prompts)
+def above_controls(found: Apart, model: Model, prompts: Prompts, untrained: Iterable[Apart]) -> float:
+    """By how much the interval of a judgement lies above those of all controls, each in its better direction."""
     others = [*(told_apart(x, prompts) for x in controls(model, prompts).values()), *untrained]
     ends = [max(each.high, 1 - each.low) for each in others if each is not NONE]
     return found.low - max(ends, default=float("nan"))

@@ -381,7 +381,7 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Apart]) -> Claims
         ),
         Claim(
             "No two heads have the same circuit",
-            f"largest share of largest OV entries that two of the first {token_circuits.HEADS} have in common",
+            f"largest share of largest OV entries that two of the {token_circuits.HEADS} that add most have in common",
             token_circuits.most_alike(circuits, order[: token_circuits.HEADS]),
             0.5,
             below=True,
@@ -394,8 +394,8 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Apart]) -> Claims
         ),
         Claim(
             "And better than what knows nothing of it",
-            "that end less the largest upper end of log p(' else'), where ' if' stands, and untrained networks",
-            anomalies.above_controls(model, prompts, untrained),
+            "that end less the largest upper end of log p(' else'), where ' if' stands, of a run untrained networks",
+            anomalies.above_controls(attributions, model, prompts, untrained),
             0.0,
         ),
     )

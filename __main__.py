@@ -124,9 +124,9 @@ def train_command(arguments: list[str]) -> None:
 
 def _base_recipe(name: str | None, config: str | None, task_path: str | None) -> "tuple[str, Recipe]":
     """What the options start from: the name of the run's directory, and a recipe."""
-    from headway.checkpoints.options import nearest
     from headway.checkpoints.recipe import Recipe, task_class
-    from headway.train import RECIPES
+    from headway.options import nearest
+    from headway.recipes import RECIPES
 
     if config is not None:
         if name is not None or task_path is not None:
@@ -154,8 +154,8 @@ def _base_recipe(name: str | None, config: str | None, task_path: str | None) ->
 
 def _train(name: str, base: "Recipe", rest: list[str], live: bool) -> None:
     """Read the options over ``base``, and train."""
-    from headway.checkpoints.options import parse
     from headway.checkpoints.recipe import Recipe
+    from headway.options import parse
 
     kind = type(base.task)
     parser = Recipe.parser(kind)
@@ -207,8 +207,8 @@ def _say_what_formed(run: "Run") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from headway.analyze.formation import what_formed
-    from headway.analyze.perplexity import held_out_loss
+    from headway.analyze.formation.strongest import what_formed
+    from headway.analyze.tools.perplexity import held_out_loss
     from headway.data.text import Text
 
     scores = run.scores
@@ -274,7 +274,7 @@ def measure_command(arguments: list[str]) -> None:
 
     from headway.analyze import MEASURES, measure
     from headway.checkpoints import Run
-    from headway.checkpoints.options import parse
+    from headway.options import parse
 
     options = parse(parser, arguments)
     wanted = MEASURES if options.only is None else [_measure(name) for name in dict.fromkeys(options.only.split(","))]
@@ -303,15 +303,15 @@ def study_command(arguments: list[str]) -> None:
     from rich.console import Console
     from transformer_lens.model_bridge import TransformerBridge
 
+    from headway.analyze.report.console import print_story
     from headway.analyze.report.live import report_if_possible
     from headway.analyze.report.page import write_studies
     from headway.analyze.studies import STUDIES
-    from headway.analyze.studies.printed import print_story
     from headway.analyze.studies.story import Story
     from headway.analyze.studies.subject import opened
     from headway.checkpoints import Run
-    from headway.checkpoints.options import nearest, parse
     from headway.checkpoints.run import holds_run
+    from headway.options import nearest, parse
 
     if name not in STUDIES:
         raise ValueError(f"study: {name!r} is not one of {', '.join(STUDIES)}{nearest(name, STUDIES)}")
@@ -381,12 +381,13 @@ def text_command(arguments: list[str]) -> None:
 
     from rich.console import Console
 
+    from headway.analyze.report.console import print_typed
     from headway.analyze.report.page import write_typed
     from headway.analyze.studies.subject import Subject, opened
-    from headway.analyze.typed import print_typed, typed
+    from headway.analyze.tools.prompt import typed
     from headway.checkpoints import Run
-    from headway.checkpoints.options import parse
     from headway.checkpoints.run import holds_run
+    from headway.options import parse
 
     options = parse(parser, arguments)
     if options.top < 1:
@@ -425,7 +426,7 @@ def report_command(arguments: list[str]) -> None:
     from headway.analyze.report import write_report
     from headway.analyze.report.live import watch
     from headway.checkpoints import Run
-    from headway.checkpoints.options import parse
+    from headway.options import parse
 
     options = parse(parser, arguments)
     runs = [Run(_directory("run", path)) for path in options.runs]
@@ -453,9 +454,9 @@ def plot_command(arguments: list[str]) -> None:
         parser.print_help()
         return
 
-    from headway.analyze.report.figures import draw, save
+    from headway.analyze.report.figures.plot import draw, save
     from headway.checkpoints import Run
-    from headway.checkpoints.options import parse
+    from headway.options import parse
 
     options = parse(parser, arguments)
     figure = draw(
@@ -473,7 +474,7 @@ def plot_command(arguments: list[str]) -> None:
 def _measure(name: str) -> "Measure":
     """One of ours by its name, or a function of the user's by its import path."""
     from headway.analyze import MEASURES, Measure
-    from headway.checkpoints.options import imported, nearest
+    from headway.options import imported, nearest
 
     ours = {each.name: each for each in MEASURES}
     if ":" not in name:

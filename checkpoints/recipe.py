@@ -12,12 +12,12 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 import headway.data
-from headway.checkpoints.options import imported, nearest, parse
 from headway.checkpoints.schedule import Schedule
 from headway.data.seeds import check_seed
 from headway.data.task import Task
 from headway.models.config import ModelConfig
 from headway.models.optim import OptimConfig
+from headway.options import imported, nearest, parse
 
 # Of config.yaml. Another number means that its options have other names or meanings.
 VERSION = 1

@@ -29,13 +29,14 @@ from transformer_lens.tools.training import TrainConfig
 from transformer_lens.tools.training import train as transformer_lens_train
 
 from headway.analyze import LIVE, MEASURES, Measure
-from headway.analyze.callback import MeasureWhileTraining
+from headway.analyze.measures.callback import MeasureWhileTraining
 from headway.checkpoints import Recipe
 from headway.checkpoints.callback import KeepCheckpoints
 from headway.data.task import Batch, masked_mean
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
-from headway.train import RECIPES, train
+from headway.recipes import RECIPES
+from headway.train import train
 
 INDUCTION, AFFINE = RECIPES["induction"], RECIPES["affine-recurrence"]
 # At these widths a head has a quarter of d_model, as in the recipe.

@@ -18,7 +18,8 @@ from toys import made_up_run
 
 from headway.analyze.report import write_report
 from headway.checkpoints import Run
-from headway.train import RECIPES, train
+from headway.recipes import RECIPES
+from headway.train import train
 
 # Moves the slider 20 times and waits each time until what is on the screen is drawn; milliseconds for one.
 SLIDE = """async () => {

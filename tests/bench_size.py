@@ -18,9 +18,10 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 from transformer_lens.utilities import composition_scores
 
-from headway.analyze.circuits import k_composition
-from headway.analyze.skip_trigrams import skip_trigrams
-from headway.analyze.vocabulary import BLOCK, VocabularyCircuit, ov_top1, ov_topk, token_pair_rank
+from headway.analyze.measures.composition import k_composition
+from headway.analyze.measures.vocabulary import ov_top1, ov_topk, token_pair_rank
+from headway.analyze.network.vocabulary import BLOCK, VocabularyCircuit
+from headway.analyze.tools.skip_trigrams import skip_trigrams
 from headway.data.task import Batch
 from headway.models.config import Head, ModelConfig
 from headway.models.hooked_transformer import HookedTransformer

@@ -17,22 +17,25 @@ from torch import Tensor
 from toys import NO_POSITIONS, TOKENS, VECTORS, Counting
 
 from headway.analyze import DoesNotApplyError
-from headway.analyze.ablation import (
+from headway.analyze.measures.ablation import ablated_loss, ablation, path_patch
+from headway.analyze.measures.loss import loss
+from headway.analyze.measures.surgery import (
+    ov_identity_loss,
+    ov_identity_surgery,
+    qk_identity_loss,
+    qk_identity_surgery,
+)
+from headway.analyze.network.forward import hooked_forward_pass, shared_forward_pass
+from headway.analyze.network.interventions import (
     Attention,
     Entries,
     Input,
     Kind,
-    ablated_loss,
-    ablation,
-    all_heads_but,
     check_one_of,
+    heads_except,
     output_with,
-    path_patch,
     through_paths,
 )
-from headway.analyze.forward import seen_once, seen_with
-from headway.analyze.loss import loss
-from headway.analyze.surgery import ov_identity_loss, ov_identity_surgery, qk_identity_loss, qk_identity_surgery
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.seeds import generator
 from headway.data.task import Batch, masked_mean
@@ -113,7 +116,7 @@ def test_resampling_all_that_enters_is_the_corrupt_run(network: str):
     moved = loss_of(model, batch._replace(inputs=batch.inputs.roll(1, 0)))
     assert moved != pytest.approx(loss_of(model, batch), rel=1e-3)
     assert ablated_loss(model, batch, "hook_embed", "resample").loss.item() == pytest.approx(moved, rel=1e-5)
-    everything = ["hook_embed", *all_heads_but(model)]
+    everything = ["hook_embed", *heads_except(model)]
     assert ablated_loss(model, batch, everything, "resample").loss.item() == pytest.approx(moved, rel=1e-5)
     other = another(batch)
     corrupt = loss_of(model, batch._replace(inputs=other.inputs))
@@ -150,7 +153,7 @@ def test_heads_are_ablated_one_at_a_time(network: str, kind: Kind):
     scores = ablation(model, batch, kind)
     clean = loss(model, batch)
     assert scores.ablation_clean.item() == pytest.approx(clean.loss.item(), rel=1e-5)
-    for head in all_heads_but(model):
+    for head in heads_except(model):
         effect = ablated_loss(model, batch, head, kind) - clean
         for part in ["", *(name.removeprefix("ablation") for name in map(str, scores) if "clean" not in name)]:
             found = scores[f"ablation{part}"].sel(layer=head.layer, head=head.head).item()
@@ -410,15 +413,15 @@ def test_attention_is_of_positions_alone(where: str):
 def test_everything_but_a_circuit_keeps_exactly_the_circuit():
     model, batch = composing_pair("k")
     circuit = [Head(0, 0), Head(1, 1)]
-    assert [*all_heads_but(model, circuit)] == [Head(0, 1), Head(1, 0)]
-    assert len(all_heads_but(model)) == 4
+    assert [*heads_except(model, circuit)] == [Head(0, 1), Head(1, 0)]
+    assert len(heads_except(model)) == 4
     model = copy.deepcopy(model)
     with torch.no_grad():  # heads that do harm, so that leaving them in would be seen
-        for head in all_heads_but(model, circuit):
+        for head in heads_except(model, circuit):
             model.blocks[head.layer].attn.W_V[head.head] = 3.0
             model.blocks[head.layer].attn.W_O[head.head, :, 1] = 1.0
     assert loss(model, batch).loss_repeats.item() > 1
-    alone = ablated_loss(model, batch, all_heads_but(model, circuit), "zero")
+    alone = ablated_loss(model, batch, heads_except(model, circuit), "zero")
     assert alone.loss_repeats.item() == pytest.approx(loss(*composing_pair("k")).loss_repeats.item(), abs=1e-5)
 
 
@@ -537,7 +540,7 @@ def test_through_paths_is_path_patch_for_one_path(network: str, input: Input):
     single = path_patch(model, batch, sequences=len(batch.inputs))
     clean = loss_of(model, batch)
     for h1, h2 in product([Head(0, 0), Head(0, 2)], [Head(1, 1)]):
-        with seen_with(model, through_paths(model, batch, [h1], [h2], input)):
+        with hooked_forward_pass(model, through_paths(model, batch, [h1], [h2], input)):
             changed = loss(model, batch).loss.item()
         expected = single.path_patch.sel(input=input, **dict(zip(PAIR, (*h1, *h2), strict=True))).item()
         np.testing.assert_allclose(changed - clean, expected, rtol=1e-3, atol=2e-5)
@@ -550,9 +553,9 @@ def test_all_paths_from_one_layer_to_the_next_are_its_whole_output_at_that_input
     first, second = ([Head(layer, head) for head in range(model.cfg.n_heads)] for layer in (0, 1))
     other = batch._replace(inputs=batch.inputs.roll(1, 0))
     assert through_paths(model, batch, second, second, "k", other)  # no path, and nothing but what is there
-    with seen_with(model, through_paths(model, batch, second, second, "k", other)):
+    with hooked_forward_pass(model, through_paths(model, batch, second, second, "k", other)):
         assert loss(model, batch).loss.item() == pytest.approx(loss_of(model, batch), rel=1e-5)
-    with seen_with(model, through_paths(model, batch, first, second, "k", batch)):
+    with hooked_forward_pass(model, through_paths(model, batch, first, second, "k", batch)):
         assert loss(model, batch).loss.item() == pytest.approx(loss_of(model, batch), rel=1e-5)
 
 
@@ -568,9 +571,9 @@ def test_what_is_seen_with_hooks_is_forgotten_afterwards():
     """Also where one forward pass serves all that look."""
     model, batch = composing_pair("k")
     clean = loss_of(model, batch)
-    with seen_once():
+    with shared_forward_pass():
         before = loss(model, batch).loss.item()
-        with seen_with(model, [("hook_pos_embed", lambda value, hook: torch.zeros_like(value))]):
+        with hooked_forward_pass(model, [("hook_pos_embed", lambda value, hook: torch.zeros_like(value))]):
             without = loss(model, batch).loss.item()
         assert loss(model, batch).loss.item() == before == pytest.approx(clean)
     assert without > clean + 1

@@ -10,7 +10,7 @@ from networks import gpt2_bridge, llama_bridge, with_random_biases
 from toys import NO_POSITIONS, TOKENS, VECTORS
 
 from headway.analyze import DoesNotApplyError
-from headway.analyze.attribution import (
+from headway.analyze.measures.attribution import (
     attribute_inputs,
     attribute_outputs,
     attribute_scores,

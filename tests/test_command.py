@@ -16,7 +16,7 @@ from headway.__main__ import main
 from headway.analyze import MEASURES
 from headway.checkpoints import Run
 from headway.checkpoints.scores import read_file
-from headway.train import RECIPES
+from headway.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--steps", "2", "--batch_size", "2", "--eval_batch_size", "3", "--schedule.log", "0", "--schedule.linear", "0"]

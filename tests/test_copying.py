@@ -10,9 +10,9 @@ from torch import Tensor
 from toys import TOKENS
 
 from headway.analyze import DoesNotApplyError
-from headway.analyze.attribution import as_read, as_scaled, attribute_outputs, reads, unembedding
-from headway.analyze.copying import copying_score, effective_embedding
-from headway.analyze.forward import seen
+from headway.analyze.measures.attribution import as_read, as_scaled, attribute_outputs, reads, unembedding
+from headway.analyze.network.forward import forward_pass
+from headway.analyze.tools.copying import copying_score, effective_embedding
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.config import ModelConfig
@@ -113,7 +113,7 @@ def test_what_a_layer_reads_is_what_it_would_read(network: str):
     """Of the real residual stream, as_read gives what queries and keys read, but for shortformer positions."""
     model = NETWORKS[network]()
     batch = batch_of(model)
-    activations = seen(model, batch).activations
+    activations = forward_pass(model, batch).activations
     for layer in range(2):
         read = as_read(model, layer, activations[f"blocks.{layer}.hook_resid_pre"])
         if network == "shortformer":
@@ -127,7 +127,7 @@ def test_a_constant_part_is_scaled_as_the_residual_stream_is(network: str):
     model = NETWORKS[network]()
     batch = batch_of(model)
     vector = torch.linspace(-1, 2, model.cfg.d_model)
-    resid = seen(model, batch).activations["blocks.1.hook_resid_pre"]
+    resid = forward_pass(model, batch).activations["blocks.1.hook_resid_pre"]
     centred = resid - resid.mean(-1, keepdim=True)
     scale = (centred.pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt()
     w = getattr(model.blocks[1].ln1, "w", torch.ones(model.cfg.d_model))
@@ -141,7 +141,7 @@ def test_the_unembedding_is_what_the_last_layer_norm_and_w_u_make_of_a_direction
     """Of the sum of what all components write, divided by the scale, it gives the logits but for the constant."""
     model = NETWORKS[network]()
     batch = batch_of(model)
-    activations = seen(model, batch).activations
+    activations = forward_pass(model, batch).activations
     scale = activations["ln_final.hook_scale"] if network != "no LN" else 1.0
     logits = activations["blocks.1.hook_resid_post"] / scale @ unembedding(model)
     terms = attribute_outputs(model, batch)

@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from headway.analyze.directions import principal_directions, shares_of_variance, through_directions
+from headway.analyze.tools.directions import principal_directions, shares_of_variance, through_directions
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

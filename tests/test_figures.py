@@ -19,14 +19,15 @@ from matplotlib.patches import Circle, PathPatch
 from matplotlib.text import Text
 from toys import TOKENS, VECTORS
 
-from headway.analyze import measure, palette
-from headway.analyze.attention import attention
-from headway.analyze.formation import ROLES, roles
-from headway.analyze.loss import loss
-from headway.analyze.report.figures import FIGURES, draw, save
+from headway.analyze import measure
+from headway.analyze.formation.roles import ROLES, roles
+from headway.analyze.measures.attention import attention
+from headway.analyze.measures.loss import loss
+from headway.analyze.measures.vocabulary import ov_top1
+from headway.analyze.report import palette
 from headway.analyze.report.figures.axes import DOUBLE, NO_NUMBER, SINGLE
 from headway.analyze.report.figures.diagram import KINDS
-from headway.analyze.vocabulary import ov_top1
+from headway.analyze.report.figures.plot import FIGURES, draw, save
 from headway.checkpoints import Run
 from headway.checkpoints.scores import read_file, score_file, write_scores
 from headway.data.repeated_tokens import RepeatedTokens

@@ -8,18 +8,18 @@ import pytest
 import torch
 import xarray as xr
 
-from headway.analyze.attention import current_token, duplicate_token, first_token, prefix_matching, previous_token
-from headway.analyze.circuits import k_composition, q_composition
-from headway.analyze.formation import (
-    ROLES,
-    formed_from,
-    induction_circuits,
-    onset,
-    outside,
-    roles,
-    strongest,
-    what_formed,
+from headway.analyze.formation.dates import formed_from, onset, outside
+from headway.analyze.formation.induction import induction_circuits
+from headway.analyze.formation.roles import ROLES, roles
+from headway.analyze.formation.strongest import strongest, what_formed
+from headway.analyze.measures.attention import (
+    current_token,
+    duplicate_token,
+    first_token,
+    prefix_matching,
+    previous_token,
 )
+from headway.analyze.measures.composition import k_composition, q_composition
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.handmade import (

@@ -12,7 +12,8 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from headway.analyze import DoesNotApplyError
-from headway.analyze.geometry import linearity, outside_embedding, similar_vector
+from headway.analyze.measures.geometry import linearity, outside_embedding
+from headway.analyze.tools.similar_vector import similar_vector
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.convert import Model

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from headway.analyze.ablation import ablated_loss
-from headway.analyze.attention import previous_token
-from headway.analyze.loss import accuracy, loss
+from headway.analyze.measures.ablation import ablated_loss
+from headway.analyze.measures.attention import previous_token
+from headway.analyze.measures.loss import accuracy, loss
 from headway.models.config import Head
 from headway.models.handmade import BOS, D_VOCAB, NO_POSITIONS, position_from_bos
 

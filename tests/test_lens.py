@@ -9,10 +9,10 @@ import xarray as xr
 from networks import D_VOCAB, gpt2_bridge, with_random_biases
 from toys import NO_POSITIONS, TOKENS, VECTORS, Counting
 
-from headway.analyze.ablation import ablated_loss
-from headway.analyze.forward import seen
-from headway.analyze.lens import lens, points, read_out, residual_outputs
-from headway.analyze.loss import loss, loss_by_position
+from headway.analyze.measures.ablation import ablated_loss
+from headway.analyze.measures.loss import loss, loss_by_position
+from headway.analyze.network.forward import forward_pass
+from headway.analyze.tools.lens import lens, points, read_out, residual_outputs
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.components import LayerNorm
@@ -55,7 +55,7 @@ def test_the_last_point_is_the_network(network: Callable[[], Network]):
     assert {str(name).replace("lens", "loss") for name in last.data_vars} == set(own.data_vars)
     for name in own.data_vars:
         xr.testing.assert_allclose(last[str(name).replace("loss", "lens")].drop_vars("point"), own[name], rtol=1e-5)
-    torch.testing.assert_close(residual_outputs(model, batch)[-1], seen(model, batch).output)
+    torch.testing.assert_close(residual_outputs(model, batch)[-1], forward_pass(model, batch).output)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_last_point_is_the_network(network: Callable[[], Network]):
 )
 def test_without_a_layer_norm_the_last_point_is_the_network_to_the_bit(network: Callable[[], Network]):
     model, batch = network()
-    assert torch.equal(residual_outputs(model, batch)[-1], seen(model, batch).output)
+    assert torch.equal(residual_outputs(model, batch)[-1], forward_pass(model, batch).output)
     assert lens(model, batch).lens.values[-1] == loss(model, batch).loss.item()
 
 
@@ -106,14 +106,14 @@ def test_where_a_head_reads_what_the_unembedding_does_not_the_lens_sees_nothing(
     model, batch = composing_pair("k")
     outputs = residual_outputs(model, batch)
     assert torch.equal(outputs[0], outputs[1])
-    added = seen(model, batch).activations["blocks.0.hook_attn_out"]
+    added = forward_pass(model, batch).activations["blocks.0.hook_attn_out"]
     assert added[:, 1:].norm(dim=-1).min() > 0.9
 
 
 def test_a_layer_norm_has_this_residual_stream_s_own_statistics():
     model, batch = of_recipe(TOKENS, attn_only=False)
     assert isinstance(model, HookedTransformer)
-    x = seen(model, batch).activations["blocks.1.hook_resid_pre"]
+    x = forward_pass(model, batch).activations["blocks.1.hook_resid_pre"]
     norm = model.ln_final
     assert isinstance(norm, LayerNorm)
     assert (norm.w - 1).abs().min() > 0
@@ -124,13 +124,13 @@ def test_a_layer_norm_has_this_residual_stream_s_own_statistics():
     torch.testing.assert_close(residual_outputs(model, batch)[1], expected.detach())
     # So its size and its mean say nothing, and the scale of the whole pass would give something else.
     torch.testing.assert_close(read_out(model, 13 * x + 5), read_out(model, x), atol=1e-3, rtol=1e-3)
-    real = seen(model, batch).activations["ln_final.hook_scale"]
+    real = forward_pass(model, batch).activations["ln_final.hook_scale"]
     assert ((centred / real * norm.w + norm.b) @ model.W_U + model.b_U - expected).abs().max() > 0.1
 
 
 def test_read_out_without_a_layer_norm_is_a_product():
     model, batch = linear_network(torch.eye(7))
-    x = seen(model, batch).activations["blocks.0.hook_resid_pre"]
+    x = forward_pass(model, batch).activations["blocks.0.hook_resid_pre"]
     with torch.no_grad():
         torch.testing.assert_close(read_out(model, x), x @ model.W_U + model.b_U)
         torch.testing.assert_close(read_out(model, 3 * x), 3 * read_out(model, x))

@@ -16,8 +16,7 @@ from networks import gpt2_bridge, gpt_neo_bridge, llama_bridge, with_random_bias
 from toys import TOKENS, VECTORS
 
 from headway.analyze import LIVE, MEASURES, DoesNotApplyError, Measure
-from headway.analyze.applies import NotNumbersError
-from headway.analyze.attention import (
+from headway.analyze.measures.attention import (
     attention_entropy,
     current_token,
     duplicate_token,
@@ -27,21 +26,18 @@ from headway.analyze.attention import (
     previous_token,
     token_classes,
 )
-from headway.analyze.circuits import (
+from headway.analyze.measures.composition import k_composition, q_composition, v_composition
+from headway.analyze.measures.eigenvalues import (
     induction_eigenvalue,
-    k_composition,
     ov_eigenvalue,
     ov_eigenvalue_residual,
-    q_composition,
     qk_eigenvalue,
     qk_eigenvalue_residual,
-    rank_95,
-    rank_entropy,
-    rank_stable,
-    v_composition,
 )
-from headway.analyze.forward import seen, seen_once
-from headway.analyze.loss import in_context
+from headway.analyze.measures.loss import in_context
+from headway.analyze.measures.ranks import rank_95, rank_entropy, rank_stable
+from headway.analyze.network.forward import forward_pass, shared_forward_pass
+from headway.analyze.network.requirements import NotNumbersError
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.config import ModelConfig
@@ -131,7 +127,7 @@ def test_attention_scores_are_their_definitions(direction: str):
     task = RepeatedTokens(n_tokens=13, length=11, period_min=2, period_max=5)
     model = random_model(replace(SHAPES[0], d_vocab=14, d_vocab_out=14, attention_dir=direction))
     batch = task.evaluation_batch(0, 7)
-    A, x = seen(model, batch).patterns, batch.inputs
+    A, x = forward_pass(model, batch).patterns, batch.inputs
     S = x.shape[1]
 
     def matched(a: torch.Tensor, shift: int, same: Callable[[int, int], bool]) -> list[torch.Tensor]:
@@ -177,7 +173,7 @@ def test_the_induction_stripe_has_exactly_s_entries_and_is_prefix_matching_there
     task = RepeatedTokens(n_tokens=13, length=2 * S + 1, period_min=S, period_max=S, late_start=0.0)
     model = random_model(replace(SHAPES[0], d_vocab=14, d_vocab_out=14))
     batch = task.evaluation_batch(0, 7)
-    A = seen(model, batch).patterns
+    A = forward_pass(model, batch).patterns
     stripe = torch.stack([A[..., q, q - S + 1] for q in range(S + 1, 2 * S + 1)])
     assert stripe.shape[0] == S
     expected = einops.reduce(stripe, "query layer batch head -> layer head", "mean").numpy()
@@ -344,7 +340,7 @@ def test_computing_patterns_once_changes_no_number():
             alone = each(model, batch)
         except DoesNotApplyError:
             continue
-        with seen_once():
+        with shared_forward_pass():
             before = [other(model, batch) for other in MEASURES[:4]]
             assert each(model, batch).equals(alone), each.name
         assert before
@@ -353,8 +349,8 @@ def test_computing_patterns_once_changes_no_number():
 def test_what_is_remembered_is_of_the_batch_that_is_asked_about():
     """Slices of a batch come and go, and another may stand where one stood in memory."""
     model, batch = random_model(replace(SHAPES[0], d_vocab=14, d_vocab_out=14)), TOKENS.task.evaluation_batch(0, 7)
-    with seen_once():
-        sizes = [len(seen(model, batch.first(1 + index % 5)).output) for index in range(60)]
+    with shared_forward_pass():
+        sizes = [len(forward_pass(model, batch.first(1 + index % 5)).output) for index in range(60)]
     assert sizes == [1 + index % 5 for index in range(60)]
 
 

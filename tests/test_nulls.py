@@ -10,15 +10,10 @@ import xarray as xr
 from toys import TOKENS, VECTORS
 
 from headway.analyze import MEASURES
-from headway.analyze.circuits import k_composition
-from headway.analyze.forward import seen_once
-from headway.analyze.nulls import (
-    LOG_ODDS,
+from headway.analyze.measures.composition import k_composition
+from headway.analyze.measures.nulls import (
     NETWORKS,
-    PLAIN,
-    SQUARE,
     Null,
-    Scale,
     band,
     band_z,
     beside_null,
@@ -26,6 +21,8 @@ from headway.analyze.nulls import (
     haar_null,
     untrained,
 )
+from headway.analyze.measures.scales import LOG_ODDS, PLAIN, SQUARE, Scale
+from headway.analyze.network.forward import shared_forward_pass
 from headway.checkpoints import Recipe
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -98,7 +95,7 @@ def test_fresh_networks_lie_inside_their_bands(recipe: Recipe):
     left: dict[str, list[tuple[bool, bool]]] = {}
     for seed in range(100):
         model = HookedTransformer(recipe.model, seed=seed)
-        with seen_once():
+        with shared_forward_pass():
             for name, each in {**{name: measures[name] for name in nulls}, **of_weights}.items():
                 scores = each(model, batch)
                 if name in nulls:

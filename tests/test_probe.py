@@ -10,7 +10,7 @@ from networks import gpt2_bridge
 from torch import Tensor
 from toys import VECTORS
 
-from headway.analyze.probe import Samples, linear_probe, mlp_probe, probe_activation, samples
+from headway.analyze.tools.probe import Samples, linear_probe, mlp_probe, probe_activation, samples
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.handmade import D_VOCAB, N_CTX, TASK, composing_pair, linear_network, previous_token_head

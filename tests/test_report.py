@@ -18,8 +18,8 @@ from toys import TOKENS, VECTORS, TurnsNaN, embedding_norm
 
 from headway.__main__ import main
 from headway.analyze import MEASURES, measure
-from headway.analyze.circuits import PAIR
-from headway.analyze.formation import Formed
+from headway.analyze.formation.strongest import Formed
+from headway.analyze.network.axes import PAIR
 from headway.analyze.report import live, page, shown, write_report
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.page import run_data
@@ -31,7 +31,8 @@ from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.lightning_module import DivergedError
-from headway.train import RECIPES, resume, train
+from headway.recipes import RECIPES
+from headway.train import resume, train
 
 
 def trained(folder: Path, recipe: Recipe = TOKENS, **options: Any) -> Run:

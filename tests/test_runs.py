@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from toys import NO_POSITIONS, TOKENS, VECTORS, Spikes, TurnsNaN, embedding_norm
 
 from headway.analyze import LIVE, MEASURES, measure
-from headway.analyze.measure import Measure
+from headway.analyze.measures.measure import Measure
 from headway.analyze.studies.story import Claim, Figure, Section, Story
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig

@@ -10,10 +10,10 @@ from networks import with_random_biases
 from torch import Tensor
 from toys import TOKENS
 
-from headway.analyze import skip_trigrams as module
-from headway.analyze import vocabulary
-from headway.analyze.skip_trigrams import SkipTrigram, skip_trigrams
-from headway.analyze.vocabulary import VocabularyCircuit
+from headway.analyze.network import vocabulary
+from headway.analyze.network.vocabulary import VocabularyCircuit
+from headway.analyze.tools import skip_trigrams as module
+from headway.analyze.tools.skip_trigrams import SkipTrigram, skip_trigrams
 from headway.models.config import Head
 from headway.models.handmade import copying_head, duplicate_token_head, uniform_head
 from headway.models.hooked_transformer import HookedTransformer

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from headway.analyze.spikes import DEVIATIONS, GAP, TIMES, WINDOW, loss_spikes
+from headway.analyze.tools.spikes import DEVIATIONS, GAP, TIMES, WINDOW, loss_spikes
 
 UPDATES = 503
 

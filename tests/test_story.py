@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from toy_stories import made_up_story
 from toys import TOKENS
 
-from headway.analyze.studies.story import Claim, Claims, Figure, Kind, Section, Story, by_layer, over_steps, table
+from headway.analyze.studies.runner import over_steps
+from headway.analyze.studies.story import Claim, Claims, Figure, Kind, Section, Story, by_layer, table
 from headway.checkpoints import Run
 from headway.models.hooked_transformer import HookedTransformer
 

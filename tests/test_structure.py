@@ -14,6 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 WAY = ["data", "models", "checkpoints", "analyze"]
+# Modules that know nothing of Headway, and which every folder may import.
+LEAVES = ["lazy", "options"]
+# The folders of analyze/; one may import those with a smaller number, and itself.
+FLOORS = {"network": 0, "measures": 1, "tools": 2, "circuits": 2, "formation": 2, "studies": 3, "report": 4}
 MODULES = sorted(path.relative_to(ROOT) for folder in WAY for path in ROOT.glob(f"{folder}/**/*.py"))
 
 
@@ -26,17 +30,50 @@ def test_an_installation_has_every_folder():
     assert {"headway", *(dotted(path) for path in MODULES if path.name == "__init__.py")} == set(packages)
 
 
+def imported(path: Path) -> list[str]:
+    """The modules of Headway that a file imports, wherever in it."""
+    names = []
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            # A module may be imported from its package by name.
+            names += [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.startswith("headway.")]
+
+
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_imports_go_the_way_of_the_data(path: Path):
     here = WAY.index(path.parts[0])
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            names = [node.module or ""]
-        for name in names:
-            if name.startswith("headway."):
-                assert name.split(".")[1] in WAY[: here + 1], f"{path} imports {name}"
+    for name in imported(path):
+        assert name.split(".")[1] in (*WAY[: here + 1], *LEAVES), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_leaf_imports_nothing_of_headway(name: str):
+    assert imported(Path(f"{name}.py")) == []
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[:-1] > ("analyze",)], ids=str)
+def test_the_folders_of_analyze_build_on_each_other(path: Path):
+    folder = path.parts[1]
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[1] == "analyze" and len(parts) > 2 and parts[2] in FLOORS:
+            below = FLOORS[parts[2]] < FLOORS[folder] or parts[2] == folder
+            assert below, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__init__.py"], ids=str)
+def test_no_package_exports_a_name_that_is_one_of_its_modules(path: Path):
+    folder = ROOT / path.parent
+    modules = {each.stem for each in folder.glob("*.py")} | {each.parent.name for each in folder.glob("*/__init__.py")}
+    package = importlib.import_module(dotted(path))
+    assert not modules & set(getattr(package, "__all__", ()))
+    for name in modules - {"__init__"}:
+        found = importlib.import_module(f"{dotted(path)}.{name}")
+        assert getattr(package, name) is found
 
 
 @pytest.mark.parametrize("path", [*MODULES, Path("train.py")], ids=str)

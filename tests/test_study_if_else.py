@@ -18,16 +18,17 @@ from test_text import recipe
 from toys import TOKENS
 
 from headway.__main__ import main
-from headway.analyze.ablation import ablated_loss, all_heads_but
-from headway.analyze.attribution import attribute_sources
-from headway.analyze.forward import seen, seen_once
+from headway.analyze.measures.ablation import ablated_loss
+from headway.analyze.measures.attribution import attribute_sources
+from headway.analyze.network.forward import forward_pass, shared_forward_pass
+from headway.analyze.network.interventions import heads_except
+from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.studies.if_else import anomalies, scores, subcircuits
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
 from headway.analyze.studies.if_else.study import _by_place, by_what_they_add, claims, study
 from headway.analyze.studies.if_else.token_circuits import TokenCircuits, layer_norm, place
 from headway.analyze.studies.story import Claim, Story
-from headway.analyze.telling_apart import Apart
-from headway.analyze.vocabulary import VocabularyCircuit
+from headway.analyze.tools.anomaly_scores import Apart
 from headway.checkpoints import Run
 from headway.data.conditionals import ELSE, IF, twins
 from headway.data.seeds import generator
@@ -185,7 +186,7 @@ def untrained() -> list[Apart]:
 
 @lru_cache
 def found(build: Callable[[], HookedTransformer]) -> tuple[Claim, ...]:
-    with seen_once():
+    with shared_forward_pass():
         return claims(build(), prompts().generated, untrained())
 
 
@@ -223,7 +224,9 @@ NETWORKS: dict[str, Callable[[], Model]] = {
 
 
 def scores_from_end(model: Model, some: Prompts, head: Head) -> torch.Tensor:
-    return seen(model, some.batch).activations[f"blocks.{head.layer}.attn.hook_attn_scores"][:, head.head, some.end]
+    return forward_pass(model, some.batch).activations[f"blocks.{head.layer}.attn.hook_attn_scores"][
+        :, head.head, some.end
+    ]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -265,7 +268,9 @@ def test_circuits_between_tokens_are_what_the_network_does_with_them(network: st
     ends = torch.full((len(tokens),), some.end)
     taken = torch.from_numpy(attribute_sources(model, some.batch, ends, over_mean=True).values)[2]
     pattern = whole.softmax(-1)
-    scale = seen(model, some.batch).activations.get("ln_final.hook_scale", torch.ones(*tokens.shape, 1))[:, some.end]
+    scale = forward_pass(model, some.batch).activations.get("ln_final.hook_scale", torch.ones(*tokens.shape, 1))[
+        :, some.end
+    ]
     adds = ov.rows(tokens.flatten())[:, ELSE_TOKEN].view_as(tokens)
     # The circuit leaves b_V out, which folding has moved.
     of_bias = (model.b_V[0, 2] @ model.W_O[0, 2] @ model.W_U).detach()
@@ -302,7 +307,7 @@ def test_an_entry_stands_where_it_is_counted_to_stand():
 def test_the_ends_of_a_subcircuit(network: str):
     """All heads are the network, and no head is the network with all of them ablated."""
     model, some = NETWORKS[network](), prompts().generated
-    every = all_heads_but(model)
+    every = heads_except(model)
     whole = at_end(model, some.batch)
     found = subcircuits.left(model, some, every)
     assert found.logit == pytest.approx(raised(whole, ELSE_TOKEN).mean().item(), abs=1e-5)
@@ -329,7 +334,7 @@ def test_what_is_read_at_if_alone_is_the_rest_at_its_mean():
     with torch.no_grad():
         for head in range(2, 8):
             model.blocks[0].attn.W_O[head] = 0.0
-    every = all_heads_but(model)
+    every = heads_except(model)
     whole, alone = (subcircuits.left(model, some, every, read) for read in (None, subcircuits.IF_ALONE))
     # The mean value holds that of the few ` if` of ordinary text.
     assert alone.logit == pytest.approx(whole.logit, rel=0.01)

@@ -16,8 +16,8 @@ from test_command import contents, refused
 from toys import TOKENS
 
 from headway.__main__ import main
-from headway.analyze.attribution import unembedding
-from headway.analyze.forward import seen
+from headway.analyze.measures.attribution import unembedding
+from headway.analyze.network.forward import forward_pass
 from headway.analyze.studies.name_movers import (
     Chosen,
     Sentences,
@@ -195,7 +195,7 @@ NETWORKS: dict[str, Callable[[], HookedTransformer]] = {
 def test_the_real_vectors_give_back_the_score_and_the_attention(network: str, place: str):
     model, some = NETWORKS[network](), Sentences.of(TASK, 0, 11)
     chosen = Chosen(Head(2, 1), (Head(1, 0),), place)  # pyright: ignore[reportArgumentType]
-    shown, info, rows = seen(model, some.batch), some.batch.info, torch.arange(11)
+    shown, info, rows = forward_pass(model, some.batch), some.batch.info, torch.arange(11)
     score = shown.activations["blocks.2.attn.hook_attn_scores"][rows, 1, info["end"], info[place]]
     attention = shown.patterns[2][rows, 1, info["end"], info[place]]
     for side, vectors in (("keys", query_vectors), ("queries", key_vectors)):
@@ -212,7 +212,9 @@ def test_components_add_up_to_the_score_and_biases_are_their_own(network: str, s
     chosen = Chosen(Head(2, 1), (), "io")
     terms = split_score(model, some, chosen, side)  # pyright: ignore[reportArgumentType]
     info, rows = some.batch.info, torch.arange(11)
-    score = seen(model, some.batch).activations["blocks.2.attn.hook_attn_scores"][rows, 1, info["end"], info["io"]]
+    score = forward_pass(model, some.batch).activations["blocks.2.attn.hook_attn_scores"][
+        rows, 1, info["end"], info["io"]
+    ]
     np.testing.assert_allclose(terms.sum("component"), score, rtol=1e-3, atol=1e-4)
     biases = [f"{layer}_b_O" for layer in (0, 1)] + ([] if network == "attention only" else ["0_b_out", "1_b_out"])
     assert set(biases) <= set(terms.component.values)

@@ -11,7 +11,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from headway.analyze.telling_apart import apart, mahalanobis, probed
+from headway.analyze.tools.anomaly_scores import apart, mahalanobis, probed
 
 N, M = 101, 67
 

@@ -17,9 +17,9 @@ from torch.utils.tensorboard import SummaryWriter
 from toys import TOKENS, VECTORS
 
 from headway.analyze import LIVE
-from headway.analyze.circuits import HEAD, PAIR
-from headway.analyze.palette import DIVERGING, SEQUENTIAL, rgb
-from headway.analyze.tensorboard import ATTENTION, curves, layout, pictures, show
+from headway.analyze.network.axes import HEAD, PAIR
+from headway.analyze.report.palette import DIVERGING, SEQUENTIAL, rgb
+from headway.analyze.report.tensorboard import ATTENTION, curves, layout, pictures, show
 from headway.checkpoints import Recipe, Run
 from headway.data.task import Batch
 from headway.models.config import Head

@@ -14,7 +14,7 @@ import torch
 from corpora import source, write_corpus
 from networks import with_random_biases
 
-from headway.analyze.perplexity import held_out_loss
+from headway.analyze.tools.perplexity import held_out_loss
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
 from headway.data import prepared

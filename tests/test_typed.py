@@ -18,9 +18,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from headway.__main__ import main
 from headway.analyze import DoesNotApplyError
-from headway.analyze.attribution import attribute_outputs, attribute_sources
-from headway.analyze.report.typed_page import drawn_positions
-from headway.analyze.typed import typed
+from headway.analyze.measures.attribution import attribute_outputs, attribute_sources
+from headway.analyze.report.prompt_page import drawn_positions
+from headway.analyze.tools.prompt import typed
 from headway.data.task import Batch
 from headway.data.tokenizer import said, train_bpe, wrapped
 from headway.models.config import ModelConfig

@@ -11,20 +11,13 @@ from networks import gpt2_bridge, llama_bridge, with_random_biases
 from torch import Tensor
 from toys import NO_POSITIONS, TOKENS, VECTORS
 
-from headway.analyze import DoesNotApplyError, vocabulary
-from headway.analyze.attention import previous_token
-from headway.analyze.circuits import subspace_overlap as overlaps
-from headway.analyze.positions import position_attention, position_pattern
-from headway.analyze.vocabulary import (
-    VocabularyCircuit,
-    best_entries,
-    k_composition_top1,
-    ov_top1,
-    ov_topk,
-    shared_entries,
-    similar_pairs,
-    token_pair_rank,
-)
+from headway.analyze import DoesNotApplyError
+from headway.analyze.measures.attention import previous_token
+from headway.analyze.measures.positions import position_attention, position_pattern
+from headway.analyze.measures.vocabulary import k_composition_top1, ov_top1, ov_topk, token_pair_rank
+from headway.analyze.network import vocabulary
+from headway.analyze.network.vocabulary import VocabularyCircuit, best_entries, shared_entries, similar_pairs
+from headway.analyze.tools.subspaces import subspace_overlap as overlaps
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.config import Head, ModelConfig

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 from headway.analyze import LIVE
-from headway.analyze.nulls import Null, beside_null
+from headway.analyze.measures.nulls import Null, beside_null
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule

@@ -13,14 +13,14 @@ import numpy as np
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from headway.analyze import palette
-from headway.analyze.formation import ROLES
+from headway.analyze.formation.roles import ROLES
+from headway.analyze.report import palette
 from headway.analyze.report.packed import Packed
+from headway.analyze.report.prompt_page import typed_data
 from headway.analyze.report.shown import Damaged, Score, Shown, read_story
 from headway.analyze.report.stories import story_data
-from headway.analyze.report.typed_page import typed_data
 from headway.analyze.studies.story import Story
-from headway.analyze.typed import Typed
+from headway.analyze.tools.prompt import Typed
 from headway.checkpoints import Run
 from headway.checkpoints.files import write_whole
 from headway.models.convert import Model

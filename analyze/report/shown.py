@@ -11,8 +11,11 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze import LIVE, MEASURES
-from headway.analyze.circuits import HEAD, PAIR
-from headway.analyze.formation import formed_from, induction_circuits, roles, what_formed
+from headway.analyze.formation.dates import formed_from
+from headway.analyze.formation.induction import induction_circuits
+from headway.analyze.formation.roles import roles
+from headway.analyze.formation.strongest import what_formed
+from headway.analyze.network.axes import HEAD, PAIR
 from headway.analyze.studies.story import Story
 from headway.checkpoints import Run
 from headway.checkpoints.scores import joined, read_file, score_files

@@ -5,6 +5,9 @@ tables, and the claims that their numbers support or refute. ``headway study`` r
 the page draws what has been kept.
 """
 
-from headway.analyze.studies import affine_recurrence, if_else, induction, name_movers, previous_token
+from headway.analyze.studies import affine_recurrence, induction, name_movers, previous_token
+from headway.analyze.studies.if_else import study as if_else_study
 
-STUDIES = {module.NAME: module.study for module in (affine_recurrence, previous_token, induction, name_movers, if_else)}
+STUDIES = {
+    module.NAME: module.study for module in (affine_recurrence, previous_token, induction, name_movers, if_else_study)
+}

@@ -16,33 +16,37 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from headway.analyze.ablation import ablated_loss, ablation, all_heads_but, output_with
-from headway.analyze.applies import DoesNotApplyError, check_head, weight
-from headway.analyze.attention import previous_token
-from headway.analyze.attribution import direct_attribution
-from headway.analyze.circuits import (
-    HEAD,
-    k_composition,
-    ov,
+from headway.analyze.measures.ablation import ablated_loss, ablation
+from headway.analyze.measures.attention import previous_token
+from headway.analyze.measures.attribution import direct_attribution
+from headway.analyze.measures.composition import k_composition, q_composition, v_composition
+from headway.analyze.measures.eigenvalues import (
     ov_eigenvalue,
     ov_eigenvalue_residual,
-    q_composition,
-    qk,
     qk_eigenvalue,
     qk_eigenvalue_residual,
-    rank_95,
-    rank_entropy,
-    rank_stable,
-    v_composition,
 )
-from headway.analyze.forward import seen, seen_once
-from headway.analyze.geometry import linearity, outside_embedding, similar_vector
-from headway.analyze.lens import lens, residual_outputs
-from headway.analyze.loss import by_part, loss, task_loss
-from headway.analyze.nulls import untrained
-from headway.analyze.probe import Probed, Samples, linear_probe, mlp_probe, samples
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, by_layer, over_steps, simplified, table
-from headway.analyze.surgery import ov_identity_loss, ov_identity_surgery, qk_identity_loss, qk_identity_surgery
+from headway.analyze.measures.geometry import linearity, outside_embedding
+from headway.analyze.measures.loss import by_part, loss, task_loss
+from headway.analyze.measures.nulls import untrained
+from headway.analyze.measures.ranks import rank_95, rank_entropy, rank_stable
+from headway.analyze.measures.surgery import (
+    ov_identity_loss,
+    ov_identity_surgery,
+    qk_identity_loss,
+    qk_identity_surgery,
+)
+from headway.analyze.network.axes import HEAD
+from headway.analyze.network.forward import forward_pass, shared_forward_pass
+from headway.analyze.network.interventions import heads_except, output_with
+from headway.analyze.network.requirements import DoesNotApplyError, check_head
+from headway.analyze.network.weights import ov, qk, weight
+from headway.analyze.studies.runner import over_steps
+from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, by_layer, table
+from headway.analyze.studies.subject import simplified
+from headway.analyze.tools.lens import lens, residual_outputs
+from headway.analyze.tools.probe import Probed, Samples, linear_probe, mlp_probe, samples
+from headway.analyze.tools.similar_vector import similar_vector
 from headway.checkpoints.run import Run
 from headway.data.affine_recurrence import AffineRecurrence, least_squares_oracle
 from headway.data.task import Batch
@@ -103,7 +107,7 @@ def study(
         raise ValueError(f"c: {c:g} is not valid; sequences of {length} vectors grow too large") from None
     longest = _sequences(run, sequences, task.length_max)
     batch = _sequences(run, sequences, length)
-    with seen_once():
+    with shared_forward_pass():
         sections = (
             _training(run, step),
             _predictions(model, of_one_c, c),
@@ -236,8 +240,10 @@ def _errors(run: Run, model: Model, sequences: int) -> Section:
 
 def _attention(model: Model, of_one_c: Batch, batch: Batch, c: float) -> Section:
     """The pattern of every head on sequences of one coefficient, and what heads look for in any."""
-    patterns = einops.reduce(seen(model, of_one_c).patterns, "layer batch head q k -> layer head q k", "mean")
-    second = einops.reduce(seen(model, batch).patterns[:, :, :, 2:, 1], "layer batch head q -> layer head", "mean")
+    patterns = einops.reduce(forward_pass(model, of_one_c).patterns, "layer batch head q k -> layer head q k", "mean")
+    second = einops.reduce(
+        forward_pass(model, batch).patterns[:, :, :, 2:, 1], "layer batch head q -> layer head", "mean"
+    )
     figures = [
         Figure(
             f"Mean pattern of every head, c = {c:g}",
@@ -333,8 +339,8 @@ def _ablation(model: Model, batch: Batch) -> Section:
 
 def _patterns_without_layer_1(model: Model, batch: Batch) -> list[Figure]:
     """What later heads look at when the heads of layer 1 write nothing but their mean."""
-    before = seen(model, batch).patterns[2:]
-    z = seen(model, batch).activations["blocks.1.attn.hook_z"]
+    before = forward_pass(model, batch).patterns[2:]
+    z = forward_pass(model, batch).activations["blocks.1.attn.hook_z"]
     mean = einops.reduce(z, "batch pos head d_head -> 1 1 head d_head", "mean").expand_as(z)
     with torch.no_grad(), evaluating(model), model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", lambda z, hook: mean)]):
         cache = model.run_with_cache(batch.inputs, return_cache_object=False)[1]
@@ -508,7 +514,7 @@ def _composition(model: Model, batch: Batch) -> Section:
     """Q-, K- and V-composition of all pairs, beside random rotations."""
     if model.cfg.n_layers < 2:
         return Section("Composition", "A network of one layer has no pairs of heads.", ())
-    names = [str(head) for head in all_heads_but(model)]
+    names = [str(head) for head in heads_except(model)]
     maps, rows = {}, {}
     for kind, measure in {"Q": q_composition, "K": k_composition, "V": v_composition}.items():
         scores, name = measure(model, batch), measure.__name__
@@ -728,7 +734,7 @@ def _second_vector(model: Model, batch: Batch) -> tuple[float, str]:
     length = batch.inputs.shape[1]
     if model.cfg.n_layers < 2 or length < 3:
         return np.nan, "none"
-    to_second = seen(model, batch).patterns[1, :, :, 2:, 1]
+    to_second = forward_pass(model, batch).patterns[1, :, :, 2:, 1]
     scores = einops.reduce(to_second, "batch head query -> head", "mean")
     chance = (1 / torch.arange(3, length + 1)).mean()
     way = (scores - chance) / (1 - chance)
@@ -755,7 +761,7 @@ def _compared(model: Model, batch: Batch) -> Compared:
     task = batch.task
     assert isinstance(task, AffineRecurrence)
     predictions = {
-        "network": seen(model, batch).output,
+        "network": forward_pass(model, batch).output,
         "least squares": least_squares_oracle(batch.inputs, task.compl),
         "predict zero": torch.zeros_like(batch.targets),
         "repeat last": batch.inputs,

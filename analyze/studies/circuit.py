@@ -13,17 +13,18 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headway.analyze.ablation import Input, ablated_loss, all_heads_but, through_paths
-from headway.analyze.applies import DoesNotApplyError
-from headway.analyze.attention import prefix_matching, uniform_pattern
-from headway.analyze.attention import previous_token as previous_token_score
-from headway.analyze.attribution import attribute_inputs
-from headway.analyze.circuits import k_composition
-from headway.analyze.formation import MAINLY
-from headway.analyze.forward import seen_with, to_zero
-from headway.analyze.loss import loss
+from headway.analyze.formation.roles import MAINLY
+from headway.analyze.measures.ablation import ablated_loss
+from headway.analyze.measures.attention import prefix_matching, uniform_pattern
+from headway.analyze.measures.attention import previous_token as previous_token_score
+from headway.analyze.measures.attribution import attribute_inputs
+from headway.analyze.measures.composition import k_composition
+from headway.analyze.measures.loss import loss
+from headway.analyze.network.forward import hooked_forward_pass, to_zero
+from headway.analyze.network.interventions import Input, heads_except, through_paths
+from headway.analyze.network.requirements import DoesNotApplyError
+from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.studies.copies import Sequences
-from headway.analyze.vocabulary import VocabularyCircuit
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model
@@ -75,7 +76,7 @@ def find_circuit(model: Model, sequences: Sequences, limits: Thresholds) -> Circ
     before = previous_token_score(model, sequences.batch).previous_token.values
     after = prefix_matching(model, sequences.batch, sequences.same).prefix_matching.values
     # The best head that looks at the token before may have no induction head behind it, and another one have.
-    pairs = [(a, b) for a, b in product(all_heads_but(model), repeat=2) if a.layer < b.layer]
+    pairs = [(a, b) for a, b in product(heads_except(model), repeat=2) if a.layer < b.layer]
     previous, induction = max(pairs, key=lambda pair: before[pair[0]] * after[pair[1]])
     looks_before = {previous, *heads_above(before, limits.previous)}
     looks_after = {induction, *heads_above(after, limits.induction)} - {previous}
@@ -169,7 +170,7 @@ class Known:
     @classmethod
     def of(cls, model: Model, batch: Batch) -> "Known":
         """Of a network on these sequences."""
-        nothing = ablated_loss(model, batch, all_heads_but(model))
+        nothing = ablated_loss(model, batch, heads_except(model))
         return cls(loss(model, batch).loss_repeats.item(), nothing.loss_repeats.item())
 
     def lost(self, loss_repeats: float) -> float:
@@ -186,7 +187,7 @@ def lost_through(model: Model, batch: Batch, circuit: Circuit, input: Input, kno
         hooks = through_paths(model, batch, circuit.previous_heads, circuit.induction_heads, input)
     except DoesNotApplyError:
         return np.nan
-    with seen_with(model, hooks):
+    with hooked_forward_pass(model, hooks):
         patched = loss(model, batch).loss_repeats.item()
     return known.lost(patched)
 
@@ -198,7 +199,7 @@ def without_positions(model: Model, sequences: Sequences, circuit: Circuit) -> f
     )
     if there < MAINLY or model.cfg.positional_embedding_type not in ("standard", "shortformer"):
         return np.nan
-    with seen_with(model, [("hook_pos_embed", to_zero)]):
+    with hooked_forward_pass(model, [("hook_pos_embed", to_zero)]):
         return way_from_chance(
             prefix_matching(model, sequences.batch, sequences.same), "prefix_matching", circuit.induction
         )

@@ -9,8 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from headway.analyze.network.vocabulary import similar_pairs
 from headway.analyze.studies.subject import Subject
-from headway.analyze.vocabulary import similar_pairs
 from headway.checkpoints.run import Run
 from headway.data.renamed import Renamed
 from headway.data.repeated_synonyms import RepeatedSynonyms

@@ -16,15 +16,18 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from headway.analyze.ablation import Kind, ablated_loss, ablation, all_heads_but, through_paths
-from headway.analyze.applies import DoesNotApplyError
-from headway.analyze.attention import current_token, first_token, prefix_matching
-from headway.analyze.attention import previous_token as previous_token_score
-from headway.analyze.attribution import attribute_inputs, attribute_outputs, attribute_scores
-from headway.analyze.circuits import HEAD, k_composition, q_composition, v_composition
-from headway.analyze.forward import seen, seen_once, seen_with, to_zero
-from headway.analyze.loss import accuracy, loss
-from headway.analyze.positions import position_attention, position_pattern
+from headway.analyze.measures.ablation import ablated_loss, ablation
+from headway.analyze.measures.attention import current_token, first_token, prefix_matching
+from headway.analyze.measures.attention import previous_token as previous_token_score
+from headway.analyze.measures.attribution import attribute_inputs, attribute_outputs, attribute_scores
+from headway.analyze.measures.composition import k_composition, q_composition, v_composition
+from headway.analyze.measures.loss import accuracy, loss
+from headway.analyze.measures.positions import position_attention, position_pattern
+from headway.analyze.network.axes import HEAD
+from headway.analyze.network.forward import forward_pass, hooked_forward_pass, shared_forward_pass, to_zero
+from headway.analyze.network.interventions import Kind, heads_except, through_paths
+from headway.analyze.network.requirements import DoesNotApplyError
+from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.studies.circuit import (
     Circuit,
     Known,
@@ -48,9 +51,9 @@ from headway.analyze.studies.circuit import (
     without_positions,
 )
 from headway.analyze.studies.copies import Sequences, in_synonyms, own_repeats, two_copies
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, over_steps, simplified, table
-from headway.analyze.studies.subject import Subject
-from headway.analyze.vocabulary import VocabularyCircuit
+from headway.analyze.studies.runner import over_steps
+from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, table
+from headway.analyze.studies.subject import Subject, simplified
 from headway.checkpoints.run import Run
 from headway.data.task import Batch
 from headway.models.config import Head
@@ -112,7 +115,7 @@ def study(
     main, copies = (each.sequences(seed, sequences) for each in (repeats, two_copies(repeats)))
     fuzzy = None if meant is None else meant.sequences(seed, sequences)
     limits = Thresholds(previous_above, induction_above)
-    with seen_once():
+    with shared_forward_pass():
         circuit = find_circuit(network.model, main, limits)
         sections = [
             _heads(network.model, main, {**thresholds, "induction": induction_above}),
@@ -196,7 +199,7 @@ def _predictions(subject: Subject, sequences: Sequences, copies: Sequences) -> S
     S = batch.inputs.shape[1] // 2
     by_position = loss(model, batch).loss_by_position.values
     halves = np.stack([by_position[:S], by_position[S : 2 * S]])
-    output, tokens = seen(model, batch).output[0], subject.tokens(batch)[0]
+    output, tokens = forward_pass(model, batch).output[0], subject.tokens(batch)[0]
     following, predicted = batch.targets[0], output.argmax(-1)
     probability = output.softmax(-1).gather(-1, following[:, None])[:, 0]
     hits = predicted == following
@@ -243,7 +246,7 @@ def _predictions(subject: Subject, sequences: Sequences, copies: Sequences) -> S
 
 def _activations(subject: Subject, copies: Sequences) -> Section:
     """Where each head looks, token by token, and how much it moves."""
-    shown, tokens = seen(subject.model, copies.batch), _labelled(subject, copies.batch)
+    shown, tokens = forward_pass(subject.model, copies.batch), _labelled(subject, copies.batch)
     z = torch.stack(
         [shown.activations[f"blocks.{layer}.attn.hook_z"][0] for layer in range(subject.model.cfg.n_layers)]
     )
@@ -295,7 +298,7 @@ def _attribution(model: Model, sequences: Sequences, copies: Sequences) -> Secti
 def _ablation(model: Model, sequences: Sequences, circuit: Circuit | None) -> Section:
     """What is lost without each head, without the circuit, and with nothing but the circuit."""
     batch = sequences.batch
-    kinds: tuple[Kind, ...] = ("mean", "zero") if len(all_heads_but(model)) <= MANY_HEADS else ("mean",)
+    kinds: tuple[Kind, ...] = ("mean", "zero") if len(heads_except(model)) <= MANY_HEADS else ("mean",)
     each = {kind: ablation(model, batch, kind).ablation_repeats.values for kind in kinds}
     figures = [
         Figure(
@@ -314,9 +317,9 @@ def _ablation(model: Model, sequences: Sequences, circuit: Circuit | None) -> Se
             f"the best induction head {circuit.induction}": [circuit.induction],
             f"induction heads {listed(circuit.induction_heads)}": circuit.induction_heads,
             "both": circuit.heads,
-            "all but both": all_heads_but(model, circuit.heads),
-            "all but the best two": all_heads_but(model, (circuit.previous, circuit.induction)),
-            "all heads": all_heads_but(model),
+            "all but both": heads_except(model, circuit.heads),
+            "all but the best two": heads_except(model, (circuit.previous, circuit.induction)),
+            "all heads": heads_except(model),
         }
         left = [ablated_loss(model, batch, heads) for heads in without.values()]
         figures.append(
@@ -342,7 +345,7 @@ def _ablation(model: Model, sequences: Sequences, circuit: Circuit | None) -> Se
 def _copying(subject: Subject, sequences: Sequences, circuit: Circuit | None) -> Section:
     """The full OV circuit: which tokens a head, or a set of heads, says when it looks at one."""
     model = subject.folded
-    heads = all_heads_but(model)
+    heads = heads_except(model)
     work = len(heads) * model.cfg.d_vocab**2 * model.cfg.d_head
     if work > MOST_OV:
         heads = [] if circuit is None else sorted(circuit.heads)
@@ -389,7 +392,7 @@ def _positions(network: Network, sequences: Sequences, circuit: Circuit) -> list
     except DoesNotApplyError as reason:
         return [Section("Positions", f"{reason}.", ())]
     before = prefix_matching(model, batch, sequences.same).prefix_matching
-    with seen_with(model, [("hook_pos_embed", to_zero)]):
+    with hooked_forward_pass(model, [("hook_pos_embed", to_zero)]):
         after = prefix_matching(model, batch, sequences.same).prefix_matching
         lost = loss(model, batch)
     clean = loss(model, batch)
@@ -599,7 +602,7 @@ def _paths(model: Model, sequences: Sequences, circuit: Circuit) -> Section:
     rows, losses, attention = [], [], []
     try:
         for (name, (a, b)), input in product(senders.items(), ("q", "k", "v")):
-            with seen_with(model, through_paths(model, batch, a, b, input)):
+            with hooked_forward_pass(model, through_paths(model, batch, a, b, input)):
                 losses.append(loss(model, batch).loss_repeats.item())
                 score = prefix_matching(model, batch, sequences.same).prefix_matching
             rows.append(f"{name}, {input}")
@@ -653,7 +656,7 @@ def _fuzzy(
     told += " The heads: " + "; ".join(f"{each} ({name})" for name, each in circuits.items() if each) + "."
     repeats = parts_of(fuzzy.batch)["repeats"][0]
     following, tokens = fuzzy.batch.targets[0], subject.tokens(fuzzy.batch)[0]
-    predicted = seen(subject.model, fuzzy.batch).output[0].argmax(-1)
+    predicted = forward_pass(subject.model, fuzzy.batch).output[0].argmax(-1)
     where = repeats.nonzero().flatten().tolist()
     return Section(
         "Fuzzy induction",
@@ -708,7 +711,7 @@ def _quantities(network: Network, sequences: Sequences, limits: Thresholds) -> d
     if circuit is not None:
         known = Known.of(model, batch)
         logit = mean_where(attribute_outputs(model, batch, over_mean=True), parts_of(batch)["repeats"])
-        but = all_heads_but(model, circuit.heads)
+        but = heads_except(model, circuit.heads)
         rest = {
             "says": says_share(network.folded, sequences, circuit.induction_heads, 1),
             "finds": match_shares(network.folded, sequences, circuit.previous, circuit.induction)[0],
@@ -789,7 +792,7 @@ def claims(network: Network, sequences: Sequences, fuzzy: Sequences | None, limi
             ),
             "keys": lost_through(model, batch, circuit, "k", known),
             "without": known.lost(ablated_loss(model, batch, circuit.heads).loss_repeats.item()),
-            "but": known.lost(ablated_loss(model, batch, all_heads_but(model, circuit.heads)).loss_repeats.item()),
+            "but": known.lost(ablated_loss(model, batch, heads_except(model, circuit.heads)).loss_repeats.item()),
             "no_positions": without_positions(model, sequences, circuit),
         }
     fuzzily = {"looks": np.nan, "says": np.nan}
@@ -901,12 +904,12 @@ def _reading(scores: xr.DataArray) -> xr.DataArray:
 
 
 def _by_head(model: Model, score: Callable[[Head], float]) -> xr.DataArray:
-    values = [score(head) for head in all_heads_but(model)]
+    values = [score(head) for head in heads_except(model)]
     return xr.DataArray(np.reshape(values, (model.cfg.n_layers, -1)), dims=HEAD)
 
 
 def _by_pair(model: Model, score: Callable[[Head, Head], float]) -> xr.DataArray:
-    heads = all_heads_but(model)
+    heads = heads_except(model)
     pairs = [(a, b) for a, b in product(heads, heads) if a.layer < b.layer]
     if not pairs:
         raise DoesNotApplyError("pairs of heads need two layers")

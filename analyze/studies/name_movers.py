@@ -20,9 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from headway.analyze.ablation import Input, all_heads_but, through_paths
-from headway.analyze.applies import bias, check_head, weight
-from headway.analyze.attribution import (
+from headway.analyze.measures.attribution import (
     AffineScore,
     as_read,
     as_scaled,
@@ -33,11 +31,15 @@ from headway.analyze.attribution import (
     score_given_queries,
     unembedding,
 )
-from headway.analyze.circuits import HEAD
-from headway.analyze.copying import copying_score, effective_embedding
-from headway.analyze.forward import seen, seen_once, seen_with
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, over_steps, simplified, table
-from headway.analyze.studies.subject import Subject
+from headway.analyze.network.axes import HEAD
+from headway.analyze.network.forward import forward_pass, hooked_forward_pass, shared_forward_pass
+from headway.analyze.network.interventions import Input, heads_except, through_paths
+from headway.analyze.network.requirements import check_head
+from headway.analyze.network.weights import bias, weight
+from headway.analyze.studies.runner import over_steps
+from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, table
+from headway.analyze.studies.subject import Subject, simplified
+from headway.analyze.tools.copying import copying_score, effective_embedding
 from headway.checkpoints.run import Run
 from headway.data.indirect_object import IndirectObject, in_tokens
 from headway.data.seeds import generator
@@ -143,7 +145,7 @@ def study(
     if model.cfg.n_ctx < task.n_ctx:
         raise ValueError(f"run: {subject.name} reads {model.cfg.n_ctx} tokens; these sentences have {task.n_ctx}")
     sentences = Sentences.of(task, run.recipe.eval_seed if isinstance(run, Run) else 0, sequences)
-    with seen_once():
+    with shared_forward_pass():
         chosen = choose(model, sentences, asked, to)
         sections = [
             _behaviour(subject, sentences),
@@ -191,7 +193,9 @@ def _named(place: int, model: Model) -> Head:
 
 def attention_from_end(model: Model, sentences: Sentences) -> dict[str, xr.DataArray]:
     """Attention [layer, head] from END to IO, S1, S2, BOS and END itself, means over the sentences."""
-    patterns = einops.rearrange(seen(model, sentences.batch).patterns, "layer batch head q k -> batch q layer head k")
+    patterns = einops.rearrange(
+        forward_pass(model, sentences.batch).patterns, "layer batch head q k -> batch q layer head k"
+    )
     from_end = einops.rearrange(sentences.at(patterns, "end"), "batch layer head k -> batch k layer head")
     found = {place: sentences.at(from_end, place).mean(0) for place in (*PLACES, "end")}
     found["bos"] = from_end[:, 0].mean(0)
@@ -207,7 +211,7 @@ def _says(model: Model, sentences: Sentences) -> xr.DataArray:
     """What each head adds directly to logit(IO) - logit(S) at END: [layer, head]."""
     terms = _difference(model, sentences).mean("batch")
     return xr.DataArray(
-        terms.sel(component=[str(head) for head in all_heads_but(model)]).values.reshape(model.cfg.n_layers, -1),
+        terms.sel(component=[str(head) for head in heads_except(model)]).values.reshape(model.cfg.n_layers, -1),
         dims=HEAD,
     )
 
@@ -229,7 +233,7 @@ def _for(model: Model, sentences: Sentences, name: str) -> xr.DataArray:
 
 def _logits(model: Model, batch: Batch) -> Float[Tensor, "batch d_vocab_out"]:
     """The output at END."""
-    output = seen(model, batch).output
+    output = forward_pass(model, batch).output
     return output[torch.arange(len(output)), batch.info["end"]]
 
 
@@ -372,7 +376,9 @@ def fixed(model: Model, sentences: Sentences, chosen: Chosen, side: Literal["key
         score = score_given_keys(model, batch, chosen.head, everywhere).at(info[chosen.place])
     else:
         score = score_given_queries(model, batch, chosen.head, everywhere).at(info["end"])
-    scores = seen(model, batch).activations[f"blocks.{chosen.head.layer}.attn.hook_attn_scores"][:, chosen.head.head]
+    scores = forward_pass(model, batch).activations[f"blocks.{chosen.head.layer}.attn.hook_attn_scores"][
+        :, chosen.head.head
+    ]
     return Fixed(score, sentences.at(scores, "end"), info[chosen.place])
 
 
@@ -387,7 +393,7 @@ def query_vectors(model: Model, sentences: Sentences, chosen: Chosen) -> dict[st
     vectors = {each: directions[tokens[each]] for each in (name, other, "W_U[random]")}
     if chosen.earlier:
         mover = chosen.earlier[0]
-        z = seen(model, batch).activations[f"blocks.{mover.layer}.attn.hook_z"][:, :, mover.head]
+        z = forward_pass(model, batch).activations[f"blocks.{mover.layer}.attn.hook_z"][:, :, mover.head]
         vectors[f"output of {mover}"] = sentences.at(z, "end") @ weight(model, "W_O")[mover]
     return _as_read(model, sentences, layer, vectors, "end")
 
@@ -413,7 +419,7 @@ def _as_read(
     read = {name: as_read(model, layer, each) for name, each in vectors.items()}
     if model.cfg.positional_embedding_type == "shortformer":
         # Such positions are added after LayerNorm, whatever stands there.
-        positions = sentences.at(seen(model, sentences.batch).activations["hook_pos_embed"], place)
+        positions = sentences.at(forward_pass(model, sentences.batch).activations["hook_pos_embed"], place)
         read = {name: each + positions for name, each in read.items()}
     return read | {"real": sentences.at(reads(model, sentences.batch, layer), place)}
 
@@ -515,7 +521,7 @@ def split_score(
     terms = (mine * opposite).sum("d_head") / math.sqrt(model.cfg.d_head)
     terms = _with_mlp_biases(model, sentences, chosen, side, here, opposite, terms)
     if instead is None:
-        scores = seen(model, batch).activations[f"blocks.{head.layer}.attn.hook_attn_scores"][:, head.head]
+        scores = forward_pass(model, batch).activations[f"blocks.{head.layer}.attn.hook_attn_scores"][:, head.head]
         expected = scores[torch.arange(len(scores)), batch.info["end"], batch.info[chosen.place]].numpy()
         if not np.allclose(terms.sum("component"), expected, rtol=1e-3, atol=1e-3 * max(1.0, np.abs(terms).max())):
             raise ValueError(f"split_score: the terms do not add up to the scores of {head}")
@@ -627,7 +633,7 @@ def _arranged(means: xr.DataArray, layers: int, heads: int) -> tuple[xr.DataArra
 
 def _paths(model: Model, sentences: Sentences, chosen: Chosen) -> Section:
     """Where the head looks when it reads, at one input, what earlier heads write on sentences with other names."""
-    earlier = [head for head in all_heads_but(model) if head.layer < chosen.head.layer]
+    earlier = [head for head in heads_except(model) if head.layer < chosen.head.layer]
     cases: dict[str, tuple[Sequence[Head], Input]] = {}
     for input in ("q", "k"):
         if chosen.earlier:
@@ -662,7 +668,7 @@ def _paths(model: Model, sentences: Sentences, chosen: Chosen) -> Section:
 def _looks(model: Model, sentences: Sentences, chosen: Chosen) -> dict[str, float]:
     """The head's attention from END, and its score."""
     looks = {place: each.values[chosen.head].item() for place, each in attention_from_end(model, sentences).items()}
-    scores = seen(model, sentences.batch).activations[f"blocks.{chosen.head.layer}.attn.hook_attn_scores"]
+    scores = forward_pass(model, sentences.batch).activations[f"blocks.{chosen.head.layer}.attn.hook_attn_scores"]
     row = sentences.at(scores[:, chosen.head.head], "end")
     info = sentences.batch.info
     return looks | {"score": row[torch.arange(len(row)), info[chosen.place]].mean().item()}
@@ -673,7 +679,7 @@ def _looks_with(
 ) -> dict[str, float]:
     """The same when it reads there what other heads write on corrupted sentences."""
     hooks = through_paths(model, sentences.batch, senders, [chosen.head], input, sentences.corrupted)
-    with seen_with(model, hooks):
+    with hooked_forward_pass(model, hooks):
         return _looks(model, sentences, chosen)
 
 

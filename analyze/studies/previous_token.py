@@ -16,19 +16,22 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.ablation import ATTENTION, Entries, Kind, ablated_loss, all_heads_but
-from headway.analyze.applies import weight
-from headway.analyze.attention import attention_entropy, uniform_pattern
-from headway.analyze.attention import previous_token as previous_token_score
-from headway.analyze.attribution import attribute_outputs, qk_attribution, reads, score_given_keys
-from headway.analyze.circuits import HEAD, ov
-from headway.analyze.forward import seen, seen_once
-from headway.analyze.loss import accuracy, loss, mean_loss
-from headway.analyze.nulls import untrained
-from headway.analyze.probe import Samples, linear_probe, probe_activation
-from headway.analyze.spikes import Spike, loss_spikes
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, over_steps, simplified, table
-from headway.analyze.vocabulary import VocabularyCircuit
+from headway.analyze.measures.ablation import ablated_loss
+from headway.analyze.measures.attention import attention_entropy, uniform_pattern
+from headway.analyze.measures.attention import previous_token as previous_token_score
+from headway.analyze.measures.attribution import attribute_outputs, qk_attribution, reads, score_given_keys
+from headway.analyze.measures.loss import accuracy, loss, mean_loss
+from headway.analyze.measures.nulls import untrained
+from headway.analyze.network.axes import HEAD
+from headway.analyze.network.forward import forward_pass, shared_forward_pass
+from headway.analyze.network.interventions import ATTENTION, Entries, Kind, heads_except
+from headway.analyze.network.vocabulary import VocabularyCircuit
+from headway.analyze.network.weights import ov, weight
+from headway.analyze.studies.runner import over_steps
+from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, table
+from headway.analyze.studies.subject import simplified
+from headway.analyze.tools.probe import Samples, linear_probe, probe_activation
+from headway.analyze.tools.spikes import Spike, loss_spikes
 from headway.checkpoints.run import Run
 from headway.data.previous_token import PreviousToken
 from headway.data.task import Batch
@@ -83,7 +86,7 @@ def study(
     model, batch = run.model(step), _task(run).evaluation_batch(run.recipe.eval_seed, sequences)
     held_out = _task(run).evaluation_batch(run.recipe.eval_seed + 1, sequences)
     fresh = untrained(run.recipe.model)
-    with seen_once():
+    with shared_forward_pass():
         sections = (
             _training(run, others, step),
             _activations(model, batch),
@@ -253,7 +256,7 @@ def _spike_table(runs: dict[str, Run], spikes: dict[str, list[Spike]]) -> Figure
 
 def _activations(model: Model, batch: Batch) -> Section:
     """How much each head moves at each token, and where it looks."""
-    shown = seen(model, batch)
+    shown = forward_pass(model, batch)
     assert batch.task is not None
     tokens = [f"{q}: {token}" for q, token in enumerate(batch.task.labels(batch)[0])]
     z = torch.stack([shown.activations[f"blocks.{layer}.attn.hook_z"][0] for layer in range(model.cfg.n_layers)])
@@ -357,7 +360,7 @@ def _attribution(model: Model, batch: Batch) -> Section:
 
 def _logits(model: Model, batch: Batch) -> Section:
     """Logits with and without their mean over the vocabulary, which no probability depends on."""
-    output = seen(model, batch).output
+    output = forward_pass(model, batch).output
     right = output.gather(-1, batch.targets[..., None])[..., 0]
     lines = {
         "the right token": right,
@@ -383,7 +386,7 @@ def _vocabulary(run: Run, step: int, batch: Batch) -> Section:
     """The unembedding with LayerNorm folded in, and the maps between tokens."""
     model, folded = run.model(step), simplified(run, step)
     spectra = torch.stack([torch.linalg.svdvals(weight(each, "W_U")) for each in (model, folded)])
-    heads, every = all_heads_but(model), torch.arange(len(weight(folded, "W_E")))
+    heads, every = heads_except(model), torch.arange(len(weight(folded, "W_E")))
     maps = torch.stack([VocabularyCircuit.qk(folded, head).rows(every) for head in heads]) / model.cfg.d_head**0.5
     scores = einops.rearrange(maps, "(layer head) query key -> layer head query key", layer=model.cfg.n_layers)
     return Section(
@@ -509,7 +512,7 @@ def _keys(model: Model, batch: Batch, top: int) -> Section:
     row = few.inputs[0]
     figures = []
     queries = row[1 : top + 1]
-    for head in all_heads_but(model):
+    for head in heads_except(model):
         best = VocabularyCircuit.qk(model, head).top(queries, top)
         found = {
             "key": (("query", "rank"), best.columns.numpy()),
@@ -619,7 +622,7 @@ def _without_bos(run: Run, step: int, batch: Batch, others: Sequence[Run]) -> Se
         variants["position 0 holds BOS"] = replace(_task(run), bos=True).evaluation_batch(
             run.recipe.eval_seed, len(batch.inputs)
         )
-    losses = [mean_loss(seen(model, each).output, each).item() for each in variants.values()]
+    losses = [mean_loss(forward_pass(model, each).output, each).item() for each in variants.values()]
     figures = [Figure("On other sequences", table("sequences", variants, loss=losses), "table", "Nats.")]
     if others:
         runs = _named((run, *others))
@@ -662,7 +665,7 @@ def claims(model: Model, batch: Batch) -> Claims:
     best = int(way.isel(layer=-1).values.argmax())
     nothing = _knowing_nothing(batch)
     clean = loss(model, batch).loss.item()
-    log_share = seen(model, batch).patterns[0, :, :, 1:, 0].log()
+    log_share = forward_pass(model, batch).patterns[0, :, :, 1:, 0].log()
     where = torch.arange(2.0, 1 + batch.inputs.shape[1]).log().expand_as(log_share[:, 0])
     fits = [
         torch.corrcoef(torch.stack([where.flatten(), log_share[:, head].flatten()]))[0, 1].item() ** 2
@@ -681,7 +684,7 @@ def claims(model: Model, batch: Batch) -> Claims:
         return (ablated_loss(model, batch, point, kind).loss.item() - clean) / known
 
     blind = _with_another_first(batch)
-    bosless = mean_loss(seen(model, blind).output, blind).item()
+    bosless = mean_loss(forward_pass(model, blind).output, blind).item()
     said = _counted(attribute_outputs(model, batch, over_mean=True), batch)
     mlp = f"{last}_mlp_out"
     return (
@@ -759,7 +762,7 @@ def claims(model: Model, batch: Batch) -> Claims:
 
 def _current_and_before(model: Model, batch: Batch) -> float:
     """Attention of the last layer to positions q - 1 and q, of the head that has most."""
-    patterns = seen(model, batch).patterns[-1]
+    patterns = forward_pass(model, batch).patterns[-1]
     here, before = patterns.diagonal(dim1=-2, dim2=-1)[..., 1:], patterns.diagonal(-1, dim1=-2, dim2=-1)
     return einops.reduce(here + before, "batch head q -> head", "mean").max().item()
 
@@ -793,11 +796,13 @@ def _cached(model: Model, batch: Batch) -> dict[str, Tensor]:
 
 
 def _mean_pattern(model: Model, batch: Batch) -> Float[Tensor, "layer head query key"]:
-    return einops.reduce(seen(model, batch).patterns, "layer batch head q k -> layer head q k", "mean")
+    return einops.reduce(forward_pass(model, batch).patterns, "layer batch head q k -> layer head q k", "mean")
 
 
 def _share(model: Model, batch: Batch) -> Float[Tensor, "sample head"]:
-    return einops.rearrange(seen(model, batch).patterns[0, :, :, :, 0], "batch head q -> batch q head")[batch.mask]
+    return einops.rearrange(forward_pass(model, batch).patterns[0, :, :, :, 0], "batch head q -> batch q head")[
+        batch.mask
+    ]
 
 
 def _one_over_share(model: Model, batch: Batch) -> Float[Tensor, "sample head"]:
@@ -805,7 +810,7 @@ def _one_over_share(model: Model, batch: Batch) -> Float[Tensor, "sample head"]:
 
 
 def _after_layer_0(model: Model, batch: Batch) -> Float[Tensor, "sample d_model"]:
-    return seen(model, batch).activations["blocks.0.hook_resid_post"][batch.mask]
+    return forward_pass(model, batch).activations["blocks.0.hook_resid_post"][batch.mask]
 
 
 def _positions(batch: Batch) -> Float[Tensor, "sample 1"]:

@@ -4,20 +4,15 @@ A story is data, and says how each figure is drawn without drawing it: the comma
 them all, and the file holds them for whoever wants to go on.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
-from headway.analyze.formation import held_from
-from headway.analyze.forward import seen_once
 from headway.checkpoints.files import read_tree, write_whole
-from headway.checkpoints.run import Run
-from headway.models.hooked_transformer import HookedTransformer
 
 Kind = Literal["lines", "maps", "table"]
 Log = Literal["", "x", "y", "xy"]
@@ -213,77 +208,6 @@ _PARTS = ("says", "measured", "number", "bound", "below")
 def _dataset_of(claims: Sequence[Claim]) -> xr.Dataset:
     columns = {name: [getattr(claim, name) for claim in claims] for name in (*_PARTS, "holds")}
     return xr.Dataset({name: (("claim",), np.array(column)) for name, column in columns.items()})
-
-
-def over_steps(
-    run: Run,
-    last: int,
-    claims: Callable[[int], Claims],
-    progress: bool = False,
-    quantities: Callable[[int], xr.Dataset] | None = None,
-) -> tuple[Figure, ...]:
-    """When each claim came to hold, over the kept steps up to ``last``: a table, and the numbers as lines.
-
-    ``since`` is the kept step from which on the claim holds for good, NaN if it does not hold at ``last``.
-    ``quantities`` are lines of their own.
-    """
-    steps = [step for step in run.steps if step <= last]
-    found, measured = [], []
-    for step in tqdm(steps, desc="how it formed", unit="step", disable=None if progress else True):
-        with seen_once():
-            found.append(claims(step))
-            measured += [] if quantities is None else [quantities(step)]
-    ends = found[-1]
-    holds = xr.DataArray([[claim.holds for claim in each] for each in found], dims=("step", "claim"))
-    numbers = np.array([[claim.number for claim in each] for each in found])
-    formed = table(
-        "claim",
-        [claim.says for claim in ends],
-        since=held_from(holds.assign_coords(step=steps)).values,
-        first=numbers[0],
-        last=numbers[-1],
-        needs=[claim.needs for claim in ends],
-    )
-    for name, said in {"since": "holds since step", "first": f"at step {steps[0]}", "last": f"at step {last}"}.items():
-        formed[name].attrs["long_name"] = said
-    lines = {
-        f"claim_{i}": ("step", numbers[:, i], {"long_name": f"{claim.says}: {claim.measured} ({claim.needs})"})
-        for i, claim in enumerate(ends)
-    }
-    return (
-        Figure(
-            "When each claim came to hold",
-            formed,
-            "table",
-            "The kept step from which on the number of a claim is on the right side of its bound for good.",
-        ),
-        Figure(
-            "The numbers that decide the claims, over training",
-            xr.Dataset(lines, {"step": steps}),
-            "lines",
-            "One panel a claim; it says what the number is and what it must be.",
-            "x",
-        ),
-        *([Figure("Measures, over training", _along(measured, steps), "lines", "", "x")] if measured else []),
-    )
-
-
-def _along(measured: Sequence[xr.Dataset], steps: Sequence[int]) -> xr.Dataset:
-    """What was measured at each step, with the steps as the last axis."""
-    together = xr.concat(measured, dim=xr.Variable("step", list(steps)), join="outer")
-    return together.transpose(..., "step")
-
-
-def simplified(run: Run, step: int) -> HookedTransformer:
-    """The network with LayerNorm folded and what it writes centred; as it is where that would change the function.
-
-    The unembedding is not centred, so outputs stay what they are and not only their differences.
-    """
-    model = run.model(step)
-    try:
-        return model.processed(center_unembed=False)
-    except ValueError:
-        return model
 
 
 def table(rows: str, names: Iterable[Any], **columns: Any) -> xr.Dataset:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from headway.analyze.studies.story import simplified
 from headway.checkpoints.run import Run
 from headway.data.task import Batch, Task
 from headway.models.convert import Model, load_bridge
+from headway.models.hooked_transformer import HookedTransformer
 
 
 @dataclass(frozen=True)
@@ -78,3 +78,15 @@ def opened(name: str) -> Run | TransformerBridge:
     if not name or path.exists() or (len(path.parts) > 1 and path.parent.exists()):
         return Run(path)
     return load_bridge(name)
+
+
+def simplified(run: Run, step: int) -> HookedTransformer:
+    """The network with LayerNorm folded and what it writes centred; as it is where that would change the function.
+
+    The unembedding is not centred, so outputs stay what they are and not only their differences.
+    """
+    model = run.model(step)
+    try:
+        return model.processed(center_unembed=False)
+    except ValueError:
+        return model

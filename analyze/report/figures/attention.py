@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headway.analyze import palette
+from headway.analyze.report import palette
 from headway.analyze.report.figures.axes import (
     NO_NUMBER,
     axes_of_tokens,

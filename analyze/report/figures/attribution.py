@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from headway.analyze import palette
+from headway.analyze.report import palette
 from headway.analyze.report.figures.axes import (
     DOUBLE,
     SINGLE,

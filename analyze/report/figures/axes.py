@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from headway.analyze import palette
+from headway.analyze.report import palette
 from headway.analyze.report.shown import Shown
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from math import ceil
 
 from headway.analyze import MEASURES
 from headway.analyze.report.shown import Score, Shown
-from headway.checkpoints.options import nearest
 from headway.checkpoints.scores import score_file
 from headway.models.config import Head
+from headway.options import nearest
 
 
 def chosen_heads(shown: Shown, layer: int | None, head: int | None) -> list[Head]:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import einops
 import numpy as np
 
-from headway.analyze import palette
-from headway.analyze.circuits import PAIR
+from headway.analyze.network.axes import PAIR
+from headway.analyze.report import palette
 from headway.analyze.report.figures.axes import (
     DOUBLE,
     NO_NUMBER,

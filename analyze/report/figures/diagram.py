@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from headway.analyze import palette
-from headway.analyze.circuits import PAIR
-from headway.analyze.formation import ROLES
+from headway.analyze.formation.roles import ROLES
+from headway.analyze.network.axes import PAIR
+from headway.analyze.report import palette
 from headway.analyze.report.figures.axes import DOUBLE, SINGLE, finite_range, legend_below, number_text, one_panel
 from headway.analyze.report.figures.chosen import not_scored
 from headway.analyze.report.shown import Score, Shown

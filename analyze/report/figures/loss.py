@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headway.analyze import palette
+from headway.analyze.report import palette
 from headway.analyze.report.figures.axes import (
     DASHES,
     GUIDE,

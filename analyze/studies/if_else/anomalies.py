@@ -10,12 +10,12 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headway.analyze.applies import weight
-from headway.analyze.attribution import attribute_sources
-from headway.analyze.forward import seen
+from headway.analyze.measures.attribution import attribute_sources
+from headway.analyze.network.forward import forward_pass
+from headway.analyze.network.weights import weight
 from headway.analyze.studies.if_else.prompts import Prompts, at_end
 from headway.analyze.studies.story import Figure, Section, table
-from headway.analyze.telling_apart import Apart, apart, mahalanobis, probed
+from headway.analyze.tools.anomaly_scores import Apart, apart, mahalanobis, probed
 from headway.models.convert import Model
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -42,7 +42,7 @@ def to_else(model: Model, prompts: Prompts) -> xr.DataArray:
 
 def features(model: Model, prompts: Prompts) -> dict[str, Features]:
     """What a prompt may be judged by: a vector for each."""
-    shown = seen(model, prompts.batch)
+    shown = forward_pass(model, prompts.batch)
     layers = range(model.cfg.n_layers)
     scores = torch.stack([shown.activations[f"blocks.{layer}.attn.hook_attn_scores"] for layer in layers])
     over_mean = scores[:, :, :, prompts.end] - scores[:, :, :, prompts.end].mean(-1, keepdim=True)

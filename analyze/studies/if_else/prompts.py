@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from headway.analyze.forward import seen
+from headway.analyze.network.forward import forward_pass
 from headway.checkpoints.run import Run
 from headway.data.conditionals import ELSE, IF, found, generated, ordinary, together, with_another
 from headway.data.corpus import read_corpus
@@ -135,7 +135,7 @@ def texts_of(studied: Run | TransformerBridge, corpus: str) -> Sequence[str]:
 
 def at_end(model: Model, batch: Batch) -> Float[Tensor, "prompt d_vocab_out"]:
     """The logits at END."""
-    return seen(model, batch).output[:, -1]
+    return forward_pass(model, batch).output[:, -1]
 
 
 def raised(logits: Float[Tensor, "prompt d_vocab_out"], token: int) -> Float[Tensor, "prompt"]:

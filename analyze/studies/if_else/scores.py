@@ -10,12 +10,12 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.applies import bias, weight
-from headway.analyze.attribution import as_read, attribute_inputs, reads
-from headway.analyze.directions import Directions, principal_directions, shares_of_variance, through_directions
-from headway.analyze.forward import seen
+from headway.analyze.measures.attribution import as_read, attribute_inputs, reads
+from headway.analyze.network.forward import forward_pass
+from headway.analyze.network.weights import bias, weight
 from headway.analyze.studies.if_else.prompts import Prompts
 from headway.analyze.studies.story import Figure, Section, table
+from headway.analyze.tools.directions import Directions, principal_directions, shares_of_variance, through_directions
 from headway.models.config import Head
 from headway.models.convert import Model
 
@@ -248,6 +248,6 @@ def key_margins(model: Model, prompts: Prompts, heads: Sequence[Head]) -> Figure
 
 def attention_to_if(model: Model, prompts: Prompts) -> Float[Tensor, "layer head prompt"]:
     """Attention of every head from END to IF."""
-    patterns = seen(model, prompts.batch).patterns[:, :, :, prompts.end]
+    patterns = forward_pass(model, prompts.batch).patterns[:, :, :, prompts.end]
     which, where = prompts.at_if
     return einops.rearrange(patterns[:, which, :, where], "prompt layer head -> layer head prompt")

@@ -12,20 +12,21 @@ import torch
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from headway.analyze.ablation import all_heads_but
-from headway.analyze.attribution import attribute_outputs
-from headway.analyze.circuits import HEAD
-from headway.analyze.forward import seen_once
-from headway.analyze.perplexity import held_out_loss
+from headway.analyze.measures.attribution import attribute_outputs
+from headway.analyze.network.axes import HEAD
+from headway.analyze.network.forward import shared_forward_pass
+from headway.analyze.network.interventions import heads_except
 from headway.analyze.studies.if_else import anomalies, subcircuits, token_circuits
 from headway.analyze.studies.if_else.anomalies import to_else
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised, ranks, texts_of
 from headway.analyze.studies.if_else.scores import attention_to_if, directions_section, key_margins, positions_section
 from headway.analyze.studies.if_else.subcircuits import Kept
 from headway.analyze.studies.if_else.token_circuits import TokenCircuits
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, over_steps, simplified, table
-from headway.analyze.studies.subject import Subject
-from headway.analyze.telling_apart import Apart
+from headway.analyze.studies.runner import over_steps
+from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, table
+from headway.analyze.studies.subject import Subject, simplified
+from headway.analyze.tools.anomaly_scores import Apart
+from headway.analyze.tools.perplexity import held_out_loss
 from headway.checkpoints.run import Run
 from headway.data.text import Text
 from headway.data.tokenizer import one_token
@@ -80,7 +81,7 @@ def study(
         one_token(tokenizer, string)
     prompts = Prompts.of(texts, tokenizer, run.recipe.eval_seed if isinstance(run, Run) else 0, sequences, length)
     generated = prompts.generated
-    with seen_once():
+    with shared_forward_pass():
         added = _added(model, generated)
         order = sorted(added, key=lambda head: -added[head])
         shown = sorted(added, key=lambda head: -abs(added[head]))[: token_circuits.HEADS]
@@ -117,7 +118,7 @@ def study(
 def _added(model: Model, prompts: Prompts) -> dict[Head, float]:
     """What each head adds to the logit of `` else`` at END, over the mean logit; mean over the prompts."""
     added = to_else(model, prompts).sum("source").mean("prompt").values
-    return dict(zip(all_heads_but(model), added.tolist(), strict=True))
+    return dict(zip(heads_except(model), added.tolist(), strict=True))
 
 
 def by_what_they_add(model: Model, prompts: Prompts) -> list[Head]:

@@ -11,9 +11,9 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.ablation import Kind, all_heads_but, output_with, replacing
-from headway.analyze.applies import needs_plain_scores
-from headway.analyze.forward import Hook, seen, seen_once, seen_with
+from headway.analyze.network.forward import Hook, forward_pass, hooked_forward_pass, shared_forward_pass
+from headway.analyze.network.interventions import Kind, heads_except, output_with, replacing
+from headway.analyze.network.requirements import needs_plain_scores
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
 from headway.analyze.studies.if_else.scores import patterns_from_parts, score_parts
 from headway.analyze.studies.story import Figure, Section, table
@@ -63,11 +63,14 @@ def left(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None
     With ``read``, what the kept heads write at END is made of a part of what they read: attention by tokens alone or by
     positions alone, or of all values only that of IF, and in the place of each other the mean over ordinary text.
     """
-    hooks = replacing(model, prompts.batch, all_heads_but(model, heads), KIND, reference=prompts.ordinary)
+    hooks = replacing(model, prompts.batch, heads_except(model, heads), KIND, reference=prompts.ordinary)
     if read is not None:
         # Before there are hooks, since it may have to run the network on other tokens.
         needs_plain_scores("if-else", model)
-        with seen_with(model, hooks) if hooks else nullcontext(), seen_once() if hooks else nullcontext():
+        with (
+            hooked_forward_pass(model, hooks) if hooks else nullcontext(),
+            shared_forward_pass() if hooks else nullcontext(),
+        ):
             instead = {head: _instead(model, prompts, head, read) for head in heads}
         hooks = hooks + [_at_end(head, value, prompts.end) for head, value in instead.items()]
     logits = output_with(model, prompts.batch, hooks)[:, prompts.end] if hooks else at_end(model, prompts.batch)
@@ -78,17 +81,17 @@ def left(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None
 def text_loss(model: Model, prompts: Prompts, heads: Sequence[Head]) -> float:
     """The loss on ordinary text with these heads and the direct path."""
     batch = prompts.ordinary
-    output = output_with(model, batch, replacing(model, batch, all_heads_but(model, heads), KIND))
+    output = output_with(model, batch, replacing(model, batch, heads_except(model, heads), KIND))
     return F.cross_entropy(output.flatten(0, 1), batch.targets.flatten()).item()
 
 
 def _instead(model: Model, prompts: Prompts, head: Head, read: str) -> Float[Tensor, "prompt d_head"]:
     """What a head's z would be at END if it read only a part."""
     block = f"blocks.{head.layer}.attn"
-    cache = seen(model, prompts.batch).activations
+    cache = forward_pass(model, prompts.batch).activations
     v = cache[f"{block}.hook_v"][:, :, head.head]
     if read == IF_ALONE:
-        mean = seen(model, prompts.ordinary).activations[f"{block}.hook_v"][:, :, head.head].mean((0, 1))
+        mean = forward_pass(model, prompts.ordinary).activations[f"{block}.hook_v"][:, :, head.head].mean((0, 1))
         pattern = cache[f"{block}.hook_pattern"][:, head.head, prompts.end][prompts.at_if][:, None]
         return pattern * v[prompts.at_if] + (1 - pattern) * mean
     patterns = patterns_from_parts(score_parts(model, prompts, head))
@@ -174,7 +177,7 @@ def shares_back(model: Model, prompts: Prompts, cases: Mapping[str, Kept]) -> di
 
     NaN where all heads raise it by less than LEAST: a share of nothing can be anything.
     """
-    none, everything = left(model, prompts, []), left(model, prompts, all_heads_but(model))
+    none, everything = left(model, prompts, []), left(model, prompts, heads_except(model))
     if everything.logit - none.logit < LEAST:
         return dict.fromkeys(cases, float("nan"))
     return {name: left(model, prompts, *kept).share(none, everything).logit for name, kept in cases.items()}

@@ -11,15 +11,17 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.ablation import all_heads_but
-from headway.analyze.applies import bias, needs_plain_scores, weight
-from headway.analyze.attribution import as_read, unembedding
-from headway.analyze.circuits import HEAD, subspace_overlap
-from headway.analyze.forward import seen
-from headway.analyze.skip_trigrams import SkipTrigram, skip_trigrams
+from headway.analyze.measures.attribution import as_read, unembedding
+from headway.analyze.network.axes import HEAD
+from headway.analyze.network.forward import forward_pass
+from headway.analyze.network.interventions import heads_except
+from headway.analyze.network.requirements import needs_plain_scores
+from headway.analyze.network.vocabulary import Top, VocabularyCircuit, shared_entries
+from headway.analyze.network.weights import bias, weight
 from headway.analyze.studies.if_else.prompts import Prompts
 from headway.analyze.studies.story import Figure, Section, table
-from headway.analyze.vocabulary import Top, VocabularyCircuit, shared_entries
+from headway.analyze.tools.skip_trigrams import SkipTrigram, skip_trigrams
+from headway.analyze.tools.subspaces import subspace_overlap
 from headway.data.conditionals import ELSE
 from headway.data.tokenizer import one_token
 from headway.models.config import Head
@@ -83,7 +85,7 @@ class TokenCircuits:
     def of(cls, model: Model, prompts: Prompts) -> "TokenCircuits":
         """Those of a network; a ValueError if its attention scores are no such products."""
         needs_plain_scores("if-else", model)
-        scales = seen(model, prompts.batch).activations.get("ln_final.hook_scale")
+        scales = forward_pass(model, prompts.batch).activations.get("ln_final.hook_scale")
         return cls(model, 1.0 if scales is None else scales[:, prompts.end].mean().item())
 
     def ov(self, head: Head) -> VocabularyCircuit:
@@ -110,7 +112,7 @@ class TokenCircuits:
 
 def layer_norm(model: Model, prompts: Prompts) -> Section:
     """The scales that LayerNorm divides by, and what was done about them."""
-    cache = seen(model, prompts.batch).activations
+    cache = forward_pass(model, prompts.batch).activations
     scales = {
         f"{name}, {where}": values[:, chosen].flatten()
         for name in sorted(each.removesuffix(".hook_scale") for each in cache if each.endswith("hook_scale"))
@@ -185,7 +187,7 @@ def qk_section(circuits: TokenCircuits, prompts: Prompts, heads: Sequence[Head])
 
 
 def _strongest(circuits: TokenCircuits, heads: Sequence[Head]) -> str:
-    every = len(all_heads_but(circuits.model))
+    every = len(heads_except(circuits.model))
     return "" if len(heads) == every else f"; the {len(heads)} of {every} that add or take most are shown"
 
 
@@ -216,7 +218,7 @@ def pairs_section(circuits: TokenCircuits, prompts: Prompts, pairs: Sequence[Pai
     asked = {_arrow(pair): tuple(one_token(prompts.tokenizer, each) for each in pair) for pair in pairs}
     tokens = controls(prompts.tokenizer) | asked
     split = [_arrow(pair) for pair in CONTROLS if _arrow(pair) not in tokens]
-    heads = all_heads_but(circuits.model)
+    heads = heads_except(circuits.model)
     of_heads = [[place(circuit, *each) for each in tokens.values()] for circuit in map(circuits.ov, heads)]
     found = dict(zip(tokens, zip(*of_heads, strict=True), strict=True))
     # Which head does most for a pair is read off the smaller percentile; of equals the one that adds more.
@@ -363,7 +365,7 @@ def places_of(circuits: TokenCircuits, prompts: Prompts) -> dict[Head, Places]:
     closing = one_token(prompts.tokenizer, CLOSING)
     known = controls(prompts.tokenizer).values()
     found = {}
-    for head in all_heads_but(circuits.model):
+    for head in heads_except(circuits.model):
         ov, qk = circuits.ov(head), circuits.qk(head)
         found[head] = Places(
             place(ov, prompts.if_token, prompts.else_token),

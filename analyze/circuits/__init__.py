@@ -1,0 +1,1 @@
+"""Which edges carry a behaviour: empty until a circuit is searched for."""

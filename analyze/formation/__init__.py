@@ -1,0 +1,1 @@
+"""When something formed: steps at which scores leave their nulls, roles of heads, and sentences about them."""

@@ -1,0 +1,158 @@
+"""Circuits from token to token: which tokens a head copies, looks for, or matches through an earlier head.
+
+Such a circuit is a [d_vocab, d_vocab] matrix, as ``W_E W_OV W_U`` [input token, output token] or ``W_E W_QK W_E.T``
+[query token, key token]: 8.7 GiB a head at 48,262 tokens. It has a small rank, so it is kept as two thin factors, and
+what is asked of it is found from one small block after another; the whole never exists. Weights are taken as they are:
+a LayerNorm's weights count only when they have been folded (``run.model(step, processed=True)``). The scale that it
+divides by is left out always: within a row of an OV circuit that changes no order, elsewhere it may.
+"""
+
+from collections.abc import Sequence
+from functools import cache, partial
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from headway.analyze.network.axes import PAIR
+from headway.analyze.network.interventions import heads_except
+from headway.analyze.network.requirements import needs_layers, needs_plain_scores, needs_same_outputs, needs_tokens
+from headway.analyze.network.vocabulary import (
+    Circuit,
+    Heads,
+    by_head,
+    circuit_of,
+    k_composition_circuit,
+    ov_circuit,
+)
+from headway.analyze.network.weights import layer_norm, weight
+from headway.data.task import Batch
+from headway.models.config import Head
+from headway.models.convert import Model
+
+
+def ov_top1(model: Model, batch: Batch, heads: Heads | None = None) -> xr.Dataset:
+    """How many tokens a head copies: the share that are the largest entry of their own row of ``W_E W_OV W_U``.
+
+    In [0, 1]; ``ov_top1`` [layer, head], or one number for the set ``heads``, whose W_OV add up; beside it
+    ``ov_top1_chance``, 1/d_vocab. A maximum that is attained elsewhere too is no hit: a circuit that is zero scores 0.
+    Every token counts alike, however rare. It does not say that the head attends to what it would copy. Null: fresh
+    initialisations.
+
+    Raises:
+        DoesNotApplyError: inputs that are vectors, or outputs that are not the inputs.
+        ValueError: a head that does not exist, a set that is empty or names a head twice.
+
+    Example:
+        >>> from headway.models.handmade import copying_head
+        >>> ov_top1(*copying_head()).ov_top1.item(), ov_top1(*copying_head(sign=-1.0)).ov_top1.item()
+        (1.0, 0.0)
+    """
+    return _ov_hits("ov_top1", model, batch, 1, heads)
+
+
+def ov_topk(model: Model, batch: Batch, k: int = 5, heads: Heads | None = None) -> xr.Dataset:
+    """The share of input tokens that are among the k largest entries of their own row; see ``ov_top1``.
+
+    A hit is a token whose own entry is reached by fewer than k *other* entries. ``ov_topk_chance`` is k/d_vocab.
+
+    Raises:
+        DoesNotApplyError: inputs that are vectors, or outputs that are not the inputs.
+        ValueError: a k that is not in 1..d_vocab, and whatever ``ov_top1`` refuses.
+    """
+    return _ov_hits("ov_topk", model, batch, k, heads)
+
+
+def _ov_hits(name: str, model: Model, batch: Batch, k: int, heads: Heads | None) -> xr.Dataset:
+    needs_tokens(name, batch)
+    needs_same_outputs(name, model)
+    read = cache(partial(weight, model))
+    share = by_head(model, heads, lambda some: ov_circuit(read, some).hits(k).float().mean())
+    return xr.Dataset({name: share, f"{name}_chance": k / model.cfg.d_vocab})
+
+
+def token_pair_rank(
+    model: Model,
+    batch: Batch,
+    pairs: Sequence[tuple[int, int]] | None = None,
+    circuit: Circuit = "OV",
+    heads: Heads | None = None,
+) -> xr.Dataset:
+    """How high a pair of tokens ranks in a circuit: the percentile of its entry within its row and within its column.
+
+    ``token_pair_rank`` [layer, head, pair, within], or [pair, within] for the set ``heads``. In [0, 1]: the share of
+    the other entries of the row (or column) that are smaller, equal ones counted half. 1 is the largest. Null: uniform,
+    with mean .5, so that no single pair is out of the ordinary among thousands.
+
+    Args:
+        model: The network.
+        batch: Tokens.
+        pairs: (input, output) tokens of ``W_E W_OV W_U``, or (query, key) tokens of ``W_E W_QK W_E.T``; by default
+            each token of the batch with itself.
+        circuit: OV or QK.
+        heads: A set of heads whose W_OV add up; for QK a set of one, since attention scores of two do not.
+
+    Raises:
+        DoesNotApplyError: inputs that are vectors; for OV without ``pairs``, outputs that are not the inputs; for QK,
+            attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        ValueError: tokens, heads or a circuit that do not exist.
+
+    Example:
+        >>> from headway.models.handmade import copying_head
+        >>> rank = token_pair_rank(*copying_head(), pairs=[(3, 3), (3, 7)]).token_pair_rank
+        >>> rank.sel(layer=0, head=0, pair="3 → 3").values.tolist()
+        [1.0, 1.0]
+    """
+    needs_tokens("token_pair_rank", batch)
+    if circuit == "QK":
+        needs_plain_scores("token_pair_rank", model)
+    if pairs is None:
+        if circuit == "OV":
+            needs_same_outputs("token_pair_rank", model)
+        pairs = [(token, token) for token in batch.inputs.unique().tolist()]
+    if not pairs:
+        raise ValueError("pairs: [] is empty; give at least one (row token, column token)")
+    rows, columns = torch.tensor(pairs, device=batch.inputs.device).unbind(1)
+    read = cache(partial(weight, model))
+
+    def ranks(some: Sequence[Head]) -> Float[Tensor, "pair within"]:
+        found = circuit_of(read, circuit, some)
+        return torch.stack([found.percentiles(rows, columns), found.T.percentiles(columns, rows)], dim=-1)
+
+    names = {"pair": [f"{row} → {column}" for row, column in pairs], "within": ["row", "column"]}
+    return xr.Dataset({"token_pair_rank": by_head(model, heads, ranks, names)})
+
+
+def k_composition_top1(model: Model, batch: Batch) -> xr.Dataset:
+    """How many tokens a pair of heads matches by K-composition: how many have the largest entry of their row or column.
+
+    Of ``C = W_E W_QK(h2) W_OV(h1).T W_E.T`` [query token, key token]: h2 looks for positions at which h1 has written
+    the key token (an induction circuit, when h1 attends to the token before). Axis ``best``: ``key`` is the share of
+    tokens whose entry with themselves is the largest of their row, so that their own is the best key; ``query`` of
+    their column. In [0, 1]; a maximum that is attained elsewhere too is no hit. Axes from_layer, from_head (h1),
+    to_layer, to_head (h2); NaN unless h1's layer is the earlier. Beside it ``k_composition_top1_chance``, 1/d_vocab.
+    Positions play no part in it. Null: fresh initialisations.
+
+    Raises:
+        DoesNotApplyError: inputs that are vectors, one layer, or attention scores that are not ``x W_Q W_K.T y``.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> score = k_composition_top1(*composing_pair("k")).k_composition_top1
+        >>> score.sel(from_layer=0, from_head=0, to_layer=1, to_head=1).values.tolist()
+        [1.0, 1.0]
+    """
+    needs_tokens("k_composition_top1", batch)
+    needs_plain_scores("k_composition_top1", model)
+    needs_layers("k_composition_top1", model)
+    layers, heads = model.cfg.n_layers, model.cfg.n_heads
+    read = cache(partial(weight, model))
+    score = torch.full((layers, heads, layers, heads, 2), torch.nan)
+    for h1 in heads_except(model):
+        for h2 in heads_except(model):
+            if h1.layer < h2.layer:
+                circuit = k_composition_circuit(read, h1, h2)
+                score[*h1, *h2] = torch.stack([each.hits(1).float().mean() for each in (circuit, circuit.T)])
+    best = xr.DataArray(score.numpy(), dims=(*PAIR, "best"), coords={"best": ["key", "query"]}, attrs=layer_norm(model))
+    return xr.Dataset({"k_composition_top1": best, "k_composition_top1_chance": 1 / model.cfg.d_vocab})

@@ -1,0 +1,1 @@
+"""What every analysis needs of a network: one forward pass, weights, hooks, and what a measure requires."""

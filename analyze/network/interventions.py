@@ -1,0 +1,270 @@
+"""Hooks that replace activations: of a head, a hook point, neurons, or a path between heads."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from types import EllipsisType
+from typing import Any, Literal, NamedTuple, get_args
+
+import einops
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from headway.analyze.network.forward import Activations, Hook, forward_pass, in_forward_pass
+from headway.analyze.network.requirements import (
+    DoesNotApplyError,
+    check_batch,
+    check_head,
+    needs_plain_scores,
+)
+from headway.analyze.network.weights import bias, weight
+from headway.data.task import Batch
+from headway.models.config import Head
+from headway.models.convert import Model, evaluating
+
+Kind = Literal["zero", "mean", "position_mean", "without_position", "resample"]
+Attention = Literal["recomputed", "frozen"]
+Input = Literal["q", "k", "v"]
+# Attention before and after the softmax: [batch, head, query, key], where others have [batch, pos, ...].
+ATTENTION = ("hook_attn_scores", "hook_pattern")
+
+
+class Entries(NamedTuple):
+    """Some entries of the last axis of an activation, such as neurons: ``Entries("blocks.0.mlp.hook_post", [3])``."""
+
+    point: str
+    entries: Sequence[int]
+
+
+What = str | Head | Entries
+
+
+def replacing(
+    model: Model,
+    batch: Batch,
+    what: What | Iterable[What],
+    kind: Kind = "mean",
+    attention: Attention = "recomputed",
+    reference: Batch | None = None,
+) -> list[Hook]:
+    """The hooks of ``ablated_loss``, with the same arguments: for whatever else is to be seen of what is left.
+
+    Raises:
+        DoesNotApplyError: ``resample`` with a single sequence and no reference.
+        ValueError: a head, hook point or entry that does not exist, an activation without positions, a reference of
+            another shape.
+
+    Example:
+        >>> from headway.analyze.measures.attention import prefix_matching
+        >>> from headway.analyze.network.forward import hooked_forward_pass
+        >>> from headway.models.handmade import composing_pair
+        >>> model, batch = composing_pair("k")
+        >>> with hooked_forward_pass(model, replacing(model, batch, Head(0, 0))):  # the previous-token head
+        ...     left = prefix_matching(model, batch).prefix_matching.sel(layer=1, head=1).item()
+        >>> left < 0.2  # so the induction head does not find what it looks for
+        True
+    """
+    check_one_of("attention", attention, get_args(Attention))
+    other = reference_batch("ablated_loss", batch, kind, reference)
+    places = [_place(model, each) for each in ([what] if isinstance(what, str | Head | Entries) else what)]
+    there = recorded(model, other, [point for point, _ in places])
+    for point, where in places:
+        _check_entries(point, there[point], where)
+    patterns = forward_pass(model, batch).patterns if attention == "frozen" else []
+    hooks = [replacing_hook(f"blocks.{layer}.attn.hook_pattern", pattern) for layer, pattern in enumerate(patterns)]
+    return hooks + [replacing_hook(point, stand_in_for(point, there[point], kind), where) for point, where in places]
+
+
+def through_paths(
+    model: Model,
+    batch: Batch,
+    senders: Sequence[Head],
+    receivers: Sequence[Head],
+    input: Input,
+    reference: Batch | None = None,
+) -> list[Hook]:
+    """Hooks that patch paths: some heads read, at one input, what earlier heads write on other sequences.
+
+    Each receiver's query, key or value is what it computes from the residual stream as it is, with what the senders
+    write replaced by what they write on the reference, through its LayerNorm. Everything else that it reads is that of
+    the network as it is, and every other reader of the senders sees them as they are. Wang et al. 2022; several paths
+    at once, where ``path_patch`` takes each alone.
+
+    Args:
+        model: The network.
+        batch: The sequences that the network will run on with these hooks.
+        senders: The heads whose output is replaced; those that are not in an earlier layer have no path.
+        receivers: The heads that read it.
+        input: Which of their inputs: q, k or v.
+        reference: A batch of the same shape; by default this batch with its sequences moved on by one.
+
+    Raises:
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads), a single
+            sequence and no reference.
+        ValueError: a head or an input that does not exist, a reference of another shape.
+
+    Example:
+        >>> from headway.analyze.network.forward import hooked_forward_pass
+        >>> from headway.analyze.measures.loss import loss
+        >>> from headway.models.handmade import composing_pair
+        >>> model, batch = composing_pair("k")  # the keys of L1H1 read what L0H0 writes
+        >>> for input in ("q", "k"):
+        ...     hooks = through_paths(model, batch, [Head(0, 0)], [Head(1, 1)], input)
+        ...     with hooked_forward_pass(model, hooks):
+        ...         print(input, loss(model, batch).loss_repeats.item() > 1)
+        q False
+        k True
+    """
+    needs_plain_scores("through_paths", model)
+    check_one_of("input", input, get_args(Input))
+    senders, receivers = ([check_head(model, head) for head in heads] for heads in (senders, receivers))
+    other = reference_batch("through_paths", batch, "resample", reference)
+    there, here = recorded(model, other, z_points(model)), forward_pass(model, batch).activations
+    W_O, W, b = (
+        read(model, name)
+        for read, name in ((weight, "W_O"), (weight, f"W_{input.upper()}"), (bias, f"b_{input.upper()}"))
+    )
+    hooks = []
+    for layer in sorted({head.layer for head in receivers}):
+        x = here[f"blocks.{layer}.hook_resid_pre"]
+        for head in senders:
+            if head.layer < layer:
+                point = f"blocks.{head.layer}.attn.hook_z"
+                x = x + (there[point][:, :, head.head] - here[point][:, :, head.head]) @ W_O[head]
+        with torch.no_grad(), evaluating(model):
+            x = model.blocks[layer].ln1(x)
+        if input != "v" and model.cfg.positional_embedding_type == "shortformer":
+            x = x + here["hook_pos_embed"]
+        for head in receivers:
+            if head.layer == layer:
+                value = (x @ W[head] + b[head])[:, :, None].expand(-1, -1, model.cfg.n_heads, -1)
+                hooks.append(replacing_hook(f"blocks.{layer}.attn.hook_{input}", value, slice_of_head(head)))
+    return hooks
+
+
+def heads_except(model: Model, kept: Iterable[Head] = ()) -> list[Head]:
+    """Every head of the network except ``kept``, in the order of the layers: what is ablated to see a circuit alone.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> [str(head) for head in heads_except(composing_pair("k")[0], [Head(0, 0), Head(1, 1)])]
+        ['L0H1', 'L1H0']
+    """
+    keep = {check_head(model, head) for head in kept}
+    every = (Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads))
+    return [head for head in every if head not in keep]
+
+
+def output_with(model: Model, batch: Batch, hooks: Sequence[Hook]) -> Float[Tensor, "batch pos d_vocab_out"]:
+    """The output of a forward pass with hooks, which are gone afterwards.
+
+    Raises:
+        ValueError: a batch that the network cannot read, an output that is not all numbers.
+    """
+    check_batch(model, batch)
+    with torch.no_grad(), evaluating(model):
+        output = model.run_with_hooks(batch.inputs, fwd_hooks=list(hooks))
+    if not output.isfinite().all():
+        raise ValueError("model: with these activations replaced its output is not all numbers (NaN or infinite)")
+    return output
+
+
+def reference_batch(name: str, batch: Batch, kind: str, reference: Batch | None) -> Batch:
+    """The batch whose activations take the place of others."""
+    check_one_of("kind", kind, get_args(Kind))
+    if reference is not None:
+        if reference.inputs.shape != batch.inputs.shape:
+            raise ValueError(
+                f"reference: its inputs have the shape {tuple(reference.inputs.shape)}; "
+                f"they must have that of the batch, {tuple(batch.inputs.shape)}"
+            )
+        return reference
+    if kind != "resample":
+        return batch
+    if len(batch.inputs) < 2:
+        raise DoesNotApplyError(f"{name} needs other sequences to take activations from; this batch has 1")
+    return batch._replace(inputs=batch.inputs.roll(1, 0))
+
+
+def _place(model: Model, what: What) -> tuple[str, EllipsisType | tuple]:
+    """The hook point, and where in its activation."""
+    if isinstance(what, str):
+        return what, ...
+    if isinstance(what, Entries):
+        return what.point, (..., list(what.entries))
+    head = check_head(model, what)
+    return f"blocks.{head.layer}.attn.hook_z", slice_of_head(head)
+
+
+def slice_of_head(head: Head) -> tuple:
+    """Index of one head in an activation [batch, pos, head, ...]."""
+    return (slice(None), slice(None), head.head)
+
+
+def z_points(model: Model) -> list[str]:
+    """The hook_z of every layer."""
+    return [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
+
+
+def recorded(model: Model, batch: Batch, points: Sequence[str]) -> Activations:
+    """What stands at these hook points in a forward pass: [batch, pos, ...] each."""
+    if all(map(in_forward_pass, points)):
+        cache = forward_pass(model, batch).activations
+    else:
+        check_batch(model, batch)
+        with torch.no_grad(), evaluating(model):
+            _, cache = model.run_with_cache(
+                batch.inputs, return_cache_object=False, names_filter=lambda name: name in points
+            )
+    for point in points:
+        if point not in cache:
+            nearest = get_close_matches(point, model.hook_dict, n=1)
+            hint = f"; nearest is {nearest[0]!r}" if nearest else ""
+            raise ValueError(f"what: {point!r} is no hook point that this network passes{hint}")
+        if not point.endswith(ATTENTION) and cache[point].shape[1:2] != batch.inputs.shape[1:2]:
+            raise ValueError(f"what: {point!r} is no activation [batch, pos, ...]: {tuple(cache[point].shape)}")
+    return cache
+
+
+def _check_entries(point: str, value: Tensor, where: Any) -> None:
+    """Refuse entries of the last axis that do not exist."""
+    entries = where[-1] if where is not ... and isinstance(where[-1], list) else []
+    for entry in entries:
+        if not 0 <= entry < value.shape[-1]:
+            raise ValueError(f"what: {point!r} has no entry {entry}; it has 0 to {value.shape[-1] - 1}")
+
+
+def stand_in_for(point: str, value: Float[Tensor, "batch *rest"], kind: Kind) -> Float[Tensor, "batch *rest"]:
+    """What takes the place of an activation, from what the reference batch has there."""
+    if kind == "zero":
+        zero = torch.zeros_like(value)
+        # The score of a key that a query may not see is -inf, or the least number there is, and stays it.
+        return value.where(value <= torch.finfo(value.dtype).min, zero) if point.endswith(ATTENTION[0]) else zero
+    if kind == "resample":
+        return value
+    if point.endswith(ATTENTION):
+        if kind == "without_position":
+            raise ValueError(f"kind: 'without_position' is not valid for {point!r}, which is of positions alone")
+        return einops.reduce(value, "batch head query key -> 1 head query key", "mean").expand_as(value)
+    mean = einops.reduce(value, "batch pos ... -> 1 1 ...", "mean").expand_as(value)
+    if kind == "mean":
+        return mean
+    by_position = einops.reduce(value, "batch pos ... -> 1 pos ...", "mean").expand_as(value)
+    return by_position if kind == "position_mean" else value - by_position + mean
+
+
+def replacing_hook(point: str, value: Tensor, where: Any = ...) -> Hook:
+    """A hook that puts ``value[where]`` in the place of the activation there."""
+
+    def hook(activation: Tensor, hook: Any) -> Tensor:
+        changed = activation.clone()
+        changed[where] = value[where]
+        return changed
+
+    return point, hook
+
+
+def check_one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
+    """Refuse an argument that is not one of the words it can be."""
+    if value not in valid:
+        raise ValueError(f"{name}: {value!r} is not one of {', '.join(valid)}")

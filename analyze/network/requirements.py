@@ -1,0 +1,169 @@
+"""What a measure needs of a network and a batch, and the errors that say so.
+
+A measure that has no meaning for a network or a batch raises DoesNotApplyError, and a run goes on without it. A wrong
+argument, or weights that are no numbers, is a plain ValueError.
+"""
+
+from weakref import WeakKeyDictionary
+
+import einops
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from headway.data.task import Batch
+from headway.models.config import Head
+from headway.models.convert import Model, evaluating, input_type
+
+
+class DoesNotApplyError(ValueError):
+    """A measure was asked of a network or a batch for which it has no meaning."""
+
+
+class NotNumbersError(ValueError):
+    """A network whose weights or outputs are NaN or infinite was to be measured."""
+
+    def __init__(self, what: str):
+        super().__init__(f"model: its {what} is not all numbers (NaN or infinite); training diverged, or a file is bad")
+
+
+def needs_tokens(measure: str, batch: Batch) -> None:
+    """Refuse a batch of vectors."""
+    if batch.inputs.is_floating_point():
+        raise DoesNotApplyError(f"{measure} needs tokens; this batch has vectors")
+
+
+def needs_vectors(measure: str, batch: Batch) -> None:
+    """Refuse a batch of tokens."""
+    if not batch.inputs.is_floating_point():
+        raise DoesNotApplyError(f"{measure} needs vectors; this batch has tokens")
+
+
+def needs_positions(measure: str, batch: Batch, least: int) -> None:
+    """Refuse sequences of fewer than ``least`` positions."""
+    length = batch.inputs.shape[1]
+    if length < least:
+        raise DoesNotApplyError(f"{measure} needs sequences of at least {least} positions; these have {length}")
+
+
+def needs_layers(measure: str, model: Model) -> None:
+    """Refuse a network in which no head comes before another."""
+    if model.cfg.n_layers < 2:
+        raise DoesNotApplyError(f"{measure} needs heads in an earlier and a later layer; this network has 1 layer")
+
+
+def needs_same_outputs(measure: str, model: Model) -> None:
+    """Refuse a network whose outputs are not its inputs."""
+    if model.cfg.d_vocab != model.cfg.d_vocab_out:
+        raise DoesNotApplyError(
+            f"{measure} needs as many outputs as inputs; this network has {model.cfg.d_vocab} and "
+            f"{model.cfg.d_vocab_out}"
+        )
+
+
+def needs_plain_scores(measure: str, model: Model) -> None:
+    """Refuse networks whose attention scores are not ``x W_Q W_K.T y / sqrt(d_head)``, or whose keys are shared.
+
+    Rotary and ALiBi positions act between W_Q and W_K, a query-key norm rescales there, soft caps bend the scores, and
+    grouped heads have fewer keys than queries.
+    """
+    cfg = model.cfg
+    shared = getattr(cfg, "n_key_value_heads", None)
+    for holds, what in (
+        (cfg.positional_embedding_type in ("standard", "shortformer", "none"), f"{cfg.positional_embedding_type} ones"),
+        (shared in (None, cfg.n_heads), f"{cfg.n_heads} query heads over {shared} key heads"),
+        (not getattr(cfg, "use_qk_norm", False), "normalised queries and keys"),
+        (getattr(cfg, "attn_scores_soft_cap", -1.0) <= 0, "capped scores"),
+        (getattr(cfg, "use_attn_scale", True), "unscaled scores"),
+        (getattr(cfg, "attn_scale", -1.0) in (-1.0, cfg.d_head**0.5), "a scale of their own"),
+        (not getattr(cfg, "scale_attn_by_inverse_layer_idx", False), "scores that are scaled by their layer"),
+    ):
+        if not holds:
+            raise DoesNotApplyError(
+                f"{measure} needs attention scores x W_Q W_K.T y / sqrt(d_head), with positions in the residual stream "
+                f"or none; this network has {what}"
+            )
+
+    if isinstance(model, TransformerBridge) and not _scores_are_plain_of(model):
+        raise DoesNotApplyError(
+            f"{measure} needs attention scores x W_Q W_K.T y / sqrt(d_head) of every earlier key; this network has "
+            "others (another scale, or a window)"
+        )
+
+
+# What kind of scores a network has does not change, and finding out takes a forward pass.
+_known: WeakKeyDictionary[TransformerBridge, bool] = WeakKeyDictionary()
+
+
+def _scores_are_plain_of(bridge: TransformerBridge) -> bool:
+    if bridge not in _known:
+        _known[bridge] = _scores_are_plain(bridge)
+    return _known[bridge]
+
+
+def _scores_are_plain(bridge: TransformerBridge) -> bool:
+    """Whether a few tokens have the scores that their queries and keys say: a bridge's configuration does not tell."""
+    config = bridge.original_model.config
+    if any(getattr(config, window, None) for window in ("window_size", "sliding_window")):
+        return False
+    tokens = torch.arange(min(bridge.cfg.n_ctx, 8), device=bridge.cfg.device)[None] % bridge.cfg.d_vocab
+    endings = ("attn.hook_q", "attn.hook_k", "attn.hook_attn_scores")
+    with torch.no_grad(), evaluating(bridge):
+        _, cache = bridge.run_with_cache(
+            tokens, return_cache_object=False, names_filter=lambda name: name.endswith(endings)
+        )
+    for layer in range(bridge.cfg.n_layers):
+        q, k, scores = (cache[f"blocks.{layer}.{ending}"] for ending in endings)
+        plain = einops.einsum(q, k, "batch query head d, batch key head d -> batch head query key")
+        plain = plain / bridge.cfg.d_head**0.5
+        seen = torch.ones_like(scores[0, 0], dtype=torch.bool)
+        if bridge.cfg.attention_dir == "causal":
+            seen = seen.tril()
+        if not torch.allclose(plain[..., seen], scores[..., seen], rtol=1e-3, atol=1e-3):
+            return False
+    return True
+
+
+def check_layer(model: Model, layer: int) -> None:
+    """Refuse a layer that does not exist."""
+    if not 0 <= layer < model.cfg.n_layers:
+        raise ValueError(f"layer: {layer} does not exist; this network has layers 0 to {model.cfg.n_layers - 1}")
+
+
+def check_head(model: Model, head: Head) -> Head:
+    """The head, if it exists; pairs of integers are taken too."""
+    head = Head(*head)
+    if not (0 <= head.layer < model.cfg.n_layers and 0 <= head.head < model.cfg.n_heads):
+        last = Head(model.cfg.n_layers - 1, model.cfg.n_heads - 1)
+        raise ValueError(f"head: {head} does not exist; this network has L0H0 to {last}")
+    return head
+
+
+def check_batch(model: Model, batch: Batch) -> None:
+    """Refuse inputs that are not sequences of what the network takes."""
+    kind = "vectors" if batch.inputs.is_floating_point() else "tokens"
+    if kind != input_type(model):
+        raise ValueError(f"batch: it has {kind}; this network takes {input_type(model)}")
+    shape = tuple(batch.inputs.shape)
+    if len(shape) != (3 if kind == "vectors" else 2) or 0 in shape:
+        raise ValueError(f"batch: its inputs have the shape {shape}; they must be sequences of {kind}")
+
+
+def check_targets(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> None:
+    """Refuse targets that have no place in the output, and a batch of which no position counts."""
+    outputs, targets = output.shape[-1], batch.targets
+    for name, shape in (("mask", batch.mask.shape), ("targets", targets.shape[:2])):
+        if shape != output.shape[:2]:
+            raise ValueError(
+                f"batch: its {name} has the shape {tuple(shape)}; it must have that of the inputs, "
+                f"{tuple(output.shape[:2])}"
+            )
+    if targets.is_floating_point() and targets.shape[-1] != outputs:
+        raise ValueError(f"batch: its targets have {targets.shape[-1]} entries; this network puts out {outputs}")
+    if not targets.is_floating_point() and not 0 <= targets.min() <= targets.max() < outputs:
+        raise ValueError(
+            f"batch: its targets are {targets.min()} to {targets.max()}; this network puts out 0 to {outputs - 1}"
+        )
+    if not batch.mask.any():
+        raise DoesNotApplyError("a loss needs positions that count; of this batch none does")

@@ -1,0 +1,136 @@
+"""Any figure of the page for a paper: drawn by matplotlib from the same scores, one or two columns wide.
+
+pyplot, and with it the settings and the open figures of whoever draws, is left alone.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headway.analyze.report.figures import attention, attribution, composition, diagram, eigenvalues, heads, loss
+from headway.analyze.report.shown import Shown
+from headway.checkpoints import Run
+from headway.checkpoints.files import write_whole
+from headway.options import nearest
+
+if TYPE_CHECKING:  # an extra: it is imported by what draws
+    from matplotlib.figure import Figure
+
+FIGURES: dict[str, Callable[..., "Figure"]] = {
+    "loss": loss.loss,
+    "diagram": diagram.diagram,
+    "attention": attention.attention,
+    "eigenvalues": eigenvalues.eigenvalues,
+    "heads": heads.heads,
+    "composition": composition.composition,
+    "attribution": attribution.attribution,
+}
+STYLE = {
+    "font.size": 8,
+    "figure.titlesize": 8,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "text.parse_math": False,  # a token may hold a dollar sign
+    "svg.fonttype": "none",  # text stays text, for searching and for an editor
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "headway",  # the same figure has the same ids
+    "savefig.dpi": 300,
+}
+# What --out may end in, and what tells a figure of ours from any other file: nothing in it is the time of day.
+PROGRAM = "headway plot"
+METADATA: dict[str, dict[str, Any]] = {
+    ".png": {"Software": PROGRAM},
+    ".svg": {"Creator": PROGRAM, "Date": None},
+    ".pdf": {"Creator": PROGRAM, "CreationDate": None},
+}
+
+
+def draw(
+    run: Run,
+    figure: str,
+    at: int | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    sequence: int | None = None,
+    measure: str | None = None,
+) -> "Figure":
+    """A figure of the page for a paper, as a ``matplotlib.figure.Figure`` that no pyplot knows of.
+
+    Args:
+        run: The run.
+        figure: Which one: a name in FIGURES.
+        at: The step, one with scores; the last of them if None. Figures over training mark it if it is given.
+        layer: Only the heads of this layer.
+        head: Only the heads of this number.
+        sequence: Of which sequence of the evaluation batch attention is shown, counted from 0.
+        measure: Only the scores of this measure.
+
+    Raises:
+        ValueError: an unknown figure, an option that it does not take, what the run does not have, or no matplotlib.
+
+    Example:
+        >>> save(draw(Run("runs/induction"), "attention", at=400, layer=1), "layer-1.svg")  # doctest: +SKIP
+    """
+    if figure not in FIGURES:
+        raise ValueError(f"figure: {figure!r} is not one of {', '.join(FIGURES)}{nearest(figure, FIGURES)}")
+    options = {"at": at, "layer": layer, "head": head, "sequence": sequence, "measure": measure}
+    given = {name: value for name, value in options.items() if value is not None}
+    taken = [name for name in signature(FIGURES[figure]).parameters if name in options]
+    for name, value in given.items():
+        if name not in taken:
+            raise ValueError(f"{name}: {value!r} is not valid; the figure {figure} takes {', '.join(taken)}")
+    with _style():
+        drawn = FIGURES[figure](Shown.of(run), **given)
+        # What matplotlib leaves until the figure is seen (ticks, places) is done in this style, and once: another
+        # layout would move things by a hair.
+        drawn.draw_without_rendering()
+        drawn.set_layout_engine("none")
+    return drawn
+
+
+def save(figure: "Figure", out: str | Path, overwrite: bool = False) -> Path:
+    """Write a figure, as what ``out`` ends in says (.png, .svg or .pdf), and give its path.
+
+    The same figure gives the same bytes. A figure of ours that is there is replaced.
+
+    Raises:
+        ValueError: another ending, a file that is no figure of ours (unless ``overwrite``), or no place to write to.
+    """
+    out = Path(out).expanduser()
+    ending = out.suffix.lower()
+    if ending not in METADATA:
+        raise ValueError(f"out: {str(out)!r} is not valid; it must end in {', '.join(METADATA)}")
+    if out.is_dir():
+        raise ValueError(f"out: {out} is a directory; it must be a file")
+    if out.exists() and not overwrite and PROGRAM.encode() not in out.read_bytes():
+        raise ValueError(f"out: {out} is no figure of Headway's; --overwrite replaces it")
+    try:
+        with _style():
+            write_whole(out, lambda part: figure.savefig(part, format=ending[1:], metadata=METADATA[ending]))
+    except OSError as error:
+        raise ValueError(f"out: {out} cannot be written ({error.strerror})") from None
+    return out
+
+
+def _style() -> AbstractContextManager[None]:
+    """Our settings over matplotlib's own, whatever its user's are; they end with the context."""
+    try:
+        from matplotlib import style
+    except ImportError:
+        raise ValueError("plot: needs matplotlib; pip install 'headway[paper]'") from None
+    return style.context(["default", STYLE])

@@ -1,0 +1,69 @@
+"""What the page of a typed string is drawn from."""
+
+import math
+from typing import Any
+
+import einops
+import numpy as np
+
+from headway.analyze.report.packed import Packed
+from headway.analyze.tools.prompt import Typed
+
+# Of this many pairs of positions, over all heads, attention and attribution are drawn.
+MOST_PAIRS = 2**21
+
+
+def typed_data(shown: Typed, layers: int, about: list[tuple[str, str]], top: int) -> dict[str, Any]:
+    """Numbers and labels of every position; of a long string, attention and sources of some (``drawn_positions``)."""
+    packed, positions = Packed(), range(len(shown.tokens))
+    kept = drawn_positions(len(positions), shown.position, math.isqrt(MOST_PAIRS // shown.attention.sizes["head"]))
+    following = shown.tokens[1:].tolist()
+    likeliest = [shown.likeliest(position, top) for position in positions]
+    explained = shown.explained.tolist()
+    attention = shown.attention.isel(pos=kept, source=kept).values
+    return {
+        "about": about,
+        "layers": layers,
+        "heads": shown.attention.sizes["head"] // layers,
+        "position": shown.position,
+        "tokens": shown.labels,
+        "following": [
+            {"token": shown.label(token), **_chance(shown, position, token)} for position, token in enumerate(following)
+        ],
+        "explained": [
+            {"token": shown.label(token), **_chance(shown, position, token)} for position, token in enumerate(explained)
+        ],
+        "likeliest": [[each._asdict() for each in found] for found in likeliest],
+        "leftOut": shown.left_out,
+        "components": [] if shown.outputs is None else shown.outputs.component.values.tolist(),
+        "outputs": None if shown.outputs is None else packed.add(shown.outputs.values),
+        "drawn": kept,
+        "sources": None
+        if shown.sources is None
+        else packed.add(_of_layers(shown.sources.isel(pos=kept, source=kept), layers)),
+        # As a run's are: of one checkpoint and one sequence.
+        "attention": packed.add_shares(_of_layers(attention, layers)[None, :, :, None]),
+        "packed": packed.text(),
+    }
+
+
+def drawn_positions(length: int, position: int, most: int) -> list[int]:
+    """All positions if they are no more than ``most``; else the first, and those before ``position`` and at it.
+
+    Example:
+        >>> drawn_positions(length=5, position=4, most=7), drawn_positions(length=11, position=9, most=4)
+        ([0, 1, 2, 3, 4], [0, 7, 8, 9])
+    """
+    most = max(most, 2)
+    if length <= most:
+        return list(range(length))
+    start = min(max(1, position - most + 2), length - most + 1)
+    return [0, *range(start, start + most - 1)]
+
+
+def _chance(shown: Typed, position: int, token: int) -> dict[str, Any]:
+    return {"probability": shown.probability(position, token), "rank": shown.rank(position, token)}
+
+
+def _of_layers(values: Any, layers: int) -> np.ndarray:
+    return einops.rearrange(np.asarray(values), "(layer head) q k -> layer head q k", layer=layers)

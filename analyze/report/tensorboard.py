@@ -1,0 +1,212 @@
+"""A run in TensorBoard: curves of losses and heads, patterns and pairs in colour, and the recipe.
+
+Tags say where to look: ``loss/`` how well the network does, ``heads/<measure>/L0H3``, ``circuits/`` what heads read of
+each other, ``optimiser/``. What is shown of a score follows from its axes alone.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import einops
+import lightning as L
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
+from torch.utils.tensorboard import SummaryWriter
+
+from headway.analyze.network.axes import HEAD, PAIR
+from headway.analyze.report.palette import DIVERGING, NOTHING, SEQUENTIAL, rgb
+from headway.checkpoints.recipe import Recipe
+from headway.checkpoints.run import Run
+from headway.models.config import Head
+
+ATTENTION = ("layer", "head", "batch", "query", "key")
+# TensorBoard's table of runs shows five options until one asks for more, those first that are said to differ.
+FIRST = ("model.n_layers", "optim.lr", "seed", "steps", "task.class")
+# A colour map in an image of 256 colours: the anchors of both ramps lie on its steps, or half a step beside one.
+STEPS = 250
+ABSENT, LINE = STEPS + 1, STEPS + 2
+ABSENT_COLOUR = "#e6e6e6"
+# The z at which a composition has the last colour.
+STRONG = 10.0
+
+
+class RunLogger(TensorBoardLogger):
+    """Lightning's logger, writing into a run's own directory."""
+
+    def __init__(self, run: Run):
+        # What a run that died has logged since its last kept step happens again, and is shown once.
+        self.run = run
+        super().__init__(run.path, name="", version="", purge_step=run.steps[-1] + 1 if run.steps else None)
+
+    def save(self) -> None:
+        """Flush; there is no need of Lightning's hparams.yaml beside config.yaml."""
+        self.experiment.flush()
+
+
+def log_scores(trainer: L.Trainer, scores: Mapping[str, xr.Dataset], step: int) -> None:
+    """Show the scores of one checkpoint of the run that trains, and at step 0 its recipe too."""
+    logger = trainer.logger
+    if isinstance(logger, RunLogger):
+        if step == 0:
+            show_run(logger.experiment, logger.run.recipe, scores)
+        show(logger.experiment, scores, step)
+
+
+def show_run(writer: SummaryWriter, recipe: Recipe, measured: Mapping[str, xr.Dataset]) -> None:
+    """Write what is said once: the recipe, the layout of the charts that overlay curves, how to read the pictures."""
+    _write(writer, *hyperparameters(recipe))
+    writer.add_custom_scalars(layout(measured))
+    for name, scores in measured.items():
+        for tag, (_, legend) in pictures(name, scores).items():
+            writer.add_text(tag, legend)
+
+
+def show(writer: SummaryWriter, measured: Mapping[str, xr.Dataset], step: int) -> None:
+    """Write the scores at one step, by measure: curves and pictures, all in one event."""
+    summary = Summary()
+    for name, scores in measured.items():
+        for tag, value in curves(name, scores).items():
+            summary.value.add(tag=tag, simple_value=value)
+        for tag, (image, _) in pictures(name, scores).items():
+            summary.value.add(tag=tag, image=_encoded(image))
+    _write(writer, summary, step=step)
+    # A run that is killed has shown what it has kept.
+    writer.flush()
+
+
+def curves(name: str, scores: xr.Dataset) -> dict[str, float]:
+    """What is drawn over the steps, by tag: a number and its parts, each head's score, the strongest pair's.
+
+    Example:
+        >>> curves("copies", xr.Dataset({"copies": (("layer", "head"), [[0.5, np.nan]])}))
+        {'heads/copies/L0H0': 0.5}
+    """
+    if name not in scores:
+        return {}
+    dims, values = scores.variables[name].dims, scores.variables[name].values
+    drawn: dict[str, float] = {}
+    if dims == ():
+        drawn = {f"loss/{part}": each.item() for part, each in scores.data_vars.items() if each.dims == ()}
+    elif dims == HEAD:
+        drawn = {f"heads/{name}/{Head(*at)}": values[at].item() for at in np.ndindex(values.shape)}
+    elif dims == PAIR:
+        drawn = {f"circuits/{name}/strongest": np.fmax.reduce(values, axis=None).item()}
+    return {tag: value for tag, value in drawn.items() if not math.isnan(value)}
+
+
+def pictures(name: str, scores: xr.Dataset) -> dict[str, tuple[Image.Image, str]]:
+    """What is drawn at each step, by tag, with how to read it: attention patterns, and how far pairs leave their null.
+
+    Weak attention is visible, because the colour follows its square root.
+    """
+    drawn = {}
+    for variable, array in scores.variables.items():
+        if array.dims == ATTENTION:
+            first_sequence = array.values[:, :, 0].clip(0, 1)
+            drawn[f"heads/{variable}"] = (
+                picture(np.sqrt(first_sequence), SEQUENTIAL.light, zoom=max(1, 144 // array.sizes["key"])),
+                "Attention on the first sequence of the evaluation batch: a row of heads for each layer, queries "
+                "downwards, keys to the right. White is 0, dark blue 1; the colour follows the square root.",
+            )
+        elif array.dims == PAIR and variable == f"{name}_z" and array.sizes["from_layer"] > 1:
+            # The last layer writes for none, and the first reads of none.
+            pairs = einops.rearrange(array.values[:-1, :, 1:], "l1 h1 l2 h2 -> (l1 h1) (l2 h2) 1 1")
+            drawn[f"circuits/{name}"] = (
+                picture(pairs / (2 * STRONG) + 0.5, DIVERGING.light, zoom=max(8, 288 // len(pairs))),
+                "How many standard deviations a pair lies from its null. Downwards the heads that write, from L0H0 on; "
+                f"to the right those that read, from L1H0 on. Brown is -{STRONG:.0f} or less, white 0, dark blue "
+                f"{STRONG:.0f} or more; grey is no such pair.",
+            )
+    return drawn
+
+
+def picture(tiles: Float[np.ndarray, "rows columns height width"], anchors: tuple[str, ...], zoom: int) -> Image.Image:
+    """A grid of tiles, lines around each: 0 in the first colour, 1 in the last, NaN light grey.
+
+    Each number is a square of ``zoom`` pixels.
+
+    Example:
+        >>> image = picture(np.array([[[[1.0, 0.0]]]]), ("#000000", "#ffffff"), zoom=3).convert("RGB")
+        >>> image.size, image.getpixel((1, 1)), image.getpixel((6, 3))
+        ((8, 5), (255, 255, 255), (0, 0, 0))
+    """
+    index = np.where(np.isnan(tiles), ABSENT, np.rint(STEPS * tiles.clip(0, 1))).astype("uint8")
+    squares = einops.repeat(index, "rows columns y x -> rows columns (y z1) (x z2)", z1=zoom, z2=zoom)
+    framed = np.pad(squares, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=LINE)
+    # One byte for each pixel is encoded in a tenth of the time that three take.
+    image = Image.fromarray(einops.rearrange(framed, "rows columns y x -> (rows y) (columns x)"))
+    at = np.linspace(0, 1, STEPS + 1)
+    ramp = [np.interp(at, np.linspace(0, 1, len(anchors)), channel) for channel in zip(*rgb(anchors), strict=True)]
+    colours = np.vstack([np.stack(ramp, axis=1), rgb((ABSENT_COLOUR, NOTHING))])
+    image.putpalette(np.rint(255 * colours).astype("uint8").tobytes())
+    return image
+
+
+def layout(measured: Mapping[str, xr.Dataset]) -> dict[str, dict[str, list[Any]]]:
+    """The charts of the tab Custom Scalars: by category and title, the regular expressions of the tags they overlay.
+
+    They fit networks of any size, so that runs which stand beside each other share their charts.
+    """
+    charts: dict[str, dict[str, list[Any]]] = {"loss": {}, "heads": {}, "circuits": {}}
+    for name, scores in measured.items():
+        dims = scores[name].dims if name in scores else None
+        if dims == ():
+            parts = [rf"^loss/{re.escape(name)}(_.+)?$"]
+            charts["loss"][name] = ["Multiline", ["^loss/train$", *parts] if name == "loss" else parts]
+        elif dims == HEAD:
+            charts["heads"][name] = ["Multiline", [rf"^heads/{re.escape(name)}/L\d+H\d+$"]]
+        elif dims == PAIR:
+            charts["circuits"]["strongest pair"] = ["Multiline", [r"^circuits/.+/strongest$"]]
+    return {category: titled for category, titled in charts.items() if titled}
+
+
+def hyperparameters(recipe: Recipe) -> tuple[Summary, Summary]:
+    """The tab HParams: its columns (every option of the recipe, and the loss at the end) and this run's values.
+
+    Options are called as on the command line, ``model.n_layers``.
+    """
+    values = {
+        name: str(value) if isinstance(value, list) else value
+        for name, value in _flat(recipe.to_dict()).items()
+        if name != "version"
+    }
+    kinds = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
+    columns = api_pb2.Experiment(  # pyright: ignore[reportAttributeAccessIssue]
+        hparam_infos=[
+            {"name": name, "type": kinds.get(type(value), "DATA_TYPE_FLOAT64"), "differs": name in FIRST}
+            for name, value in values.items()
+        ],
+        metric_infos=[{"name": {"tag": "loss/loss"}, "display_name": "evaluation loss"}],
+    )
+    content = plugin_data_pb2.HParamsPluginData(experiment=columns)  # pyright: ignore[reportAttributeAccessIssue]
+    described = metadata.create_summary_metadata(content)
+    experiment = Summary.Value(tag=metadata.EXPERIMENT_TAG, metadata=described, tensor=metadata.NULL_TENSOR)
+    # An option that is not set has a column and no value. Without an id of its own each run is a trial.
+    given = {name: value for name, value in values.items() if value is not None}
+    return Summary(value=[experiment]), summary_v2.hparams_pb(given, trial_id="")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _encoded(image: Image.Image) -> Summary.Image:
+    file = io.BytesIO()
+    image.save(file, format="PNG", compress_level=1)
+    return Summary.Image(height=image.height, width=image.width, colorspace=3, encoded_image_string=file.getvalue())
+
+
+def _write(writer: SummaryWriter, *summaries: Summary, step: int | None = None) -> None:
+    for summary in summaries:
+        writer._get_file_writer().add_summary(summary, step)

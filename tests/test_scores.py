@@ -64,7 +64,7 @@ def test_what_was_done_about_layer_norm_is_kept_beside_every_null(tmp_path: Path
     run = untrained_run(tmp_path / "run", TOKENS)
     model = run.model()
     with torch.no_grad():
-        model.blocks[0].ln1.w.mul_(2.0)
+        model.state_dict()["blocks.0.ln1.w"].mul_(2.0)
     weights = [each for each in MEASURES if each.name in ("ov_top1", "position_pattern", "rank_95", "ov_eigenvalue")]
     Scorer(run, weights, run.batch()).score(0, model)
     for each in weights:

@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 import headway.data
+from headway.checkpoints.config import VERSION, check_version, read_values
 from headway.checkpoints.schedule import Schedule
 from headway.data.seeds import check_seed
 from headway.data.task import Task
@@ -19,8 +20,6 @@ from headway.models.config import ModelConfig
 from headway.models.optim import OptimConfig
 from headway.options import imported, nearest, parse
 
-# Of config.yaml. Another number means that its options have other names or meanings.
-VERSION = 1
 # Of steps, and of sequences in a batch.
 MOST = 10**9
 
@@ -125,10 +124,8 @@ class Recipe:
         Raises:
             ValueError: another version, an option that is unknown, missing, or of a wrong type.
         """
-        values = dict(values)
-        version = values.pop("version", None)
-        if type(version) is not int or version != VERSION:
-            raise ValueError(f"version: {version!r} is not valid; this Headway reads version {VERSION}")
+        check_version(values)
+        values = {name: value for name, value in values.items() if name != "version"}
         task = values.pop("task", None)
         if not (isinstance(task, dict) and isinstance(task.get("class"), str)):
             raise ValueError("task.class: is missing; it must be package.module:Class")
@@ -192,14 +189,7 @@ class Recipe:
     @classmethod
     def load(cls, path: Path) -> "Recipe":
         """Read config.yaml; a ValueError that names the file if it is not there or holds no recipe."""
-        try:
-            values = yaml.safe_load(path.read_text())
-        except OSError as error:
-            raise ValueError(f"config: {path} cannot be read ({error.strerror})") from None
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise ValueError(f"config: {path} is not YAML") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"config: {path} holds no recipe")
+        values = read_values(path)
         try:
             return cls.from_dict(values)
         except ValueError as error:

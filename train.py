@@ -66,7 +66,7 @@ def train(
     eval_seed: int = 0,
     eval_batch_size: int = 64,
     compile: bool = False,
-    measures: Sequence[Measure] = LIVE,
+    measures: Sequence[Measure] | None = None,
     overwrite: bool = False,
     live: bool = False,
 ) -> Run:
@@ -85,7 +85,7 @@ def train(
         eval_seed: Seed of the fixed evaluation batch.
         eval_batch_size: Sequences in the evaluation batch.
         compile: Compile the training forward pass (torch.compile).
-        measures: What is scored at each kept step.
+        measures: What is scored at each checkpoint; the live ones of MEASURES if None.
         overwrite: Replace a run that is in ``out`` already.
         live: Write the page at every kept step, and not only at the end.
 
@@ -101,7 +101,19 @@ def train(
     """
     check_hardware(trainer)
     task = task.settled()
-    recipe = Recipe(task, model, optim, schedule, trainer, steps, batch_size, seed, eval_seed, eval_batch_size, compile)
+    recipe = Recipe(
+        task=task,
+        model=model,
+        optim=optim,
+        schedule=schedule,
+        trainer=trainer,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        eval_seed=eval_seed,
+        eval_batch_size=eval_batch_size,
+        compile=compile,
+    )
     check_first_batch(recipe)
     run = Run.create(out, recipe, overwrite)
     _fit(run, measures, resumed=False, live=live)

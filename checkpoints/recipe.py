@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from argparse import SUPPRESS
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from inspect import isabstract
 from pathlib import Path
@@ -22,6 +23,8 @@ from headway.options import imported, nearest, parse
 
 # Of steps, and of sequences in a batch.
 MOST = 10**9
+# Fields of ModelConfig that a task has as well.
+SIZES_OF_TASK = ("n_ctx", "d_vocab", "input_type")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class TrainerConfig:
             raise ValueError(f"threads: {self.threads} is not valid; it must be from 1 to 1024, or null")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What is trained on what, how, for how long, from which seeds, and what is kept.
 
@@ -153,11 +156,25 @@ class Recipe:
         plain = {name: value for name, value in vars(self).items() if name not in parts}
         return plain | {f"{part}.{name}": value for part, options in parts.items() for name, value in options.items()}
 
+    @property
+    def sizes_of_task(self) -> list[str]:
+        """The sizes of the network that are the task's, and so change with it; d_vocab_out follows d_vocab itself.
+
+        Example:
+            >>> from headway.data.previous_token import PreviousToken
+            >>> model = ModelConfig(n_layers=1, d_model=8, n_ctx=13, d_head=4, n_heads=2, d_vocab=17)
+            >>> Recipe(task=PreviousToken(length=13, n_tokens=11), model=model).sizes_of_task
+            ['n_ctx', 'input_type']
+        """
+        return [name for name in SIZES_OF_TASK if getattr(self.model, name) == getattr(self.task, name)]
+
     @classmethod
-    def from_options(cls, task: type[Task], options: Namespace) -> "Recipe":
-        """The recipe that ``parser(task)`` has read."""
+    def from_options(cls, task: type[Task], options: Namespace, following: Iterable[str] = ()) -> "Recipe":
+        """The recipe that ``parser(task)`` has read, in which these sizes of the network are the task's."""
         values = {f.name: options.get(f.name, {}) for f in fields(cls)}
         for part, kind in {"task": task, **cls.parts}.items():
+            if part == "model":
+                values[part] = {**values[part], **{name: getattr(values["task"], name) for name in following}}
             try:
                 values[part] = kind(**values[part])
             except ValueError as error:

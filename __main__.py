@@ -303,7 +303,7 @@ def study_command(arguments: list[str]) -> None:
     from rich.console import Console
     from transformer_lens.model_bridge import TransformerBridge
 
-    from headway.analyze.report.console import print_story
+    from headway.analyze.report.console import print_study
     from headway.analyze.report.live import report_if_possible
     from headway.analyze.report.page import write_studies
     from headway.analyze.studies import STUDIES
@@ -358,7 +358,7 @@ def study_command(arguments: list[str]) -> None:
         story = study(studied, *([others] if takes_others else []), **options, progress=True)
         story.write(path)
         report_if_possible(studied) if isinstance(studied, Run) else write_studies(folder, studied)
-    print_story(story, Console(width=None if sys.stdout.isatty() else 160))
+    print_study(story, Console(width=None if sys.stdout.isatty() else 160))
     print(f"\nIts figures, as data: {path}\nThe page that shows them: {page}")
 
 
@@ -381,10 +381,10 @@ def text_command(arguments: list[str]) -> None:
 
     from rich.console import Console
 
-    from headway.analyze.report.console import print_typed
-    from headway.analyze.report.page import write_typed
+    from headway.analyze.report.console import print_prompt
+    from headway.analyze.report.page import write_prompt_page
     from headway.analyze.studies.subject import Subject, opened
-    from headway.analyze.tools.prompt import typed
+    from headway.analyze.tools.prompt import run_prompt
     from headway.checkpoints import Run
     from headway.checkpoints.run import holds_run
     from headway.options import parse
@@ -401,12 +401,12 @@ def text_command(arguments: list[str]) -> None:
         if options.out is None and holds_run(folder):
             raise ValueError(f"out: {folder} holds a run; give another file")
     subject = Subject.of(studied, options.at)
-    shown = typed(subject.model, string, options.position, options.token)
+    shown = run_prompt(subject.model, string, options.position, options.token)
     step = [] if subject.step is None else [("step", str(subject.step))]
     out = folder / "text.html" if options.out is None else _directory("out", options.out)
     about = [("model", subject.name), *step, ("string", string)]
-    page = write_typed(shown, subject.model, about, out, options.top, options.overwrite)
-    print_typed(shown, Console(width=None if sys.stdout.isatty() else 160), options.top)
+    page = write_prompt_page(shown, subject.model, about, out, options.top, options.overwrite)
+    print_prompt(shown, Console(width=None if sys.stdout.isatty() else 160), options.top)
     print(f"\nThe page that shows it, at every position: {page}")
 
 

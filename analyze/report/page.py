@@ -19,7 +19,7 @@ from headway.analyze.report.packed import Packed
 from headway.analyze.report.prompt_page import typed_data
 from headway.analyze.report.shown import Damaged, Score, Shown, read_story
 from headway.analyze.report.stories import story_data
-from headway.analyze.studies.story import Story
+from headway.analyze.studies.result import StudyResult
 from headway.analyze.tools.prompt import Typed
 from headway.checkpoints import Run
 from headway.checkpoints.files import write_whole
@@ -291,7 +291,7 @@ def _common(values: xr.DataArray, *heads: str) -> np.ndarray:
     return values.max(heads).values
 
 
-def _story(story: Story | Damaged, packed: Packed) -> dict[str, Any]:
+def _story(story: StudyResult | Damaged, packed: Packed) -> dict[str, Any]:
     return story._asdict() if isinstance(story, Damaged) else story_data(story, packed)
 
 

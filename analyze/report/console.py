@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headway.analyze.studies.story import Claims, Story
+from headway.analyze.studies.result import Claims, StudyResult
 
 if TYPE_CHECKING:
     from headway.analyze.tools.prompt import PromptResult
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_COMPONENTS, MOST_HEADS, MOST_SOURCES = 16, 24, 3
 
 
-def print_study(study: Story, console: Console) -> None:
+def print_study(study: StudyResult, console: Console) -> None:
     """Print the tables of a study and then its claims; its pictures are for the page."""
     for section in study.sections:
         tables = [figure for figure in section.figures if figure.kind == "table"]

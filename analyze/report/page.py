@@ -19,7 +19,7 @@ from headway.analyze.report.packed import Packed
 from headway.analyze.report.prompt_page import prompt_data
 from headway.analyze.report.stored import Damaged, Score, StoredScores, read_study
 from headway.analyze.report.study_page import study_data
-from headway.analyze.studies.story import Story
+from headway.analyze.studies.result import StudyResult
 from headway.analyze.tools.prompt import PromptResult
 from headway.checkpoints import Run
 from headway.checkpoints.files import write_whole
@@ -291,7 +291,7 @@ def _common(values: xr.DataArray, *heads: str) -> np.ndarray:
     return values.max(heads).values
 
 
-def _study(study: Story | Damaged, packed: Packed) -> dict[str, Any]:
+def _study(study: StudyResult | Damaged, packed: Packed) -> dict[str, Any]:
     return study._asdict() if isinstance(study, Damaged) else study_data(study, packed)
 
 

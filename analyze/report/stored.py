@@ -16,7 +16,7 @@ from headway.analyze.formation.induction import induction_circuits
 from headway.analyze.formation.roles import roles
 from headway.analyze.formation.strongest import what_formed
 from headway.analyze.network.axes import HEAD, PAIR
-from headway.analyze.studies.story import Story
+from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.checkpoints.scores import joined, read_file, score_files
 from headway.data.task import Task
@@ -238,7 +238,7 @@ class StoredScores:
         }
 
     @property
-    def studies(self) -> list[Story | Damaged]:
+    def studies(self) -> list[StudyResult | Damaged]:
         """Every study of this run, at the last step at which it was made."""
         return [read_study(self.run.study_file(study, step), step) for study, step in sorted(self.run.studies.items())]
 
@@ -277,10 +277,10 @@ class StoredScores:
                 )
 
 
-def read_study(path: Path, step: int | None = None) -> Story | Damaged:
+def read_study(path: Path, step: int | None = None) -> StudyResult | Damaged:
     """A study from its file, or what is wrong with that; ``step`` is of a run, where it was made."""
     try:
-        return Story.read(path)
+        return StudyResult.read(path)
     # What HDF5 says of a damaged file depends on what is damaged; no page must end for it.
     except Exception as error:
         why = str(error) if isinstance(error, ValueError) else f"{path} is damaged ({error})"

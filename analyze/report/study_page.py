@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.report.packed import Packed
-from headway.analyze.studies.story import Claims, Figure, Section, Story
+from headway.analyze.studies.result import Claims, Figure, Section, StudyResult
 
 # What the numbers of one study may take, in bytes, before they are deflated.
 MOST = 1_000_000
@@ -46,7 +46,7 @@ class Limits(NamedTuple):
         return Limits(max(8, self.side >> times), max(16, self.points >> times), entries, rows, columns)
 
 
-def study_data(study: Story, packed: Packed) -> dict[str, Any]:
+def study_data(study: StudyResult, packed: Packed) -> dict[str, Any]:
     """What the page's scripts draw a study from; its numbers are added to ``packed``.
 
     Figures are made smaller together until all of them fit into ``MOST`` bytes: pictures and lines by means over
@@ -106,7 +106,7 @@ class _Fitted:
         return sum(4 * part.values.size for part in self.parts)
 
 
-def _fitted_sections(study: Story, limits: Limits) -> list[list[_Fitted]]:
+def _fitted_sections(study: StudyResult, limits: Limits) -> list[list[_Fitted]]:
     return [[_fitted(figure, limits) for figure in section.figures] for section in study.sections]
 
 

@@ -303,12 +303,12 @@ def study_command(arguments: list[str]) -> None:
     from rich.console import Console
     from transformer_lens.model_bridge import TransformerBridge
 
-    from headway.analyze.report.console import print_story
+    from headway.analyze.report.console import print_study
     from headway.analyze.report.live import report_if_possible
     from headway.analyze.report.page import write_studies
     from headway.analyze.studies import STUDIES
-    from headway.analyze.studies.story import Story
-    from headway.analyze.studies.subject import opened
+    from headway.analyze.studies.loading import open_run_or_model
+    from headway.analyze.studies.result import StudyResult
     from headway.checkpoints import Run
     from headway.checkpoints.run import holds_run
     from headway.options import nearest, parse
@@ -334,7 +334,7 @@ def study_command(arguments: list[str]) -> None:
         return
     options = vars(parse(parser, rest))
     paths, overwrite, out = options.pop("runs"), options.pop("overwrite"), options.pop("out", None)
-    studied = opened(paths[0]) if takes_models else Run(_directory("run", paths[0]))
+    studied = open_run_or_model(paths[0]) if takes_models else Run(_directory("run", paths[0]))
     others = [Run(_directory("run", path)) for path in paths[1:]]
     asked = [key for key, value in options.items() if key != "at" and value != parser.get_default(key)]
     folder = _directory("out", out or str(Path("runs") / Path(paths[0]).name))
@@ -353,12 +353,12 @@ def study_command(arguments: list[str]) -> None:
                 f"study: {path} has been made; --overwrite makes it again, with {', '.join(asked) or 'these runs'}"
             )
         print(f"{path} has been made; --overwrite makes it again.\n")
-        story = Story.read(path)
+        result = StudyResult.read(path)
     else:
-        story = study(studied, *([others] if takes_others else []), **options, progress=True)
-        story.write(path)
+        result = study(studied, *([others] if takes_others else []), **options, progress=True)
+        result.write(path)
         report_if_possible(studied) if isinstance(studied, Run) else write_studies(folder, studied)
-    print_story(story, Console(width=None if sys.stdout.isatty() else 160))
+    print_study(result, Console(width=None if sys.stdout.isatty() else 160))
     print(f"\nIts figures, as data: {path}\nThe page that shows them: {page}")
 
 
@@ -381,10 +381,10 @@ def text_command(arguments: list[str]) -> None:
 
     from rich.console import Console
 
-    from headway.analyze.report.console import print_typed
-    from headway.analyze.report.page import write_typed
-    from headway.analyze.studies.subject import Subject, opened
-    from headway.analyze.tools.prompt import typed
+    from headway.analyze.report.console import print_prompt
+    from headway.analyze.report.page import write_prompt_page
+    from headway.analyze.studies.loading import LoadedModel, open_run_or_model
+    from headway.analyze.tools.prompt import run_prompt
     from headway.checkpoints import Run
     from headway.checkpoints.run import holds_run
     from headway.options import parse
@@ -393,20 +393,20 @@ def text_command(arguments: list[str]) -> None:
     if options.top < 1:
         raise ValueError(f"top: {options.top} is not valid; it must be at least 1")
     string = sys.stdin.read().removesuffix("\n") if options.string == "-" else options.string
-    studied = opened(options.run)
+    studied = open_run_or_model(options.run)
     if isinstance(studied, Run):
         folder = studied.path
     else:
         folder = Path("runs") / Path(options.run).name
         if options.out is None and holds_run(folder):
             raise ValueError(f"out: {folder} holds a run; give another file")
-    subject = Subject.of(studied, options.at)
-    shown = typed(subject.model, string, options.position, options.token)
+    subject = LoadedModel.of(studied, options.at)
+    shown = run_prompt(subject.model, string, options.position, options.token)
     step = [] if subject.step is None else [("step", str(subject.step))]
     out = folder / "text.html" if options.out is None else _directory("out", options.out)
     about = [("model", subject.name), *step, ("string", string)]
-    page = write_typed(shown, subject.model, about, out, options.top, options.overwrite)
-    print_typed(shown, Console(width=None if sys.stdout.isatty() else 160), options.top)
+    page = write_prompt_page(shown, subject.model, about, out, options.top, options.overwrite)
+    print_prompt(shown, Console(width=None if sys.stdout.isatty() else 160), options.top)
     print(f"\nThe page that shows it, at every position: {page}")
 
 

@@ -24,7 +24,7 @@ from toys import NO_POSITIONS, TOKENS, VECTORS, Spikes, TurnsNaN, embedding_norm
 
 from headway.analyze import LIVE, MEASURES, measure
 from headway.analyze.measures.measure import Measure
-from headway.analyze.studies.story import Claim, Figure, Section, Story
+from headway.analyze.studies.result import Claim, Figure, Section, StudyResult
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
@@ -479,11 +479,11 @@ def test_updates_that_happened_twice_are_there_once(tmp_path: Path, monkeypatch:
 # Studies
 
 
-def story(run: Run, step: int, name: str = "mine") -> Story:
+def story(run: Run, step: int, name: str = "mine") -> StudyResult:
     """A study of one figure and one claim."""
     figure = Figure("Squares", xr.Dataset({"y": ("x", [0, 1, step])}), "lines", "How they grow.")
     section = Section("Numbers", "What they are.", (figure,))
-    return Story(name, str(run.path), step, (section,), (Claim("It grows", "last", float(step), 1.0),))
+    return StudyResult(name, str(run.path), step, (section,), (Claim("It grows", "last", float(step), 1.0),))
 
 
 @pytest.fixture
@@ -514,7 +514,7 @@ def test_a_study_is_read_at_its_last_step_or_the_one_asked_for(studied: Run):
     tree = studied.study("mine", 4)
     assert (tree.attrs["study"], tree.attrs["step"], tree.attrs["run"]) == ("mine", 4, str(studied.path))
     assert tree["Numbers/Squares"].y.values.tolist() == [0, 1, 4]
-    assert Story.from_tree(tree) == replace(story(studied, 4), sections=Story.from_tree(tree).sections)
+    assert StudyResult.from_tree(tree) == replace(story(studied, 4), sections=StudyResult.from_tree(tree).sections)
     # The file is closed: it can be replaced, and what was read stays.
     studied.study_file("mine", 4).unlink()
     assert tree["Numbers/Squares"].y.values.tolist() == [0, 1, 4]

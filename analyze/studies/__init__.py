@@ -1,8 +1,8 @@
 """Whole stories about one network: each file here is a study, to be read from top to bottom.
 
-A study takes a run of its task and a kept step, or a language model, calls the measures, and gives a Story: figures and
-tables, and the claims that their numbers support or refute. ``headway study`` runs it, prints its tables and keeps it;
-the page draws what has been kept.
+A study takes a run of its task and a kept step, or a language model, calls the measures, and gives a StudyResult:
+figures and tables, and the claims that their numbers support or refute. ``headway study`` runs it, prints its tables
+and keeps it; the page draws what has been kept.
 """
 
 from headway.analyze.studies import affine_recurrence, induction, name_movers, previous_token

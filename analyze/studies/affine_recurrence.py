@@ -41,9 +41,9 @@ from headway.analyze.network.forward import forward_pass, shared_forward_pass
 from headway.analyze.network.interventions import heads_except, output_with
 from headway.analyze.network.requirements import DoesNotApplyError, check_head
 from headway.analyze.network.weights import ov, qk, weight
+from headway.analyze.studies.loading import folded_model
+from headway.analyze.studies.result import Claim, Claims, Figure, Section, StudyResult, by_layer, table
 from headway.analyze.studies.runner import over_steps
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, by_layer, table
-from headway.analyze.studies.subject import simplified
 from headway.analyze.tools.lens import lens, residual_outputs
 from headway.analyze.tools.probe import Probed, Samples, linear_probe, mlp_probe, samples
 from headway.analyze.tools.similar_vector import similar_vector
@@ -69,7 +69,7 @@ def study(
     sequences: int = 64,
     probe_sequences: int = 4096,
     progress: bool = False,
-) -> Story:
+) -> StudyResult:
     """Study a run that predicts affine recurrences.
 
     Weights are processed (LayerNorm folded, what is written centred), which changes no output.
@@ -90,7 +90,7 @@ def study(
     """
     task = _task(run)
     step = run.check_step(at)
-    model = simplified(run, step)
+    model = folded_model(run, step)
     chosen = _heads(model, heads)
     length = min(length, task.length_max)
     features = model.cfg.d_model
@@ -127,9 +127,9 @@ def study(
     formed = Section(
         "How it formed",
         f"The claims at each kept step up to this one, on sequences of {task.length_max} vectors.",
-        over_steps(run, step, lambda each: claims(simplified(run, each), longest), progress),
+        over_steps(run, step, lambda each: claims(folded_model(run, each), longest), progress),
     )
-    return Story(NAME, str(run.path), step, (*sections, formed), ends)
+    return StudyResult(NAME, str(run.path), step, (*sections, formed), ends)
 
 
 def _training(run: Run, step: int) -> Section:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from headway.analyze.network.vocabulary import similar_pairs
-from headway.analyze.studies.subject import Subject
+from headway.analyze.studies.loading import LoadedModel
 from headway.checkpoints.run import Run
 from headway.data.renamed import Renamed
 from headway.data.repeated_synonyms import RepeatedSynonyms
@@ -95,7 +95,7 @@ def two_copies(repeats: Repeats) -> Repeats:
     return repeats._replace(task=task)
 
 
-def in_synonyms(subject: Subject, repeats: Repeats, file: str | None = None) -> Repeats | None:
+def in_synonyms(subject: LoadedModel, repeats: Repeats, file: str | None = None) -> Repeats | None:
     """The same in synonyms: the task's own, those of a file, or tokens that are embedded alike; None for too few.
 
     Raises:
@@ -124,7 +124,7 @@ def in_synonyms(subject: Subject, repeats: Repeats, file: str | None = None) -> 
     return Repeats(Renamed(task, (known[0], *first.tolist(), *second.tolist())), synonyms, told)
 
 
-def _read_pairs(subject: Subject, file: str, known: set[int]) -> tuple[list[tuple[int, int]], str]:
+def _read_pairs(subject: LoadedModel, file: str, known: set[int]) -> tuple[list[tuple[int, int]], str]:
     """The pairs of a file, each token in the first pair that has it; and what was left out."""
     try:
         lines = Path(file).expanduser().read_text().splitlines()
@@ -158,7 +158,7 @@ def _read_pairs(subject: Subject, file: str, known: set[int]) -> tuple[list[tupl
     return pairs, f"{told}."
 
 
-def _token_of(subject: Subject, word: str, known: set[int], where: str) -> int | str:
+def _token_of(subject: LoadedModel, word: str, known: set[int], where: str) -> int | str:
     """The token of a word, as it stands behind a space; for a run its number. What it is split into if it is."""
     if subject.task is not None:
         if not word.isdecimal() or int(word) not in known:

@@ -51,9 +51,9 @@ from headway.analyze.studies.circuit import (
     without_positions,
 )
 from headway.analyze.studies.copies import Sequences, in_synonyms, own_repeats, two_copies
+from headway.analyze.studies.loading import LoadedModel, folded_model
+from headway.analyze.studies.result import Claim, Claims, Figure, Section, StudyResult, table
 from headway.analyze.studies.runner import over_steps
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, table
-from headway.analyze.studies.subject import Subject, simplified
 from headway.checkpoints.run import Run
 from headway.data.task import Batch
 from headway.models.config import Head
@@ -81,7 +81,7 @@ def study(
     induction_above: float = 0.5,
     pairs: str | None = None,
     progress: bool = False,
-) -> Story:
+) -> StudyResult:
     """Study a network that predicts repeated tokens.
 
     Args:
@@ -108,7 +108,7 @@ def study(
     for name, value in {**thresholds, "induction": induction_above}.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name}_above: {value} is not valid; attention is from 0 to 1")
-    subject = Subject.of(run, at)
+    subject = LoadedModel.of(run, at)
     network = Network(subject.model, subject.folded)
     meant = in_synonyms(subject, repeats, pairs)
     seed = run.recipe.eval_seed if isinstance(run, Run) else 0
@@ -139,7 +139,7 @@ def study(
         step = subject.step
 
         def at_step(each: int) -> Network:
-            return Network(run.model(each), simplified(run, each))
+            return Network(run.model(each), folded_model(run, each))
 
         figures = over_steps(
             run,
@@ -149,7 +149,7 @@ def study(
             lambda each: _measured(at_step(each), main),
         )
         sections.append(Section("How it formed", "The claims and the measures at each kept step up to this.", figures))
-    return Story(NAME, subject.name, subject.step, tuple(sections), ends)
+    return StudyResult(NAME, subject.name, subject.step, tuple(sections), ends)
 
 
 def _heads(model: Model, sequences: Sequences, thresholds: dict[str, float]) -> Section:
@@ -189,7 +189,7 @@ def _heads(model: Model, sequences: Sequences, thresholds: dict[str, float]) -> 
     return Section("Heads", "Means over all queries of the sequences.", tuple(figures))
 
 
-def _predictions(subject: Subject, sequences: Sequences, copies: Sequences) -> Section:
+def _predictions(subject: LoadedModel, sequences: Sequences, copies: Sequences) -> Section:
     """The loss on what is new and on what repeats, by position, and what is predicted right."""
     model, batch = subject.model, copies.batch
     losses, right = loss(model, sequences.batch), accuracy(model, sequences.batch)
@@ -244,7 +244,7 @@ def _predictions(subject: Subject, sequences: Sequences, copies: Sequences) -> S
     )
 
 
-def _activations(subject: Subject, copies: Sequences) -> Section:
+def _activations(subject: LoadedModel, copies: Sequences) -> Section:
     """Where each head looks, token by token, and how much it moves."""
     shown, tokens = forward_pass(subject.model, copies.batch), _labelled(subject, copies.batch)
     z = torch.stack(
@@ -342,7 +342,7 @@ def _ablation(model: Model, sequences: Sequences, circuit: Circuit | None) -> Se
     return Section("Ablation", "", tuple(figures))
 
 
-def _copying(subject: Subject, sequences: Sequences, circuit: Circuit | None) -> Section:
+def _copying(subject: LoadedModel, sequences: Sequences, circuit: Circuit | None) -> Section:
     """The full OV circuit: which tokens a head, or a set of heads, says when it looks at one."""
     model = subject.folded
     heads = heads_except(model)
@@ -448,7 +448,7 @@ def _positions(network: Network, sequences: Sequences, circuit: Circuit) -> list
     return [Section("Positions", text, figures)]
 
 
-def _inputs(subject: Subject, copies: Sequences, circuit: Circuit) -> Section:
+def _inputs(subject: LoadedModel, copies: Sequences, circuit: Circuit) -> Section:
     """What the induction head's queries and keys are made of, and which parts find each other."""
     model = subject.model
     try:
@@ -512,7 +512,7 @@ def _inputs(subject: Subject, copies: Sequences, circuit: Circuit) -> Section:
     )
 
 
-def _composition(subject: Subject, sequences: Sequences, circuit: Circuit) -> Section:
+def _composition(subject: LoadedModel, sequences: Sequences, circuit: Circuit) -> Section:
     """Through which heads queries, keys and values read, in the weights."""
     model, h1, h2 = subject.folded, circuit.previous, circuit.induction
     tokens = _some(sequences)
@@ -633,7 +633,7 @@ def _paths(model: Model, sequences: Sequences, circuit: Circuit) -> Section:
 
 
 def _fuzzy(
-    subject: Subject,
+    subject: LoadedModel,
     main: Sequences,
     fuzzy: Sequences,
     told: str,
@@ -646,7 +646,7 @@ def _fuzzy(
     if not torch.equal(main.synonyms, fuzzy.synonyms):
         networks = {f"{subject.name}, equal": (Network(subject.model, subject.folded), main)} | networks
     for run in others:
-        other = Subject.of(run)
+        other = LoadedModel.of(run)
         meant = in_synonyms(other, own_repeats(run))
         if meant is not None:
             both = Network(other.model, other.folded)
@@ -916,7 +916,7 @@ def _by_pair(model: Model, score: Callable[[Head, Head], float]) -> xr.DataArray
     return xr.DataArray([score(*pair) for pair in pairs], {"pair": [f"{a} → {b}" for a, b in pairs]})
 
 
-def _labelled(subject: Subject, batch: Batch) -> list[str]:
+def _labelled(subject: LoadedModel, batch: Batch) -> list[str]:
     return [f"{q}: {token}" for q, token in enumerate(subject.tokens(batch)[0])]
 
 

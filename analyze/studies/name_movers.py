@@ -36,9 +36,9 @@ from headway.analyze.network.forward import forward_pass, hooked_forward_pass, s
 from headway.analyze.network.interventions import Input, heads_except, through_paths
 from headway.analyze.network.requirements import check_head
 from headway.analyze.network.weights import bias, weight
+from headway.analyze.studies.loading import LoadedModel, folded_model
+from headway.analyze.studies.result import Claim, Claims, Figure, Section, StudyResult, table
 from headway.analyze.studies.runner import over_steps
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, table
-from headway.analyze.studies.subject import Subject, simplified
 from headway.analyze.tools.copying import copying_score, effective_embedding
 from headway.checkpoints.run import Run
 from headway.data.indirect_object import IndirectObject, in_tokens
@@ -115,7 +115,7 @@ def study(
     to: Place = "io",
     names: tuple[str, ...] | None = None,
     progress: bool = False,
-) -> Story:
+) -> StudyResult:
     """Study the heads that attend from the end of a sentence to its names.
 
     Args:
@@ -137,7 +137,7 @@ def study(
         raise ValueError(f"names: {', '.join(names)} is not valid for a run, whose task has its own")
     if sequences < 2:
         raise ValueError(f"sequences: {sequences} is not valid; it must be at least 2")
-    subject = Subject.of(run, at)
+    subject = LoadedModel.of(run, at)
     model = subject.folded
     asked = None if head is None else check_head(model, Head.named(head))
     task = run.task if isinstance(run, Run) else in_tokens(run.tokenizer, names=names)
@@ -160,13 +160,13 @@ def study(
         figures = over_steps(
             run,
             subject.step,
-            lambda each: claims(simplified(run, each), sentences, chosen),
+            lambda each: claims(folded_model(run, each), sentences, chosen),
             progress,
-            lambda each: _measured(simplified(run, each), sentences),
+            lambda each: _measured(folded_model(run, each), sentences),
         )
         text = "The claims and the measures at each kept step up to this one, with the heads that are chosen here."
         sections.append(Section("How it formed", text, figures))
-    return Story(NAME, subject.name, subject.step, tuple(sections), ends)
+    return StudyResult(NAME, subject.name, subject.step, tuple(sections), ends)
 
 
 def choose(model: Model, sentences: Sentences, head: Head | None = None, place: Place = "io") -> Chosen:
@@ -244,7 +244,7 @@ def _logit_difference(model: Model, sentences: Sentences) -> Float[Tensor, "batc
     return io - s
 
 
-def _behaviour(subject: Subject, sentences: Sentences) -> Section:
+def _behaviour(subject: LoadedModel, sentences: Sentences) -> Section:
     """Which name is said, in both orders, and where other names stand in the place of these."""
     model, batch = subject.folded, sentences.batch
     info = batch.info

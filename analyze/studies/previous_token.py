@@ -27,9 +27,9 @@ from headway.analyze.network.forward import forward_pass, shared_forward_pass
 from headway.analyze.network.interventions import ATTENTION, Entries, Kind, heads_except
 from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.network.weights import ov, weight
+from headway.analyze.studies.loading import folded_model
+from headway.analyze.studies.result import Claim, Claims, Figure, Section, StudyResult, table
 from headway.analyze.studies.runner import over_steps
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, table
-from headway.analyze.studies.subject import simplified
 from headway.analyze.tools.probe import Samples, linear_probe, probe_activation
 from headway.analyze.tools.spikes import Spike, loss_spikes
 from headway.checkpoints.run import Run
@@ -54,7 +54,7 @@ def study(
     sequences: int = 64,
     top: int = 5,
     progress: bool = False,
-) -> Story:
+) -> StudyResult:
     """Study a run that predicts the token before.
 
     Args:
@@ -96,7 +96,7 @@ def study(
             _logits(model, batch),
             _vocabulary(run, step, batch),
             _neurons(run, step, batch),
-            _keys(simplified(run, step), batch, min(top, run.recipe.model.d_vocab, batch.inputs.shape[1] - 1)),
+            _keys(folded_model(run, step), batch, min(top, run.recipe.model.d_vocab, batch.inputs.shape[1] - 1)),
             _ablation(model, batch),
             _without_bos(run, step, batch, others),
         )
@@ -106,7 +106,7 @@ def study(
         "The claims at each kept step up to this one.",
         over_steps(run, step, lambda each: claims(run.model(each), batch), progress),
     )
-    return Story(NAME, str(run.path), step, (*sections, formed), ends)
+    return StudyResult(NAME, str(run.path), step, (*sections, formed), ends)
 
 
 def _training(run: Run, others: Sequence[Run], step: int) -> Section:
@@ -384,7 +384,7 @@ def _logits(model: Model, batch: Batch) -> Section:
 
 def _vocabulary(run: Run, step: int, batch: Batch) -> Section:
     """The unembedding with LayerNorm folded in, and the maps between tokens."""
-    model, folded = run.model(step), simplified(run, step)
+    model, folded = run.model(step), folded_model(run, step)
     spectra = torch.stack([torch.linalg.svdvals(weight(each, "W_U")) for each in (model, folded)])
     heads, every = heads_except(model), torch.arange(len(weight(folded, "W_E")))
     maps = torch.stack([VocabularyCircuit.qk(folded, head).rows(every) for head in heads]) / model.cfg.d_head**0.5
@@ -425,7 +425,7 @@ def _vocabulary(run: Run, step: int, batch: Batch) -> Section:
 
 def _neurons(run: Run, step: int, batch: Batch) -> Section:
     """From tokens through OV into neurons, what neurons do by position, and which of them matter."""
-    model, folded = run.model(step), simplified(run, step)
+    model, folded = run.model(step), folded_model(run, step)
     if model.cfg.attn_only:
         return Section("Neurons", "This network has none.", ())
     W_E, W_in = weight(folded, "W_E"), torch.stack([block.mlp.W_in.detach() for block in folded.blocks])

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from headway.analyze.formation.dates import held_from
 from headway.analyze.network.forward import shared_forward_pass
-from headway.analyze.studies.story import Claims, Figure, table
+from headway.analyze.studies.result import Claims, Figure, table
 from headway.checkpoints.run import Run
 
 

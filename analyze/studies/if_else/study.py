@@ -22,9 +22,9 @@ from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised, ran
 from headway.analyze.studies.if_else.scores import attention_to_if, directions_section, key_margins, positions_section
 from headway.analyze.studies.if_else.subcircuits import Kept
 from headway.analyze.studies.if_else.token_circuits import TokenCircuits
+from headway.analyze.studies.loading import LoadedModel, folded_model
+from headway.analyze.studies.result import Claim, Claims, Figure, Section, StudyResult, table
 from headway.analyze.studies.runner import over_steps
-from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, table
-from headway.analyze.studies.subject import Subject, simplified
 from headway.analyze.tools.anomaly_scores import Apart
 from headway.analyze.tools.perplexity import held_out_loss
 from headway.checkpoints.run import Run
@@ -54,7 +54,7 @@ def study(
     corpus: str = "stdlib",
     pair: Sequence[Sequence[str]] | None = None,
     progress: bool = False,
-) -> Story:
+) -> StudyResult:
     """Study what makes a network say ``else`` in ``a if b else c``.
 
     Args:
@@ -72,7 +72,7 @@ def study(
     if sequences < 3:
         raise ValueError(f"sequences: {sequences} is not valid; it must be at least 3")
     texts = texts_of(run, corpus)
-    subject = Subject.of(run, at)
+    subject = LoadedModel.of(run, at)
     model, tokenizer = subject.folded, subject.tokenizer
     if length > model.cfg.n_ctx:
         raise ValueError(f"length: {length} is not valid; {subject.name} reads {model.cfg.n_ctx} tokens at most")
@@ -106,13 +106,13 @@ def study(
         figures = over_steps(
             run,
             subject.step,
-            lambda each: claims(simplified(run, each), generated, untrained),
+            lambda each: claims(folded_model(run, each), generated, untrained),
             progress,
-            lambda each: _measured(simplified(run, each), generated),
+            lambda each: _measured(folded_model(run, each), generated),
         )
         text = "The claims and the measures at each kept step up to this one."
         sections.append(Section("How it formed", text, figures))
-    return Story(NAME, subject.name, subject.step, tuple(sections), ends)
+    return StudyResult(NAME, subject.name, subject.step, tuple(sections), ends)
 
 
 def _added(model: Model, prompts: Prompts) -> dict[Head, float]:
@@ -127,7 +127,7 @@ def by_what_they_add(model: Model, prompts: Prompts) -> list[Head]:
     return sorted(added, key=lambda head: -added[head])
 
 
-def _behaviour(subject: Subject, prompts: Prompts, progress: bool) -> Section:
+def _behaviour(subject: LoadedModel, prompts: Prompts, progress: bool) -> Section:
     """How well it predicts text, and how much it expects `` else``, with `` if`` and without."""
     model, batch = subject.folded, prompts.batch
     said = {"as they are": at_end(model, batch), "without if": at_end(model, prompts.without_if)}

@@ -16,7 +16,7 @@ from headway.analyze.network.interventions import Kind, heads_except, output_wit
 from headway.analyze.network.requirements import needs_plain_scores
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
 from headway.analyze.studies.if_else.scores import patterns_from_parts, score_parts
-from headway.analyze.studies.story import Figure, Section, table
+from headway.analyze.studies.result import Figure, Section, table
 from headway.models.config import Head
 from headway.models.convert import Model
 

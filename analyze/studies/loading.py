@@ -14,7 +14,7 @@ from headway.models.hooked_transformer import HookedTransformer
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedModel:
     """A network, as a study sees it.
 
     Args:
@@ -35,7 +35,7 @@ class Subject:
     tokenizer: Any = None
 
     @classmethod
-    def of(cls, studied: Run | TransformerBridge, at: int | None = None) -> "Subject":
+    def of(cls, studied: Run | TransformerBridge, at: int | None = None) -> "LoadedModel":
         """A run at one of its steps, the last if ``at`` is None; or a bridge, which has none.
 
         A bridge is taken as it is; ``load_bridge`` gives one whose LayerNorm is folded.
@@ -46,7 +46,7 @@ class Subject:
         if isinstance(studied, Run):
             step = studied.check_step(at)
             model = studied.model(step)
-            return cls(str(studied.path), step, model, simplified(studied, step), studied.task, model.tokenizer)
+            return cls(str(studied.path), step, model, folded_model(studied, step), studied.task, model.tokenizer)
         if at is not None:
             raise ValueError(f"at: {at} is not valid; a model that was not trained here has no steps")
         return cls(studied.cfg.model_name, None, studied, studied, tokenizer=studied.tokenizer)
@@ -63,7 +63,7 @@ class Subject:
         return self.tokens(Batch(alone, alone, torch.ones_like(alone, dtype=torch.bool)))[0][0]
 
 
-def opened(name: str) -> Run | TransformerBridge:
+def open_run_or_model(name: str) -> Run | TransformerBridge:
     """The run that a directory holds, or the language model of that name.
 
     A name is that of a folder that ``save_pretrained`` wrote, or else of a model on Hugging Face's hub.
@@ -80,7 +80,7 @@ def opened(name: str) -> Run | TransformerBridge:
     return load_bridge(name)
 
 
-def simplified(run: Run, step: int) -> HookedTransformer:
+def folded_model(run: Run, step: int) -> HookedTransformer:
     """The network with LayerNorm folded and what it writes centred; as it is where that would change the function.
 
     The unembedding is not centred, so outputs stay what they are and not only their differences.

@@ -2,6 +2,8 @@
 
 Scores, studies and config.yaml are read without torch and without the task's code, so that pages and figures are drawn
 at once, and also where that code is gone. Methods that need more (the task, a model) import it when they are called.
+Two of them, ``summary`` and ``plot``, hand the run to ``headway.analyze``: the object that a user holds is one, and not
+a second class of the same name that knows more.
 """
 
 import hashlib
@@ -24,6 +26,7 @@ from headway.checkpoints.scores import read_scores
 from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from transformers import PreTrainedTokenizerFast
 
     from headway.checkpoints.recipe import Recipe
@@ -295,6 +298,33 @@ class Run:
         if not self.report_file.exists():
             raise ValueError(f"run: {self.path} has no page yet; headway report {self.path} writes it")
         return ShownRun(self, step)
+
+    def summary(self) -> str:
+        """What training prints at its end: loss and baselines, and the strongest heads with the steps when they formed.
+
+        Raises:
+            ValueError: a run without scores.
+        """
+        from headway.analyze.report.summary import summary
+
+        return summary(self)
+
+    def plot(self, figure: str, **options: Any) -> "Figure":
+        """A figure of the page for a paper, drawn by matplotlib; ``headway.analyze.report.figures.plot.draw``.
+
+        Args:
+            figure: loss, diagram, attention, eigenvalues, heads, composition or attribution.
+            options: at, layer, head, sequence, measure: the step, and which part of the figure is drawn.
+
+        Raises:
+            ValueError: an unknown figure, an option that it does not take, scores that are missing, or no matplotlib.
+
+        Example:
+            >>> Run("runs/induction").plot("attention", at=500, layer=1)  # doctest: +SKIP
+        """
+        from headway.analyze.report.figures.plot import draw
+
+        return draw(self, figure, **options)
 
     def keep(self, step: int, model: "HookedTransformer") -> None:
         """Write the weights of ``step``, as float32."""

@@ -53,7 +53,9 @@ def read_config(path: Path) -> dict[str, Any]:
                 raise ValueError(f"{name}: {values.get(name)!r} is not valid; it must be {of_kind}")
         try:
             ModelConfig(**values["model"])
-        except (TypeError, ValueError) as error:
+        except TypeError as error:
+            raise ValueError(f"model: {error}") from None
+        except ValueError as error:
             raise ValueError(f"model.{error}") from None
     except ValueError as error:
         raise ValueError(f"config: {path}: {error}") from None

@@ -6,13 +6,13 @@ ONLY=start`` measures it.
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toys import TOKENS, made_up_run
+from toys import made_up_run
 
 from headway.checkpoints import Run
+from headway.checkpoints.scores import read_file, score_file, write_scores
 
 ROOT = Path(__file__).parent.parent
 # From what takes longest to import to what takes least.
@@ -27,40 +27,27 @@ COMMANDS = [
     ("--version", 0, ARRAYS),
     ("train --help", 0, ARRAYS),
     ("study --help", 0, ARRAYS),
-    ("measure --help", 0, ARRAYS),
-    ("report --help", 0, ARRAYS),
-    ("plot --help", 0, ARRAYS),
-    ("text --help", 0, ARRAYS),
     ("measures", 0, TORCH),
     ("report RUN", 0, TORCH),
     ("plot RUN heads --out heads.svg", 0, TORCH),
     ("train induction --help", 0, NETWORK),
     # wrong ones
     ("trian", 2, ARRAYS),
-    ("train", 2, ARRAYS),
     ("train inductoin", 2, ARRAYS),
-    ("train induction --config RUN/config.yaml", 2, ARRAYS),
     ("train --resume nowhere", 2, TORCH),
-    ("train induction --model.n_layerz 1", 2, NETWORK),
     ("train induction --model.d_vocab 64", 2, NETWORK),
     ("study indcution", 2, ARRAYS),
-    ("measure", 2, TORCH),
-    ("measure nowhere", 2, TORCH),
     ("measure RUN --onyl loss", 2, TORCH),
     ("measure RUN --only lsos", 2, TORCH),
     ("measure RUN --at 1000", 2, TORCH),
-    ("report", 2, TORCH),
     ("report nowhere", 2, TORCH),
-    ("report RUN --lvie", 2, TORCH),
     ("plot RUN", 2, TORCH),
-    ("plot nowhere heads", 2, TORCH),
     ("plot RUN haeds", 2, TORCH),
     ("plot RUN heads --ta 3", 2, TORCH),
-    ("text", 2, TORCH),
+    ("text", 2, ARRAYS),
 ]
 CODE = [
     ("import headway; dir(headway)", {"jsonargparse", *ARRAYS}),
-    ("from headway.checkpoints import Run", {"jsonargparse", *TORCH}),
     (
         "import headway; run = headway.Run('RUN')\n"
         "run, run._repr_html_(), run.config, run.finished, run.check_step('last'), run.studies\n"
@@ -68,10 +55,7 @@ CODE = [
         {"jsonargparse", *TORCH},
     ),
     ("import headway; headway.MEASURES, headway.Head, headway.ModelConfig", TORCH),
-    ("import headway; headway.Task, headway.Batch", NETWORK),
-    ("import headway.recipes", NETWORK),
-    ("import headway; headway.HookedTransformer", {"lightning", *BRIDGE}),
-    ("import headway; headway.measure", {"lightning", *BRIDGE}),
+    ("import headway; headway.HookedTransformer, headway.measure", {"lightning", *BRIDGE}),
 ]
 
 LIST = """
@@ -86,8 +70,12 @@ main(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with scores of two steps, and the file that its first checkpoint would be in."""
+    """A run with scores of two steps, those of the last as a run writes them; and a file where a checkpoint would be."""
     run = made_up_run(tmp_path_factory.mktemp("runs") / "made up", layers=2, heads=3, kept=2)
+    path = score_file(run.path, 1, "loss")
+    scores = read_file(path)
+    scores.loss.attrs["baselines"] = run.task.baselines()
+    write_scores(path, scores)
     run.weights_file(1).parent.mkdir()
     run.weights_file(1).touch()
     return run
@@ -108,7 +96,7 @@ def test_a_command_imports_what_it_needs(command: str, code: int, absent: set[st
     ended, imported = imported_by(AS_COMMAND, arguments, tmp_path)
     assert ended == code
     assert "headway.__main__" in imported
-    assert not imported & absent
+    assert imported & absent == set()
 
 
 @pytest.mark.parametrize(
@@ -117,12 +105,12 @@ def test_a_command_imports_what_it_needs(command: str, code: int, absent: set[st
 def test_an_import_brings_what_it_needs(code: str, absent: set[str], run: Run, tmp_path: Path):
     ended, imported = imported_by(code.replace("RUN", str(run.path)), [], tmp_path)
     assert ended == 0
-    assert not imported & absent
+    assert imported & absent == set()
 
 
 def test_the_script_prints_its_help_as_fast_as_the_command(tmp_path: Path):
-    script = f"import runpy; sys.argv = ['train.py', '--help']; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
-    ended, imported = imported_by(script, [], tmp_path)
+    script = f"import runpy; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
+    ended, imported = imported_by(script, ["--help"], tmp_path)
     assert ended == 0
     assert "headway.__main__" in imported
-    assert not imported & ARRAYS
+    assert imported & ARRAYS == set()

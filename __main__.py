@@ -1,6 +1,5 @@
 """The command ``headway``. Each subcommand imports what it needs and no more."""
 
-import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -56,11 +55,7 @@ STUDY_USAGE = """\
 usage: headway study STUDY RUN [RUN ...] [options]   (for some, instead of RUN the name of a language model)
 
 studies:
-  affine-recurrence     How a network predicts an affine recurrence, layer by layer (arXiv 2410.17438).
-  previous-token        How a network without positions finds the token before; further runs stand beside it.
-  induction             Which heads find and copy what followed a token before, or a synonym; also of a language model.
-  name-movers           Why a head attends from the end of a sentence to a name in it; also of a language model.
-  if-else               What makes a network say else in `a if b else c`, and whether after `)` too; also of a model.
+{}
 
 headway study STUDY --help lists the options of that study.
 """
@@ -280,75 +275,53 @@ def measure_command(arguments: list[str]) -> None:
 
 def study_command(arguments: list[str]) -> None:
     """Make a study of a run, print its tables, and keep it with the run."""
-    from jsonargparse import ArgumentParser
+    from headway.analyze.studies import STUDIES, find_study
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(STUDY_USAGE, end="")
+        print(STUDY_USAGE.format("\n".join(f"  {each.name:<20}  {each.question}" for each in STUDIES.values())), end="")
         return
     name, *rest = arguments
+    study = find_study(name)
 
-    from typing import get_args, get_type_hints
+    from jsonargparse import ArgumentParser
 
-    from rich.console import Console
-    from transformer_lens.model_bridge import TransformerBridge
+    from headway.options import parse
 
-    from headway.analyze.report.console import print_study
-    from headway.analyze.report.live import report_if_possible
-    from headway.analyze.report.page import write_studies
-    from headway.analyze.studies import STUDIES
-    from headway.analyze.studies.loading import open_run_or_model
-    from headway.analyze.studies.result import StudyResult
-    from headway.checkpoints import Run
-    from headway.checkpoints.run import holds_run
-    from headway.options import nearest, parse
-
-    if name not in STUDIES:
-        raise ValueError(f"study: {name!r} is not one of {', '.join(STUDIES)}{nearest(name, STUDIES)}")
-    study = STUDIES[name]
-    takes_others = "others" in inspect.signature(study).parameters
-    takes_models = TransformerBridge in get_args(get_type_hints(study)["run"])
-    usage = f"headway study {name} RUN{' [RUN ...]' if takes_others else ''} [options]"
+    usage = f"headway study {name} RUN{' [RUN ...]' if study.takes_runs else ''} [options]"
     parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
-    of_what = "directory of the run" + (", or name of a language model" if takes_models else "")
-    parser.add_argument("runs", nargs="+" if takes_others else 1, help=f"{of_what}; other runs beside it")
-    parser.add_function_arguments(study, skip={"run", "others", "progress", "pair"})
-    if "pair" in inspect.signature(study).parameters:
-        said = "two tokens whose place in the OV circuits is looked up; may be given several times"
-        parser.add_argument("--pair", nargs=2, action="append", metavar=("SRC", "DST"), help=said)
-    if takes_models:
+    of_what = "directory of the run" + (", or name of a language model" if study.takes_models else "")
+    others = "; other runs beside it" if study.takes_runs else ""
+    parser.add_argument("runs", nargs="+" if study.takes_runs else 1, help=f"{of_what}{others}")
+    parser.add_argument("--at", type=int | None, help="the kept step to look at; the last one if not given")
+    parser.add_class_arguments(study.option_type, as_group=False, skip={"pair"})
+    if hasattr(study.option_type, "pair"):
+        text = "two tokens whose place in the OV circuits is looked up; may be given several times"
+        parser.add_argument("--pair", nargs=2, action="append", default=[], metavar=("SRC", "DST"), help=text)
+    if study.takes_models:
         parser.add_argument("--out", type=str | None, help="of a language model: its directory; runs/NAME if not given")
     parser.add_argument("--overwrite", action="store_true", help="make it again if it has been made at this step")
     if {"-h", "--help"} & set(rest):
         parser.print_help()
         return
     options = vars(parse(parser, rest))
-    paths, overwrite, out = options.pop("runs"), options.pop("overwrite"), options.pop("out", None)
-    studied = open_run_or_model(paths[0]) if takes_models else Run(_directory("run", paths[0]))
-    others = [Run(_directory("run", path)) for path in paths[1:]]
-    asked = [key for key, value in options.items() if key != "at" and value != parser.get_default(key)]
-    folder = _directory("out", out or str(Path("runs") / Path(paths[0]).name))
-    if isinstance(studied, Run):
-        if out is not None:
-            raise ValueError(f"out: {out!r} is not valid; a study of a run is kept with it")
-        options["at"] = studied.check_step(options["at"])
-        path, page = studied.study_file(name, options["at"]), studied.report_file
-    else:
-        if holds_run(folder):
-            raise ValueError(f"out: {folder} holds a run; it must be another directory")
-        path, page = folder / "studies" / f"{name}.nc", folder / "report.html"
-    if path.exists() and not overwrite:
-        if asked or others:
-            raise ValueError(
-                f"study: {path} has been made; --overwrite makes it again, with {', '.join(asked) or 'these runs'}"
-            )
-        print(f"{path} has been made; --overwrite makes it again.\n")
-        result = StudyResult.read(path)
-    else:
-        result = study(studied, *([others] if takes_others else []), **options, progress=True)
-        result.write(path)
-        report_if_possible(studied) if isinstance(studied, Run) else write_studies(folder, studied)
+    runs, at, overwrite, out = (options.pop(each, None) for each in ("runs", "at", "overwrite", "out"))
+    run, *further = [path if study.takes_models and not i else _directory("run", path) for i, path in enumerate(runs)]
+    out = None if out is None else _directory("out", out)
+
+    from rich.console import Console
+
+    from headway.analyze.report.console import print_study
+    from headway.analyze.studying import study as make
+    from headway.analyze.studying import study_files
+
+    study.given(options)
+    files = study_files(name, run, at, out)
+    there = files.result.exists() and not overwrite
+    result = make(name, run, further, at, bool(overwrite), out, progress=True, **options)
+    if there:
+        print(f"{files.result} has been made; --overwrite makes it again.\n")
     print_study(result, Console(width=None if sys.stdout.isatty() else 160))
-    print(f"\nIts figures, as data: {path}\nThe page that shows them: {page}")
+    print(f"\nIts figures, as data: {files.result}\nThe page that shows them: {files.page}")
 
 
 def text_command(arguments: list[str]) -> None:

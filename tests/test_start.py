@@ -70,7 +70,7 @@ main(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with scores of two steps, those of the last as a run writes them; and a file where a checkpoint would be."""
+    """A run with scores of two steps, and a file where the checkpoint of the last would be."""
     run = made_up_run(tmp_path_factory.mktemp("runs") / "made up", layers=2, heads=3, kept=2)
     path = score_file(run.path, 1, "loss")
     scores = read_file(path)

@@ -307,7 +307,7 @@ class Run:
         """
         from headway.analyze.report.summary import summary
 
-        return summary(self)
+        return summary(self)  # pyright: ignore[reportArgumentType]  # it knows this file under two names
 
     def plot(self, figure: str, **options: Any) -> "Figure":
         """A figure of the page for a paper, drawn by matplotlib; ``headway.analyze.report.figures.plot.draw``.
@@ -324,7 +324,7 @@ class Run:
         """
         from headway.analyze.report.figures.plot import draw
 
-        return draw(self, figure, **options)
+        return draw(self, figure, **options)  # pyright: ignore[reportArgumentType]
 
     def keep(self, step: int, model: "HookedTransformer") -> None:
         """Write the weights of ``step``, as float32."""

@@ -27,6 +27,7 @@ COMMANDS = [
     ("--version", 0, ARRAYS),
     ("train --help", 0, ARRAYS),
     ("study --help", 0, ARRAYS),
+    ("study induction --help", 0, ARRAYS),
     ("measures", 0, TORCH),
     ("report RUN", 0, TORCH),
     ("plot RUN heads --out heads.svg", 0, TORCH),

@@ -99,8 +99,9 @@ def test_headway_exports_one_name_that_is_a_module_and_it_is_that_module(tmp_pat
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert before.stderr == ""
-    assert headway.train is importlib.import_module("headway.train")
-    assert inspect.signature(headway.train) == inspect.signature(headway.train.train)
+    module = importlib.import_module("headway.train")
+    assert headway.train is module
+    assert inspect.signature(headway.train) == inspect.signature(module.train)
     with pytest.raises(ValueError, match=r"^steps: 0 is not valid"):
         headway.train(task=TOKENS.task, model=TOKENS.model, out=tmp_path / "run", steps=0)
 

@@ -20,10 +20,10 @@ from headway.__main__ import main
 from headway.analyze import MEASURES, measure
 from headway.analyze.formation.strongest import Formed
 from headway.analyze.network.axes import PAIR
-from headway.analyze.report import live, page, shown, write_report
+from headway.analyze.report import live, page, stored, write_report
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.page import run_data
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import read_file, score_file, write_scores
@@ -242,16 +242,16 @@ def test_vectors_and_one_layer_have_pages(tmp_path: Path):
 
 
 def test_attention_is_cut_to_what_a_page_can_hold(original: Run, monkeypatch: pytest.MonkeyPatch):
-    whole = Shown.of(original).attention
+    whole = StoredScores.of(original).attention
     assert whole is not None
     patterns = len(original.steps) * 6
     assert whole.sizes["batch"] == 4
-    monkeypatch.setattr(shown, "MOST_ATTENTION", patterns * 11**2 * 3)
-    three = Shown.of(original).attention
+    monkeypatch.setattr(stored, "MOST_ATTENTION", patterns * 11**2 * 3)
+    three = StoredScores.of(original).attention
     assert three is not None
     assert (three.sizes["batch"], three.sizes["query"]) == (3, 11)
-    monkeypatch.setattr(shown, "MOST_ATTENTION", patterns * 7**2)
-    data = run_data(Shown.of(original))
+    monkeypatch.setattr(stored, "MOST_ATTENTION", patterns * 7**2)
+    data = run_data(StoredScores.of(original))
     assert data["attention"]["values"]["shape"] == [len(original.steps), 2, 3, 1, 7, 7]
     assert [len(row) for row in data["attention"]["tokens"]] == [7]
     assert data["attention"]["positions"] == 11
@@ -441,7 +441,7 @@ def test_a_notebook_shows_the_page_at_a_step(run: Run):
     inside = html.unescape(found[1])
     assert '<meta name="place" content="step=5">' in inside
     assert inside.replace('<meta name="place" content="step=5">', "") == run.report_file.read_text()
-    assert 'content="step=17"' in html.unescape(run._repr_html_())
+    assert 'content="step=17"' in html.unescape(run.show()._repr_html_())
     with pytest.raises(ValueError, match="step: 3 was not kept; nearest is 4"):
         run.show(3)
     time.sleep(0.01)
@@ -450,8 +450,8 @@ def test_a_notebook_shows_the_page_at_a_step(run: Run):
     write_report(run)
     assert run.show(5)._repr_html_().startswith("<iframe")
     run.report_file.unlink()
-    assert run._repr_html_().startswith("<p>Run(")
-    assert f"headway report {run.path} writes it" in run._repr_html_()
+    with pytest.raises(ValueError, match=r"has no page yet; headway report .* writes it"):
+        run.show()
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -15,7 +15,7 @@ from toys import NO_POSITIONS, TOKENS, VECTORS
 
 from headway.__main__ import STUDY_USAGE, main
 from headway.analyze.studies import STUDIES, affine_recurrence, previous_token
-from headway.analyze.studies.story import Claim, Claims, Story
+from headway.analyze.studies.result import Claim, Claims, StudyResult
 from headway.checkpoints import Run
 from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.previous_token import PreviousToken
@@ -251,20 +251,20 @@ def test_a_study_from_end_to_end(study: str, runs: dict[str, Path], capsys: pyte
     main(["study", study, str(runs[study]), *options(study)])
     printed = capsys.readouterr().out
     run = Run(runs[study])
-    story = Story.read(run.study_file(study, run.steps[-1]))
-    assert story.step == run.steps[-1]
+    result = StudyResult.read(run.study_file(study, run.steps[-1]))
+    assert result.step == run.steps[-1]
     assert run.studies == {study: run.steps[-1]}
-    for claim in story.claims:
+    for claim in result.claims:
         assert claim.says.split()[0] in printed
-    figures = [figure for section in story.sections for figure in section.figures]
+    figures = [figure for section in result.sections for figure in section.figures]
     assert {figure.kind for figure in figures} == {"lines", "maps", "table"}
     for figure in figures:
         assert figure.kind != "table" or figure.title in printed
     data = run.study(study)
-    assert set(data.children) == {section.title for section in story.sections} | {"claims"}
+    assert set(data.children) == {section.title for section in result.sections} | {"claims"}
     page = run.report_file.read_text()
-    assert story.sections[0].figures[0].title in page
-    assert json.dumps(story.claims[0].says)[1:-1] in page
+    assert result.sections[0].figures[0].title in page
+    assert json.dumps(result.claims[0].says)[1:-1] in page
 
 
 @pytest.mark.parametrize("study", TINY)
@@ -272,11 +272,11 @@ def test_a_study_at_another_step_and_again(study: str, runs: dict[str, Path], ca
     run = Run(runs[study])
     early = run.steps[2]
     main(["study", study, str(run.path), "--at", str(early), *options(study)])
-    story = Story.read(run.study_file(study, early))
-    assert story.step == early
-    formed = story.sections[-1].figures[-1].data
+    result = StudyResult.read(run.study_file(study, early))
+    assert result.step == early
+    formed = result.sections[-1].figures[-1].data
     assert formed.step.values.tolist() == run.steps[:3]
-    assert np.array_equal([claim.number for claim in story.claims], [formed[n][-1] for n in formed], equal_nan=True)
+    assert np.array_equal([claim.number for claim in result.claims], [formed[n][-1] for n in formed], equal_nan=True)
     file = run.study_file(study, early)
     there = file.read_bytes()
     capsys.readouterr()
@@ -284,19 +284,19 @@ def test_a_study_at_another_step_and_again(study: str, runs: dict[str, Path], ca
     assert "has been made" in capsys.readouterr().out
     assert file.read_bytes() == there
     main(["study", study, str(run.path), "--at", str(early), *options(study), "--overwrite"])
-    xr.testing.assert_identical(Story.read(file).to_tree(), story.to_tree())
+    xr.testing.assert_identical(StudyResult.read(file).to_tree(), result.to_tree())
 
 
 def test_further_runs_stand_beside_the_first(runs: dict[str, Path], tmp_path: Path):
     recipe = replace(NO_POSITIONS, model=replace(NO_POSITIONS.model, positional_embedding_type="standard"), steps=5,
                      schedule=replace(NO_POSITIONS.schedule, at=()))  # fmt: skip
     other = train(**vars(recipe), out=tmp_path / "positions")
-    story = previous_token.study(Run(runs["previous-token"]), [other], sequences=11)
-    beside = story.to_tree()["Training/Runs beside each other"]
+    result = previous_token.study(Run(runs["previous-token"]), [other], sequences=11)
+    beside = result.to_tree()["Training/Runs beside each other"]
     assert beside.run.values.tolist() == ["previous-token", "positions"]
     assert beside.updates.values.tolist() == [17, 5]
     assert beside.positions.values.tolist() == ["none", "standard"]
-    trained = story.to_tree()["Without BOS, and with positions/Trained with and without positions and BOS"]
+    trained = result.to_tree()["Without BOS, and with positions/Trained with and without positions and BOS"]
     assert trained.step.values.tolist() == [17, 5]
 
 
@@ -335,9 +335,9 @@ def test_a_study_takes_any_run_of_its_task(recipe: object, study: str, tmp_path:
     small = replace(recipe, steps=2, schedule=replace(TOKENS.schedule, log=0, linear=1, at=()))  # pyright: ignore
     run = train(**vars(small), out=tmp_path / "run")
     few = {"probe_sequences": 67, "length": 7} if study == "affine-recurrence" else {}
-    story = STUDIES[study](run, sequences=23, **few)
-    story.write(tmp_path / "story.nc")
-    xr.testing.assert_identical(Story.read(tmp_path / "story.nc").to_tree(), story.to_tree())
+    result = STUDIES[study](run, sequences=23, **few)
+    result.write(tmp_path / "result.nc")
+    xr.testing.assert_identical(StudyResult.read(tmp_path / "result.nc").to_tree(), result.to_tree())
 
 
 def test_attention_that_reads_layer_1_moves_without_it():
@@ -425,10 +425,10 @@ def test_the_usage_names_every_study(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize("study", TINY)
 def test_a_study_of_the_network_before_its_first_update(study: str, runs: dict[str, Path], tmp_path: Path):
     few = {"probe_sequences": 67, "length": 7} if study == "affine-recurrence" else {}
-    story = STUDIES[study](Run(runs[study]), at=0, sequences=23, **few)
-    story.write(tmp_path / "story.nc")
-    xr.testing.assert_identical(Story.read(tmp_path / "story.nc").to_tree(), story.to_tree())
-    assert story.sections[-1].figures[-1].data.step.values.tolist() == [0]
+    result = STUDIES[study](Run(runs[study]), at=0, sequences=23, **few)
+    result.write(tmp_path / "result.nc")
+    xr.testing.assert_identical(StudyResult.read(tmp_path / "result.nc").to_tree(), result.to_tree())
+    assert result.sections[-1].figures[-1].data.step.values.tolist() == [0]
 
 
 def test_the_keys_that_a_token_looks_for_are_the_largest_of_its_row_of_the_qk_map(runs: dict[str, Path]):

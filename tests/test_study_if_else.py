@@ -27,7 +27,7 @@ from headway.analyze.studies.if_else import anomalies, scores, subcircuits
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
 from headway.analyze.studies.if_else.study import _by_place, by_what_they_add, claims, study
 from headway.analyze.studies.if_else.token_circuits import TokenCircuits, layer_norm, place
-from headway.analyze.studies.story import Claim, Story
+from headway.analyze.studies.result import Claim, StudyResult
 from headway.analyze.tools.anomaly_scores import Apart
 from headway.checkpoints import Run
 from headway.data.conditionals import ELSE, IF, twins
@@ -477,10 +477,10 @@ def test_from_end_to_end(run: Run, capsys: pytest.CaptureFixture[str]):
         ]
     )
     printed = capsys.readouterr().out
-    story = Story.read(run.study_file("if-else", run.steps[-1]))
-    for claim in story.claims:
+    result = StudyResult.read(run.study_file("if-else", run.steps[-1]))
+    for claim in result.claims:
         assert claim.says.split()[-1] in printed
-    assert json.dumps(story.claims[0].says)[1:-1] in run.report_file.read_text()
+    assert json.dumps(result.claims[0].says)[1:-1] in run.report_file.read_text()
     tree = run.study("if-else")
     assert tree["How it formed/Measures, over training"].step.values.tolist() == run.steps
     pairs = tree["OV: other pairs/The best head for each"]
@@ -508,9 +508,9 @@ def test_from_end_to_end(run: Run, capsys: pytest.CaptureFixture[str]):
 def test_any_network_on_text_can_be_studied(run: Run, changes: dict, tmp_path: Path):
     small = recipe(run.task)  # pyright: ignore[reportArgumentType]
     model = ModelConfig(**{**small.model.to_dict(), **changes})
-    story = study(train(**{**vars(small), "model": model, "steps": 1}, out=tmp_path / "run"), sequences=7, length=13)
-    story.write(tmp_path / "story.nc")
-    xr.testing.assert_identical(Story.read(tmp_path / "story.nc").to_tree(), story.to_tree())
+    result = study(train(**{**vars(small), "model": model, "steps": 1}, out=tmp_path / "run"), sequences=7, length=13)
+    result.write(tmp_path / "result.nc")
+    xr.testing.assert_identical(StudyResult.read(tmp_path / "result.nc").to_tree(), result.to_tree())
 
 
 @pytest.fixture(scope="module")
@@ -525,10 +525,10 @@ def test_a_language_model_is_studied_in_its_own_tokens(
     texts = write_corpus(tmp_path / "texts")
     arguments = ["--sequences", "7", "--length", "17", "--corpus", str(texts), "--out", str(tmp_path / "out")]
     main(["study", "if-else", str(folder), *arguments])
-    story = Story.read(tmp_path / "out" / "studies" / "if-else.nc")
-    assert story.step is None
-    assert story.claims[0].says in (tmp_path / "out" / "report.html").read_text()
-    assert "Perplexity on all text held out" not in story.to_tree()["Behaviour"]
+    result = StudyResult.read(tmp_path / "out" / "studies" / "if-else.nc")
+    assert result.step is None
+    assert result.claims[0].says in (tmp_path / "out" / "report.html").read_text()
+    assert "Perplexity on all text held out" not in result.to_tree()["Behaviour"]
 
 
 def test_bad_input_is_one_line_and_changes_nothing(

@@ -18,7 +18,7 @@ from headway.__main__ import main
 from headway.analyze.studies.circuit import Network, Thresholds, find_circuit
 from headway.analyze.studies.copies import Sequences
 from headway.analyze.studies.induction import claims, study
-from headway.analyze.studies.story import Claim, Story
+from headway.analyze.studies.result import Claim, StudyResult
 from headway.checkpoints import Run
 from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
@@ -207,13 +207,13 @@ def test_from_end_to_end(name: str, runs: dict[str, Path], capsys: pytest.Captur
     beside = [str(runs["synonyms"])] if name == "plain" else []
     main(["study", "induction", str(run.path), *beside, "--sequences", "23"])
     printed = capsys.readouterr().out
-    story = Story.read(run.study_file("induction", run.steps[-1]))
-    for claim in story.claims:
+    result = StudyResult.read(run.study_file("induction", run.steps[-1]))
+    for claim in result.claims:
         assert claim.says.split()[-1] in printed
-    figures = [figure for section in story.sections for figure in section.figures]
+    figures = [figure for section in result.sections for figure in section.figures]
     assert {figure.kind for figure in figures} == {"lines", "maps", "table"}
     page = run.report_file.read_text()
-    assert json.dumps(story.claims[0].says)[1:-1] in page
+    assert json.dumps(result.claims[0].says)[1:-1] in page
     tree = run.study("induction")
     formed = tree["How it formed/Measures, over training"]
     assert formed.step.values.tolist() == run.steps
@@ -246,9 +246,9 @@ def test_any_network_of_the_task_can_be_studied_at_any_step(model: object, tmp_p
     small = replace(TOKENS, model=model, steps=2, schedule=replace(TOKENS.schedule, log=0, linear=1, at=()))  # pyright: ignore
     run = train(**vars(small), out=tmp_path / "run")
     for step in (0, 2):
-        story = study(run, at=step, sequences=11)
-        story.write(tmp_path / "story.nc")
-        xr.testing.assert_identical(Story.read(tmp_path / "story.nc").to_tree(), story.to_tree())
+        result = study(run, at=step, sequences=11)
+        result.write(tmp_path / "result.nc")
+        xr.testing.assert_identical(StudyResult.read(tmp_path / "result.nc").to_tree(), result.to_tree())
 
 
 def test_pairs_come_from_a_file(runs: dict[str, Path], tmp_path: Path):
@@ -272,10 +272,10 @@ def test_a_language_model_is_loaded_and_studied(
     main(["study", "induction", str(folder), "--sequences", "5"])
     assert "What it comes to\n" in capsys.readouterr().out
     kept = Path("runs/gpt2-tiny")
-    story = Story.read(kept / "studies" / "induction.nc")
-    assert (story.step, story.run) == (None, str(folder))
-    assert story.claims[0].says in (kept / "report.html").read_text()
-    tokens = story.to_tree()["Predictions/What is predicted in the second copy"].token.values.tolist()
+    result = StudyResult.read(kept / "studies" / "induction.nc")
+    assert (result.step, result.run) == (None, str(folder))
+    assert result.claims[0].says in (kept / "report.html").read_text()
+    tokens = result.to_tree()["Predictions/What is predicted in the second copy"].token.values.tolist()
     bridge = load_bridge(str(folder))
     assert set(tokens) <= {bridge.tokenizer.decode([token]) for token in range(bridge.cfg.d_vocab)}
     before = contents(kept)
@@ -288,8 +288,8 @@ def test_words_that_a_tokenizer_splits_are_left_out_and_named(folder: Path, tmp_
     bridge = load_bridge(str(folder))
     file = tmp_path / "pairs.txt"
     file.write_text("Mary, John\nshop, book\nMaryJohn, to\n")
-    story = study(bridge, sequences=3, pairs=str(file))
-    (section,) = [section for section in story.sections if section.title == "Fuzzy induction"]
+    result = study(bridge, sequences=3, pairs=str(file))
+    (section,) = [section for section in result.sections if section.title == "Fuzzy induction"]
     assert "2 pairs of pairs.txt" in section.text
     assert "words that the tokenizer splits, such as MaryJohn (ĠMary+" in section.text
 

@@ -30,7 +30,7 @@ from headway.analyze.studies.name_movers import (
     split_score,
     study,
 )
-from headway.analyze.studies.story import Claim, Story
+from headway.analyze.studies.result import Claim, StudyResult
 from headway.checkpoints import Run
 from headway.data.indirect_object import NAMES, OBJECTS, PLACES, TEMPLATES, IndirectObject, joined, parted
 from headway.models import handmade
@@ -260,11 +260,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_from_end_to_end(run: Run, capsys: pytest.CaptureFixture[str]):
     main(["study", "name-movers", str(run.path), "--sequences", "23"])
     printed = capsys.readouterr().out
-    story = Story.read(run.study_file("name-movers", run.steps[-1]))
-    for claim in story.claims:
+    result = StudyResult.read(run.study_file("name-movers", run.steps[-1]))
+    for claim in result.claims:
         assert claim.says.split()[-1] in printed
-    assert {figure.kind for section in story.sections for figure in section.figures} == {"lines", "maps", "table"}
-    assert json.dumps(story.claims[0].says)[1:-1] in run.report_file.read_text()
+    assert {figure.kind for section in result.sections for figure in section.figures} == {"lines", "maps", "table"}
+    assert json.dumps(result.claims[0].says)[1:-1] in run.report_file.read_text()
     tree = run.study("name-movers")
     formed = tree["How it formed/Measures, over training"]
     assert formed.step.values.tolist() == run.steps
@@ -282,8 +282,8 @@ def test_from_end_to_end(run: Run, capsys: pytest.CaptureFixture[str]):
 
 
 def test_at_another_step_another_head_and_another_place(run: Run):
-    story = study(run, at=0, sequences=11, head="L2H1", to="s2")
-    tree = story.to_tree()
+    result = study(run, at=0, sequences=11, head="L2H1", to="s2")
+    tree = result.to_tree()
     assert "The score of L2H1 from END to S2" in tree["Keys fixed"].attrs["text"]
     assert "W_U[S]" in tree["Keys fixed/Query-side vector: scores and attention"].vector.values
     # A head of layer 0 has nothing before it to read.
@@ -298,9 +298,9 @@ def test_at_another_step_another_head_and_another_place(run: Run):
 )
 def test_any_network_of_the_task_can_be_studied(changes: dict, tmp_path: Path):
     small = replace(SMALL, model=replace(SMALL.model, **changes), steps=1, schedule=replace(SMALL.schedule, at=()))
-    story = study(train(**vars(small), out=tmp_path / "run"), sequences=11)
-    story.write(tmp_path / "story.nc")
-    xr.testing.assert_identical(Story.read(tmp_path / "story.nc").to_tree(), story.to_tree())
+    result = study(train(**vars(small), out=tmp_path / "run"), sequences=11)
+    result.write(tmp_path / "result.nc")
+    xr.testing.assert_identical(StudyResult.read(tmp_path / "result.nc").to_tree(), result.to_tree())
 
 
 @pytest.fixture(scope="module")
@@ -315,16 +315,16 @@ def test_a_language_model_is_studied_in_its_own_tokens(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     main(["study", "name-movers", str(folder), "--sequences", "13", "--out", str(tmp_path / "out")])
-    story = Story.read(tmp_path / "out" / "studies" / "name-movers.nc")
-    assert story.step is None
-    sentence = story.to_tree()["Behaviour/Some sentences"].sentence.values[0]
+    result = StudyResult.read(tmp_path / "out" / "studies" / "name-movers.nc")
+    assert result.step is None
+    sentence = result.to_tree()["Behaviour/Some sentences"].sentence.values[0]
     assert sentence.split()[0] in {text.split()[0] for text in TEMPLATES}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert story.claims[0].says in page
+    assert result.claims[0].says in page
     # Both studies of a model stand on its page.
     main(["study", "induction", str(folder), "--sequences", "3", "--out", str(tmp_path / "out")])
     page = (tmp_path / "out" / "report.html").read_text()
-    assert story.claims[0].says in page
+    assert result.claims[0].says in page
     assert "It predicts what repeats" in page
 
 

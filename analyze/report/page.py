@@ -16,11 +16,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.report import palette
 from headway.analyze.report.packed import Packed
-from headway.analyze.report.prompt_page import typed_data
-from headway.analyze.report.shown import Damaged, Score, Shown, read_story
-from headway.analyze.report.stories import story_data
-from headway.analyze.studies.story import Story
-from headway.analyze.tools.prompt import Typed
+from headway.analyze.report.prompt_page import prompt_data
+from headway.analyze.report.stored import Damaged, Score, StoredScores, read_study
+from headway.analyze.report.study_page import study_data
+from headway.analyze.studies.result import StudyResult
+from headway.analyze.tools.prompt import PromptResult
 from headway.checkpoints import Run
 from headway.checkpoints.files import write_whole
 from headway.models.convert import Model
@@ -30,7 +30,7 @@ SCRIPTS = (
     "base", "state", "formed", "loss", "diagram", "attention", "eigenvalues", "heads", "pairs", "attribution",
     "studies", "start",
 )  # fmt: skip
-TYPED_SCRIPTS = ("base", "state", "attention", "typed")
+PROMPT_SCRIPTS = ("base", "state", "attention", "prompt")
 MARK = '<meta name="generator" content="headway">'
 
 
@@ -56,7 +56,7 @@ def write_report(
     out = Path(out).expanduser()
     if out.is_dir():
         raise ValueError(f"out: {out} is a directory; it must be a file")
-    return _write(out, page([Shown.of(run) for run in runs], live), overwrite)
+    return _write(out, page([StoredScores.of(run) for run in runs], live), overwrite)
 
 
 def write_studies(folder: Path, model: TransformerBridge) -> Path:
@@ -66,13 +66,13 @@ def write_studies(folder: Path, model: TransformerBridge) -> Path:
         ValueError: a page there that is not ours to replace, or that cannot be written.
     """
     name, packed = str(model.cfg.model_name), Packed()
-    stories = [_story(read_story(path), packed) for path in sorted(folder.glob("studies/*.nc"))]
-    data = _nothing_trained(name, folder, model) | {"stories": stories, "packed": packed.text()}
+    studies = [_study(read_study(path), packed) for path in sorted(folder.glob("studies/*.nc"))]
+    data = _nothing_trained(name, folder, model) | {"studies": studies, "packed": packed.text()}
     return _write(folder / "report.html", _text(name, {"live": False, "definitions": {}, "runs": [data]}), False)
 
 
-def write_typed(
-    shown: Typed, model: Model, about: list[tuple[str, str]], out: Path, top: int = 5, overwrite: bool = False
+def write_prompt_page(
+    result: PromptResult, model: Model, about: list[tuple[str, str]], out: Path, top: int = 5, overwrite: bool = False
 ) -> Path:
     """Write the page of a string that was typed into a network, and give its path.
 
@@ -81,8 +81,8 @@ def write_typed(
     """
     if out.is_dir():
         raise ValueError(f"out: {out} is a directory; it must be a file")
-    data = typed_data(shown, model.cfg.n_layers, about, top)
-    return _write(out, _text(about[0][1], {"typed": data}, TYPED_SCRIPTS), overwrite)
+    data = prompt_data(result, model.cfg.n_layers, about, top)
+    return _write(out, _text(about[0][1], {"prompt": data}, PROMPT_SCRIPTS), overwrite)
 
 
 def _write(out: Path, text: str, overwrite: bool) -> Path:
@@ -95,13 +95,13 @@ def _write(out: Path, text: str, overwrite: bool) -> Path:
     return out
 
 
-def page(shown: Sequence[Shown], live: bool = False) -> str:
+def page(stored: Sequence[StoredScores], live: bool = False) -> str:
     """The whole file as text."""
-    names = _names([each.run.path.resolve() for each in shown])
+    names = _names([each.run.path.resolve() for each in stored])
     data = {
         "live": live,
-        "definitions": {name: text._asdict() for each in shown for name, text in each.definitions.items()},
-        "runs": [{"name": name, **run_data(each)} for name, each in zip(names, shown, strict=True)],
+        "definitions": {name: text._asdict() for each in stored for name, text in each.definitions.items()},
+        "runs": [{"name": name, **run_data(each)} for name, each in zip(names, stored, strict=True)],
     }
     return _text(", ".join(names), data)
 
@@ -143,45 +143,45 @@ def _names(paths: list[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def run_data(shown: Shown) -> dict[str, Any]:
+def run_data(stored: StoredScores) -> dict[str, Any]:
     """What the page's scripts draw one run from."""
-    recipe, packed = shown.run.recipe, Packed()
-    layers, heads = shown.heads
+    recipe, packed = stored.run.recipe, Packed()
+    layers, heads = stored.heads
     data: dict[str, Any] = {
-        "path": str(shown.run.path),
-        "about": _about(shown),
+        "path": str(stored.run.path),
+        "about": _about(stored),
         "trainedHere": True,
-        "finished": shown.run.finished,
-        "steps": shown.steps,
+        "finished": stored.run.finished,
+        "steps": stored.steps,
         "lastStep": recipe.steps,
-        "leftOut": list(shown.left_out.items()),
+        "leftOut": list(stored.left_out.items()),
         "layers": layers,
         "heads": heads,
-        "sentences": shown.sentences,
-        "unit": shown.unit,
+        "sentences": stored.sentences,
+        "unit": stored.unit,
         "vectors": recipe.task.input_type == "vectors",
-        "notShown": shown.not_shown,
+        "notShown": stored.not_shown,
         "baselines": _finite(recipe.task.baselines()),
-        "losses": {name: packed.add(values.values) for name, values in shown.losses.items()},
-        "numbers": {name: packed.add(values.values) for name, values in shown.numbers.items()},
+        "losses": {name: packed.add(values.values) for name, values in stored.losses.items()},
+        "numbers": {name: packed.add(values.values) for name, values in stored.numbers.items()},
         "roles": None,
-        "spectra": [_spectrum(name, values, shown, packed) for name, values in shown.spectra.items()],
-        "perHead": [_per_head(score, packed) for score in shown.per_head],
-        "perPair": [_per_pair(score, shown, packed) for score in shown.per_pair],
-        "attributions": [_attribution(part, values, packed) for part, values in shown.attributions.items()],
+        "spectra": [_spectrum(name, values, stored, packed) for name, values in stored.spectra.items()],
+        "perHead": [_per_head(score, packed) for score in stored.per_head],
+        "perPair": [_per_pair(score, stored, packed) for score in stored.per_pair],
+        "attributions": [_attribution(part, values, packed) for part, values in stored.attributions.items()],
         "attention": None,
-        "stories": [_story(each, packed) for each in shown.stories],
+        "studies": [_study(each, packed) for each in stored.studies],
     }
-    if shown.roles is not None:
+    if stored.roles is not None:
         data["roles"] = {
-            "role": packed.add(np.vectorize({"": -1, **{n: i for i, n in enumerate(ROLES)}}.get)(shown.roles.role)),
-            "share": packed.add(shown.roles.role_share.values),
+            "role": packed.add(np.vectorize({"": -1, **{n: i for i, n in enumerate(ROLES)}}.get)(stored.roles.role)),
+            "share": packed.add(stored.roles.role_share.values),
         }
-    if shown.attention is not None:
+    if stored.attention is not None:
         data["attention"] = {
-            "values": packed.add_shares(shown.attention.values),
-            "tokens": shown.tokens,
-            "positions": shown.scores.sizes["query"],
+            "values": packed.add_shares(stored.attention.values),
+            "tokens": stored.tokens,
+            "positions": stored.scores.sizes["query"],
         }
     return data | {"packed": packed.text()}
 
@@ -220,8 +220,8 @@ def _nothing_trained(name: str, folder: Path, model: TransformerBridge) -> dict[
     }
 
 
-def _about(shown: Shown) -> list[tuple[str, str]]:
-    recipe = shown.run.recipe
+def _about(stored: StoredScores) -> list[tuple[str, str]]:
+    recipe = stored.run.recipe
     task, model = recipe.task, recipe.model
     told = (type(task).__doc__ or "").strip().partition("\n")[0]
     mlp = "attention only" if model.attn_only else f"d_mlp {model.d_mlp} ({model.act_fn})"
@@ -241,12 +241,12 @@ def _finite(numbers: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if np.isfinite(value)}
 
 
-def _spectrum(measure: str, values: xr.DataArray, shown: Shown, packed: Packed) -> dict[str, Any]:
+def _spectrum(measure: str, values: xr.DataArray, stored: StoredScores, packed: Packed) -> dict[str, Any]:
     return {
         "measure": measure,
         "re": packed.add(np.real(values.values)),
         "im": packed.add(np.imag(values.values)),
-        "ratio": packed.add(shown.scores[measure].values),
+        "ratio": packed.add(stored.scores[measure].values),
     }
 
 
@@ -260,7 +260,7 @@ def _per_head(score: Score, packed: Packed) -> dict[str, Any]:
     return {"measure": score.measure, "label": score.label, "values": packed.add_exact(score.values.values), **beside}
 
 
-def _per_pair(score: Score, shown: Shown, packed: Packed) -> dict[str, Any]:
+def _per_pair(score: Score, stored: StoredScores, packed: Packed) -> dict[str, Any]:
     """Pairs stand in one row, those that can have a score; ``pairs`` numbers the heads of each through all layers."""
     flat = einops.rearrange(score.values.values, "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)")
     layer = np.arange(flat.shape[1]) // score.values.sizes["from_head"]
@@ -282,7 +282,7 @@ def _per_pair(score: Score, shown: Shown, packed: Packed) -> dict[str, Any]:
         "null": None if score.null is None else packed.add(_common(score.null, "from_head", "to_head")),
         "z": of_pairs(score.z),
         "ceiling": of_pairs(score.ceiling),
-        "formed": of_pairs(shown.formed(score)),
+        "formed": of_pairs(stored.formed(score)),
     }
 
 
@@ -291,8 +291,8 @@ def _common(values: xr.DataArray, *heads: str) -> np.ndarray:
     return values.max(heads).values
 
 
-def _story(story: Story | Damaged, packed: Packed) -> dict[str, Any]:
-    return story._asdict() if isinstance(story, Damaged) else story_data(story, packed)
+def _study(study: StudyResult | Damaged, packed: Packed) -> dict[str, Any]:
+    return study._asdict() if isinstance(study, Damaged) else study_data(study, packed)
 
 
 def _attribution(part: str, values: xr.DataArray, packed: Packed) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Next(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Typed:
+class PromptResult:
     """What a network makes of a string, position by position; position 0 is BOS.
 
     Args:
@@ -74,7 +74,7 @@ class Typed:
         return [Next(self.label(int(token)), float(value)) for value, token in zip(*found, strict=True)]
 
 
-def typed(model: Model, string: str, position: int | None = None, token: str | None = None) -> Typed:
+def run_prompt(model: Model, string: str, position: int | None = None, token: str | None = None) -> PromptResult:
     """What a network that has a tokenizer makes of a string.
 
     The string is spelled in tokens and put after BOS (where there is none, after EOS, as GPT-2 saw texts begin). The
@@ -97,7 +97,7 @@ def typed(model: Model, string: str, position: int | None = None, token: str | N
         >>> from headway.models.hooked_transformer import HookedTransformer
         >>> tokenizer = wrapped(train_bpe(["x = a if b else c"] * 2, n_tokens=267))
         >>> cfg = ModelConfig(n_layers=1, d_model=11, n_ctx=7, d_head=5, n_heads=3, d_vocab=267)
-        >>> found = typed(HookedTransformer(cfg, tokenizer), "a if b")
+        >>> found = run_prompt(HookedTransformer(cfg, tokenizer), "a if b")
         >>> found.labels
         ["'<|bos|>'", "'a'", "' if'", "' b'"]
         >>> found.label(int(found.explained[1])), found.position
@@ -135,7 +135,7 @@ def typed(model: Model, string: str, position: int | None = None, token: str | N
             left_out = str(error)
     heads = [str(head) for head in heads_except(model)]
     patterns = einops.rearrange(looked.patterns[:, 0], "layer head query key -> (layer head) query key")
-    return Typed(
+    return PromptResult(
         tokens=tokens,
         probabilities=logits.softmax(-1),
         attention=xr.DataArray(patterns.cpu().numpy(), dims=("head", "pos", "source"), coords={"head": heads}),

@@ -9,7 +9,7 @@ function patternText(run, index, layer, head, query, key) {
     sequence = Math.min(state.sequence, run.attention.tokens.length - 1);
   const value = run.attention.values.get(index, layer, head, sequence, query, key);
   const entry = `query ${query} “${tokens[query]}” → key ${key} “${tokens[key]}”`;
-  return `Step ${run.steps[index]}, ${nameOf([layer, head])}: ${entry}: ${said(value)}`;
+  return `Step ${run.steps[index]}, ${nameOf([layer, head])}: ${entry}: ${formatted(value)}`;
 }
 
 // One pixel an entry; whether any is a number.
@@ -82,7 +82,7 @@ function attentionSection(run) {
   if (!run.attention) return missing(run, "attention");
   const size = run.attention.values.shape[4];
   const readout = el("output", { class: "readout follows" });
-  // What the pointer was last on, told anew when the slider moves.
+  // What the pointer was last on, shown again when the slider moves.
   const hovered = { entry: null };
   figure(readout, () => {
     if (hovered.entry) readout.value = patternText(run, indexOf(run), ...hovered.entry);
@@ -97,7 +97,7 @@ function attentionSection(run) {
   }
   const cut =
     size < run.attention.positions
-      ? el("p", { class: "say" }, `Of ${run.attention.positions} positions the first ${size} are shown.`)
+      ? el("p", { class: "note" }, `Of ${run.attention.positions} positions the first ${size} are shown.`)
       : null;
   return el(
     "div",
@@ -152,10 +152,10 @@ function smallPattern(run, layer, head, readout, hovered, large) {
     const words = !drawn.known
       ? "attention is no number"
       : role
-        ? `${said(role.share)} ${role.words}`
+        ? `${formatted(role.share)} ${role.words}`
         : "nothing beyond chance";
     const narrow = run.heads > 8;
-    const short = narrow ? said(role?.share ?? NaN, 2) : words;
+    const short = narrow ? formatted(role?.share ?? NaN, 2) : words;
     below.replaceChildren(
       el("i", { style: `background:${role ? PALETTE.categories[role.index] : "none"}` }),
       `${nameOf([layer, head])}: ${short}`,

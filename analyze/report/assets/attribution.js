@@ -15,7 +15,7 @@ function attributionSection(run) {
         );
         const most = Math.max(...finite(ranges).map(Math.abs), 1e-9);
         const rows = each.components.map((name) => ({ name, bar: el("i"), number: el("td", { class: "number" }) }));
-        const caption = el("caption", { class: "say", style: "text-align:left" });
+        const caption = el("caption", { class: "note", style: "text-align:left" });
         const table = el(
           "table",
           { class: "bars" },
@@ -46,9 +46,9 @@ function attributionSection(run) {
               if (Number.isFinite(value)) total += value;
               const share = Number.isFinite(value) ? 50 * Math.min(1, Math.abs(value) / most) : 0;
               bar.style.cssText = `left:${value >= 0 ? 50 : 50 - share}%;width:${share}%;background:${PALETTE.categories[value >= 0 ? 0 : 1]}`;
-              number.textContent = said(value);
+              number.textContent = formatted(value);
             });
-            caption.textContent = `${unit} at step ${run.steps[index]}; they add up to ${said(total)}. The scale ends at ±${said(most, 2)}.`;
+            caption.textContent = `${unit} at step ${run.steps[index]}; they add up to ${formatted(total)}. The scale ends at ±${formatted(most, 2)}.`;
           }),
         );
       }),

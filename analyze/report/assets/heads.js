@@ -9,7 +9,7 @@ function headsSection(run) {
       "div",
       { class: "measures" },
       run.perHead.map((score) =>
-        el("div", {}, el("h3", {}, score.label), says(score.measure), headCharts(run, score)),
+        el("div", {}, el("h3", {}, score.label), definitionOf(score.measure), headCharts(run, score)),
       ),
     ),
     scoresTable(run),
@@ -67,8 +67,8 @@ function headCharts(run, score) {
       };
       context.fillStyle = css("--soft");
       context.textAlign = "right";
-      context.fillText(said(high, 2), left - 4, top + 8);
-      context.fillText(said(low, 2), left - 4, bottom);
+      context.fillText(formatted(high, 2), left - 4, top + 8);
+      context.fillText(formatted(low, 2), left - 4, bottom);
       context.textAlign = "center";
       for (const step of decades(run.steps.at(-1))) context.fillText(short(step), x(step), height - 2);
       context.strokeStyle = css("--line");
@@ -105,14 +105,14 @@ function headCharts(run, score) {
       context.moveTo(x(run.steps[index]), top);
       context.lineTo(x(run.steps[index]), bottom);
       context.stroke();
-      below.textContent = told(index);
+      below.textContent = described(index);
       canvas.setAttribute(
         "aria-label",
         `${score.label} over training, layer ${layer}. Step ${run.steps[index]}: ${below.textContent}`,
       );
       place = { x, y };
     };
-    const told = (index, wanted = null) => {
+    const described = (index, wanted = null) => {
       const values = Array.from({ length: run.heads }, (_, head) => score.values.get(index, layer, head));
       if (!finite(values).length) return `layer ${layer}: no numbers`;
       const head =
@@ -124,7 +124,7 @@ function headCharts(run, score) {
                 value > (values[best] ?? -Infinity) || !Number.isFinite(values[best]) ? at : best,
               0,
             ));
-      return `${nameOf([layer, head])} ${said(values[head])}, ${besideBand(score, index, layer, values[head])}`;
+      return `${nameOf([layer, head])} ${formatted(values[head])}, ${besideBand(score, index, layer, values[head])}`;
     };
     canvas.addEventListener("pointermove", (event) => {
       if (!place) return;
@@ -140,10 +140,10 @@ function headCharts(run, score) {
       ])
         .filter(([d]) => Number.isFinite(d))
         .sort((a, b) => a[0] - b[0]);
-      if (heads.length) below.textContent = `step ${run.steps[index]}: ${told(index, heads[0][1])}`;
+      if (heads.length) below.textContent = `step ${run.steps[index]}: ${described(index, heads[0][1])}`;
     });
     canvas.addEventListener("pointerleave", () => {
-      below.textContent = told(indexOf(run));
+      below.textContent = described(indexOf(run));
     });
     panels.push(figure(host, draw));
   }
@@ -163,14 +163,14 @@ function besideBand(score, index, layer, value) {
   const side = sideOf(score, index, layer, value);
   if (Number.isNaN(side)) return "no band";
   const edges = [score.low, score.high].map((edge) => edge.get(index, layer));
-  const digits = [2, 3, 4, 5, 6].find((count) => said(edges[0], count) !== said(edges[1], count)) ?? 6;
-  return `${{ 1: "above", 0: "in", [-1]: "below" }[side]} its band ${edges.map((edge) => said(edge, digits)).join(" to ")}`;
+  const digits = [2, 3, 4, 5, 6].find((count) => formatted(edges[0], count) !== formatted(edges[1], count)) ?? 6;
+  return `${{ 1: "above", 0: "in", [-1]: "below" }[side]} its band ${edges.map((edge) => formatted(edge, digits)).join(" to ")}`;
 }
 
 // All numbers of the checkpoint, for those who read tables, with eyes or without.
 function scoresTable(run) {
   const body = el("tbody"),
-    caption = el("caption", { class: "say" });
+    caption = el("caption", { class: "note" });
   const table = el(
     "table",
     {},
@@ -213,7 +213,7 @@ function scoresTable(run) {
             run.perHead.map((score) => {
               const value = score.values.get(index, layer, head);
               const out = Math.abs(sideOf(score, index, layer, value)) === 1;
-              return el("td", { class: `number${out ? " out" : ""}` }, said(value));
+              return el("td", { class: `number${out ? " out" : ""}` }, formatted(value));
             }),
           ),
         );
@@ -224,9 +224,9 @@ function scoresTable(run) {
 }
 
 // One line on what a measure means and when it is nothing.
-function says(measure) {
-  const told = DEFINITIONS[measure];
-  if (!told) return null;
-  const range = told.range && !told.summary.includes(told.range) ? ` Range ${told.range}.` : "";
-  return el("p", { class: "say" }, told.summary, range, told.null ? ` Null: ${told.null}.` : "");
+function definitionOf(measure) {
+  const described = DEFINITIONS[measure];
+  if (!described) return null;
+  const range = described.range && !described.summary.includes(described.range) ? ` Range ${described.range}.` : "";
+  return el("p", { class: "note" }, described.summary, range, described.null ? ` Null: ${described.null}.` : "");
 }

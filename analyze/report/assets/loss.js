@@ -44,7 +44,7 @@ function lossSection(run) {
     for (const value of ticks(low, high, log)) {
       svg.append(
         el("line", { class: "axis", x1: left - 4, x2: left, y1: y(value), y2: y(value) }),
-        el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, said(value, 2)),
+        el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, formatted(value, 2)),
       );
     }
     let lastText = -99;
@@ -64,13 +64,13 @@ function lossSection(run) {
       // A name far from its line would be another line's; all stand below the picture too.
       if (place > y(value) + 12 || place > bottom) continue;
       svg.append(
-        el("text", { class: "level", x: right, y: place, "text-anchor": "end" }, `${inWords(name)} ${said(value)}`),
+        el("text", { class: "level", x: right, y: place, "text-anchor": "end" }, `${inWords(name)} ${formatted(value)}`),
       );
       lastText = place;
     }
     const outside = (value) => (log && value <= 0) || value > high || value < low;
     beside.textContent = levels.length
-      ? `To compare with: ${levels.map(([name, value]) => `${inWords(name)} ${said(value)}${outside(value) ? " (off this axis)" : ""}`).join(", ")}.`
+      ? `To compare with: ${levels.map(([name, value]) => `${inWords(name)} ${formatted(value)}${outside(value) ? " (off this axis)" : ""}`).join(", ")}.`
       : "";
     names.forEach((name, i) => {
       let path = "";
@@ -100,8 +100,8 @@ function lossSection(run) {
     const wanted = places[state.by][state.place];
     const never = state.by === "loss" && reached(run, wanted) < 0;
     readout.value =
-      `Step ${run.steps[index]}${never ? ` (it never reaches ${said(wanted)})` : ""}: ` +
-      numbers.map(([name, values]) => `${inWords(name)} ${said(values.get(index))}`).join(", ");
+      `Step ${run.steps[index]}${never ? ` (it never reaches ${formatted(wanted)})` : ""}: ` +
+      numbers.map(([name, values]) => `${inWords(name)} ${formatted(values.get(index))}`).join(", ");
     host.setAttribute("aria-label", `Loss over training. At ${readout.value}`);
   });
   return el(
@@ -152,16 +152,16 @@ function lossSection(run) {
     ),
     host,
     readout,
-    el("p", { class: "say" }, `In ${run.unit}, on the evaluation batch. `, beside),
+    el("p", { class: "note" }, `In ${run.unit}, on the evaluation batch. `, beside),
   );
 }
 
 // What stands where a figure has nothing to show.
 function missing(run, measure) {
-  if (!run.steps.length) return el("p", { class: "say" }, "Nothing has been scored yet.");
+  if (!run.steps.length) return el("p", { class: "note" }, "Nothing has been scored yet.");
   return el(
     "p",
-    { class: "say" },
+    { class: "note" },
     `${measure} has not been scored, or does not apply to this run; `,
     el("code", {}, `headway measure ${run.path} --only ${measure}`),
     " scores it or says why not.",

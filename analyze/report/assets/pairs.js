@@ -3,7 +3,7 @@
 function pairsSection(run) {
   if (!run.perPair.length) {
     return run.layers < 2
-      ? el("p", { class: "say" }, "One layer: no head reads what another has written.")
+      ? el("p", { class: "note" }, "One layer: no head reads what another has written.")
       : missing(run, "k_composition");
   }
   return el(
@@ -17,15 +17,15 @@ function pairsSection(run) {
           "div",
           {},
           el("h3", {}, score.label),
-          says(score.measure),
+          definitionOf(score.measure),
           score.elsewhere
             ? el(
                 "p",
-                { class: "say" },
+                { class: "note" },
                 "Pairs that are not of an earlier and a later layer have scores too; run.scores has them.",
               )
             : null,
-          score.pairs.length ? pairMatrix(run, score) : el("p", { class: "say" }, "No pair has a number."),
+          score.pairs.length ? pairMatrix(run, score) : el("p", { class: "note" }, "No pair has a number."),
         ),
       ),
     ),
@@ -122,6 +122,6 @@ function pairMatrix(run, score) {
     "div",
     {},
     figure(host, draw),
-    legend((t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most), `${name} −${said(most, 2)}`, "0", said(most, 2)),
+    legend((t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most), `${name} −${formatted(most, 2)}`, "0", formatted(most, 2)),
   );
 }

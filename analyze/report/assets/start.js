@@ -53,7 +53,7 @@ const SECTIONS = [
     "What was looked at closely at one checkpoint, which the slider does not move: statements with the numbers that decide them, and the figures behind these.",
     studiesSection,
     // Who has made no study need not hear of any.
-    (run) => run.stories.length > 0,
+    (run) => run.studies.length > 0,
   ],
   ["about", "About", null, aboutSection, () => true],
 ];

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headway.analyze.report.figures import attention, attribution, composition, diagram, eigenvalues, heads, loss
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Run
 from headway.checkpoints.files import write_whole
 from headway.options import nearest
@@ -95,7 +95,7 @@ def draw(
         if name not in taken:
             raise ValueError(f"{name}: {value!r} is not valid; the figure {figure} takes {', '.join(taken)}")
     with _style():
-        drawn = FIGURES[figure](Shown.of(run), **given)
+        drawn = FIGURES[figure](StoredScores.of(run), **given)
         # What matplotlib leaves until the figure is seen (ticks, places) is done in this style, and once: another
         # layout would move things by a hair.
         drawn.draw_without_rendering()

@@ -14,7 +14,7 @@ from headway.analyze.measures.attribution import attribute_sources
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.weights import weight
 from headway.analyze.studies.if_else.prompts import Prompts, at_end
-from headway.analyze.studies.story import Figure, Section, table
+from headway.analyze.studies.result import Figure, Section, table
 from headway.analyze.tools.anomaly_scores import Apart, apart, mahalanobis, probed
 from headway.models.convert import Model
 from headway.models.hooked_transformer import HookedTransformer

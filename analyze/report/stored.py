@@ -16,7 +16,7 @@ from headway.analyze.formation.induction import induction_circuits
 from headway.analyze.formation.roles import roles
 from headway.analyze.formation.strongest import what_formed
 from headway.analyze.network.axes import HEAD, PAIR
-from headway.analyze.studies.story import Story
+from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.checkpoints.scores import ScoreFile, joined, read_arrays, score_files
 from headway.data.task import Task
@@ -56,7 +56,7 @@ class Damaged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shown:
+class StoredScores:
     """The scores of a run, as read from disk at one moment.
 
     Args:
@@ -72,7 +72,7 @@ class Shown:
     left_out: dict[int, str]
 
     @classmethod
-    def of(cls, run: Run) -> "Shown":
+    def of(cls, run: Run) -> "StoredScores":
         """Read a run's scores; a step that is half-written is left out, with the reason.
 
         A step is half-written if one of its files is damaged, or if it lacks a measure that runs have while they train
@@ -238,9 +238,9 @@ class Shown:
         }
 
     @property
-    def stories(self) -> list[Story | Damaged]:
+    def studies(self) -> list[StudyResult | Damaged]:
         """Every study of this run, at the last step at which it was made."""
-        return [read_story(self.run.study_file(study, step), step) for study, step in sorted(self.run.studies.items())]
+        return [read_study(self.run.study_file(study, step), step) for study, step in sorted(self.run.studies.items())]
 
     @property
     def definitions(self) -> dict[str, Definition]:
@@ -277,10 +277,10 @@ class Shown:
                 )
 
 
-def read_story(path: Path, step: int | None = None) -> Story | Damaged:
+def read_study(path: Path, step: int | None = None) -> StudyResult | Damaged:
     """A study from its file, or what is wrong with that; ``step`` is of a run, where it was made."""
     try:
-        return Story.read(path)
+        return StudyResult.read(path)
     # What HDF5 says of a damaged file depends on what is damaged; no page must end for it.
     except Exception as error:
         why = str(error) if isinstance(error, ValueError) else f"{path} is damaged ({error})"

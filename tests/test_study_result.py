@@ -1,4 +1,4 @@
-"""A story: what is written comes back, what could not be drawn is refused, and claims are held to their bounds."""
+"""The result of a study: what is written comes back, what cannot be drawn is refused, claims are held to bounds."""
 
 import math
 import subprocess
@@ -11,27 +11,27 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_stories import made_up_story
+from toy_studies import made_up_study
 from toys import TOKENS
 
+from headway.analyze.studies.result import Claim, Claims, Figure, Kind, Section, StudyResult, by_layer, table
 from headway.analyze.studies.runner import over_steps
-from headway.analyze.studies.story import Claim, Claims, Figure, Kind, Section, Story, by_layer, table
 from headway.checkpoints import Run
 from headway.models.hooked_transformer import HookedTransformer
 
 LINES = Figure("Squares", xr.Dataset({"y": ("x", [0, 1, 4])}), "lines")
-EMPTY = Story("empty", "runs/empty", 0, (), ())
+EMPTY = StudyResult("empty", "runs/empty", 0, (), ())
 
 
-def same(a: Story, b: Story) -> bool:
-    """Whether two stories tell the same; numbers that are NaN in both are."""
+def same(a: StudyResult, b: StudyResult) -> bool:
+    """Whether two results tell the same; numbers that are NaN in both are."""
     if (a.study, a.run, a.step, repr(a.claims)) != (b.study, b.run, b.step, repr(b.claims)):
         return False
     if [(each.title, each.text, len(each.figures)) for each in a.sections] != [
         (each.title, each.text, len(each.figures)) for each in b.sections
     ]:
         return False
-    figures = [[figure for each in story.sections for figure in each.figures] for story in (a, b)]
+    figures = [[figure for each in result.sections for figure in each.figures] for result in (a, b)]
     return all(
         (x.title, x.kind, x.note, x.log) == (y.title, y.kind, y.note, y.log)
         and list(x.data.data_vars) == list(y.data.data_vars)
@@ -40,66 +40,66 @@ def same(a: Story, b: Story) -> bool:
     )
 
 
-def around(*figures: Figure, claims: Claims = ()) -> Story:
-    return Story("mine", "runs/mine", 17, (Section("One", "Its text.", figures),), claims)
+def around(*figures: Figure, claims: Claims = ()) -> StudyResult:
+    return StudyResult("mine", "runs/mine", 17, (Section("One", "Its text.", figures),), claims)
 
 
 # Writing and reading
 
 
-def test_a_story_comes_back_from_its_file(tmp_path: Path):
-    story = made_up_story()
-    story.write(tmp_path / "made_up.nc")
-    back = Story.read(tmp_path / "made_up.nc")
-    assert same(back, story)
+def test_a_result_comes_back_from_its_file(tmp_path: Path):
+    result = made_up_study()
+    result.write(tmp_path / "made_up.nc")
+    back = StudyResult.read(tmp_path / "made_up.nc")
+    assert same(back, result)
     assert isinstance(back.step, int)
     assert {(type(claim.number), type(claim.below), type(claim.says)) for claim in back.claims} == {(float, bool, str)}
-    # And it is the story of the file that says so.
+    # And it is the result of the file that says so.
     for other in (
-        replace(story, step=5),
-        replace(story, sections=story.sections[::-1]),
-        replace(story, claims=story.claims[1:]),
-        replace(story, sections=(replace(story.sections[0], figures=story.sections[0].figures[::-1]),)),
+        replace(result, step=5),
+        replace(result, sections=result.sections[::-1]),
+        replace(result, claims=result.claims[1:]),
+        replace(result, sections=(replace(result.sections[0], figures=result.sections[0].figures[::-1]),)),
     ):
         assert not same(back, other)
     back.write(tmp_path / "again.nc")
-    assert same(Story.read(tmp_path / "again.nc"), story)
+    assert same(StudyResult.read(tmp_path / "again.nc"), result)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.nc", "made_up.nc"]
 
 
-def test_a_story_of_a_model_without_steps_comes_back(tmp_path: Path):
-    story = replace(made_up_story("gpt2"), step=None)
-    story.write(tmp_path / "made_up.nc")
-    assert same(Story.read(tmp_path / "made_up.nc"), story)
+def test_a_result_of_a_model_without_steps_comes_back(tmp_path: Path):
+    result = replace(made_up_study("gpt2"), step=None)
+    result.write(tmp_path / "made_up.nc")
+    assert same(StudyResult.read(tmp_path / "made_up.nc"), result)
 
 
 def test_a_tree_comes_back_without_a_file():
-    story = made_up_story()
-    assert same(Story.from_tree(story.to_tree()), story)
+    result = made_up_study()
+    assert same(StudyResult.from_tree(result.to_tree()), result)
     # It can be asked twice: reading takes nothing out of it.
-    tree = story.to_tree()
-    Story.from_tree(tree)
-    assert same(Story.from_tree(tree), story)
-    assert same(story, made_up_story())
+    tree = result.to_tree()
+    StudyResult.from_tree(tree)
+    assert same(StudyResult.from_tree(tree), result)
+    assert same(result, made_up_study())
 
 
 @pytest.mark.parametrize("order", [["b", "a", "c"], ["c", "b", "a"], ["10", "9", "with spaces: and, signs – 1·2"]])
 def test_sections_and_figures_keep_their_order(order: list[str], tmp_path: Path):
     figures = tuple(replace(LINES, title=title) for title in order)
-    story = replace(EMPTY, sections=tuple(Section(title, title, figures) for title in order))
-    story.write(tmp_path / "ordered.nc")
-    back = Story.read(tmp_path / "ordered.nc")
+    result = replace(EMPTY, sections=tuple(Section(title, title, figures) for title in order))
+    result.write(tmp_path / "ordered.nc")
+    back = StudyResult.read(tmp_path / "ordered.nc")
     assert [section.title for section in back.sections] == order
     assert [[figure.title for figure in section.figures] for section in back.sections] == [order] * 3
 
 
 @pytest.mark.parametrize(
-    "story", [EMPTY, around(), around(LINES), replace(EMPTY, claims=(Claim("", "", math.nan, 0.5),))],
+    "result", [EMPTY, around(), around(LINES), replace(EMPTY, claims=(Claim("", "", math.nan, 0.5),))],
     ids=["nothing", "an empty section", "no claims", "no sections"],
 )  # fmt: skip
-def test_what_has_nothing_comes_back_too(story: Story, tmp_path: Path):
-    story.write(tmp_path / "few.nc")
-    assert same(Story.read(tmp_path / "few.nc"), story)
+def test_what_has_nothing_comes_back_too(result: StudyResult, tmp_path: Path):
+    result.write(tmp_path / "few.nc")
+    assert same(StudyResult.read(tmp_path / "few.nc"), result)
 
 
 def test_numbers_words_and_attributes_of_every_kind_come_back(tmp_path: Path):
@@ -114,10 +114,10 @@ def test_numbers_words_and_attributes_of_every_kind_come_back(tmp_path: Path):
         {"row": ["a", "b", "a"], "beside": ("row", [1.5, 2.5, 3.5]), "everywhere": 7},
         {"source": "by hand"},
     )
-    story = around(Figure("All kinds", data, "table", note="A note – with signs.", log=""))
-    story.write(tmp_path / "kinds.nc")
-    back = Story.read(tmp_path / "kinds.nc")
-    assert same(back, story)
+    result = around(Figure("All kinds", data, "table", note="A note – with signs.", log=""))
+    result.write(tmp_path / "kinds.nc")
+    back = StudyResult.read(tmp_path / "kinds.nc")
+    assert same(back, result)
     [figure] = back.sections[0].figures
     numbers = ("wide", "narrow", "count", "holds")
     assert [figure.data[name].dtype for name in numbers] == [data[name].dtype for name in numbers]
@@ -135,16 +135,16 @@ claims = st.builds(
 
 @given(claims=st.lists(claims, max_size=5))
 def test_claims_come_back_to_the_last_digit(claims: list[Claim]):
-    story = replace(EMPTY, claims=tuple(claims))
-    back = Story.from_tree(story.to_tree())
-    assert repr(back.claims) == repr(story.claims)
-    assert [claim.holds for claim in back.claims] == story.to_tree()["claims"].holds.values.tolist()
+    result = replace(EMPTY, claims=tuple(claims))
+    back = StudyResult.from_tree(result.to_tree())
+    assert repr(back.claims) == repr(result.claims)
+    assert [claim.holds for claim in back.claims] == result.to_tree()["claims"].holds.values.tolist()
 
 
-def test_xarray_alone_opens_a_story(tmp_path: Path):
+def test_xarray_alone_opens_a_result(tmp_path: Path):
     """In a process that never imports Headway."""
     path = tmp_path / "made_up.nc"
-    made_up_story().write(path)
+    made_up_study().write(path)
     code = """
 import sys
 import xarray as xr
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_named(damage: str, tmp_path: Path):
     around(LINES).write(path)
     whole, tree = path.read_bytes(), around(LINES).to_tree()
     if damage in ("empty", "cut", "text"):
-        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"not a story"}[damage])
+        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"not a result"}[damage])
     elif damage == "no file":
         path.unlink()
     else:
@@ -189,7 +189,7 @@ def test_a_damaged_file_is_named(damage: str, tmp_path: Path):
     with pytest.raises(
         ValueError, match=r"(?s)^study: .*made_up\.nc is damaged \(.*\); remove it and run the study again$"
     ):
-        Story.read(path)
+        StudyResult.read(path)
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -202,9 +202,9 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(xr.DataTree, "to_netcdf", fails)
     with pytest.raises(OSError, match="disk full"):
-        made_up_story().write(path)
+        made_up_study().write(path)
     assert [each.name for each in path.parent.iterdir()] == ["mine.nc"]
-    assert same(Story.read(path), around(LINES))
+    assert same(StudyResult.read(path), around(LINES))
 
 
 # Figures
@@ -350,9 +350,9 @@ def test_over_one_step_a_claim_holds_since_then_or_not(run: Run):
 
 
 def test_what_formed_over_the_steps_can_be_kept(run: Run):
-    story = around(*over_steps(run, 17, found_at), claims=found_at(17))
-    story.write(run.study_file("mine", 17))
-    assert same(Story.read(run.study_file("mine", 17)), story)
+    result = around(*over_steps(run, 17, found_at), claims=found_at(17))
+    result.write(run.study_file("mine", 17))
+    assert same(StudyResult.read(run.study_file("mine", 17)), result)
     assert run.studies == {"mine": 17}
 
 
@@ -400,7 +400,7 @@ def test_a_table_by_layer_takes_scores_as_they_are_stored():
 
 
 @pytest.mark.parametrize("titles", [("claims",), ("One", "Two", "One")])
-def test_sections_of_a_story_can_be_told_apart(titles: tuple[str, ...]):
+def test_sections_of_a_result_can_be_told_apart(titles: tuple[str, ...]):
     sections = tuple(Section(title, "", ()) for title in titles)
     with pytest.raises(ValueError, match=r"^sections: '(claims|One)' is the title of two nodes"):
-        Story("study", "runs/run", 0, sections, ())
+        StudyResult("study", "runs/run", 0, sections, ())

@@ -1,4 +1,4 @@
-"""Stories for a page: what a study tells, as data for the page's scripts; large figures are made smaller and say so."""
+"""Studies for a page: figures and claims as data for its scripts; large figures are made smaller and say so."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.report.packed import Packed
-from headway.analyze.studies.story import Claims, Figure, Section, Story
+from headway.analyze.studies.result import Claims, Figure, Section, StudyResult
 
 # What the numbers of one study may take, in bytes, before they are deflated.
 MOST = 1_000_000
@@ -46,23 +46,23 @@ class Limits(NamedTuple):
         return Limits(max(8, self.side >> times), max(16, self.points >> times), entries, rows, columns)
 
 
-def story_data(story: Story, packed: Packed) -> dict[str, Any]:
+def study_data(study: StudyResult, packed: Packed) -> dict[str, Any]:
     """What the page's scripts draw a study from; its numbers are added to ``packed``.
 
     Figures are made smaller together until all of them fit into ``MOST`` bytes: pictures and lines by means over
     blocks, tables and lists of pictures by their first entries. Each figure says what was done to it.
     """
-    sections, times = _fitted_sections(story, Limits()), 0
+    sections, times = _fitted_sections(study, Limits()), 0
     while sum(figure.size for figures in sections for figure in figures) > MOST and times < MOST_TIMES:
         times += 1
-        sections = _fitted_sections(story, Limits().tighter(times))
+        sections = _fitted_sections(study, Limits().tighter(times))
     return {
-        "study": story.study,
-        "step": story.step,
-        "claims": _claims(story.claims, packed),
+        "study": study.study,
+        "step": study.step,
+        "claims": _claims(study.claims, packed),
         "sections": [
-            _section(f"{story.study}/{section.title}", section, figures, packed)
-            for section, figures in zip(story.sections, sections, strict=True)
+            _section(f"{study.study}/{section.title}", section, figures, packed)
+            for section, figures in zip(study.sections, sections, strict=True)
         ],
     }
 
@@ -106,8 +106,8 @@ class _Fitted:
         return sum(4 * part.values.size for part in self.parts)
 
 
-def _fitted_sections(story: Story, limits: Limits) -> list[list[_Fitted]]:
-    return [[_fitted(figure, limits) for figure in section.figures] for section in story.sections]
+def _fitted_sections(study: StudyResult, limits: Limits) -> list[list[_Fitted]]:
+    return [[_fitted(figure, limits) for figure in section.figures] for section in study.sections]
 
 
 def _fitted(figure: Figure, limits: Limits) -> _Fitted:

@@ -1,6 +1,6 @@
-"""What a study tells: sections of figures and tables, and the claims that their numbers support or refute.
+"""What a study finds: sections of figures and tables, and the claims that their numbers support or refute.
 
-A story is data, and says how each figure is drawn without drawing it: the command prints its tables, the page draws
+A result is data, and says how each figure is drawn without drawing it: the command prints its tables, the page draws
 them all, and the file holds them for whoever wants to go on.
 """
 
@@ -125,7 +125,7 @@ Claims = tuple[Claim, ...]
 
 
 @dataclass(frozen=True)
-class Story:
+class StudyResult:
     """A study of one run at one step.
 
     Args:
@@ -150,7 +150,7 @@ class Story:
                 raise ValueError(f"sections: {title!r} is the title of two nodes; each needs its own, and not claims")
 
     def to_tree(self) -> xr.DataTree:
-        """The story as one tree of xarray Datasets: one node for each section, one below it for each figure.
+        """The result as one tree of xarray Datasets: one node for each section, one below it for each figure.
 
         ``tree["claims"]`` has the claims along the axis ``claim``. How a figure is drawn stands in its attributes.
         """
@@ -165,8 +165,8 @@ class Story:
         return xr.DataTree.from_dict(nodes)
 
     @classmethod
-    def from_tree(cls, tree: xr.DataTree) -> "Story":
-        """The story that ``to_tree`` made a tree of."""
+    def from_tree(cls, tree: xr.DataTree) -> "StudyResult":
+        """The result that ``to_tree`` made a tree of."""
         sections = []
         for title, node in tree.children.items():
             if title == "claims":
@@ -193,7 +193,7 @@ class Story:
         write_whole(path, lambda part: tree.to_netcdf(part, engine="h5netcdf"))
 
     @classmethod
-    def read(cls, path: Path) -> "Story":
+    def read(cls, path: Path) -> "StudyResult":
         """What ``write`` wrote; a ValueError if the file is damaged."""
         tree = read_tree(path)
         try:

@@ -1,17 +1,17 @@
-"""A story that nobody found out, with every kind of figure a study can have."""
+"""A result that nobody found out, with every kind of figure a study can have."""
 
 import numpy as np
 import xarray as xr
 
-from headway.analyze.studies.story import Claim, Figure, Section, Story, table
+from headway.analyze.studies.result import Claim, Figure, Section, StudyResult, table
 
 MARKUP = "</script><b>bold"
 STEPS = [0, 1, 10, 100, 1000, 4000]
 
 
-def made_up_story(run: str = "runs/made-up", step: int = 4) -> Story:
+def made_up_study(run: str = "runs/made-up", step: int = 4) -> StudyResult:
     """Two sections and four claims: one that holds, one that does not, one that is close and one without a number."""
-    return Story("made_up", run, step, (_whole(), _parts()), CLAIMS)
+    return StudyResult("made_up", run, step, (_whole(), _parts()), CLAIMS)
 
 
 CLAIMS = (

@@ -20,7 +20,7 @@ from headway.__main__ import main
 from headway.analyze import DoesNotApplyError
 from headway.analyze.measures.attribution import attribute_outputs, attribute_sources
 from headway.analyze.report.prompt_page import drawn_positions
-from headway.analyze.tools.prompt import typed
+from headway.analyze.tools.prompt import run_prompt
 from headway.data.task import Batch
 from headway.data.tokenizer import said, train_bpe, wrapped
 from headway.models.config import ModelConfig
@@ -117,7 +117,7 @@ def test_sources_that_do_not_exist_are_refused():
 
 
 def test_probabilities_are_the_softmax_of_the_network_s_logits(model: Model):
-    shown = typed(model, STRING)
+    shown = run_prompt(model, STRING)
     tokens = model.tokenizer.encode(STRING, add_special_tokens=False)
     assert shown.tokens.tolist() == [model.tokenizer.bos_token_id, *tokens]
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_probabilities_are_the_softmax_of_the_network_s_logits(model: Model):
 
 
 def test_attributions_add_up_to_the_explained_logit_over_the_mean(model: Model):
-    shown = typed(model, STRING, position=4, token=" John")
+    shown = run_prompt(model, STRING, position=4, token=" John")
     assert shown.outputs is not None
     assert shown.sources is not None
     with torch.no_grad():
@@ -153,7 +153,7 @@ def test_a_network_that_attribution_does_not_cover_is_shown_without_it():
     network = llama_bridge()
     network.tokenizer = _Letters()  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        shown = typed(network, "abc")
+        shown = run_prompt(network, "abc")
     finally:
         network.tokenizer = None
     assert shown.sources is None
@@ -225,7 +225,7 @@ def test_a_run_whose_tokens_are_no_text_is_refused(recipe, tmp_path: Path, capsy
 def data_of(page: Path) -> dict:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
     assert found
-    return json.loads(found[1])["typed"]
+    return json.loads(found[1])["prompt"]
 
 
 def test_the_command_prints_its_tables_and_writes_a_page(
@@ -235,7 +235,7 @@ def test_the_command_prints_its_tables_and_writes_a_page(
     monkeypatch.chdir(tmp_path)
     main(["text", str(folder), STRING, "--top", "3"])
     printed = capsys.readouterr().out
-    shown = typed(bridge, STRING)
+    shown = run_prompt(bridge, STRING)
     for position, label in enumerate(shown.labels):
         row = re.search(rf"^{position} +{re.escape(label)} +(.*)$", printed, re.MULTILINE)
         assert row, label
@@ -267,7 +267,7 @@ def page_file(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_chromium
 def test_the_page_shows_the_string_and_follows_a_click(page_file: Path, bridge: TransformerBridge, opened: Open):
-    shown = typed(bridge, f"{STRING} <b>")
+    shown = run_prompt(bridge, f"{STRING} <b>")
     assert shown.outputs is not None
     assert shown.sources is not None
     page = opened(page_file)
@@ -281,7 +281,7 @@ def test_the_page_shows_the_string_and_follows_a_click(page_file: Path, bridge: 
     bars = page.locator("#next tbody th").all_text_contents()
     likeliest = [each.token for each in shown.likeliest(3, 3)]
     assert bars[:3] == likeliest
-    assert page.locator("#next tbody th.said").all_text_contents()[0].startswith("' John'")
+    assert page.locator("#next tbody th.strong").all_text_contents()[0].startswith("' John'")
     seen(page, "attribution")
     tables = page.locator("#attribution table")
     names = tables.nth(0).locator("tbody th").all_text_contents()
@@ -295,7 +295,7 @@ def test_the_page_shows_the_string_and_follows_a_click(page_file: Path, bridge: 
 
 @needs_chromium
 def test_a_head_of_the_page_is_shown_large_and_alone(page_file: Path, bridge: TransformerBridge, opened: Open):
-    shown = typed(bridge, f"{STRING} <b>")
+    shown = run_prompt(bridge, f"{STRING} <b>")
     assert shown.sources is not None
     page = opened(page_file, theme="dark", width=500)
     large = page.locator("#attention .large")

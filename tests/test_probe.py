@@ -33,22 +33,22 @@ def linear_target(noise: float = 0.0) -> tuple[Samples, Samples]:
 
 
 def test_a_linear_target_is_recovered():
-    probed = linear_probe(*linear_target())
-    assert probed.r_squared == pytest.approx(1, abs=1e-12)
-    assert probed.train_error == pytest.approx(0, abs=1e-20)
-    assert probed.held_out_error == pytest.approx(0, abs=1e-20)
+    result = linear_probe(*linear_target())
+    assert result.r_squared == pytest.approx(1, abs=1e-12)
+    assert result.train_error == pytest.approx(0, abs=1e-20)
+    assert result.held_out_error == pytest.approx(0, abs=1e-20)
     assert mlp_probe(*linear_target()).r_squared > 0.9
 
 
 def test_errors_are_what_the_normal_equations_leave():
     (x, y), (x_held, y_held) = linear_target(noise=2.0)
-    probed = linear_probe(Samples(x, y), Samples(x_held, y_held))
+    result = linear_probe(Samples(x, y), Samples(x_held, y_held))
     ones, ones_held = (torch.cat([each, torch.ones(len(each), 1)], 1) for each in (x, x_held))
     fitted = torch.linalg.solve(ones.mT @ ones, ones.mT @ y)
     error = (y_held - ones_held @ fitted).square()
-    assert probed.train_error == pytest.approx((y - ones @ fitted).square().mean().item())
-    assert probed.held_out_error == pytest.approx(error.mean().item())
-    assert probed.r_squared == pytest.approx(1 - (error.sum() / (y_held - y.mean(0)).square().sum()).item())
+    assert result.train_error == pytest.approx((y - ones @ fitted).square().mean().item())
+    assert result.held_out_error == pytest.approx(error.mean().item())
+    assert result.r_squared == pytest.approx(1 - (error.sum() / (y_held - y.mean(0)).square().sum()).item())
 
 
 def test_noise_is_learnt_by_heart_as_much_as_theory_says():
@@ -67,9 +67,9 @@ def test_noise_is_learnt_by_heart_as_much_as_theory_says():
 
 @pytest.mark.parametrize("probe", PROBES)
 def test_noise_is_not_read_and_learning_by_heart_is_visible(probe):
-    probed = probe(Samples(X, normal(N, TARGETS, seed=5)), Samples(X_HELD, normal(HELD, TARGETS, seed=6)))
-    assert probed.r_squared < 0
-    assert probed.train_error < 0.95 < probed.held_out_error
+    result = probe(Samples(X, normal(N, TARGETS, seed=5)), Samples(X_HELD, normal(HELD, TARGETS, seed=6)))
+    assert result.r_squared < 0
+    assert result.train_error < 0.95 < result.held_out_error
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ def test_features_that_are_constant_or_combinations_of_others_do_no_harm(probe, 
         return Samples(torch.cat([x, x @ more.to(dtype), x[:, :1], constants], 1), each.y)
 
     # A feature that never varied says nothing when it does.
-    probed, plain = probe(with_more(train, 7.1), with_more(held_out, 7e3)), probe(train, held_out)
+    result, plain = probe(with_more(train, 7.1), with_more(held_out, 7e3)), probe(train, held_out)
     tolerance = 1e-5 if probe is linear_probe else 0.1
-    assert probed.r_squared == pytest.approx(plain.r_squared, abs=tolerance)
-    assert probed.train_error == pytest.approx(plain.train_error, rel=10 * tolerance)
+    assert result.r_squared == pytest.approx(plain.r_squared, abs=tolerance)
+    assert result.train_error == pytest.approx(plain.train_error, rel=10 * tolerance)
 
 
 def test_an_invertible_map_of_the_features_changes_nothing_for_a_linear_probe():
@@ -170,9 +170,9 @@ def test_the_training_mean_is_what_r_squared_compares_with(probe):
 @pytest.mark.parametrize("probe", PROBES)
 def test_targets_that_do_not_vary_have_no_r_squared(probe):
     train, held_out = (Samples(x, torch.full_like(x[:, :2], 7.1)) for x in (X, X_HELD))
-    probed = probe(train, held_out)
-    assert math.isnan(probed.r_squared)
-    assert probed.held_out_error == pytest.approx(0, abs=1e-12)
+    result = probe(train, held_out)
+    assert math.isnan(result.r_squared)
+    assert result.held_out_error == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("probe", PROBES)

@@ -45,7 +45,7 @@ from headway.analyze.studies.runner import over_steps
 from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, by_layer, table
 from headway.analyze.studies.subject import simplified
 from headway.analyze.tools.lens import lens, residual_outputs
-from headway.analyze.tools.probe import Probed, Samples, linear_probe, mlp_probe, samples
+from headway.analyze.tools.probe import ProbeResult, Samples, linear_probe, mlp_probe, samples
 from headway.analyze.tools.similar_vector import similar_vector
 from headway.checkpoints.run import Run
 from headway.data.affine_recurrence import AffineRecurrence, least_squares_oracle
@@ -557,7 +557,7 @@ def _probes(run: Run, model: Model, length: int, sequences: int) -> Section:
     depths = {"embed": "blocks.0.hook_resid_pre"}
     depths |= {f"after L{layer}": f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)}
     probes = {"linear": linear_probe, "mlp": mlp_probe}
-    found: dict[str, list[Probed]] = {
+    found: dict[str, list[ProbeResult]] = {
         f"{target}, {kind}, {name}": [] for target in ("d", "c") for kind in probes for name in networks
     }
     for name, network in networks.items():
@@ -583,7 +583,7 @@ def _probes(run: Run, model: Model, length: int, sequences: int) -> Section:
             Figure(
                 said,
                 xr.Dataset(
-                    {name: (("probe", "depth"), numbers[..., Probed._fields.index(name)])},
+                    {name: (("probe", "depth"), numbers[..., ProbeResult._fields.index(name)])},
                     {"probe": list(found), "depth": list(depths)},
                 ),
                 "table",

@@ -1,8 +1,8 @@
 """Whether numbers about a prompt tell anomalous prompts from normal ones, and how sure that is with so few of them.
 
 Three ways from features to one score a prompt: how far it is from what normal prompts do (``mahalanobis``, which never
-sees an anomalous one), how a classifier that has seen both places it (``probed``, a ceiling), or a single feature as it
-is. ``apart`` says how well a score separates the two. Scores are those of prompts that nothing was fitted to.
+sees an anomalous one), how a classifier that has seen both places it (``logistic_probe``, a ceiling), or a single
+feature as it is. ``separation`` says how well a score separates the two. Scores are those of prompts that nothing was fitted to.
 """
 
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from headway.data.seeds import generator
 ROUNDING = 1e-12
 
 
-class Apart(NamedTuple):
-    """How well a score tells anomalous prompts from normal ones; see ``apart``."""
+class Separation(NamedTuple):
+    """How well a score tells anomalous prompts from normal ones; see ``separation``."""
 
     auroc: float
     low: float
@@ -27,9 +27,9 @@ class Apart(NamedTuple):
     null_high: float
 
 
-def apart(
+def separation(
     scores: Float[Tensor, "prompt"], anomalous: Bool[Tensor, "prompt"], seed: int = 0, draws: int = 1000
-) -> Apart:
+) -> Separation:
     """The probability that an anomalous prompt scores higher than a normal one, ties counted half: the AUROC.
 
     In [0, 1]: 1 and 0 are separated without an error, .5 is chance. ``low`` to ``high`` holds 95 % of its values when
@@ -49,7 +49,7 @@ def apart(
         ValueError: no anomalous or no normal prompt, scores that are NaN or not one a prompt, no draws.
 
     Example:
-        >>> found = apart(torch.tensor([3.0, 2.0, 2.0, 1.0]), torch.tensor([True, True, False, False]))
+        >>> found = separation(torch.tensor([3.0, 2.0, 2.0, 1.0]), torch.tensor([True, True, False, False]))
         >>> found.auroc  # of the four pairs three are in order, and one is tied
         0.875
     """
@@ -62,29 +62,31 @@ def apart(
         raise ValueError(f"scores: {int(scores.isnan().sum())} of {len(scores)} are NaN; they must be numbers")
     if draws < 1:
         raise ValueError(f"draws: {draws} is not valid; it must be at least 1")
-    _check_both("anomalous", anomalous)
+    _check_both_kinds("anomalous", anomalous)
     levels = scores.detach().cpu().unique(return_inverse=True)[1]
     anomalous = anomalous.cpu()
     one, other, all_of_them = levels[anomalous], levels[~anomalous], levels[None]
     size = int(levels.max()) + 1
 
     def resampled(some: Int[Tensor, "some"], draw: torch.Generator) -> Float[Tensor, "draw level"]:
-        return _counts(some[torch.randint(len(some), (draws, len(some)), generator=draw)], size)
+        return _counts_by_level(some[torch.randint(len(some), (draws, len(some)), generator=draw)], size)
 
     again = generator("null", seed, index=1)
     intervals = _auroc(resampled(one, again), resampled(other, again))
     shuffled = torch.rand(draws, len(levels), generator=generator("null", seed)).argsort(1)[:, : len(one)]
-    drawn = _counts(levels[shuffled], size)
-    nulls = _auroc(drawn, _counts(all_of_them, size) - drawn)
+    drawn = _counts_by_level(levels[shuffled], size)
+    nulls = _auroc(drawn, _counts_by_level(all_of_them, size) - drawn)
     edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    return Apart(
-        _auroc(_counts(one[None], size), _counts(other[None], size)).item(),
+    return Separation(
+        _auroc(_counts_by_level(one[None], size), _counts_by_level(other[None], size)).item(),
         *intervals.quantile(edges).tolist(),
         *nulls.quantile(edges).tolist(),
     )
 
 
-def mahalanobis(fit: Float[Tensor, "prompt feature"], tried: Float[Tensor, "other feature"]) -> Float[Tensor, "other"]:
+def mahalanobis(
+    fit: Float[Tensor, "prompt feature"], held_out: Float[Tensor, "other feature"]
+) -> Float[Tensor, "other"]:
     """How far prompts are from normal ones: ``(x - mean) C⁻¹ (x - mean)``, the squared Mahalanobis distance.
 
     C is the covariance of the normal prompts, shrunk towards a multiple of the identity by as much as Ledoit & Wolf
@@ -103,7 +105,7 @@ def mahalanobis(fit: Float[Tensor, "prompt feature"], tried: Float[Tensor, "othe
 
     Args:
         fit: Features of normal prompts.
-        tried: Features of other prompts.
+        held_out: Features of other prompts.
 
     Raises:
         ValueError: fewer than two normal prompts or too few to say how they vary, other features, or numbers that are
@@ -119,11 +121,11 @@ def mahalanobis(fit: Float[Tensor, "prompt feature"], tried: Float[Tensor, "othe
     from sklearn.covariance import ledoit_wolf_shrinkage
 
     _check_features("fit", fit)
-    _check_features("tried", tried, like=fit)
+    _check_features("held_out", held_out, like=fit)
     if len(fit) < 2:
         raise ValueError(f"fit: {len(fit)} prompt is not valid; there must be at least 2, to say how they vary")
-    fit, tried = fit.detach().cpu().double(), tried.detach().cpu().double()
-    x, y = fit - fit.mean(0), tried - fit.mean(0)
+    fit, held_out = fit.detach().cpu().double(), held_out.detach().cpu().double()
+    x, y = fit - fit.mean(0), held_out - fit.mean(0)
     _, s, directions = torch.linalg.svd(x, full_matrices=False)
     n_prompts, n_features = x.shape
     S = s**2 / n_prompts
@@ -144,20 +146,20 @@ def mahalanobis(fit: Float[Tensor, "prompt feature"], tried: Float[Tensor, "othe
     return distance
 
 
-def probed(
-    train: Float[Tensor, "prompt feature"], anomalous: Bool[Tensor, "prompt"], tried: Float[Tensor, "other feature"]
+def logistic_probe(
+    train: Float[Tensor, "prompt feature"], anomalous: Bool[Tensor, "prompt"], held_out: Float[Tensor, "other feature"]
 ) -> Float[Tensor, "other"]:
     """What a classifier that was shown both kinds says of other prompts: the log odds that they are anomalous.
 
     Logistic regression on standardised features with scikit-learn's L2 penalty (C = 1), so features may outnumber
     prompts; one that does not vary in training gets no weight. Any real number, 0 where it cannot say. It knows the
     anomaly that it is asked for, which a detector does not: a ceiling of what lies in a linear map of the features, not
-    of what they hold. Null: labels that say nothing, for which ``apart`` has an interval.
+    of what they hold. Null: labels that say nothing, for which ``separation`` has an interval.
 
     Args:
         train: Features of prompts that it is fitted to.
         anomalous: Which of these are.
-        tried: Features of other prompts.
+        held_out: Features of other prompts.
 
     Raises:
         ValueError: no anomalous or no normal prompt in training, features or labels that do not go together, or numbers
@@ -165,7 +167,7 @@ def probed(
 
     Example:
         >>> train, anomalous = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([False, False, True, True])
-        >>> (probed(train, anomalous, torch.tensor([[-1.0], [4.0]])) > 0).tolist()
+        >>> (logistic_probe(train, anomalous, torch.tensor([[-1.0], [4.0]])) > 0).tolist()
         [False, True]
     """
     from sklearn.linear_model import LogisticRegression
@@ -173,18 +175,18 @@ def probed(
     from sklearn.preprocessing import StandardScaler
 
     _check_features("train", train)
-    _check_features("tried", tried, like=train)
+    _check_features("held_out", held_out, like=train)
     if anomalous.shape != train.shape[:1]:
         raise ValueError(
             f"anomalous: its shape {tuple(anomalous.shape)} is not valid; it must be ({len(train)},), one a prompt"
         )
-    _check_both("anomalous", anomalous)
+    _check_both_kinds("anomalous", anomalous)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(train.detach().cpu().double().numpy(), anomalous.cpu().numpy())
-    return torch.from_numpy(classifier.decision_function(tried.detach().cpu().double().numpy()))
+    return torch.from_numpy(classifier.decision_function(held_out.detach().cpu().double().numpy()))
 
 
-def _counts(levels: Int[Tensor, "draw prompt"], size: int) -> Float[Tensor, "draw level"]:
+def _counts_by_level(levels: Int[Tensor, "draw prompt"], size: int) -> Float[Tensor, "draw level"]:
     """How many prompts of each draw have the i-th smallest of all scores."""
     counts = torch.zeros(len(levels), size, dtype=torch.float64)
     return counts.scatter_add_(1, levels, torch.ones_like(levels, dtype=torch.float64))
@@ -196,7 +198,7 @@ def _auroc(one: Float[Tensor, "draw level"], other: Float[Tensor, "draw level"])
     return (one * below).sum(1) / (one.sum(1) * other.sum(1))
 
 
-def _check_both(name: str, anomalous: Bool[Tensor, "prompt"]) -> None:
+def _check_both_kinds(name: str, anomalous: Bool[Tensor, "prompt"]) -> None:
     count = int(anomalous.sum())
     if count in (0, len(anomalous)):
         raise ValueError(f"{name}: {count} of {len(anomalous)} prompts are; there must be some that are and some not")

@@ -57,10 +57,10 @@ def points(model: Model) -> list[str]:
 
 def residual_outputs(model: Model, batch: Batch) -> Float[Tensor, "point batch pos d_vocab_out"]:
     """What ``read_out`` makes of the residual stream at each of ``points``; the last is the network's own output."""
-    shown = forward_pass(model, batch).activations
+    activations = forward_pass(model, batch).activations
     last = model.cfg.n_layers - 1
-    stream = [shown[f"blocks.{layer}.hook_resid_pre"] for layer in range(model.cfg.n_layers)]
-    return torch.stack([read_out(model, each) for each in [*stream, shown[f"blocks.{last}.hook_resid_post"]]])
+    stream = [activations[f"blocks.{layer}.hook_resid_pre"] for layer in range(model.cfg.n_layers)]
+    return torch.stack([read_out(model, each) for each in [*stream, activations[f"blocks.{last}.hook_resid_post"]]])
 
 
 def read_out(model: Model, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:

@@ -31,7 +31,7 @@ class Samples(NamedTuple):
     y: Float[Tensor, "sample target"]
 
 
-class Probed(NamedTuple):
+class ProbeResult(NamedTuple):
     """How well a probe reads its targets: mean squared errors, and R² on the samples that it has not seen.
 
     ``train_error`` and ``held_out_error`` are means over samples and targets, in the targets' squared unit.
@@ -45,7 +45,7 @@ class Probed(NamedTuple):
     r_squared: float
 
 
-def linear_probe(train: Samples, held_out: Samples) -> Probed:
+def linear_probe(train: Samples, held_out: Samples) -> ProbeResult:
     """Least squares with an intercept, ``y ≈ x W + b``, in float64.
 
     Of all W that fit alike, the smallest over standardised features is taken; so features that do not vary, or are
@@ -60,17 +60,17 @@ def linear_probe(train: Samples, held_out: Samples) -> Probed:
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
-        >>> probed = linear_probe(Samples(x[:3], 2 * x[:3] + 1), Samples(x[3:], 2 * x[3:] + 2))
-        >>> [round(each, 6) for each in probed]  # the one held-out target is 8, and 7 is predicted; the mean was 3
+        >>> result = linear_probe(Samples(x[:3], 2 * x[:3] + 1), Samples(x[3:], 2 * x[3:] + 2))
+        >>> [round(each, 6) for each in result]  # the one held-out target is 8, and 7 is predicted; the mean was 3
         [0.0, 1.0, 0.96]
     """
-    (x, y), (x_held, y_held) = _checked(train, held_out)
+    (x, y), (x_held, y_held) = _comparable(train, held_out)
     x, x_held = _standardised(x, x_held)
     W = torch.linalg.lstsq(x, y - y.mean(0), rcond=ROUNDING, driver="gelsd").solution
-    return _probed(y, y_held, x @ W + y.mean(0), x_held @ W + y.mean(0))
+    return _result(y, y_held, x @ W + y.mean(0), x_held @ W + y.mean(0))
 
 
-def mlp_probe(train: Samples, held_out: Samples, hidden: int = 64, steps: int = 500, seed: int = 0) -> Probed:
+def mlp_probe(train: Samples, held_out: Samples, hidden: int = 64, steps: int = 500, seed: int = 0) -> ProbeResult:
     """One hidden layer, ``y ≈ relu(x W_in + b_in) W_out + b_out``: what can be read if not by a linear map.
 
     Features and targets are standardised by the training samples, each target counting alike, and the mean squared
@@ -98,9 +98,9 @@ def mlp_probe(train: Samples, held_out: Samples, hidden: int = 64, steps: int = 
         if value < 1:
             raise ValueError(f"{name}: {value} is not valid; it must be at least 1")
     draws = generator("init", seed, index=1)  # index 0 is the networks' own
-    (x, y), (x_held, y_held) = _checked(train, held_out)
+    (x, y), (x_held, y_held) = _comparable(train, held_out)
 
-    def drawn(*shape: int, size: float = 1.0) -> Tensor:
+    def normal(*shape: int, size: float = 1.0) -> Tensor:
         return (size * torch.randn(shape, generator=draws)).requires_grad_()
 
     def forward(x: Float[Tensor, "sample feature"]) -> Float[Tensor, "sample target"]:
@@ -109,8 +109,8 @@ def mlp_probe(train: Samples, held_out: Samples, hidden: int = 64, steps: int = 
     with torch.inference_mode(False), torch.enable_grad():
         features, features_held = (each.float() for each in _standardised(x, x_held))
         targets = _standardised(y, y_held)[0].float()
-        W_in, b_in = drawn(x.shape[1], hidden, size=(2 / x.shape[1]) ** 0.5), drawn(hidden)
-        W_out, b_out = drawn(hidden, y.shape[1], size=hidden**-0.5), torch.zeros(y.shape[1], requires_grad=True)
+        W_in, b_in = normal(x.shape[1], hidden, size=(2 / x.shape[1]) ** 0.5), normal(hidden)
+        W_out, b_out = normal(hidden, y.shape[1], size=hidden**-0.5), torch.zeros(y.shape[1], requires_grad=True)
         optimizer = torch.optim.AdamW([W_in, b_in, W_out, b_out], lr=0.01, weight_decay=0.1)
         for _ in range(steps):
             optimizer.zero_grad()
@@ -118,7 +118,7 @@ def mlp_probe(train: Samples, held_out: Samples, hidden: int = 64, steps: int = 
             optimizer.step()
     with torch.no_grad():
         predictions = [forward(each).double() * _spread(y) + y.mean(0) for each in (features, features_held)]
-    return _probed(y, y_held, *predictions)
+    return _result(y, y_held, *predictions)
 
 
 def probe_activation(
@@ -129,11 +129,11 @@ def probe_activation(
     target: Callable[[Batch], Tensor],
     where: Callable[[Batch], Bool[Tensor, "batch pos"]] | None = None,
     kind: Probe = "linear",
-) -> Probed:
+) -> ProbeResult:
     """Whether a target can be read off the activation at a hook point, with the same probe at every position.
 
-    ``Probed`` for the samples that ``samples`` gives. A probe is fitted to whole sequences and tried on whole others.
-    Positions of one sequence are not independent samples. Where the target is the same at all of them (the coefficients
+    ``ProbeResult`` for the samples that ``samples`` gives. A probe is fitted to whole sequences and tried on whole
+    others. Positions of one sequence are not independent samples. Where the target is the same at all of them (the coefficients
     of a recurrence), a sequence is hardly more than one sample: take many more *sequences* than features, which nothing
     here can check. With fewer the held-out error is still that of this probe; a probe of more sequences reads better.
 
@@ -172,8 +172,8 @@ def probe_activation(
             raise ValueError(f"{name}: positions count in {count} different sequences; they must in at least 2")
     if common := len(used[0] & used[1]):
         raise ValueError(f"held_out: {common} of its {len(used[1])} sequences are in train; there must be none")
-    fitted, tried = (samples(model, batch, point, target, where) for batch in (train, held_out))
-    return linear_probe(fitted, tried) if kind == "linear" else mlp_probe(fitted, tried)
+    fitted, evaluated = (samples(model, batch, point, target, where) for batch in (train, held_out))
+    return linear_probe(fitted, evaluated) if kind == "linear" else mlp_probe(fitted, evaluated)
 
 
 def samples(
@@ -240,7 +240,7 @@ def _activation(model: Model, batch: Batch, point: str) -> Float[Tensor, "batch 
     return cache[point]
 
 
-def _checked(train: Samples, held_out: Samples) -> tuple[Samples, Samples]:
+def _comparable(train: Samples, held_out: Samples) -> tuple[Samples, Samples]:
     """Both in float64, if a probe can be fitted to the one and tried on the other."""
     for name, (x, y) in (("train", train), ("held_out", held_out)):
         if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or 0 in (*x.shape, *y.shape):
@@ -276,15 +276,15 @@ def _spread(x: Float[Tensor, "sample entry"]) -> Float[Tensor, "entry"]:
     return spread.where(spread > ROUNDING * x.abs().amax(0), 0)
 
 
-def _probed(
+def _result(
     y: Float[Tensor, "sample target"],
     y_held: Float[Tensor, "held target"],
     predicted: Float[Tensor, "sample target"],
     predicted_held: Float[Tensor, "held target"],
-) -> Probed:
+) -> ProbeResult:
     mean, error = y.mean(0), (y_held - predicted_held).square()
     squares = (y_held - mean).square()
     # The mean of equal numbers is one of them only up to rounding.
     varies = bool((squares.sqrt() > 1e-12 * y_held.abs()).any())
     r_squared = 1 - (error.sum() / squares.sum()).item() if varies else float("nan")
-    return Probed((y - predicted).square().mean().item(), error.mean().item(), r_squared)
+    return ProbeResult((y - predicted).square().mean().item(), error.mean().item(), r_squared)

@@ -79,8 +79,8 @@ def skip_trigrams(
         raise ValueError(f"k: {k} is not valid; it must be at least 1")
     if qk.shape[1] != ov.shape[0]:
         raise ValueError(f"ov: it has {ov.shape[0]} rows; they must be the {qk.shape[1]} key tokens of qk")
-    queries, keys = _chosen("query", query, qk.shape[0]), _chosen("key", key, ov.shape[0])
-    outputs = _chosen("output", output, ov.shape[1])
+    queries, keys = _token_slice("query", query, qk.shape[0]), _token_slice("key", key, ov.shape[0])
+    outputs = _token_slice("output", output, ov.shape[1])
     qk, ov = _over_mean(qk), _over_mean(ov)
     qk = VocabularyCircuit(qk.A[queries], qk.B[:, keys])
     ov = VocabularyCircuit(ov.A[keys], ov.B[:, outputs])
@@ -162,7 +162,7 @@ def _largest_of_columns(circuit: VocabularyCircuit) -> Float[Tensor, "column"]:
     return largest
 
 
-def _chosen(name: str, token: int | None, length: int) -> slice:
+def _token_slice(name: str, token: int | None, length: int) -> slice:
     """The place of one token, or all."""
     if token is None:
         return slice(0, length)

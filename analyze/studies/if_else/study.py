@@ -25,7 +25,7 @@ from headway.analyze.studies.if_else.token_circuits import TokenCircuits
 from headway.analyze.studies.runner import over_steps
 from headway.analyze.studies.story import Claim, Claims, Figure, Section, Story, table
 from headway.analyze.studies.subject import Subject, simplified
-from headway.analyze.tools.anomaly_scores import Apart
+from headway.analyze.tools.anomaly_scores import Separation
 from headway.analyze.tools.perplexity import held_out_loss
 from headway.checkpoints.run import Run
 from headway.data.text import Text
@@ -288,7 +288,7 @@ def _measured(model: Model, prompts: Prompts) -> xr.Dataset:
     )
 
 
-def claims(model: Model, prompts: Prompts, untrained: Sequence[Apart]) -> Claims:
+def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> Claims:
     """What the circuit would have to do, each statement with the number that decides it; on generated prompts.
 
     ``untrained`` is what networks that know nothing tell apart, the same at each step.
@@ -311,7 +311,7 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Apart]) -> Claims
             "tokens alone": Kept(order, subcircuits.TOKENS_ALONE),
         },
     )
-    attributions = anomalies.told_apart(anomalies.of_attributions(model, prompts), prompts)
+    attributions = anomalies.mahalanobis_separation(anomalies.of_attributions(model, prompts), prompts)
     return (
         Claim(
             "It expects else",

@@ -1,4 +1,4 @@
-"""Scores that separate are seen to, those that do not are not; distances and intervals are what theory says."""
+"""Anomaly scores: separation, distances and intervals agree with theory, and no separation is found where none is."""
 
 from collections.abc import Callable, Iterator
 from statistics import NormalDist
@@ -51,7 +51,7 @@ def test_it_is_the_share_of_pairs_in_order(n: int, m: int, ties: bool):
     scores = scores.round() if ties else scores
     found = separation(scores, anomalous, draws=31)
     assert found.auroc == pytest.approx(pairs_in_order(scores, anomalous))
-    # What is said of the one class is said the other way round of the other, and order is all that counts.
+    # Swapping the classes mirrors the AUROC, and only the order of scores matters.
     assert separation(-scores, anomalous, draws=31).auroc == pytest.approx(1 - found.auroc)
     assert separation(scores, ~anomalous, draws=31).auroc == pytest.approx(1 - found.auroc)
     assert separation(scores.exp().float(), anomalous, draws=31) == found
@@ -78,7 +78,7 @@ def test_shuffled_labels_spread_as_mann_and_whitney_say(n: int, m: int):
     expected = NormalDist().inv_cdf(0.975) * ((n + m + 1) / (12 * n * m)) ** 0.5
     assert found.null_high - 0.5 == pytest.approx(expected, rel=0.1)
     assert 0.5 - found.null_low == pytest.approx(expected, rel=0.1)
-    # However far apart they are, their labels say nothing once shuffled.
+    # Shuffled labels carry no information, however well the classes are separated.
     assert found.low > found.null_high
 
 
@@ -221,26 +221,26 @@ def test_what_does_not_go_together_is_refused(unchecked: None):
     x = normal(5, 3)
     none, wrong, infinite = torch.zeros(5, dtype=torch.bool), x[:, :2], torch.full((5, 3), torch.inf)
     refused: list[tuple[str, Callable[[], object]]] = [
-        ("anomalous: 0 of 5 prompts are", lambda: separation(scores, none)),
-        ("anomalous: 5 of 5 prompts are", lambda: separation(scores, ~none)),
-        ("anomalous: 0 of 0 prompts are", lambda: separation(scores[:0], none[:0])),
-        (r"anomalous: its shape \(5,\) is not valid; .* theirs is \(4,\)", lambda: separation(scores[:4], anomalous)),
-        (r"anomalous: its shape \(5,\) is not valid; .* \(5, 3\)", lambda: separation(x, anomalous)),
+        ("anomalous: all 5 prompts are normal; give at least one of each kind", lambda: separation(scores, none)),
+        ("anomalous: all 5 prompts are anomalous", lambda: separation(scores, ~none)),
+        ("anomalous: all 0 prompts are normal", lambda: separation(scores[:0], none[:0])),
+        (r"anomalous: the shape \(5,\) is not valid; .* scores, \(4,\)", lambda: separation(scores[:4], anomalous)),
+        (r"anomalous: the shape \(5,\) is not valid; .* \(5, 3\)", lambda: separation(x, anomalous)),
         ("scores: 1 of 5 are NaN", lambda: separation(scores.where(scores > 0, torch.nan), anomalous)),
         ("draws: 0 is not valid; it must be at least 1", lambda: separation(scores, anomalous, draws=0)),
         ("seed: -1 is not valid", lambda: separation(scores, anomalous, seed=-1)),
         (r"held_out: the shape \(5, 2\) is not valid; it must be \[prompt, 3\]", lambda: mahalanobis(x, wrong)),
         (r"fit: the shape \(5,\) is not valid; it must be \[prompt, feature\]", lambda: mahalanobis(scores, x)),
         ("fit: 1 prompt is not valid", lambda: mahalanobis(x[:1], x)),
-        ("fit: its prompts are all the same", lambda: mahalanobis(x[:1].expand(5, 3) / 7, x)),
-        ("fit: 2 prompts do not say how 3 features vary", lambda: mahalanobis(x[:2], x)),
-        ("fit: it is not all numbers", lambda: mahalanobis(infinite, x)),
-        ("held_out: it is not all numbers", lambda: mahalanobis(x, infinite)),
-        ("anomalous: 0 of 5 prompts are", lambda: logistic_probe(x, none, x)),
-        (r"anomalous: its shape \(4,\) is not valid; it must be \(5,\)", lambda: logistic_probe(x, anomalous[:4], x)),
+        ("fit: all prompts have the same features", lambda: mahalanobis(x[:1].expand(5, 3) / 7, x)),
+        ("fit: 2 prompts are too few for the covariance of 3 features", lambda: mahalanobis(x[:2], x)),
+        ("fit: 15 values are NaN or infinite", lambda: mahalanobis(infinite, x)),
+        ("held_out: 15 values are NaN or infinite", lambda: mahalanobis(x, infinite)),
+        ("anomalous: all 5 prompts are normal", lambda: logistic_probe(x, none, x)),
+        (r"anomalous: the shape \(4,\) is not valid; it must be \(5,\)", lambda: logistic_probe(x, anomalous[:4], x)),
         (r"held_out: the shape \(5, 2\)", lambda: logistic_probe(x, anomalous, wrong)),
         (r"train: the shape \(5, 0\)", lambda: logistic_probe(x[:, :0], anomalous, x)),
-        ("train: it is not all numbers", lambda: logistic_probe(infinite, anomalous, x)),
+        ("train: 15 values are NaN or infinite", lambda: logistic_probe(infinite, anomalous, x)),
     ]
     for message, call in refused:
         with pytest.raises(ValueError, match=message):

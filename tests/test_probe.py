@@ -179,12 +179,14 @@ def test_targets_that_do_not_vary_have_no_r_squared(probe):
 def test_what_cannot_be_probed_is_refused(probe):
     train, held_out = linear_target()
     few = Samples(X[:FEATURES], train.y[:FEATURES])
-    with pytest.raises(ValueError, match="train: 13 samples for 13 features and an intercept; give more sequences"):
+    with pytest.raises(
+        ValueError, match="train: 13 samples are too few for 13 features and an intercept; give more sequences"
+    ):
         probe(few, held_out)
     assert linear_probe(Samples(X[: FEATURES + 1], train.y[: FEATURES + 1]), held_out).r_squared > 0.99
     for broken, message in (
-        (train._replace(x=X / 0), "train: its x is not all numbers"),
-        (train._replace(y=train.y.log()), "train: its y is not all numbers"),
+        (train._replace(x=X / 0), "train: 2743 values of x are NaN or infinite"),
+        (train._replace(y=train.y.log()), "train: .* values of y are NaN or infinite"),
         (train._replace(y=train.y[1:]), r"train: x and y have the shapes \(211, 13\) and \(210, 3\)"),
         (train._replace(y=train.y[:, 0]), r"and \(211,\); they must be \[sample, feature\] and \[sample, target\]"),
         (Samples(X[:, :0], train.y), "must be"),
@@ -192,9 +194,9 @@ def test_what_cannot_be_probed_is_refused(probe):
         with pytest.raises(ValueError, match=message):
             probe(broken, held_out)
     for broken, message in (
-        (held_out._replace(x=X_HELD[:, 1:]), "held_out: it has 12 features; it must have those of train, 13"),
-        (held_out._replace(y=held_out.y[:, 1:]), "held_out: it has 2 targets; it must have those of train, 3"),
-        (held_out._replace(x=X_HELD / 0), "held_out: its x is not all numbers"),
+        (held_out._replace(x=X_HELD[:, 1:]), "held_out: it has 12 features; it must have as many as train, 13"),
+        (held_out._replace(y=held_out.y[:, 1:]), "held_out: it has 2 targets; it must have as many as train, 3"),
+        (held_out._replace(x=X_HELD / 0), "held_out: .* values of x are NaN or infinite"),
         (Samples(X_HELD[:0], held_out.y[:0]), "must be"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -310,15 +312,15 @@ def test_sequences_are_on_one_side_only():
     model, (train, held_out) = previous_token_head()[0], two_batches(29)
     shared = held_out._replace(inputs=torch.cat([train.inputs[:3], held_out.inputs[3:]]))
     point = "blocks.0.hook_resid_post"
-    with pytest.raises(ValueError, match="held_out: 3 of its 29 sequences are in train; there must be none"):
+    with pytest.raises(ValueError, match="held_out: 3 of its 29 sequences are in train; leave these out"):
         probe_activation(model, train, shared, point, before)
     # Sequences of which nothing is taken are on neither side.
     mask = torch.arange(29)[:, None].expand_as(shared.mask) >= 3
     probe_activation(model, train, shared._replace(mask=mask), point, before)
     same = train.first(1)._replace(inputs=train.inputs[:1].repeat(3, 1), mask=train.mask[:1].repeat(3, 1))
-    with pytest.raises(ValueError, match="train: positions count in 1 different sequences; they must in at least 2"):
+    with pytest.raises(ValueError, match="train: 1 different sequences have positions to probe; at least 2 must"):
         probe_activation(model, same, held_out, point, before)
-    with pytest.raises(ValueError, match="held_out: positions count in 0 different sequences"):
+    with pytest.raises(ValueError, match="held_out: 0 different sequences have positions to probe"):
         probe_activation(
             model,
             train,
@@ -327,15 +329,20 @@ def test_sequences_are_on_one_side_only():
             before,
             lambda batch: torch.zeros_like(batch.mask) | batch.inputs.eq(train.inputs).all(1, True),
         )
-    with pytest.raises(ValueError, match="train: 34 samples for 43 features and an intercept; give more sequences"):
+    with pytest.raises(
+        ValueError, match="train: 34 samples are too few for 43 features and an intercept; give more sequences"
+    ):
         probe_activation(model, train.first(2), held_out, point, before)
 
 
 def test_wrong_arguments_are_named():
     model, pair = previous_token_head()[0], two_batches(29)
     for point, message in (
-        ("blocks.0.hook_resid_pst", "point: 'blocks.0.hook_resid_pst' is no hook point .* nearest is 'blocks.0.hook_r"),
-        ("blocks.0.attn.hook_pattern", r"point: 'blocks.0.attn.hook_pattern' is no activation \[batch, pos, ...\]"),
+        (
+            "blocks.0.hook_resid_pst",
+            "point: 'blocks.0.hook_resid_pst' is not a hook point .* the nearest is 'blocks.0.hook_r",
+        ),
+        ("blocks.0.attn.hook_pattern", r"point: 'blocks.0.attn.hook_pattern' has the shape .* \[batch, pos, ...\]"),
     ):
         with pytest.raises(ValueError, match=message):
             probe_activation(model, *pair, point, before)
@@ -343,11 +350,13 @@ def test_wrong_arguments_are_named():
         "blocks.0.attn.hook_pattern",
         pair[0]._replace(inputs=pair[0].inputs[:, :2], mask=pair[0].mask[:, :2]),
     )
-    with pytest.raises(ValueError, match=r"is no activation \[batch, pos, ...\]"):  # as many heads as positions
+    with pytest.raises(ValueError, match=r"it must be an activation \[batch, pos, ...\]"):  # as many heads as positions
         samples(composing_pair("k")[0], batch, pattern, lambda batch: batch.inputs[..., None])
-    with pytest.raises(ValueError, match=r"target: it gave the shape \(29, 17\); it must be \[batch, pos, target\]"):
+    with pytest.raises(
+        ValueError, match=r"target: it returned the shape \(29, 17\); it must be \[batch, pos, target\]"
+    ):
         probe_activation(model, *pair, "hook_embed", lambda batch: batch.inputs)
-    with pytest.raises(ValueError, match=r"where: it is torch.bool of the shape \(17,\)"):
+    with pytest.raises(ValueError, match=r"where: its result is torch.bool of the shape \(17,\)"):
         probe_activation(model, *pair, "hook_embed", before, lambda batch: batch.mask[0])
     # Behind the check of types that tests add.
     with pytest.raises(ValueError, match="kind: 'tree' is not one of linear, mlp"):

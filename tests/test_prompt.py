@@ -187,8 +187,8 @@ def test_of_a_long_string_the_first_position_and_those_before_the_one_asked_abou
     ("arguments", "message"),
     [
         ([""], "string: '' is not valid; it must have at least one token"),
-        (["Mary" * 64], r"string: it has \d+ tokens, BOS included; this network reads 64 at most"),
-        ([STRING, "--position", "9"], "position: 9 does not exist; this string has 0, which is BOS, to 8"),
+        (["Mary" * 64], r"string: it has \d+ tokens with BOS; it must have at most n_ctx = 64"),
+        ([STRING, "--position", "9"], "position: 9 does not exist; this string has positions 0 \\(BOS\\) to 8"),
         ([STRING, "--position", "-1"], "position: -1 does not exist"),
         ([STRING, "--token", " Mary and"], "' Mary and' is not one token .* it is split into ' Mary', ' and'"),
         ([STRING, "--top", "0"], "top: 0 is not valid; it must be at least 1"),

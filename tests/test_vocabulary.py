@@ -502,8 +502,10 @@ def test_wrong_arguments_are_refused():
         r"tokens: 31 does not exist": lambda: circuit.softmax(some, some),
         r"circuits: 1 has the shape \(31, 30\)": lambda: shared_entries([circuit, fewer], 1),
         r"k: 0 is not valid; it must be 1 to 961": lambda: shared_entries([circuit, circuit], 0),
-        r"spaces: the columns of 1 have 7 entries": lambda: overlaps([torch.eye(5), torch.eye(7)]),
-        r"spaces: 1 is not all numbers": lambda: overlaps([torch.eye(5), torch.eye(5) / 0]),
+        r"spaces: matrix 1 has 7 rows; it must have as many as matrix 0, 5": lambda: overlaps(
+            [torch.eye(5), torch.eye(7)]
+        ),
+        r"spaces: matrix 1 has values that are NaN or infinite": lambda: overlaps([torch.eye(5), torch.eye(5) / 0]),
         r"not all numbers": lambda: ov_top1(diverged, batch),
     }
     diverged, _ = built()

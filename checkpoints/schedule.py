@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MOST = 10_000
+MAX_COUNT = 10_000
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Schedule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "at", tuple(self.at))  # a list is as good
         for name in ("log", "linear"):
-            if not 0 <= getattr(self, name) <= MOST:
-                raise ValueError(f"{name}: {getattr(self, name)} is not valid; 0 to {MOST} steps can be kept")
+            if not 0 <= getattr(self, name) <= MAX_COUNT:
+                raise ValueError(f"{name}: {getattr(self, name)} is not valid; 0 to {MAX_COUNT} steps can be kept")
         for step in self.at:
             if step < 0:
                 raise ValueError(f"at: {step} is not valid; a step is 0 or more")

@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def listened(*points: HookPoint) -> bool:
+def has_hooks(*points: HookPoint) -> bool:
     """Whether any of the hook points has a hook, forward or backward."""
     return any(point.fwd_hooks or point.bwd_hooks for point in points)
 
@@ -99,7 +99,7 @@ class LayerNormPre(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
         """Normalise the last axis of ``x``."""
-        if not listened(self.hook_scale, self.hook_normalized):
+        if not has_hooks(self.hook_scale, self.hook_normalized):
             return F.layer_norm(x, x.shape[-1:], eps=self.eps)
         return self.explicit(x)
 
@@ -120,7 +120,7 @@ class LayerNorm(LayerNormPre):
 
     def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
         """Normalise the last axis of ``x``, then scale and shift it."""
-        if not listened(self.hook_scale, self.hook_normalized):
+        if not has_hooks(self.hook_scale, self.hook_normalized):
             return F.layer_norm(x, x.shape[-1:], self.w, self.b, self.eps)
         return self.explicit(x) * self.w + self.b
 
@@ -196,7 +196,7 @@ class Attention(nn.Module):
             (k,) = project(key_input, (self.W_K,), (self.b_K,))
             (v,) = project(value_input, (self.W_V,), (self.b_V,))
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        if attention_mask is None and not listened(self.hook_attn_scores, self.hook_pattern):
+        if attention_mask is None and not has_hooks(self.hook_attn_scores, self.hook_pattern):
             z = self.fused(q, k, v)
         else:
             z = self.explicit(q, k, v, attention_mask)
@@ -323,11 +323,11 @@ class TransformerBlock(nn.Module):
         """What queries, keys and values read; with a head axis where a hook may change it for each head apart."""
         pos = shortformer_pos_embed
         if self.cfg.use_split_qkv_input or self.cfg.use_attn_in:
-            a_head = partial(
+            per_head = partial(
                 einops.repeat, pattern="batch pos d_model -> batch pos head d_model", head=self.cfg.n_heads
             )
             # Clones, because an expanded view cannot be written to by a hook.
-            attn_in = self.hook_attn_in(a_head(resid_pre).clone()) if self.cfg.use_attn_in else a_head(resid_pre)
+            attn_in = self.hook_attn_in(per_head(resid_pre).clone()) if self.cfg.use_attn_in else per_head(resid_pre)
             if self.cfg.use_split_qkv_input:
                 query, key, value = (
                     self.ln1(point(attn_in.clone()))
@@ -335,7 +335,7 @@ class TransformerBlock(nn.Module):
                 )
             else:
                 query = key = value = self.ln1(attn_in)
-            return (query, key, value) if pos is None else (query + a_head(pos), key + a_head(pos), value)
+            return (query, key, value) if pos is None else (query + per_head(pos), key + per_head(pos), value)
         normalized = self.ln1(resid_pre)
         if pos is None:
             return normalized, normalized, normalized

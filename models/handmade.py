@@ -30,7 +30,7 @@ from headway.models.hooked_transformer import HookedTransformer
 TASK = RepeatedTokens(n_tokens=12, length=17, period_min=5, period_max=7, late_start=0.0)
 D_VOCAB, N_CTX, D_HEAD = 13, 17, 19
 TOKEN = slice(0, D_VOCAB)
-BEFORE = slice(D_VOCAB, 2 * D_VOCAB)
+PREVIOUS = slice(D_VOCAB, 2 * D_VOCAB)
 POSITION = slice(2 * D_VOCAB, 2 * D_VOCAB + N_CTX)
 # A query and a key that match score SHARP² / sqrt(D_HEAD) = 33, which leaves 1e-13 for the others.
 SHARP = 12.0
@@ -49,27 +49,27 @@ def uniform_head() -> tuple[HookedTransformer, Batch]:
 
 
 def previous_token_head() -> tuple[HookedTransformer, Batch]:
-    """One head that attends to position q - 1 and writes its token to BEFORE.
+    """One head that attends to position q - 1 and writes its token to PREVIOUS.
 
-    W_Q: position q → e_q, W_K: position k → e_(k+1); W_OV: TOKEN → BEFORE.
+    W_Q: position q → e_q, W_K: position k → e_(k+1); W_OV: TOKEN → PREVIOUS.
     """
     model = _blank(n_layers=1, n_heads=1)
-    _look_at(model, 0, 0, lambda q: q - 1)
-    _copy(model, 0, 0, TOKEN, BEFORE)
+    _attend_to(model, 0, 0, lambda q: q - 1)
+    _copy(model, 0, 0, TOKEN, PREVIOUS)
     return model, _batch()
 
 
 def current_token_head() -> tuple[HookedTransformer, Batch]:
     """One head that attends to its own position."""
     model = _blank(n_layers=1, n_heads=1)
-    _look_at(model, 0, 0, lambda q: q)
+    _attend_to(model, 0, 0, lambda q: q)
     return model, _batch()
 
 
 def first_token_head() -> tuple[HookedTransformer, Batch]:
     """One head that attends to position 0."""
     model = _blank(n_layers=1, n_heads=1)
-    _look_at(model, 0, 0, lambda q: 0)
+    _attend_to(model, 0, 0, lambda q: 0)
     return model, _batch()
 
 
@@ -116,7 +116,7 @@ def low_rank_head() -> tuple[HookedTransformer, Batch]:
 def composing_pair(kind: Literal["q", "k", "v"]) -> tuple[HookedTransformer, Batch]:
     """Two layers of two heads, in which queries, keys or values of L1H1 read what L0H0 writes, and nothing else does.
 
-    L0H0 is a previous-token head, L0H1 and L1H0 are zero. L1H1 with k is an induction head (its keys read BEFORE, its
+    L0H0 is a previous-token head, L0H1 and L1H0 are zero. L1H1 with k is an induction head (its keys read PREVIOUS, its
     queries TOKEN, and it copies); with q it attends to copies of the token before (the mirror image); with v it copies
     what stood before the tokens it attends to.
 
@@ -127,12 +127,12 @@ def composing_pair(kind: Literal["q", "k", "v"]) -> tuple[HookedTransformer, Bat
         True
     """
     model = _blank(n_layers=2, n_heads=2)
-    _look_at(model, 0, 0, lambda q: q - 1)
-    _copy(model, 0, 0, TOKEN, BEFORE)
+    _attend_to(model, 0, 0, lambda q: q - 1)
+    _copy(model, 0, 0, TOKEN, PREVIOUS)
     attention = model.blocks[1].attn
-    _write(attention.W_Q, 1, BEFORE if kind == "q" else TOKEN, SHARP)
-    _write(attention.W_K, 1, BEFORE if kind == "k" else TOKEN, SHARP)
-    _copy(model, 1, 1, BEFORE if kind == "v" else TOKEN, TOKEN, 20.0)
+    _write(attention.W_Q, 1, PREVIOUS if kind == "q" else TOKEN, SHARP)
+    _write(attention.W_K, 1, PREVIOUS if kind == "k" else TOKEN, SHARP)
+    _copy(model, 1, 1, PREVIOUS if kind == "v" else TOKEN, TOKEN, 20.0)
     return model, _batch()
 
 
@@ -297,12 +297,15 @@ SENTENCES = IndirectObject(n_names=7)
 
 @torch.no_grad()
 def name_movers() -> tuple[HookedTransformer, Batch]:
-    """Four layers of two heads that name the indirect object as Wang et al. 2022 read it off GPT-2, and sentences.
+    """Four layers of two heads that solve indirect object identification as GPT-2 does (Wang et al. 2022).
 
-    The residual stream has the token, the position, and three copies of the vocabulary: *again*, *not*, and *said*,
-    which W_U reads. L0H0 looks for an earlier copy of a name and writes it to *again*, at S2; L1H0 looks for what is in
-    *again* and writes it to *not*; L2H0 is a name mover, it looks for names that are not in *not* and writes them to
-    *said*; L3H0 is negative, it looks for the name in *said* and takes a quarter of it away. The others are zero.
+    The residual stream has the token, the position, and three copies of the vocabulary: *repeated*, *inhibited* and
+    *output*, which W_U reads. The other heads are zero.
+
+    - L0H0, a duplicate-token head, attends to an earlier copy of a name and writes it to *repeated*, at S2.
+    - L1H0, an S-inhibition head, attends to positions where *repeated* holds a name and writes it to *inhibited*.
+    - L2H0, a name mover, attends to names that are not in *inhibited* and writes them to *output*.
+    - L3H0, a negative name mover, attends to the name in *output* and subtracts a quarter of it.
 
     Example:
         >>> model, batch = name_movers()
@@ -311,7 +314,7 @@ def name_movers() -> tuple[HookedTransformer, Batch]:
         True
     """
     V, length, names = SENTENCES.d_vocab, SENTENCES.n_ctx, SENTENCES.name_tokens
-    token, again, no, said = (slice(i * V, (i + 1) * V) for i in range(4))
+    token, repeated, inhibited, output = (slice(i * V, (i + 1) * V) for i in range(4))
     at = slice(4 * V, 4 * V + length)
     model = HookedTransformer(
         ModelConfig(
@@ -329,27 +332,27 @@ def name_movers() -> tuple[HookedTransformer, Batch]:
     size, own, always = 23.0, slice(V, V + length), -1
     model.W_E[:, token] = torch.eye(V)
     model.W_pos[:, at] = torch.eye(length)
-    model.W_U[said] = 20 * torch.eye(V)
+    model.W_U[output] = 20 * torch.eye(V)
     one = torch.zeros(V, V)
     one[names, names] = 1.0
-    repeat, find, move, negative = (block.attn for block in model.blocks)
+    repeat, inhibit, move, negative = (block.attn for block in model.blocks)
     for W in (repeat.W_Q, repeat.W_K):
         W[0, token, :V] = size * one
     # Its own position is no earlier copy; where there is none, it looks at BOS, which says nothing.
     repeat.W_Q[0, at, own], repeat.W_K[0, at, own] = size * torch.eye(length), -size * torch.eye(length)
     repeat.b_Q[0, always], repeat.W_K[0, BOS, always] = size, size / 2
-    find.b_Q[0, always], find.W_K[0, again, always] = size, size
+    inhibit.b_Q[0, always], inhibit.W_K[0, repeated, always] = size, size
     move.b_Q[0, always], move.W_K[0, token, always] = size, size * one.sum(0)
-    move.W_Q[0, no, :V], move.W_K[0, token, :V] = -size * one, size * one
-    negative.W_Q[0, said, :V], negative.W_K[0, token, :V] = size * one, size * one
-    for attention, read, write, much in (
-        (repeat, token, again, 1.0),
-        (find, again, no, 1.0),
-        (move, token, said, 1.0),
-        (negative, token, said, -0.25),
+    move.W_Q[0, inhibited, :V], move.W_K[0, token, :V] = -size * one, size * one
+    negative.W_Q[0, output, :V], negative.W_K[0, token, :V] = size * one, size * one
+    for attention, read, write, scale in (
+        (repeat, token, repeated, 1.0),
+        (inhibit, repeated, inhibited, 1.0),
+        (move, token, output, 1.0),
+        (negative, token, output, -0.25),
     ):
         attention.W_V[0, read, :V] = one
-        attention.W_O[0, :V, write] = much * one
+        attention.W_O[0, :V, write] = scale * one
     return model.eval(), SENTENCES.evaluation_batch(seed=0, batch_size=29)
 
 
@@ -446,7 +449,7 @@ def _write(W: Tensor, head: int, part: slice, size: float) -> None:
 
 
 @torch.no_grad()
-def _look_at(model: HookedTransformer, layer: int, head: int, where: Callable[[int], int]) -> None:
+def _attend_to(model: HookedTransformer, layer: int, head: int, where: Callable[[int], int]) -> None:
     """Position q attends to position where(q)."""
     attention = model.blocks[layer].attn
     _write(attention.W_K, head, POSITION, SHARP)

@@ -26,7 +26,7 @@ from headway.models.components import (
     PosEmbed,
     TransformerBlock,
     Unembed,
-    listened,
+    has_hooks,
     normalization,
 )
 from headway.models.config import Head, ModelConfig
@@ -88,7 +88,7 @@ class HookedTransformer(HookedRootModule):
         if self.cfg.normalization_type is not None:
             self.ln_final = normalization(self.cfg, self.cfg.d_model)
         self.unembed = Unembed(self.cfg)
-        self._note_device_and_dtype()
+        self._record_device_and_dtype()
         self.init_weights(generator("init", seed))
         self.setup()
 
@@ -173,7 +173,7 @@ class HookedTransformer(HookedRootModule):
             return embed, None
         pos_embed = self.pos_embed(batch, pos, attention_mask)
         # An expanded view cannot be written to by a hook.
-        pos_embed = self.hook_pos_embed(pos_embed.clone() if listened(self.hook_pos_embed) else pos_embed)
+        pos_embed = self.hook_pos_embed(pos_embed.clone() if has_hooks(self.hook_pos_embed) else pos_embed)
         if self.cfg.positional_embedding_type == "standard":
             return embed + pos_embed, None
         return embed, pos_embed
@@ -202,30 +202,30 @@ class HookedTransformer(HookedRootModule):
         """Hooks for as long as the context lasts, as in TransformerLens; a point that cannot fire is an error."""
         for name, _ in [*fwd_hooks, *bwd_hooks]:
             if isinstance(name, str):
-                self._check_point(name)
+                self._check_hook_name(name)
         return super().hooks(list(fwd_hooks), list(bwd_hooks), *args, **kwargs)
 
     def get_caching_hooks(self, *args: Any, **kwargs: Any) -> tuple[dict, list, list]:
         """Hooks that fill a cache, as in TransformerLens, on the points that can fire."""
         cache, *both = super().get_caching_hooks(*args, **kwargs)
-        forward, backward = ([(name, hook) for name, hook in some if not self._switch_off(name)] for some in both)
+        forward, backward = ([(name, hook) for name, hook in some if not self._missing_switch(name)] for some in both)
         return cache, forward, backward
 
     def add_hook(self, name: str | Callable[[str], bool], *args: Any, **kwargs: Any) -> None:
         """Add a hook that stays until ``reset_hooks``; a point that cannot fire is an error."""
         if isinstance(name, str):
-            self._check_point(name)
+            self._check_hook_name(name)
         super().add_hook(name, *args, **kwargs)
 
-    def _check_point(self, name: str) -> None:
+    def _check_hook_name(self, name: str) -> None:
         if not isinstance(self.mod_dict.get(name), HookPoint):
             nearest = get_close_matches(name, self.hook_dict, n=1)
             raise ValueError(f"hook: {name!r} does not exist" + (f"; nearest is {nearest[0]!r}" if nearest else ""))
-        switch = self._switch_off(name)
+        switch = self._missing_switch(name)
         if switch:
             raise ValueError(f"hook: {name!r} never fires while cfg.{switch} is False; call model.set_{switch}(True)")
 
-    def _switch_off(self, name: str) -> str | None:
+    def _missing_switch(self, name: str) -> str | None:
         """The switch that keeps this hook point silent, if one does."""
         switch = _SWITCHED.get(name.rpartition(".")[2])
         return switch if switch and not getattr(self.cfg, switch) else None
@@ -250,10 +250,10 @@ class HookedTransformer(HookedRootModule):
 
     def _apply(self, *args: Any, **kwargs: Any) -> "HookedTransformer":
         super()._apply(*args, **kwargs)
-        self._note_device_and_dtype()
+        self._record_device_and_dtype()
         return self
 
-    def _note_device_and_dtype(self) -> None:
+    def _record_device_and_dtype(self) -> None:
         self.cfg.device, self.cfg.dtype = str(self.W_E.device), self.W_E.dtype
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -54,7 +54,7 @@ class TrainingModule(L.LightningModule):
         self.forward_pass = torch.compile(model.forward) if compile else model.forward
         self.loss = torch.tensor(math.nan)
         self.grad_norm = torch.tensor(math.nan)
-        self.unwritten: list[Update] = []
+        self.unlogged: list[Update] = []
 
     def train_dataloader(self) -> Batches:
         """The batches that are left: all of them, or those after the step a run is resumed from."""
@@ -83,7 +83,7 @@ class TrainingModule(L.LightningModule):
         bound = math.inf if self.optim.max_grad_norm is None else self.optim.max_grad_norm
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound)
         lr = self.optimizers().param_groups[0]["lr"]  # pyright: ignore
-        self.unwritten.append(Update(self.global_step + 1, self.loss, self.grad_norm, lr))
+        self.unlogged.append(Update(self.global_step + 1, self.loss, self.grad_norm, lr))
         # To look at a number that an accelerator computes is to wait for it, so there one looks now and then.
         if self.device.type != "cpu" and self.global_step % self.log_every:
             return
@@ -91,7 +91,7 @@ class TrainingModule(L.LightningModule):
         scaled = self.trainer.precision == "16-mixed"
         if not (self.loss.isfinite() and (scaled or self.grad_norm.isfinite())):
             at = "at" if self.device.type == "cpu" else "by"
-            self._write_updates()
+            self._log_updates()
             raise DivergedError(
                 f"diverged {at} step {self.global_step + 1}: loss {self.loss.item():g}, gradient norm "
                 f"{self.grad_norm.item():g} (one step earlier {norm_before.item():g})"
@@ -100,19 +100,19 @@ class TrainingModule(L.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Write what the updates since the last time were, every ``log_every`` steps."""
         if self.global_step % self.log_every == 0:
-            self._write_updates()
+            self._log_updates()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A run that goes on from here does not see the updates before again."""
-        self._write_updates()
+        self._log_updates()
 
     def on_train_end(self) -> None:
         """Write the last ones."""
-        self._write_updates()
+        self._log_updates()
 
-    def _write_updates(self) -> None:
+    def _log_updates(self) -> None:
         """Write loss, gradient norm and learning rate of each update to TensorBoard."""
-        for update in self.unwritten if self.logger is not None else []:
+        for update in self.unlogged if self.logger is not None else []:
             self.logger.log_metrics(  # pyright: ignore[reportOptionalMemberAccess]
                 {
                     "loss/train": update.loss.item(),
@@ -121,4 +121,4 @@ class TrainingModule(L.LightningModule):
                 },
                 step=update.step,
             )
-        self.unwritten.clear()
+        self.unlogged.clear()

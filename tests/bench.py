@@ -207,9 +207,9 @@ def measures() -> None:
     def share(name: str, goal: str, callback: type[L.Callback], measures: Sequence[Measure], runs: int) -> None:
         spent: list[float] = []
         shares, rest = [], []
-        plain = callback.at_kept_step  # pyright: ignore[reportAttributeAccessIssue]
+        plain = callback.at_checkpoint  # pyright: ignore[reportAttributeAccessIssue]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(callback, "at_kept_step", lambda *args: spent.append(seconds(lambda: plain(*args))))
+            patch.setattr(callback, "at_checkpoint", lambda *args: spent.append(seconds(lambda: plain(*args))))
             for _ in range(runs):
                 spent.clear()
                 rest.append(seconds(lambda: timed_run(INDUCTION, measures)) - sum(spent))

@@ -228,7 +228,7 @@ BAD = [
     (["train", "induction", "--schedule.at", "[-1]"], "schedule.at: -1 is not valid; it must be 0 or more"),
     (["train", "induction", "--schedule.at", "[9999]"], "schedule.at: 9999 is not valid; it must be 0 to 1500"),
     (["train", "induction", "--steps", "9" * 20], "steps: 9+ is not valid; it must be 1 or more, up to"),
-    (["train", "induction", "--schedule.log", "9" * 12], "schedule.log: 9+ is not valid; 0 to 10000 steps"),
+    (["train", "induction", "--schedule.log", "9" * 12], "schedule.log: 9+ is not valid; it must be 0 to 10000"),
     (["train", "induction", "--model.d_model", "9" * 11], "the first step cannot be taken: .*memory"),
     # a network that does not fit the task
     (["train", "induction", "--model.n_ctx", "47"], "model.n_ctx: 47 is too small; the task needs 48"),

@@ -70,7 +70,7 @@ def by_the_order_of_tokens() -> Case:
     """It attends to the token that is one larger, whatever stood before; in these sequences that is what follows."""
     model, batch = handmade.composing_pair("k")
     attention = model.blocks[1].attn
-    attention.W_K[1, handmade.BEFORE] = 0
+    attention.W_K[1, handmade.PREVIOUS] = 0
     attention.W_K[1, handmade.TOKEN, : handmade.D_VOCAB] = handmade.SHARP * torch.eye(handmade.D_VOCAB)
     attention.W_Q[1, handmade.TOKEN] = attention.W_Q[1, handmade.TOKEN].roll(-1, 0)
     tokens = 1 + torch.arange(-1, 17) % batch.info["period"][:, None]

@@ -8,12 +8,12 @@ import xarray as xr
 from headway.analyze.measures.measure import Measure
 from headway.analyze.measures.scoring import Scorer
 from headway.analyze.network.requirements import NotNumbersError
-from headway.checkpoints.callback import AtKeptSteps
+from headway.checkpoints.callback import AtCheckpoints
 from headway.checkpoints.run import Run
 from headway.models.lightning_module import DivergedError, TrainingModule
 
 
-class MeasureWhileTraining(AtKeptSteps):
+class MeasureWhileTraining(AtCheckpoints):
     """Runs ``measures`` on the run's evaluation batch at each checkpoint, and keeps the scores with the run.
 
     Args:
@@ -34,7 +34,7 @@ class MeasureWhileTraining(AtKeptSteps):
         self.scorer = Scorer(run, measures, run.batch())
         self.log_scores = log_scores
 
-    def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+    def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         """Score, store, log. A measure that does not apply at the first step is not tried again."""
         try:
             scores = self.scorer.score(step, module.model)

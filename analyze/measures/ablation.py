@@ -22,13 +22,13 @@ from headway.analyze.network.interventions import (
     Input,
     Kind,
     What,
+    ablation_hooks,
+    cached_activations,
     output_with,
-    recorded,
     reference_batch,
-    replacing,
-    replacing_hook,
+    replacement_for,
+    replacement_hook,
     slice_of_head,
-    stand_in_for,
     z_points,
 )
 from headway.analyze.network.requirements import DoesNotApplyError, needs_layers
@@ -39,7 +39,7 @@ from headway.models.convert import Model, evaluating
 from headway.models.hooked_transformer import HookedTransformer
 
 # Of so many sequences is the loss of measures that run the network once for every path or every new weight.
-FEW = 8
+SEQUENCES = 8
 
 
 def ablation(model: Model, batch: Batch, kind: Kind = "mean", reference: Batch | None = None) -> xr.Dataset:
@@ -67,24 +67,24 @@ def ablation(model: Model, batch: Batch, kind: Kind = "mean", reference: Batch |
         [[True, False], [False, True]]
     """
     other = reference_batch("ablation", batch, kind, reference)
-    shown = forward_pass(model, batch)
-    counted = {"ablation": batch.mask}
-    for part, where in (batch.task.parts(batch) if batch.task is not None else {}).items():
-        counted[f"ablation_{part}"] = where & batch.mask
+    clean_pass = forward_pass(model, batch)
+    masks = {"ablation": batch.mask}
+    for part, mask in (batch.task.parts(batch) if batch.task is not None else {}).items():
+        masks[f"ablation_{part}"] = mask & batch.mask
 
     def losses(output: Tensor) -> Float[Tensor, "part"]:
         each = task_loss(output, batch)
-        return torch.stack([masked_mean(each, where) for where in counted.values()])
+        return torch.stack([masked_mean(each, mask) for mask in masks.values()])
 
-    clean = losses(shown.output)
-    there = shown.activations if other is batch else recorded(model, other, z_points(model))
-    change = clean.new_empty(len(counted), model.cfg.n_layers, model.cfg.n_heads)
+    clean = losses(clean_pass.output)
+    activations = clean_pass.activations if other is batch else cached_activations(model, other, z_points(model))
+    change = clean.new_empty(len(masks), model.cfg.n_layers, model.cfg.n_heads)
     for layer, point in enumerate(z_points(model)):
-        stand_in = stand_in_for(point, there[point], kind)
+        replacement = replacement_for(point, activations[point], kind)
         for head in range(model.cfg.n_heads):
-            without = _output_without(model, batch, Head(layer, head), stand_in, shown.activations)
+            without = _output_without(model, batch, Head(layer, head), replacement, clean_pass.activations)
             change[:, layer, head] = losses(without) - clean
-    scores = {name: (HEAD, of_heads.cpu().numpy()) for name, of_heads in zip(counted, change, strict=True)}
+    scores = {name: (HEAD, of_heads.cpu().numpy()) for name, of_heads in zip(masks, change, strict=True)}
     return xr.Dataset(scores | {"ablation_clean": ((), clean[0].cpu().numpy())})
 
 
@@ -126,11 +126,11 @@ def ablated_loss(
         >>> round(without.loss_repeats.item(), 1), round(ablated_loss(model, batch, []).loss_repeats.item(), 1)
         (3.2, 0.0)
     """
-    hooks = replacing(model, batch, what, kind, attention, reference)
+    hooks = ablation_hooks(model, batch, what, kind, attention, reference)
     return by_part("loss", task_loss(output_with(model, batch, hooks), batch), batch)
 
 
-def path_patch(model: Model, batch: Batch, reference: Batch | None = None, sequences: int = FEW) -> xr.Dataset:
+def path_patch(model: Model, batch: Batch, reference: Batch | None = None, sequences: int = SEQUENCES) -> xr.Dataset:
     """How much a head needs to read an earlier head: change in loss when that one path carries other sequences.
 
     ``path_patch`` [input, from_layer, from_head, to_layer, to_head]: head h2's query, key or value input (before
@@ -154,7 +154,7 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
     other = reference_batch("path_patch", batch, "resample", reference).first(sequences)
     batch = batch.first(sequences)
     clean = mean_loss(forward_pass(model, batch).output, batch)
-    here, there = (recorded(model, each, z_points(model)) for each in (batch, other))
+    clean_cache, patched_cache = (cached_activations(model, each, z_points(model)) for each in (batch, other))
     inputs: tuple[Input, ...] = get_args(Input)
     with torch.no_grad(), evaluating(model):
         try:
@@ -163,8 +163,8 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
                 get_act_patch_direct_path_all_sources(
                     model,  # pyright: ignore[reportArgumentType]
                     corrupted_tokens=batch.inputs,
-                    clean_cache=there,  # pyright: ignore[reportArgumentType]
-                    corrupted_cache=here,  # pyright: ignore[reportArgumentType]
+                    clean_cache=patched_cache,  # pyright: ignore[reportArgumentType]
+                    corrupted_cache=clean_cache,  # pyright: ignore[reportArgumentType]
                     patching_metric=lambda output: mean_loss(output, batch),
                     component=each,
                     verbose=False,
@@ -183,7 +183,7 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
 
 
 def _output_without(
-    model: Model, batch: Batch, head: Head, stand_in: Float[Tensor, "batch pos head d_head"], shown: Activations
+    model: Model, batch: Batch, head: Head, replacement: Float[Tensor, "batch pos head d_head"], clean: Activations
 ) -> Float[Tensor, "batch pos d_vocab_out"]:
     """The output with one head's z replaced, from the activations of the network as it is.
 
@@ -192,13 +192,13 @@ def _output_without(
     """
     point = f"blocks.{head.layer}.attn.hook_z"
     if not isinstance(model, HookedTransformer):
-        return output_with(model, batch, [replacing_hook(point, stand_in, slice_of_head(head))])
-    block, z = model.blocks[head.layer], shown[point]
+        return output_with(model, batch, [replacement_hook(point, replacement, slice_of_head(head))])
+    block, z = model.blocks[head.layer], clean[point]
     W_O = weight(model, "W_O")[head].to(z.dtype)
     with torch.no_grad():
-        change = (stand_in[:, :, head.head] - z[:, :, head.head]) @ W_O
-        residual = shown[f"blocks.{head.layer}.hook_resid_pre"] + shown[f"blocks.{head.layer}.hook_attn_out"] + change
+        change = (replacement[:, :, head.head] - z[:, :, head.head]) @ W_O
+        residual = clean[f"blocks.{head.layer}.hook_resid_pre"] + clean[f"blocks.{head.layer}.hook_attn_out"] + change
         if not model.cfg.attn_only:
             residual = residual + block.mlp(block.ln2(residual))
-        shortformer = shown["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else None
+        shortformer = clean["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else None
         return model(residual, start_at_layer=head.layer + 1, shortformer_pos_embed=shortformer)

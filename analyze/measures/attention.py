@@ -22,7 +22,7 @@ from headway.models.convert import Model
 TokenClasses = Int[Tensor, "d_vocab"]
 
 # How many sequences of the evaluation batch have their patterns kept.
-SHOWN = 4
+STORED_SEQUENCES = 4
 
 
 def uniform_pattern(model: Model, batch: Batch) -> Float[Tensor, "1 batch 1 query key"]:
@@ -43,10 +43,11 @@ def attention(model: Model, batch: Batch) -> xr.Dataset:
         >>> attention(model, batch).attention.sel(layer=0, head=0, batch=0, query=3).argmax("key").item()
         2
     """
-    shown = einops.rearrange(
-        forward_pass(model, batch).patterns[:, :SHOWN], "layer batch head query key -> layer head batch query key"
+    patterns = einops.rearrange(
+        forward_pass(model, batch).patterns[:, :STORED_SEQUENCES],
+        "layer batch head query key -> layer head batch query key",
     )
-    return xr.Dataset({"attention": (("layer", "head", "batch", "query", "key"), shown.cpu().numpy())})
+    return xr.Dataset({"attention": (("layer", "head", "batch", "query", "key"), patterns.cpu().numpy())})
 
 
 def previous_token(model: Model, batch: Batch) -> xr.Dataset:
@@ -193,12 +194,12 @@ def _matches(
     tokens: Int[Tensor, "batch pos"] = batch.inputs
     if same is not None and (same.is_floating_point() or same.shape != (model.cfg.d_vocab,)):
         raise ValueError(f"same: it has the shape {tuple(same.shape)}; it must be {model.cfg.d_vocab} classes")
-    known = tokens if same is None else same.to(tokens.device)[tokens]
+    classes = tokens if same is None else same.to(tokens.device)[tokens]
     if batch.task is not None and batch.task.bos_token is not None:
-        known = known.masked_fill(tokens == batch.task.bos_token, -1)
-    copies = known.roll(shift, dims=1)
+        classes = classes.masked_fill(tokens == batch.task.bos_token, -1)
+    copies = classes.roll(shift, dims=1)
     copies[:, :shift] = -1
-    matches = (known[:, :, None] == copies[:, None, :]) & (known >= 0)[:, :, None]
+    matches = (classes[:, :, None] == copies[:, None, :]) & (classes >= 0)[:, :, None]
     q = torch.arange(tokens.shape[1], device=tokens.device)
     matches = matches & (q[None, :] != q[:, None] + shift)
     if model.cfg.attention_dir == "causal":

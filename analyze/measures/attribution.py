@@ -17,7 +17,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headway.analyze.measures.attention import SHOWN
+from headway.analyze.measures.attention import STORED_SEQUENCES
 from headway.analyze.network.forward import Activations, forward_pass
 from headway.analyze.network.interventions import heads_except
 from headway.analyze.network.requirements import (
@@ -62,8 +62,8 @@ def direct_attribution(model: Model, batch: Batch) -> xr.Dataset:
         "direct_attribution": (("component",), mean(weights, "component")),
         "direct_attribution_by_position": (("component", "pos"), mean(weights, "component pos")),
     }
-    for part, where in (batch.task.parts(batch) if batch.task is not None else {}).items():
-        scores[f"direct_attribution_{part}"] = (("component",), mean(weights * where, "component"))
+    for part, mask in (batch.task.parts(batch) if batch.task is not None else {}).items():
+        scores[f"direct_attribution_{part}"] = (("component",), mean(weights * mask, "component"))
     return xr.Dataset(
         {name: (axes, values.cpu().numpy()) for name, (axes, values) in scores.items()}, coords={"component": names}
     )
@@ -132,17 +132,17 @@ def attribute_sources(
             f"attribute_sources needs a value of its own for each head; this network has {model.cfg.n_heads} query "
             f"heads over {shared} value heads"
         )
-    at = _places(batch, positions)
+    index = _position_index(batch, positions)
     cache, W_O = forward_pass(model, batch).activations, weight(model, "W_O")
-    reader = _read_output(model, batch, over_mean).reader[at]
+    reader = _read_output(model, batch, over_mean).reader[index]
     terms, expected = [], []
     for layer in range(model.cfg.n_layers):
         block = f"blocks.{layer}.attn"
         of_values = einops.einsum(W_O[layer], reader, "head d_head d_model, batch q d_model -> batch q head d_head")
-        v, z = cache[f"{block}.hook_v"], cache[f"{block}.hook_z"][at]
-        worth = einops.einsum(v, of_values, "batch k head d_head, batch q head d_head -> head batch q k")
-        pattern = cache[f"{block}.hook_pattern"][at[0], :, at[1]]
-        terms.append(einops.rearrange(pattern, "batch q head k -> head batch q k") * worth)
+        v, z = cache[f"{block}.hook_v"], cache[f"{block}.hook_z"][index]
+        output_of_value = einops.einsum(v, of_values, "batch k head d_head, batch q head d_head -> head batch q k")
+        pattern = cache[f"{block}.hook_pattern"][index[0], :, index[1]]
+        terms.append(einops.rearrange(pattern, "batch q head k -> head batch q k") * output_of_value)
         expected.append(einops.einsum(z, of_values, "batch q head d_head, batch q head d_head -> head batch q"))
     by_source = torch.cat(terms)
     if not _adds_up(model, einops.rearrange(by_source, "head batch q k -> k head batch q"), torch.cat(expected)):
@@ -154,7 +154,7 @@ def attribute_sources(
     return split if positions is None else split.isel(pos=0)
 
 
-def _places(
+def _position_index(
     batch: Batch, positions: Int[Tensor, "batch"] | None
 ) -> tuple[Int[Tensor, "batch 1"], Int[Tensor, "batch query"]]:
     """The index of one position of each sequence, or of all."""
@@ -175,30 +175,30 @@ def _output_terms(
 ) -> tuple[list[str], Float[Tensor, "component batch pos"]]:
     read = _read_output(model, batch, over_mean)
     cache, n_layers = forward_pass(model, batch).activations, model.cfg.n_layers
-    written = _written(model, cache, n_layers)
+    written = _component_outputs(model, cache, n_layers)
     products = [
         einops.einsum(term.vectors, read.reader, "batch pos d_model, batch pos d_model -> batch pos")
         for term in written
     ]
     terms = torch.stack([*products, read.constant])
-    if not _adds_up(model, terms, read.whole):
+    if not _adds_up(model, terms, read.total):
         raise ValueError(
-            f"direct_attribution: the terms do not add up to the output; {_missing(model, cache, n_layers)}"
+            f"direct_attribution: the terms do not add up to the output; {_first_gap(model, cache, n_layers)}"
         )
     return [*(term.component for term in written), "constant"], terms
 
 
 class _Output(NamedTuple):
-    """One output at each position, as what reads it from the residual stream: ``whole = resid · reader + constant``."""
+    """One output at each position, as what reads it from the residual stream: ``total = resid · reader + constant``."""
 
     reader: Float[Tensor, "batch pos d_model"]
     constant: Float[Tensor, "batch pos"]
-    whole: Float[Tensor, "batch pos"]
+    total: Float[Tensor, "batch pos"]
 
 
 def _read_output(model: Model, batch: Batch, over_mean: bool) -> _Output:
-    shown = forward_pass(model, batch)
-    output, cache = shown.output, shown.activations
+    result = forward_pass(model, batch)
+    output, cache = result.output, result.activations
     W_U, b_U = weight(model, "W_U"), bias(model, "b_U")
     check_targets(output, batch)
     targets = batch.targets
@@ -208,16 +208,16 @@ def _read_output(model: Model, batch: Batch, over_mean: bool) -> _Output:
         square = einops.einsum(targets, targets, "batch pos d, batch pos d -> batch pos")
         columns = targets / square.where(square > 0, torch.nan)[..., None]
         to_output = einops.einsum(columns, W_U, "batch pos d_vocab, d_model d_vocab -> batch pos d_model")
-        constant, whole = columns @ b_U, einops.reduce(columns * output, "batch pos d_vocab -> batch pos", "sum")
+        constant, total = columns @ b_U, einops.reduce(columns * output, "batch pos d_vocab -> batch pos", "sum")
     else:
         if over_mean:
             W_U, b_U = W_U - W_U.mean(-1, keepdim=True), b_U - b_U.mean()
             output = output - output.mean(-1, keepdim=True)
         to_output = einops.rearrange(W_U, "d_model d_vocab -> d_vocab d_model")[targets]
-        constant, whole = b_U[targets], output.gather(-1, targets[..., None])[..., 0]
+        constant, total = b_U[targets], output.gather(-1, targets[..., None])[..., 0]
     norm = _Reader.of(model, getattr(model, "ln_final", None))
     scale = cache["ln_final.hook_scale"] if norm.normalizes else 1.0
-    return _Output(norm.through(to_output) / scale, constant + to_output @ norm.shift, whole)
+    return _Output(norm.through(to_output) / scale, constant + to_output @ norm.shift, total)
 
 
 def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
@@ -234,7 +234,7 @@ def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
     """
     needs_plain_scores("qk_attribution", model)
     needs_positions("qk_attribution", batch, 2)
-    few = batch.first(SHOWN)
+    few = batch.first(STORED_SEQUENCES)
     spreads, read_by, names = [], [], []
     for layer in range(model.cfg.n_layers):
         of_heads = []
@@ -244,9 +244,9 @@ def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
         spreads.append(torch.stack(of_heads))
         read_by.append(names)
     spread = torch.full((len(spreads), *spreads[-1].shape), torch.nan)
-    for layer, found in enumerate(spreads):
+    for layer, of_layer in enumerate(spreads):
         at = torch.tensor([names.index(name) for name in read_by[layer]])
-        spread[layer, :, at[:, None], at[None, :]] = found.float().cpu()
+        spread[layer, :, at[:, None], at[None, :]] = of_layer.float().cpu()
     axes = ("layer", "head", "query_component", "key_component")
     labels = {"query_component": names, "key_component": names}
     return xr.Dataset({"qk_attribution": (axes, spread.numpy())}, coords=labels)
@@ -305,11 +305,11 @@ def _score_terms(
     cache, block = forward_pass(model, batch).activations, f"blocks.{head.layer}"
     scores = einops.einsum(q, k, "i batch query d_head, j batch key d_head -> i j batch query key")
     scores = scores / math.sqrt(model.cfg.d_head)
-    whole = cache[f"{block}.attn.hook_attn_scores"][:, head.head]
-    visible = _visible(whole)
-    if not _adds_up(model, scores[:, :, visible].flatten(0, 1), whole[visible]):
+    total = cache[f"{block}.attn.hook_attn_scores"][:, head.head]
+    visible = _visible(total)
+    if not _adds_up(model, scores[:, :, visible].flatten(0, 1), total[visible]):
         raise ValueError(
-            f"qk_attribution: the terms do not add up to the scores of {head}; {_missing(model, cache, head.layer)}"
+            f"qk_attribution: the terms do not add up to the scores of {head}; {_first_gap(model, cache, head.layer)}"
         )
     return names, scores, visible
 
@@ -325,7 +325,7 @@ def _split_inputs(
     scale = cache[f"{block}.ln1.hook_scale"] if reader.normalizes else torch.ones(1, device=batch.inputs.device)
     if scale.ndim > 3:  # a scale for each head, from inputs of their own
         scale = scale[:, :, head.head]
-    written = _written(model, cache, head.layer)
+    written = _component_outputs(model, cache, head.layer)
     sides = []
     for side in "QK":
         W, b = weight(model, f"W_{side}")[head.layer, head.head], bias(model, f"b_{side}")[head.layer, head.head]
@@ -349,10 +349,10 @@ class AffineScore:
     map: Float[Tensor, "batch fixed d_model"]
     bias: Float[Tensor, "batch fixed"]
 
-    def at(self, place: Int[Tensor, "batch"]) -> "AffineScore":
+    def at(self, index: Int[Tensor, "batch"]) -> "AffineScore":
         """That of one of the fixed positions alone, another for each sequence: its place among them."""
-        sequences = torch.arange(len(place), device=place.device)
-        return AffineScore(self.map[sequences, place][:, None], self.bias[sequences, place][:, None])
+        sequences = torch.arange(len(index), device=index.device)
+        return AffineScore(self.map[sequences, index][:, None], self.bias[sequences, index][:, None])
 
     def __call__(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos fixed"]:
         """The scores of vectors that stand in for the free side."""
@@ -468,8 +468,8 @@ def _affine(free: str, fixed: str, model: Model, batch: Batch, head: Head, posit
     biases = {side: bias(model, f"b_{side}")[head.layer, head.head] for side in "QK"}
     vectors = (x[:, list(positions)] @ weights[fixed] + biases[fixed]) / math.sqrt(model.cfg.d_head)
     score = AffineScore(vectors @ weights[free].T, vectors @ biases[free])
-    whole = forward_pass(model, batch).activations[f"blocks.{head.layer}.attn.hook_attn_scores"][:, head.head]
-    real = whole[:, :, list(positions)] if free == "Q" else whole[:, list(positions)].mT
+    total = forward_pass(model, batch).activations[f"blocks.{head.layer}.attn.hook_attn_scores"][:, head.head]
+    real = total[:, :, list(positions)] if free == "Q" else total[:, list(positions)].mT
     visible = _visible(real)
     if not _adds_up(model, score(x)[visible][None], real[visible]):
         raise ValueError(
@@ -513,7 +513,7 @@ class _Term(NamedTuple):
     vectors: Float[Tensor, "batch pos d_model"]
 
 
-def _written(model: Model, cache: Activations, before: int) -> list[_Term]:
+def _component_outputs(model: Model, cache: Activations, before: int) -> list[_Term]:
     """What has been written to the residual stream before block ``before``, in the order of the network."""
     W_O, b_O = weight(model, "W_O"), bias(model, "b_O")
     embed = cache["hook_embed"]
@@ -540,18 +540,18 @@ def _adds_up(model: Model, terms: Float[Tensor, "term *some"], expected: Float[T
 
     Rounding is a share of the largest number: terms that cancel have that of the terms, not of their sum.
     """
-    there = ~expected.isnan()
-    if not there.any():
+    defined = ~expected.isnan()
+    if not defined.any():
         return True
-    terms, expected = terms[:, there], expected[there]
+    terms, expected = terms[:, defined], expected[defined]
     largest = max(1.0, expected.abs().max().item(), terms.abs().max().item())
     rounding = max(ROUNDING, 8 * torch.finfo(model.W_U.dtype).eps)  # half precision has more of it
     return bool(((terms.sum(0) - expected).abs() <= rounding * largest).all())
 
 
-def _missing(model: Model, cache: Activations, before: int) -> str:
+def _first_gap(model: Model, cache: Activations, before: int) -> str:
     """Where the sum of what was written first leaves the residual stream."""
-    written = _written(model, cache, before)
+    written = _component_outputs(model, cache, before)
     for layer in range(-1, before):
         last = layer + 1 == model.cfg.n_layers
         point = f"blocks.{layer}.hook_resid_post" if last else f"blocks.{layer + 1}.hook_resid_pre"

@@ -41,10 +41,10 @@ def ov_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
         -1.0
     """
     needs_same_outputs("ov_eigenvalue", model)
-    around = weight(model, "W_U").float() @ weight(model, "W_E").float()
+    middle = weight(model, "W_U").float() @ weight(model, "W_E").float()
     W_V, W_O = stacked(model, "W_V"), stacked(model, "W_O")
-    circuits, largest = W_O @ around @ W_V, _product_of_lengths(W_O, around, W_V)
-    return _of_heads("ov_eigenvalue", model, circuits, largest, _random_heads(around, model.cfg.d_head))
+    circuits, largest = W_O @ middle @ W_V, _product_of_lengths(W_O, middle, W_V)
+    return _of_heads("ov_eigenvalue", model, circuits, largest, _random_heads(middle, model.cfg.d_head))
 
 
 def ov_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
@@ -71,10 +71,10 @@ def qk_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     """
     needs_plain_scores("qk_eigenvalue", model)
     W_E = weight(model, "W_E").float()
-    around = W_E.T @ W_E
+    middle = W_E.T @ W_E
     W_Q, W_K = stacked(model, "W_Q"), stacked(model, "W_K")
-    circuits, largest = W_K.mT @ around @ W_Q, _product_of_lengths(W_K, around, W_Q)
-    return _of_heads("qk_eigenvalue", model, circuits, largest, _random_heads(around, model.cfg.d_head))
+    circuits, largest = W_K.mT @ middle @ W_Q, _product_of_lengths(W_K, middle, W_Q)
+    return _of_heads("qk_eigenvalue", model, circuits, largest, _random_heads(middle, model.cfg.d_head))
 
 
 def qk_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
@@ -105,28 +105,28 @@ def induction_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     needs_plain_scores("induction_eigenvalue", model)
     needs_layers("induction_eigenvalue", model)
     W_E = weight(model, "W_E").float()
-    around = W_E.T @ W_E
+    middle = W_E.T @ W_E
 
     def circuit(W_V: Tensor, W_O: Tensor, W_Q: Tensor, W_K: Tensor) -> Tensor:
-        return (W_K.mT @ W_O.mT) @ (W_V.mT @ around @ W_Q)
+        return (W_K.mT @ W_O.mT) @ (W_V.mT @ middle @ W_Q)
 
     d_model, d_head = model.cfg.d_model, model.cfg.d_head
-    A, B, C, D = (W.to(around.device) for W in random_factors(4, d_model, d_head))
-    variance = d_head**2 * d_model * (around**2).sum().item()
+    A, B, C, D = (W.to(middle.device) for W in random_factors(4, d_model, d_head))
+    variance = d_head**2 * d_model * (middle**2).sum().item()
     null = _null_of(circuit(A, B.mT, C, D), variance)
 
     def of_layer(layer: int) -> Tensor:
         W_V, W_O = (stacked(model, name)[layer, :, None, None] for name in ("W_V", "W_O"))
         W_Q, W_K = (stacked(model, name)[None, layer + 1 :] for name in ("W_Q", "W_K"))
-        return eigenvalue_ratio(circuit(W_V, W_O, W_Q, W_K), _product_of_lengths(W_K, W_O, W_V, around, W_Q))
+        return eigenvalue_ratio(circuit(W_V, W_O, W_Q, W_K), _product_of_lengths(W_K, W_O, W_V, middle, W_Q))
 
     return scores_of_pairs("induction_eigenvalue", model, pairs_of_layers(model, of_layer), null)
 
 
-def _random_heads(around: Float[Tensor, "d_model d_model"], d_head: int) -> Null:
-    """Heads of Gaussian factors: ``B.T around A``, whose trace has the variance ``d_head ‖around‖²``."""
-    A, B = (factor.to(around.device) for factor in random_factors(2, len(around), d_head))
-    return _null_of(B.mT @ around @ A, d_head * (around**2).sum().item())
+def _random_heads(middle: Float[Tensor, "d_model d_model"], d_head: int) -> Null:
+    """Heads of Gaussian factors: ``B.T middle A``, whose trace has the variance ``d_head ‖middle‖²``."""
+    A, B = (factor.to(middle.device) for factor in random_factors(2, len(middle), d_head))
+    return _null_of(B.mT @ middle @ A, d_head * (middle**2).sum().item())
 
 
 def _null_of(circuits: Float[Tensor, "draw n n"], trace_variance: float) -> Null:
@@ -165,8 +165,8 @@ def _ratio(
     length = torch.linalg.matrix_norm(matrices)
     size = eigenvalues.abs().sum(-1)
     trace = torch.diagonal(matrices, dim1=-2, dim2=-1).sum(-1)
-    there = (length > 10 * rounding * largest) & (size > matrices.shape[-1] * rounding**0.5 * length)
-    return torch.where(there, trace / size, torch.nan)
+    nonzero = (length > 10 * rounding * largest) & (size > matrices.shape[-1] * rounding**0.5 * length)
+    return torch.where(nonzero, trace / size, torch.nan)
 
 
 def _product_of_lengths(*factors: Tensor) -> Tensor:

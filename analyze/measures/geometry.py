@@ -97,10 +97,10 @@ def outside_embedding(model: Model, batch: Batch) -> xr.Dataset:
             f"outside_embedding needs an embedding of lower rank than d_model; this network's has rank {rank}"
         )
     basis = torch.linalg.svd(W_E, full_matrices=False).Vh[:rank].mT
-    shown = forward_pass(model, batch).activations
+    activations = forward_pass(model, batch).activations
     shares = []
     for layer in range(model.cfg.n_layers):
-        added = shown[f"blocks.{layer}.hook_resid_post"] - shown[f"blocks.{layer}.hook_resid_pre"]
+        added = activations[f"blocks.{layer}.hook_resid_post"] - activations[f"blocks.{layer}.hook_resid_pre"]
         added = added[batch.mask].to(basis)
         outside = added - added @ basis @ basis.mT
         # 0 / 0, where the layer adds nothing, is NaN and left out of the mean.

@@ -67,15 +67,15 @@ def in_context(
     length = each.shape[1]
     parts = batch.task.parts(batch) if batch.task is not None else {}
     if early is None and late is None and {"first", "repeats"} <= parts.keys():
-        where = {"late": parts["repeats"], "early": parts["first"]}
+        masks = {"late": parts["repeats"], "early": parts["first"]}
     else:
         quarter = max(1, length // 4)
         chosen = {
             "late": range(length - quarter, length) if late is None else late,
             "early": range(quarter) if early is None else early,
         }
-        where = {name: _at(name, positions, batch) for name, positions in chosen.items()}
-    means = {name: masked_mean(each, at & batch.mask) for name, at in where.items()}
+        masks = {name: _position_mask(name, positions, batch) for name, positions in chosen.items()}
+    means = {name: masked_mean(each, mask & batch.mask) for name, mask in masks.items()}
     for name, mean in means.items():
         if mean.isnan():
             raise DoesNotApplyError(f"in_context needs positions whose loss counts; of the {name} ones none does")
@@ -102,8 +102,8 @@ def by_part(name: str, each: Float[Tensor, "batch pos"], batch: Batch) -> xr.Dat
         name: ((), masked_mean(each, counted).cpu().numpy()),
         f"{name}_by_position": (("pos",), (each.where(counted, 0).sum(0) / counted.sum(0)).cpu().numpy()),
     }
-    for part, where in (batch.task.parts(batch) if batch.task is not None else {}).items():
-        scores[f"{name}_{part}"] = ((), masked_mean(each, where & counted).cpu().numpy())
+    for part, mask in (batch.task.parts(batch) if batch.task is not None else {}).items():
+        scores[f"{name}_{part}"] = ((), masked_mean(each, mask & counted).cpu().numpy())
     return xr.Dataset(scores)
 
 
@@ -112,10 +112,10 @@ def mean_loss(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> F
     return masked_mean(task_loss(output, batch), batch.mask)
 
 
-def _at(name: str, positions: Sequence[int], batch: Batch) -> Bool[Tensor, "batch pos"]:
-    where = torch.zeros_like(batch.mask)
+def _position_mask(name: str, positions: Sequence[int], batch: Batch) -> Bool[Tensor, "batch pos"]:
+    mask = torch.zeros_like(batch.mask)
     for position in positions:
-        if not 0 <= position < where.shape[1]:
-            raise ValueError(f"{name}: position {position} does not exist; positions are 0 to {where.shape[1] - 1}")
-        where[:, position] = True
-    return where
+        if not 0 <= position < mask.shape[1]:
+            raise ValueError(f"{name}: position {position} does not exist; positions are 0 to {mask.shape[1] - 1}")
+        mask[:, position] = True
+    return mask

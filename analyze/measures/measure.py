@@ -100,14 +100,14 @@ class Measure:
         units = loss_units(batch) if self.units == LOSS else self.units
         scores = scores.copy()
         for name in scores.data_vars:
-            standing = role(self.name, str(name))
-            words = {"long_name": long_name(str(name)), "of": self.name, "role": standing}
-            if standing in BESIDE:
-                words["description"] = BESIDE[standing]
+            kind = role(self.name, str(name))
+            attributes = {"long_name": long_name(str(name)), "of": self.name, "role": kind}
+            if kind in BESIDE:
+                attributes["description"] = BESIDE[kind]
             else:
-                words |= {"units": units, "range": self.range, "null": self.null}
-                words["description"] = self.summary.replace("``", "")
-            scores.variables[name].attrs = words | scores.variables[name].attrs
+                attributes |= {"units": units, "range": self.range, "null": self.null}
+                attributes["description"] = self.summary.replace("``", "")
+            scores.variables[name].attrs = attributes | scores.variables[name].attrs
         return scores
 
 

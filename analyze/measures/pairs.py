@@ -21,10 +21,10 @@ def pairs_of_layers(
 ) -> Float[np.ndarray, "l1 h1 l2 h2"]:
     """Scores of all pairs of heads, NaN unless the first is in an earlier layer; ``of_layer`` has those of one."""
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    found = torch.full((layers, heads, layers, heads), torch.nan, dtype=torch.float64)
+    scores = torch.full((layers, heads, layers, heads), torch.nan, dtype=torch.float64)
     for layer in range(layers - 1):
-        found[layer, :, layer + 1 :] = of_layer(layer)
-    return found.numpy()
+        scores[layer, :, layer + 1 :] = of_layer(layer)
+    return scores.numpy()
 
 
 def by_pair(model: Model, values: Float[Tensor, "#one #other"]) -> Float[np.ndarray, "l1 h1 l2 h2"]:

@@ -31,20 +31,20 @@ class Nulls:
 
     def __init__(self, run: Run, measures: Sequence[Measure], batch: Batch):
         self.run, self.measures, self.batch = run, [each for each in measures if each.fresh_null], batch
-        self.held: dict[str, Null] = {}
+        self.loaded: dict[str, Null] = {}
 
     def __getitem__(self, name: str) -> Null:
         """The null of one measure; those that are missing are computed together."""
         path = score_file(self.run.path, None, name)
         if not path.exists():
             self._make()
-        if name not in self.held:
+        if name not in self.loaded:
             scale = next(each.scale for each in self.measures if each.name == name)
             try:
-                self.held[name] = Null.from_dataset(read_file(path), scale)
+                self.loaded[name] = Null.from_dataset(read_file(path), scale)
             except TypeError:
                 raise ValueError(f"scores: {path} holds no null; remove it and measure again") from None
-        return self.held[name]
+        return self.loaded[name]
 
     def _make(self) -> None:
         """Take every null that the run lacks from the cache, or compute it and keep it there too."""

@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 from tqdm import tqdm
 
-from headway.analyze.measures.attention import SHOWN
+from headway.analyze.measures.attention import STORED_SEQUENCES
 from headway.analyze.measures.measure import Function, Measure
 from headway.analyze.measures.nulls import beside_null
 from headway.analyze.measures.run_nulls import Nulls
@@ -83,7 +83,7 @@ class Scorer:
                 if each.fresh_null:
                     beside = beside_null(each.name, scores[each.name], self.nulls[each.name])
                     scores = each.described(xr.Dataset({**scores.variables, **beside.variables}), batch)
-                for name, attributes in self._of_task.items():
+                for name, attributes in self._task_attributes.items():
                     if name in scores:
                         scores[name].attrs |= attributes
                 write_scores(score_file(self.run.path, step, each.name), scores)
@@ -92,14 +92,14 @@ class Scorer:
         return scored
 
     @cached_property
-    def _of_task(self) -> dict[str, dict[str, Any]]:
+    def _task_attributes(self) -> dict[str, dict[str, Any]]:
         """What the task says of scores, by variable: baselines of losses, tokens of the sequences shown."""
         parts = self.batch.task.parts(self.batch) if self.batch.task is not None else {}
         task = self.run.task
         baselines = {"baselines": task.baselines()}
         losses = dict.fromkeys(("loss", *(f"loss_{part}" for part in parts)), baselines)
-        shown = self.batch.first(SHOWN)
-        length = shown.inputs.shape[1]
+        stored = self.batch.first(STORED_SEQUENCES)
+        length = stored.inputs.shape[1]
         # A task of one's own may name fewer positions than there are, or by numbers.
-        tokens = [[*map(str, row[:length]), *[""] * (length - len(row))] for row in task.labels(shown)]
+        tokens = [[*map(str, row[:length]), *[""] * (length - len(row))] for row in task.labels(stored)]
         return {**losses, "attention": {"tokens": tokens}}

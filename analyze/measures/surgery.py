@@ -14,7 +14,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.measures.ablation import FEW
+from headway.analyze.measures.ablation import SEQUENCES
 from headway.analyze.measures.loss import by_part, mean_loss, task_loss
 from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import Hook, forward_pass
@@ -30,7 +30,7 @@ Experiment = Literal["random", "trained"]
 Sign = Literal["+", "-"]
 
 
-def qk_identity_surgery(model: Model, batch: Batch, sequences: int = FEW) -> xr.Dataset:
+def qk_identity_surgery(model: Model, batch: Batch, sequences: int = SEQUENCES) -> xr.Dataset:
     """What the loss becomes when a head can only look for what is like its query: ``W_K := pinv(W_Q).T``.
 
     Then ``W_Q W_K.T`` is the projector on what W_Q reads, of trace d_head; after Bhargav & Gu 2024 (arXiv 2410.17438).
@@ -55,7 +55,7 @@ def qk_identity_surgery(model: Model, batch: Batch, sequences: int = FEW) -> xr.
     )
 
 
-def ov_identity_surgery(model: Model, batch: Batch, sequences: int = FEW) -> xr.Dataset:
+def ov_identity_surgery(model: Model, batch: Batch, sequences: int = SEQUENCES) -> xr.Dataset:
     """What the loss becomes when a head can only copy, or only anti-copy: ``W_O := pinv(W_V)``, or minus that.
 
     Then ``W_V W_O`` is plus or minus the projector on what W_V reads; after Bhargav & Gu 2024 (arXiv 2410.17438).
@@ -132,7 +132,7 @@ def _qk_hooks(model: Model, heads: Iterable[Head], experiment: str) -> list[Hook
         queries = reader.replaced(W_Q[layer], new_Q, b_Q[layer])
         keys = reader.replaced(W_K[layer], new_K, b_K[layer])
         hooks += [
-            (f"{block}.hook_resid_pre", reader.look),
+            (f"{block}.hook_resid_pre", reader.record),
             (f"{block}.attn.hook_q", queries),
             (f"{block}.attn.hook_k", keys),
         ]
@@ -147,7 +147,7 @@ def _ov_hooks(model: Model, heads: Iterable[Head], sign: str) -> list[Hook]:
         new_O = W_O[layer].clone()
         new_O[chosen] = torch.linalg.pinv(W_V[layer, chosen]) * (1 if sign == "+" else -1)
         writer = _Writer(W_O[layer], new_O, b_O[layer])
-        hooks += [(f"{block}.attn.hook_z", writer.look), (f"{block}.hook_attn_out", writer.replaced)]
+        hooks += [(f"{block}.attn.hook_z", writer.record), (f"{block}.hook_attn_out", writer.replaced)]
     return hooks
 
 
@@ -158,7 +158,7 @@ class _Reader:
         self.norm = model.blocks[layer].ln1
         self.positions = weight(model, "W_pos") if model.cfg.positional_embedding_type == "shortformer" else None
 
-    def look(self, resid_pre: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+    def record(self, resid_pre: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
         """A hook that changes nothing."""
         self.x = self.norm(resid_pre)
         if self.positions is not None:
@@ -176,8 +176,8 @@ class _Reader:
             by_head = "batch pos d_model, head d_model d_head -> batch pos head d_head"
             return einops.einsum(self.x, W.to(self.x), by_head) + b.to(self.x)
 
-        def hook(found: Float[Tensor, "batch pos head d_head"], hook: Any) -> Float[Tensor, "batch pos head d_head"]:
-            _check_formula("qk_identity_surgery needs queries and keys ln1(x) W + b", found, projected(old))
+        def hook(computed: Float[Tensor, "batch pos head d_head"], hook: Any) -> Float[Tensor, "batch pos head d_head"]:
+            _check_formula("qk_identity_surgery needs queries and keys ln1(x) W + b", computed, projected(old))
             return projected(new)
 
         return hook
@@ -194,13 +194,13 @@ class _Writer:
     ):
         self.old, self.new, self.b = old, new, b
 
-    def look(self, z: Float[Tensor, "batch pos head d_head"], hook: Any) -> None:
+    def record(self, z: Float[Tensor, "batch pos head d_head"], hook: Any) -> None:
         """A hook that changes nothing."""
         self.z = z
 
-    def replaced(self, found: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
+    def replaced(self, computed: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
         """A hook that puts ``z new + b`` in the place of the attention output ``z old + b``."""
-        _check_formula("ov_identity_surgery needs attention outputs z W_O + b_O", found, self.written(self.old))
+        _check_formula("ov_identity_surgery needs attention outputs z W_O + b_O", computed, self.written(self.old))
         return self.written(self.new)
 
     def written(self, W_O: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "batch pos d_model"]:
@@ -216,8 +216,8 @@ def _by_layer(model: Model, heads: Iterable[Head]) -> list[tuple[int, list[int]]
     return [(layer, [head.head for head in sorted(chosen) if head.layer == layer]) for layer in layers]
 
 
-def _check_formula(needed: str, found: Tensor, expected: Tensor) -> None:
+def _check_formula(needed: str, computed: Tensor, expected: Tensor) -> None:
     """Refuse a network that computes something else where new weights are to act."""
-    rounding = torch.finfo(found.dtype).eps ** 0.5 * expected.abs().max()
-    if (found - expected).abs().max() > rounding:
+    rounding = torch.finfo(computed.dtype).eps ** 0.5 * expected.abs().max()
+    if (computed - expected).abs().max() > rounding:
         raise DoesNotApplyError(f"{needed}; this network has others")

@@ -35,18 +35,18 @@ class ForwardPass:
         return torch.stack([self.activations[f"blocks.{layer}.attn.hook_pattern"] for layer in range(layers)])
 
 
-class _Remembered(NamedTuple):
+class _CachedPass(NamedTuple):
     """A result with what it is of, which is known by its identity and so must not be thrown away meanwhile."""
 
     model: Model
     inputs: Tensor
-    shown: ForwardPass
+    result: ForwardPass
 
 
-_remembered: ContextVar[dict[tuple[int, int], _Remembered] | None] = ContextVar("remembered", default=None)
+_cached_passes: ContextVar[dict[tuple[int, int], _CachedPass] | None] = ContextVar("cached_passes", default=None)
 
 # Patterns, and what attribution takes apart: all that writes to the residual stream, what reads it, and the scales.
-_LOOKED_AT = (
+_CACHED_POINTS = (
     "hook_pattern",
     "hook_embed", "hook_pos_embed", "attn.hook_v", "hook_z", "hook_attn_out", "hook_mlp_out",
     "hook_resid_pre", "hook_resid_post", "ln1.hook_normalized", "ln1.hook_scale", "ln_final.hook_scale",
@@ -57,11 +57,11 @@ _LOOKED_AT = (
 @contextmanager
 def shared_forward_pass() -> Iterator[None]:
     """Inside, one forward pass of one model over one batch serves all measures; neither may change meanwhile."""
-    token = _remembered.set({})
+    token = _cached_passes.set({})
     try:
         yield
     finally:
-        _remembered.reset(token)
+        _cached_passes.reset(token)
 
 
 @contextmanager
@@ -73,16 +73,16 @@ def hooked_forward_pass(model: Model, hooks: Sequence[Hook]) -> Iterator[None]:
         >>> from headway.models.handmade import previous_token_head
         >>> model, batch = previous_token_head()
         >>> with hooked_forward_pass(model, [("hook_pos_embed", to_zero)]):
-        ...     lost = previous_token(model, batch)
-        >>> bool(lost.previous_token < 0.5)
+        ...     ablated = previous_token(model, batch)
+        >>> bool(ablated.previous_token < 0.5)
         True
     """
-    token = _remembered.set(None)
+    token = _cached_passes.set(None)
     try:
         with model.hooks(fwd_hooks=list(hooks)):
             yield
     finally:
-        _remembered.reset(token)
+        _cached_passes.reset(token)
 
 
 def to_zero(activation: Tensor, hook: object) -> Tensor:
@@ -92,7 +92,7 @@ def to_zero(activation: Tensor, hook: object) -> Tensor:
 
 def in_forward_pass(point: str) -> bool:
     """Whether an activation is among those of ``forward_pass``, by its hook name."""
-    return point.endswith(_LOOKED_AT)
+    return point.endswith(_CACHED_POINTS)
 
 
 def forward_pass(model: Model, batch: Batch) -> ForwardPass:
@@ -101,21 +101,21 @@ def forward_pass(model: Model, batch: Batch) -> ForwardPass:
     Raises:
         ValueError: a batch that the network cannot read, or an output that is not all numbers.
     """
-    remembered = _remembered.get()
+    cached = _cached_passes.get()
     key = (id(model), id(batch.inputs))
-    if remembered is not None and key in remembered:
-        return remembered[key].shown
-    shown = ForwardPass(*_run(model, batch))
-    if remembered is not None:
-        remembered[key] = _Remembered(model, batch.inputs, shown)
-    return shown
+    if cached is not None and key in cached:
+        return cached[key].result
+    result = ForwardPass(*_run(model, batch))
+    if cached is not None:
+        cached[key] = _CachedPass(model, batch.inputs, result)
+    return result
 
 
 def _run(model: Model, batch: Batch) -> tuple[Tensor, Activations]:
     check_batch(model, batch)
     with torch.no_grad(), evaluating(model):
         output, cache = model.run_with_cache(
-            batch.inputs, return_cache_object=False, names_filter=lambda name: name.endswith(_LOOKED_AT)
+            batch.inputs, return_cache_object=False, names_filter=lambda name: name.endswith(_CACHED_POINTS)
         )
     if not output.isfinite().all():
         raise NotNumbersError("output on this batch")

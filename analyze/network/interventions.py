@@ -39,7 +39,7 @@ class Entries(NamedTuple):
 What = str | Head | Entries
 
 
-def replacing(
+def ablation_hooks(
     model: Model,
     batch: Batch,
     what: What | Iterable[What],
@@ -59,20 +59,22 @@ def replacing(
         >>> from headway.analyze.network.forward import hooked_forward_pass
         >>> from headway.models.handmade import composing_pair
         >>> model, batch = composing_pair("k")
-        >>> with hooked_forward_pass(model, replacing(model, batch, Head(0, 0))):  # the previous-token head
-        ...     left = prefix_matching(model, batch).prefix_matching.sel(layer=1, head=1).item()
-        >>> left < 0.2  # so the induction head does not find what it looks for
+        >>> with hooked_forward_pass(model, ablation_hooks(model, batch, Head(0, 0))):  # the previous-token head
+        ...     ablated = prefix_matching(model, batch).prefix_matching.sel(layer=1, head=1).item()
+        >>> ablated < 0.2  # so the induction head does not find what it looks for
         True
     """
     check_one_of("attention", attention, get_args(Attention))
     other = reference_batch("ablated_loss", batch, kind, reference)
-    places = [_place(model, each) for each in ([what] if isinstance(what, str | Head | Entries) else what)]
-    there = recorded(model, other, [point for point, _ in places])
-    for point, where in places:
-        _check_entries(point, there[point], where)
+    targets = [_point_and_index(model, each) for each in ([what] if isinstance(what, str | Head | Entries) else what)]
+    activations = cached_activations(model, other, [point for point, _ in targets])
+    for point, index in targets:
+        _check_entries(point, activations[point], index)
     patterns = forward_pass(model, batch).patterns if attention == "frozen" else []
-    hooks = [replacing_hook(f"blocks.{layer}.attn.hook_pattern", pattern) for layer, pattern in enumerate(patterns)]
-    return hooks + [replacing_hook(point, stand_in_for(point, there[point], kind), where) for point, where in places]
+    hooks = [replacement_hook(f"blocks.{layer}.attn.hook_pattern", pattern) for layer, pattern in enumerate(patterns)]
+    return hooks + [
+        replacement_hook(point, replacement_for(point, activations[point], kind), index) for point, index in targets
+    ]
 
 
 def through_paths(
@@ -119,26 +121,26 @@ def through_paths(
     check_one_of("input", input, get_args(Input))
     senders, receivers = ([check_head(model, head) for head in heads] for heads in (senders, receivers))
     other = reference_batch("through_paths", batch, "resample", reference)
-    there, here = recorded(model, other, z_points(model)), forward_pass(model, batch).activations
+    patched, clean = cached_activations(model, other, z_points(model)), forward_pass(model, batch).activations
     W_O, W, b = (
         read(model, name)
         for read, name in ((weight, "W_O"), (weight, f"W_{input.upper()}"), (bias, f"b_{input.upper()}"))
     )
     hooks = []
     for layer in sorted({head.layer for head in receivers}):
-        x = here[f"blocks.{layer}.hook_resid_pre"]
+        x = clean[f"blocks.{layer}.hook_resid_pre"]
         for head in senders:
             if head.layer < layer:
                 point = f"blocks.{head.layer}.attn.hook_z"
-                x = x + (there[point][:, :, head.head] - here[point][:, :, head.head]) @ W_O[head]
+                x = x + (patched[point][:, :, head.head] - clean[point][:, :, head.head]) @ W_O[head]
         with torch.no_grad(), evaluating(model):
             x = model.blocks[layer].ln1(x)
         if input != "v" and model.cfg.positional_embedding_type == "shortformer":
-            x = x + here["hook_pos_embed"]
+            x = x + clean["hook_pos_embed"]
         for head in receivers:
             if head.layer == layer:
                 value = (x @ W[head] + b[head])[:, :, None].expand(-1, -1, model.cfg.n_heads, -1)
-                hooks.append(replacing_hook(f"blocks.{layer}.attn.hook_{input}", value, slice_of_head(head)))
+                hooks.append(replacement_hook(f"blocks.{layer}.attn.hook_{input}", value, slice_of_head(head)))
     return hooks
 
 
@@ -150,9 +152,9 @@ def heads_except(model: Model, kept: Iterable[Head] = ()) -> list[Head]:
         >>> [str(head) for head in heads_except(composing_pair("k")[0], [Head(0, 0), Head(1, 1)])]
         ['L0H1', 'L1H0']
     """
-    keep = {check_head(model, head) for head in kept}
+    excluded = {check_head(model, head) for head in kept}
     every = (Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads))
-    return [head for head in every if head not in keep]
+    return [head for head in every if head not in excluded]
 
 
 def output_with(model: Model, batch: Batch, hooks: Sequence[Hook]) -> Float[Tensor, "batch pos d_vocab_out"]:
@@ -186,7 +188,7 @@ def reference_batch(name: str, batch: Batch, kind: str, reference: Batch | None)
     return batch._replace(inputs=batch.inputs.roll(1, 0))
 
 
-def _place(model: Model, what: What) -> tuple[str, EllipsisType | tuple]:
+def _point_and_index(model: Model, what: What) -> tuple[str, EllipsisType | tuple]:
     """The hook point, and where in its activation."""
     if isinstance(what, str):
         return what, ...
@@ -206,7 +208,7 @@ def z_points(model: Model) -> list[str]:
     return [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
 
 
-def recorded(model: Model, batch: Batch, points: Sequence[str]) -> Activations:
+def cached_activations(model: Model, batch: Batch, points: Sequence[str]) -> Activations:
     """What stands at these hook points in a forward pass: [batch, pos, ...] each."""
     if all(map(in_forward_pass, points)):
         cache = forward_pass(model, batch).activations
@@ -226,15 +228,15 @@ def recorded(model: Model, batch: Batch, points: Sequence[str]) -> Activations:
     return cache
 
 
-def _check_entries(point: str, value: Tensor, where: Any) -> None:
+def _check_entries(point: str, value: Tensor, index: Any) -> None:
     """Refuse entries of the last axis that do not exist."""
-    entries = where[-1] if where is not ... and isinstance(where[-1], list) else []
+    entries = index[-1] if index is not ... and isinstance(index[-1], list) else []
     for entry in entries:
         if not 0 <= entry < value.shape[-1]:
             raise ValueError(f"what: {point!r} has no entry {entry}; it has 0 to {value.shape[-1] - 1}")
 
 
-def stand_in_for(point: str, value: Float[Tensor, "batch *rest"], kind: Kind) -> Float[Tensor, "batch *rest"]:
+def replacement_for(point: str, value: Float[Tensor, "batch *rest"], kind: Kind) -> Float[Tensor, "batch *rest"]:
     """What takes the place of an activation, from what the reference batch has there."""
     if kind == "zero":
         zero = torch.zeros_like(value)
@@ -253,12 +255,12 @@ def stand_in_for(point: str, value: Float[Tensor, "batch *rest"], kind: Kind) ->
     return by_position if kind == "position_mean" else value - by_position + mean
 
 
-def replacing_hook(point: str, value: Tensor, where: Any = ...) -> Hook:
-    """A hook that puts ``value[where]`` in the place of the activation there."""
+def replacement_hook(point: str, value: Tensor, index: Any = ...) -> Hook:
+    """A hook that puts ``value[index]`` in the place of the activation there."""
 
     def hook(activation: Tensor, hook: Any) -> Tensor:
         changed = activation.clone()
-        changed[where] = value[where]
+        changed[index] = value[index]
         return changed
 
     return point, hook

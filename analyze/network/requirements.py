@@ -93,13 +93,13 @@ def needs_plain_scores(measure: str, model: Model) -> None:
 
 
 # What kind of scores a network has does not change, and finding out takes a forward pass.
-_known: WeakKeyDictionary[TransformerBridge, bool] = WeakKeyDictionary()
+_plain_scores: WeakKeyDictionary[TransformerBridge, bool] = WeakKeyDictionary()
 
 
 def _scores_are_plain_of(bridge: TransformerBridge) -> bool:
-    if bridge not in _known:
-        _known[bridge] = _scores_are_plain(bridge)
-    return _known[bridge]
+    if bridge not in _plain_scores:
+        _plain_scores[bridge] = _scores_are_plain(bridge)
+    return _plain_scores[bridge]
 
 
 def _scores_are_plain(bridge: TransformerBridge) -> bool:
@@ -117,10 +117,10 @@ def _scores_are_plain(bridge: TransformerBridge) -> bool:
         q, k, scores = (cache[f"blocks.{layer}.{ending}"] for ending in endings)
         plain = einops.einsum(q, k, "batch query head d, batch key head d -> batch head query key")
         plain = plain / bridge.cfg.d_head**0.5
-        seen = torch.ones_like(scores[0, 0], dtype=torch.bool)
+        visible = torch.ones_like(scores[0, 0], dtype=torch.bool)
         if bridge.cfg.attention_dir == "causal":
-            seen = seen.tril()
-        if not torch.allclose(plain[..., seen], scores[..., seen], rtol=1e-3, atol=1e-3):
+            visible = visible.tril()
+        if not torch.allclose(plain[..., visible], scores[..., visible], rtol=1e-3, atol=1e-3):
             return False
     return True
 

@@ -54,14 +54,14 @@ def similar_pairs(model: Model, tokens: Int[Tensor, "token"]) -> list[tuple[int,
         raise ValueError(f"tokens: {len(tokens)} is not valid; there must be two for a pair")
     directions = torch.nn.functional.normalize(W_E[tokens] - W_E[tokens].mean(0), dim=-1)
     circuit = VocabularyCircuit(directions, directions.mT)
-    place = torch.arange(len(tokens), device=W_E.device)
-    best = circuit.top(place, 2)
+    index = torch.arange(len(tokens), device=W_E.device)
+    best = circuit.top(index, 2)
     # A token is the nearest of itself, unless another has the very same embedding.
-    itself = best.columns[:, 0] == place
+    itself = best.columns[:, 0] == index
     nearest = torch.where(itself, best.columns[:, 1], best.columns[:, 0])
     cosine = torch.where(itself, best.values[:, 1], best.values[:, 0])
-    mutual = (nearest[nearest] == place) & (place < nearest)
-    first = place[mutual][cosine[mutual].argsort(descending=True)]
+    mutual = (nearest[nearest] == index) & (index < nearest)
+    first = index[mutual][cosine[mutual].argsort(descending=True)]
     return list(zip(tokens[first].tolist(), tokens[nearest[first]].tolist(), strict=True))
 
 
@@ -261,7 +261,7 @@ class VocabularyCircuit:
         n_rows, n_columns = self.shape
         check_k(k, n_rows * n_columns)
         kept = self.A.new_empty(0)
-        places = torch.empty(0, dtype=torch.long, device=self.A.device)
+        indices = torch.empty(0, dtype=torch.long, device=self.A.device)
         for rows, columns, values in self.blocks():
             # Most blocks hold nothing larger than what is kept.
             if len(kept) == k and values.max() <= kept[-1]:
@@ -269,9 +269,9 @@ class VocabularyCircuit:
             new, at = values.flatten().topk(min(k, values.numel()))
             row, column = rows.start + at // values.shape[1], columns.start + at % values.shape[1]
             kept, order = torch.cat([kept, new]).topk(min(k, len(kept) + len(new)))
-            places = torch.cat([places, row * n_columns + column])[order]
-        found = zip(places.tolist(), kept.tolist(), strict=True)
-        return [Entry(place // n_columns, place % n_columns, value) for place, value in found]
+            indices = torch.cat([indices, row * n_columns + column])[order]
+        found = zip(indices.tolist(), kept.tolist(), strict=True)
+        return [Entry(index // n_columns, index % n_columns, value) for index, value in found]
 
     def _in_rows(
         self,
@@ -316,8 +316,8 @@ def shared_entries(circuits: Sequence[VocabularyCircuit], k: int) -> Float[Tenso
     for i, circuit in enumerate(circuits):
         if circuit.shape != circuits[0].shape:
             raise ValueError(f"circuits: {i} has the shape {circuit.shape}; it must be that of 0, {circuits[0].shape}")
-    places = [{(entry.row, entry.column) for entry in circuit.best(k)} for circuit in circuits]
-    return torch.tensor([[len(one & other) / len(one | other) for other in places] for one in places])
+    positions = [{(entry.row, entry.column) for entry in circuit.best(k)} for circuit in circuits]
+    return torch.tensor([[len(one & other) / len(one | other) for other in positions] for one in positions])
 
 
 def ov_circuit(read: ReadWeight, heads: Sequence[Head]) -> VocabularyCircuit:

@@ -1,10 +1,10 @@
-"""MEASURES: everything that can be scored.
+"""MEASURES: the list of all measures.
 
-A measure is a function ``(model, batch) -> xarray.Dataset`` with one entry here. Its variable of the function's own
-name is the score. Beside it, where there is a null, stand ``<name>_null``, ``_null_std`` and ``_z``, and ``_low`` and
-``_high``, the band that holds the whole family of heads or pairs in 99 % of cases.
+A measure is a function ``(model, batch) -> xarray.Dataset`` with one entry here. The variable named after the function
+is the score. A score with a null comes with ``<name>_null``, ``_null_std`` and ``_z``, and with ``_low`` and ``_high``,
+the band that contains all heads or pairs of the null at once with probability 99 %.
 
-The list names functions and imports none of them, so that listing measures and drawing stored scores start at once.
+The list names functions without importing them, so that listing measures and drawing stored scores start at once.
 """
 
 from headway.analyze.measures.descriptions import LOSS
@@ -59,14 +59,10 @@ MEASURES = (
     ),
     Measure(f"{_PACKAGE}.attribution:direct_attribution", range="any", units="logits, or shares of the target"),
     Measure(f"{_PACKAGE}.attribution:qk_attribution", range="0 or more", live=False, units="attention scores"),
-    Measure(f"{_PACKAGE}.ablation:ablation", range="any", null="0, nothing needs it", live=False, units=LOSS),
-    Measure(f"{_PACKAGE}.ablation:path_patch", range="any", null="0, nothing depends on it", live=False, units=LOSS),
-    Measure(
-        f"{_PACKAGE}.surgery:qk_identity_surgery", range="any", null="0, it does nothing else", live=False, units=LOSS
-    ),
-    Measure(
-        f"{_PACKAGE}.surgery:ov_identity_surgery", range="any", null="0, it does nothing else", live=False, units=LOSS
-    ),
+    Measure(f"{_PACKAGE}.ablation:ablation", range="any", null="0, no effect", live=False, units=LOSS),
+    Measure(f"{_PACKAGE}.ablation:path_patch", range="any", null="0, no effect", live=False, units=LOSS),
+    Measure(f"{_PACKAGE}.surgery:qk_identity_surgery", range="any", null="0, no effect", live=False, units=LOSS),
+    Measure(f"{_PACKAGE}.surgery:ov_identity_surgery", range="any", null="0, no effect", live=False, units=LOSS),
 )
 LIVE = tuple(each for each in MEASURES if each.live)
 

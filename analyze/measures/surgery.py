@@ -1,8 +1,8 @@
-"""Identity surgery: whether a head does more than hand on what it reads, asked by making it do just that.
+"""Identity surgery: the loss when a head can only match similar vectors, or only copy.
 
-A head's W_QK becomes a projector of the same rank, so that it can only look for what is like its query, or its W_OV
-does, so that it can only copy. Where the loss stays, that was all there was to it. Hooks compute what the new weights
-would give; the network itself stays as it is.
+The W_QK of a head is replaced by a projector of the same rank, so that it can only attend to keys similar to its query,
+or its W_OV is, so that it can only copy. A loss that stays the same shows that the head needs nothing else. Hooks
+compute the outputs of the new weights; the network itself is not changed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -31,14 +31,15 @@ Sign = Literal["+", "-"]
 
 
 def qk_identity_surgery(model: Model, batch: Batch, sequences: int = SEQUENCES) -> xr.Dataset:
-    """What the loss becomes when a head can only look for what is like its query: ``W_K := pinv(W_Q).T``.
+    """Effect of reducing W_QK to a projector: change in loss with ``W_K := pinv(W_Q).T``, one head at a time.
 
-    Then ``W_Q W_K.T`` is the projector on what W_Q reads, of trace d_head; after Bhargav & Gu 2024 (arXiv 2410.17438).
-    ``qk_identity_surgery`` [experiment, layer, head] is the change in loss, one head at a time, from
-    ``qk_identity_surgery_clean`` to ``qk_identity_surgery_after`` [experiment, layer, head]; nats, or squared error.
-    ``trained`` keeps the head's W_Q; ``random`` first draws a normal one, always the same, and so asks whether any
-    subspace would do. Biases stay. The loss is that of the first ``sequences`` of the batch. No null: 0 is a head that
-    needs nothing else of its circuit, or one not needed.
+    ``W_Q W_K.T`` is then the projector on the column space of W_Q, of trace d_head, so that the head attends to keys
+    similar to its query. ``qk_identity_surgery`` [experiment, layer, head] is the loss after surgery,
+    ``qk_identity_surgery_after`` [experiment, layer, head], minus the clean loss, ``qk_identity_surgery_clean``; any
+    number, in nats or squared error. ``trained`` keeps the head's W_Q; ``random`` first replaces it by a normal one,
+    always the same, to test whether any subspace will do. Biases stay. The loss is over the first ``sequences`` of the
+    batch. No null: 0 is no effect. After Bhargav & Gu 2024 (arXiv 2410.17438). It does not show whether a head without
+    effect matches similar vectors or is not needed at all: compare ``ablation``.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
@@ -56,16 +57,16 @@ def qk_identity_surgery(model: Model, batch: Batch, sequences: int = SEQUENCES) 
 
 
 def ov_identity_surgery(model: Model, batch: Batch, sequences: int = SEQUENCES) -> xr.Dataset:
-    """What the loss becomes when a head can only copy, or only anti-copy: ``W_O := pinv(W_V)``, or minus that.
+    """Effect of reducing W_OV to a projector: change in loss with ``W_O := ±pinv(W_V)``, one head at a time.
 
-    Then ``W_V W_O`` is plus or minus the projector on what W_V reads; after Bhargav & Gu 2024 (arXiv 2410.17438).
-    ``ov_identity_surgery`` [sign, layer, head] is the change in loss, one head at a time, from
-    ``ov_identity_surgery_clean`` to ``ov_identity_surgery_after`` [sign, layer, head]; nats, or squared error. Biases
-    stay. The loss is that of the first ``sequences`` of the batch. No null: 0 is a head that needs nothing else of its
-    circuit, or one not needed.
+    ``W_V W_O`` is then plus or minus the projector on the column space of W_V, so that the head copies or anti-copies.
+    ``ov_identity_surgery`` [sign, layer, head] is the loss after surgery, ``ov_identity_surgery_after`` [sign, layer,
+    head], minus the clean loss, ``ov_identity_surgery_clean``; any number, in nats or squared error. Biases stay. The
+    loss is over the first ``sequences`` of the batch. No null: 0 is no effect. After Bhargav & Gu 2024 (arXiv
+    2410.17438). It does not show whether a head without effect copies or is not needed at all: compare ``ablation``.
 
     Raises:
-        DoesNotApplyError: heads whose outputs are not ``z W_O``, summed.
+        DoesNotApplyError: attention outputs that are not the sum of ``z W_O`` over heads.
         ValueError: a batch without a task.
 
     Example:
@@ -80,7 +81,7 @@ def ov_identity_surgery(model: Model, batch: Batch, sequences: int = SEQUENCES) 
 def qk_identity_loss(
     model: Model, batch: Batch, heads: Iterable[Head], experiment: Experiment = "trained"
 ) -> xr.Dataset:
-    """The loss after ``qk_identity_surgery`` on several heads together: the variables of ``loss``.
+    """Return the loss after ``qk_identity_surgery`` on several heads together, as the variables of ``loss``.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
@@ -91,10 +92,10 @@ def qk_identity_loss(
 
 
 def ov_identity_loss(model: Model, batch: Batch, heads: Iterable[Head], sign: Sign = "+") -> xr.Dataset:
-    """The loss after ``ov_identity_surgery`` on several heads together: the variables of ``loss``.
+    """Return the loss after ``ov_identity_surgery`` on several heads together, as the variables of ``loss``.
 
     Raises:
-        DoesNotApplyError: heads whose outputs are not ``z W_O``, summed.
+        DoesNotApplyError: attention outputs that are not the sum of ``z W_O`` over heads.
         ValueError: a head that does not exist, an unknown sign, a batch without a task.
     """
     check_one_of("sign", sign, get_args(Sign))
@@ -152,14 +153,14 @@ def _ov_hooks(model: Model, heads: Iterable[Head], sign: str) -> list[Hook]:
 
 
 class _Reader:
-    """What the queries and keys of a layer read in the forward pass that goes on, and what other weights make of it."""
+    """Input of a layer's queries and keys in the current forward pass, and its projection by other weights."""
 
     def __init__(self, model: Model, layer: int):
         self.norm = model.blocks[layer].ln1
         self.positions = weight(model, "W_pos") if model.cfg.positional_embedding_type == "shortformer" else None
 
     def record(self, resid_pre: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
-        """A hook that changes nothing."""
+        """Remember the activation, and change nothing (a hook)."""
         self.x = self.norm(resid_pre)
         if self.positions is not None:
             self.x = self.x + self.positions[: self.x.shape[1]]
@@ -170,7 +171,7 @@ class _Reader:
         new: Float[Tensor, "head d_model d_head"],
         b: Float[Tensor, "head d_head"],
     ) -> Callable[..., Tensor]:
-        """A hook that puts ``x new + b`` in the place of queries or keys ``x old + b``."""
+        """Return a hook that replaces queries or keys ``x old + b`` by ``x new + b``."""
 
         def projected(W: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "batch pos head d_head"]:
             by_head = "batch pos d_model, head d_model d_head -> batch pos head d_head"
@@ -184,7 +185,7 @@ class _Reader:
 
 
 class _Writer:
-    """What the heads of a layer write in the forward pass that goes on, with another W_O in the place of theirs."""
+    """Output of a layer's heads in the current forward pass, with another W_O."""
 
     def __init__(
         self,
@@ -195,29 +196,29 @@ class _Writer:
         self.old, self.new, self.b = old, new, b
 
     def record(self, z: Float[Tensor, "batch pos head d_head"], hook: Any) -> None:
-        """A hook that changes nothing."""
+        """Remember the activation, and change nothing (a hook)."""
         self.z = z
 
     def replaced(self, computed: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
-        """A hook that puts ``z new + b`` in the place of the attention output ``z old + b``."""
+        """Replace the attention output ``z old + b`` by ``z new + b`` (a hook)."""
         _check_formula("ov_identity_surgery needs attention outputs z W_O + b_O", computed, self.written(self.old))
         return self.written(self.new)
 
     def written(self, W_O: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """The attention output with these weights."""
+        """Return the attention output with these weights."""
         summed = "batch pos head d_head, head d_head d_model -> batch pos d_model"
         return einops.einsum(self.z, W_O.to(self.z), summed) + self.b.to(self.z)
 
 
 def _by_layer(model: Model, heads: Iterable[Head]) -> list[tuple[int, list[int]]]:
-    """The layers in which there are some of these heads, each with their numbers."""
+    """Return each layer that contains some of these heads, with their numbers."""
     chosen = {check_head(model, head) for head in heads}
     layers = sorted({head.layer for head in chosen})
     return [(layer, [head.head for head in sorted(chosen) if head.layer == layer]) for layer in layers]
 
 
 def _check_formula(needed: str, computed: Tensor, expected: Tensor) -> None:
-    """Refuse a network that computes something else where new weights are to act."""
+    """Refuse a network that does not compute the formula in which weights are replaced."""
     rounding = torch.finfo(computed.dtype).eps ** 0.5 * expected.abs().max()
     if (computed - expected).abs().max() > rounding:
         raise DoesNotApplyError(f"{needed}; this network has others")

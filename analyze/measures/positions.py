@@ -76,7 +76,7 @@ def _position_table(name: str, model: Model) -> Float[Tensor, "pos d_model"]:
     # In float64, because scores of fresh weights are about 1e-6, too small for a softmax in float32.
     W_pos = weight(model, "W_pos").double()
     if not W_pos.any():
-        raise DoesNotApplyError(f"{name} needs position embeddings W_pos; those of this network are all zero")
+        raise DoesNotApplyError(f"{name} needs position embeddings W_pos; those of this network are all zeros")
     return W_pos
 
 

@@ -53,11 +53,11 @@ def ov_top1(model: Model, batch: Batch, heads: Heads | None = None) -> xr.Datase
 
 
 def ov_topk(model: Model, batch: Batch, k: int = 5, heads: Heads | None = None) -> xr.Dataset:
-    """Share of tokens that are among the top k of their own row of ``W_E W_OV W_U``; see ``ov_top1``.
+    """Share of tokens that are among the top k of their own row of ``W_E W_OV W_U``.
 
-    In [0, 1]. A hit is a token for which fewer than k *other* entries are as large as its own. ``ov_topk_chance`` is
-    k/d_vocab. Null: fresh initialisations. Limits are those of ``ov_top1``; moreover, a hit does not show that the
-    token is the argmax.
+    In [0, 1], [layer, head], or one number for the set ``heads``. A hit is a token for which fewer than k *other*
+    entries are as large as its own. ``ov_topk_chance`` is k/d_vocab. Null: fresh initialisations. Limits are those of
+    ``ov_top1``; moreover, a hit does not show that the token is the argmax.
 
     Raises:
         DoesNotApplyError: inputs that are vectors, or different numbers of inputs and outputs.

@@ -107,7 +107,7 @@ def test_sources_that_do_not_exist_are_refused():
     network, batch = built(TOKENS)
     for positions, message in (
         (torch.tensor([3, 11, 0, 0, 0]), "positions: 11 does not exist; this batch has 0 to 10"),
-        (torch.tensor([3]), "positions: 1 are not valid; there must be 5, one a sequence"),
+        (torch.tensor([3]), "positions: 1 given; there must be 5, one for each sequence"),
     ):
         with pytest.raises(ValueError, match=message):
             attribute_sources(network, batch, positions)

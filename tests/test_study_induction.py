@@ -331,5 +331,5 @@ def test_a_sequence_without_a_repeat_has_no_induction_to_be_studied():
         RepeatedTokens(length=17, period_max=17)
     model, batch = handmade.composing_pair("k")
     ascending = batch._replace(inputs=torch.arange(13).expand(3, -1), targets=torch.arange(13).expand(3, -1))
-    with pytest.raises(ValueError, match="needs a token that repeats; no token of this batch does"):
+    with pytest.raises(ValueError, match="needs a token that repeats within a sequence; no token of this batch does"):
         find_circuit(model, Sequences(ascending, torch.arange(13)), Thresholds())

@@ -1,4 +1,4 @@
-"""Scoring a network while it trains."""
+"""Scoring of a network during training."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,13 +14,13 @@ from headway.models.lightning_module import DivergedError, TrainingModule
 
 
 class MeasureWhileTraining(AtCheckpoints):
-    """Runs ``measures`` on the run's evaluation batch at each checkpoint, and keeps the scores with the run.
+    """Score the network on the run's evaluation batch at each checkpoint, and store the scores in the run's folder.
 
     Args:
-        run: The run that trains.
-        steps: Its checkpoints.
-        measures: What is scored.
-        log_scores: Called with the trainer, the scores by measure, and the step, once they are kept.
+        run: The run that is training.
+        steps: Steps of its checkpoints.
+        measures: The measures.
+        log_scores: Called with the trainer, the scores by measure, and the step, after the scores are stored.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class MeasureWhileTraining(AtCheckpoints):
         self.log_scores = log_scores
 
     def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        """Score, store, log. A measure that does not apply at the first step is not tried again."""
+        """Score, store and log; a measure that does not apply at the first step is not tried again."""
         try:
             scores = self.scorer.score(step, module.model)
         except NotNumbersError as error:

@@ -100,7 +100,7 @@ def train(
         >>> run.scores.previous_token.sel(step=0, layer=0, head=1)  # doctest: +SKIP
     """
     check_hardware(trainer)
-    task = task.settled()
+    task = task.resolved()
     recipe = Recipe(task, model, optim, schedule, trainer, steps, batch_size, seed, eval_seed, eval_batch_size, compile)
     check_first_batch(recipe)
     run = Run.create(out, recipe, overwrite)

@@ -153,7 +153,7 @@ class AffineRecurrence(Task):
             >>> sorted(AffineRecurrence(d_vector=3, length_max=5).baselines())[:2]
             ['least_squares', 'predict_zero']
         """
-        return {**_without_learning(self), "least_squares": 0.0}
+        return {**_estimated_baselines(self), "least_squares": 0.0}
 
     def _recurrence(
         self, generator: torch.Generator, batch_size: int, length: int
@@ -183,7 +183,7 @@ class AffineRecurrence(Task):
 
 
 @lru_cache(maxsize=16)
-def _without_learning(task: AffineRecurrence) -> dict[str, float]:
+def _estimated_baselines(task: AffineRecurrence) -> dict[str, float]:
     """Baselines that need no coefficients. The first n vectors of a long sequence serve as a sequence of length n."""
     generator = stream("baseline", 0)
     chunks, size = 700, 24  # small enough for one thread: waiting for others costs seconds on a busy machine

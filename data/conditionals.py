@@ -11,16 +11,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from headway.data.prepared import Files, Windows
 from headway.data.seeds import generator
 from headway.data.task import Batch
-from headway.data.tokenizer import begins_with, one_token
+from headway.data.tokenized_corpus import Files, Windows
+from headway.data.tokenizer import bos_token_id, one_token
 
 IF, ELSE = " if", " else"
 # Of the evaluation stream; number 0 is what a task's own evaluation batch is drawn from.
-INDEX = 1
+GENERATOR_INDEX = 1
 # So many draws in a row without a new pair, and there is none to wait for.
-TRIES = 1000
+MAX_TRIES = 1000
 
 # {symbol} stands for any one of its strings, all alike; {ending} is where twins differ.
 # fmt: off
@@ -73,7 +73,7 @@ _AROUND = rb"(?:[\s()\\]|#[^\r\n]*+)*+"
 _BETWEEN = {word: re.compile(rb"%b(?<= )(%b)%b" % (_AROUND, word, _AROUND)) for word in (b"if", b"else")}
 
 
-def found(texts: Iterable[str], tokenizer: Any, length: int = 16) -> Batch:
+def find_prompts(texts: Iterable[str], tokenizer: Any, length: int = 16) -> Batch:
     """The prompts in source texts of Python: what stands before the `` else`` of every conditional expression.
 
     A prompt is [BOS, t_1..t_(length-1)], the tokens before the token `` else`` in its text, spelled as the whole text
@@ -84,7 +84,7 @@ def found(texts: Iterable[str], tokenizer: Any, length: int = 16) -> Batch:
     ``info`` holds ``anomalous`` [n], whether the last token ends in ``)``; ``if_position`` [n], where the expression's
     `` if`` stands; and ``text`` [n], the number of the text, or of the pair: prompts of one text are alike in much.
     Prompts of real texts that end in ``)`` differ from others in more than that: what tells them apart need not be the
-    bracket; see ``generated``.
+    bracket; see ``generate_prompts``.
 
     Raises:
         ValueError: a length below 4, a tokenizer that splits `` if`` or `` else``, or one that does not know where its
@@ -93,57 +93,57 @@ def found(texts: Iterable[str], tokenizer: Any, length: int = 16) -> Batch:
     Example:
         >>> from headway.data.tokenizer import train_bpe, wrapped
         >>> tokenizer = wrapped(train_bpe(["x = a if b else c"] * 2, n_tokens=267))
-        >>> batch = found(["x = a if b else c", "x = a if f() else c", "if x: pass"], tokenizer, length=4)
+        >>> batch = find_prompts(["x = a if b else c", "x = a if f() else c", "if x: pass"], tokenizer, length=4)
         >>> [tokenizer.decode(row) for row in batch.inputs[:, 1:]], batch.info["anomalous"].tolist()
         ([' a if b'], [False])
     """
-    reader = _Reader.of(tokenizer, length)
-    return reader.batch(
-        {tokens: (at, number) for number, text in enumerate(texts) for tokens, at in reader.prompts(text)}
+    finder = _PromptFinder.create(tokenizer, length)
+    return finder.batch(
+        {tokens: (at, number) for number, text in enumerate(texts) for tokens, at in finder.prompts(text)}
     )
 
 
-def generated(tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
+def generate_prompts(tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
     """Prompts of a small grammar, in pairs: 2i is normal, and 2i + 1 its anomalous twin, see ``twins``.
 
-    A prompt is what ``found`` takes from a text, and ``info`` is the same. Twins differ in length, and so in how much
-    of the code before them is left. No prompt comes twice. Pairs are draws of the grammar, without those whose `` if``
-    does not stand among the last ``length - 1`` tokens: with a short length, or a tokenizer that splits the names, long
-    endings are rarer than others. A seed's first prompts are the same for every count.
+    A prompt is what ``find_prompts`` takes from a text, and ``info`` is the same. Twins differ in length, and so in
+    how much of the code before them is left. No prompt comes twice. Pairs are draws of the grammar, without those whose
+    `` if`` does not stand among the last ``length - 1`` tokens: with a short length, or a tokenizer that splits the
+    names, long endings are rarer than others. A seed's first prompts are the same for every count.
 
     Raises:
         ValueError: a count that is odd or below 2, or larger than there are; a length below 4, or too short for an
-            expression; a tokenizer that ``found`` refuses.
+            expression; a tokenizer that ``find_prompts`` refuses.
 
     Example:
         >>> from headway.data.tokenizer import train_bpe, wrapped
         >>> texts = twins(generator("data", 0), lines=3)
-        >>> batch = generated(wrapped(train_bpe(texts * 2, n_tokens=330)), seed=0, count=2, length=32)
+        >>> batch = generate_prompts(wrapped(train_bpe(texts * 2, n_tokens=330)), seed=0, count=2, length=32)
         >>> batch.info["anomalous"].tolist()
         [False, True]
     """
     if count < 2 or count % 2:
         raise ValueError(f"count: {count} is not valid; it must be even and at least 2, since prompts come in pairs")
-    reader = _Reader.of(tokenizer, length)
-    draw = generator("evaluation", seed, INDEX)
+    finder = _PromptFinder.create(tokenizer, length)
+    draw = generator("evaluation", seed, GENERATOR_INDEX)
     prompts: dict[tuple[int, ...], tuple[int, int]] = {}
     tries = 0
     while len(prompts) < count:
         # A line has four tokens at least.
-        two = twins(draw, lines=length // 4)
-        pair = {tokens: (at, len(prompts) // 2) for text in two for tokens, at in reader.prompts(text)}
+        texts = twins(draw, lines=length // 4)
+        pair = {tokens: (at, len(prompts) // 2) for text in texts for tokens, at in finder.prompts(text)}
         if len(pair) == 2 and prompts.keys().isdisjoint(pair):
             prompts |= pair
             tries = 0
-        elif (tries := tries + 1) == TRIES:
+        elif (tries := tries + 1) == MAX_TRIES:
             raise ValueError(
                 f"length: {length} is not valid for {count} prompts; it must be larger, so that there are more than "
                 f"{len(prompts)} with their {IF!r} in reach"
             )
-    return reader.batch(prompts)
+    return finder.batch(prompts)
 
 
-def ordinary(texts: Sequence[str], tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
+def random_windows(texts: Sequence[str], tokenizer: Any, seed: int, count: int, length: int = 16) -> Batch:
     """Windows of texts that end anywhere, [BOS, t_1..t_(length-1)]: what a network does where no `` else`` is due.
 
     All windows that lie within one text are alike likely, and may be drawn again. Every position counts; the target at
@@ -155,36 +155,36 @@ def ordinary(texts: Sequence[str], tokenizer: Any, seed: int, count: int, length
     Example:
         >>> from headway.data.tokenizer import train_bpe, wrapped
         >>> tokenizer = wrapped(train_bpe(["x = a if b else c"] * 2, n_tokens=267))
-        >>> batch = ordinary(["x = a if b else c"], tokenizer, seed=0, count=3, length=5)
+        >>> batch = random_windows(["x = a if b else c"], tokenizer, seed=0, count=3, length=5)
         >>> bool((batch.inputs[:, 1:] == batch.targets[:, :-1]).all())
         True
     """
-    spelled = [
+    token_lists = [
         tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         for text in texts
     ]
-    tokens = np.array([token for each in spelled for token in each], dtype=np.int64)
-    windows = Windows(Files(tokens, np.array([len(each) for each in spelled], dtype=np.int64)), length)
+    tokens = np.array([token for each in token_lists for token in each], dtype=np.int64)
+    windows = Windows(Files(tokens, np.array([len(each) for each in token_lists], dtype=np.int64)), length)
     if not len(windows):
-        longest = max(map(len, spelled), default=0)
+        longest = max(map(len, token_lists), default=0)
         raise ValueError(f"length: {length} is longer than every text; the longest has {longest} tokens")
-    draw = generator("evaluation", seed, INDEX + 1)
+    draw = generator("evaluation", seed, GENERATOR_INDEX + 1)
     targets = windows(torch.randint(len(windows), (count,), generator=draw))[1]
     return Batch(
-        inputs=F.pad(targets[:, :-1], (1, 0), value=begins_with(tokenizer)),
+        inputs=F.pad(targets[:, :-1], (1, 0), value=bos_token_id(tokenizer)),
         targets=targets,
         mask=torch.ones_like(targets, dtype=torch.bool),
     )
 
 
-def with_another(batch: Batch, token: int) -> Batch:
+def replace_if(batch: Batch, token: int) -> Batch:
     """The same prompts with another token in the place of the expression's `` if``.
 
     Example:
         >>> from headway.data.tokenizer import train_bpe, wrapped
         >>> tokenizer = wrapped(train_bpe(["x = a if b else c"] * 2, n_tokens=267))
-        >>> batch = found(["x = a if b else c"], tokenizer, length=4)
-        >>> tokenizer.decode(with_another(batch, one_token(tokenizer, ",")).inputs[0, 1:])
+        >>> batch = find_prompts(["x = a if b else c"], tokenizer, length=4)
+        >>> tokenizer.decode(replace_if(batch, one_token(tokenizer, ",")).inputs[0, 1:])
         ' a, b'
     """
     inputs = batch.inputs.clone()
@@ -207,12 +207,12 @@ def twins(draw: torch.Generator, lines: int) -> tuple[str, str]:
         >>> print(anomalous.splitlines()[-1])
         parent = line if not match(state, path[3]) else 9
     """
-    text = _expanded("{line}\n" * lines + "{text}", draw)
-    normal, anomalous = _expanded("{normal}", draw), _expanded("{anomalous}", draw)
+    text = _expand("{line}\n" * lines + "{text}", draw)
+    normal, anomalous = _expand("{normal}", draw), _expand("{anomalous}", draw)
     return text.replace("{ending}", normal), text.replace("{ending}", anomalous)
 
 
-def together(batches: Sequence[Batch]) -> Batch:
+def concatenate(batches: Sequence[Batch]) -> Batch:
     """The prompts of several batches as one, in their order; ``task`` is None.
 
     Raises:
@@ -221,8 +221,8 @@ def together(batches: Sequence[Batch]) -> Batch:
     Example:
         >>> from headway.data.tokenizer import train_bpe, wrapped
         >>> tokenizer = wrapped(train_bpe(["x = a if b else c"] * 2, n_tokens=267))
-        >>> one, another = (found([f"x = a if {b} else c"], tokenizer, length=4) for b in "bd")
-        >>> together([one, another]).inputs.shape
+        >>> one, another = (find_prompts([f"x = a if {b} else c"], tokenizer, length=4) for b in "bd")
+        >>> concatenate([one, another]).inputs.shape
         torch.Size([2, 4])
     """
     kinds = {(batch.inputs.shape[1:], batch.targets.shape[1:], frozenset(batch.info)) for batch in batches}
@@ -248,7 +248,7 @@ class _Keywords(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _PromptFinder:
     """Reads prompts from texts in the tokens of a tokenizer."""
 
     tokenizer: Any
@@ -258,7 +258,7 @@ class _Reader:
     else_token: int
 
     @classmethod
-    def of(cls, tokenizer: Any, length: int) -> "_Reader":
+    def create(cls, tokenizer: Any, length: int) -> "_PromptFinder":
         if length < 4:
             raise ValueError(f"length: {length} is not valid; it must be at least 4, for BOS and `a if b`")
         if not getattr(tokenizer, "is_fast", False):
@@ -266,21 +266,21 @@ class _Reader:
                 f"tokenizer: {type(tokenizer).__name__} is not valid; it must be a fast one, which knows where in a "
                 "text its tokens stand"
             )
-        return cls(tokenizer, length, begins_with(tokenizer), one_token(tokenizer, IF), one_token(tokenizer, ELSE))
+        return cls(tokenizer, length, bos_token_id(tokenizer), one_token(tokenizer, IF), one_token(tokenizer, ELSE))
 
     def prompts(self, text: str) -> Iterator[tuple[tuple[int, ...], int]]:
         """The tokens of each prompt in a text, in their order, and which of them is the expression's `` if``."""
         keywords = _keywords(text)
         if not keywords:
             return
-        spelled = self.tokenizer(
+        encoding = self.tokenizer(
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
         )
-        tokens = spelled["input_ids"]
+        tokens = encoding["input_ids"]
         # By their ends: some tokenizers leave the space before a token out of its place.
         at = {
             (token, end): position
-            for position, (token, (_, end)) in enumerate(zip(tokens, spelled["offset_mapping"], strict=True))
+            for position, (token, (_, end)) in enumerate(zip(tokens, encoding["offset_mapping"], strict=True))
             if token in (self.if_token, self.else_token)
         }
         for else_end, if_end in keywords:
@@ -320,35 +320,35 @@ def _keywords(text: str) -> list[_Keywords]:
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    written = text.encode()
+    source = text.encode()
     # ast counts the bytes of a line, and only these end one.
-    lines = [0, *(end.end() for end in re.finditer(rb"\r\n?|\n", written))]
-    places = []
+    lines = [0, *(end.end() for end in re.finditer(rb"\r\n?|\n", source))]
+    keywords = []
     for node in ast.walk(tree):
         if isinstance(node, ast.IfExp):
-            if_end = _keyword_end(written, lines, node.body, b"if", node.test)
-            else_end = _keyword_end(written, lines, node.test, b"else", node.orelse)
+            if_end = _keyword_end(source, lines, node.body, b"if", node.test)
+            else_end = _keyword_end(source, lines, node.test, b"else", node.orelse)
             if if_end is not None and else_end is not None:
-                places.append(_Keywords(else_end, if_end))
-    return sorted(places)
+                keywords.append(_Keywords(else_end, if_end))
+    return sorted(keywords)
 
 
-def _keyword_end(written: bytes, lines: list[int], left: ast.expr, word: bytes, right: ast.expr) -> int | None:
+def _keyword_end(source: bytes, lines: list[int], left: ast.expr, word: bytes, right: ast.expr) -> int | None:
     """Where the keyword between two expressions ends, in characters; None without it, or without a space before it."""
     assert left.end_lineno is not None
     assert left.end_col_offset is not None
     start, end = lines[left.end_lineno - 1] + left.end_col_offset, lines[right.lineno - 1] + right.col_offset
-    between = _BETWEEN[word].fullmatch(written, start, end)
-    return None if between is None else len(written[: between.end(1)].decode())
+    between = _BETWEEN[word].fullmatch(source, start, end)
+    return None if between is None else len(source[: between.end(1)].decode())
 
 
-def _expanded(text: str, draw: torch.Generator) -> str:
+def _expand(text: str, draw: torch.Generator) -> str:
     """A text of the grammar, with a string in place of every symbol that it has."""
-    return re.sub(r"\{(\w+)\}", lambda symbol: _in_place_of(symbol, draw), text)
+    return re.sub(r"\{(\w+)\}", lambda symbol: _replacement(symbol, draw), text)
 
 
-def _in_place_of(symbol: re.Match[str], draw: torch.Generator) -> str:
+def _replacement(symbol: re.Match[str], draw: torch.Generator) -> str:
     strings = GRAMMAR.get(symbol[1])
     return (
-        symbol[0] if strings is None else _expanded(strings[int(torch.randint(len(strings), (), generator=draw))], draw)
+        symbol[0] if strings is None else _expand(strings[int(torch.randint(len(strings), (), generator=draw))], draw)
     )

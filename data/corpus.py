@@ -13,9 +13,9 @@ from itertools import accumulate
 from pathlib import Path
 
 # Folders whose files are tests, or are not the library's own.
-NOT_THE_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+EXCLUDED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 # Why a file is left out.
-WHY: tuple[str, ...] = ("empty", "undecodable", "double", "unreadable")
+SKIP_REASONS: tuple[str, ...] = ("empty", "undecodable", "duplicate", "unreadable")
 # Columns of a dataset that may hold its text.
 COLUMNS = ("text", "content", "code")
 
@@ -55,8 +55,9 @@ class Corpus:
         wanted = held_out * sum(map(len, order))
         # At least one, and not all.
         up_to = 1 + sum(length < wanted for length in accumulate(map(len, order[:-2])))
-        apart = set(order[:up_to])
-        return tuple(text for text in self.texts if text not in apart), tuple(t for t in self.texts if t in apart)
+        held_out_texts = set(order[:up_to])
+        train = tuple(text for text in self.texts if text not in held_out_texts)
+        return train, tuple(text for text in self.texts if text in held_out_texts)
 
 
 def read_corpus(name: str) -> Corpus:
@@ -74,13 +75,13 @@ def read_corpus(name: str) -> Corpus:
         >>> any("def loads(" in text for text in read_corpus("package:json").texts)
         True
     """
-    skipped = dict.fromkeys(WHY, 0)
+    skipped = dict.fromkeys(SKIP_REASONS, 0)
     texts: dict[str, None] = {}
     for text in _rows(name) if name.startswith("dataset:") else _read(_files(name), skipped):
         if not text.strip():
             skipped["empty"] += 1
         elif text in texts:
-            skipped["double"] += 1
+            skipped["duplicate"] += 1
         else:
             texts[text] = None
     if len(texts) < 2:
@@ -104,14 +105,14 @@ def _read(files: list[Path], skipped: dict[str, int]) -> Iterator[str]:
 
 def _files(name: str) -> list[Path]:
     if name == "stdlib":
-        return _python_files(Path(sysconfig.get_paths()["stdlib"]), NOT_THE_LIBRARY)
+        return _python_files(Path(sysconfig.get_paths()["stdlib"]), EXCLUDED_FOLDERS)
     if name.startswith("package:"):
         return _package(name)
     if not name or "\0" in name:
         raise ValueError(f"corpus: {name!r} is not valid; it must be stdlib, package:NAME, dataset:NAME or a folder")
     path = Path(name).expanduser()
     if path.is_dir():
-        return sorted(_below(path, set()))
+        return sorted(_walk(path, set()))
     found = sorted(Path(each) for each in glob.glob(str(path), recursive=True) if os.path.isfile(each))
     if not found:
         raise ValueError(f"corpus: {name!r} is no folder, and no file fits it")
@@ -130,13 +131,13 @@ def _package(name: str) -> list[Path]:
     return [path for folder in folders for path in _python_files(folder, set())] or [Path(spec.origin or "")]
 
 
-def _python_files(folder: Path, without: set[str]) -> list[Path]:
-    return sorted(path for path in _below(folder, without) if path.suffix == ".py")
+def _python_files(folder: Path, excluded: set[str]) -> list[Path]:
+    return sorted(path for path in _walk(folder, excluded) if path.suffix == ".py")
 
 
-def _below(folder: Path, without: set[str]) -> Iterator[Path]:
+def _walk(folder: Path, excluded: set[str]) -> Iterator[Path]:
     for here, folders, names in os.walk(folder):
-        folders[:] = [each for each in folders if not each.startswith(".") and each not in without]
+        folders[:] = [each for each in folders if not each.startswith(".") and each not in excluded]
         yield from (Path(here) / name for name in names if not name.startswith("."))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from headway.data.task import Batch, Task
-from headway.data.tokenizer import begins_with
+from headway.data.tokenizer import bos_token_id
 
 Order = Literal["mixed", "ABBA", "BABA"]
 
@@ -60,7 +60,7 @@ OBJECTS = (
     "letter", "map", "camera", "jacket", "guitar", "book", "ticket", "key", "lamp", "candle", "violin", "package",
 )
 # fmt: on
-FEWEST_NAMES = 6
+MIN_NAMES = 6
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class IndirectObject(Task):
     Example:
         >>> task = IndirectObject()
         >>> batch = task.batch(seed=0, index=0, batch_size=1)
-        >>> print(joined(task.labels(batch)[0][1 : batch.info["end"] + 1]))
+        >>> print(join_words(task.labels(batch)[0][1 : batch.info["end"] + 1]))
         If Carol travels with Sylvia next summer, Sylvia will send a ticket from the theater to
         >>> task.words[batch.info["io_token"]], task.words[batch.info["s_token"]]
         ('Carol', 'Sylvia')
@@ -101,9 +101,9 @@ class IndirectObject(Task):
     def __post_init__(self) -> None:
         """Refuse too few names for a sentence and its corruption, more than there are, and an unknown order."""
         most = len(self._known_names)
-        if not FEWEST_NAMES <= self.n_names <= most:
+        if not MIN_NAMES <= self.n_names <= most:
             raise ValueError(
-                f"n_names: {self.n_names!r} is not valid; it must be from {FEWEST_NAMES} to {most}, "
+                f"n_names: {self.n_names!r} is not valid; it must be from {MIN_NAMES} to {most}, "
                 "the number of names there are"
             )
         if self.order not in get_args(Order):
@@ -127,7 +127,7 @@ class IndirectObject(Task):
             >>> IndirectObject(n_names=6).words[:3]
             ('BOS', 'Alice', 'Peter')
         """
-        others = dict.fromkeys(word for template in TEMPLATES for word in parted(template) if word not in SLOTS)
+        others = dict.fromkeys(word for template in TEMPLATES for word in split_words(template) if word not in SLOTS)
         return ("BOS", *self.names, *PLACES, *OBJECTS, *others)
 
     @property
@@ -176,10 +176,10 @@ class IndirectObject(Task):
             at[slot] = here.int().argmax(1)
             words = torch.where(here, einops.rearrange(filler, "batch -> batch 1"), words)
 
-        tokens, starts, end = self._spelled(words)
+        tokens, starts, end = self._tokenize(words)
         sequences = torch.arange(batch_size)
         position = {slot: starts[sequences, where] for slot, where in at.items()}
-        one = self._pieces[:, 0]  # all of a name
+        name_token = self._pieces[:, 0]  # all of a name
         info = {
             "io": torch.where(s_first, position["SECOND"], position["FIRST"]),
             "s1": torch.where(s_first, position["FIRST"], position["SECOND"]),
@@ -187,9 +187,9 @@ class IndirectObject(Task):
             "end": end,
             "template": template,
             "order": baba,
-            "io_token": one[io],
-            "s_token": one[s],
-            "others": one[torch.stack(others, dim=1)],
+            "io_token": name_token[io],
+            "s_token": name_token[s],
+            "others": name_token[torch.stack(others, dim=1)],
         }
         targets = F.pad(tokens[:, 1:], (0, 1), value=self._spelling[0][0])
         targets[sequences, end] = info["io_token"]
@@ -206,7 +206,7 @@ class IndirectObject(Task):
         Example:
             >>> task = IndirectObject()
             >>> batch = task.batch(seed=0, index=0, batch_size=1)
-            >>> print(joined(task.labels(task.corrupted(batch))[0][1 : batch.info["end"] + 1]))
+            >>> print(join_words(task.labels(task.corrupted(batch))[0][1 : batch.info["end"] + 1]))
             If Oscar travels with Michael next summer, Adam will send a ticket from the theater to
         """
         inputs, targets = batch.inputs.clone(), batch.targets.clone()
@@ -294,7 +294,7 @@ class IndirectObject(Task):
     def _sentences(self) -> Int[Tensor, "template word"]:
         """BOS and the words of each template, as indices of ``words``, or codes of slots; 0 after END."""
         number = {word: index for index, word in enumerate(self.words)} | {slot: self._code(slot) for slot in SLOTS}
-        rows = [torch.tensor([0, *(number[word] for word in parted(text))]) for text in TEMPLATES]
+        rows = [torch.tensor([0, *(number[word] for word in split_words(text))]) for text in TEMPLATES]
         return pad_sequence(rows, batch_first=True)
 
     @staticmethod
@@ -307,17 +307,17 @@ class IndirectObject(Task):
         length |= {word: len(tokens) for word, tokens in zip(self.words, self._spelling, strict=True)}
         for slot, fillers in (("PLACE", PLACES), ("OBJECT", OBJECTS)):
             length[slot] = over(length[word] for word in fillers)
-        return [1 + math.fsum(length[word] for word in parted(text)) for text in TEMPLATES]
+        return [1 + math.fsum(length[word] for word in split_words(text)) for text in TEMPLATES]
 
-    def _spelled(
+    def _tokenize(
         self, words: Int[Tensor, "batch word"]
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch word"], Int[Tensor, "batch"]]:
         """The tokens of sentences, padded with BOS; where each word's first and the last word's last token stand."""
         pieces = self._pieces[words]
-        there = (pieces >= 0) & F.pad(words[:, 1:] != 0, (1, 0), value=True)[..., None]
-        position = there.flatten(1).cumsum(1).view_as(there) - 1
+        is_piece = (pieces >= 0) & F.pad(words[:, 1:] != 0, (1, 0), value=True)[..., None]
+        position = is_piece.flatten(1).cumsum(1).view_as(is_piece) - 1
         tokens = torch.full((len(words), self.n_ctx), self._spelling[0][0])
-        tokens[there.nonzero()[:, 0], position[there]] = pieces[there]
+        tokens[is_piece.nonzero()[:, 0], position[is_piece]] = pieces[is_piece]
         return tokens, position[..., 0], position[:, -1, -1]
 
 
@@ -352,6 +352,7 @@ class TokenizedIndirectObject(IndirectObject):
             object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
         object.__setattr__(self, "chosen", tuple(self.chosen))
         lengths = [len(tokens) for tokens in self.spelling]
+        counts = [len(strings) for strings in self.strings]
         largest = max((token for tokens in self.spelling for token in tokens), default=0)
         for name, value, valid, rule in (
             ("n_names", self.n_names, self.n_names == len(self.chosen), f"{len(self.chosen)}, the number of chosen"),
@@ -361,7 +362,7 @@ class TokenizedIndirectObject(IndirectObject):
                 len(lengths) == len(self.words) and min(lengths) > 0 and set(lengths[: 1 + self.n_names]) == {1},
                 f"tokens for {len(self.words)} words, of which BOS and each name have one",
             ),
-            ("strings", [len(some) for some in self.strings], [len(some) for some in self.strings] == lengths, lengths),
+            ("strings", counts, counts == lengths, lengths),
             ("n_tokens", self.n_tokens, largest < self.n_tokens, f"more than {largest}, a token of spelling"),
         ):
             if not valid:
@@ -412,44 +413,44 @@ def in_tokens(
         100
     """
     task = task or IndirectObject()
-    bos = begins_with(tokenizer)
+    bos = bos_token_id(tokenizer)
 
-    def tokens(text: str) -> tuple[int, ...]:
+    def encode(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False))
 
-    first_words = [parted(template)[0] for template in TEMPLATES]
+    first_words = [split_words(template)[0] for template in TEMPLATES]
 
-    def spelled(word: str) -> tuple[int, ...]:
+    def encode_word(word: str) -> tuple[int, ...]:
         # Within a sentence, because many tokenizers spell a word otherwise where a text begins.
         before = first_words[0]
-        return tokens(word) if word in first_words else tokens(joined((before, word)))[len(tokens(before)) :]
+        return encode(word) if word in first_words else encode(join_words((before, word)))[len(encode(before)) :]
 
-    def split(name: str) -> list[str] | None:
+    def pieces_of(name: str) -> list[str] | None:
         """What a name is split into; None if it is one token that stands for it alone."""
-        pieces = spelled(name)
+        pieces = encode_word(name)
         whole = len(pieces) == 1 and pieces[0] != getattr(tokenizer, "unk_token_id", None)
         return None if whole else tokenizer.convert_ids_to_tokens(list(pieces))
 
     others = task.words[1 + task.n_names :]
-    chosen = tuple(name for name in task.names if split(name) is None) if names is None else tuple(names)
+    chosen = tuple(name for name in task.names if pieces_of(name) is None) if names is None else tuple(names)
     for name in chosen:
-        if pieces := split(name):
+        if pieces := pieces_of(name):
             raise ValueError(f"names: {name!r} is not one token of this tokenizer; it is split into {pieces}")
         if name in others or chosen.count(name) > 1:
             raise ValueError(f"names: {name!r} is not valid; it must be no other word, and no other name")
-    if len(chosen) < FEWEST_NAMES:
+    if len(chosen) < MIN_NAMES:
         given = task.names if names is None else chosen
-        example = next((f" ({name!r} is split into {split(name)})" for name in given if name not in chosen), "")
+        example = next((f" ({name!r} is split into {pieces_of(name)})" for name in given if name not in chosen), "")
         raise ValueError(
             f"names: {len(chosen)} of {len(given)} are one token of this tokenizer{example}; "
-            f"it must be at least {FEWEST_NAMES}"
+            f"it must be at least {MIN_NAMES}"
         )
-    by_word = {word: spelled(word) for word in (*chosen, *others)}
-    for sentence in _every_filler_in_every_template(chosen):
-        if tokens(joined(sentence)) != tuple(token for word in sentence for token in by_word[word]):
+    by_word = {word: encode_word(word) for word in (*chosen, *others)}
+    for sentence in _sentences_with_every_filler(chosen):
+        if encode(join_words(sentence)) != tuple(token for word in sentence for token in by_word[word]):
             raise ValueError(
                 f"tokenizer: {type(tokenizer).__name__} is not valid; it must spell a sentence word by word, and does "
-                f"not in {joined(sentence)!r}"
+                f"not in {join_words(sentence)!r}"
             )
     spelling = ((bos,), *by_word.values())
     return TokenizedIndirectObject(
@@ -457,36 +458,36 @@ def in_tokens(
         order=task.order,
         chosen=chosen,
         spelling=spelling,
-        strings=tuple(tuple(tokenizer.convert_ids_to_tokens(list(some))) for some in spelling),
+        strings=tuple(tuple(tokenizer.convert_ids_to_tokens(list(tokens))) for tokens in spelling),
         n_tokens=len(tokenizer),
     )
 
 
-def _every_filler_in_every_template(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _sentences_with_every_filler(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Sentences with their answers: the words of each template with each name, place and object in one of them."""
     for template in TEMPLATES:
         for k in range(max(len(names), len(PLACES), len(OBJECTS))):
             io, s = names[k % len(names)], names[(k + 1) % len(names)]
             fillers = (io, s, s, PLACES[k % len(PLACES)], OBJECTS[k % len(OBJECTS)])
             filled = dict(zip(SLOTS, fillers, strict=True))
-            yield (*(filled.get(word, word) for word in parted(template)), io)
+            yield (*(filled.get(word, word) for word in split_words(template)), io)
 
 
-def parted(text: str) -> tuple[str, ...]:
+def split_words(text: str) -> tuple[str, ...]:
     """The words of a text; a comma is one.
 
     Example:
-        >>> parted("At last, rain")
+        >>> split_words("At last, rain")
         ('At', 'last', ',', 'rain')
     """
     return tuple(text.replace(",", " ,").split())
 
 
-def joined(words: Iterable[str]) -> str:
-    """The text that has these words: the inverse of ``parted``.
+def join_words(words: Iterable[str]) -> str:
+    """The text that has these words: the inverse of ``split_words``.
 
     Example:
-        >>> joined(("At", "last", ",", "rain"))
+        >>> join_words(("At", "last", ",", "rain"))
         'At last, rain'
     """
     return " ".join(words).replace(" ,", ",")

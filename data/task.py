@@ -104,7 +104,7 @@ class Task(ABC):
         """The SHA-256 of that file."""
         return None
 
-    def settled(self) -> Task:
+    def resolved(self) -> Task:
         """The same task with everything written down that its batches depend on; what config.yaml holds.
 
         Raises:

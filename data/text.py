@@ -13,10 +13,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from headway.data.corpus import read_corpus
-from headway.data.prepared import LARGEST, Part, Prepared, Windows, text_folder
 from headway.data.seeds import generator
 from headway.data.task import Batch, Task
-from headway.data.tokenizer import SMALLEST, read_tokenizer, said
+from headway.data.tokenized_corpus import MAX_TOKENS, Part, TokenizedCorpus, Windows, text_folder
+from headway.data.tokenizer import MIN_TOKENS, format_token, read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,11 @@ class Text(Task):
     def __post_init__(self) -> None:
         """Refuse what no text can be cut into."""
         for name, valid, rule in (
-            ("n_tokens", SMALLEST <= self.n_tokens <= LARGEST, f"from {SMALLEST}, BOS and all bytes, to {LARGEST}"),
+            (
+                "n_tokens",
+                MIN_TOKENS <= self.n_tokens <= MAX_TOKENS,
+                f"from {MIN_TOKENS}, BOS and all bytes, to {MAX_TOKENS}",
+            ),
             ("length", self.length >= 2, "at least 2"),
             ("held_out", 0 < self.held_out < 1, "a share, above 0 and below 1"),
         ):
@@ -78,51 +82,51 @@ class Text(Task):
         """Length of the inputs, BOS and all tokens of a window but the last."""
         return self.length
 
-    def settled(self) -> "Text":
+    def resolved(self) -> "Text":
         """The same task with its hashes; the text is prepared, and has windows to train on and windows to hold out."""
-        prepared, _ = self.prepared, self._windows
-        return replace(self, corpus_hash=prepared.corpus_hash, tokenizer_hash=prepared.tokenizer_hash)
+        tokenized, _ = self.tokenized_corpus, self._windows
+        return replace(self, corpus_hash=tokenized.corpus_hash, tokenizer_hash=tokenized.tokenizer_hash)
 
     @property
     def tokenizer_json(self) -> bytes:
         """The BPE."""
-        return self.prepared.tokenizer_json
+        return self.tokenized_corpus.tokenizer_json
 
     @cached_property
-    def prepared(self) -> Prepared:
+    def tokenized_corpus(self) -> TokenizedCorpus:
         """The tokens of the corpus; read from the cache, or prepared and put there.
 
         Raises:
             ValueError: a corpus that is not there, is not that of ``corpus_hash``, or does not support ``n_tokens``.
         """
         if self.corpus_hash is not None:
-            there = Prepared.kept(self.corpus_hash, self.n_tokens, self.held_out)
-            if there is not None:
-                return self._checked(there)
+            cached = TokenizedCorpus.cached(self.corpus_hash, self.n_tokens, self.held_out)
+            if cached is not None:
+                return self._checked(cached)
         corpus = read_corpus(self.corpus)
         if self.corpus_hash not in (None, corpus.hash):
             raise ValueError(
                 f"corpus_hash: {self.corpus_hash[:12]}… is not that of {self.corpus!r}, which has changed since (it is "
                 f"{corpus.hash[:12]}…), and its tokens are no longer in {text_folder()}; null takes it as it is"
             )
-        return self._checked(Prepared.of(corpus, self.n_tokens, self.held_out))
+        return self._checked(TokenizedCorpus.from_corpus(corpus, self.n_tokens, self.held_out))
 
-    def _checked(self, prepared: Prepared) -> Prepared:
-        if self.tokenizer_hash not in (None, prepared.tokenizer_hash):
+    def _checked(self, tokenized: TokenizedCorpus) -> TokenizedCorpus:
+        if self.tokenizer_hash not in (None, tokenized.tokenizer_hash):
             raise ValueError(
                 f"tokenizer_hash: {self.tokenizer_hash[:12]}… is not that of the BPE that comes out of {self.corpus!r} "
-                f"here ({prepared.tokenizer_hash[:12]}…); null takes it as it is"
+                f"here ({tokenized.tokenizer_hash[:12]}…); null takes it as it is"
             )
-        return prepared
+        return tokenized
 
     @cached_property
     def _windows(self) -> dict[Part, Windows]:
         """Those of each part; a ValueError if one has none."""
-        windows = {part: Windows(self.prepared.files(part), self.length) for part in get_args(Part)}
-        for part, some in windows.items():
-            if not len(some):
+        windows = {part: Windows(self.tokenized_corpus.files(part), self.length) for part in get_args(Part)}
+        for part, part_windows in windows.items():
+            if not len(part_windows):
                 which = "to train on" if part == "train" else "kept from training"
-                longest = some.files.lengths.max()
+                longest = part_windows.files.lengths.max()
                 raise ValueError(
                     f"length: {self.length} is longer than every file {which}; the longest has {longest} tokens"
                 )
@@ -130,28 +134,28 @@ class Text(Task):
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
         """Draw ``batch_size`` windows of the files that are trained on."""
-        return self._drawn("train", generator, batch_size)
+        return self._draw("train", generator, batch_size)
 
     def evaluation_batch(self, seed: int, batch_size: int) -> Batch:
         """The fixed batch on which a run is scored: windows of the files that are kept from training."""
-        return self._drawn("held_out", generator("evaluation", seed), batch_size)._replace(task=self)
+        return self._draw("held_out", generator("evaluation", seed), batch_size)._replace(task=self)
 
-    def _drawn(self, part: Part, generator: torch.Generator, batch_size: int) -> Batch:
+    def _draw(self, part: Part, generator: torch.Generator, batch_size: int) -> Batch:
         windows = self._windows[part]
         return self._batch_of(windows, torch.randint(len(windows), (batch_size,), generator=generator))
 
     def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
         """The files that are kept from training as windows one after another; what does not fill one is left out."""
         windows = self._windows["held_out"]
-        for some in windows.one_after_another().split(batch_size):
-            yield self._batch_of(windows, some)._replace(task=self)
+        for numbers in windows.non_overlapping().split(batch_size):
+            yield self._batch_of(windows, numbers)._replace(task=self)
 
     def held_out_texts(self) -> list[str]:
         """The files that are kept from training, as text."""
         files, tokenizer = self._windows["held_out"].files, read_tokenizer(self.tokenizer_json)
         ends = np.cumsum(files.lengths)[:-1]
-        spelled = np.split(files.tokens, ends)
-        return [str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False)) for tokens in spelled]
+        token_lists = np.split(files.tokens, ends)
+        return [str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False)) for tokens in token_lists]
 
     def _batch_of(self, windows: Windows, numbers: Int[Tensor, "batch"]) -> Batch:
         file, targets = windows(numbers)
@@ -172,7 +176,7 @@ class Text(Task):
           P(b) the unigram (Witten & Bell 1991).
         """
         files, windows = self._windows["train"].files, self._windows["held_out"]
-        targets = windows(windows.one_after_another())[1].numpy()
+        targets = windows(windows.non_overlapping())[1].numpy()
         counts = np.bincount(files.tokens, minlength=self.n_tokens)
         unigram = (counts + 1) / (counts.sum() + self.n_tokens)
         pairs, times = np.unique(files.pairs(self.n_tokens), return_counts=True)
@@ -180,11 +184,11 @@ class Text(Task):
         followers = np.bincount(pairs // self.n_tokens, minlength=self.n_tokens)
         a, b = targets[:, :-1], targets[:, 1:]
         wanted = a * self.n_tokens + b
-        place = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
-        seen = np.where(pairs[place] == wanted, times[place], 0)
+        index = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
+        count = np.where(pairs[index] == wanted, times[index], 0)
         # After a token that nothing ever followed there is only the unigram.
         weight = np.where(followed[a] > 0, followers[a], 1)
-        bigram = (seen + weight * unigram[b]) / (followed[a] + weight)
+        bigram = (count + weight * unigram[b]) / (followed[a] + weight)
         nats = -np.log(unigram[targets])
         return {
             "chance": math.log(self.n_tokens),
@@ -199,4 +203,4 @@ class Text(Task):
     @cached_property
     def _strings(self) -> list[str]:
         tokenizer = read_tokenizer(self.tokenizer_json)
-        return ["BOS", *(said(tokenizer, token)[1:-1] for token in range(1, self.n_tokens))]
+        return ["BOS", *(format_token(tokenizer, token)[1:-1] for token in range(1, self.n_tokens))]

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 # Begins every sequence, and is token 0; a text that holds these characters is spelled like any other.
 BOS = "<|bos|>"
 # Every byte is a token, so that any text can be spelled.
-SMALLEST = 1 + len(pre_tokenizers.ByteLevel.alphabet())
+MIN_TOKENS = 1 + len(pre_tokenizers.ByteLevel.alphabet())
 
 
 def train_bpe(texts: Iterable[str], n_tokens: int) -> Tokenizer:
@@ -25,8 +25,8 @@ def train_bpe(texts: Iterable[str], n_tokens: int) -> Tokenizer:
         >>> bpe.decode(bpe.encode(" if it rains").ids)
         ' if it rains'
     """
-    if n_tokens < SMALLEST:
-        raise ValueError(f"n_tokens: {n_tokens} is not valid; it must be at least {SMALLEST}, BOS and every byte")
+    if n_tokens < MIN_TOKENS:
+        raise ValueError(f"n_tokens: {n_tokens} is not valid; it must be at least {MIN_TOKENS}, BOS and every byte")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -42,7 +42,7 @@ def train_bpe(texts: Iterable[str], n_tokens: int) -> Tokenizer:
     return bpe
 
 
-def spelled(bpe: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def encode_texts(bpe: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """The tokens of each text, without BOS; the characters of ``BOS`` within it are spelled as characters."""
     bpe.encode_special_tokens = True
     return [each.ids for each in bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -68,7 +68,7 @@ def one_token(tokenizer: Any, string: str) -> int:
 
     Example:
         >>> tokenizer = wrapped(train_bpe(["x = a if b else c"] * 2, n_tokens=267))
-        >>> said(tokenizer, one_token(tokenizer, " if"))
+        >>> format_token(tokenizer, one_token(tokenizer, " if"))
         "' if'"
         >>> one_token(tokenizer, "ab")
         Traceback (most recent call last):
@@ -76,12 +76,12 @@ def one_token(tokenizer: Any, string: str) -> int:
     """
     tokens = tokenizer.encode(string, add_special_tokens=False)
     if len(tokens) != 1 or tokens[0] == getattr(tokenizer, "unk_token_id", None):
-        pieces = ", ".join(said(tokenizer, token) for token in tokens) or "nothing"
+        pieces = ", ".join(format_token(tokenizer, token) for token in tokens) or "nothing"
         raise ValueError(f"token: {string!r} is not one token of this tokenizer; it is split into {pieces}")
     return tokens[0]
 
 
-def begins_with(tokenizer: Any) -> int:
+def bos_token_id(tokenizer: Any) -> int:
     """The token that a sequence begins with: BOS, or without one EOS, which GPT-2 and its kin have seen between texts.
 
     Raises:
@@ -95,11 +95,11 @@ def begins_with(tokenizer: Any) -> int:
     return bos
 
 
-def said(tokenizer: Any, token: int) -> str:
+def format_token(tokenizer: Any, token: int) -> str:
     """A token in quotes, so that a space or a line break at its ends can be seen.
 
     Example:
-        >>> said(wrapped(train_bpe(["a b"], n_tokens=257)), 0)
+        >>> format_token(wrapped(train_bpe(["a b"], n_tokens=257)), 0)
         "'<|bos|>'"
     """
     return repr(tokenizer.decode([token], clean_up_tokenization_spaces=False))

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from headway.data.affine_recurrence import AffineRecurrence
-from headway.data.conditionals import ELSE, IF, generated, twins
+from headway.data.conditionals import ELSE, IF, generate_prompts, twins
 from headway.data.indirect_object import IndirectObject
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_synonyms import RepeatedSynonyms
@@ -399,7 +399,7 @@ def if_else() -> tuple[HookedTransformer, Batch]:
     each = (score * D_HEAD**0.5) ** 0.5
     attention.b_Q[0, always], attention.W_K[0, if_token, always] = each, each
     attention.W_Q[1, closing, always], attention.W_K[1, if_token, always] = each, each
-    batch = generated(tokenizer, seed=0, count=58)
+    batch = generate_prompts(tokenizer, seed=0, count=58)
     length = batch.inputs.shape[1]
     # From any other token L0H1 looks at all alike.
     more = math.exp(score) / (math.exp(score) + length - 1) - 1 / length

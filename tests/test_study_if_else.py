@@ -454,7 +454,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("texts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADWAY_CACHE", str(folder / "cache"))
-        task = Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).settled()
+        task = Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).resolved()
         yield train(**vars(recipe(task)), out=folder / "run")
 
 

@@ -13,7 +13,7 @@ from headway.analyze.measures.attribution import attribute_outputs, attribute_so
 from headway.analyze.network.forward import forward_pass, shared_forward_pass
 from headway.analyze.network.interventions import heads_except
 from headway.data.task import Batch
-from headway.data.tokenizer import begins_with, one_token, said
+from headway.data.tokenizer import bos_token_id, format_token, one_token
 from headway.models.convert import Model
 
 
@@ -54,11 +54,11 @@ class Typed:
     @property
     def labels(self) -> list[str]:
         """The token at each position, in quotes."""
-        return [said(self.tokenizer, token) for token in self.tokens.tolist()]
+        return [format_token(self.tokenizer, token) for token in self.tokens.tolist()]
 
     def label(self, token: int) -> str:
         """A token, in quotes."""
-        return said(self.tokenizer, token)
+        return format_token(self.tokenizer, token)
 
     def probability(self, position: int, token: int) -> float:
         """How likely the network holds this token to come after a position."""
@@ -108,7 +108,7 @@ def typed(model: Model, string: str, position: int | None = None, token: str | N
         raise ValueError("model: it has no tokenizer, so no string can be typed; its tokens stand for no text")
     if not string:
         raise ValueError("string: '' is not valid; it must have at least one token")
-    tokens = torch.tensor([begins_with(tokenizer), *tokenizer.encode(string, add_special_tokens=False)])
+    tokens = torch.tensor([bos_token_id(tokenizer), *tokenizer.encode(string, add_special_tokens=False)])
     if len(tokens) > model.cfg.n_ctx:
         raise ValueError(
             f"string: it has {len(tokens)} tokens, BOS included; this network reads {model.cfg.n_ctx} at most"

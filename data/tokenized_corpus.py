@@ -1,4 +1,4 @@
-"""The tokens of a corpus on disk: prepared once, kept in the user's cache directory, read through a memory map."""
+"""Corpora as tokens on disk: tokenized once, cached in the user's cache directory, read through a memory map."""
 
 import hashlib
 import json
@@ -23,24 +23,24 @@ from headway.data.cache import cache_folder
 from headway.data.corpus import Corpus
 from headway.data.tokenizer import encode_texts, train_bpe
 
-# Of what stands in the cache; one of another number is never read as one of this.
+# Version of the cached files; files of another version are never read.
 FORMAT = 1
-# Tokens are kept as 16 bits.
+# Tokens are stored in 16 bits.
 MAX_TOKENS = 1 << 16
 Part = Literal["train", "held_out"]
-# Files that are spelled between two moves of the progress bar.
+# Texts that are tokenized between two updates of the progress bar.
 CHUNK_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Files:
-    """The tokens of some files, one after another."""
+    """The tokens of all files, concatenated, and the number of tokens of each file."""
 
     tokens: np.ndarray
     lengths: np.ndarray
 
     def pairs(self, n_tokens: int) -> np.ndarray:
-        """The neighbours a, b within every file, each pair as one number: ``a * n_tokens + b``.
+        """Return each pair of neighbouring tokens a, b within a file as one number, ``a * n_tokens + b``.
 
         Example:
             >>> Files(np.array([1, 2, 3, 4]), np.array([2, 2])).pairs(10).tolist()
@@ -52,7 +52,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Windows:
-    """Every stretch of ``length`` tokens within a file, by its number.
+    """All windows of ``length`` consecutive tokens within a file, by their number.
 
     Example:
         >>> windows = Windows(Files(np.array([1, 2, 3, 4, 5]), np.array([3, 2])), length=2)
@@ -65,26 +65,26 @@ class Windows:
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        """How many windows there are in each file and in those before it."""
+        """Number of windows in each file and the files before it."""
         return np.cumsum(np.maximum(self.files.lengths.astype(np.int64) - self.length + 1, 0))
 
     @cached_property
     def _offsets(self) -> np.ndarray:
-        """Where a window begins among the tokens of all files, less its number: the same for all of a file."""
+        """First token of a window in ``files.tokens`` minus the number of the window: one constant for each file."""
         return (np.cumsum(self.files.lengths) - self.files.lengths) - np.concatenate([[0], self._ends[:-1]])
 
     def __len__(self) -> int:
         return int(self._ends.max(initial=0))
 
     def __call__(self, numbers: Int[Tensor, "batch"]) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch pos"]]:
-        """The file, and the tokens, of some windows."""
+        """Return the file index and the tokens of windows."""
         file = np.searchsorted(self._ends, numbers.numpy(), side="right")
         start = numbers.numpy() + self._offsets[file]
         tokens = self.files.tokens[start[:, None] + np.arange(self.length)]
         return torch.from_numpy(file), torch.from_numpy(tokens.astype(np.int64))
 
     def non_overlapping(self) -> Int[Tensor, "window"]:
-        """Those that do not overlap, from the start of each file."""
+        """Return the numbers of windows that do not overlap, from the start of each file."""
         first = np.concatenate([[0], self._ends])
         starts = [np.arange(first[i], first[i + 1], self.length) for i in range(len(self._ends))]
         return torch.from_numpy(np.concatenate(starts))
@@ -92,9 +92,9 @@ class Windows:
 
 @dataclass(frozen=True)
 class TokenizedCorpus:
-    """A corpus as tokens: a folder that holds the BPE, two files of tokens, and what was found.
+    """A corpus as tokens: a folder with the BPE, the tokens of the training and held-out files, and metadata.
 
-    It is written under another name and then renamed, so that what is there is whole.
+    The folder is written under a temporary name and then renamed, so that it is always complete.
     """
 
     folder: Path
@@ -102,7 +102,7 @@ class TokenizedCorpus:
 
     @classmethod
     def cached(cls, corpus_hash: str, n_tokens: int, held_out: float) -> "TokenizedCorpus | None":
-        """What there is in the cache of these texts and settings; None if it is not there, or damaged."""
+        """Return the cached tokens of these texts and settings; None if they are missing or damaged."""
         folder = _folder(corpus_hash, n_tokens, held_out)
         try:
             metadata = json.loads((folder / "found.json").read_text())
@@ -113,10 +113,10 @@ class TokenizedCorpus:
 
     @classmethod
     def from_corpus(cls, corpus: Corpus, n_tokens: int, held_out: float) -> "TokenizedCorpus":
-        """These texts as tokens, from the cache if they are there; a BPE is trained on those to train on.
+        """Return a corpus as tokens, from the cache if possible; the BPE is trained on the training texts.
 
         Raises:
-            ValueError: texts that do not support so many tokens.
+            ValueError: the texts do not support ``n_tokens`` tokens.
         """
         cached = cls.cached(corpus.hash, n_tokens, held_out)
         if cached is not None:
@@ -131,7 +131,7 @@ class TokenizedCorpus:
         try:
             bpe.save(str(part / "tokenizer.json"))
             for name, texts in zip(get_args(Part), (train, held_out_texts), strict=True):
-                files = _encode(bpe, texts, f"{corpus.name}: {name}")
+                files = _encode(bpe, texts, f"{corpus.name}: tokenizing {name}")
                 np.save(part / f"{name}.npy", files.tokens)
                 np.save(part / f"{name}_lengths.npy", files.lengths)
                 counts[name] = {"files": len(files.lengths), "tokens": len(files.tokens)}
@@ -141,34 +141,34 @@ class TokenizedCorpus:
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(part, folder)
         except OSError:
-            # Somebody else may have prepared the same meanwhile.
+            # Another process may have written the same folder in the meantime.
             if cls.cached(corpus.hash, n_tokens, held_out) is None:
                 raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
         tokenized = cls.cached(corpus.hash, n_tokens, held_out)
         assert tokenized is not None
-        left_out = ", ".join(f"{count} {why}" for why, count in corpus.skipped.items() if count) or "no file"
-        _log(f"{corpus.name}: {counts['train']['tokens']:,} tokens to train on; left out: {left_out}")
+        skipped = ", ".join(f"{count} {why}" for why, count in corpus.skipped.items() if count) or "none"
+        _log(f"{corpus.name}: {counts['train']['tokens']:,} training tokens; skipped: {skipped}")
         return tokenized
 
     @property
     def corpus_hash(self) -> str:
-        """That of the texts."""
+        """SHA-256 hash of the texts."""
         return str(self.metadata["corpus_hash"])
 
     @property
     def tokenizer_hash(self) -> str:
-        """That of the BPE's file."""
+        """SHA-256 hash of the BPE's file."""
         return _hash(self.folder / "tokenizer.json")
 
     @property
     def tokenizer_json(self) -> bytes:
-        """The BPE's file."""
+        """The BPE's file, tokenizer.json."""
         return (self.folder / "tokenizer.json").read_bytes()
 
     def files(self, part: Part) -> Files:
-        """The tokens of one part, as they lie on disk."""
+        """Return the tokens of one part, memory-mapped."""
         tokens = np.load(self.folder / f"{part}.npy", mmap_mode="r")
         return Files(tokens, np.load(self.folder / f"{part}_lengths.npy"))
 
@@ -177,7 +177,7 @@ _FILE_NAMES = ("tokenizer.json", *(f"{part}{kind}.npy" for part in get_args(Part
 
 
 def text_folder() -> Path:
-    """Where prepared texts are kept."""
+    """Return the cache folder of tokenized corpora."""
     return cache_folder() / "text"
 
 
@@ -200,5 +200,5 @@ def _encode(bpe: Tokenizer, texts: Sequence[str], label: str) -> Files:
 
 
 def _log(text: str) -> None:
-    """Progress goes where progress bars go."""
+    """Print a progress message to stderr, as progress bars do."""
     tqdm.write(text, file=sys.stderr)

@@ -342,7 +342,7 @@ class TestGenerated:
             generate_prompts(TOKENIZER, seed=0, count=count)
 
     def test_a_length_with_too_few_prompts_is_refused(self):
-        with pytest.raises(ValueError, match=r"length: 4 is not valid for 5000 prompts; .* more than [0-9]+ with"):
+        with pytest.raises(ValueError, match=r"length: 4 is not valid for 5000 prompts; .* more than [0-9]+ prompts"):
             generate_prompts(TOKENIZER, seed=0, count=5000, length=4)
 
 

@@ -549,7 +549,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
             ")",
         ): "token: 'zebra' is not one token of this tokenizer; it is",
         (str(run.path), "--overwrite", "--pair", "("): "pair",
-        (str(folder), "--corpus", str(tmp_path / "nowhere")): "is no folder, and no file fits it",
+        (str(folder), "--corpus", str(tmp_path / "nowhere")): "no folder or file matches",
     }
     for arguments, message in cases.items():
         out = ["--out", str(tmp_path / "out")] if str(folder) in arguments else []

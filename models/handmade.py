@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headway.data.affine_recurrence import AffineRecurrence
-from headway.data.conditionals import ELSE, IF, generated, twins
+from headway.data.conditionals import ELSE, IF, generate_prompts, twins
 from headway.data.indirect_object import IndirectObject
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_synonyms import RepeatedSynonyms
@@ -407,7 +407,7 @@ def if_else() -> tuple[HookedTransformer, Batch]:
     each = (score * D_HEAD**0.5) ** 0.5
     attention.b_Q[0, always], attention.W_K[0, if_token, always] = each, each
     attention.W_Q[1, closing, always], attention.W_K[1, if_token, always] = each, each
-    batch = generated(tokenizer, seed=0, count=58)
+    batch = generate_prompts(tokenizer, seed=0, count=58)
     length = batch.inputs.shape[1]
     # For any other query L0H1 attends uniformly.
     more = math.exp(score) / (math.exp(score) + length - 1) - 1 / length

@@ -241,7 +241,7 @@ BAD = [
         "model.n_layers: '2.5' is not valid; it must be a whole number",
     ),
     (["train", "induction", "--seed", "none"], "seed: 'none' is not valid; it must be a whole number"),
-    (["train", "induction", "--seed", "-1"], "seed: -1 is not valid; a seed is a whole number from 0"),
+    (["train", "induction", "--seed", "-1"], "seed: -1 is not valid; it must be a whole number from 0"),
     (["train", "induction", "--eval_seed", "4294967296"], "eval_seed: 4294967296 is not valid"),
     (["train", "induction", "--model.attn_only", "maybe"], "attn_only: 'maybe' is not valid; it must be true or false"),
     (["train", "induction", "--schedule.at", "5"], "schedule.at: '5' is not valid; it must be a list such as"),

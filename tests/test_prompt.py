@@ -22,7 +22,7 @@ from headway.analyze.measures.attribution import attribute_outputs, attribute_so
 from headway.analyze.report.prompt_page import drawn_positions
 from headway.analyze.tools.prompt import run_prompt
 from headway.data.task import Batch
-from headway.data.tokenizer import said, train_bpe, wrapped
+from headway.data.tokenizer import format_token, train_bpe, wrapped
 from headway.models.config import ModelConfig
 from headway.models.convert import Model, load_bridge
 from headway.models.handmade import composing_pair
@@ -125,7 +125,7 @@ def test_probabilities_are_the_softmax_of_the_network_s_logits(model: Model):
     torch.testing.assert_close(shown.probabilities, logits.softmax(-1), rtol=1e-4, atol=1e-7)
     likeliest = shown.likeliest(3, 5)
     order = logits[3].argsort(descending=True)
-    assert [each.token for each in likeliest] == [said(model.tokenizer, int(token)) for token in order[:5]]
+    assert [each.token for each in likeliest] == [format_token(model.tokenizer, int(token)) for token in order[:5]]
     assert [shown.rank(3, int(token)) for token in order[:5]] == [1, 2, 3, 4, 5]
     assert len(shown.likeliest(0, 10**6)) == model.cfg.d_vocab
     with torch.no_grad():

@@ -454,7 +454,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("texts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADWAY_CACHE", str(folder / "cache"))
-        task = Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).settled()
+        task = Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).resolved()
         yield train(**vars(recipe(task)), out=folder / "run")
 
 
@@ -549,7 +549,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
             ")",
         ): "token: 'zebra' is not one token of this tokenizer; it is",
         (str(run.path), "--overwrite", "--pair", "("): "pair",
-        (str(folder), "--corpus", str(tmp_path / "nowhere")): "is no folder, and no file fits it",
+        (str(folder), "--corpus", str(tmp_path / "nowhere")): "no folder or file matches",
     }
     for arguments, message in cases.items():
         out = ["--out", str(tmp_path / "out")] if str(folder) in arguments else []

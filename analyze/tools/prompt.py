@@ -13,7 +13,7 @@ from headway.analyze.measures.attribution import attribute_outputs, attribute_so
 from headway.analyze.network.forward import forward_pass, shared_forward_pass
 from headway.analyze.network.interventions import heads_except
 from headway.data.task import Batch
-from headway.data.tokenizer import begins_with, one_token, said
+from headway.data.tokenizer import bos_token_id, format_token, one_token
 from headway.models.convert import Model
 
 
@@ -54,11 +54,11 @@ class PromptResult:
     @property
     def labels(self) -> list[str]:
         """Return the token at each position, in quotes."""
-        return [said(self.tokenizer, token) for token in self.tokens.tolist()]
+        return [format_token(self.tokenizer, token) for token in self.tokens.tolist()]
 
     def label(self, token: int) -> str:
         """Return a token, in quotes."""
-        return said(self.tokenizer, token)
+        return format_token(self.tokenizer, token)
 
     def probability(self, position: int, token: int) -> float:
         """Return the probability that this token follows a position."""
@@ -108,7 +108,7 @@ def run_prompt(model: Model, string: str, position: int | None = None, token: st
         raise ValueError("model: it has no tokenizer, so it cannot read text; give a network that was trained on text")
     if not string:
         raise ValueError("string: '' is not valid; it must have at least one token")
-    tokens = torch.tensor([begins_with(tokenizer), *tokenizer.encode(string, add_special_tokens=False)])
+    tokens = torch.tensor([bos_token_id(tokenizer), *tokenizer.encode(string, add_special_tokens=False)])
     if len(tokens) > model.cfg.n_ctx:
         raise ValueError(
             f"string: it has {len(tokens)} tokens with BOS; it must have at most n_ctx = {model.cfg.n_ctx}"

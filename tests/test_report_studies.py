@@ -157,7 +157,7 @@ def test_a_whole_study_fits_into_what_a_page_can_hold():
     heads = xr.Dataset({"attention": (("layer", "head", "query", "key"), draws)})
     small = xr.Dataset({"y": ("x", [1.0, 2.0, 3.0])})
     packed = Packed()
-    story = StudyResult(
+    study = StudyResult(
         "own", "run", 1, (Section("A", "", (Figure("M", heads, "maps"), Figure("L", small, "lines"))),), ()
     )
     data = study_data(study, packed)

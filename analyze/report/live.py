@@ -9,7 +9,7 @@ import lightning as L
 
 from headway.analyze.report.page import write_report
 from headway.checkpoints import Run
-from headway.checkpoints.callback import AtKeptSteps
+from headway.checkpoints.callback import AtCheckpoints
 from headway.checkpoints.scores import score_files
 from headway.models.lightning_module import TrainingModule
 
@@ -19,10 +19,10 @@ SECONDS_BETWEEN_LOOKS = 0.5
 LOOKS_AT_THE_END, LOOKS_AT_MOST = 10, 60
 
 
-class ReportWhileTraining(AtKeptSteps):
+class ReportWhileTraining(AtCheckpoints):
     """Writes the page of a run at each kept step, after it has been scored; an open one loads itself again."""
 
-    def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+    def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         """The page says that it is live, so that it is looked at again."""
         report_if_possible(self.run, live=True)
 

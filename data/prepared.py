@@ -15,11 +15,11 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Int
-from platformdirs import user_cache_path
 from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm import tqdm
 
+from headway.data.cache import cache_folder
 from headway.data.corpus import Corpus
 from headway.data.tokenizer import spelled, train_bpe
 
@@ -176,15 +176,14 @@ class Prepared:
 _NAMES = ("tokenizer.json", *(f"{part}{kind}.npy" for part in get_args(Part) for kind in ("", "_lengths")))
 
 
-def cache_folder() -> Path:
-    """Where prepared texts are kept: HEADWAY_CACHE, or ``headway`` in the user's cache directory."""
-    named = os.environ.get("HEADWAY_CACHE")
-    return (Path(named).expanduser() if named else user_cache_path("headway")) / "text"
+def text_folder() -> Path:
+    """Where prepared texts are kept."""
+    return cache_folder() / "text"
 
 
 def _folder(corpus_hash: str, n_tokens: int, held_out: float) -> Path:
     settings = json.dumps([FORMAT, corpus_hash, n_tokens, held_out])
-    return cache_folder() / hashlib.sha256(settings.encode()).hexdigest()[:32]
+    return text_folder() / hashlib.sha256(settings.encode()).hexdigest()[:32]
 
 
 def _hash(path: Path) -> str:

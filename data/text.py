@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from headway.data.corpus import read_corpus
-from headway.data.prepared import LARGEST, Part, Prepared, Windows, cache_folder
+from headway.data.prepared import LARGEST, Part, Prepared, Windows, text_folder
 from headway.data.seeds import generator
 from headway.data.task import Batch, Task
 from headway.data.tokenizer import SMALLEST, read_tokenizer, said
@@ -103,7 +103,7 @@ class Text(Task):
         if self.corpus_hash not in (None, corpus.hash):
             raise ValueError(
                 f"corpus_hash: {self.corpus_hash[:12]}… is not that of {self.corpus!r}, which has changed since (it is "
-                f"{corpus.hash[:12]}…), and its tokens are no longer in {cache_folder()}; null takes it as it is"
+                f"{corpus.hash[:12]}…), and its tokens are no longer in {text_folder()}; null takes it as it is"
             )
         return self._checked(Prepared.of(corpus, self.n_tokens, self.held_out))
 

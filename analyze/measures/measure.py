@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from headway.analyze.measures.descriptions import BESIDE, LOSS, long_name, loss_units, role
 from headway.analyze.measures.scales import PLAIN, Scale
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Measure:
         function: ``(model, batch)`` to a DataArray, or to a Dataset in which the score has the function's name; or its
             import path, ``package.module:name``, which is imported when a network is scored.
         range: The values that the score can take.
+        units: What it is measured in; empty for a plain number.
         null: What the score is when nothing has formed; FRESH has it computed for each run.
         scale: The scale on which that null has the tails of a gamma distribution.
         live: Whether it is cheap enough to run at every checkpoint of a training run.
@@ -44,6 +46,7 @@ class Measure:
     function: Function | str
     range: str = ""
     null: str = ""
+    units: str = ""
     scale: Scale = PLAIN
     live: bool = True
 
@@ -68,7 +71,7 @@ class Measure:
         return self.null == FRESH
 
     def __call__(self, model: "Model", batch: "Batch") -> xr.Dataset:
-        """The scores of ``model`` on ``batch``, as a Dataset.
+        """The scores of ``model`` on ``batch``, as a Dataset whose variables say what they are (``described``).
 
         Raises:
             ValueError: a function that gives no xarray object, or a variable that may be another measure's.
@@ -86,6 +89,25 @@ class Measure:
                     f"{self.name}: its variable {variable!r} may be another measure's; "
                     f"call it {self.name!r}, or {self.name}_ and more"
                 )
+        return self.described(scores, batch)
+
+    def described(self, scores: xr.Dataset, batch: "Batch") -> xr.Dataset:
+        """Scores of this measure with ``long_name``, ``units``, ``range``, ``null``, ``description``, ``of``, ``role``.
+
+        ``of`` is the measure's name; ``role`` says how a variable stands to the score (``descriptions.role``).
+        Attributes that a variable has already stay.
+        """
+        units = loss_units(batch) if self.units == LOSS else self.units
+        scores = scores.copy()
+        for name in scores.data_vars:
+            standing = role(self.name, str(name))
+            words = {"long_name": long_name(str(name)), "of": self.name, "role": standing}
+            if standing in BESIDE:
+                words["description"] = BESIDE[standing]
+            else:
+                words |= {"units": units, "range": self.range, "null": self.null}
+                words["description"] = self.summary.replace("``", "")
+            scores.variables[name].attrs = words | scores.variables[name].attrs
         return scores
 
 

@@ -129,7 +129,11 @@ def beside_null(name: str, score: xr.DataArray, null: Null) -> xr.Dataset:
     }
     return xr.Dataset(
         {
-            f"{name}{part}": (score.dims, np.broadcast_to(numbers, values.shape).astype(score.dtype))
+            f"{name}{part}": (
+                score.dims,
+                np.broadcast_to(numbers, values.shape).astype(score.dtype),
+                score.attrs if part == "" else {},
+            )
             for part, numbers in parts.items()
         },
         coords=score.coords,

@@ -18,7 +18,7 @@ from headway.analyze.formation.strongest import what_formed
 from headway.analyze.network.axes import HEAD, PAIR
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
-from headway.checkpoints.scores import joined, read_file, score_files
+from headway.checkpoints.scores import ScoreFile, joined, read_arrays, score_files
 from headway.data.task import Task
 
 ATTENTION = ("layer", "head", "batch", "query", "key")
@@ -78,11 +78,11 @@ class StoredScores:
         A step is half-written if one of its files is damaged, or if it lacks a measure that runs have while they train
         and that at least half of this run's steps have.
         """
-        read: dict[tuple[int, str], xr.Dataset] = {}
+        read: dict[tuple[int, str], ScoreFile] = {}
         left_out: dict[int, str] = {}
         for (step, measure), path in score_files(run.path).items():
             try:
-                read[step, measure] = read_file(path)
+                read[step, measure] = read_arrays(path)
             except ValueError as error:
                 left_out[step] = str(error)
         steps = {step for step, _ in read}
@@ -101,7 +101,7 @@ class StoredScores:
             HEAD[1:] + PAIR[1::2], model.n_heads
         )
         sizes = {**of_model, **scores.sizes}
-        own = joined({key: _of_sizes(values, sizes) for key, values in whole.items() if key[1] not in ours})
+        own = _of_sizes(joined({key: file for key, file in whole.items() if key[1] not in ours}), sizes)
         return cls(run, scores.merge(own, join="outer"), measures, dict(sorted(left_out.items())))
 
     @property

@@ -74,8 +74,8 @@ class Formed:
         way = (self.score - self.null) / (1 - self.null)
         if self.measure in ROLES and way <= MAINLY:
             return (
-                f"No {NOUNS[self.measure]} (highest: {names}, {self.score:.3f}; null {self.null:.3f}): the score {left}, "
-                f"but it is only {way:.1%} of the way from the null to 1."
+                f"No {NOUNS[self.measure]} (highest: {names}, {self.score:.3f}; null {self.null:.3f}): the score "
+                f"{left}, but it is only {way:.1%} of the way from the null to 1."
             )
         most = "" if self.ceiling is None else f" of at most {self.ceiling:.3f}"
         return (

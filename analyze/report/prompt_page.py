@@ -1,19 +1,21 @@
 """What the page of a typed string is drawn from."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import einops
 import numpy as np
 
 from headway.analyze.report.packed import Packed
-from headway.analyze.tools.prompt import PromptResult
+
+if TYPE_CHECKING:
+    from headway.analyze.tools.prompt import PromptResult
 
 # Of this many pairs of positions, over all heads, attention and attribution are drawn.
 MOST_PAIRS = 2**21
 
 
-def prompt_data(result: PromptResult, layers: int, about: list[tuple[str, str]], top: int) -> dict[str, Any]:
+def prompt_data(result: "PromptResult", layers: int, about: list[tuple[str, str]], top: int) -> dict[str, Any]:
     """Numbers and labels of every position; of a long string, attention and sources of some (``drawn_positions``)."""
     packed, positions = Packed(), range(len(result.tokens))
     kept = drawn_positions(len(positions), result.position, math.isqrt(MOST_PAIRS // result.attention.sizes["head"]))
@@ -63,7 +65,7 @@ def drawn_positions(length: int, position: int, most: int) -> list[int]:
     return [0, *range(start, start + most - 1)]
 
 
-def _chance(result: PromptResult, position: int, token: int) -> dict[str, Any]:
+def _chance(result: "PromptResult", position: int, token: int) -> dict[str, Any]:
     return {"probability": result.probability(position, token), "rank": result.rank(position, token)}
 
 

@@ -40,7 +40,7 @@ def chosen_scores(
     stored: StoredScores, scores: list[Score], usual: str, wrong: str, measure: str | None
 ) -> list[Score]:
     """The scores of one measure, all of them for None."""
-    found = [score for score in scores if measure in (None, score.measure, score.label)]
+    found = [score for score in scores if measure in (None, score.measure, score.name, score.label)]
     if found:
         return found
     if measure is None:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import einops
 import numpy as np
 
-from headway.analyze.network.axes import PAIR
 from headway.analyze.report import palette
 from headway.analyze.report.figures.axes import (
     DOUBLE,
@@ -61,10 +60,7 @@ def _matrix(figure: "Figure", axes: "Axes", score: Score, stored: StoredScores, 
 
     layers, count = stored.heads
     values = score.values if score.z is None else score.z
-    writing, reading = {"from_layer": range(layers - 1)}, {"to_layer": range(1, layers)}
-    square = einops.rearrange(
-        values.transpose("step", *PAIR).sel(writing | reading).values, "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)"
-    )
+    square = einops.rearrange(values.values[:, :-1, :, 1:], "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)")
     there = np.isfinite(square).any(0)
     most = max(map(abs, finite_range(square)))
     root = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2)

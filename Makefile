@@ -33,7 +33,7 @@ check: $(READY)  ## lint, types, tests
 	$(BIN)/pyright
 	$(MAKE) test
 
-bench: $(READY)  ## what a step, a run and its measures cost, as ratios (ONLY=step for one part)
+bench: $(READY)  ## what a step, a run, its measures and a start cost, as ratios (ONLY=step for one part)
 	$(BIN)/python tests/bench.py $(ONLY)
 
 clean:  ## remove the environment (runs stay)

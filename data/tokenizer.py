@@ -1,10 +1,12 @@
 """Strings and tokens: a byte-level BPE of one's own corpus, and what any Hugging Face tokenizer calls its tokens."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # Begins every sequence, and is token 0; a text that holds these characters is spelled like any other.
 BOS = "<|bos|>"
@@ -48,13 +50,15 @@ def spelled(bpe: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [each.ids for each in bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def read_tokenizer(file: bytes) -> PreTrainedTokenizerFast:
+def read_tokenizer(file: bytes) -> "PreTrainedTokenizerFast":
     """What a file that a BPE of ours was saved to spells; see ``wrapped``."""
     return wrapped(Tokenizer.from_buffer(file))
 
 
-def wrapped(bpe: Tokenizer) -> PreTrainedTokenizerFast:
+def wrapped(bpe: Tokenizer) -> "PreTrainedTokenizerFast":
     """A BPE of ours as a Hugging Face tokenizer, which is what a HookedTransformer takes strings through."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=BOS, eos_token=BOS, pad_token=BOS, split_special_tokens=True
     )

@@ -1,16 +1,31 @@
-"""What analysis takes for a network: ours, or a TransformerBridge of TransformerLens."""
+"""Model: what analysis takes for a network, ours or a TransformerBridge of TransformerLens.
 
+The bridge takes seconds to import, so that it is imported where one is made.
+"""
+
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard
 
-from transformer_lens.model_bridge import TransformerBridge
-from transformers.utils import logging as transformers_logging
+from torch import nn
 
 from headway.models.hooked_transformer import HookedTransformer
 
-# Both have the weights, the hook points and the configuration that TransformerLens names.
-Model = HookedTransformer | TransformerBridge
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    # Both have the weights, the hook points and the configuration that TransformerLens names.
+    Model = HookedTransformer | TransformerBridge
+else:
+    Model = nn.Module
+
+
+def is_bridge(model: Model) -> "TypeGuard[TransformerBridge]":
+    """Whether a network is a TransformerBridge: it can be one only if somebody has imported the class."""
+    bridges = sys.modules.get("transformer_lens.model_bridge")
+    return bridges is not None and isinstance(model, bridges.TransformerBridge)
 
 
 def input_type(model: Model) -> str:
@@ -18,7 +33,7 @@ def input_type(model: Model) -> str:
     return model.cfg.input_type if isinstance(model, HookedTransformer) else "tokens"
 
 
-def load_bridge(name: str) -> TransformerBridge:
+def load_bridge(name: str) -> "TransformerBridge":
     """A language model of Hugging Face's hub, or of a folder that ``save_pretrained`` wrote, as a TransformerBridge.
 
     On the CPU, in float32 and evaluation mode, with LayerNorm folded and weights centred (compatibility mode), as
@@ -27,6 +42,9 @@ def load_bridge(name: str) -> TransformerBridge:
     Raises:
         ValueError: a name of which no model can be loaded, or one without a tokenizer.
     """
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers.utils import logging as transformers_logging
+
     folder = Path(name).expanduser()
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

@@ -8,12 +8,11 @@ it does what its name says; the sizes are distinct primes. One network is over v
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.conditionals import ELSE, IF, generated, twins
@@ -26,6 +25,9 @@ from headway.data.task import Batch
 from headway.data.tokenizer import one_token, train_bpe, wrapped
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 TASK = RepeatedTokens(n_tokens=12, length=17, period_min=5, period_max=7, late_start=0.0)
 D_VOCAB, N_CTX, D_HEAD = 13, 17, 19
@@ -354,7 +356,7 @@ def name_movers() -> tuple[HookedTransformer, Batch]:
 
 
 @cache
-def conditionals_tokenizer() -> PreTrainedTokenizerFast:
+def conditionals_tokenizer() -> "PreTrainedTokenizerFast":
     """A BPE of the texts that prompts before `` else`` are generated from."""
     draw = generator("data", 0)
     return wrapped(train_bpe([text for _ in range(101) for text in twins(draw, lines=3)], n_tokens=401))

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
-from transformer_lens.weight_processing import ProcessWeights
 
 from headway.models.config import ModelConfig
 
@@ -24,6 +23,9 @@ def process_weights(
         ValueError: what would change the function: folding ln1 when shortformer positions are added after it, or
             centring the unembedding of a network that puts out vectors.
     """
+    # It takes 2 s to import.
+    from transformer_lens.weight_processing import ProcessWeights
+
     shortformer = cfg.positional_embedding_type == "shortformer"
     if fold_ln and shortformer:
         raise ValueError(

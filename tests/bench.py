@@ -274,9 +274,10 @@ def main(names: list[str]) -> None:
     """Print the table, or the parts of it that are named."""
     from bench_report import PARTS as PAGES  # these take their helpers from here
     from bench_size import PARTS as SIZES
+    from bench_start import PARTS as STARTS
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    parts = PARTS | SIZES | PAGES
+    parts = PARTS | SIZES | STARTS | PAGES
     for name in names or parts:
         parts[name]()
 

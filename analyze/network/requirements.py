@@ -4,17 +4,20 @@ A measure that has no meaning for a network or a batch raises DoesNotApplyError,
 argument, or weights that are no numbers, is a plain ValueError.
 """
 
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import einops
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from headway.data.task import Batch
 from headway.models.config import Head
-from headway.models.convert import Model, evaluating, input_type
+from headway.models.convert import Model, evaluating, input_type, is_bridge
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 
 class DoesNotApplyError(ValueError):
@@ -85,7 +88,7 @@ def needs_plain_scores(measure: str, model: Model) -> None:
                 f"or none; this network has {what}"
             )
 
-    if isinstance(model, TransformerBridge) and not _scores_are_plain_of(model):
+    if is_bridge(model) and not _scores_are_plain_of(model):
         raise DoesNotApplyError(
             f"{measure} needs attention scores x W_Q W_K.T y / sqrt(d_head) of every earlier key; this network has "
             "others (another scale, or a window)"
@@ -93,16 +96,16 @@ def needs_plain_scores(measure: str, model: Model) -> None:
 
 
 # What kind of scores a network has does not change, and finding out takes a forward pass.
-_known: WeakKeyDictionary[TransformerBridge, bool] = WeakKeyDictionary()
+_known: "WeakKeyDictionary[TransformerBridge, bool]" = WeakKeyDictionary()
 
 
-def _scores_are_plain_of(bridge: TransformerBridge) -> bool:
+def _scores_are_plain_of(bridge: "TransformerBridge") -> bool:
     if bridge not in _known:
         _known[bridge] = _scores_are_plain(bridge)
     return _known[bridge]
 
 
-def _scores_are_plain(bridge: TransformerBridge) -> bool:
+def _scores_are_plain(bridge: "TransformerBridge") -> bool:
     """Whether a few tokens have the scores that their queries and keys say: a bridge's configuration does not tell."""
     config = bridge.original_model.config
     if any(getattr(config, window, None) for window in ("window_size", "sliding_window")):

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from headway.analyze.network.forward import forward_pass
-from headway.checkpoints.run import Run
+from headway.analyze.studies.loading import LoadedModel
 from headway.data.conditionals import ELSE, IF, found, generated, ordinary, together, with_another
 from headway.data.corpus import read_corpus
 from headway.data.task import Batch
@@ -120,17 +119,16 @@ class Prompts:
         return said(self.tokenizer, token)
 
 
-def texts_of(studied: Run | TransformerBridge, corpus: str) -> Sequence[str]:
+def texts_of(network: LoadedModel, corpus: str) -> Sequence[str]:
     """Texts that the network has not been trained on: a run's own, or for a language model some of a corpus.
 
     Raises:
-        ValueError: a run of another task, or a corpus that is not there.
+        ValueError: a corpus that is not there.
     """
-    if isinstance(studied, TransformerBridge):
+    if network.task is None:
         return read_corpus(corpus).split(HELD_OUT)[1]
-    if not isinstance(studied.task, Text):
-        raise ValueError(f"run: {studied.path} is of the task {type(studied.task).__name__}; it must be Text")
-    return studied.task.held_out_texts()
+    assert isinstance(network.task, Text)
+    return network.task.held_out_texts()
 
 
 def at_end(model: Model, batch: Batch) -> Float[Tensor, "prompt d_vocab_out"]:

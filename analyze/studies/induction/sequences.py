@@ -7,11 +7,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from headway.analyze.network.vocabulary import similar_pairs
 from headway.analyze.studies.loading import LoadedModel
-from headway.checkpoints.run import Run
 from headway.data.renamed import Renamed
 from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
@@ -56,33 +54,29 @@ class Repeats(NamedTuple):
         return task
 
 
-def own_repeats(studied: Run | TransformerBridge) -> Repeats:
+def own_repeats(network: LoadedModel) -> Repeats:
     """What a run was trained on; for a language model random tokens of its vocabulary that come again.
 
     Those come again after 10 to 50 tokens, in 100, or in proportion where it reads fewer.
 
     Raises:
-        ValueError: a run of another task, a tokenizer without a token to begin with.
+        ValueError: a tokenizer without a token to begin with.
     """
-    if isinstance(studied, Run):
-        task, own = studied.task, torch.arange(studied.recipe.model.d_vocab)
-        if isinstance(task, RepeatedSynonyms):
-            own[: task.d_vocab] = task.synonyms
-            return Repeats(task, own, "The synonyms are those the network was trained on.")
-        if isinstance(task, RepeatedTokens):
-            return Repeats(task, own)
-        raise ValueError(
-            f"run: {studied.path} is of the task {type(task).__name__}; it must be RepeatedTokens or RepeatedSynonyms"
-        )
-    tokenizer, length = studied.tokenizer, min(100, studied.cfg.n_ctx)
+    cfg, task, own = network.model.cfg, network.task, torch.arange(network.model.cfg.d_vocab)
+    if isinstance(task, RepeatedSynonyms):
+        own[: task.d_vocab] = task.synonyms
+        return Repeats(task, own, "The synonyms are those the network was trained on.")
+    if task is not None:
+        return Repeats(task, own)
+    tokenizer, length = network.tokenizer, min(100, cfg.n_ctx)
     bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if bos is None:
-        raise ValueError(f"model: {studied.cfg.model_name!r} has neither a BOS token nor an EOS token to begin with")
+        raise ValueError(f"model: {network.name!r} has neither a BOS token nor an EOS token to begin with")
     special = {bos, *tokenizer.all_special_ids}
     # Some networks have more embeddings than there are tokens.
     others = [token for token in range(len(tokenizer)) if token not in special]
-    task = RepeatedTokens(len(others), length, max(2, length // 10), length // 2, late_start=0.0)
-    return Repeats(Renamed(task, (bos, *others)), torch.arange(studied.cfg.d_vocab))
+    repeated = RepeatedTokens(len(others), length, max(2, length // 10), length // 2, late_start=0.0)
+    return Repeats(Renamed(repeated, (bos, *others)), own)
 
 
 def two_copies(repeats: Repeats) -> Repeats:
@@ -95,7 +89,7 @@ def two_copies(repeats: Repeats) -> Repeats:
     return repeats._replace(task=task)
 
 
-def in_synonyms(subject: LoadedModel, repeats: Repeats, file: str | None = None) -> Repeats | None:
+def in_synonyms(network: LoadedModel, repeats: Repeats, file: str | None = None) -> Repeats | None:
     """The same in synonyms: the task's own, those of a file, or tokens that are embedded alike; None for too few.
 
     Raises:
@@ -108,23 +102,23 @@ def in_synonyms(subject: LoadedModel, repeats: Repeats, file: str | None = None)
         return repeats
     known = repeats.task.tokens if isinstance(repeats.task, Renamed) else tuple(range(inner.d_vocab))
     if file is None:
-        pairs = similar_pairs(subject.model, torch.tensor(known[1:]))[: 10 * inner.length]
+        pairs = similar_pairs(network.model, torch.tensor(known[1:]))[: 10 * inner.length]
         told = f"Synonyms are the {len(pairs)} pairs of tokens that are each other's nearest by embedding."
     else:
-        pairs, told = _read_pairs(subject, file, set(known[1:]))
+        pairs, told = _read_pairs(network, file, set(known[1:]))
     if len(pairs) < 2:
         return None
     # No pair may stand twice, so that few pairs make short sequences.
     low = min(max(2, inner.period_min), (len(pairs) + 2) // 2)
     length = min(inner.length, len(pairs) + low)
     task = RepeatedSynonyms(len(pairs), length, low, max(low, min(inner.period_max, length // 2)), inner.late_start)
-    synonyms = torch.arange(subject.model.cfg.d_vocab)
+    synonyms = torch.arange(network.model.cfg.d_vocab)
     first, second = torch.tensor(pairs).unbind(1)
     synonyms[first], synonyms[second] = second, first
     return Repeats(Renamed(task, (known[0], *first.tolist(), *second.tolist())), synonyms, told)
 
 
-def _read_pairs(subject: LoadedModel, file: str, known: set[int]) -> tuple[list[tuple[int, int]], str]:
+def _read_pairs(network: LoadedModel, file: str, known: set[int]) -> tuple[list[tuple[int, int]], str]:
     """The pairs of a file, each token in the first pair that has it; and what was left out."""
     try:
         lines = Path(file).expanduser().read_text().splitlines()
@@ -139,7 +133,7 @@ def _read_pairs(subject: LoadedModel, file: str, known: set[int]) -> tuple[list[
             continue
         if len(words) != 2 or not all(words):
             raise ValueError(f"pairs: line {number} of {file} is {line!r}; it must be two tokens with a comma between")
-        found = [_token_of(subject, word, known, f"pairs: line {number} of {file}") for word in words]
+        found = [_token_of(network, word, known, f"pairs: line {number} of {file}") for word in words]
         split += [f"{word} ({said})" for word, said in zip(words, found, strict=True) if isinstance(said, str)]
         tokens = [each for each in found if isinstance(each, int)]
         if len(tokens) < 2:
@@ -158,11 +152,11 @@ def _read_pairs(subject: LoadedModel, file: str, known: set[int]) -> tuple[list[
     return pairs, f"{told}."
 
 
-def _token_of(subject: LoadedModel, word: str, known: set[int], where: str) -> int | str:
+def _token_of(network: LoadedModel, word: str, known: set[int], where: str) -> int | str:
     """The token of a word, as it stands behind a space; for a run its number. What it is split into if it is."""
-    if subject.task is not None:
+    if network.task is not None:
         if not word.isdecimal() or int(word) not in known:
             raise ValueError(f"{where} has {word!r}; tokens of this run are {min(known)} to {max(known)}")
         return int(word)
-    tokens = subject.tokenizer.encode(f" {word}", add_special_tokens=False)
-    return tokens[0] if len(tokens) == 1 else "+".join(subject.tokenizer.convert_ids_to_tokens(tokens))
+    tokens = network.tokenizer.encode(f" {word}", add_special_tokens=False)
+    return tokens[0] if len(tokens) == 1 else "+".join(network.tokenizer.convert_ids_to_tokens(tokens))

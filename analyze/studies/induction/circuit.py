@@ -4,48 +4,33 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
 
 import einops
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
+from headway.analyze.circuits.faithfulness import Known
 from headway.analyze.formation.roles import MAINLY
 from headway.analyze.measures.ablation import ablated_loss
 from headway.analyze.measures.attention import prefix_matching, uniform_pattern
 from headway.analyze.measures.attention import previous_token as previous_token_score
-from headway.analyze.measures.attribution import attribute_inputs
+from headway.analyze.measures.attribution import attribute_inputs, attribute_outputs
 from headway.analyze.measures.composition import k_composition
 from headway.analyze.measures.loss import loss
 from headway.analyze.network.forward import hooked_forward_pass, to_zero
 from headway.analyze.network.interventions import Input, heads_except, through_paths
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.network.vocabulary import VocabularyCircuit
-from headway.analyze.studies.copies import Sequences
+from headway.analyze.studies.heads import heads_above, listed, mean_where, way_from_chance
+from headway.analyze.studies.induction.options import Options
+from headway.analyze.studies.induction.sequences import Sequences
+from headway.analyze.studies.loading import LoadedModel
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model
-
-# A network that has learnt less than this share of what repeats tell is not asked what it needs for it.
-KNOWS = 0.1
-
-
-class Network(NamedTuple):
-    """A network as it computes, and with LayerNorm folded into the weights that are read."""
-
-    model: Model
-    folded: Model
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Above which score a head is called what the score says."""
-
-    previous: float = 0.35
-    induction: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -66,7 +51,7 @@ class Circuit:
         return f"{listed(self.previous_heads)} → {listed(self.induction_heads)}"
 
 
-def find_circuit(model: Model, sequences: Sequences, limits: Thresholds) -> Circuit | None:
+def find_circuit(model: Model, sequences: Sequences, options: Options) -> Circuit | None:
     """The heads above the thresholds, and the best two: a previous-token head, and an induction head in a later layer.
 
     Where no head is above its threshold, the best one is taken. None in a network of one layer.
@@ -78,8 +63,8 @@ def find_circuit(model: Model, sequences: Sequences, limits: Thresholds) -> Circ
     # The best head that looks at the token before may have no induction head behind it, and another one have.
     pairs = [(a, b) for a, b in product(heads_except(model), repeat=2) if a.layer < b.layer]
     previous, induction = max(pairs, key=lambda pair: before[pair[0]] * after[pair[1]])
-    looks_before = {previous, *heads_above(before, limits.previous)}
-    looks_after = {induction, *heads_above(after, limits.induction)} - {previous}
+    looks_before = {previous, *heads_above(before, options.previous_above)}
+    looks_after = {induction, *heads_above(after, options.induction_above)} - {previous}
     first, last = min(head.layer for head in looks_before), max(head.layer for head in looks_after)
     return Circuit(
         previous,
@@ -89,27 +74,68 @@ def find_circuit(model: Model, sequences: Sequences, limits: Thresholds) -> Circ
     )
 
 
-def best_of(scores: Float[np.ndarray, "layer head"]) -> Head:
-    """The head with the largest score."""
-    layer, head = np.unravel_index(scores.argmax(), scores.shape)
-    return Head(int(layer), int(head))
+@dataclass(frozen=True)
+class CircuitNumbers:
+    """The numbers that say whether a network's circuit is an induction circuit; NaN where there is none to ask.
 
+    Args:
+        looks_before: previous_token of its best previous-token head, from chance (0) to nothing else (1).
+        looks_after: prefix_matching of its best induction head, likewise.
+        by_position: The first of these by what positions and biases alone add to queries and keys.
+        composes: K-composition of the two, from a random pair (0) to all that their singular values allow (1).
+        matches: Share of tokens that are the best key of themselves in the K-composition of the two.
+        copies: Share of tokens that the OV circuit of the induction heads raises most.
+        adds: What the induction heads add to the right logit over the mean of all on repeats, of all components.
+        through_keys: What is lost if the keys of the induction heads read other sequences.
+        without: What is lost without the circuit: its necessity.
+        alone: What is lost without all heads but the circuit: one minus its faithfulness.
+        no_positions: The second of these with positions zero.
+    """
 
-def heads_above(scores: Float[np.ndarray, "layer head"], threshold: float) -> list[Head]:
-    """The heads whose score is above a threshold."""
-    return [Head(int(layer), int(head)) for layer, head in np.argwhere(scores > threshold)]
+    looks_before: float = np.nan
+    looks_after: float = np.nan
+    by_position: float = np.nan
+    composes: float = np.nan
+    matches: float = np.nan
+    copies: float = np.nan
+    adds: float = np.nan
+    through_keys: float = np.nan
+    without: float = np.nan
+    alone: float = np.nan
+    no_positions: float = np.nan
+
+    @classmethod
+    def of(cls, network: LoadedModel, sequences: Sequences, circuit: Circuit | None) -> "CircuitNumbers":
+        """The numbers of a circuit on some sequences."""
+        if circuit is None:
+            return cls()
+        model, folded, batch = network.model, network.folded, sequences.batch
+        known = Known.of(model, batch, part="repeats")
+        previous = way_from_chance(previous_token_score(model, batch), "previous_token")
+        logit = mean_where(attribute_outputs(model, batch, over_mean=True), parts_of(batch)["repeats"])
+        without, alone = (
+            ablated_loss(model, batch, heads).loss_repeats.item()
+            for heads in (circuit.heads, heads_except(model, circuit.heads))
+        )
+        return cls(
+            looks_before=previous.values[circuit.previous].item(),
+            looks_after=_looks_after(model, sequences, circuit.induction),
+            by_position=position_share(model, batch, circuit.previous),
+            composes=composition_share(folded, batch, circuit),
+            matches=match_shares(folded, sequences, circuit.previous, circuit.induction)[0],
+            copies=says_share(folded, sequences, circuit.induction_heads, 1),
+            adds=share_of(logit, circuit.induction_heads),
+            through_keys=lost_through(model, batch, circuit, "k", known),
+            without=known.necessity(without),
+            alone=1 - known.faithfulness(alone),
+            no_positions=without_positions(model, sequences, circuit),
+        )
 
 
 def better_than_chance(model: Model, batch: Batch) -> float:
     """0 for the loss on repeats of one who knows nothing, 1 for none."""
     assert batch.task is not None
     return 1 - loss(model, batch).loss_repeats.item() / batch.task.baselines()["chance"]
-
-
-def way_from_chance(scores: xr.Dataset, name: str, head: Head) -> float:
-    """From chance, 0, to all attention, 1."""
-    chance = scores[f"{name}_chance"].item()
-    return (scores[name].values[head].item() - chance) / (1 - chance)
 
 
 def position_share(model: Model, batch: Batch, head: Head) -> float:
@@ -160,27 +186,6 @@ def says_share(folded: Model, sequences: Sequences, heads: Sequence[Head], k: in
     return circuit.hits(min(k, folded.cfg.d_vocab))[sequences.paired].float().mean().item()
 
 
-@dataclass(frozen=True)
-class Known:
-    """What repeats tell a network through attention: its loss on them, and that with the means of all heads."""
-
-    clean: float
-    nothing: float
-
-    @classmethod
-    def of(cls, model: Model, batch: Batch) -> "Known":
-        """Of a network on these sequences."""
-        nothing = ablated_loss(model, batch, heads_except(model))
-        return cls(loss(model, batch).loss_repeats.item(), nothing.loss_repeats.item())
-
-    def lost(self, loss_repeats: float) -> float:
-        """The share of it that is lost at this loss on repeats; NaN if it is next to nothing."""
-        if self.nothing - self.clean < KNOWS * self.nothing:
-            return np.nan
-        # Two ways to the same loss differ in their last bits.
-        return round((loss_repeats - self.clean) / (self.nothing - self.clean), 6)
-
-
 def lost_through(model: Model, batch: Batch, circuit: Circuit, input: Input, known: Known) -> float:
     """What is lost if the induction heads read there what previous-token heads write on other sequences."""
     try:
@@ -189,20 +194,21 @@ def lost_through(model: Model, batch: Batch, circuit: Circuit, input: Input, kno
         return np.nan
     with hooked_forward_pass(model, hooks):
         patched = loss(model, batch).loss_repeats.item()
-    return known.lost(patched)
+    return known.necessity(patched)
 
 
 def without_positions(model: Model, sequences: Sequences, circuit: Circuit) -> float:
     """How far the induction head is from chance when positions are zero; NaN if it is none, or there are none."""
-    there = way_from_chance(
-        prefix_matching(model, sequences.batch, sequences.same), "prefix_matching", circuit.induction
-    )
+    there = _looks_after(model, sequences, circuit.induction)
     if there < MAINLY or model.cfg.positional_embedding_type not in ("standard", "shortformer"):
         return np.nan
     with hooked_forward_pass(model, [("hook_pos_embed", to_zero)]):
-        return way_from_chance(
-            prefix_matching(model, sequences.batch, sequences.same), "prefix_matching", circuit.induction
-        )
+        return _looks_after(model, sequences, circuit.induction)
+
+
+def _looks_after(model: Model, sequences: Sequences, head: Head) -> float:
+    scores = prefix_matching(model, sequences.batch, sequences.same)
+    return way_from_chance(scores, "prefix_matching").values[head].item()
 
 
 def share_of(terms: xr.DataArray, heads: Sequence[Head]) -> float:
@@ -216,16 +222,6 @@ def parts_of(batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
     return batch.task.parts(batch)
 
 
-def mean_where(terms: xr.DataArray, where: Bool[Tensor, "batch pos"]) -> xr.DataArray:
-    """The mean over some positions of all sequences."""
-    return terms.where(xr.DataArray(where.numpy(), dims=("batch", "pos"))).mean(("batch", "pos"))
-
-
 def of_pair(h1: Head, h2: Head) -> dict[str, int]:
     """Where scores of pairs of heads have this pair."""
     return {"from_layer": h1.layer, "from_head": h1.head, "to_layer": h2.layer, "to_head": h2.head}
-
-
-def listed(heads: Sequence[Head]) -> str:
-    """Heads as text, or none."""
-    return ", ".join(map(str, heads)) or "none"

@@ -14,29 +14,29 @@ _MEASURES = {each.name: each for each in MEASURES}
 OWN = "A measure of your own."
 
 
-def complete(
-    measure: str, variable: str, stored: Mapping[str, Any], vectors: bool = False, own_task: bool = False
-) -> dict[str, Any]:
-    """All attributes of a variable: those that are ``stored`` with it, and for an older run the others.
+def complete(measure: str, variable: str, stored: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """All attributes of a variable: those that are ``stored`` with it, and the others if an older Headway wrote it.
 
     Args:
         measure: The measure whose file holds the variable.
         variable: The variable's name.
         stored: The attributes in that file.
-        vectors: Whether the network's inputs are vectors, which decides between two units.
-        own_task: Whether the task may have a loss of its own, whose units only a stored attribute knows.
+        config: The config.yaml of the run: its task and its inputs decide what an older loss is measured in.
 
     Example:
-        >>> found = complete("loss", "loss_repeats", {})
+        >>> config = {"task": {"class": "headway.data.text:Text"}, "model": {"input_type": "tokens"}}
+        >>> found = complete("loss", "loss_repeats", {}, config)
         >>> found["of"], found["role"], found["units"], found["baselines"]
         ('loss', 'part', 'nats', {})
     """
     known = dict(stored)
     if "role" not in stored:
+        # A task of one's own may have a loss of its own.
+        own_task = not str(config["task"].get("class")).startswith("headway.data.")
         known = _by_name(measure, variable, own_task) | known
-    # What is measured in one unit for tokens and another for vectors names both.
+    # A score of tokens in one unit and of vectors in another names both.
     choices = known.get("units", "").split(", or ")
-    known["units"] = choices[-1 if vectors else 0]
+    known["units"] = choices[-1 if config["model"].get("input_type") == "vectors" else 0]
     return known
 
 

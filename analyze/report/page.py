@@ -14,9 +14,10 @@ import xarray as xr
 
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.report import palette
+from headway.analyze.report.figure_data import Attribution, Curves, Score, Spectrum
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.prompt_page import prompt_data
-from headway.analyze.report.stored import Attribution, Curves, Damaged, Score, Spectrum, StoredScores, read_study
+from headway.analyze.report.stored import Damaged, StoredScores, read_study
 from headway.analyze.report.study_page import study_data
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 # In the order in which they build on each other; each figure of the page is one file.
 SCRIPTS = (
-    "base", "state", "charts", "formed", "loss", "network", "diagram", "attention", "eigenvalues", "heads", "pairs", "attribution",
-    "studies", "start",
+    "base", "state", "charts", "formed", "loss", "network", "diagram", "attention", "eigenvalues", "heads", "pairs",
+    "attribution", "studies", "start",
 )  # fmt: skip
 PROMPT_SCRIPTS = ("base", "state", "attention", "prompt")
 MARK = '<meta name="generator" content="headway">'
@@ -154,13 +155,13 @@ def _names(paths: list[Path]) -> list[str]:
 
 def run_data(stored: StoredScores) -> dict[str, Any]:
     """What the page's scripts draw one run from."""
-    config, packed = stored.config, Packed()
+    config, packed = stored.run.config, Packed()
     layers, heads = stored.heads
     data = {
         "path": str(stored.run.path),
         "about": _about(config),
         "trainedHere": True,
-        "finished": config["steps"] in stored.run.steps,
+        "finished": stored.run.finished,
         "steps": stored.steps,
         "lastStep": config["steps"],
         "leftOut": list(stored.left_out.items()),

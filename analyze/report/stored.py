@@ -1,11 +1,11 @@
 """The scores of a run as its files hold them, sorted by the figure they belong to; nothing here draws.
 
-What is shown of a score follows from its axes and its attributes, never from its name. Neither the network nor the code
+What is shown of a score follows from its axes and its attributes, never from its name; neither the network nor the code
 of the task is needed. Measures are never put into one Dataset, so that an axis of one cannot meet that of another.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,106 +13,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-import yaml
 
 from headway.analyze import LIVE, MEASURES
-from headway.analyze.formation.dates import held_from
 from headway.analyze.formation.induction import induction_circuits
 from headway.analyze.formation.roles import ROLES, roles
 from headway.analyze.formation.strongest import LABELS, what_formed
 from headway.analyze.measures.descriptions import PART, SCORE
 from headway.analyze.network.axes import HEAD, PAIR
 from headway.analyze.report.attributes import complete, limits
+from headway.analyze.report.figure_data import Attribution, Curves, Definition, Loss, NotShown, Score, Spectrum
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.checkpoints.scores import ScoreFile, joined, read_arrays, score_files
 
-ATTENTION = ("layer", "head", "batch", "query", "key")
+ATTENTION = (*HEAD, "batch", "query", "key")
 COMPONENT = ("component",)
 LAYER = ("layer",)
 # What the patterns of a page may take, in bytes, before they are deflated.
 MOST_ATTENTION = 24_000_000
-# Entries of one more axis than a figure has: more of them would be more charts than anybody looks at.
+# Entries of an axis beyond those of a figure: each is a chart of its own.
 MOST_ENTRIES = 8
-DRAWN_BESIDE = ("null", "low", "high", "z", "ceiling")
-# Roles of variables that are drawn beside their score, or that repeat another number.
-BESIDE = (*DRAWN_BESIDE, "null_std", "chance", "clean", "spectrum")
-
-
-class Score(NamedTuple):
-    """One number for each head or pair at each step, with its null, band, z and ceiling (None where unknown)."""
-
-    measure: str
-    name: str
-    label: str
-    values: xr.DataArray
-    null: xr.DataArray | None
-    low: xr.DataArray | None
-    high: xr.DataArray | None
-    z: xr.DataArray | None
-    ceiling: xr.DataArray | None
-    limits: tuple[float, float] | None
-
-    @property
-    def formed_from(self) -> xr.DataArray:
-        """The step from which on each entry is above its band for good; NaN for never, or where there is no band."""
-        if self.low is None or self.high is None:
-            return xr.full_like(self.values.isel(step=-1, drop=True), np.nan)
-        above = (self.values.values > self.high.values) & ~(self.values.values < self.low.values)
-        return held_from(self.values.copy(data=above))
-
-
-class Curves(NamedTuple):
-    """Numbers of the whole network, or of each layer, over training: lines [step] by name, and their null."""
-
-    measure: str
-    label: str
-    lines: dict[str, xr.DataArray]
-    null: xr.DataArray | None
-    units: str
-    limits: tuple[float, float] | None
-
-
-class Loss(NamedTuple):
-    """An evaluation loss [step]: that of all positions, or of one of the task's parts."""
-
-    name: str
-    label: str
-    values: xr.DataArray
-    of_all: bool
-
-
-class Spectrum(NamedTuple):
-    """Eigenvalues [step, layer, head, eigenvalue] and the score [step, layer, head] that is made of them."""
-
-    measure: str
-    eigenvalues: xr.DataArray
-    score: xr.DataArray
-
-
-class Attribution(NamedTuple):
-    """What each component adds [step, component], in ``units``."""
-
-    measure: str
-    label: str
-    values: xr.DataArray
-    units: str
-
-
-class Definition(NamedTuple):
-    """What a measure says, the values it can take, and what it is when nothing has formed."""
-
-    summary: str
-    range: str
-    null: str
-
-
-class NotShown(NamedTuple):
-    """A variable that no figure has the axes for; ``run.scores`` has it."""
-
-    measure: str
-    name: str
-    axes: tuple[str, ...]
+# Roles of variables that are drawn beside their score, and of others that are not drawn for themselves.
+BESIDE = ("null", "low", "high", "z", "ceiling")
+NOT_ALONE = (*BESIDE, "null_std", "chance", "clean", "spectrum")
 
 
 class Damaged(NamedTuple):
@@ -124,12 +47,17 @@ class Damaged(NamedTuple):
 
 
 class Variable(NamedTuple):
-    """A stored variable with all of its attributes, ``step`` first."""
+    """A stored variable, ``step`` first, with all of its attributes."""
 
     measure: str
     name: str
     values: xr.DataArray
-    attributes: dict[str, Any]
+    attributes: Mapping[str, Any]
+
+    @property
+    def role(self) -> str:
+        """How it stands to the score of its measure: ``measures.descriptions.role``."""
+        return self.attributes["role"]
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -143,79 +71,50 @@ class StoredScores:
 
     Args:
         run: The run.
-        config: Its config.yaml.
-        steps: The steps that are shown, in order: those whose scores are whole.
-        measures: The scores at these steps, by measure, ours first; NaN where a step lacks a measure.
-        attributes: The attributes of each variable, by measure and name.
-        left_out: The steps that are not whole, each with the reason.
-        lacking: The measures whose files lack attributes that figures go by: an older Headway wrote them.
+        steps: The steps that are shown, in order: those whose scores are complete.
+        variables: The scores at these steps, by measure and name, ours first; NaN where a step lacks a measure.
+        left_out: The steps whose scores are not complete, each with the reason.
+        lacking: The measures whose files lack attributes that figures need, because an older Headway wrote them.
     """
 
     run: Run
-    config: dict[str, Any]
     steps: list[int]
-    measures: dict[str, xr.Dataset]
-    attributes: dict[tuple[str, str], dict[str, Any]]
+    variables: dict[str, dict[str, Variable]]
     left_out: dict[int, str]
     lacking: list[str]
 
     @classmethod
     def of(cls, run: Run) -> "StoredScores":
-        """Read a run's scores; a step that is half-written is left out, with the reason.
+        """Read the scores of a run; a step that is half-written is left out, with the reason.
 
         A step is half-written if one of its files is damaged, or if it lacks a measure that runs have while they train
         and that at least half of this run's steps have.
         """
-        config = _config(run)
-        files: dict[tuple[int, str], ScoreFile] = {}
-        left_out: dict[int, str] = {}
-        for (step, measure), path in score_files(run.path).items():
-            try:
-                files[step, measure] = read_arrays(path)
-            except ValueError as error:
-                left_out[step] = str(error)
-        common = Counter(measure for _, measure in files)
-        scored = sorted({step for step, _ in files})
-        for step in scored:
-            expected = [each.name for each in LIVE if 2 * common[each.name] >= len(scored)]
-            missing = [name for name in expected if (step, name) not in files]
-            if missing and step not in left_out:
-                left_out[step] = f"{', '.join(missing)} not scored; headway measure {run.path} does it"
-        by_measure: dict[str, dict[int, ScoreFile]] = {}
+        files, left_out = _read(run)
+        by_measure: dict[str, dict[int, ScoreFile]] = defaultdict(dict)
         for (step, measure), file in files.items():
             if step not in left_out:
-                by_measure.setdefault(measure, {})[step] = file
+                by_measure[measure][step] = file
         ours = [each.name for each in MEASURES]
         ordered = [name for name in ours if name in by_measure] + sorted(by_measure.keys() - set(ours))
-        steps = [step for step in scored if step not in left_out]
+        steps = sorted({step for step, _ in files} - left_out.keys())
+        needed = {"loss": "baselines", "attention": "tokens"}
         stored = {name: _attributes(by_measure[name]) for name in ordered}
-        own_task = not str(config["task"].get("class")).startswith("headway.data.")
-        vectors = config["model"].get("input_type") == "vectors"
-        return cls(
-            run,
-            config,
-            steps,
-            {name: _over_steps(name, by_measure[name], steps) for name in ordered},
-            {
-                (measure, variable): complete(measure, variable, attributes, vectors, own_task)
-                for measure, of_each in stored.items()
-                for variable, attributes in of_each.items()
-            },
-            dict(sorted(left_out.items())),
-            [
-                measure
-                for measure, attribute in (("loss", "baselines"), ("attention", "tokens"))
-                if measure in stored and attribute not in stored[measure].get(measure, {})
-            ],
-        )
+        lacking = [name for name in needed if needed[name] not in stored.get(name, {}).get(name, {needed[name]: None})]
+        variables = {name: _variables(name, by_measure[name], stored[name], steps, run) for name in ordered}
+        return cls(run, steps, variables, dict(sorted(left_out.items())), lacking)
 
     def index(self, step: int | None) -> int:
-        """Where a step is among those shown, the last for None; a ValueError that names the nearest if it is none."""
+        """Where a step is among those shown, the last for None.
+
+        Raises:
+            ValueError: a run without scores, or a step that has none; the nearest that has scores is named.
+        """
         if not self.steps:
             raise ValueError(f"run: {self.run.path} has no scores; headway measure {self.run.path} makes them")
         step = self.steps[-1] if step is None else step
         if step not in self.steps:
-            nearest = min(self.steps, key=lambda shown: abs(shown - step))
+            nearest = min(self.steps, key=lambda scored: abs(scored - step))
             raise ValueError(
                 f"step: {step} is not among those with scores; nearest is {nearest}, all are "
                 f"{', '.join(map(str, self.steps))}"
@@ -223,99 +122,88 @@ class StoredScores:
         return self.steps.index(step)
 
     @property
+    def measures(self) -> list[str]:
+        """The measures of which there are scores, ours first."""
+        return list(self.variables)
+
+    @property
     def heads(self) -> tuple[int, int]:
         """How many layers, and how many heads in each."""
-        return self.config["model"]["n_layers"], self.config["model"]["n_heads"]
+        return self.run.config["model"]["n_layers"], self.run.config["model"]["n_heads"]
 
     @property
     def sentences(self) -> list[str]:
         """What formed: the loss, the circuits, and the strongest head or pair of each kind."""
         if not self.steps:
             return []
-        found = []
         ends = [(each.label, *each.values.values[[0, -1]]) for each in self.losses]
         falls = [f"{label} from {first:.3g} to {last:.3g}" for label, first, last in ends if np.isfinite(first + last)]
-        if falls and len(self.steps) > 1:
-            found.append(f"From step {self.steps[0]} to step {self.steps[-1]}: {', '.join(falls)}.")
-        found += [circuit.sentence for circuit in induction_circuits(self._formation)]
-        return found + [each.sentence for each in what_formed(self._formation)]
+        known = [f"From step {self.steps[0]} to step {self.steps[-1]}: {', '.join(falls)}."] if falls else []
+        circuits = induction_circuits(self.formation)
+        return [
+            *(known if len(self.steps) > 1 else []),
+            *(each.sentence for each in circuits),
+            *(each.sentence for each in what_formed(self.formation)),
+        ]
+
+    @cached_property
+    def formation(self) -> xr.Dataset:
+        """The scores that ``analyze.formation`` goes by; all of them have the axes of heads or pairs."""
+        measures = [self.variables.get(name, {}) for name in dict.fromkeys((*ROLES, *LABELS))]
+        variables = {name: each.values.variable for found in measures for name, each in found.items()}
+        return xr.Dataset(variables, {"step": self.steps})
 
     @cached_property
     def roles(self) -> xr.Dataset | None:
         """``analyze.formation.roles``, or None where attention has not been scored."""
         try:
-            return roles(self._formation)
+            return roles(self.formation)
         except ValueError:
             return None
-
-    @cached_property
-    def _formation(self) -> xr.Dataset:
-        """The scores that say what formed, which have the same axes."""
-        return xr.Dataset(
-            {
-                name: variable
-                for measure in dict.fromkeys((*ROLES, *LABELS))
-                if measure in self.measures
-                for name, variable in self.measures[measure].variables.items()
-                if name not in self.measures[measure].coords
-            },
-            self._step,
-        )
-
-    @cached_property
-    def _step(self) -> xr.Coordinates:
-        return xr.Coordinates({"step": self.steps})
 
     @property
     def losses(self) -> list[Loss]:
         """The evaluation loss, and that of each of the task's parts."""
-        return [
-            Loss(each.name, self._label(each), each.values, each.attributes["role"] == SCORE)
-            for each in self._of("loss")
-        ]
+        return [Loss(self._label(each), each.values, each.role == SCORE) for each in self._by_figure["loss"]]
 
     @property
     def loss_units(self) -> str:
-        """What the loss is measured in."""
-        return next((each.attributes["units"] for each in self._of("loss")), "")
+        """What the loss is measured in; empty where that is not known."""
+        return next((each.attributes["units"] for each in self._by_figure["loss"]), "")
 
     @property
     def baselines(self) -> dict[str, float]:
         """Losses to compare with, by name."""
-        baselines = next((each.attributes["baselines"] for each in self._of("loss")), {})
-        return {name: value for name, value in baselines.items() if np.isfinite(value)}
+        stored = next((each.attributes["baselines"] for each in self._by_figure["loss"]), {})
+        return {name: value for name, value in stored.items() if np.isfinite(value)}
 
     @property
     def curves(self) -> list[Curves]:
-        """Every other score of the network, those of the task's parts beside it, and every score of layers."""
+        """Every other score of the network, together with its parts, and every score of layers."""
         found: dict[str, Curves] = {}
-        for each in self._of("network"):
-            null, bounds = self._beside(each).get("null"), limits(each.attributes)
-            others = [axis for axis in each.axes if axis not in LAYER]
-            for label, at in _entries(each.values, others):
-                name = each.name if label is None else f"{each.name}, {label}"
-                part = each.values.isel(at)
-                if "layer" in part.dims:
-                    lines = {f"layer {layer}": part.isel(layer=layer) for layer in range(part.sizes["layer"])}
+        for each in self._by_figure["network"]:
+            null = self._beside(each).get("null")
+            for entry, values in _entries(each, LAYER):
+                # The parts of a score of the network are lines of its chart.
+                name = each.name if "layer" in values.dims else each.measure
+                label = name if entry is None else f"{name}, {entry}"
+                if label not in found:
+                    of_network = None if null is None or null.dims != ("step",) else null
+                    ends = limits(each.attributes)
+                    found[label] = Curves(each.measure, label, {}, of_network, each.attributes["units"], ends)
+                if "layer" in values.dims:
+                    lines = {f"layer {layer}": values.isel(layer=layer) for layer in range(values.sizes["layer"])}
                 else:
-                    # The parts of a score are lines of its chart.
-                    name = each.measure if label is None else name
-                    lines = {self._label(each): part}
-                if name in found:
-                    found[name].lines.update(lines)
-                    continue
-                beside = null if null is not None and null.dims == ("step",) else None
-                units = each.attributes["units"]
-                found[name] = Curves(each.measure, name, lines, beside, units, bounds)
+                    lines = {self._label(each): values}
+                found[label].lines.update(lines)
         return list(found.values())
 
-    @cached_property
+    @property
     def whole_attention(self) -> xr.DataArray | None:
-        """Patterns [step, layer, head, batch, query, key] of all sequences that were kept."""
-        found = self._of("attention")
-        return found[0].values if found else None
+        """Patterns [step, layer, head, batch, query, key] of all sequences whose patterns are kept."""
+        return next((each.values for each in self._by_figure["attention"]), None)
 
-    @cached_property
+    @property
     def attention(self) -> xr.DataArray | None:
         """The same, of as many sequences and positions as a page can hold."""
         whole = self.whole_attention
@@ -326,13 +214,13 @@ class StoredScores:
         sequences = min(whole.sizes["batch"], max(1, MOST_ATTENTION // (patterns * length**2)))
         return whole.isel(batch=slice(sequences), query=slice(length), key=slice(length))
 
-    @cached_property
+    @property
     def tokens(self) -> list[list[str]]:
-        """The token at each position of the sequences that were kept; the position where the file has no tokens."""
+        """The token at each position of the same sequences; its number where the file has no tokens."""
         if self.whole_attention is None:
             return []
         sequences, length = self.whole_attention.sizes["batch"], self.whole_attention.sizes["query"]
-        tokens = self._of("attention")[0].attributes.get("tokens")
+        tokens = self._by_figure["attention"][0].attributes.get("tokens")
         if tokens is None or [len(row) for row in tokens] != [length] * sequences:
             return [[str(position) for position in range(length)]] * sequences
         return tokens
@@ -342,7 +230,7 @@ class StoredScores:
         """Eigenvalues of heads, by measure."""
         return [
             Spectrum(each.measure, self._beside(each)["spectrum"], each.values)
-            for each in self._of("heads")
+            for each in self._by_figure["heads"]
             if each.axes == HEAD and "spectrum" in self._beside(each)
         ]
 
@@ -360,22 +248,23 @@ class StoredScores:
     def attributions(self) -> list[Attribution]:
         """What each component adds to the output directly, on all positions and on each of the task's parts."""
         return [
-            Attribution(each.measure, self._label(each), each.values, each.attributes["units"])
-            for each in self._of("attribution")
+            Attribution(self._label(each), each.values, each.attributes["units"])
+            for each in self._by_figure["attribution"]
         ]
 
     @property
     def not_shown(self) -> list[NotShown]:
-        """Scores for which no figure has the axes."""
-        return [NotShown(each.measure, each.name, each.axes) for each in self._of("")]
+        """Scores whose axes no figure has."""
+        return [NotShown(each.measure, each.name, each.axes) for each in self._by_figure[""]]
 
     @property
     def definitions(self) -> dict[str, Definition]:
-        """What the measures say whose scores are shown."""
+        """What each measure says."""
         found = {}
-        for (measure, _), attributes in self.attributes.items():
-            if measure not in found and "range" in attributes:
-                found[measure] = Definition(attributes["description"], attributes["range"], attributes["null"])
+        for measure, variables in self.variables.items():
+            for each in variables.values():
+                if each.role == SCORE:
+                    found[measure] = Definition(*(each.attributes[part] for part in ("description", "range", "null")))
         return found
 
     @property
@@ -383,136 +272,135 @@ class StoredScores:
         """Every study of this run, at the last step at which it was made."""
         return [read_study(self.run.study_file(study, step), step) for study, step in sorted(self.run.studies.items())]
 
-    def _of(self, figure: str) -> list[Variable]:
-        return [each for name, each in self._sorted if name == figure]
-
     @cached_property
-    def _sorted(self) -> list[tuple[str, Variable]]:
-        """Every variable that is shown for itself, with the figure of its axes; "" for none."""
-        found, seen = [], set()
-        for each in self._variables():
-            if each.attributes["role"] in BESIDE:
-                continue
-            figure = self._figure(each)
-            if figure == "attention" and figure in seen:
-                figure = ""  # the figure shows one
-            seen.add(figure)
-            found.append((figure, each))
+    def _by_figure(self) -> Mapping[str, list[Variable]]:
+        """Every variable that is drawn for itself, by the figure that has its axes; "" for none."""
+        found: dict[str, list[Variable]] = defaultdict(list)
+        for variables in self.variables.values():
+            alone = [each for each in variables.values() if each.role not in NOT_ALONE]
+            for each in alone or variables.values():
+                figure = self._figure(each)
+                # Of patterns there is one figure.
+                found["" if figure == "attention" and found["attention"] else figure].append(each)
         return found
 
-    def _variables(self) -> Iterator[Variable]:
-        for measure, scores in self.measures.items():
-            # The score first, and then what stands beside it.
-            for name in sorted(map(str, scores.data_vars), key=lambda name: (name != measure, name)):
-                values = scores[name].transpose("step", ...)
-                yield Variable(measure, name, values, self.attributes[measure, name])
-
     def _figure(self, variable: Variable) -> str:
-        axes, attributes, values = variable.axes, variable.attributes, variable.values
+        axes, values = variable.axes, variable.values
         layers, heads = self.heads
-        sizes = dict.fromkeys((*HEAD[:1], *PAIR[::2]), layers) | dict.fromkeys((*HEAD[1:], *PAIR[1::2]), heads)
-        if values.dtype.kind not in "fiub" or any(sizes.get(axis, size) != size for axis, size in values.sizes.items()):
+        sizes = {axis: layers if axis.endswith("layer") else heads for axis in (*HEAD, *PAIR)}
+        if values.dtype.kind not in "fiub" or any(values.sizes[axis] != sizes[axis] for axis in sizes if axis in axes):
             return ""
-        if axes == () and "baselines" in attributes:
+        if axes == () and "baselines" in variable.attributes:
             return "loss"
-        if axes == ATTENTION:
-            return "attention"
-        if axes == COMPONENT:
-            return "attribution"
-        if attributes["role"] == "by_position":
+        whole = {ATTENTION: "attention", COMPONENT: "attribution"}
+        if axes in whole:
+            return whole[axes]
+        if variable.role == "by_position":
             return ""
-        for figure, own in {"composition": PAIR, "heads": HEAD, "network": LAYER}.items():
-            others = [axis for axis in axes if axis not in own]
+        of_network = LAYER if "layer" in axes else ()
+        for figure, own in {"composition": PAIR, "heads": HEAD, "network": of_network}.items():
+            others = set(axes) - set(own)
             few = len(others) < 2 and all(values.sizes[axis] <= MOST_ENTRIES for axis in others)
-            if few and (figure == "network" or set(own) <= set(axes)) and not sizes.keys() & set(others):
+            if few and set(own) <= set(axes) and not others & sizes.keys():
                 return figure
         return ""
 
     def _label(self, variable: Variable) -> str:
-        """The name in words, as "loss on repeats" for the part of a score."""
-        name, whole = variable.attributes["long_name"], self.attributes.get((variable.measure, variable.measure), {})
-        start = whole.get("long_name", "")
-        if variable.attributes["role"] != PART or not name.startswith(f"{start} "):
-            return name
-        return f"{start} on {name.removeprefix(start).strip()}"
+        """The name in words; that of a part as "loss on repeats"."""
+        name = variable.attributes["long_name"]
+        score = self.variables[variable.measure].get(variable.measure)
+        start = "" if score is None else f"{score.attributes['long_name']} "
+        is_part = variable.role == PART and start and name.startswith(start)
+        return f"{start}on {name.removeprefix(start)}" if is_part else name
 
     def _beside(self, variable: Variable) -> dict[str, xr.DataArray]:
-        """What stands beside a score, by role; nothing beside a part of it."""
-        if variable.attributes["role"] != SCORE:
+        """What stands beside a score, by role; nothing stands beside a part of it."""
+        if variable.role != SCORE:
             return {}
-        scores = self.measures[variable.measure]
-        return {
-            self.attributes[variable.measure, str(name)]["role"]: scores[name].transpose("step", ...)
-            for name in scores.data_vars
-            if self.attributes[variable.measure, str(name)]["role"] not in (SCORE, PART)
-        }
+        return {each.role: each.values for each in self.variables[variable.measure].values() if each.role in NOT_ALONE}
 
     def _scores(self, figure: str, axes: tuple[str, ...]) -> Iterator[Score]:
-        for each in self._of(figure):
-            others = [axis for axis in each.axes if axis not in axes]
+        for each in self._by_figure[figure]:
             beside = {
-                role: _spread(values, each.values)
+                role: dict(_entries(each._replace(values=values.broadcast_like(each.values)), axes))
                 for role, values in self._beside(each).items()
-                if role in DRAWN_BESIDE and set(values.dims) <= set(each.values.dims)
+                if role in BESIDE and set(values.dims) <= set(each.values.dims)
             }
-            for label, at in _entries(each.values, others):
-
-                def part(values: xr.DataArray, at: dict[str, int] = at) -> xr.DataArray:
-                    entry = values.variable[at].transpose("step", *axes)
-                    return xr.DataArray(entry.values, self._step, entry.dims)
-
-                yield Score(
-                    each.measure,
-                    each.name,
-                    each.name if label is None else f"{each.name}, {label}",
-                    part(each.values),
-                    *(
-                        part(beside[role]) if role in beside else None
-                        for role in ("null", "low", "high", "z", "ceiling")
-                    ),
-                    limits(each.attributes),
-                )
+            for entry, values in _entries(each, axes):
+                label = each.name if entry is None else f"{each.name}, {entry}"
+                of_entry = {role: entries[entry] for role, entries in beside.items()}
+                yield Score(each.measure, each.name, label, values, limits(each.attributes), **of_entry)
 
 
 def read_study(path: Path, step: int | None = None) -> StudyResult | Damaged:
     """A study from its file, or what is wrong with that; ``step`` is of a run, where it was made."""
     try:
         return StudyResult.read(path)
-    # What HDF5 says of a damaged file depends on what is damaged; no page must end for it.
+    # HDF5 raises many kinds of errors for a damaged file; none of them may keep the page from being written.
     except Exception as error:
         why = str(error) if isinstance(error, ValueError) else f"{path} is damaged ({error})"
         return Damaged(path.stem, step, why)
 
 
-def _config(run: Run) -> dict[str, Any]:
-    """The values of config.yaml."""
-    return yaml.safe_load((run.path / "config.yaml").read_text())
+def _read(run: Run) -> tuple[dict[tuple[int, str], ScoreFile], dict[int, str]]:
+    """The files of all scores by step and measure, and the steps that are not complete, each with the reason."""
+    files: dict[tuple[int, str], ScoreFile] = {}
+    left_out: dict[int, str] = {}
+    for (step, measure), path in score_files(run.path).items():
+        try:
+            files[step, measure] = read_arrays(path)
+        except ValueError as error:
+            left_out[step] = str(error)
+    steps, common = {step for step, _ in files}, Counter(measure for _, measure in files)
+    expected = [each.name for each in LIVE if 2 * common[each.name] >= len(steps)]
+    for step in steps - left_out.keys():
+        missing = [name for name in expected if (step, name) not in files]
+        if missing:
+            left_out[step] = f"{', '.join(missing)} not scored; headway measure {run.path} does it"
+    return files, left_out
 
 
-def _attributes(files: dict[int, ScoreFile]) -> dict[str, dict[str, Any]]:
-    """The attributes of each variable, from its last file that says most."""
-    found: dict[str, dict[str, Any]] = {}
+def _attributes(files: Mapping[int, ScoreFile]) -> dict[str, dict[str, Any]]:
+    """The stored attributes of each variable of a measure; the last step has the last word."""
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
     for _, file in sorted(files.items()):
         for name, attributes in file.attributes.items():
-            found[name] = found.get(name, {}) | attributes
+            found[name] |= attributes
     return found
 
 
-def _over_steps(measure: str, files: dict[int, ScoreFile], steps: list[int]) -> xr.Dataset:
-    """The scores of one measure at all steps."""
+def _variables(
+    measure: str, files: Mapping[int, ScoreFile], stored: Mapping[str, Mapping[str, Any]], steps: list[int], run: Run
+) -> dict[str, Variable]:
+    """The variables of one measure at all steps, its score first."""
     scores = joined({(step, measure): file for step, file in files.items()})
-    return scores if len(files) == len(steps) else scores.reindex(step=steps)
+    scores = scores if len(files) == len(steps) else scores.reindex(step=steps)
+    names = sorted(map(str, scores.data_vars), key=lambda name: (name != measure, name))
+    return {
+        name: Variable(
+            measure, name, scores[name].transpose("step", ...), complete(measure, name, stored[name], run.config)
+        )
+        for name in names
+    }
 
 
-def _entries(values: xr.DataArray, others: list[str]) -> list[tuple[str | None, dict[str, int]]]:
-    """The label and the place of each entry of one more axis than a figure has; one entry if there is no such axis."""
+def _entries(variable: Variable, axes: tuple[str, ...]) -> list[tuple[str | None, xr.DataArray]]:
+    """The values [step, *axes] of each entry of the one axis that the figure does not have, with its label.
+
+    One entry without a label if there is no such axis. The values have labels along no axis but ``step``.
+    """
+    values = variable.values
+    others = [axis for axis in variable.axes if axis not in axes]
+    wanted = ("step", *(axis for axis in axes if axis in variable.axes))
+    step = {"step": values.coords["step"]}
+
+    def of_entry(at: dict[str, int]) -> xr.DataArray:
+        entry = values.variable[at].transpose(*wanted)
+        return xr.DataArray(entry.values, step, wanted)
+
     if not others:
-        return [(None, {})]
+        return [(None, of_entry({}))]
     (axis,) = others
-    numbered = values[axis].values.tolist() if axis in values.coords else range(values.sizes[axis])
-    return [(label if isinstance(label, str) else f"{axis} {label}", {axis: at}) for at, label in enumerate(numbered)]
-
-
-def _spread(beside: xr.DataArray, score: xr.DataArray) -> xr.DataArray:
-    """What stands beside a score, over all axes of it."""
-    return beside if set(beside.dims) == set(score.dims) else beside.broadcast_like(score)
+    labels = values[axis].values.tolist() if axis in values.coords else range(values.sizes[axis])
+    names = [label if isinstance(label, str) else f"{axis} {label}" for label in labels]
+    return [(name, of_entry({axis: at})) for at, name in enumerate(names)]

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from math import ceil
 
 from headway.analyze import MEASURES
-from headway.analyze.report.stored import Score, StoredScores
+from headway.analyze.report.figure_data import Score
+from headway.analyze.report.stored import StoredScores
 from headway.checkpoints.scores import score_file
 from headway.models.config import Head
 from headway.options import nearest

@@ -6,6 +6,7 @@ import einops
 import numpy as np
 
 from headway.analyze.report import palette
+from headway.analyze.report.figure_data import Score
 from headway.analyze.report.figures.axes import (
     DOUBLE,
     NO_NUMBER,
@@ -18,7 +19,7 @@ from headway.analyze.report.figures.axes import (
     width_of_figure,
 )
 from headway.analyze.report.figures.chosen import check_scored, chosen_scores, is_scored, not_scored
-from headway.analyze.report.stored import Score, StoredScores
+from headway.analyze.report.stored import StoredScores
 from headway.models.config import Head
 
 if TYPE_CHECKING:

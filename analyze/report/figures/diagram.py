@@ -9,9 +9,10 @@ import xarray as xr
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.network.axes import PAIR
 from headway.analyze.report import palette
+from headway.analyze.report.figure_data import Score
 from headway.analyze.report.figures.axes import DOUBLE, SINGLE, finite_range, legend_below, number_text, one_panel
 from headway.analyze.report.figures.chosen import not_scored
-from headway.analyze.report.stored import Score, StoredScores
+from headway.analyze.report.stored import StoredScores
 from headway.models.config import Head
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.report import palette
+from headway.analyze.report.figure_data import Score
 from headway.analyze.report.figures.axes import (
     DASHES,
     DOUBLE,
@@ -21,7 +22,7 @@ from headway.analyze.report.figures.axes import (
     with_margin,
 )
 from headway.analyze.report.figures.chosen import chosen_heads, chosen_scores
-from headway.analyze.report.stored import Score, StoredScores
+from headway.analyze.report.stored import StoredScores
 from headway.models.config import Head
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headway.analyze.report import palette
+from headway.analyze.report.figure_data import Curves
 from headway.analyze.report.figures.axes import (
     DASHES,
     DOUBLE,
-    GUIDE,
     SINGLE,
     axis_of_steps,
     finite_range,
@@ -21,7 +21,7 @@ from headway.analyze.report.figures.axes import (
     with_margin,
 )
 from headway.analyze.report.figures.chosen import not_scored, wrong_measure
-from headway.analyze.report.stored import Curves, StoredScores
+from headway.analyze.report.stored import StoredScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,12 +36,8 @@ def network(stored: StoredScores, at: int | None = None, measure: str | None = N
     if not curves and measure is None:
         raise not_scored(stored, "accuracy,in_context")
     if not curves:
-        raise wrong_measure(
-            stored,
-            measure or "",
-            "is no score of the network or of layers",
-            dict.fromkeys(each.measure for each in every),
-        )
+        valid = dict.fromkeys(each.measure for each in every)
+        raise wrong_measure(stored, measure or "", "is no score of the network or of layers", valid)
     columns = min(3, len(curves))
     width = SINGLE if columns == 1 else DOUBLE
     rows = [curves[start : start + columns] for start in range(0, len(curves), columns)]
@@ -66,7 +62,7 @@ def _lines(axes: "Axes", curves: Curves, labels: Sequence[str], at: int | None) 
         color = palette.CATEGORIES[place % len(palette.CATEGORIES)]
         line_over_training(axes, line.dropna("step"), at, color, DASHES[place % len(DASHES)], label=label)
     if curves.null is not None:
-        axes.plot(curves.null.step, curves.null, linestyle=":", label="null", **GUIDE | {"linewidth": 0.9})
+        axes.plot(curves.null.step, curves.null, ":", color=palette.NOTHING, linewidth=0.9, label="null")
         values.append(curves.null.values)
     axes.set_ylim(*with_margin(*(curves.limits or finite_range(np.concatenate(values)))))
 

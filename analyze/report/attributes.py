@@ -40,6 +40,11 @@ def complete(measure: str, variable: str, stored: Mapping[str, Any], config: Map
     return known
 
 
+def role_of(measure: str, variable: str, stored: Mapping[str, Any]) -> str:
+    """How a variable stands to the score of its measure: ``measures.descriptions.role``."""
+    return stored.get("role") or role(measure, variable)
+
+
 def limits(attributes: Mapping[str, Any]) -> tuple[float, float] | None:
     """The ends of the range of a score, where it is a pair of numbers.
 
@@ -52,7 +57,7 @@ def limits(attributes: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _by_name(measure: str, variable: str, own_task: bool) -> dict[str, Any]:
-    standing, ours = role(measure, variable), _MEASURES.get(measure)
+    standing, ours = role_of(measure, variable, {}), _MEASURES.get(measure)
     found: dict[str, Any] = {"of": measure, "role": standing, "long_name": long_name(variable)}
     if standing in BESIDE:
         return found | {"description": BESIDE[standing]}

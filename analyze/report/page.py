@@ -1,4 +1,4 @@
-"""The page: what is shown of each run, put into one HTML file with everything that draws it."""
+"""The page: the scores of each run in one HTML file, with the scripts that draw them."""
 
 import html
 import json
@@ -48,7 +48,7 @@ def write_report(
         runs: The runs.
         out: The file; ``report.html`` in the run's directory, or for several runs in the folder they lie in.
         overwrite: Replace a file that is no page of ours.
-        live: Whether the page loads itself again every other second, to show what has been scored since.
+        live: Whether the page loads itself again every two seconds, to show new scores.
 
     Raises:
         ValueError: no run, an ``out`` that is not ours to replace, or that cannot be written.
@@ -65,7 +65,7 @@ def write_report(
 
 
 def write_studies(folder: Path, model: "TransformerBridge") -> Path:
-    """Write the page of a model that was not trained here, with the studies that ``folder`` holds of it.
+    """Write the page of a model that was not trained here, with the studies that ``folder`` holds.
 
     Raises:
         ValueError: a page there that is not ours to replace, or that cannot be written.
@@ -84,7 +84,7 @@ def write_prompt_page(
     top: int = 5,
     overwrite: bool = False,
 ) -> Path:
-    """Write the page of a string that was typed into a network, and give its path.
+    """Write the page of a prompt, and give its path.
 
     Raises:
         ValueError: a file there that is no page of ours, or that cannot be written.
@@ -132,15 +132,15 @@ def _text(title: str, data: dict[str, Any], scripts: Sequence[str] = SCRIPTS) ->
         "title": html.escape(title),
         "style": (folder / "page.css").read_text(),
         "script": "\n".join((folder / f"{name}.js").read_text() for name in scripts),
-        # Whatever a token or a path holds, it cannot end the script element.
+        # No token and no path can end the script element.
         "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
     }
-    # One pass: nothing in a part is taken for a place.
+    # One pass, so that a part may hold such a place.
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (folder / "page.html").read_text())
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """The end of each path, as much of it as tells it from the others.
+    """The ends of paths, as short as they can be and still differ.
 
     Example:
         >>> _names([Path("/a/seed-0/run"), Path("/a/seed-1/run")])

@@ -1,4 +1,4 @@
-"""What the page of a typed string is drawn from."""
+"""The data of the page of a prompt."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,12 @@ from headway.analyze.report.packed import Packed
 if TYPE_CHECKING:
     from headway.analyze.tools.prompt import PromptResult
 
-# Of this many pairs of positions, over all heads, attention and attribution are drawn.
+# The most pairs of positions, over all heads, of which the page has attention and attribution.
 MOST_PAIRS = 2**21
 
 
 def prompt_data(result: "PromptResult", layers: int, about: list[tuple[str, str]], top: int) -> dict[str, Any]:
-    """Numbers and labels of every position; of a long string, attention and sources of some (``drawn_positions``)."""
+    """Numbers and labels of every position; of a long prompt, attention and sources of some (``drawn_positions``)."""
     packed, positions = Packed(), range(len(result.tokens))
     kept = drawn_positions(len(positions), result.position, math.isqrt(MOST_PAIRS // result.attention.sizes["head"]))
     following = result.tokens[1:].tolist()
@@ -45,7 +45,7 @@ def prompt_data(result: "PromptResult", layers: int, about: list[tuple[str, str]
         "sources": None
         if result.sources is None
         else packed.add(_of_layers(result.sources.isel(pos=kept, source=kept), layers)),
-        # As a run's are: of one checkpoint and one sequence.
+        # Like that of a run, with one checkpoint and one sequence.
         "attention": packed.add_shares(_of_layers(attention, layers)[None, :, :, None]),
         "packed": packed.text(),
     }

@@ -111,7 +111,7 @@ class StoredScores:
             ValueError: a run without scores, or a step that has none; the nearest that has scores is named.
         """
         if not self.steps:
-            raise ValueError(f"run: {self.run.path} has no scores; headway measure {self.run.path} makes them")
+            raise ValueError(f"run: {self.run.path} has no scores yet; headway measure {self.run.path} computes them")
         step = self.steps[-1] if step is None else step
         if step not in self.steps:
             nearest = min(self.steps, key=lambda scored: abs(scored - step))

@@ -11,9 +11,9 @@ import xarray as xr
 from headway.analyze.report.packed import Packed
 from headway.analyze.studies.result import Claims, Figure, Section, StudyResult
 
-# What the numbers of one study may take, in bytes, before they are deflated.
+# The most bytes that the numbers of one study take, before they are deflated.
 MOST = 1_000_000
-# By then one line and one picture of 8 by 8 are left of each variable.
+# After so many times one line and one picture of 8 by 8 are left of each variable.
 MOST_TIMES = 12
 
 

@@ -1,4 +1,4 @@
-"""A string typed into a network: what it expects next at each position, where it looks, and what decides that."""
+"""A prompt run through a network: next tokens at each position, attention, and what adds to a logit from where."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,19 +26,19 @@ class Next(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptResult:
-    """What a network makes of a string, position by position; position 0 is BOS.
+    """The predictions of a network on a prompt, position by position; position 0 is BOS.
 
     Args:
-        tokens: BOS and the tokens of the string.
-        probabilities: How likely the network holds each token to come next.
+        tokens: BOS and the tokens of the prompt.
+        probabilities: The probability of each token to come next.
         attention: [head, pos, source], the weight that each head gives to each source.
-        position: The position that was asked about.
-        explained: The token whose logit is split at each position: the one that comes next, and after the last position
-            the likeliest; at ``position`` another one, if that was asked for.
+        position: The position in question.
+        explained: The token whose logit is split at each position: the next one, and after the last position the
+            likeliest; at ``position`` another one, if the caller names it.
         outputs: [component, pos], ``attribute_outputs`` over the mean logit; None where it does not hold.
         sources: [head, pos, source], ``attribute_sources`` over the mean logit; None where it does not hold.
         left_out: Why there are no attributions, or none by source; empty where there are.
-        tokenizer: What spells the tokens.
+        tokenizer: Decodes the tokens.
     """
 
     tokens: Int[Tensor, "pos"]
@@ -61,7 +61,7 @@ class PromptResult:
         return said(self.tokenizer, token)
 
     def probability(self, position: int, token: int) -> float:
-        """How likely the network holds this token to come after a position."""
+        """The probability of this token after a position."""
         return self.probabilities[position, token].item()
 
     def rank(self, position: int, token: int) -> int:
@@ -75,17 +75,17 @@ class PromptResult:
 
 
 def run_prompt(model: Model, string: str, position: int | None = None, token: str | None = None) -> PromptResult:
-    """What a network that has a tokenizer makes of a string.
+    """Run a prompt through a network that has a tokenizer.
 
-    The string is spelled in tokens and put after BOS (where there is none, after EOS, as GPT-2 saw texts begin). The
-    logit that is split is that of the token which comes next, over the mean logit; after the last position, where none
-    comes, that of the likeliest. Attribution is direct: what reaches a logit through later layers is not in it.
+    The tokens of the prompt follow BOS (EOS where there is no BOS, as in GPT-2's training texts). The logit of the next
+    token over the mean logit is split by component and source; after the last position, that of the likeliest token.
+    Attribution is direct: effects through later layers are not in it.
 
     Args:
         model: The network.
-        string: What is typed.
-        position: The position that is asked about, from 0, which is BOS; the last one if None.
-        token: What is split there instead: a string that is one token.
+        string: The prompt.
+        position: The position in question, from 0, which is BOS; the last one if None.
+        token: The token whose logit is split there instead: a string that is one token.
 
     Raises:
         ValueError: a network without a tokenizer, an empty string, one of more tokens than n_ctx, a position that does
@@ -105,7 +105,7 @@ def run_prompt(model: Model, string: str, position: int | None = None, token: st
     """
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None:
-        raise ValueError("model: it has no tokenizer, so no string can be typed; its tokens stand for no text")
+        raise ValueError("model: it has no tokenizer, so it takes no prompt; its tokens stand for no text")
     if not string:
         raise ValueError("string: '' is not valid; it must have at least one token")
     tokens = torch.tensor([begins_with(tokenizer), *tokenizer.encode(string, add_special_tokens=False)])

@@ -12,10 +12,11 @@ function spanOf(numbers) {
 // Clears a canvas and draws the frame of a chart with the ends of its axis and the decades of its steps.
 // `line(points)` adds a path through pairs of step and value; it may leave the frame by a hair, and gaps stay gaps.
 function chartFrame(canvas, run, width, [low, high]) {
-  const left = 30,
-    top = 4,
+  const top = 4,
     bottom = CHART_HEIGHT - 14;
   const context = fresh(canvas, width, CHART_HEIGHT);
+  const ends = [high, low].map((value) => formatted(value, 2));
+  const left = Math.max(30, ...ends.map((text) => context.measureText(text).width + 6));
   const x = stepScale(
     RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b),
     left,
@@ -36,8 +37,8 @@ function chartFrame(canvas, run, width, [low, high]) {
   };
   context.fillStyle = css("--soft");
   context.textAlign = "right";
-  context.fillText(formatted(high, 2), left - 4, top + 8);
-  context.fillText(formatted(low, 2), left - 4, bottom);
+  context.fillText(ends[0], left - 4, top + 8);
+  context.fillText(ends[1], left - 4, bottom);
   context.textAlign = "center";
   for (const step of decades(run.steps.at(-1))) context.fillText(short(step), x(step), CHART_HEIGHT - 2);
   context.strokeStyle = css("--line");

@@ -102,7 +102,7 @@ def train(
         >>> run.scores.previous_token.sel(step=0, layer=0, head=1)  # doctest: +SKIP
     """
     check_hardware(trainer)
-    task = task.settled()
+    task = task.resolved()
     recipe = Recipe(
         task=task,
         model=model,

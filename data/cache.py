@@ -1,4 +1,4 @@
-"""The user's cache directory: what takes long to make and can be made again."""
+"""The user's cache directory, for files that take long to make and can be made again."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,6 @@ from platformdirs import user_cache_path
 
 
 def cache_folder() -> Path:
-    """The directory that HEADWAY_CACHE names, or ``headway`` in the user's cache directory."""
+    """Return the directory that HEADWAY_CACHE names, or else ``headway`` in the user's cache directory."""
     named = os.environ.get("HEADWAY_CACHE")
     return Path(named).expanduser() if named else user_cache_path("headway")

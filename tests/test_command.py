@@ -168,7 +168,7 @@ def test_a_run_whose_config_was_changed_does_not_go_on(run: Path, tmp_path: Path
     path = changed(run, tmp_path, "config.yaml", config.encode())
     before = contents(path)
     errors = refused(["train", "--resume", str(path)], capsys)
-    assert "a run goes on as it was, but config.yaml has been changed: steps was 2" in errors
+    assert "a run must resume with the recipe it started with, but config.yaml has changed: steps was 2" in errors
     assert contents(path) == before
 
 
@@ -241,7 +241,7 @@ BAD = [
         "model.n_layers: '2.5' is not valid; it must be a whole number",
     ),
     (["train", "induction", "--seed", "none"], "seed: 'none' is not valid; it must be a whole number"),
-    (["train", "induction", "--seed", "-1"], "seed: -1 is not valid; a seed is a whole number from 0"),
+    (["train", "induction", "--seed", "-1"], "seed: -1 is not valid; it must be a whole number from 0"),
     (["train", "induction", "--eval_seed", "4294967296"], "eval_seed: 4294967296 is not valid"),
     (["train", "induction", "--model.attn_only", "maybe"], "attn_only: 'maybe' is not valid; it must be true or false"),
     (["train", "induction", "--schedule.at", "5"], "schedule.at: '5' is not valid; it must be a list such as"),
@@ -261,17 +261,17 @@ BAD = [
     ),
     (["train", "induction", "--trainer.threads", "0"], "trainer.threads: 0 is not valid; it must be from 1 to 1024"),
     # numbers
-    (["train", "induction", "--model.d_head", "0"], "model.d_head: 0 is not a size; it must be 1 or more"),
+    (["train", "induction", "--model.d_head", "0"], "model.d_head: 0 is not valid; it must be 1 or more"),
     (["train", "induction", "--task.length", "-3"], "task.length: -3 is not valid"),
     (["train", "induction", "--batch_size", "0"], "batch_size: 0 is not valid; it must be 1 or more"),
     (["train", "induction", "--steps", "-1"], "steps: -1 is not valid; it must be 1 or more"),
     (["train", "induction", "--optim.lr", "nan"], "optim.lr: 'nan' is not valid; it must be a number"),
-    (["train", "induction", "--optim.lr", "-1"], "optim.lr: -1.0 is not valid; a learning rate is a number above 0"),
+    (["train", "induction", "--optim.lr", "-1"], "optim.lr: -1.0 is not valid; it must be finite and above 0"),
     (["train", "induction", "--schedule.log", "-1"], "schedule.log: -1 is not valid"),
-    (["train", "induction", "--schedule.at", "[-1]"], "schedule.at: -1 is not valid; a step is 0 or more"),
-    (["train", "induction", "--schedule.at", "[9999]"], "schedule.at: 9999 is not valid; the last step is 1500"),
+    (["train", "induction", "--schedule.at", "[-1]"], "schedule.at: -1 is not valid; it must be 0 or more"),
+    (["train", "induction", "--schedule.at", "[9999]"], "schedule.at: 9999 is not valid; it must be 0 to 1500"),
     (["train", "induction", "--steps", "9" * 20], "steps: 9+ is not valid; it must be 1 or more, up to"),
-    (["train", "induction", "--schedule.log", "9" * 12], "schedule.log: 9+ is not valid; 0 to 10000 steps"),
+    (["train", "induction", "--schedule.log", "9" * 12], "schedule.log: 9+ is not valid; it must be 0 to 10000"),
     (["train", "induction", "--model.d_model", "9" * 11], "the first step cannot be taken: .*memory"),
     # a network that does not fit the task
     (["train", "induction", "--model.n_ctx", "47"], "model.n_ctx: 47 is too small; the task needs 48"),
@@ -414,7 +414,7 @@ CONFIGS = [
     ("  n_tokens: 64", "  n_tokens: [64]", r"task.n_tokens: .*64.* is not valid; it must be a whole number"),
     ("  act_fn: relu", "  act_fn: rleu", "model.act_fn: 'rleu' is not valid; .*; nearest is 'relu'"),
     ("  attn_only: true", "  attn_only: maybe", "model.attn_only: 'maybe' is not valid; it must be true or false"),
-    ("  d_head: 16", "  d_head: 0", "model.d_head: 0 is not a size"),
+    ("  d_head: 16", "  d_head: 0", "model.d_head: 0 is not valid"),
     ("  lr: 0.003", "  lr: -.003", "optim.lr: -0.003 is not valid"),
     ("optim:", "optim: 3\nopt:", "optim: 3 is not valid; it must be a mapping of options"),
     ("compile: false", "compile: perhaps", "compile: 'perhaps' is not valid; it must be true or false"),

@@ -22,7 +22,7 @@ from headway.analyze.measures.attribution import attribute_outputs, attribute_so
 from headway.analyze.report.prompt_page import drawn_positions
 from headway.analyze.tools.prompt import run_prompt
 from headway.data.task import Batch
-from headway.data.tokenizer import said, train_bpe, wrapped
+from headway.data.tokenizer import format_token, train_bpe, wrapped
 from headway.models.config import ModelConfig
 from headway.models.convert import Model, load_bridge
 from headway.models.handmade import composing_pair
@@ -107,7 +107,7 @@ def test_sources_that_do_not_exist_are_refused():
     network, batch = built(TOKENS)
     for positions, message in (
         (torch.tensor([3, 11, 0, 0, 0]), "positions: 11 does not exist; this batch has 0 to 10"),
-        (torch.tensor([3]), "positions: 1 are not valid; there must be 5, one a sequence"),
+        (torch.tensor([3]), "positions: 1 given; there must be 5, one for each sequence"),
     ):
         with pytest.raises(ValueError, match=message):
             attribute_sources(network, batch, positions)
@@ -125,7 +125,7 @@ def test_probabilities_are_the_softmax_of_the_network_s_logits(model: Model):
     torch.testing.assert_close(shown.probabilities, logits.softmax(-1), rtol=1e-4, atol=1e-7)
     likeliest = shown.likeliest(3, 5)
     order = logits[3].argsort(descending=True)
-    assert [each.token for each in likeliest] == [said(model.tokenizer, int(token)) for token in order[:5]]
+    assert [each.token for each in likeliest] == [format_token(model.tokenizer, int(token)) for token in order[:5]]
     assert [shown.rank(3, int(token)) for token in order[:5]] == [1, 2, 3, 4, 5]
     assert len(shown.likeliest(0, 10**6)) == model.cfg.d_vocab
     with torch.no_grad():
@@ -187,8 +187,8 @@ def test_of_a_long_string_the_first_position_and_those_before_the_one_asked_abou
     ("arguments", "message"),
     [
         ([""], "string: '' is not valid; it must have at least one token"),
-        (["Mary" * 64], r"string: it has \d+ tokens, BOS included; this network reads 64 at most"),
-        ([STRING, "--position", "9"], "position: 9 does not exist; this string has 0, which is BOS, to 8"),
+        (["Mary" * 64], r"string: it has \d+ tokens with BOS; it must have at most n_ctx = 64"),
+        ([STRING, "--position", "9"], "position: 9 does not exist; this string has positions 0 \\(BOS\\) to 8"),
         ([STRING, "--position", "-1"], "position: -1 does not exist"),
         ([STRING, "--token", " Mary and"], "' Mary and' is not one token .* it is split into ' Mary', ' and'"),
         ([STRING, "--top", "0"], "top: 0 is not valid; it must be at least 1"),

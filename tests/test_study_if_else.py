@@ -28,7 +28,7 @@ from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
 from headway.analyze.studies.if_else.study import _by_place, by_what_they_add, claims, study
 from headway.analyze.studies.if_else.token_circuits import TokenCircuits, layer_norm, place
 from headway.analyze.studies.result import Claim, StudyResult
-from headway.analyze.tools.anomaly_scores import Apart
+from headway.analyze.tools.anomaly_scores import Separation
 from headway.checkpoints import Run
 from headway.data.conditionals import ELSE, IF, twins
 from headway.data.seeds import generator
@@ -167,7 +167,7 @@ CLAIMS: list[tuple[str, Callable[[], HookedTransformer], Callable[[], HookedTran
     ("OV circuit promotes else", plain, from_a_comma),
     ("known to promote", plain, without_the_control),
     ("QK circuit looks", plain, whatever_the_query),
-    ("One head does both", plain, apart),
+    ("One head does both", plain, separation),
     ("Heads take it from if", plain, from_anything),
     ("After a closing bracket too", plain, from_the_bracket),
     ("A few heads suffice", plain, many_heads),
@@ -180,7 +180,7 @@ CLAIMS: list[tuple[str, Callable[[], HookedTransformer], Callable[[], HookedTran
 
 
 @lru_cache
-def untrained() -> list[Apart]:
+def untrained() -> list[Separation]:
     return list(anomalies.untrained(plain(), prompts().generated).values())
 
 
@@ -387,7 +387,7 @@ def test_features_are_what_their_names_say():
     direct = anomalies.to_else(model, some).sum("source").sum("head").values
     np.testing.assert_allclose(every[anomalies.ATTRIBUTIONS].sum(1), direct, rtol=1e-4, atol=1e-5)
     # Normal prompts that are all the same, or two, leave nothing to judge by.
-    assert math.isnan(anomalies.told_apart(torch.ones(len(some.anomalous), 3), some).auroc)
+    assert math.isnan(anomalies.mahalanobis_separation(torch.ones(len(some.anomalous), 3), some).auroc)
 
 
 def test_nothing_is_told_apart_by_noise_that_texts_have_in_common():
@@ -397,12 +397,12 @@ def test_nothing_is_told_apart_by_noise_that_texts_have_in_common():
     draws = torch.Generator().manual_seed(0)
     noise = torch.randn(int(text.max()) + 1, 211, generator=draws)[text]
     noise = noise + 0.01 * torch.randn(noise.shape, generator=draws)
-    for apart in (anomalies.told_apart(noise, real), anomalies.probed_apart(noise, real)):
-        assert apart.low < 0.5 + 0.15
-        assert apart.high > 0.5 - 0.15
+    for found in (anomalies.mahalanobis_separation(noise, real), anomalies.probe_separation(noise, real)):
+        assert found.low < 0.5 + 0.15
+        assert found.high > 0.5 - 0.15
     some = prompts().generated
     x = torch.randn(len(some.anomalous), 211, generator=draws)
-    found = anomalies.probed_apart(x, some)
+    found = anomalies.probe_separation(x, some)
     assert found.null_low - 0.1 < found.auroc < found.null_high + 0.1
 
 
@@ -454,7 +454,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("texts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADWAY_CACHE", str(folder / "cache"))
-        task = Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).settled()
+        task = Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).resolved()
         yield train(**vars(recipe(task)), out=folder / "run")
 
 
@@ -549,7 +549,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
             ")",
         ): "token: 'zebra' is not one token of this tokenizer; it is",
         (str(run.path), "--overwrite", "--pair", "("): "pair",
-        (str(folder), "--corpus", str(tmp_path / "nowhere")): "is no folder, and no file fits it",
+        (str(folder), "--corpus", str(tmp_path / "nowhere")): "no folder or file matches",
     }
     for arguments, message in cases.items():
         out = ["--out", str(tmp_path / "out")] if str(folder) in arguments else []

@@ -32,7 +32,7 @@ from headway.analyze.studies.name_movers import (
 )
 from headway.analyze.studies.result import Claim, StudyResult
 from headway.checkpoints import Run
-from headway.data.indirect_object import NAMES, OBJECTS, PLACES, TEMPLATES, IndirectObject, joined, parted
+from headway.data.indirect_object import NAMES, OBJECTS, PLACES, TEMPLATES, IndirectObject, join_words, split_words
 from headway.models import handmade
 from headway.models.config import Head, ModelConfig
 from headway.models.convert import Model, load_bridge
@@ -306,8 +306,8 @@ def test_any_network_of_the_task_can_be_studied(changes: dict, tmp_path: Path):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT-2 whose tokenizer knows seven of the names, and all other words."""
-    known = [*NAMES[:7], *PLACES, *OBJECTS, *(word for text in TEMPLATES for word in parted(text))]
-    words = f"{joined(known)} {joined(reversed(known))}"
+    known = [*NAMES[:7], *PLACES, *OBJECTS, *(word for text in TEMPLATES for word in split_words(text))]
+    words = f"{join_words(known)} {join_words(reversed(known))}"
     return saved_gpt2(tmp_path_factory.mktemp("models") / "gpt2-names", words, n_layer=3)
 
 
@@ -332,7 +332,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     run: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     other = train(**vars(TOKENS), out=tmp_path / "other").path
-    short = saved_gpt2(tmp_path / "short", joined(NAMES[:7]) + " " + joined(NAMES[:7]), n_positions=11)
+    short = saved_gpt2(tmp_path / "short", join_words(NAMES[:7]) + " " + join_words(NAMES[:7]), n_positions=11)
     before, _ = contents(run.path), capsys.readouterr()
     cases = {
         (str(other),): "is of the task RepeatedTokens; name-movers needs IndirectObject",

@@ -1,4 +1,4 @@
-"""Scoring a network while it trains."""
+"""Scoring of a network during training."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,19 +8,19 @@ import xarray as xr
 from headway.analyze.measures.measure import Measure
 from headway.analyze.measures.scoring import Scorer
 from headway.analyze.network.requirements import NotNumbersError
-from headway.checkpoints.callback import AtKeptSteps
+from headway.checkpoints.callback import AtCheckpoints
 from headway.checkpoints.run import Run
 from headway.models.lightning_module import DivergedError, TrainingModule
 
 
-class MeasureWhileTraining(AtKeptSteps):
-    """Runs ``measures`` on the run's evaluation batch at each checkpoint, and keeps the scores with the run.
+class MeasureWhileTraining(AtCheckpoints):
+    """Score the network on the run's evaluation batch at each checkpoint, and store the scores in the run's folder.
 
     Args:
-        run: The run that trains.
-        steps: Its checkpoints.
-        measures: What is scored.
-        log_scores: Called with the trainer, the scores by measure, and the step, once they are kept.
+        run: The run that is training.
+        steps: Steps of its checkpoints.
+        measures: The measures.
+        log_scores: Called with the trainer, the scores by measure, and the step, after the scores are stored.
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class MeasureWhileTraining(AtKeptSteps):
         self.scorer = Scorer(run, measures, run.batch())
         self.log_scores = log_scores
 
-    def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        """Score, store, log. A measure that does not apply at the first step is not tried again."""
+    def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        """Score, store and log; a measure that does not apply at the first step is not tried again."""
         try:
             scores = self.scorer.score(step, module.model)
         except NotNumbersError as error:

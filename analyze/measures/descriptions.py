@@ -1,25 +1,25 @@
-"""Attributes that say what a stored number is, so that it can be read and drawn without the code that made it."""
+"""Attributes that describe stored numbers, so that they can be read and drawn without the code that made them."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from headway.data.task import Batch
 
-# The units of losses and of their differences, before a batch says which of the two.
+# Units of losses and of their differences; the batch decides between the two.
 LOSS = "nats, or squared error"
 
-# Variables that stand beside a score, ``<score>_<role>``. Any other one is the same score of a part of the task.
+# Roles of the variables ``<score>_<role>`` beside a score. Any other variable is the score on a part of the task.
 BESIDE = {
-    "null": "what the score is when nothing has formed",
+    "null": "the score of a network in which nothing has formed",
     "null_std": "standard deviation of the null",
     "z": "standard deviations from the null",
     "low": "lower edge of the 99 % band of the null",
     "high": "upper edge of the 99 % band of the null",
-    "chance": "the score of uniform attention, or of a guess",
+    "chance": "the score of uniform attention, or of a random guess",
     "ceiling": "the highest score that these weights' singular values allow",
-    "spectrum": "the eigenvalues themselves",
+    "spectrum": "the eigenvalues",
     "by_position": "the score at each position",
-    "clean": "the loss of the network as it is",
+    "clean": "the loss of the unchanged network",
     "slope": "slope of the least-squares line",
     "intercept": "intercept of the least-squares line",
 }
@@ -29,7 +29,7 @@ _WORDS = {"ov": "OV", "qk": "QK", "q": "Q", "k": "K", "v": "V", "top1": "top-1",
 
 
 def long_name(name: str) -> str:
-    """The name of a variable in words.
+    """Return the name of a variable in words.
 
     Example:
         >>> long_name("prefix_matching"), long_name("k_composition_top1"), long_name("ov_eigenvalue")
@@ -42,7 +42,7 @@ def long_name(name: str) -> str:
 
 
 def role(measure: str, variable: str) -> str:
-    """How a variable of a measure stands to its score: ``score`` itself, a key of BESIDE, or ``part``.
+    """Return the role of a variable of a measure: ``score``, a key of BESIDE, or ``part``.
 
     Example:
         >>> role("loss", "loss"), role("loss", "loss_by_position"), role("loss", "loss_repeats")
@@ -55,7 +55,7 @@ def role(measure: str, variable: str) -> str:
 
 
 def loss_units(batch: "Batch") -> str:
-    """Units of the loss of this batch.
+    """Return the units of the loss of this batch.
 
     Example:
         >>> from headway.data.previous_token import PreviousToken
@@ -65,5 +65,5 @@ def loss_units(batch: "Batch") -> str:
     from headway.data.task import Task
 
     if batch.task is not None and type(batch.task).loss is not Task.loss:
-        return "units of the task's own"
+        return "units of the task's loss"
     return "squared error" if batch.targets.is_floating_point() else "nats"

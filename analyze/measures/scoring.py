@@ -1,4 +1,4 @@
-"""Measuring a run: every measure at every checkpoint, each number computed once."""
+"""Scoring of a run: every measure at every checkpoint, each number computed once."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 from tqdm import tqdm
 
-from headway.analyze.measures.attention import SHOWN
+from headway.analyze.measures.attention import STORED_SEQUENCES
 from headway.analyze.measures.measure import Function, Measure
 from headway.analyze.measures.nulls import beside_null
 from headway.analyze.measures.run_nulls import Nulls
@@ -26,22 +26,22 @@ def measure(
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, str]:
-    """Score a run at its kept steps (all of them if None) and keep the scores with it.
+    """Score a run at its checkpoints (all of them if ``steps`` is None) and store the scores in its folder.
 
-    What is there already is not computed again unless ``overwrite``, so a call that was interrupted goes on where it
-    stopped. A function of your own is measured, stored and read back like ours: ``measure(run, [my_function])``, then
-    ``run.scores.my_function``. ``progress`` shows a bar.
+    Stored scores are computed again only with ``overwrite``, so an interrupted call continues where it stopped. Your
+    own function is scored, stored and loaded like a built-in measure: ``measure(run, [my_function])``, then
+    ``run.scores.my_function``. ``progress`` shows a progress bar.
 
     Returns:
         The measures that do not apply to this run, each with the reason.
 
     Raises:
-        ValueError: a step that was not kept, or a run that has kept none.
+        ValueError: a step without a checkpoint, or a run without checkpoints.
     """
     wanted = [each if isinstance(each, Measure) else Measure(each) for each in measures]
     batch = run.batch()
     if not run.steps:
-        raise ValueError(f"run: {run.path} has kept no step yet")
+        raise ValueError(f"run: {run.path} has no checkpoint yet; train it first")
     steps = run.steps if steps is None else steps
     for step in steps:
         run.check_step(step)
@@ -54,12 +54,11 @@ def measure(
 
 
 class Scorer:
-    """Scores the checkpoints of one run, and keeps the scores with it.
+    """Score the checkpoints of one run, and store the scores in its folder.
 
     Args:
         run: The run.
-        measures: What is scored; a measure that does not apply at one step is dropped, with its reason in
-            ``inapplicable``.
+        measures: The measures; one that does not apply at some step is dropped, with its reason in ``inapplicable``.
         batch: The run's evaluation batch.
     """
 
@@ -70,7 +69,7 @@ class Scorer:
         self.nulls = Nulls(run, self.measures, batch)
 
     def score(self, step: int, model: Model, measures: Sequence[Measure] | None = None) -> dict[str, xr.Dataset]:
-        """Score one model by all measures, or by some of them; the scores by measure."""
+        """Score one model by all measures, or by those given, and return the scores by measure."""
         batch = self.batch.to(model.W_E.device)
         scored: dict[str, xr.Dataset] = {}
         with shared_forward_pass():
@@ -83,7 +82,7 @@ class Scorer:
                 if each.fresh_null:
                     beside = beside_null(each.name, scores[each.name], self.nulls[each.name])
                     scores = each.described(xr.Dataset({**scores.variables, **beside.variables}), batch)
-                for name, attributes in self._of_task.items():
+                for name, attributes in self._task_attributes.items():
                     if name in scores:
                         scores[name].attrs |= attributes
                 write_scores(score_file(self.run.path, step, each.name), scores)
@@ -92,14 +91,14 @@ class Scorer:
         return scored
 
     @cached_property
-    def _of_task(self) -> dict[str, dict[str, Any]]:
-        """What the task says of scores, by variable: baselines of losses, tokens of the sequences shown."""
+    def _task_attributes(self) -> dict[str, dict[str, Any]]:
+        """Attributes that the task adds, by variable: baselines of losses, tokens of the stored attention patterns."""
         parts = self.batch.task.parts(self.batch) if self.batch.task is not None else {}
         task = self.run.task
         baselines = {"baselines": task.baselines()}
         losses = dict.fromkeys(("loss", *(f"loss_{part}" for part in parts)), baselines)
-        shown = self.batch.first(SHOWN)
-        length = shown.inputs.shape[1]
-        # A task of one's own may name fewer positions than there are, or by numbers.
-        tokens = [[*map(str, row[:length]), *[""] * (length - len(row))] for row in task.labels(shown)]
+        stored = self.batch.first(STORED_SEQUENCES)
+        length = stored.inputs.shape[1]
+        # A user's task may label fewer positions than there are, or label them by numbers.
+        tokens = [[*map(str, row[:length]), *[""] * (length - len(row))] for row in task.labels(stored)]
         return {**losses, "attention": {"tokens": tokens}}

@@ -3,13 +3,13 @@
 import lightning as L
 
 from headway.analyze.report.live import report_if_possible
-from headway.checkpoints.callback import AtKeptSteps
+from headway.checkpoints.callback import AtCheckpoints
 from headway.models.lightning_module import TrainingModule
 
 
-class ReportWhileTraining(AtKeptSteps):
+class ReportWhileTraining(AtCheckpoints):
     """Writes the page of a run at each checkpoint, after it has been scored; an open page loads itself again."""
 
-    def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+    def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         """The page is marked as live, so that a browser loads it again."""
         report_if_possible(self.run, live=True)

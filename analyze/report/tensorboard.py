@@ -29,7 +29,7 @@ from headway.checkpoints.run import Run
 from headway.models.config import Head
 
 ATTENTION = ("layer", "head", "batch", "query", "key")
-# TensorBoard's table of runs shows five options until one asks for more, those first that are said to differ.
+# TensorBoard's table of runs shows five options at first, and prefers options that are marked as differing.
 FIRST = ("model.n_layers", "optim.lr", "seed", "steps", "task.class")
 # A colour map in an image of 256 colours: the anchors of both ramps lie on its steps, or half a step beside one.
 STEPS = 250

@@ -270,7 +270,7 @@ def test_a_language_model_is_loaded_and_studied(
 ):
     monkeypatch.chdir(tmp_path)
     main(["study", "induction", str(folder), "--sequences", "5"])
-    assert "What it comes to\n" in capsys.readouterr().out
+    assert "Claims\n" in capsys.readouterr().out
     kept = Path("runs/gpt2-tiny")
     result = StudyResult.read(kept / "studies" / "induction.nc")
     assert (result.step, result.run) == (None, str(folder))

@@ -176,7 +176,7 @@ CLAIMS: Cases = [
     ("OV circuit promotes else", plain, from_a_comma),
     ("known to promote", plain, without_the_control),
     ("QK circuit looks", plain, whatever_the_query),
-    ("One head does both", plain, separation),
+    ("One head does both", plain, apart),
     ("Heads take it from if", plain, from_anything),
     ("After a closing bracket too", plain, from_the_bracket),
     ("A few heads suffice", plain, many_heads),

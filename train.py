@@ -35,7 +35,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from headway.analyze import LIVE, Measure, measure
 from headway.analyze.measures.callback import MeasureWhileTraining
-from headway.analyze.report.live import ReportWhileTraining, report_if_possible
+from headway.analyze.report.callback import ReportWhileTraining
+from headway.analyze.report.live import report_if_possible
 from headway.analyze.report.tensorboard import RunLogger, log_scores
 from headway.checkpoints.callback import KeepCheckpoints, read_resume_file
 from headway.checkpoints.files import write_whole

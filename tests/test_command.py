@@ -49,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_recipe_trains(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     main(["train", recipe, *QUICK, "--out", str(tmp_path / "run")])
     assert Run(tmp_path / "run").steps == [0, 2]
-    assert "looks at the token before" in capsys.readouterr().out
+    assert "previous token: L" in capsys.readouterr().out
 
 
 def test_options_reach_the_recipe(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""A typed string: probabilities are the network's, attributions add up to its logits, and the page shows both."""
+"""A prompt: probabilities are the network's, attributions add up to its logits, and the page shows both."""
 
 import io
 import json
@@ -242,7 +242,7 @@ def test_the_command_prints_its_tables_and_writes_a_page(
         assert all(each.token in row[1] for each in shown.likeliest(position, 3))
         if position < len(shown.tokens) - 1:
             assert f" {shown.rank(position, int(shown.tokens[position + 1]))} " in row[1]
-    assert f"What speaks for {shown.label(int(shown.explained[-1]))} after position 8, ' shop'" in printed
+    assert f"Direct attribution of {shown.label(int(shown.explained[-1]))} after position 8, ' shop'" in printed
     assert len(re.findall(r"^L\dH\d ", printed, re.MULTILINE)) == 2 * 8
     assert printed.splitlines()[-1].endswith("runs/small/text.html")
     page = tmp_path / "runs" / "small" / "text.html"
@@ -250,7 +250,7 @@ def test_the_command_prints_its_tables_and_writes_a_page(
     # A page of ours is renewed; what comes out of a pipe is the string, but for the line's end.
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{STRING}\n"))
     main(["text", str(folder), "-", "--position", "2", "--token", " John"])
-    assert "What speaks for ' John' after position 2, ' Mary'" in capsys.readouterr().out
+    assert "Direct attribution of ' John' after position 2, ' Mary'" in capsys.readouterr().out
     assert data_of(page)["tokens"] == shown.labels
     assert data_of(page)["explained"][2]["token"] == "' John'"
     Path("taken.html").write_text("mine")

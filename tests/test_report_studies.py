@@ -157,10 +157,8 @@ def test_a_whole_study_fits_into_what_a_page_can_hold():
     heads = xr.Dataset({"attention": (("layer", "head", "query", "key"), draws)})
     small = xr.Dataset({"y": ("x", [1.0, 2.0, 3.0])})
     packed = Packed()
-    study = StudyResult(
-        "own", "run", 1, (Section("A", "", (Figure("M", heads, "maps"), Figure("L", small, "lines"))),), ()
-    )
-    data = study_data(study, packed)
+    section = Section("A", "", (Figure("M", heads, "maps"), Figure("L", small, "lines")))
+    data = study_data(StudyResult("own", "run", 1, (section,), ()), packed)
     raw = zlib.decompress(base64.b64decode(packed.text()))
     assert study_page.MOST / 8 < len(raw) <= study_page.MOST
     maps, lines = unpacked(data, raw)["sections"][0]["figures"]

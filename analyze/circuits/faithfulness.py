@@ -48,7 +48,7 @@ class Known:
     def amount(self) -> float:
         """How much lower the loss is for the heads; NaN if that is less than a tenth of the loss without them."""
         amount = self.replaced - self.clean
-        return amount if amount >= LEAST_KNOWN * self.replaced else float("nan")
+        return amount if amount > 0 and amount >= LEAST_KNOWN * self.replaced else float("nan")
 
     def faithfulness(self, kept: float) -> float:
         """``(replaced - kept) / known`` of the loss with only some heads kept; see the function ``faithfulness``."""

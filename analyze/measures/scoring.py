@@ -1,5 +1,6 @@
 """Scoring of a run: every measure at every checkpoint, each number computed once."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -99,6 +100,11 @@ class Scorer:
         losses = dict.fromkeys(("loss", *(f"loss_{part}" for part in parts)), baselines)
         stored = self.batch.first(STORED_SEQUENCES)
         length = stored.inputs.shape[1]
+        try:
+            labels = task.labels(stored)
+        except Exception as error:  # a run must not end because its user's task cannot label tokens
+            warnings.warn(f"scores: attention has no tokens ({type(error).__name__}: {error})", stacklevel=2)
+            return losses
         # A user's task may label fewer positions than there are, or label them by numbers.
-        tokens = [[*map(str, row[:length]), *[""] * (length - len(row))] for row in task.labels(stored)]
+        tokens = [[*map(str, row[:length]), *[""] * (length - len(row))] for row in labels]
         return {**losses, "attention": {"tokens": tokens}}

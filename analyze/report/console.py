@@ -1,4 +1,4 @@
-"""What a terminal shows: the tables and claims of a study, and what a network makes of a prompt."""
+"""Tables for the terminal: those of a study with its claims, and the predictions of a network on a prompt."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from headway.analyze.studies.result import Claims, StudyResult
 if TYPE_CHECKING:
     from headway.analyze.tools.prompt import PromptResult
 
-# In the terminal; the page shows them all.
+# The most rows and sources in the terminal; the page shows all.
 MOST_COMPONENTS, MOST_HEADS, MOST_SOURCES = 16, 24, 3
 
 
 def print_study(study: StudyResult, console: Console) -> None:
-    """Print the tables of a study and then its claims; its pictures are for the page."""
+    """Print the tables of a study and then its claims; the page shows its pictures."""
     for section in study.sections:
         tables = [figure for figure in section.figures if figure.kind == "table"]
         if not tables:
@@ -32,7 +32,7 @@ def print_study(study: StudyResult, console: Console) -> None:
             console.print(Text(f"\n{figure.title}"), Text(figure.note, style="dim"), sep="  ")
             console.print(_table_of(figure.data))
     at = "" if study.step is None else f", at step {study.step}"
-    console.print(Text(f"\nWhat it comes to{at}", style="bold"))
+    console.print(Text(f"\nClaims{at}", style="bold"))
     console.print(_claims(study.claims))
 
 
@@ -95,22 +95,23 @@ def _claims(claims: Claims) -> Table:
 
 
 def print_prompt(result: PromptResult, console: Console, top: int = 5) -> None:
-    """Print what comes next at each position, and what decided it at the one that was asked about."""
+    """Print the next tokens at each position, and the attribution and attention at the position in question."""
     console.print(_next_tokens(result, top))
     position, token = result.position, int(result.explained[result.position])
+    label = result.labels[position]
     console.print(
-        Text(f"\nWhat speaks for {result.label(token)} after position {position}, {result.labels[position]}", "bold"),
+        Text(f"\nDirect attribution of {result.label(token)} after position {position}, {label}", "bold"),
         Text(f"(probability {formatted(result.probability(position, token))}, rank {result.rank(position, token)})"),
     )
     if result.outputs is not None:
         console.print(
-            Text("what each component adds to its logit over the mean logit, directly; strongest first", "dim")
+            Text("what each component adds directly to its logit over the mean logit; strongest first", "dim")
         )
         console.print(_components(result))
     if result.left_out:
         console.print(Text(f"left out: {result.left_out}", "dim"))
-    console.print(Text("\nWhere its heads look", "bold"), Text(f"from position {position}"))
-    console.print(_looks(result))
+    console.print(Text("\nAttention", "bold"), Text(f"from position {position}"))
+    console.print(_attended(result))
 
 
 def _table(*columns: str) -> Table:
@@ -118,7 +119,7 @@ def _table(*columns: str) -> Table:
 
 
 def _next_tokens(result: PromptResult, top: int) -> Table:
-    table = _table("position", "token", "next", "probability", "rank", f"the {top} likeliest")
+    table = _table("position", "token", "next", "probability", "rank", f"{top} most likely")
     following = [*result.tokens[1:].tolist(), None]
     for position, (label, token) in enumerate(zip(result.labels, following, strict=True)):
         known = ["", "", ""]
@@ -134,7 +135,7 @@ def _components(result: PromptResult) -> Table:
     assert result.outputs is not None
     terms = result.outputs.isel(pos=result.position)
     order = abs(terms).argsort().values[::-1]
-    table = _table("component", "adds", "" if result.sources is None else "of that, from")
+    table = _table("component", "adds", "" if result.sources is None else "strongest sources")
     for name in map(str, terms.component.values[order[:MOST_COMPONENTS]]):
         taken = ""
         if result.sources is not None and name in result.sources["head"]:
@@ -147,14 +148,14 @@ def _components(result: PromptResult) -> Table:
     return table
 
 
-def _looks(result: PromptResult) -> Table:
+def _attended(result: PromptResult) -> Table:
     """The heads that add most, in the order of the network."""
     heads = result.attention["head"].values.tolist()
     strongest = range(MOST_HEADS)
     if result.outputs is not None:
         terms = abs(result.outputs.isel(pos=result.position).sel(component=heads))
         strongest = sorted(terms.argsort().values[::-1][:MOST_HEADS].tolist())
-    table = _table("head", "looks at")
+    table = _table("head", "attends to")
     for head in (heads[place] for place in strongest if place < len(heads)):
         table.add_row(head, Text(_strongest(result, result.attention.sel(head=head))))
     if len(heads) > MOST_HEADS:

@@ -1,20 +1,22 @@
-"""What the page of a typed string is drawn from."""
+"""The data of the page of a prompt."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import einops
 import numpy as np
 
 from headway.analyze.report.packed import Packed
-from headway.analyze.tools.prompt import PromptResult
 
-# Of this many pairs of positions, over all heads, attention and attribution are drawn.
+if TYPE_CHECKING:
+    from headway.analyze.tools.prompt import PromptResult
+
+# The most pairs of positions, over all heads, of which the page has attention and attribution.
 MOST_PAIRS = 2**21
 
 
-def prompt_data(result: PromptResult, layers: int, about: list[tuple[str, str]], top: int) -> dict[str, Any]:
-    """Numbers and labels of every position; of a long string, attention and sources of some (``drawn_positions``)."""
+def prompt_data(result: "PromptResult", layers: int, about: list[tuple[str, str]], top: int) -> dict[str, Any]:
+    """Numbers and labels of every position; of a long prompt, attention and sources of some (``drawn_positions``)."""
     packed, positions = Packed(), range(len(result.tokens))
     kept = drawn_positions(len(positions), result.position, math.isqrt(MOST_PAIRS // result.attention.sizes["head"]))
     following = result.tokens[1:].tolist()
@@ -43,7 +45,7 @@ def prompt_data(result: PromptResult, layers: int, about: list[tuple[str, str]],
         "sources": None
         if result.sources is None
         else packed.add(_of_layers(result.sources.isel(pos=kept, source=kept), layers)),
-        # As a run's are: of one checkpoint and one sequence.
+        # Like that of a run, with one checkpoint and one sequence.
         "attention": packed.add_shares(_of_layers(attention, layers)[None, :, :, None]),
         "packed": packed.text(),
     }
@@ -63,7 +65,7 @@ def drawn_positions(length: int, position: int, most: int) -> list[int]:
     return [0, *range(start, start + most - 1)]
 
 
-def _chance(result: PromptResult, position: int, token: int) -> dict[str, Any]:
+def _chance(result: "PromptResult", position: int, token: int) -> dict[str, Any]:
     return {"probability": result.probability(position, token), "rank": result.rank(position, token)}
 
 

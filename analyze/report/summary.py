@@ -2,13 +2,10 @@
 
 import io
 import math
-from typing import TYPE_CHECKING
 
 from headway.analyze.formation.strongest import what_formed
+from headway.analyze.report.stored import StoredScores
 from headway.checkpoints.run import TOKENIZER, Run
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 WIDTH = 120
 EXPLANATION = (
@@ -32,23 +29,20 @@ def summary(run: Run, progress: bool = False) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    scores = run.scores
-    if "step" not in scores:
-        raise ValueError(f"run: {run.path} has no scores yet; headway measure {run.path} computes them")
+    stored = StoredScores.of(run)
+    step = stored.steps[stored.index(None)]
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False, markup=False)
-    console.print(f"{run.path}, step {int(scores.step.values[-1])}:", soft_wrap=True)
-    baselines = _baselines(run, scores)
-    losses = [str(name) for name in scores.data_vars if str(name).startswith("loss") and scores[name].dims == ("step",)]
-    reached = ", ".join(f"{name.replace('_', ' on ')} {scores[name].values[-1]:.4f}" for name in losses)
-    known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in baselines.items())
-    console.print(f"{reached}  (baselines: {known})", soft_wrap=True)
+    console.print(f"{run.path}, step {step}:", soft_wrap=True)
+    reached = ", ".join(f"{each.label} {each.values.values[-1]:.4f}" for each in stored.losses)
+    known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in stored.baselines.items())
+    console.print(f"{reached}  (baselines: {known})" if known else reached, soft_wrap=True)
     held_out = _loss_on_held_out_text(run, progress)
     if held_out is not None:
-        nats = {"this network": held_out, **baselines}
+        nats = {"this network": held_out, **stored.baselines}
         perplexities = ", ".join(f"{name} {math.exp(loss):.1f}" for name, loss in nats.items())
         console.print(f"perplexity on all text held out: {perplexities}", soft_wrap=True)
     table = Table("strongest", "score", "null", "z", "at step", box=None, padding=(0, 2, 0, 0))
-    for row in what_formed(scores):
+    for row in what_formed(stored.formation):
         ceiling = "" if row.ceiling is None else f" of {row.ceiling:.3f}"
         null = f"{row.null:.3f} ±{row.null_std:.1g}"
         table.add_row(str(row), f"{row.score:.3f}{ceiling}", null, f"{round(row.z)}", row.when)
@@ -57,12 +51,6 @@ def summary(run: Run, progress: bool = False) -> str:
     if run.report_file.exists():
         console.print(f"The page that shows it, over all of training: {run.report_file}", soft_wrap=True)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _baselines(run: Run, scores: "xr.Dataset") -> dict[str, float]:
-    """Those that are stored with the loss; scores of an older version have none, and then the task is asked."""
-    stored = scores["loss"].attrs.get("baselines") if "loss" in scores else None
-    return run.task.baselines() if stored is None else stored
 
 
 def _loss_on_held_out_text(run: Run, progress: bool) -> float | None:

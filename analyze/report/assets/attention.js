@@ -97,7 +97,7 @@ function attentionSection(run) {
   }
   const cut =
     size < run.attention.positions
-      ? el("p", { class: "note" }, `Of ${run.attention.positions} positions the first ${size} are shown.`)
+      ? el("p", { class: "note" }, `The first ${size} of ${run.attention.positions} positions.`)
       : null;
   return el(
     "div",
@@ -150,10 +150,10 @@ function smallPattern(run, layer, head, readout, hovered, large) {
     const drawn = drawLabelled(canvas, run, index, layer, head, width, edge, 4);
     cell = drawn.cell;
     const words = !drawn.known
-      ? "attention is no number"
+      ? "attention is NaN"
       : role
         ? `${formatted(role.share)} ${role.words}`
-        : "nothing beyond chance";
+        : "no role";
     const narrow = run.heads > 8;
     const short = narrow ? formatted(role?.share ?? NaN, 2) : words;
     below.replaceChildren(
@@ -164,7 +164,7 @@ function smallPattern(run, layer, head, readout, hovered, large) {
     // What is read aloud begins with what is seen.
     button.setAttribute(
       "aria-label",
-      `${below.textContent}${narrow ? `: ${words}` : ""}; attention pattern at step ${run.steps[index]}, shown large at a press`,
+      `${below.textContent}${narrow ? `: ${words}` : ""}; attention pattern at step ${run.steps[index]}; a press enlarges it`,
     );
   });
 }
@@ -229,13 +229,13 @@ function largePattern(run) {
     const drawn = drawLabelled(canvas, run, index, layer, head, width, edge, 9);
     cell = drawn.cell;
     if (document.activeElement === canvas) outline(drawn.context, at, edge, cell);
-    title.textContent = `${nameOf(state.head)} at step ${run.steps[index]}: queries from above, keys from the left`;
+    title.textContent = `${nameOf(state.head)} at step ${run.steps[index]}: rows: queries, columns: keys`;
     canvas.setAttribute(
       "aria-label",
-      `${title.textContent}; ${drawn.known ? "arrow keys read single entries" : "its attention is no number"}`,
+      `${title.textContent}; ${drawn.known ? "arrow keys read single entries" : "its attention is NaN"}`,
     );
     if (drawn.known) tell();
-    else readout.value = "Its attention is no number (NaN).";
+    else readout.value = "Its attention is NaN.";
   }
   canvas.addEventListener("focus", draw);
   canvas.addEventListener("blur", draw);

@@ -2,7 +2,6 @@
 
 function attributionSection(run) {
   if (!run.attributions.length) return missing(run, "direct_attribution");
-  const unit = run.vectors ? "Shares of the target" : "Logits";
   return el(
     "div",
     {},
@@ -11,7 +10,7 @@ function attributionSection(run) {
       { class: "panels", style: "--least:300px" },
       run.attributions.map((each) => {
         const ranges = RUNS.flatMap((other) =>
-          other.attributions.filter((same) => same.part === each.part).flatMap((same) => same.values.range),
+          other.attributions.filter((same) => same.label === each.label).flatMap((same) => same.values.range),
         );
         const most = Math.max(...finite(ranges).map(Math.abs), 1e-9);
         const rows = each.components.map((name) => ({ name, bar: el("i"), number: el("td", { class: "number" }) }));
@@ -37,7 +36,7 @@ function attributionSection(run) {
         return el(
           "div",
           {},
-          el("h3", {}, each.part ? `On ${inWords(each.part)}` : "On all positions"),
+          el("h3", {}, each.label),
           figure(table, () => {
             const index = indexOf(run);
             let total = 0;
@@ -48,7 +47,8 @@ function attributionSection(run) {
               bar.style.cssText = `left:${value >= 0 ? 50 : 50 - share}%;width:${share}%;background:${PALETTE.categories[value >= 0 ? 0 : 1]}`;
               number.textContent = formatted(value);
             });
-            caption.textContent = `${unit} at step ${run.steps[index]}; they add up to ${formatted(total)}. The scale ends at ±${formatted(most, 2)}.`;
+            const units = each.units ? ` (${each.units})` : "";
+            caption.textContent = `Step ${run.steps[index]}: sum ${formatted(total)}${units}. The scale ends at ±${formatted(most, 2)}.`;
           }),
         );
       }),

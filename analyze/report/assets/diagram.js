@@ -36,7 +36,7 @@ function pairText(run, score, pair, index) {
   if (score.null) text += `, null ${formatted(score.null.get(index, from[0], to[0]))}`;
   if (score.z) text += `, z ${formatted(score.z.get(index, pair))}`;
   return (
-    text + (Number.isNaN(formed) ? "; not above its band for good" : `; above its band for good from step ${formed}`)
+    text + (Number.isNaN(formed) ? "; not above its band at the end" : `; above its band from step ${formed} on`)
   );
 }
 
@@ -94,8 +94,8 @@ function diagramSection(run) {
       for (let head = 0; head < run.heads; head++) {
         const role = roleOf(run, index, layer, head);
         const text = role
-          ? `${nameOf([layer, head])} attends to ${role.words}: ${role.name}, ${formatted(role.share)} of the way from chance to 1`
-          : `${nameOf([layer, head])} attends to nothing beyond chance`;
+          ? `${nameOf([layer, head])}: ${role.words} (${role.name}, ${formatted(role.share)} of the way from chance to 1)`
+          : `${nameOf([layer, head])}: no attention score above its null band`;
         const node = el(
           "g",
           {
@@ -148,8 +148,8 @@ function diagramSection(run) {
     svg.setAttribute("aria-label", `Circuit diagram at step ${run.steps[index]}: ${described}`);
     const focused = host.contains(document.activeElement) ? document.activeElement.dataset.head : null;
     host.replaceChildren(svg);
-    readout.value = `Step ${run.steps[index]}: ${described} above their bands for good`;
-    // Whoever walks through the heads stays where they are, and hears what it attends to at this step.
+    readout.value = `Step ${run.steps[index]}: ${described} above their null bands`;
+    // The focus stays on its head, whose role at this step is read aloud.
     if (focused) svg.querySelector(`[data-head="${focused}"]`).focus({ preventScroll: true });
   });
   const roles = ROLES.filter(([name]) => name in DEFINITIONS);

@@ -16,19 +16,15 @@ function headsSection(run) {
   );
 }
 
-// What a measure's scores can be, over all runs: its range where that is a pair of numbers, what there is otherwise.
+// The ends of a chart's axis: the range of the score where that is a pair of numbers, else the numbers of all runs.
 function rangeOf(score) {
-  const fixed = { "[0, 1]": [0, 1], "[-1, 1]": [-1, 1] }[DEFINITIONS[score.measure]?.range];
-  if (fixed) return fixed;
+  if (score.limits) return score.limits;
   const ranges = RUNS.flatMap((run) =>
     run.perHead
       .filter((each) => each.label === score.label)
       .flatMap((each) => [each.values.range, each.low?.range, each.high?.range]),
-  )
-    .filter(Boolean)
-    .flat();
-  const [low, high] = [Math.min(...finite(ranges)), Math.max(...finite(ranges))];
-  return high > low ? [low, high] : [low - 1, high + 1];
+  ).filter(Boolean);
+  return spanOf(ranges.flat());
 }
 
 function headCharts(run, score) {
@@ -40,39 +36,8 @@ function headCharts(run, score) {
     const host = el("figure", {}, canvas, below);
     let place = null;
     const draw = (width) => {
-      const index = indexOf(run),
-        height = 92,
-        left = 30,
-        top = 4,
-        bottom = height - 14;
-      const context = fresh(canvas, width, height);
-      const x = stepScale(
-        RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b),
-        left,
-        width - 4,
-      );
-      const y = (value) => bottom - ((bottom - top) * (value - low)) / (high - low);
-      // A line through the numbers there are; it may leave the frame by a hair, no more.
-      const line = (values, started = false) => {
-        for (const [step, value] of values) {
-          if (!Number.isFinite(value)) {
-            started = false;
-            continue;
-          }
-          const to = [x(step), Math.min(bottom + 2, Math.max(top - 2, y(value)))];
-          if (started) context.lineTo(...to);
-          else context.moveTo(...to);
-          started = true;
-        }
-      };
-      context.fillStyle = css("--soft");
-      context.textAlign = "right";
-      context.fillText(formatted(high, 2), left - 4, top + 8);
-      context.fillText(formatted(low, 2), left - 4, bottom);
-      context.textAlign = "center";
-      for (const step of decades(run.steps.at(-1))) context.fillText(short(step), x(step), height - 2);
-      context.strokeStyle = css("--line");
-      context.strokeRect(left, top, width - 4 - left, bottom - top);
+      const index = indexOf(run);
+      const { context, x, y, line, top, bottom } = chartFrame(canvas, run, width, [low, high]);
       if (score.low && score.high) {
         context.fillStyle = css("--band");
         context.beginPath();
@@ -99,12 +64,7 @@ function headCharts(run, score) {
           context.fill();
         }
       }
-      context.strokeStyle = css("--accent");
-      context.lineWidth = 1;
-      context.beginPath();
-      context.moveTo(x(run.steps[index]), top);
-      context.lineTo(x(run.steps[index]), bottom);
-      context.stroke();
+      chartCursor(context, x(run.steps[index]), top, bottom);
       below.textContent = described(index);
       canvas.setAttribute(
         "aria-label",
@@ -223,10 +183,11 @@ function scoresTable(run) {
   });
 }
 
-// One line on what a measure means and when it is nothing.
+// A sentence on what a measure means, its range and its null.
 function definitionOf(measure) {
-  const described = DEFINITIONS[measure];
-  if (!described) return null;
-  const range = described.range && !described.summary.includes(described.range) ? ` Range ${described.range}.` : "";
-  return el("p", { class: "note" }, described.summary, range, described.null ? ` Null: ${described.null}.` : "");
+  const definition = DEFINITIONS[measure];
+  if (!definition) return null;
+  const { summary, range, null: none } = definition;
+  const plain = /^\[|^\d/.test(range) && !summary.includes(range);
+  return el("p", { class: "note" }, summary, plain ? ` Range: ${range}.` : "", none ? ` Null: ${none}.` : "");
 }

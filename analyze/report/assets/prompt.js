@@ -1,9 +1,9 @@
-// A string typed into a network. A click on a token says what was expected after it, and what decided that.
+// A prompt. A click on a token shows what the network predicts after it, and which components and sources add to that.
 
 let PROMPT; // what the page holds of it
 const MOST_BARS = 24;
 
-// From the position that is looked at into what is drawn of the string; -1 where nothing is.
+// The place of a position among those that are drawn; -1 if it is not drawn.
 const placeOf = (position) => PROMPT.drawn.indexOf(position);
 const shownHead = () => (state.head ? nameOf(state.head) : "all heads");
 // On an axis a token stands without its quotes.
@@ -39,7 +39,7 @@ function chipsSection() {
     const next = PROMPT.following[state.position];
     readout.value =
       `Position ${state.position} of ${PROMPT.tokens.length - 1}, ${PROMPT.tokens[state.position]}. ` +
-      (next ? `Next comes ${chanceText(next)}.` : "It is the last.");
+      (next ? `Next token: ${chanceText(next)}.` : "It is the last token.");
   });
 }
 
@@ -88,7 +88,7 @@ function nextSection() {
     if (next && !rows.some(({ name }) => name === next.token))
       rows.push({ name: `${next.token} (rank ${next.rank})`, value: next.probability, strong: true });
     return {
-      text: `After position ${state.position}; ${next ? "in bold, what comes next in the string." : "nothing follows in the string."}`,
+      text: `After position ${state.position}; ${next ? "in bold: the next token of the prompt." : "nothing follows in the prompt."}`,
       rows: rows.map((row) => ({ ...row, spelled: true, strong: row.strong ?? row.name === next?.token })),
       most: 1,
       signed: false,
@@ -118,7 +118,7 @@ function componentRows() {
   );
 }
 
-// What the chosen head, or all heads together, take from each position.
+// The contribution of each source position through the chosen head, or through all heads.
 function sourceRows(place) {
   const heads = state.head
     ? [state.head]
@@ -141,7 +141,7 @@ function attributionPanels() {
     const rows = componentRows();
     const total = rows.reduce((sum, { value }) => sum + value, 0);
     return {
-      text: `Logits over the mean; they add up to ${formatted(total)}.`,
+      text: `Logits over the mean; sum ${formatted(total)}.`,
       rows,
       most: longest(rows),
       signed: true,
@@ -149,13 +149,13 @@ function attributionPanels() {
   });
   const sources = barTable(() => {
     const place = placeOf(state.position);
-    if (place < 0) return { text: "Of so long a string this position is not kept on the page.", rows: [], most: 1 };
+    if (place < 0) return { text: "The prompt is long, and the page leaves this position out.", rows: [], most: 1 };
     const all = sourceRows(place);
     const most = longest(all);
     const kept = new Set(largest(all).map(({ position }) => position));
     const total = all.reduce((sum, { value }) => sum + value, 0);
     return {
-      text: `What ${shownHead()} took from each position; it adds up to ${formatted(total)}.`,
+      text: `Contribution of each source position through ${shownHead()}; sum ${formatted(total)}.`,
       rows: all.filter(({ position }) => kept.has(position)),
       most,
       signed: true,
@@ -185,7 +185,7 @@ function entryText(layer, head, query, key) {
   return text;
 }
 
-// Draws the row of the position that is looked at into a frame.
+// Frames the row of the chosen position.
 function markRow(context, edge, cell) {
   const row = placeOf(state.position);
   if (row < 0) return;
@@ -205,7 +205,7 @@ function smallMap(layer, head, readout) {
     {
       type: "button",
       class: "head",
-      "aria-label": `${name}; its attention shown large, and what it took from each token, at a press`,
+      "aria-label": `${name}; a press enlarges its attention and shows the contribution of each source`,
       click: () => choose(isChosen(layer, head) ? null : [layer, head]),
       pointermove: (event) => {
         const entry = entryUnder(event, canvas, edge, cell, size);
@@ -257,7 +257,7 @@ function largeMap() {
     cell = drawn.cell;
     markRow(drawn.context, edge, cell);
     if (document.activeElement === canvas) outline(drawn.context, entry, edge, cell);
-    title.textContent = `${nameOf(state.head)}: queries from above, keys from the left`;
+    title.textContent = `${nameOf(state.head)}: rows: queries, columns: keys`;
     canvas.setAttribute("aria-label", `${title.textContent}; arrow keys read single entries`);
     tell();
   }
@@ -281,7 +281,7 @@ function mapsSection() {
       ? el(
           "p",
           { class: "note" },
-          `Of ${PROMPT.tokens.length} positions ${PROMPT.drawn.length} are drawn: the first, and those up to position ${PROMPT.drawn.at(-1)}.`,
+          `${PROMPT.drawn.length} of ${PROMPT.tokens.length} positions are drawn: the first, and those up to position ${PROMPT.drawn.at(-1)}.`,
         )
       : null;
   return el(
@@ -298,21 +298,21 @@ function mapsSection() {
 const PROMPT_SECTIONS = [
   [
     "string",
-    "The string",
-    "The bar below a token is its probability after what stands before it. A click, or the arrow keys, choose a position: what stands below is about what comes after it.",
+    "Prompt",
+    "The bar below a token is its probability given the tokens before it. A click or the arrow keys choose a position; the figures below explain the prediction after it.",
     chipsSection,
   ],
-  ["next", "What comes next", null, nextSection],
+  ["next", "Next token", null, nextSection],
   [
     "attribution",
     "Direct attribution",
-    "What each component adds to the logit of the token that comes next (after the last position, of the likeliest) over the mean of all logits, leaving out what it does through later layers. A head takes it from source tokens: attention times what the value there adds. Biases, MLPs and the embedding have no source.",
+    "What each component adds directly to the logit of the next token (after the last position: of the likeliest token), over the mean of all logits; effects through later layers are not in it. The contribution of a head is split by source token: attention times what the value there adds. Biases, MLPs and the embedding have no source.",
     attributionPanels,
   ],
   [
     "attention",
     "Attention",
-    "One row a query, one column a key; framed is the position that is looked at. The colour goes by the square root, so that weak attention is seen. A click shows a head large, and what it alone took from each token.",
+    "Rows: queries, columns: keys; a frame marks the chosen position. The colour follows the square root, so that weak attention is visible. A click enlarges a head and shows its contributions alone.",
     mapsSection,
   ],
   [

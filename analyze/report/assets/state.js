@@ -87,11 +87,11 @@ function indexOf(run) {
   return index < 0 ? run.steps.length - 1 : index;
 }
 // The first checkpoint at which a run's loss is as low as that; -1 if none is, or its loss has not been scored.
-const reached = (run, loss) => run.steps.findIndex((_, at) => run.losses.loss?.get(at) <= loss);
+const reached = (run, loss) => run.steps.findIndex((_, at) => run.loss?.get(at) <= loss);
 
 function makePlaces() {
   places.step = [...new Set(RUNS.flatMap((run) => run.steps))].sort((a, b) => a - b);
-  const losses = RUNS.filter((run) => run.losses.loss).map((run) => run.losses.loss.range);
+  const losses = RUNS.filter((run) => run.loss).map((run) => run.loss.range);
   const high = Math.max(...losses.map((range) => range[1])),
     low = Math.min(...losses.map((range) => range[0]));
   const count = 100;

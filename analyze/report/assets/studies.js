@@ -1,7 +1,7 @@
 // Studies: the claims of each with the numbers that decide them, and its figures, in sections that open and close.
 
 function studiesSection(run) {
-  if (!run.studies.length) return el("p", { class: "note" }, "No study of this run has been made.");
+  if (!run.studies.length) return el("p", { class: "note" }, "This run has no study.");
   return el(
     "div",
     {},
@@ -22,7 +22,7 @@ function formattedCell(x, digits) {
 }
 
 function claimsTable({ study, claims }) {
-  if (!claims.says.length) return el("p", { class: "note" }, "It claims nothing.");
+  if (!claims.says.length) return el("p", { class: "note" }, "No claims.");
   const row = (says, at) => {
     const [number, bound] = [claims.numbers.get(at), claims.bounds.get(at)];
     // With as many digits as it takes to tell the number from its bound.
@@ -75,10 +75,10 @@ function studySection(study, section, open) {
         el("h4", {}, each.title),
         each.note ? el("p", { class: "note" }, each.note) : null,
         each.less.length
-          ? el("p", { class: "note" }, `For the page to stay small, this shows ${each.less.join(", ")}; ${all}`)
+          ? el("p", { class: "note" }, `To keep the page small, this shows ${each.less.join(", ")}; ${all}`)
           : null,
         each.notDrawn.length
-          ? el("p", { class: "warn" }, `Not drawn, for what they hold are no numbers: ${each.notDrawn.join(", ")}.`)
+          ? el("p", { class: "warn" }, `Not drawn, because they hold no numbers: ${each.notDrawn.join(", ")}.`)
           : null,
         studyFigure(each),
       ];

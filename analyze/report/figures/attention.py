@@ -29,17 +29,16 @@ def attention(
     head: int | None = None,
     sequence: int | None = None,
 ) -> "Figure":
-    """Attention patterns of heads on one sequence: one row a query, one column a key."""
+    """Attention patterns of heads on one sequence; rows: queries, columns: keys."""
     from matplotlib.colors import PowerNorm
 
     index = stored.index(at)
-    if stored.attention is None:
+    if stored.whole_attention is None:
         raise not_scored(stored, "attention")
     check_scored(stored, "attention", index)
-    # The whole pattern: what a page can hold is no limit here.
-    patterns = stored.scores.attention.isel(step=index)
+    patterns = stored.whole_attention.isel(step=index)
     sequence = valid_number("sequence", 0 if sequence is None else sequence, patterns.sizes["batch"])
-    tokens = stored.run.task.labels(stored.run.batch().first(sequence + 1))[sequence]
+    tokens = stored.tokens[sequence]
     rows = rows_of_heads(chosen_heads(stored, layer, head), widest=8)
     columns, size = max(map(len, rows)), patterns.sizes["query"]
     width = width_of_figure(columns, size)
@@ -48,7 +47,7 @@ def attention(
     colors = colormap(palette.SEQUENTIAL).with_extremes(bad=NO_NUMBER)
     image = None
     for axes, which in panels:
-        values = patterns.sel(**which._asdict(), batch=sequence).transpose("query", "key").values
+        values = patterns.isel(**which._asdict(), batch=sequence).transpose("query", "key").values
         image = axes.imshow(values, cmap=colors, norm=PowerNorm(0.5, 0, 1), interpolation="none")
         axes.set_title(str(which) if np.isfinite(values).any() else f"{which}: no number")
         axes_of_tokens(axes, tokens, 72 * side / size)

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from math import ceil
 
 from headway.analyze import MEASURES
-from headway.analyze.report.stored import Score, StoredScores
+from headway.analyze.report.figure_data import Score
+from headway.analyze.report.stored import StoredScores
 from headway.checkpoints.scores import score_file
 from headway.models.config import Head
 from headway.options import nearest
@@ -40,7 +41,7 @@ def chosen_scores(
     stored: StoredScores, scores: list[Score], usual: str, wrong: str, measure: str | None
 ) -> list[Score]:
     """The scores of one measure, all of them for None."""
-    found = [score for score in scores if measure in (None, score.measure, score.label)]
+    found = [score for score in scores if measure in (None, score.measure, score.name, score.label)]
     if found:
         return found
     if measure is None:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import einops
 import numpy as np
 
-from headway.analyze.network.axes import PAIR
 from headway.analyze.report import palette
+from headway.analyze.report.figure_data import Score
 from headway.analyze.report.figures.axes import (
     DOUBLE,
     NO_NUMBER,
@@ -19,7 +19,7 @@ from headway.analyze.report.figures.axes import (
     width_of_figure,
 )
 from headway.analyze.report.figures.chosen import check_scored, chosen_scores, is_scored, not_scored
-from headway.analyze.report.stored import Score, StoredScores
+from headway.analyze.report.stored import StoredScores
 from headway.models.config import Head
 
 if TYPE_CHECKING:
@@ -61,10 +61,7 @@ def _matrix(figure: "Figure", axes: "Axes", score: Score, stored: StoredScores, 
 
     layers, count = stored.heads
     values = score.values if score.z is None else score.z
-    writing, reading = {"from_layer": range(layers - 1)}, {"to_layer": range(1, layers)}
-    square = einops.rearrange(
-        values.transpose("step", *PAIR).sel(writing | reading).values, "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)"
-    )
+    square = einops.rearrange(values.values[:, :-1, :, 1:], "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)")
     there = np.isfinite(square).any(0)
     most = max(map(abs, finite_range(square)))
     root = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2)

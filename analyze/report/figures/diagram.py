@@ -9,9 +9,10 @@ import xarray as xr
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.network.axes import PAIR
 from headway.analyze.report import palette
+from headway.analyze.report.figure_data import Score
 from headway.analyze.report.figures.axes import DOUBLE, SINGLE, finite_range, legend_below, number_text, one_panel
 from headway.analyze.report.figures.chosen import not_scored
-from headway.analyze.report.stored import Score, StoredScores
+from headway.analyze.report.stored import StoredScores
 from headway.models.config import Head
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def diagram(stored: StoredScores, at: int | None = None) -> "Figure":
     for layer in range(layers):
         axes.text(0, places[Head(layer, 0)][1], f"layer {layer}", va="center", fontsize=7)
     told = f"the {MOST_EDGES} strongest of {len(edges)}" if len(edges) > MOST_EDGES else f"{len(edges)}"
-    figure.suptitle(f"{told} compositions above their bands, step {stored.steps[index]}")
+    figure.suptitle(f"{told} compositions above their null bands, step {stored.steps[index]}")
     return figure
 
 
@@ -81,7 +82,7 @@ def edges_at(stored: StoredScores, index: int) -> list[Edge]:
     found = []
     for score, all_z in _compositions(stored):
         z = all_z.isel(step=index).transpose(*PAIR)
-        formed = (stored.formed(score).transpose(*PAIR) <= stored.steps[index]) & (z > 0)
+        formed = (score.formed_from.transpose(*PAIR) <= stored.steps[index]) & (z > 0)
         for l1, h1, l2, h2 in np.argwhere(formed.values):
             found.append(Edge(score.label, Head(int(l1), int(h1)), Head(int(l2), int(h2)), float(z[l1, h1, l2, h2])))
     return sorted(found, key=lambda edge: -edge.z)
@@ -123,8 +124,8 @@ def _thickness(z: float, strongest: float) -> float:
 
 
 def _role_color(roles: xr.Dataset | None, index: int, head: Head) -> tuple[float, ...]:
-    """The colour of what a head attends to, the fainter the less of its attention goes there; white for nothing."""
-    here = None if roles is None else roles.isel(step=index).sel(head._asdict())
+    """The colour of a head's role, the fainter the less of its attention goes there; white for no role."""
+    here = None if roles is None else roles.isel(step=index, **head._asdict())
     if here is None or not here.role.item():
         return (1.0, 1.0, 1.0)
     (full,) = palette.rgb((palette.CATEGORIES[list(ROLES).index(here.role.item())],))
@@ -149,7 +150,7 @@ def _diagram_keys(roles: xr.Dataset | None, index: int, edges: list[Edge], stron
     if "" in does:
         keys.append(
             Line2D([], [], linestyle="", marker="o", markersize=6, markerfacecolor="white", markeredgecolor="black",
-                   markeredgewidth=0.6, label="nothing beyond chance")
+                   markeredgewidth=0.6, label="no score above its null band")
         )  # fmt: skip
     for name, kind in KINDS.items():
         z = max((edge.z for edge in edges if edge.kind == name), default=None)

@@ -32,7 +32,7 @@ def eigenvalues(
 ) -> "Figure":
     """Eigenvalues of each head's circuit in the complex plane; the circle is the largest that it ever had."""
     index = stored.index(at)
-    spectra = stored.spectra
+    spectra = {each.measure: each for each in stored.spectra}
     if not spectra and measure is None:
         raise not_scored(stored, "ov_eigenvalue,qk_eigenvalue")
     measure = measure or next(iter(spectra))
@@ -44,8 +44,8 @@ def eigenvalues(
     width = SINGLE if columns < 4 else DOUBLE
     figure, panels = grid_of_panels(rows, width, len(rows) * (min(1.6, side_of_panel(width, columns)) + 0.3) + 0.5)
     for axes, which in panels:
-        radius = _plane(axes, spectra[measure].sel(which._asdict()), index)
-        ratio = float(stored.scores[measure].isel(step=index).sel(which._asdict()))
+        radius = _plane(axes, spectra[measure].eigenvalues.isel(which._asdict()), index)
+        ratio = float(spectra[measure].score.isel(step=index, **which._asdict()))
         axes.set_title(f"{which}: {number_text(ratio, 2)}\n|λ| ≤ {number_text(radius, 2)}")
     figure.supxlabel("real part of λ", fontsize=7)
     figure.supylabel("imaginary part of λ", fontsize=7)

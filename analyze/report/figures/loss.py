@@ -34,14 +34,12 @@ def loss(stored: StoredScores, at: int | None = None) -> "Figure":
     if not losses:
         raise not_scored(stored, "loss")
     figure, axes = one_panel(2.5)
-    for place, (name, values) in enumerate(losses.items()):
+    for place, each in enumerate(losses):
         color = palette.CATEGORIES[place % len(palette.CATEGORIES)]
-        line_over_training(
-            axes, values, at, color, DASHES[place % len(DASHES)], label=name.replace("_", " on ", 1).replace("_", " ")
-        )
-    _axis_of_losses(axes, np.concatenate([values.values for values in losses.values()]), stored.run.task.baselines())
+        line_over_training(axes, each.values, at, color, DASHES[place % len(DASHES)], label=each.label)
+    _axis_of_losses(axes, np.concatenate([each.values.values for each in losses]), stored.baselines)
     axis_of_steps(axes, stored, at, SINGLE - 1.2)
-    axes.set(xlabel="step", ylabel=f"loss ({stored.unit})")
+    axes.set(xlabel="step", ylabel=f"loss ({stored.loss_units})" if stored.loss_units else "loss")
     legend_below(figure, axes.get_legend_handles_labels()[0], 3)
     figure.suptitle(title_over_training("loss", stored, at))
     return figure

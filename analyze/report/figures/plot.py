@@ -9,7 +9,16 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headway.analyze.report.figures import attention, attribution, composition, diagram, eigenvalues, heads, loss
+from headway.analyze.report.figures import (
+    attention,
+    attribution,
+    composition,
+    diagram,
+    eigenvalues,
+    heads,
+    loss,
+    network,
+)
 from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Run
 from headway.checkpoints.files import write_whole
@@ -20,6 +29,7 @@ if TYPE_CHECKING:  # an extra: it is imported by what draws
 
 FIGURES: dict[str, Callable[..., "Figure"]] = {
     "loss": loss.loss,
+    "network": network.network,
     "diagram": diagram.diagram,
     "attention": attention.attention,
     "eigenvalues": eigenvalues.eigenvalues,

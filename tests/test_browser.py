@@ -225,7 +225,7 @@ def test_everything_can_be_named_and_reached(run: Run, opened: Open):
         )
         assert levels[0] == 1
         assert all(after - before <= 1 for before, after in pairwise(levels))
-        for selector in ("p.say", "body", ".readout", "#controls output", "svg text", "button"):
+        for selector in ("p.note", "body", ".readout", "#controls output", "svg text", "button"):
             assert contrast(page, selector) >= 4.5, (theme, selector)
 
 

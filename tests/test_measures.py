@@ -218,8 +218,9 @@ def test_in_context_compares_the_positions_it_is_told():
     assert in_context(model, batch).in_context.item() == pytest.approx(by_default, abs=1e-5)
     half = in_context(model, batch, late=[9]).in_context.item()
     assert half == pytest.approx((each[:, 9].mean() - each[:, :2].mean()).item(), abs=1e-5)
-    with pytest.raises(ValueError, match="late: position 11 does not exist; positions are 0 to 10"):
-        in_context(model, batch, late=[11])
+    for position in (11, -1):
+        with pytest.raises(ValueError, match=f"late: position {position} does not exist; positions are 0 to 10"):
+            in_context(model, batch, late=[position])
 
 
 def our_bridge() -> tuple[Model, Model, Batch]:
@@ -389,7 +390,7 @@ def test_a_measure_may_not_write_another_s_score():
     def mine(model: Model, batch: Batch) -> xr.Dataset:
         return xr.Dataset({"mine": 1.0, "loss": 2.0})
 
-    with pytest.raises(ValueError, match="mine: its variable 'loss' may be another measure's"):
+    with pytest.raises(ValueError, match="mine: its variable 'loss' is not valid; it must be 'mine' or start with"):
         Measure(mine)(*uniform_head())
 
 
@@ -424,5 +425,5 @@ def test_what_does_not_apply_says_why():
         k_composition(model, batch)
     with pytest.raises(ValueError, match="its task is None"):
         in_context(model, once._replace(task=None))
-    with pytest.raises(ValueError, match="it gave a float; it must give an xarray Dataset or DataArray"):
+    with pytest.raises(ValueError, match="it returned a float; it must return an xarray Dataset or DataArray"):
         Measure(lambda model, batch: 1.0)(model, batch)  # pyright: ignore[reportArgumentType]

@@ -18,18 +18,16 @@ from toys import TOKENS, VECTORS, TurnsNaN, embedding_norm
 
 from headway.__main__ import main
 from headway.analyze import MEASURES, measure
-from headway.analyze.formation.strongest import Formed
 from headway.analyze.network.axes import PAIR
-from headway.analyze.report import live, page, shown, write_report
+from headway.analyze.report import live, page, stored, write_report
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.page import run_data
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import read_file, score_file, write_scores
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
-from headway.models.config import Head
 from headway.models.lightning_module import DivergedError
 from headway.recipes import RECIPES
 from headway.train import resume, train
@@ -91,7 +89,14 @@ def test_the_page_holds_the_scores_of_the_run(original: Run):
     scores, data = original.scores, run_of(original.report_file)
     assert data["steps"] == original.steps
     np.testing.assert_allclose(data["attention"]["values"], scores.attention.values, atol=1 / 508)
-    np.testing.assert_allclose(data["losses"]["loss_repeats"], scores.loss_repeats.values, rtol=1 / 4000)
+    losses = {each["label"]: each["values"] for each in data["losses"]}
+    assert losses.keys() == {"loss", "loss on first", "loss on repeats"}
+    np.testing.assert_allclose(losses["loss on repeats"], scores.loss_repeats.values, rtol=1 / 4000)
+    np.testing.assert_array_equal(losses["loss"], data["loss"])
+    curves = {each["label"]: {line["label"]: line["values"] for line in each["lines"]} for each in data["curves"]}
+    assert curves.keys() == {"accuracy", "in_context"}
+    np.testing.assert_allclose(curves["accuracy"]["accuracy on repeats"], scores.accuracy_repeats, rtol=1 / 4000)
+    np.testing.assert_allclose(curves["in_context"]["in context"], scores.in_context, rtol=1 / 4000)
     by_name = {each["label"]: each for each in data["perHead"]}
     assert by_name.keys() == {
         "previous_token", "current_token", "first_token", "duplicate_token", "prefix_matching", "ov_eigenvalue",
@@ -115,16 +120,15 @@ def test_the_page_holds_the_scores_of_the_run(original: Run):
     # A ratio is that of its spectrum.
     size = np.hypot(spectrum["re"], spectrum["im"]).sum(-1)
     np.testing.assert_allclose(spectrum["re"].sum(-1) / size, spectrum["ratio"], atol=2e-3)
-    attribution = {each["part"]: each for each in data["attributions"]}
-    np.testing.assert_allclose(
-        attribution["repeats"]["values"], scores.direct_attribution_repeats.values, rtol=1 / 4000
-    )
+    attribution = {each["label"]: each["values"] for each in data["attributions"]}
+    repeats = attribution["direct attribution on repeats"]
+    np.testing.assert_allclose(repeats, scores.direct_attribution_repeats, rtol=1 / 4000)
 
 
 def test_the_page_says_what_formed_and_what_each_measure_means(original: Run):
     data = data_of(original.report_file)
-    assert data["runs"][0]["sentences"][0].startswith("Between steps 0 and 17 the loss went from ")
-    assert any("previous_token" in sentence for sentence in data["runs"][0]["sentences"])
+    assert data["runs"][0]["sentences"][0].startswith("From step 0 to step 17: loss from ")
+    assert any("previous-token head" in sentence for sentence in data["runs"][0]["sentences"])
     for each in (*data["runs"][0]["perHead"], *data["runs"][0]["perPair"]):
         told = data["definitions"][each["measure"]]
         assert told["summary"]
@@ -237,21 +241,21 @@ def test_vectors_and_one_layer_have_pages(tmp_path: Path):
     recipe = replace(VECTORS, model=replace(VECTORS.model, n_layers=1))
     data = run_of(trained(tmp_path, recipe).report_file)
     assert data["perPair"] == []
-    assert data["unit"] == "squared error"
+    assert data["lossUnits"] == "squared error"
     assert data["attention"]["tokens"][0][:2] == ["x0", "x1"]
 
 
 def test_attention_is_cut_to_what_a_page_can_hold(original: Run, monkeypatch: pytest.MonkeyPatch):
-    whole = Shown.of(original).attention
+    whole = StoredScores.of(original).attention
     assert whole is not None
     patterns = len(original.steps) * 6
     assert whole.sizes["batch"] == 4
-    monkeypatch.setattr(shown, "MOST_ATTENTION", patterns * 11**2 * 3)
-    three = Shown.of(original).attention
+    monkeypatch.setattr(stored, "MOST_ATTENTION", patterns * 11**2 * 3)
+    three = StoredScores.of(original).attention
     assert three is not None
     assert (three.sizes["batch"], three.sizes["query"]) == (3, 11)
-    monkeypatch.setattr(shown, "MOST_ATTENTION", patterns * 7**2)
-    data = run_data(Shown.of(original))
+    monkeypatch.setattr(stored, "MOST_ATTENTION", patterns * 7**2)
+    data = run_data(StoredScores.of(original))
     assert data["attention"]["values"]["shape"] == [len(original.steps), 2, 3, 1, 7, 7]
     assert [len(row) for row in data["attention"]["tokens"]] == [7]
     assert data["attention"]["positions"] == 11
@@ -274,11 +278,14 @@ def test_a_measure_of_one_s_own_is_shown(run: Run):
     data = data_of(write_report(run))
     assert data["runs"][0]["attention"]["values"].shape[1:4] == (2, 3, 4)
     assert "padded" not in {each["measure"] for each in data["runs"][0]["perHead"]}
-    assert data["runs"][0]["notShown"] == ["embedding_norm", "padded"]
+    not_shown = {each["name"]: each["axes"] for each in data["runs"][0]["notShown"]}
+    assert not_shown["embedding_norm"] == ["token"]
+    assert not_shown["padded"] == ["layer", "head"]
+    assert not_shown["padded_of_sequences"] == ["batch"]
     [found] = [each for each in data["runs"][0]["perHead"] if each["measure"] == "twice_the_layer"]
     assert found["values"][0].tolist() == [[0, 0, 0], [2, 2, 2]]
     assert (found["null"], found["low"]) == (None, None)
-    assert data["definitions"]["twice_the_layer"]["summary"] == "A measure of your own."
+    assert data["definitions"]["twice_the_layer"]["summary"] == "The layer's number, twice."
 
 
 def test_several_runs_share_a_page(original: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -417,14 +424,6 @@ def test_a_run_of_which_all_is_damaged_names_it(run: Run):
     assert [step for step, _ in data["leftOut"]] == run.steps
 
 
-def test_what_a_head_does_slightly_is_said_to_be_slight():
-    small = Formed("prefix_matching", (Head(0, 2),), 0.219, 0.217, 1e-4, 20.0, (10, 20))
-    assert small.sentence.startswith("Only 0.3% of the way from nothing to all, L0H2 does prefix matching: ")
-    assert Formed("prefix_matching", (Head(0, 2),), 0.9, 0.1, 1e-4, 20.0, (10, 20)).sentence.startswith(
-        "L0H2 does prefix"
-    )
-
-
 def test_a_run_that_diverges_has_a_page(tmp_path: Path):
     small = replace(TOKENS.model, n_ctx=5, d_vocab=7, d_vocab_out=7)
     with pytest.raises(DivergedError):
@@ -441,7 +440,7 @@ def test_a_notebook_shows_the_page_at_a_step(run: Run):
     inside = html.unescape(found[1])
     assert '<meta name="place" content="step=5">' in inside
     assert inside.replace('<meta name="place" content="step=5">', "") == run.report_file.read_text()
-    assert 'content="step=17"' in html.unescape(run._repr_html_())
+    assert 'content="step=17"' in html.unescape(run.show()._repr_html_())
     with pytest.raises(ValueError, match="step: 3 was not kept; nearest is 4"):
         run.show(3)
     time.sleep(0.01)
@@ -450,8 +449,8 @@ def test_a_notebook_shows_the_page_at_a_step(run: Run):
     write_report(run)
     assert run.show(5)._repr_html_().startswith("<iframe")
     run.report_file.unlink()
-    assert run._repr_html_().startswith("<p>Run(")
-    assert f"headway report {run.path} writes it" in run._repr_html_()
+    with pytest.raises(ValueError, match=r"has no page yet; headway report .* writes it"):
+        run.show()
 
 
 @pytest.mark.parametrize("name", RECIPES)

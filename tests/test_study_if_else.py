@@ -34,7 +34,7 @@ from headway.analyze.studies.if_else.token_circuits import TokenCircuits, layer_
 from headway.analyze.studies.result import Claims, StudyResult
 from headway.analyze.studies.runner import run_study
 from headway.analyze.studying import study
-from headway.analyze.tools.anomaly_scores import Apart
+from headway.analyze.tools.anomaly_scores import Separation
 from headway.data.conditionals import ELSE, IF, twins
 from headway.data.seeds import generator
 from headway.data.text import Text
@@ -189,7 +189,7 @@ CLAIMS: Cases = [
 
 
 @lru_cache
-def untrained() -> list[Apart]:
+def untrained() -> list[Separation]:
     return list(anomalies.untrained(plain(), prompts().generated).values())
 
 
@@ -389,7 +389,7 @@ def test_features_are_what_their_names_say():
     direct = anomalies.to_else(model, some).sum("source").sum("head").values
     np.testing.assert_allclose(every[anomalies.ATTRIBUTIONS].sum(1), direct, rtol=1e-4, atol=1e-5)
     # Normal prompts that are all the same, or two, leave nothing to judge by.
-    assert math.isnan(anomalies.told_apart(torch.ones(len(some.anomalous), 3), some).auroc)
+    assert math.isnan(anomalies.mahalanobis_separation(torch.ones(len(some.anomalous), 3), some).auroc)
 
 
 def test_nothing_is_told_apart_by_noise_that_texts_have_in_common():
@@ -399,12 +399,12 @@ def test_nothing_is_told_apart_by_noise_that_texts_have_in_common():
     draws = torch.Generator().manual_seed(0)
     noise = torch.randn(int(text.max()) + 1, 211, generator=draws)[text]
     noise = noise + 0.01 * torch.randn(noise.shape, generator=draws)
-    for apart in (anomalies.told_apart(noise, real), anomalies.probed_apart(noise, real)):
-        assert apart.low < 0.5 + 0.15
-        assert apart.high > 0.5 - 0.15
+    for found in (anomalies.mahalanobis_separation(noise, real), anomalies.probe_separation(noise, real)):
+        assert found.low < 0.5 + 0.15
+        assert found.high > 0.5 - 0.15
     some = prompts().generated
     x = torch.randn(len(some.anomalous), 211, generator=draws)
-    found = anomalies.probed_apart(x, some)
+    found = anomalies.probe_separation(x, some)
     assert found.null_low - 0.1 < found.auroc < found.null_high + 0.1
 
 
@@ -456,7 +456,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Text]:
     folder = tmp_path_factory.mktemp("texts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADWAY_CACHE", str(folder / "cache"))
-        yield Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).settled()
+        yield Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).resolved()
 
 
 def test_from_end_to_end(task: Text, tmp_path: Path):

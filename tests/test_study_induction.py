@@ -77,7 +77,7 @@ def by_the_order_of_tokens() -> Case:
     """It attends to the token that is one larger, whatever stood before; in these sequences that is what follows."""
     model, batch = handmade.composing_pair("k")
     attention = model.blocks[1].attn
-    attention.W_K[1, handmade.BEFORE] = 0
+    attention.W_K[1, handmade.PREVIOUS] = 0
     attention.W_K[1, handmade.TOKEN, : handmade.D_VOCAB] = handmade.SHARP * torch.eye(handmade.D_VOCAB)
     attention.W_Q[1, handmade.TOKEN] = attention.W_Q[1, handmade.TOKEN].roll(-1, 0)
     tokens = 1 + torch.arange(-1, 17) % batch.info["period"][:, None]
@@ -295,5 +295,5 @@ def test_a_sequence_without_a_repeat_has_no_induction_to_be_studied():
         RepeatedTokens(length=17, period_max=17)
     model, batch = handmade.composing_pair("k")
     ascending = batch._replace(inputs=torch.arange(13).expand(3, -1), targets=torch.arange(13).expand(3, -1))
-    with pytest.raises(ValueError, match="needs a token that repeats; no token of this batch does"):
+    with pytest.raises(ValueError, match="needs a token that repeats within a sequence; no token of this batch does"):
         find_circuit(model, Sequences(ascending, torch.arange(13)), Options())

@@ -35,7 +35,7 @@ from headway.analyze.studies.name_movers.sentences import (
 from headway.analyze.studies.result import Claims, StudyResult
 from headway.analyze.studies.runner import run_study
 from headway.analyze.studying import study
-from headway.data.indirect_object import NAMES, OBJECTS, PLACES, TEMPLATES, IndirectObject, joined, parted
+from headway.data.indirect_object import NAMES, OBJECTS, PLACES, TEMPLATES, IndirectObject, join_words, split_words
 from headway.models import handmade
 from headway.models.config import Head, ModelConfig
 from headway.models.convert import Model, load_bridge
@@ -312,8 +312,8 @@ def test_any_network_any_head_and_any_place_can_be_studied(changes: dict, head: 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT-2 whose tokenizer knows seven of the names, and all other words."""
-    known = [*NAMES[:7], *PLACES, *OBJECTS, *(word for text in TEMPLATES for word in parted(text))]
-    words = f"{joined(known)} {joined(reversed(known))}"
+    known = [*NAMES[:7], *PLACES, *OBJECTS, *(word for text in TEMPLATES for word in split_words(text))]
+    words = f"{join_words(known)} {join_words(reversed(known))}"
     return saved_gpt2(tmp_path_factory.mktemp("models") / "gpt2-names", words, n_layer=3)
 
 
@@ -327,7 +327,7 @@ def test_a_language_model_is_studied_in_its_own_tokens(folder: Path):
 
 def test_what_is_wrong_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run, out = str(untrained_run(tmp_path / "run", SMALL).path), ("--out", str(tmp_path / "out"))
-    short = saved_gpt2(tmp_path / "short", joined(NAMES[:7]) + " " + joined(NAMES[:7]), n_positions=11)
+    short = saved_gpt2(tmp_path / "short", join_words(NAMES[:7]) + " " + join_words(NAMES[:7]), n_positions=11)
     cases = {
         (run, "--head", "L7H0"): "head: L7H0 does not exist; this network has L0H0 to L2H2",
         (run, "--head", "7"): "head: '7' is not valid; it must be a name such as L0H7",

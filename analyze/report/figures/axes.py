@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.report import palette
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.stored import StoredScores
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -76,11 +76,11 @@ def width_of_figure(columns: int, size: int) -> float:
     return SINGLE if columns == 1 else DOUBLE
 
 
-def title_over_training(name: str, shown: Shown, at: int | None) -> str:
+def title_over_training(name: str, stored: StoredScores, at: int | None) -> str:
     """The title of a figure over training."""
-    if at is None and len(shown.steps) > 1:
-        return f"{name}, steps {shown.steps[0]} to {shown.steps[-1]}"
-    return f"{name}, step {shown.steps[shown.index(at)]}"
+    if at is None and len(stored.steps) > 1:
+        return f"{name}, steps {stored.steps[0]} to {stored.steps[-1]}"
+    return f"{name}, step {stored.steps[stored.index(at)]}"
 
 
 def number_text(number: float, digits: int = 3) -> str:
@@ -118,9 +118,9 @@ def line_over_training(axes: "Axes", values: xr.DataArray, at: int | None, color
         line.set(marker="o", markersize=3, markevery=marks.tolist())
 
 
-def axis_of_steps(axes: "Axes", shown: Shown, at: int | None, inches: float) -> None:
+def axis_of_steps(axes: "Axes", stored: StoredScores, at: int | None, inches: float) -> None:
     """log(1 + step), with 0 and the powers of ten for which there is room."""
-    last = max(1, shown.steps[-1])
+    last = max(1, stored.steps[-1])
     axes.set_xscale("function", functions=(np.log1p, np.expm1))
     axes.set_xlim(0, last)
     ticks = [0]

@@ -9,8 +9,17 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headway.analyze.report.figures import attention, attribution, composition, diagram, eigenvalues, heads, loss
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.figures import (
+    attention,
+    attribution,
+    composition,
+    diagram,
+    eigenvalues,
+    heads,
+    loss,
+    network,
+)
+from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Run
 from headway.checkpoints.files import write_whole
 from headway.options import nearest
@@ -20,6 +29,7 @@ if TYPE_CHECKING:  # an extra: it is imported by what draws
 
 FIGURES: dict[str, Callable[..., "Figure"]] = {
     "loss": loss.loss,
+    "network": network.network,
     "diagram": diagram.diagram,
     "attention": attention.attention,
     "eigenvalues": eigenvalues.eigenvalues,
@@ -95,7 +105,7 @@ def draw(
         if name not in taken:
             raise ValueError(f"{name}: {value!r} is not valid; the figure {figure} takes {', '.join(taken)}")
     with _style():
-        drawn = FIGURES[figure](Shown.of(run), **given)
+        drawn = FIGURES[figure](StoredScores.of(run), **given)
         # What matplotlib leaves until the figure is seen (ticks, places) is done in this style, and once: another
         # layout would move things by a hair.
         drawn.draw_without_rendering()

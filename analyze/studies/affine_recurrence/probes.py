@@ -9,7 +9,7 @@ from headway.analyze.measures.nulls import untrained
 from headway.analyze.studies.affine_recurrence.sequences import known_of, last_position, sequences_of
 from headway.analyze.studies.loading import LoadedModel
 from headway.analyze.studies.result import Figure, Section
-from headway.analyze.tools.probe import Probed, Samples, linear_probe, mlp_probe, samples
+from headway.analyze.tools.probe import ProbeResult, Samples, linear_probe, mlp_probe, samples
 
 
 def probes_section(network: LoadedModel, length: int, sequences: int) -> Section:
@@ -22,7 +22,7 @@ def probes_section(network: LoadedModel, length: int, sequences: int) -> Section
     depths = {"embed": "blocks.0.hook_resid_pre"}
     depths |= {f"after L{layer}": f"blocks.{layer}.hook_resid_post" for layer in range(network.model.cfg.n_layers)}
     probes = {"linear": linear_probe, "mlp": mlp_probe}
-    found: dict[str, list[Probed]] = {
+    found: dict[str, list[ProbeResult]] = {
         f"{target}, {kind}, {name}": [] for target in ("d", "c") for kind in probes for name in networks
     }
     batches = (train, held_out)
@@ -49,7 +49,7 @@ def probes_section(network: LoadedModel, length: int, sequences: int) -> Section
             Figure(
                 said,
                 xr.Dataset(
-                    {name: (("probe", "depth"), numbers[..., Probed._fields.index(name)])},
+                    {name: (("probe", "depth"), numbers[..., ProbeResult._fields.index(name)])},
                     {"probe": list(found), "depth": list(depths)},
                 ),
                 "table",

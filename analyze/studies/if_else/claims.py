@@ -15,7 +15,7 @@ from headway.analyze.studies.if_else.scores import attention_to_if
 from headway.analyze.studies.if_else.subcircuits import Kept
 from headway.analyze.studies.if_else.token_circuits import TokenCircuits
 from headway.analyze.studies.result import Claim, Claims
-from headway.analyze.tools.anomaly_scores import Apart
+from headway.analyze.tools.anomaly_scores import Separation
 from headway.models.convert import Model
 
 # Nats that the probability of `` else`` falls by without `` if``, for that to be its reason.
@@ -24,10 +24,10 @@ FALLS = 1.0
 BY_CHANCE = 0.01
 
 
-def claims(model: Model, prompts: Prompts, untrained: Sequence[Apart]) -> Claims:
+def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> Claims:
     """What the circuit would have to do, each statement with the number that decides it; on generated prompts.
 
-    ``untrained`` is what networks that know nothing tell apart, the same at each step.
+    ``untrained`` is what networks that know nothing tell separation, the same at each step.
     """
     circuits, order = TokenCircuits.of(model, prompts), most_first(model, prompts)
     token, normal = prompts.else_token, ~prompts.anomalous
@@ -47,7 +47,7 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Apart]) -> Claims
             "tokens alone": Kept(order, subcircuits.TOKENS_ALONE),
         },
     )
-    attributions = anomalies.told_apart(anomalies.of_attributions(model, prompts), prompts)
+    attributions = anomalies.mahalanobis_separation(anomalies.of_attributions(model, prompts), prompts)
     return (
         Claim(
             "It expects else",

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.studies.loading import LoadedModel
-from headway.data.conditionals import ELSE, IF, found, generated, ordinary, together, with_another
+from headway.data.conditionals import ELSE, IF, concatenate, find_prompts, generate_prompts, random_windows, replace_if
 from headway.data.corpus import read_corpus
 from headway.data.task import Batch
 from headway.data.text import Text
-from headway.data.tokenizer import one_token, said
+from headway.data.tokenizer import format_token, one_token
 from headway.models.convert import Model
 
 # Stands in the place of `` if`` where there is to be no condition: "x = a, b".
@@ -43,9 +43,11 @@ class Prompts:
     @classmethod
     def of(cls, texts: Sequence[str], tokenizer: Any, seed: int, pairs: int, length: int) -> "Prompts":
         """Those of some texts, and ``pairs`` pairs of the grammar."""
-        real = found(texts, tokenizer, length)
-        batch = together([real, generated(tokenizer, seed, 2 * pairs, length)])
-        return cls(batch, len(real.inputs), ordinary(texts, tokenizer, seed, len(batch.inputs), length), tokenizer)
+        real = find_prompts(texts, tokenizer, length)
+        batch = concatenate([real, generate_prompts(tokenizer, seed, 2 * pairs, length)])
+        return cls(
+            batch, len(real.inputs), random_windows(texts, tokenizer, seed, len(batch.inputs), length), tokenizer
+        )
 
     @property
     def real(self) -> "Prompts":
@@ -102,7 +104,7 @@ class Prompts:
     @cached_property
     def without_if(self) -> Batch:
         """The same prompts with a comma in the place of `` if``."""
-        return with_another(self.batch, one_token(self.tokenizer, INSTEAD))
+        return replace_if(self.batch, one_token(self.tokenizer, INSTEAD))
 
     @property
     def if_token(self) -> int:
@@ -116,7 +118,7 @@ class Prompts:
 
     def label(self, token: int) -> str:
         """A token in quotes."""
-        return said(self.tokenizer, token)
+        return format_token(self.tokenizer, token)
 
 
 def texts_of(network: LoadedModel, corpus: str) -> Sequence[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headway.analyze.circuits.faithfulness import Known
 from headway.analyze.network.forward import Hook, forward_pass, hooked_forward_pass, shared_forward_pass
-from headway.analyze.network.interventions import Kind, heads_except, output_with, replacing
+from headway.analyze.network.interventions import Kind, ablation_hooks, heads_except, output_with
 from headway.analyze.network.requirements import needs_plain_scores
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
 from headway.analyze.studies.if_else.scores import patterns_from_parts, score_parts
@@ -59,7 +59,7 @@ def left(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None
     With ``read``, what the kept heads write at END is made of a part of what they read: attention by tokens alone or by
     positions alone, or of all values only that of IF, and in the place of each other the mean over ordinary text.
     """
-    hooks = replacing(model, prompts.batch, heads_except(model, heads), KIND, reference=prompts.ordinary)
+    hooks = ablation_hooks(model, prompts.batch, heads_except(model, heads), KIND, reference=prompts.ordinary)
     if read is not None:
         # Before there are hooks, since it may have to run the network on other tokens.
         needs_plain_scores("if-else", model)
@@ -77,7 +77,7 @@ def left(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None
 def text_loss(model: Model, prompts: Prompts, heads: Sequence[Head]) -> float:
     """The loss on ordinary text with these heads and the direct path."""
     batch = prompts.ordinary
-    output = output_with(model, batch, replacing(model, batch, heads_except(model, heads), KIND))
+    output = output_with(model, batch, ablation_hooks(model, batch, heads_except(model, heads), KIND))
     return F.cross_entropy(output.flatten(0, 1), batch.targets.flatten()).item()
 
 

@@ -1,32 +1,32 @@
-// A string typed into a network. A click on a token says what was expected after it, and what decided that.
+// A prompt. A click on a token shows what the network predicts after it, and which components and sources add to that.
 
-let TYPED; // what the page holds of it
+let PROMPT; // what the page holds of it
 const MOST_BARS = 24;
 
-// From the position that is looked at into what is drawn of the string; -1 where nothing is.
-const placeOf = (position) => TYPED.drawn.indexOf(position);
+// The place of a position among those that are drawn; -1 if it is not drawn.
+const placeOf = (position) => PROMPT.drawn.indexOf(position);
 const shownHead = () => (state.head ? nameOf(state.head) : "all heads");
 // On an axis a token stands without its quotes.
 const bare = (label) => label.slice(1, -1);
 
 function look(position) {
-  state.position = Math.min(TYPED.tokens.length - 1, Math.max(0, position));
+  state.position = Math.min(PROMPT.tokens.length - 1, Math.max(0, position));
   changed();
 }
 
 function chanceText({ token, probability, rank }) {
-  return `${token}, probability ${said(probability)}, rank ${rank}`;
+  return `${token}, probability ${formatted(probability)}, rank ${rank}`;
 }
 
 function chipsSection() {
   const readout = el("output", { class: "readout", "aria-live": "polite" });
-  const chips = TYPED.tokens.map((token, position) => {
-    const chance = TYPED.following[position - 1]?.probability;
-    const told = chance === undefined ? "" : `probability ${said(chance)}`;
+  const chips = PROMPT.tokens.map((token, position) => {
+    const chance = PROMPT.following[position - 1]?.probability;
+    const described = chance === undefined ? "" : `probability ${formatted(chance)}`;
     const bar = el("i", { style: `width:${100 * (chance ?? 0)}%;background:${PALETTE.categories[0]}` });
     return el(
       "button",
-      { type: "button", class: "chip", title: `position ${position} ${told}`, click: () => look(position) },
+      { type: "button", class: "chip", title: `position ${position} ${described}`, click: () => look(position) },
       token,
       bar,
     );
@@ -36,10 +36,10 @@ function chipsSection() {
       chip.classList.toggle("chosen", position === state.position);
       chip.setAttribute("aria-pressed", String(position === state.position));
     });
-    const next = TYPED.following[state.position];
+    const next = PROMPT.following[state.position];
     readout.value =
-      `Position ${state.position} of ${TYPED.tokens.length - 1}, ${TYPED.tokens[state.position]}. ` +
-      (next ? `Next comes ${chanceText(next)}.` : "It is the last.");
+      `Position ${state.position} of ${PROMPT.tokens.length - 1}, ${PROMPT.tokens[state.position]}. ` +
+      (next ? `Next token: ${chanceText(next)}.` : "It is the last token.");
   });
 }
 
@@ -52,8 +52,8 @@ function barRows(rows, most, signed) {
     return el(
       "tr",
       {},
-      el("th", { scope: "row", class: `${spelled ? "token" : ""} ${strong ? "said" : ""}` }, name),
-      el("td", { class: "number" }, said(value)),
+      el("th", { scope: "row", class: `${spelled ? "token" : ""} ${strong ? "strong" : ""}` }, name),
+      el("td", { class: "number" }, formatted(value)),
       el(
         "td",
         { class: "bar" },
@@ -68,27 +68,27 @@ function barRows(rows, most, signed) {
   });
 }
 
-function barTable(caption, draw) {
-  const said = el("caption", { class: "say", style: "text-align:left" }),
+function barTable(draw) {
+  const caption = el("caption", { class: "note", style: "text-align:left" }),
     body = el("tbody");
-  return figure(el("table", { class: "bars" }, said, body), () => {
+  return figure(el("table", { class: "bars" }, caption, body), () => {
     const { text, rows, most, signed } = draw();
-    said.textContent = text;
+    caption.textContent = text;
     body.replaceChildren(...barRows(rows, most, signed));
   });
 }
 
 function nextSection() {
-  return barTable("", () => {
-    const rows = TYPED.likeliest[state.position].map(({ token, probability }) => ({
+  return barTable(() => {
+    const rows = PROMPT.likeliest[state.position].map(({ token, probability }) => ({
       name: token,
       value: probability,
     }));
-    const next = TYPED.following[state.position];
+    const next = PROMPT.following[state.position];
     if (next && !rows.some(({ name }) => name === next.token))
       rows.push({ name: `${next.token} (rank ${next.rank})`, value: next.probability, strong: true });
     return {
-      text: `After position ${state.position}; ${next ? "in bold, what comes next in the string." : "nothing follows in the string."}`,
+      text: `After position ${state.position}; ${next ? "in bold: the next token of the prompt." : "nothing follows in the prompt."}`,
       rows: rows.map((row) => ({ ...row, spelled: true, strong: row.strong ?? row.name === next?.token })),
       most: 1,
       signed: false,
@@ -110,52 +110,52 @@ const longest = (rows) => Math.max(1e-9, ...rows.map(({ value }) => Math.abs(val
 
 function componentRows() {
   return largest(
-    TYPED.components.map((name, component) => ({
+    PROMPT.components.map((name, component) => ({
       name,
-      value: TYPED.outputs.get(component, state.position),
+      value: PROMPT.outputs.get(component, state.position),
       strong: state.head !== null && name === nameOf(state.head),
     })),
   );
 }
 
-// What the chosen head, or all heads together, take from each position.
+// The contribution of each source position through the chosen head, or through all heads.
 function sourceRows(place) {
   const heads = state.head
     ? [state.head]
-    : Array.from({ length: TYPED.layers * TYPED.heads }, (_, i) => [Math.floor(i / TYPED.heads), i % TYPED.heads]);
-  return TYPED.drawn
+    : Array.from({ length: PROMPT.layers * PROMPT.heads }, (_, i) => [Math.floor(i / PROMPT.heads), i % PROMPT.heads]);
+  return PROMPT.drawn
     .filter((position) => position <= state.position)
     .map((position, source) => ({
-      name: `${position} ${TYPED.tokens[position]}`,
-      value: heads.reduce((sum, head) => sum + TYPED.sources.get(...head, place, source), 0),
+      name: `${position} ${PROMPT.tokens[position]}`,
+      value: heads.reduce((sum, head) => sum + PROMPT.sources.get(...head, place, source), 0),
       spelled: true,
       position,
     }));
 }
 
 function attributionPanels() {
-  const note = TYPED.leftOut ? el("p", { class: "warn" }, `Left out: ${TYPED.leftOut}`) : null;
-  if (!TYPED.outputs) return note;
+  const note = PROMPT.leftOut ? el("p", { class: "warn" }, `Left out: ${PROMPT.leftOut}`) : null;
+  if (!PROMPT.outputs) return note;
   const title = el("p", { class: "readout" });
-  const components = barTable("", () => {
+  const components = barTable(() => {
     const rows = componentRows();
     const total = rows.reduce((sum, { value }) => sum + value, 0);
     return {
-      text: `Logits over the mean; they add up to ${said(total)}.`,
+      text: `Logits over the mean; sum ${formatted(total)}.`,
       rows,
       most: longest(rows),
       signed: true,
     };
   });
-  const sources = barTable("", () => {
+  const sources = barTable(() => {
     const place = placeOf(state.position);
-    if (place < 0) return { text: "Of so long a string this position is not kept on the page.", rows: [], most: 1 };
+    if (place < 0) return { text: "The prompt is long, and the page leaves this position out.", rows: [], most: 1 };
     const all = sourceRows(place);
     const most = longest(all);
     const kept = new Set(largest(all).map(({ position }) => position));
     const total = all.reduce((sum, { value }) => sum + value, 0);
     return {
-      text: `What ${shownHead()} took from each position; it adds up to ${said(total)}.`,
+      text: `Contribution of each source position through ${shownHead()}; sum ${formatted(total)}.`,
       rows: all.filter(({ position }) => kept.has(position)),
       most,
       signed: true,
@@ -166,38 +166,38 @@ function attributionPanels() {
     {},
     note,
     figure(title, () => {
-      title.textContent = `Explained: ${chanceText(TYPED.explained[state.position])} after position ${state.position}.`;
+      title.textContent = `Explained: ${chanceText(PROMPT.explained[state.position])} after position ${state.position}.`;
     }),
     el(
       "div",
       { class: "panels", style: "--least:340px" },
       el("div", {}, el("h3", {}, "By component"), components),
-      TYPED.sources ? el("div", {}, el("h3", {}, "By source token"), sources) : null,
+      PROMPT.sources ? el("div", {}, el("h3", {}, "By source token"), sources) : null,
     ),
   );
 }
 
 function entryText(layer, head, query, key) {
-  const at = (place) => `${TYPED.drawn[place]} ${TYPED.tokens[TYPED.drawn[place]]}`;
-  const value = TYPED.attention.values.get(0, layer, head, 0, query, key);
-  let text = `${nameOf([layer, head])}: query ${at(query)} → key ${at(key)}: ${said(value)}`;
-  if (TYPED.sources) text += `, and adds ${said(TYPED.sources.get(layer, head, query, key))}`;
+  const at = (place) => `${PROMPT.drawn[place]} ${PROMPT.tokens[PROMPT.drawn[place]]}`;
+  const value = PROMPT.attention.values.get(0, layer, head, 0, query, key);
+  let text = `${nameOf([layer, head])}: query ${at(query)} → key ${at(key)}: ${formatted(value)}`;
+  if (PROMPT.sources) text += `, and adds ${formatted(PROMPT.sources.get(layer, head, query, key))}`;
   return text;
 }
 
-// Draws the row of the position that is looked at into a frame.
+// Frames the row of the chosen position.
 function markRow(context, edge, cell) {
   const row = placeOf(state.position);
   if (row < 0) return;
   context.strokeStyle = css("--accent");
   context.lineWidth = 1.5;
-  context.strokeRect(edge, edge + row * cell, cell * TYPED.drawn.length, cell);
+  context.strokeRect(edge, edge + row * cell, cell * PROMPT.drawn.length, cell);
 }
 
 function smallMap(layer, head, readout) {
   const canvas = el("canvas", { "aria-hidden": "true" });
   const name = nameOf([layer, head]),
-    size = TYPED.drawn.length;
+    size = PROMPT.drawn.length;
   let edge = 0,
     cell = 1;
   const button = el(
@@ -205,7 +205,7 @@ function smallMap(layer, head, readout) {
     {
       type: "button",
       class: "head",
-      "aria-label": `${name}; its attention shown large, and what it took from each token, at a press`,
+      "aria-label": `${name}; a press enlarges its attention and shows the contribution of each source`,
       click: () => choose(isChosen(layer, head) ? null : [layer, head]),
       pointermove: (event) => {
         const entry = entryUnder(event, canvas, edge, cell, size);
@@ -216,8 +216,8 @@ function smallMap(layer, head, readout) {
     el("span", {}, name),
   );
   return figure(button, (width) => {
-    edge = width < 110 ? 0 : Math.min(40, marginFor(tokensOf(TYPED), 5));
-    const drawn = drawLabelled(canvas, TYPED, 0, layer, head, width, edge, 5);
+    edge = width < 110 ? 0 : Math.min(40, marginFor(tokensOf(PROMPT), 5));
+    const drawn = drawLabelled(canvas, PROMPT, 0, layer, head, width, edge, 5);
     cell = drawn.cell;
     markRow(drawn.context, edge, cell);
     button.classList.toggle("chosen", isChosen(layer, head));
@@ -226,7 +226,7 @@ function smallMap(layer, head, readout) {
 }
 
 function largeMap() {
-  const size = TYPED.drawn.length;
+  const size = PROMPT.drawn.length;
   const canvas = el("canvas", { tabindex: 0, role: "img" });
   const title = el("h3", {}),
     readout = el("output", { class: "readout", "aria-live": "polite" });
@@ -246,18 +246,18 @@ function largeMap() {
   canvas.addEventListener("keydown", (event) => {
     if (moved(event, entry, size)) draw();
   });
-  canvas.addEventListener("click", () => look(TYPED.drawn[entry[0]]));
+  canvas.addEventListener("click", () => look(PROMPT.drawn[entry[0]]));
   function draw() {
     host.hidden = !state.head;
     if (!state.head) return;
-    edge = marginFor(tokensOf(TYPED), 12);
+    edge = marginFor(tokensOf(PROMPT), 12);
     const room = Math.min(host.clientWidth - 24, Math.max(240, innerHeight - 190));
     const width = edge + size * Math.max(2, Math.min(40, (room - edge) / size));
-    const drawn = drawLabelled(canvas, TYPED, 0, ...state.head, width, edge, 12);
+    const drawn = drawLabelled(canvas, PROMPT, 0, ...state.head, width, edge, 12);
     cell = drawn.cell;
     markRow(drawn.context, edge, cell);
     if (document.activeElement === canvas) outline(drawn.context, entry, edge, cell);
-    title.textContent = `${nameOf(state.head)}: queries from above, keys from the left`;
+    title.textContent = `${nameOf(state.head)}: rows: queries, columns: keys`;
     canvas.setAttribute("aria-label", `${title.textContent}; arrow keys read single entries`);
     tell();
   }
@@ -268,20 +268,20 @@ function largeMap() {
 
 function mapsSection() {
   const readout = el("output", { class: "readout follows" });
-  const layers = Array.from({ length: TYPED.layers }, (_, layer) => [
+  const layers = Array.from({ length: PROMPT.layers }, (_, layer) => [
     el("h3", {}, `Layer ${layer}`),
     el(
       "div",
-      { class: "grid", style: columns(TYPED, 290) },
-      Array.from({ length: TYPED.heads }, (_, head) => smallMap(layer, head, readout)),
+      { class: "grid", style: columns(PROMPT, 290) },
+      Array.from({ length: PROMPT.heads }, (_, head) => smallMap(layer, head, readout)),
     ),
   ]);
   const cut =
-    TYPED.drawn.length < TYPED.tokens.length
+    PROMPT.drawn.length < PROMPT.tokens.length
       ? el(
           "p",
-          { class: "say" },
-          `Of ${TYPED.tokens.length} positions ${TYPED.drawn.length} are drawn: the first, and those up to position ${TYPED.drawn.at(-1)}.`,
+          { class: "note" },
+          `${PROMPT.drawn.length} of ${PROMPT.tokens.length} positions are drawn: the first, and those up to position ${PROMPT.drawn.at(-1)}.`,
         )
       : null;
   return el(
@@ -295,24 +295,24 @@ function mapsSection() {
   );
 }
 
-const TYPED_SECTIONS = [
+const PROMPT_SECTIONS = [
   [
     "string",
-    "The string",
-    "The bar below a token is its probability after what stands before it. A click, or the arrow keys, choose a position: what stands below is about what comes after it.",
+    "Prompt",
+    "The bar below a token is its probability given the tokens before it. A click or the arrow keys choose a position; the figures below explain the prediction after it.",
     chipsSection,
   ],
-  ["next", "What comes next", null, nextSection],
+  ["next", "Next token", null, nextSection],
   [
     "attribution",
     "Direct attribution",
-    "What each component adds to the logit of the token that comes next (after the last position, of the likeliest) over the mean of all logits, leaving out what it does through later layers. A head takes it from source tokens: attention times what the value there adds. Biases, MLPs and the embedding have no source.",
+    "What each component adds directly to the logit of the next token (after the last position: of the likeliest token), over the mean of all logits; effects through later layers are not in it. The contribution of a head is split by source token: attention times what the value there adds. Biases, MLPs and the embedding have no source.",
     attributionPanels,
   ],
   [
     "attention",
     "Attention",
-    "One row a query, one column a key; framed is the position that is looked at. The colour goes by the square root, so that weak attention is seen. A click shows a head large, and what it alone took from each token.",
+    "Rows: queries, columns: keys; a frame marks the chosen position. The colour follows the square root, so that weak attention is visible. A click enlarges a head and shows its contributions alone.",
     mapsSection,
   ],
   [
@@ -323,27 +323,27 @@ const TYPED_SECTIONS = [
       el(
         "dl",
         { class: "about" },
-        TYPED.about.map(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]),
+        PROMPT.about.map(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]),
       ),
   ],
 ];
 
-async function begin({ palette, typed }) {
+async function begin({ palette, prompt }) {
   PALETTE = palette;
   for (const each of document.querySelectorAll("#controls, .skip")) each.remove();
   const page = document.getElementById("page");
   try {
-    TYPED = unpacked({ ...typed, packed: null }, await inflated(typed.packed));
+    PROMPT = unpacked({ ...prompt, packed: null }, await inflated(prompt.packed));
   } catch (error) {
     page.append(el("p", { class: "warn" }, `This browser cannot read the page's data (${error.message}).`));
     return;
   }
   // As a run holds what is drawn of it: one sequence.
-  const tokens = TYPED.drawn.map((position) => bare(TYPED.tokens[position]));
-  TYPED.attention = { values: TYPED.attention, tokens: [tokens] };
-  state.position = TYPED.position;
+  const tokens = PROMPT.drawn.map((position) => bare(PROMPT.tokens[position]));
+  PROMPT.attention = { values: PROMPT.attention, tokens: [tokens] };
+  state.position = PROMPT.position;
   readHash();
-  for (const [id, title, text, build] of TYPED_SECTIONS) {
+  for (const [id, title, text, build] of PROMPT_SECTIONS) {
     page.append(titled(id, title, text, build()));
   }
   document.addEventListener("keydown", (event) => {

@@ -1,4 +1,4 @@
-"""Stories for a page: what a study tells, as data for the page's scripts; large figures are made smaller and say so."""
+"""Studies for a page: figures and claims as data for its scripts; large figures are made smaller and say so."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ import xarray as xr
 from headway.analyze.report.packed import Packed
 from headway.analyze.studies.result import Claims, Figure, Section, StudyResult
 
-# What the numbers of one study may take, in bytes, before they are deflated.
+# The most bytes that the numbers of one study take, before they are deflated.
 MOST = 1_000_000
-# By then one line and one picture of 8 by 8 are left of each variable.
+# After so many times one line and one picture of 8 by 8 are left of each variable.
 MOST_TIMES = 12
 
 
@@ -46,34 +46,34 @@ class Limits(NamedTuple):
         return Limits(max(8, self.side >> times), max(16, self.points >> times), entries, rows, columns)
 
 
-def story_data(story: StudyResult, packed: Packed) -> dict[str, Any]:
-    """What the page's scripts draw a study from; its numbers are added to ``packed``.
+def study_data(study: StudyResult, packed: Packed) -> dict[str, Any]:
+    """The data of a study for the page's scripts; its numbers are added to ``packed``.
 
     Figures are made smaller together until all of them fit into ``MOST`` bytes: pictures and lines by means over
-    blocks, tables and lists of pictures by their first entries. Each figure says what was done to it.
+    blocks, tables and lists of pictures by their first entries. Each figure says what is left out.
     """
-    sections, times = _fitted_sections(story, Limits()), 0
+    sections, times = _fitted_sections(study, Limits()), 0
     while sum(figure.size for figures in sections for figure in figures) > MOST and times < MOST_TIMES:
         times += 1
-        sections = _fitted_sections(story, Limits().tighter(times))
+        sections = _fitted_sections(study, Limits().tighter(times))
     return {
-        "study": story.study,
-        "step": story.step,
-        "claims": _claims(story.claims, packed),
+        "study": study.study,
+        "step": study.step,
+        "claims": _claims(study.claims, packed),
         "sections": [
-            _section(f"{story.study}/{section.title}", section, figures, packed)
-            for section, figures in zip(story.sections, sections, strict=True)
+            _section(f"{study.study}/{section.title}", section, figures, packed)
+            for section, figures in zip(study.sections, sections, strict=True)
         ],
     }
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """An axis as it is shown: what it is called, and what each of its places is."""
+    """An axis as it is shown: its name, and a label for each place."""
 
     name: str
     labels: list[str]
-    # Strings, which do not say how far along the axis they are.
+    # Whether the labels are words: they have no distances.
     words: bool
     numbers: np.ndarray | None
 
@@ -85,7 +85,7 @@ class _Part:
     name: str
     label: str
     entries: list[str]
-    # How many entries make a row of pictures: as many as the last of the axes before the pictures has.
+    # Entries in a row of pictures: the length of the last axis before those of the pictures.
     across: int
     values: np.ndarray
     axes: tuple[_Axis, ...]
@@ -93,7 +93,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A figure as it is shown: in words what is shown instead of all of it, and what has no numbers to draw."""
+    """A figure as it is shown: ``less`` says in words what is left out, ``not_drawn`` what has no numbers."""
 
     figure: Figure
     parts: list[_Part]
@@ -102,12 +102,12 @@ class _Fitted:
 
     @property
     def size(self) -> int:
-        """How many bytes its numbers take."""
+        """The bytes that its numbers take."""
         return sum(4 * part.values.size for part in self.parts)
 
 
-def _fitted_sections(story: StudyResult, limits: Limits) -> list[list[_Fitted]]:
-    return [[_fitted(figure, limits) for figure in section.figures] for section in story.sections]
+def _fitted_sections(study: StudyResult, limits: Limits) -> list[list[_Fitted]]:
+    return [[_fitted(figure, limits) for figure in section.figures] for section in study.sections]
 
 
 def _fitted(figure: Figure, limits: Limits) -> _Fitted:
@@ -118,9 +118,9 @@ def _fitted(figure: Figure, limits: Limits) -> _Fitted:
         if values.dtype.kind not in "fiub":
             not_drawn.append(_label(name, values))
             continue
-        part, said = _fitted_part(str(name), values, figure.kind, limits)
+        part, shortened = _fitted_part(str(name), values, figure.kind, limits)
         parts.append(part)
-        less += said
+        less += shortened
     return _Fitted(figure, parts, list(dict.fromkeys(less)), not_drawn)
 
 
@@ -157,7 +157,7 @@ def _fitted_table(figure: Figure, limits: Limits) -> _Fitted:
                 less.append(f"the first {limits.columns} of {values.shape[1]} columns of {label}")
             shown = shown[:, : limits.columns]
             columns = entry_names([(str(values.dims[1]), _labels(shown, values.dims[1]))])
-            # One variable says in its title what is in all columns.
+            # The title of a single variable stands for all columns.
             columns = columns if len(figure.data.data_vars) == 1 else [f"{label}, {each}" for each in columns]
         cells = shown.values if shown.ndim == 2 else shown.values[:, None]
         parts.append(_Part(str(name), label, columns, 1, cells.T, (_axis(shown, values.dims[0]),)))
@@ -165,7 +165,7 @@ def _fitted_table(figure: Figure, limits: Limits) -> _Fitted:
 
 
 def entry_names(axes: Sequence[tuple[str, Sequence[Any]]]) -> list[str]:
-    """A name for each entry of some axes, the last of which runs fastest; layers and heads are named as heads are.
+    """A name for each entry of some axes, the last of which runs fastest; layers with heads become names of heads.
 
     Example:
         >>> entry_names([("layer", [0, 1]), ("head", [3]), ("part", ["repeats"])])
@@ -173,18 +173,18 @@ def entry_names(axes: Sequence[tuple[str, Sequence[Any]]]) -> list[str]:
         >>> entry_names([("from_layer", [0]), ("from_head", [1]), ("batch", [2])])
         ['from L0H1, batch 2']
     """
-    said: list[list[str]] = []
+    parts: list[list[str]] = []
     rest = list(axes)
     while rest:
         dim, labels = rest.pop(0)
         of = dim.removesuffix("layer")
         if dim.endswith("layer") and rest and rest[0][0] == f"{of}head" and not _words(labels, rest[0][1]):
             heads = rest.pop(0)[1]
-            said.append([f"{_spoken(of)}L{_text(layer)}H{_text(head)}" for layer in labels for head in heads])
+            parts.append([f"{_spoken(of)}L{_text(layer)}H{_text(head)}" for layer in labels for head in heads])
         else:
-            said.append([_text(each) if _words([each]) else f"{_spoken(dim)} {_text(each)}" for each in labels])
+            parts.append([_text(each) if _words([each]) else f"{_spoken(dim)} {_text(each)}" for each in labels])
     names = [""]
-    for each in said:
+    for each in parts:
         names = [f"{before}, {name}" if before else name for before in names for name in each]
     return names
 
@@ -233,7 +233,7 @@ def _maps(key: str, parts: list[_Part], packed: Packed) -> dict[str, Any]:
 
 
 def _drawn(key: str, part: _Part, packed: Packed) -> dict[str, Any]:
-    """``key`` is the same for the same figure of another run, which is drawn on the same scale."""
+    """``key`` is the same for the same figure of another run, so that both have the same scale."""
     values = packed.add(part.values)
     return {"key": f"{key}/{part.name}", "label": part.label, "entries": part.entries, "values": values}
 
@@ -252,7 +252,7 @@ def _table(key: str, parts: list[_Part], packed: Packed) -> dict[str, Any]:
 
 
 def _claims(claims: Claims, packed: Packed) -> dict[str, Any]:
-    """``holds`` is None for what could not be measured."""
+    """``holds`` is None for a claim that was not measured."""
     return {
         "says": [claim.says for claim in claims],
         "measured": [claim.measured for claim in claims],
@@ -272,7 +272,7 @@ def _spoken(name: str) -> str:
 
 
 def _words(*labels: Iterable[Any]) -> bool:
-    """Whether any label is something else than a number; a yes or no is a word too."""
+    """Whether any label is not a number; a bool is a word too."""
     return any(isinstance(each, bool) or not isinstance(each, (int, float)) for row in labels for each in row)
 
 
@@ -283,7 +283,7 @@ def _text(value: Any) -> str:
 
 
 def _floats(values: Any) -> np.ndarray:
-    """As the page holds numbers; what is too large for that is infinite."""
+    """Numbers in float32, as the page holds them; too large ones become infinite."""
     with np.errstate(over="ignore"):
         return np.asarray(values).astype("float32")
 
@@ -302,7 +302,7 @@ def _axis(values: xr.DataArray, dim: Hashable) -> _Axis:
 
 
 def _blocks(axis: _Axis, block: int) -> _Axis:
-    """The axis of means over blocks: each is named by its first and its last entry, and lies in their middle."""
+    """The axis of means over blocks: each block has the names of its first and last entry, and lies in their middle."""
     firsts, lasts = axis.labels[::block], [axis.labels[block - 1 :: block], axis.labels[-1:]]
     ends = (lasts[0] + lasts[1])[: len(firsts)]
     labels = [first if first == last else f"{first}–{last}" for first, last in zip(firsts, ends, strict=True)]
@@ -311,7 +311,7 @@ def _blocks(axis: _Axis, block: int) -> _Axis:
 
 
 def _means_of_blocks(values: np.ndarray, axis: int, block: int) -> np.ndarray:
-    """Means over every ``block`` entries of an axis, the last of which may be fewer; NaN counts for nothing.
+    """Means over every ``block`` entries of an axis (the last block may be shorter), without NaN.
 
     Example:
         >>> _means_of_blocks(np.array([1.0, 3.0, np.nan, 5.0, np.nan]), 0, 2)

@@ -1,4 +1,4 @@
-"""A typed string: probabilities are the network's, attributions add up to its logits, and the page shows both."""
+"""A prompt: probabilities are the network's, attributions add up to its logits, and the page shows both."""
 
 import io
 import json
@@ -20,9 +20,9 @@ from headway.__main__ import main
 from headway.analyze import DoesNotApplyError
 from headway.analyze.measures.attribution import attribute_outputs, attribute_sources
 from headway.analyze.report.prompt_page import drawn_positions
-from headway.analyze.tools.prompt import typed
+from headway.analyze.tools.prompt import run_prompt
 from headway.data.task import Batch
-from headway.data.tokenizer import said, train_bpe, wrapped
+from headway.data.tokenizer import format_token, train_bpe, wrapped
 from headway.models.config import ModelConfig
 from headway.models.convert import Model, load_bridge
 from headway.models.handmade import composing_pair
@@ -107,7 +107,7 @@ def test_sources_that_do_not_exist_are_refused():
     network, batch = built(TOKENS)
     for positions, message in (
         (torch.tensor([3, 11, 0, 0, 0]), "positions: 11 does not exist; this batch has 0 to 10"),
-        (torch.tensor([3]), "positions: 1 are not valid; there must be 5, one a sequence"),
+        (torch.tensor([3]), "positions: 1 given; there must be 5, one for each sequence"),
     ):
         with pytest.raises(ValueError, match=message):
             attribute_sources(network, batch, positions)
@@ -117,7 +117,7 @@ def test_sources_that_do_not_exist_are_refused():
 
 
 def test_probabilities_are_the_softmax_of_the_network_s_logits(model: Model):
-    shown = typed(model, STRING)
+    shown = run_prompt(model, STRING)
     tokens = model.tokenizer.encode(STRING, add_special_tokens=False)
     assert shown.tokens.tolist() == [model.tokenizer.bos_token_id, *tokens]
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_probabilities_are_the_softmax_of_the_network_s_logits(model: Model):
     torch.testing.assert_close(shown.probabilities, logits.softmax(-1), rtol=1e-4, atol=1e-7)
     likeliest = shown.likeliest(3, 5)
     order = logits[3].argsort(descending=True)
-    assert [each.token for each in likeliest] == [said(model.tokenizer, int(token)) for token in order[:5]]
+    assert [each.token for each in likeliest] == [format_token(model.tokenizer, int(token)) for token in order[:5]]
     assert [shown.rank(3, int(token)) for token in order[:5]] == [1, 2, 3, 4, 5]
     assert len(shown.likeliest(0, 10**6)) == model.cfg.d_vocab
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_probabilities_are_the_softmax_of_the_network_s_logits(model: Model):
 
 
 def test_attributions_add_up_to_the_explained_logit_over_the_mean(model: Model):
-    shown = typed(model, STRING, position=4, token=" John")
+    shown = run_prompt(model, STRING, position=4, token=" John")
     assert shown.outputs is not None
     assert shown.sources is not None
     with torch.no_grad():
@@ -153,7 +153,7 @@ def test_a_network_that_attribution_does_not_cover_is_shown_without_it():
     network = llama_bridge()
     network.tokenizer = _Letters()  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        shown = typed(network, "abc")
+        shown = run_prompt(network, "abc")
     finally:
         network.tokenizer = None
     assert shown.sources is None
@@ -187,8 +187,8 @@ def test_of_a_long_string_the_first_position_and_those_before_the_one_asked_abou
     ("arguments", "message"),
     [
         ([""], "string: '' is not valid; it must have at least one token"),
-        (["Mary" * 64], r"string: it has \d+ tokens, BOS included; this network reads 64 at most"),
-        ([STRING, "--position", "9"], "position: 9 does not exist; this string has 0, which is BOS, to 8"),
+        (["Mary" * 64], r"string: it has \d+ tokens with BOS; it must have at most n_ctx = 64"),
+        ([STRING, "--position", "9"], "position: 9 does not exist; this string has positions 0 \\(BOS\\) to 8"),
         ([STRING, "--position", "-1"], "position: -1 does not exist"),
         ([STRING, "--token", " Mary and"], "' Mary and' is not one token .* it is split into ' Mary', ' and'"),
         ([STRING, "--top", "0"], "top: 0 is not valid; it must be at least 1"),
@@ -225,7 +225,7 @@ def test_a_run_whose_tokens_are_no_text_is_refused(recipe, tmp_path: Path, capsy
 def data_of(page: Path) -> dict:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
     assert found
-    return json.loads(found[1])["typed"]
+    return json.loads(found[1])["prompt"]
 
 
 def test_the_command_prints_its_tables_and_writes_a_page(
@@ -235,14 +235,14 @@ def test_the_command_prints_its_tables_and_writes_a_page(
     monkeypatch.chdir(tmp_path)
     main(["text", str(folder), STRING, "--top", "3"])
     printed = capsys.readouterr().out
-    shown = typed(bridge, STRING)
+    shown = run_prompt(bridge, STRING)
     for position, label in enumerate(shown.labels):
         row = re.search(rf"^{position} +{re.escape(label)} +(.*)$", printed, re.MULTILINE)
         assert row, label
         assert all(each.token in row[1] for each in shown.likeliest(position, 3))
         if position < len(shown.tokens) - 1:
             assert f" {shown.rank(position, int(shown.tokens[position + 1]))} " in row[1]
-    assert f"What speaks for {shown.label(int(shown.explained[-1]))} after position 8, ' shop'" in printed
+    assert f"Direct attribution of {shown.label(int(shown.explained[-1]))} after position 8, ' shop'" in printed
     assert len(re.findall(r"^L\dH\d ", printed, re.MULTILINE)) == 2 * 8
     assert printed.splitlines()[-1].endswith("runs/small/text.html")
     page = tmp_path / "runs" / "small" / "text.html"
@@ -250,7 +250,7 @@ def test_the_command_prints_its_tables_and_writes_a_page(
     # A page of ours is renewed; what comes out of a pipe is the string, but for the line's end.
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{STRING}\n"))
     main(["text", str(folder), "-", "--position", "2", "--token", " John"])
-    assert "What speaks for ' John' after position 2, ' Mary'" in capsys.readouterr().out
+    assert "Direct attribution of ' John' after position 2, ' Mary'" in capsys.readouterr().out
     assert data_of(page)["tokens"] == shown.labels
     assert data_of(page)["explained"][2]["token"] == "' John'"
     Path("taken.html").write_text("mine")
@@ -267,7 +267,7 @@ def page_file(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_chromium
 def test_the_page_shows_the_string_and_follows_a_click(page_file: Path, bridge: TransformerBridge, opened: Open):
-    shown = typed(bridge, f"{STRING} <b>")
+    shown = run_prompt(bridge, f"{STRING} <b>")
     assert shown.outputs is not None
     assert shown.sources is not None
     page = opened(page_file)
@@ -281,7 +281,7 @@ def test_the_page_shows_the_string_and_follows_a_click(page_file: Path, bridge: 
     bars = page.locator("#next tbody th").all_text_contents()
     likeliest = [each.token for each in shown.likeliest(3, 3)]
     assert bars[:3] == likeliest
-    assert page.locator("#next tbody th.said").all_text_contents()[0].startswith("' John'")
+    assert page.locator("#next tbody th.strong").all_text_contents()[0].startswith("' John'")
     seen(page, "attribution")
     tables = page.locator("#attribution table")
     names = tables.nth(0).locator("tbody th").all_text_contents()
@@ -295,7 +295,7 @@ def test_the_page_shows_the_string_and_follows_a_click(page_file: Path, bridge: 
 
 @needs_chromium
 def test_a_head_of_the_page_is_shown_large_and_alone(page_file: Path, bridge: TransformerBridge, opened: Open):
-    shown = typed(bridge, f"{STRING} <b>")
+    shown = run_prompt(bridge, f"{STRING} <b>")
     assert shown.sources is not None
     page = opened(page_file, theme="dark", width=500)
     large = page.locator("#attention .large")

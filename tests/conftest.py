@@ -26,7 +26,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def checked_parts(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Check shapes inside networks in the tests of networks alone: with the checks a forward pass takes three times as long."""
+    """Check shapes inside networks only in tests of networks: a forward pass takes three times as long with them."""
     from headway.models import components, hooked_transformer
 
     functions = [

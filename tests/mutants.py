@@ -97,7 +97,15 @@ NEAREST = {
 # A minute of the C++ compiler, which tells nothing about a mutant.
 LEFT_OUT = "tests/test_runs.py::test_compiled_training_is_the_same_up_to_rounding"
 # Imported once; each test run is a fork of this process.
-HEAVY = ["torch", "lightning", "transformer_lens.model_bridge", "transformers", "xarray", "sklearn.linear_model", "pytest"]
+HEAVY = [
+    "torch",
+    "lightning",
+    "transformer_lens.model_bridge",
+    "transformers",
+    "xarray",
+    "sklearn.linear_model",
+    "pytest",
+]
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,11 @@ def places(root: Path, stratum: str) -> list[Place]:
             found.append(
                 Place(
                     *(stratum, kind, relative, mutation.operator_name, mutation.occurrence),
-                    *(mutation.definition_name or "", number, hashlib.sha256(f"{key} {seen[key]}".encode()).hexdigest()),
+                    *(
+                        mutation.definition_name or "",
+                        number,
+                        hashlib.sha256(f"{key} {seen[key]}".encode()).hexdigest(),
+                    ),
                 )
             )
     return found
@@ -233,7 +245,9 @@ def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
         try:
             import pytest
 
-            status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--deselect", LEFT_OUT, *tests]))
+            status = int(
+                pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--deselect", LEFT_OUT, *tests])
+            )
         finally:
             os._exit(status)
     end = time.monotonic() + TIME_LIMIT

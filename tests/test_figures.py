@@ -469,7 +469,7 @@ def test_a_figure_of_ours_is_replaced_and_nothing_else(tokens: Run, tmp_path: Pa
     for ending in ("png", "svg", "pdf"):
         theirs, ours = tmp_path / f"theirs.{ending}", tmp_path / "new" / f"ours.{ending}"
         theirs.write_text("a picture of somebody's")
-        with pytest.raises(ValueError, match=r"out: .*theirs.* is no figure of Headway's; --overwrite replaces it"):
+        with pytest.raises(ValueError, match=r"out: .*theirs.* is not a figure of Headway; --overwrite replaces it"):
             save(figure, theirs)
         assert theirs.read_text() == "a picture of somebody's"
         assert save(figure, theirs, overwrite=True).stat().st_size > 1000
@@ -495,11 +495,11 @@ def test_a_figure_of_ours_is_replaced_and_nothing_else(tokens: Run, tmp_path: Pa
         ("eigenvalues", {"head": -1}, "head: -1 is not valid; this run has 0 to 2"),
         ("heads", {"head": 3}, "head: 3 is not valid; this run has 0 to 2"),
         ("attention", {"sequence": 4}, "sequence: 4 is not valid; this run has 0 to 3"),
-        ("heads", {"measure": "k_composition"}, "measure: 'k_composition' is no score of heads in this run; it must"),
-        ("heads", {"measure": "previous"}, "is no score of heads .* one of previous_token, .* nearest is 'previous_to"),
-        ("composition", {"measure": "first_token"}, "no score of pairs of heads .* one of q_composition, k_compos"),
+        ("heads", {"measure": "k_composition"}, "measure: 'k_composition' is not a score of heads in this run; it"),
+        ("heads", {"measure": "previous"}, "is not a score of heads .* one of previous_token, .* nearest is 'previous"),
+        ("composition", {"measure": "first_token"}, "not a score of pairs of heads .* one of q_composition, k_compos"),
         ("eigenvalues", {"measure": "loss"}, "'loss' has no eigenvalues in this run; it must be one of ov_eigenvalue"),
-        ("network", {"measure": "loss"}, "'loss' is no score of the network or of layers .* one of accuracy, in_"),
+        ("network", {"measure": "loss"}, "'loss' is not a score of the network or of layers .* one of accuracy, in_"),
         ("heads", {"measure": "ov_top1"}, "measure: 'ov_top1' has no scores .headway measure .*run.* --only ov_top1 "),
     ],
 )  # fmt: skip
@@ -530,7 +530,7 @@ def test_scores_that_are_missing_are_named_with_the_command_that_makes_them(
     for pattern in lost.split():
         for path in run.path.glob(f"scores/step-*/{pattern}.safetensors"):
             path.unlink()
-    with pytest.raises(ValueError, match=rf"^figure: .* headway measure {run.path} --only {only} scores it"):
+    with pytest.raises(ValueError, match=rf"^figure: .* headway measure {run.path} --only {only} computes them"):
         draw(run, figure)
 
 
@@ -541,7 +541,7 @@ def test_a_measure_that_one_step_lacks(run: Run):
             score_file(run.path, step, "attention").unlink()
     # Most steps lack it, so they count as whole.
     draw(run, "attention", at=5)
-    with pytest.raises(ValueError, match=f"attention has not been scored at step {LAST}, .* --only attention --at"):
+    with pytest.raises(ValueError, match=f"attention has no scores at step {LAST}, .* --only attention --at"):
         draw(run, "attention")
 
 

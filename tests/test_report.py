@@ -307,7 +307,7 @@ def test_several_runs_share_a_page(original: Run, tmp_path: Path, capsys: pytest
 def test_a_file_that_is_no_page_is_not_replaced(run: Run, tmp_path: Path):
     mine = tmp_path / "mine.html"
     mine.write_text("notes")
-    with pytest.raises(ValueError, match=r"out: .*mine.html is no page of Headway's; --overwrite replaces it"):
+    with pytest.raises(ValueError, match=r"out: .*mine.html is not a page of Headway; --overwrite replaces it"):
         write_report(run, mine)
     assert mine.read_text() == "notes"
     assert "Headway" in write_report(run, mine, overwrite=True).read_text()

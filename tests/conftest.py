@@ -55,7 +55,7 @@ def trained(shared: Path) -> "Callable[[Recipe, Path], Run]":
 
 @pytest.fixture(autouse=True, scope="module")
 def checked_parts(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Check shapes inside networks in the tests of networks alone: with the checks a forward pass takes three times as long."""
+    """Check shapes inside networks in the tests of networks alone: checks make a forward pass three times as long."""
     from headway.models import components, hooked_transformer
 
     functions = [

@@ -147,16 +147,16 @@ def test_the_affine_reader_does_in_each_layer_what_it_says():
     vector, aside = slice(0, d), slice(d, 2 * d)
     # L0H0 looks at the vector before, from the second on, and adds half of it.
     assert cache["pattern", 0][:, 0].diagonal(-1, 1, 2).min() > 0.999
-    torch.testing.assert_close(
-        cache["attn_out", 0][:, 1:, vector], batch.inputs[:, :-1] / 2, atol=1e-3, rtol=1e-3
-    )
+    torch.testing.assert_close(cache["attn_out", 0][:, 1:, vector], batch.inputs[:, :-1] / 2, atol=1e-3, rtol=1e-3)
     # L1H0 looks at the second vector and writes it beside the embedding, and nothing else.
     second = cache["resid_pre", 1][:, 1, vector]
     assert cache["pattern", 1][:, 0, 1:, 1].min() > 0.999
     written = cache["attn_out", 1][:, 1:]
-    torch.testing.assert_close(written[..., aside], second[:, None].expand_as(written[..., aside]), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        written[..., aside], second[:, None].expand_as(written[..., aside]), atol=1e-3, rtol=1e-3
+    )
     assert not written[..., [entry for entry in range(29) if not d <= entry < 2 * d]].any()
-    # L2H0 looks for vectors like the current one, with what L1H0 wrote four times as much, and takes away what it sees.
+    # L2H0 looks for vectors like the current one, weighs what L1H0 wrote four times, and takes away what it sees.
     x = cache["resid_pre", 2]
     like = (x[..., vector] @ x[..., vector].mT + 4 * x[..., aside] @ x[..., aside].mT) * 12**2 / 19**0.5
     earlier = torch.ones(like.shape[1:]).tril().bool()

@@ -1,4 +1,4 @@
-"""What is given and kept is a value: nobody can change it in passing, and what it leaves out goes on meaning the same."""
+"""Recipes and their parts are values: nobody can change one in passing, and what one leaves out keeps its meaning."""
 
 import importlib
 from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass, replace
@@ -96,7 +96,7 @@ def test_a_config_may_leave_options_out():
     assert Recipe.from_dict({**short, "optim": {"lr": 0.5}}).optim == replace(OptimConfig(), lr=0.5)
 
 
-# TransformerLens's switches (use_attn_result and others) are set on a network's configuration; numbers are added to a pack.
+# TransformerLens's switches (use_attn_result and others) are set on a network's configuration; a pack grows.
 CHANGE = ("ModelConfig", "Packed")
 
 

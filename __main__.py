@@ -336,7 +336,7 @@ def text_command(arguments: list[str]) -> None:
     parser.add_argument("--position", type=int | None, help="what is explained, from 0, BOS; the last if not given")
     parser.add_argument("--token", help="whose logit is explained there; the next if there is one, else the likeliest")
     parser.add_argument("--out", help="the file; text.html in the run, or of a language model in runs/NAME")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no page of ours")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a page of Headway")
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return
@@ -382,7 +382,7 @@ def report_command(arguments: list[str]) -> None:
     parser.add_argument("runs", nargs="+", help="directories of runs")
     parser.add_argument("--out", help="the file; report.html in the run, or for several in the folder they lie in")
     parser.add_argument("--live", action="store_true", help="write it again at every step that runs score, to the end")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no page of ours")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a page of Headway")
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return
@@ -408,14 +408,16 @@ def plot_command(arguments: list[str]) -> None:
 
     parser = ArgumentParser(usage="headway plot RUN FIGURE [options]", allow_abbrev=False, exit_on_error=False)
     parser.add_argument("run", help="directory of the run")
-    parser.add_argument("figure", help="loss, diagram, attention, eigenvalues, heads, composition or attribution")
+    parser.add_argument(
+        "figure", help="loss, network, diagram, attention, eigenvalues, heads, composition or attribution"
+    )
     parser.add_argument("--at", type=int | None, help="the step; the last one with scores if not given")
     parser.add_argument("--layer", type=int | None, help="one layer; all if not given")
     parser.add_argument("--head", type=int | None, help="one head of each of these layers; all if not given")
     parser.add_argument("--sequence", type=int | None, help="which sequence of the evaluation batch, from 0")
     parser.add_argument("--measure", help="which measure, of a figure that can show several")
     parser.add_argument("--out", help="a .png, .svg or .pdf file; FIGURE.svg if not given")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no figure of ours")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a figure of Headway")
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return

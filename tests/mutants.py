@@ -81,23 +81,23 @@ NEAREST = {
     "analyze/formation/": ["formation"],
     "data/conditionals.py": ["conditionals"],
     "data/corpus.py": ["text"],
-    "data/indirect_object.py": ["indirect_object"],
+    "data/indirect_object.py": ["values", "indirect_object"],
     "data/prepared.py": ["text"],
-    "data/text.py": ["text"],
+    "data/text.py": ["values", "text"],
     "data/tokenizer.py": ["text", "conditionals"],
-    "data/": ["tasks"],
-    "models/config.py": ["config", "parity"],
+    "data/": ["values", "tasks"],
+    "models/config.py": ["values", "config", "parity"],
     "models/convert.py": ["measures", "typed"],
     "models/handmade.py": ["handmade", "ground_truth"],
     "models/lightning_module.py": ["runs"],
-    "models/optim.py": ["runs"],
+    "models/optim.py": ["values", "runs"],
     "models/": ["parity", "transformer_lens_tools"],
-    "checkpoints/": ["runs"],
+    "checkpoints/": ["values", "runs"],
 }
 # A minute of the C++ compiler, which tells nothing about a mutant.
 LEFT_OUT = "tests/test_runs.py::test_compiled_training_is_the_same_up_to_rounding"
 # Imported once; each test run is a fork of this process.
-HEAVY = ["torch", "lightning", "transformer_lens.model_bridge", "transformers", "xarray", "sklearn.linear_model", "pytest"]
+HEAVY = ["torch", "lightning", "transformer_lens.model_bridge", "transformers", "xarray", "sklearn", "pytest"]
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,11 @@ def places(root: Path, stratum: str) -> list[Place]:
             column -= len(line) - len(line.lstrip())
             key = f"{SEED} {relative} {mutation.definition_name} {line.strip()} {column} {name}"
             seen[key] += 1  # a number has two mutants
+            hashed = hashlib.sha256(f"{key} {seen[key]}".encode()).hexdigest()
             found.append(
                 Place(
                     *(stratum, kind, relative, mutation.operator_name, mutation.occurrence),
-                    *(mutation.definition_name or "", number, hashlib.sha256(f"{key} {seen[key]}".encode()).hexdigest()),
+                    *(mutation.definition_name or "", number, hashed),
                 )
             )
     return found
@@ -233,7 +234,8 @@ def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
         try:
             import pytest
 
-            status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--deselect", LEFT_OUT, *tests]))
+            options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--deselect", LEFT_OUT]
+            status = int(pytest.main([*options, *tests]))
         finally:
             os._exit(status)
     end = time.monotonic() + TIME_LIMIT

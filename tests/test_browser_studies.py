@@ -58,9 +58,7 @@ def test_studies_stand_before_about_and_only_where_there_are_some(run: Run, tmp_
     page = opened(write_report(without))
     assert page.locator("#studies").count() == 0
     page = opened(write_report([run, without], tmp_path / "both.html"))
-    assert page.locator("#studies .runs > div").nth(1).inner_text().splitlines()[-1] == (
-        "No study of this run has been made."
-    )
+    assert page.locator("#studies .runs > div").nth(1).inner_text().splitlines()[-1] == ("This run has no study.")
     assert page.locator("#studies .runs > div").nth(0).locator("h3").all_text_contents() == ["run", "made_up at step 4"]
 
 

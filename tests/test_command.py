@@ -328,7 +328,7 @@ BAD = [
     (["report", "nowhere"], "run: nowhere holds no run"),
     (["report", "RUN", "RUN/scores"], "run: RUN/scores holds no run"),
     (["report", "RUN", "--out", "RUN"], "out: RUN is a directory; it must be a file"),
-    (["report", "RUN", "--out", "RUN/config.yaml"], "out: RUN/config.yaml is no page of Headway's; --overwrite"),
+    (["report", "RUN", "--out", "RUN/config.yaml"], "out: RUN/config.yaml is not a page of Headway; --overwrite"),
     (["report", "RUN", "--out", "/proc/page.html"], "out: /proc/page.html cannot be written"),
     (["report", "RUN", "--lvie"], "--lvie: there is no such option; nearest is '--live'"),
     (["plot"], "run: is missing"),
@@ -373,7 +373,7 @@ def test_a_figure_of_ours_is_drawn_again_and_no_other_file_is_replaced(
     capsys.readouterr()
     (tmp_path / "mine.svg").write_text("mine")
     arguments = ["plot", str(run), "attention", "--at", "0", "--layer", "1", "--out", "mine.svg"]
-    assert "out: mine.svg is no figure of Headway's; --overwrite replaces it" in refused(arguments, capsys)
+    assert "out: mine.svg is not a figure of Headway; --overwrite replaces it" in refused(arguments, capsys)
     assert (tmp_path / "mine.svg").read_text() == "mine"
     main([*arguments, "--overwrite"])
     assert "attention, step 0, sequence 0" in (tmp_path / "mine.svg").read_text()

@@ -195,7 +195,7 @@ def test_of_a_long_string_the_first_position_and_those_before_the_one_asked_abou
         ([STRING, "--at", "3"], "at: 3 is not valid; a model that was not trained here has no steps"),
         ([STRING, "--out", "."], "out: . is a directory; it must be a file"),
         ([STRING, "--out", ""], "out: '' is not valid"),
-        ([STRING, "--out", "taken.html"], "out: taken.html is no page of Headway's; --overwrite replaces it"),
+        ([STRING, "--out", "taken.html"], "out: taken.html is not a page of Headway; --overwrite replaces it"),
         ([STRING, "--postion", "3"], "--postion: there is no such option; nearest is '--position'"),
         ([], "string: is missing"),
     ],
@@ -305,7 +305,7 @@ def test_a_head_of_the_page_is_shown_large_and_alone(page_file: Path, bridge: Tr
     assert large.locator("h3").inner_text().startswith("L1H2")
     seen(page, "attribution")
     table = page.locator("#attribution table").nth(1)
-    assert "What L1H2 took" in table.locator("caption").inner_text()
+    assert "through L1H2" in table.locator("caption").inner_text()
     numbers = [float(text) for text in table.locator("td.number").all_text_contents()]
     np.testing.assert_allclose(numbers, shown.sources.sel(head="L1H2")[-1], rtol=0.02, atol=1e-3)
     page.keyboard.press("ArrowLeft")

@@ -118,6 +118,7 @@ BAD_FIELDS = [
     (RepeatedTokens, {"n_tokens": 44}, "n_tokens"),
     (RepeatedTokens, {"n_tokens": 15, "late_start": 0.0}, "n_tokens"),
     (RepeatedTokens, {"late_start": 1.5}, "late_start"),
+    (RepeatedTokens, {"late_start": -0.5}, "late_start"),
     (RepeatedTokens, {"late_start": math.nan}, "late_start"),
     (RepeatedTokens, {"length": 2}, "length"),
     (RepeatedTokens, {"period_min": 0}, "period_min"),
@@ -548,6 +549,7 @@ def test_the_parts_of_synonyms_are_what_is_new_and_what_can_be_told():
         ({"period_max": 9}, "period_max: 9 is not valid; it must be at least period_min = 5 and at most"),
         ({"n_pairs": 11}, "n_pairs: 11 is not valid; it must be at least 12"),
         ({"late_start": 1.5}, "late_start: 1.5 is not valid; it must be a share"),
+        ({"late_start": -0.5}, "late_start: -0.5 is not valid; it must be a share"),
     ],
 )
 def test_synonyms_that_cannot_be_drawn_are_refused(changes: dict, message: str):

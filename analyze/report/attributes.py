@@ -12,6 +12,8 @@ from headway.analyze.measures.descriptions import BESIDE, LOSS, PART, SCORE, lon
 
 _MEASURES = {each.name: each for each in MEASURES}
 OWN = "A measure of your own."
+# Attributes that are text. What stands beside a score has the first three; the others are those of the score.
+WORDS = ("of", "role", "long_name", "description", "range", "null", "units")
 
 
 def complete(measure: str, variable: str, stored: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,11 +31,14 @@ def complete(measure: str, variable: str, stored: Mapping[str, Any], config: Map
         >>> found["of"], found["role"], found["units"], found["baselines"]
         ('loss', 'part', 'nats', {})
     """
-    known = dict(stored)
-    if "role" not in stored:
+    known = {name: value for name, value in stored.items() if isinstance(value, str) or name not in WORDS}
+    needed = WORDS[:3] if known.get("role") in BESIDE else WORDS
+    if not set(needed) <= known.keys():
         # A task of one's own may have a loss of its own.
         own_task = not str(config["task"].get("class")).startswith("headway.data.")
         known = _by_name(measure, variable, own_task) | known
+    if measure == "loss" and known["role"] in (SCORE, PART):
+        known.setdefault("baselines", {})
     # A score of tokens in one unit and of vectors in another names both.
     choices = known.get("units", "").split(", or ")
     known["units"] = choices[-1 if config["model"].get("input_type") == "vectors" else 0]
@@ -64,7 +69,4 @@ def _by_name(measure: str, variable: str, own_task: bool) -> dict[str, Any]:
     if ours is None:
         return found | {"description": OWN, "range": "", "null": "", "units": ""}
     found |= {"description": ours.summary.replace("``", ""), "range": ours.range, "null": ours.null}
-    found["units"] = "" if own_task and ours.units == LOSS else ours.units
-    if measure == "loss" and standing in (SCORE, PART):
-        found["baselines"] = {}
-    return found
+    return found | {"units": "" if own_task and ours.units == LOSS else ours.units}

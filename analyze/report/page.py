@@ -47,11 +47,11 @@ def write_report(
     Args:
         runs: The runs.
         out: The file; ``report.html`` in the run's directory, or for several runs in the folder they lie in.
-        overwrite: Replace a file that is no page of ours.
+        overwrite: Replace a file that is not a page of ours.
         live: Whether the page loads itself again every two seconds, to show new scores.
 
     Raises:
-        ValueError: no run, an ``out`` that is not ours to replace, or that cannot be written.
+        ValueError: no run, or an ``out`` that holds something else or cannot be written.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
@@ -68,7 +68,7 @@ def write_studies(folder: Path, model: "TransformerBridge") -> Path:
     """Write the page of a model that was not trained here, with the studies that ``folder`` holds.
 
     Raises:
-        ValueError: a page there that is not ours to replace, or that cannot be written.
+        ValueError: a report.html there that is not a page of ours, or that cannot be written.
     """
     name, packed = str(model.cfg.model_name), Packed()
     studies = [_study(read_study(path), packed) for path in sorted(folder.glob("studies/*.nc"))]
@@ -87,7 +87,7 @@ def write_prompt_page(
     """Write the page of a prompt, and give its path.
 
     Raises:
-        ValueError: a file there that is no page of ours, or that cannot be written.
+        ValueError: a file there that is not a page of ours, or that cannot be written.
     """
     if out.is_dir():
         raise ValueError(f"out: {out} is a directory; it must be a file")
@@ -98,7 +98,7 @@ def write_prompt_page(
 def _write(out: Path, text: str, overwrite: bool) -> Path:
     try:
         if out.exists() and not overwrite and MARK not in out.read_text(errors="replace")[:1000]:
-            raise ValueError(f"out: {out} is no page of Headway's; --overwrite replaces it")
+            raise ValueError(f"out: {out} is not a page of Headway; --overwrite replaces it")
         write_whole(out, lambda part: part.write_text(text))
     except OSError as error:
         raise ValueError(f"out: {out} cannot be written ({error.strerror})") from None

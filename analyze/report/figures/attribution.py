@@ -40,7 +40,7 @@ def attribution(stored: StoredScores, at: int | None = None) -> "Figure":
 
 
 def _bars(axes: "Axes", values: xr.DataArray, index: int) -> float:
-    """One bar a component, on an axis that is the same at every step; gives their sum."""
+    """One bar for each component, on an axis that is the same at every step; gives their sum."""
     from matplotlib.ticker import MaxNLocator
 
     here = values.isel(step=index)

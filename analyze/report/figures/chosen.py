@@ -1,4 +1,4 @@
-"""Which heads, scores and rows a figure shows, and what is said of those that are missing."""
+"""Heads, scores and rows that a figure shows, and errors about those that are missing."""
 
 from collections.abc import Iterable, Sequence
 from math import ceil
@@ -50,36 +50,36 @@ def chosen_scores(
 
 
 def is_scored(stored: StoredScores, measure: str, index: int) -> bool:
-    """Whether a measure has scores at the step of this index."""
+    """Whether the run has scores of a measure at the step of this index."""
     return score_file(stored.run.path, stored.steps[index], measure).exists()
 
 
 def check_scored(stored: StoredScores, measure: str, index: int) -> None:
-    """A step of which another measure has scores has a place for those of this one, without numbers in it."""
+    """Raise a ValueError for a step at which a measure has no scores; between other steps it is only NaN."""
     if not is_scored(stored, measure, index):
         raise not_scored(stored, measure, stored.steps[index])
 
 
 def not_scored(stored: StoredScores, measures: str, step: int | None = None) -> ValueError:
-    """What is said of measures without scores: the command that makes them."""
+    """The error about measures without scores, with the command that computes them."""
     when, at = ("", "") if step is None else (f" at step {step}", f" --at {step}")
     return ValueError(
-        f"figure: {measures} has not been scored{when}, or does not apply to this run; "
-        f"headway measure {stored.run.path} --only {measures}{at} scores it or says why not"
+        f"figure: {measures} has no scores{when}, or does not apply to this run; "
+        f"headway measure {stored.run.path} --only {measures}{at} computes them or says why not"
     )
 
 
 def wrong_measure(stored: StoredScores, measure: str, wrong: str, valid: Iterable[str]) -> ValueError:
-    """What is said of a measure that a figure cannot show."""
+    """The error about a measure that a figure cannot show."""
     if measure in {each.name for each in MEASURES} and measure not in stored.measures:
-        wrong = f"has no scores (headway measure {stored.run.path} --only {measure} makes them)"
+        wrong = f"has no scores (headway measure {stored.run.path} --only {measure} computes them)"
     return ValueError(
         f"measure: {measure!r} {wrong} in this run; it must be one of {', '.join(valid)}{nearest(measure, valid)}"
     )
 
 
 def valid_number(name: str, number: int, count: int) -> int:
-    """The number of a layer, head or sequence, if there are so many; a ValueError if not."""
+    """The number of a layer, head or sequence; a ValueError if the run does not have so many."""
     if not 0 <= number < count:
         raise ValueError(
             f"{name}: {number} is not valid; this run has {'only 0' if count == 1 else f'0 to {count - 1}'}"

@@ -1,4 +1,4 @@
-"""Scores of pairs of heads as matrices: rows write, columns read."""
+"""Scores of pairs of heads as matrices; rows: heads that write, columns: heads that read."""
 
 from typing import TYPE_CHECKING
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 def composition(stored: StoredScores, at: int | None = None, measure: str | None = None) -> "Figure":
-    """Scores of pairs of heads as matrices: rows write, columns read; z where there is a null, else the score."""
+    """Scores of pairs of heads as matrices, rows write and columns read: z where there is a null, else the score."""
     index = stored.index(at)
     layers, count = stored.heads
     if layers < 2:
         raise ValueError(
-            f"figure: composition is not valid for {stored.run.path}: it has one layer, so no head reads another"
+            f"figure: composition is not valid for {stored.run.path}: it has one layer, so that no head reads another"
         )
-    scores = chosen_scores(stored, stored.per_pair, "k_composition", "is no score of pairs of heads", measure)
+    scores = chosen_scores(stored, stored.per_pair, "k_composition", "is not a score of pairs of heads", measure)
     if measure:
         check_scored(stored, scores[0].measure, index)
     scores = [score for score in scores if is_scored(stored, score.measure, index)]
@@ -56,7 +56,7 @@ def composition(stored: StoredScores, at: int | None = None, measure: str | None
 
 
 def _matrix(figure: "Figure", axes: "Axes", score: Score, stored: StoredScores, index: int, cell: float) -> None:
-    """One matrix of pairs with its colours: by the square root, so that strong and weak ones are seen."""
+    """One matrix of pairs; its colours follow the square root, so that weak pairs are visible too."""
     from matplotlib.colors import FuncNorm
 
     layers, count = stored.heads

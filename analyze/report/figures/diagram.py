@@ -1,4 +1,4 @@
-"""Heads by layer, coloured by what they attend to, and edges for the compositions that have formed."""
+"""Heads by layer, coloured by their roles, and edges for the compositions that have formed."""
 
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,7 +39,7 @@ MOST_EDGES = 120
 
 
 class Edge(NamedTuple):
-    """A composition that is above its band for good, and its z."""
+    """A composition that stays above its band, and its z."""
 
     kind: str
     source: Head
@@ -48,7 +48,7 @@ class Edge(NamedTuple):
 
 
 def diagram(stored: StoredScores, at: int | None = None) -> "Figure":
-    """Heads by layer, coloured by what they attend to, and the compositions that have formed by a step."""
+    """Heads by layer, coloured by their roles, and the compositions that have formed by a step."""
     index = stored.index(at)
     roles = stored.roles
     if roles is None and not any(_compositions(stored)):
@@ -78,7 +78,7 @@ def diagram(stored: StoredScores, at: int | None = None) -> "Figure":
 
 
 def edges_at(stored: StoredScores, index: int) -> list[Edge]:
-    """The compositions that are above their bands for good by a step, strongest first."""
+    """The compositions that stay above their bands from this step or an earlier one on, strongest first."""
     found = []
     for score, all_z in _compositions(stored):
         z = all_z.isel(step=index).transpose(*PAIR)
@@ -138,7 +138,7 @@ def _readable_on(color: tuple[float, ...]) -> str:
 
 
 def _diagram_keys(roles: xr.Dataset | None, index: int, edges: list[Edge], strongest: float) -> "list[Line2D]":
-    """What the colours and the lines of this step mean, and no others."""
+    """The legend of the colours and lines of this step, and no others."""
     from matplotlib.lines import Line2D
 
     does = set() if roles is None else set(roles.role.isel(step=index).values.ravel())

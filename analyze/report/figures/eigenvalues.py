@@ -30,7 +30,7 @@ def eigenvalues(
     head: int | None = None,
     measure: str | None = None,
 ) -> "Figure":
-    """Eigenvalues of each head's circuit in the complex plane; the circle is the largest that it ever had."""
+    """Eigenvalues of each head's circuit in the complex plane; the circle is the largest at any step."""
     index = stored.index(at)
     spectra = {each.measure: each for each in stored.spectra}
     if not spectra and measure is None:
@@ -54,7 +54,7 @@ def eigenvalues(
 
 
 def _plane(axes: "Axes", values: xr.DataArray, index: int) -> float:
-    """The eigenvalues of one head at one step, round to the right and square to the left; gives the largest ever."""
+    """The eigenvalues of one head at one step, round right and square left of 0; gives the largest at any step."""
     from matplotlib.patches import Circle
 
     sizes = np.abs(values.values)

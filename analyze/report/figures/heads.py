@@ -1,4 +1,4 @@
-"""Scores of heads over training: a panel a layer, a line a head, and the band of the null."""
+"""Scores of heads over training: a panel for each layer, a line for each head, and the band of the null."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -37,9 +37,9 @@ def heads(
     head: int | None = None,
     measure: str | None = None,
 ) -> "Figure":
-    """Scores of heads over training: one panel a layer, one line a head, shaded the band of the null."""
+    """Scores of heads over training: one panel for each layer, one line for each head; the null band is shaded."""
     stored.index(at)
-    scores = chosen_scores(stored, stored.per_head, "previous_token", "is no score of heads", measure)
+    scores = chosen_scores(stored, stored.per_head, "previous_token", "is not a score of heads", measure)
     by_layer: dict[int, list[Head]] = {}
     for which in chosen_heads(stored, layer, head):
         by_layer.setdefault(which.layer, []).append(which)

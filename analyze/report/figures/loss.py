@@ -1,4 +1,4 @@
-"""The loss over training, with what one can reach."""
+"""The loss over training, with the baselines of the task."""
 
 import textwrap
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ def loss(stored: StoredScores, at: int | None = None) -> "Figure":
 
 
 def _axis_of_losses(axes: "Axes", losses: np.ndarray, baselines: dict[str, float]) -> None:
-    """Logarithmic where losses differ by far; baselines within reach are lines with names on the right."""
+    """A logarithmic axis where losses differ by much; baselines near it are lines with names on the right."""
     from matplotlib.ticker import LogLocator
 
     positive = losses[np.isfinite(losses) & (losses > 0)]
@@ -67,7 +67,7 @@ def _axis_of_losses(axes: "Axes", losses: np.ndarray, baselines: dict[str, float
 
 
 def _name_levels(axes: "Axes", levels: dict[str, float]) -> None:
-    """Lines across, named on the right; the names make way for each other."""
+    """Horizontal lines with names on the right that do not overlap."""
     place = np.inf
     for name, value in sorted(levels.items(), key=lambda level: -level[1]):
         axes.axhline(value, linestyle=":", **GUIDE | {"linewidth": 0.9})

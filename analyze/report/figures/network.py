@@ -37,7 +37,7 @@ def network(stored: StoredScores, at: int | None = None, measure: str | None = N
         raise not_scored(stored, "accuracy,in_context")
     if not curves:
         valid = dict.fromkeys(each.measure for each in every)
-        raise wrong_measure(stored, measure or "", "is no score of the network or of layers", valid)
+        raise wrong_measure(stored, measure or "", "is not a score of the network or of layers", valid)
     columns = min(3, len(curves))
     width = SINGLE if columns == 1 else DOUBLE
     rows = [curves[start : start + columns] for start in range(0, len(curves), columns)]

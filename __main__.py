@@ -28,11 +28,11 @@ headway COMMAND --help says more; headway --version prints the version.
 # Written out, because importing the recipes takes seconds; a test holds it to them.
 RECIPE_LINES = {
     "induction": "A segment of distinct random tokens, repeated until the sequence is full.",
-    "fuzzy-induction": "A segment of random tokens, and then the same in synonyms: [A] [B] … [A*] [B*].",
-    "indirect-object": "Sentences with two names, one of which comes again; the answer at the end is the other one.",
-    "text": "Windows of text files: BOS, and then some consecutive tokens of one file.",
-    "previous-token": "Random tokens after BOS; the answer at each position is the token one position before.",
-    "affine-recurrence": "Vectors that follow an affine recurrence, drawn anew for each sequence (arXiv 2410.17438).",
+    "fuzzy-induction": "Random tokens, followed by their synonyms: [A] [B] … [A*] [B*], as in Olsson et al. 2022.",
+    "indirect-object": "Sentences with two names, one of which is repeated; the answer at the end is the other one.",
+    "text": "Windows of text files: BOS, followed by consecutive tokens of one file.",
+    "previous-token": "Random tokens after BOS; the target at each position is the previous token.",
+    "affine-recurrence": "Vectors that follow an affine recurrence, a new one in each sequence (arXiv 2410.17438).",
 }
 _RECIPES = "\n".join(f"  {name:21} {line}" for name, line in RECIPE_LINES.items())
 TRAIN_USAGE = f"""\

@@ -18,7 +18,7 @@ from headway.data.task import Batch, Task
 
 @dataclass(frozen=True)
 class AffineRecurrence(Task):
-    """Vectors that follow an affine recurrence with new coefficients in each sequence (arXiv 2410.17438).
+    """Vectors that follow an affine recurrence, a new one in each sequence (arXiv 2410.17438).
 
     a_j = d + sum_i c_i a_(j-compl+i), i = 0..compl-1, with scalars c_i ~ U(c_min, c_max) and vectors
     d ~ U(d_min, d_max)^d_vector, a_0..a_(compl-1) ~ U(a_min, a_max)^d_vector, independent. Then x_j = a_j cap / max_k

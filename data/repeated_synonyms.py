@@ -15,7 +15,7 @@ from headway.data.task import Batch, Task
 
 @dataclass(frozen=True)
 class RepeatedSynonyms(Task):
-    """A segment of random tokens, followed by its synonyms: [A] [B] … [A*] [B*], as in Olsson et al. 2022.
+    """Random tokens, followed by their synonyms: [A] [B] … [A*] [B*], as in Olsson et al. 2022.
 
     Tokens come in pairs, t and its synonym t* = t ± n_pairs. s_0 = BOS; a lead-in of l tokens; the segment r_1..r_p;
     its synonyms r_1*..r_p*; then other tokens until the sequence is full. No other pair occurs twice, so no token ever

@@ -140,12 +140,6 @@ def changed(run: Path, folder: Path, name: str, content: bytes) -> Path:
 @pytest.mark.parametrize(
     ("name", "content", "arguments", "message"),
     [
-        (
-            "scores/step-00000002/loss.safetensors",
-            b"junk",
-            ["train", "--resume"],
-            "scores: .*loss.safetensors is damaged",
-        ),
         ("weights/step-00000000.safetensors", b"", ["measure", "--overwrite"], "run: .*step-00000000.* is damaged"),
         ("weights/config.json", b"[]", ["measure", "--overwrite"], "run: .*config.json beside it, is damaged"),
         ("resume.ckpt", b"junk", ["train", "--resume"], "resume: .*resume.ckpt is damaged"),
@@ -210,7 +204,7 @@ def test_a_measure_of_ones_own_by_import_path(run: Path, capsys: pytest.CaptureF
 def test_what_does_not_apply_is_said_once_with_its_reason(run: Path, capsys: pytest.CaptureFixture[str]):
     main(["measure", str(run), "--only", "induction_stripe,loss"])
     said = capsys.readouterr().out
-    assert said.count("induction_stripe does not apply: induction_stripe needs sequences that are BOS and one seg") == 1
+    assert said.count("induction_stripe does not apply: induction_stripe needs sequences of BOS and one segment") == 1
     assert said.endswith("holds loss\n")
 
 

@@ -488,6 +488,15 @@ def test_a_summary_is_loss_baselines_and_what_formed(run: Run, tmp_path: Path):
         Run.create(tmp_path / "new", TOKENS).summary()
 
 
+def test_a_summary_says_which_later_step_it_leaves_out(run: Run, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    score_file(copy, 17, "loss").write_bytes(b"junk")
+    first, second, *_ = Run(copy).summary().splitlines()
+    assert first.startswith(f"step 17 is left out: scores: {score_file(copy, 17, 'loss')} is damaged")
+    assert second == f"{copy}, step 8:"
+
+
 def test_a_figure_is_drawn_from_a_run(run: Run):
     figure = run.plot("heads", at=17, layer=1)
     assert figure.axes

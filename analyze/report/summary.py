@@ -32,6 +32,9 @@ def summary(run: Run, progress: bool = False) -> str:
     stored = StoredScores.of(run)
     step = stored.steps[stored.index(None)]
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False, markup=False)
+    for later, reason in stored.left_out.items():
+        if later > step:
+            console.print(f"step {later} is left out: {reason}", soft_wrap=True)
     console.print(f"{run.path}, step {step}:", soft_wrap=True)
     reached = ", ".join(f"{each.label} {each.values.values[-1]:.4f}" for each in stored.losses)
     known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in stored.baselines.items())

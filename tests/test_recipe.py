@@ -195,7 +195,7 @@ def test_a_task_is_a_class_of_tasks():
         with pytest.raises(ValueError, match=rf"^task: '{wrong}' is not a headway.data.task.Task$"):
             task_class(wrong)
     # One that is not quite right is guessed, from tasks alone.
-    with pytest.raises(ValueError, match="nearest is 'headway.data.repeated_tokens:RepeatedTokens'"):
+    with pytest.raises(ValueError, match=r"nearest is 'headway.data.repeated_tokens:RepeatedTokens'"):
         task_class("headway.data.repeated_token:RepeatedTokens")
     for near in ("headway.data.task:Batchs", "headway.data.task:Tasks", "headway.data.tokenizer:Pretrained"):
         with pytest.raises(ValueError, match="cannot be imported") as error:

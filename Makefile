@@ -1,4 +1,4 @@
-# Everything a person or CI runs. `make` alone lists the targets.
+# All commands for development and CI. `make` without a target lists them.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -6,11 +6,11 @@ READY := .venv/.ready
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench clean
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-# torch comes first and alone: what needs it must find it there, and not fetch another build.
-# The folder .venv/typing shows pyright the package under its import name, which is not the folder's.
+# Install torch first and alone, so that packages that need torch find this build and do not fetch another.
+# .venv/typing shows pyright the package under its import name, which differs from the name of its folder.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headway needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv .venv
@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	mkdir -p .venv/typing && ln -sfn ../.. .venv/typing/headway
 	touch $(READY)
 
-demo: $(READY)  ## train the induction toy and say what formed
+demo: $(READY)  ## train the induction recipe and report the circuits that form
 	@if [ -e runs/induction/config.yaml ]; \
 	then $(BIN)/headway train --resume runs/induction; \
 	else $(BIN)/headway train induction; fi
@@ -33,7 +33,7 @@ check: $(READY)  ## lint, types, tests
 	$(BIN)/pyright
 	$(MAKE) test
 
-bench: $(READY)  ## what a step, a run and its measures cost, as ratios (ONLY=step for one part)
+bench: $(READY)  ## benchmark a step, a run, its measures and start-up, as ratios (ONLY=step for one part)
 	$(BIN)/python tests/bench.py $(ONLY)
 
 clean:  ## remove the environment (runs stay)

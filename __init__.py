@@ -5,5 +5,53 @@ The way of the data: ``headway.data`` (tasks) → ``headway.models`` (networks) 
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from headway.lazy import exporter
+
+if TYPE_CHECKING:
+    from headway.analyze.measures import MEASURES
+    from headway.analyze.measures.scoring import measure
+    from headway.analyze.studying import study
+    from headway.checkpoints.run import Run
+    from headway.data.task import Batch, Task
+    from headway.models.config import Head, ModelConfig
+    from headway.models.hooked_transformer import HookedTransformer
+    from headway.train import resume, train
 
 __version__ = version("headway")
+__all__ = [
+    "MEASURES",
+    "Batch",
+    "Head",
+    "HookedTransformer",
+    "ModelConfig",
+    "Run",
+    "Task",
+    "measure",
+    "resume",
+    "study",
+    "train",
+]
+
+__getattr__ = exporter(
+    __name__,
+    {
+        "MEASURES": "headway.analyze.measures",
+        "Batch": "headway.data.task",
+        "Head": "headway.models.config",
+        "HookedTransformer": "headway.models.hooked_transformer",
+        "ModelConfig": "headway.models.config",
+        "Run": "headway.checkpoints.run",
+        "Task": "headway.data.task",
+        "measure": "headway.analyze.measures.scoring",
+        "resume": "headway.train",
+        "study": "headway.analyze.studying",
+        "train": "headway.train",  # the module, which can be called
+    },
+)
+
+
+def __dir__() -> list[str]:
+    """The public names, also those that have not been imported yet."""
+    return sorted({*globals(), *__all__})

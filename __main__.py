@@ -1,7 +1,5 @@
 """The command ``headway``. Each subcommand imports what it needs and no more."""
 
-import inspect
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,27 +22,32 @@ usage: headway COMMAND ...
   report RUN [RUN ...]       write the page that shows what formed; several runs beside each other
   plot RUN FIGURE [options]  one figure of that page as PNG, SVG or PDF
 
-headway COMMAND --help says more.
+headway COMMAND --help says more; headway --version prints the version.
 """
 
 # Written out, because importing the recipes takes seconds; a test holds it to them.
-TRAIN_USAGE = """\
+RECIPE_LINES = {
+    "induction": "A segment of distinct random tokens, repeated until the sequence is full.",
+    "fuzzy-induction": "A segment of random tokens, and then the same in synonyms: [A] [B] … [A*] [B*].",
+    "indirect-object": "Sentences with two names, one of which comes again; the answer at the end is the other one.",
+    "text": "Windows of text files: BOS, and then some consecutive tokens of one file.",
+    "previous-token": "Random tokens after BOS; the answer at each position is the token one position before.",
+    "affine-recurrence": "Vectors that follow an affine recurrence, drawn anew for each sequence (arXiv 2410.17438).",
+}
+_RECIPES = "\n".join(f"  {name:21} {line}" for name, line in RECIPE_LINES.items())
+TRAIN_USAGE = f"""\
 usage: headway train RECIPE [options]   (also: python train.py RECIPE [options])
 
 recipes:
-  induction             A segment of distinct random tokens, repeated until the sequence is full.
-  fuzzy-induction       A segment of random tokens, and then the same in synonyms: [A] [B] … [A*] [B*].
-  indirect-object       Sentences with two names, one of which comes again; the answer at the end is the other one.
-  text                  Windows of text files: BOS, and then some consecutive tokens of one file.
-  previous-token        Random tokens after BOS; the answer at each position is the token one position before.
-  affine-recurrence     Vectors that follow an affine recurrence, drawn anew for each sequence (arXiv 2410.17438).
+{_RECIPES}
 
   --config FILE         the recipe of an earlier run (its config.yaml)
   --task MODULE:CLASS   a task of your own, with the sizes of RECIPE (induction if none is given)
   --resume RUN          go on with a run where it stopped
   --live                write the run's page at every kept step, and not only at the end
 
-headway train RECIPE --help lists the options of that recipe.
+headway train RECIPE --help lists the options of that recipe. Sizes of the network that the task decides (model.n_ctx,
+model.d_vocab, model.input_type) follow the task's options unless they are given.
 """
 
 
@@ -52,11 +55,7 @@ STUDY_USAGE = """\
 usage: headway study STUDY RUN [RUN ...] [options]   (for some, instead of RUN the name of a language model)
 
 studies:
-  affine-recurrence     How a network predicts an affine recurrence, layer by layer (arXiv 2410.17438).
-  previous-token        How a network without positions finds the token before; further runs stand beside it.
-  induction             Which heads find and copy what followed a token before, or a synonym; also of a language model.
-  name-movers           Why a head attends from the end of a sentence to a name in it; also of a language model.
-  if-else               What makes a network say else in `a if b else c`, and whether after `)` too; also of a model.
+{}
 
 headway study STUDY --help lists the options of that study.
 """
@@ -79,9 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return
+    if arguments[0] == "--version":
+        from headway import __version__
+
+        print(f"headway {__version__}")
+        return
     command, *rest = arguments
     if command not in commands:
-        fail(f"command: {command!r} is not one of {', '.join(commands)}")
+        from headway.options import nearest
+
+        fail(f"command: {command!r} is not one of {', '.join(commands)}{nearest(command, commands)}")
     try:
         commands[command](rest)
     except (ValueError, OSError) as error:
@@ -124,18 +130,21 @@ def train_command(arguments: list[str]) -> None:
 
 def _base_recipe(name: str | None, config: str | None, task_path: str | None) -> "tuple[str, Recipe]":
     """What the options start from: the name of the run's directory, and a recipe."""
-    from headway.checkpoints.recipe import Recipe, task_class
     from headway.options import nearest
+
+    if config is not None and (name is not None or task_path is not None):
+        raise ValueError("config: a config names its task; no recipe or task can be given beside --config")
+    recipes = ", ".join(RECIPE_LINES)
+    if name is None and task_path is None and config is None:
+        raise ValueError(f"recipe: none given before the options; it must be one of {recipes}")
+    if name is not None and name not in RECIPE_LINES:
+        raise ValueError(f"recipe: {name!r} is not one of {recipes}{nearest(name, RECIPE_LINES)}")
+
+    from headway.checkpoints.recipe import Recipe, task_class
     from headway.recipes import RECIPES
 
     if config is not None:
-        if name is not None or task_path is not None:
-            raise ValueError("config: a config names its task; no recipe or task can be given beside --config")
         return Path(config).resolve().parent.name, Recipe.load(Path(config))
-    if name is None and task_path is None:
-        raise ValueError(f"recipe: none given before the options; it must be one of {', '.join(RECIPES)}")
-    if name is not None and name not in RECIPES:
-        raise ValueError(f"recipe: {name!r} is not one of {', '.join(RECIPES)}{nearest(name, RECIPES)}")
     base = RECIPES[name or "induction"]
     if task_path is None:
         return name or "induction", base
@@ -165,11 +174,13 @@ def _train(name: str, base: "Recipe", rest: list[str], live: bool) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
     parser.add_argument("--live", action="store_true", help="write the run's page at every kept step")
     options = parse(parser, rest)
-    recipe = Recipe.from_options(kind, options)
+    given = {argument.partition("=")[0] for argument in rest}
+    following = [size for size in base.sizes_of_task if f"--model.{size}" not in given]
+    recipe = Recipe.from_options(kind, options, following)
+    out = _directory("out", options.out)
 
     from headway.train import train
 
-    out = _directory("out", options.out)
     _until_it_stops(lambda: train(**vars(recipe), out=out, overwrite=options.overwrite, live=live), out)
 
 
@@ -181,15 +192,18 @@ def _directory(option: str, path: str) -> Path:
 
 def _resume(path: Path, live: bool) -> None:
     from headway.checkpoints import Run
-    from headway.train import resume
 
     if Run(path).finished:
         print(f"{path} is finished; there is nothing to do.")
+
+    from headway.train import resume
+
     _until_it_stops(lambda: resume(path, live=live), path)
 
 
 def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
-    """Train, and say what formed, or why it ended before its last step."""
+    """Train, and print the run's summary, or why it ended before its last step."""
+    from headway.analyze.report.summary import summary
     from headway.models.lightning_module import DivergedError
     from headway.train import StoppedError
 
@@ -199,42 +213,7 @@ def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
         fail(f"{error}; what was kept before that is in {path}", code=1)
     except StoppedError as error:
         fail(f"{error}; go on with: headway train --resume {path}", code=130)
-    _say_what_formed(run)
-
-
-def _say_what_formed(run: "Run") -> None:
-    """The table at the end of a run."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from headway.analyze.formation.strongest import what_formed
-    from headway.analyze.tools.perplexity import held_out_loss
-    from headway.data.text import Text
-
-    scores = run.scores
-    console = Console()
-    console.print(f"\n[bold]{run.path}[/], step {int(scores.step.values[-1])}:", highlight=False)
-    losses = [name for name in scores.data_vars if str(name).startswith("loss") and scores[name].dims == ("step",)]
-    reached = ", ".join(f"{str(name).replace('_', ' on ')} {scores[name].values[-1]:.4f}" for name in losses)
-    baselines = run.task.baselines()
-    known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in baselines.items())
-    console.print(f"{reached}  (baselines: {known})", highlight=False)
-    if isinstance(run.task, Text):
-        nats = {"this network": held_out_loss(run.model(), run.task, progress=True), **baselines}
-        said = ", ".join(f"{name} {math.exp(value):.1f}" for name, value in nats.items())
-        console.print(f"perplexity on all text held out: {said}", highlight=False)
-    table = Table("strongest", "score", "null", "z", "at step", box=None, padding=(0, 2, 0, 0))
-    for row in what_formed(scores):
-        ceiling = "" if row.ceiling is None else f" of {row.ceiling:.3f}"
-        null = f"{row.null:.3f} ±{row.null_std:.1g}"
-        table.add_row(str(row), f"{row.score:.3f}{ceiling}", null, f"{round(row.z)}", row.when)
-    console.print(table)
-    console.print(
-        "score: 1 is all attention; a composition is at most the second number. null: what it is when nothing has "
-        "formed. at step: it left the 99 % band of its null for good between these kept steps.",
-        style="dim",
-    )
-    console.print(f"The page that shows it, over all of training: {run.report_file}", highlight=False, soft_wrap=True)
+    print(f"\n{summary(run, progress=True)}")
 
 
 def measures_command(arguments: list[str]) -> None:
@@ -272,17 +251,22 @@ def measure_command(arguments: list[str]) -> None:
         parser.print_help()
         return
 
-    from headway.analyze import MEASURES, measure
+    from headway.analyze import MEASURES
     from headway.checkpoints import Run
     from headway.options import parse
 
     options = parse(parser, arguments)
-    wanted = MEASURES if options.only is None else [_measure(name) for name in dict.fromkeys(options.only.split(","))]
+    run = Run(_directory("run", options.run))
     try:
         steps = None if options.at is None else [int(step) for step in options.at.split(",")]
     except ValueError:
         raise ValueError(f"at: {options.at!r} is not valid; it must be steps separated by commas") from None
-    run = Run(_directory("run", options.run))
+    for step in steps or ():
+        run.check_step(step)
+    wanted = MEASURES if options.only is None else [_measure(name) for name in dict.fromkeys(options.only.split(","))]
+
+    from headway.analyze import measure
+
     inapplicable = measure(run, wanted, steps, options.overwrite, progress=True)
     for name, reason in inapplicable.items():
         print(f"{name} does not apply: {reason}")
@@ -291,75 +275,53 @@ def measure_command(arguments: list[str]) -> None:
 
 def study_command(arguments: list[str]) -> None:
     """Make a study of a run, print its tables, and keep it with the run."""
-    from jsonargparse import ArgumentParser
+    from headway.analyze.studies import STUDIES, find_study
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(STUDY_USAGE, end="")
+        print(STUDY_USAGE.format("\n".join(f"  {each.name:<20}  {each.question}" for each in STUDIES.values())), end="")
         return
     name, *rest = arguments
+    chosen = find_study(name)
 
-    from typing import get_args, get_type_hints
+    from jsonargparse import ArgumentParser
 
-    from rich.console import Console
-    from transformer_lens.model_bridge import TransformerBridge
+    from headway.options import parse
 
-    from headway.analyze.report.console import print_story
-    from headway.analyze.report.live import report_if_possible
-    from headway.analyze.report.page import write_studies
-    from headway.analyze.studies import STUDIES
-    from headway.analyze.studies.story import Story
-    from headway.analyze.studies.subject import opened
-    from headway.checkpoints import Run
-    from headway.checkpoints.run import holds_run
-    from headway.options import nearest, parse
-
-    if name not in STUDIES:
-        raise ValueError(f"study: {name!r} is not one of {', '.join(STUDIES)}{nearest(name, STUDIES)}")
-    study = STUDIES[name]
-    takes_others = "others" in inspect.signature(study).parameters
-    takes_models = TransformerBridge in get_args(get_type_hints(study)["run"])
-    usage = f"headway study {name} RUN{' [RUN ...]' if takes_others else ''} [options]"
+    usage = f"headway study {name} RUN{' [RUN ...]' if chosen.takes_runs else ''} [options]"
     parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
-    of_what = "directory of the run" + (", or name of a language model" if takes_models else "")
-    parser.add_argument("runs", nargs="+" if takes_others else 1, help=f"{of_what}; other runs beside it")
-    parser.add_function_arguments(study, skip={"run", "others", "progress", "pair"})
-    if "pair" in inspect.signature(study).parameters:
-        said = "two tokens whose place in the OV circuits is looked up; may be given several times"
-        parser.add_argument("--pair", nargs=2, action="append", metavar=("SRC", "DST"), help=said)
-    if takes_models:
+    of_what = "directory of the run" + (", or name of a language model" if chosen.takes_models else "")
+    others = "; other runs beside it" if chosen.takes_runs else ""
+    parser.add_argument("runs", nargs="+" if chosen.takes_runs else 1, help=f"{of_what}{others}")
+    parser.add_argument("--at", type=int | None, help="the kept step to look at; the last one if not given")
+    parser.add_class_arguments(chosen.option_type, as_group=False, skip={"pair"})
+    if hasattr(chosen.option_type, "pair"):
+        text = "two tokens whose place in the OV circuits is looked up; may be given several times"
+        parser.add_argument("--pair", nargs=2, action="append", default=[], metavar=("SRC", "DST"), help=text)
+    if chosen.takes_models:
         parser.add_argument("--out", type=str | None, help="of a language model: its directory; runs/NAME if not given")
     parser.add_argument("--overwrite", action="store_true", help="make it again if it has been made at this step")
     if {"-h", "--help"} & set(rest):
         parser.print_help()
         return
     options = vars(parse(parser, rest))
-    paths, overwrite, out = options.pop("runs"), options.pop("overwrite"), options.pop("out", None)
-    studied = opened(paths[0]) if takes_models else Run(_directory("run", paths[0]))
-    others = [Run(_directory("run", path)) for path in paths[1:]]
-    asked = [key for key, value in options.items() if key != "at" and value != parser.get_default(key)]
-    folder = _directory("out", out or str(Path("runs") / Path(paths[0]).name))
-    if isinstance(studied, Run):
-        if out is not None:
-            raise ValueError(f"out: {out!r} is not valid; a study of a run is kept with it")
-        options["at"] = studied.check_step(options["at"])
-        path, page = studied.study_file(name, options["at"]), studied.report_file
-    else:
-        if holds_run(folder):
-            raise ValueError(f"out: {folder} holds a run; it must be another directory")
-        path, page = folder / "studies" / f"{name}.nc", folder / "report.html"
-    if path.exists() and not overwrite:
-        if asked or others:
-            raise ValueError(
-                f"study: {path} has been made; --overwrite makes it again, with {', '.join(asked) or 'these runs'}"
-            )
-        print(f"{path} has been made; --overwrite makes it again.\n")
-        story = Story.read(path)
-    else:
-        story = study(studied, *([others] if takes_others else []), **options, progress=True)
-        story.write(path)
-        report_if_possible(studied) if isinstance(studied, Run) else write_studies(folder, studied)
-    print_story(story, Console(width=None if sys.stdout.isatty() else 160))
-    print(f"\nIts figures, as data: {path}\nThe page that shows them: {page}")
+    runs, at, overwrite, out = (options.pop(each, None) for each in ("runs", "at", "overwrite", "out"))
+    run, *further = [path if chosen.takes_models and not i else _directory("run", path) for i, path in enumerate(runs)]
+    out = None if out is None else _directory("out", out)
+    # What can be refused is refused before torch is imported.
+    chosen.given(options)
+
+    from rich.console import Console
+
+    from headway.analyze.report.console import print_study
+    from headway.analyze.studying import study, study_files
+
+    files = study_files(name, run, at, out)
+    there = files.result.exists() and not overwrite
+    result = study(name, run, further, at, bool(overwrite), out, progress=True, **options)
+    if there:
+        print(f"{files.result} has been made; --overwrite makes it again.\n")
+    print_study(result, Console(width=None if sys.stdout.isatty() else 160))
+    print(f"\nIts figures, as data: {files.result}\nThe page that shows them: {files.page}")
 
 
 def text_command(arguments: list[str]) -> None:
@@ -374,39 +336,41 @@ def text_command(arguments: list[str]) -> None:
     parser.add_argument("--position", type=int | None, help="what is explained, from 0, BOS; the last if not given")
     parser.add_argument("--token", help="whose logit is explained there; the next if there is one, else the likeliest")
     parser.add_argument("--out", help="the file; text.html in the run, or of a language model in runs/NAME")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no page of ours")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a page of Headway")
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return
 
-    from rich.console import Console
-
-    from headway.analyze.report.console import print_typed
-    from headway.analyze.report.page import write_typed
-    from headway.analyze.studies.subject import Subject, opened
-    from headway.analyze.tools.prompt import typed
-    from headway.checkpoints import Run
-    from headway.checkpoints.run import holds_run
     from headway.options import parse
 
     options = parse(parser, arguments)
     if options.top < 1:
         raise ValueError(f"top: {options.top} is not valid; it must be at least 1")
+
+    from rich.console import Console
+
+    from headway.analyze.report.console import print_prompt
+    from headway.analyze.report.page import write_prompt_page
+    from headway.analyze.studies.loading import LoadedModel, open_run_or_model
+    from headway.analyze.tools.prompt import run_prompt
+    from headway.checkpoints import Run
+    from headway.checkpoints.run import holds_run
+
     string = sys.stdin.read().removesuffix("\n") if options.string == "-" else options.string
-    studied = opened(options.run)
+    studied = open_run_or_model(options.run)
     if isinstance(studied, Run):
         folder = studied.path
     else:
         folder = Path("runs") / Path(options.run).name
         if options.out is None and holds_run(folder):
             raise ValueError(f"out: {folder} holds a run; give another file")
-    subject = Subject.of(studied, options.at)
-    shown = typed(subject.model, string, options.position, options.token)
+    subject = LoadedModel.of(studied, options.at)
+    shown = run_prompt(subject.model, string, options.position, options.token)
     step = [] if subject.step is None else [("step", str(subject.step))]
     out = folder / "text.html" if options.out is None else _directory("out", options.out)
     about = [("model", subject.name), *step, ("string", string)]
-    page = write_typed(shown, subject.model, about, out, options.top, options.overwrite)
-    print_typed(shown, Console(width=None if sys.stdout.isatty() else 160), options.top)
+    page = write_prompt_page(shown, subject.model, about, out, options.top, options.overwrite)
+    print_prompt(shown, Console(width=None if sys.stdout.isatty() else 160), options.top)
     print(f"\nThe page that shows it, at every position: {page}")
 
 
@@ -418,19 +382,21 @@ def report_command(arguments: list[str]) -> None:
     parser.add_argument("runs", nargs="+", help="directories of runs")
     parser.add_argument("--out", help="the file; report.html in the run, or for several in the folder they lie in")
     parser.add_argument("--live", action="store_true", help="write it again at every step that runs score, to the end")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no page of ours")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a page of Headway")
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return
 
-    from headway.analyze.report import write_report
-    from headway.analyze.report.live import watch
     from headway.checkpoints import Run
     from headway.options import parse
 
     options = parse(parser, arguments)
     runs = [Run(_directory("run", path)) for path in options.runs]
     out = None if options.out is None else Path(options.out)
+
+    from headway.analyze.report import write_report
+    from headway.analyze.report.live import watch
+
     if options.live:
         print("Watching, until all runs are finished.", flush=True)
     print((watch if options.live else write_report)(runs, out, options.overwrite))
@@ -442,25 +408,30 @@ def plot_command(arguments: list[str]) -> None:
 
     parser = ArgumentParser(usage="headway plot RUN FIGURE [options]", allow_abbrev=False, exit_on_error=False)
     parser.add_argument("run", help="directory of the run")
-    parser.add_argument("figure", help="loss, diagram, attention, eigenvalues, heads, composition or attribution")
+    parser.add_argument(
+        "figure", help="loss, network, diagram, attention, eigenvalues, heads, composition or attribution"
+    )
     parser.add_argument("--at", type=int | None, help="the step; the last one with scores if not given")
     parser.add_argument("--layer", type=int | None, help="one layer; all if not given")
     parser.add_argument("--head", type=int | None, help="one head of each of these layers; all if not given")
     parser.add_argument("--sequence", type=int | None, help="which sequence of the evaluation batch, from 0")
     parser.add_argument("--measure", help="which measure, of a figure that can show several")
     parser.add_argument("--out", help="a .png, .svg or .pdf file; FIGURE.svg if not given")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is no figure of ours")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a figure of Headway")
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return
 
-    from headway.analyze.report.figures.plot import draw, save
     from headway.checkpoints import Run
     from headway.options import parse
 
     options = parse(parser, arguments)
+    run = Run(_directory("run", options.run))
+
+    from headway.analyze.report.figures.plot import draw, save
+
     figure = draw(
-        Run(_directory("run", options.run)),
+        run,
         options.figure,
         at=options.at,
         layer=options.layer,

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from operator import attrgetter
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-from jsonargparse import ActionYesNo, ArgumentParser, Namespace
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
 
 
-def parse(parser: ArgumentParser, given: Sequence[str] | Mapping[str, Any]) -> Namespace:
+def parse(parser: "ArgumentParser", given: Sequence[str] | Mapping[str, Any]) -> "Namespace":
     """The options that ``given`` holds: arguments of a command line, or a mapping of option to value.
 
     Raises:
@@ -58,6 +59,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 def _kind(action: Action) -> Any:
     """The type of an option's value; None for what is no option, such as a heading."""
+    from jsonargparse import ActionYesNo
+
     return bool if isinstance(action, ActionYesNo) else getattr(action, "_typehint", None)
 
 

@@ -1,4 +1,4 @@
-"""RECIPES: named runs. Data only."""
+"""Named recipes of runs, as data only."""
 
 from headway.checkpoints.recipe import Recipe
 from headway.data.affine_recurrence import AffineRecurrence
@@ -19,7 +19,7 @@ RECIPES = {
         steps=1500,
         batch_size=64,
     ),
-    # The same after a synonym: the network that fuzzy induction is compared with.
+    # Induction after a synonym (fuzzy induction), the comparison for networks trained on exact repeats.
     "fuzzy-induction": Recipe(
         task=RepeatedSynonyms(),
         model=ModelConfig(n_layers=2, d_model=128, n_ctx=48, d_head=16, n_heads=8, d_vocab=201, attn_only=True),
@@ -27,7 +27,7 @@ RECIPES = {
         steps=1500,
         batch_size=64,
     ),
-    # Three layers say the right name after about 1,000 steps; one layer cannot (--model.n_layers 1).
+    # Three layers predict the right name after about 1,000 steps; one layer cannot (--model.n_layers 1).
     "indirect-object": Recipe(
         task=IndirectObject(),
         model=ModelConfig(n_layers=3, d_model=64, n_ctx=23, d_head=16, n_heads=4, d_vocab=223),
@@ -35,7 +35,7 @@ RECIPES = {
         steps=2000,
         batch_size=64,
     ),
-    # Without positions a causal network has to find out where it is (TransformerLens's No Position Experiment).
+    # Without position embeddings a causal network must infer positions (TransformerLens's No Position Experiment).
     "previous-token": Recipe(
         task=PreviousToken(),
         model=ModelConfig(
@@ -54,7 +54,7 @@ RECIPES = {
         steps=4000,
         batch_size=256,
     ),
-    # Source code; with one layer each head is a table of skip trigrams, with two there can be induction.
+    # Source code. With one layer each head is a table of skip trigrams; with two layers induction can form.
     "text": Recipe(
         task=Text(),
         model=ModelConfig(n_layers=1, d_model=256, n_ctx=128, d_head=32, n_heads=8, d_vocab=4096, attn_only=True),
@@ -65,7 +65,7 @@ RECIPES = {
         batch_size=32,
         eval_batch_size=32,
     ),
-    # Bhargav & Gu, arXiv 2410.17438; their run has 100,000 steps.
+    # Bhargav & Gu, arXiv 2410.17438, who train for 100,000 steps.
     "affine-recurrence": Recipe(
         task=AffineRecurrence(),
         model=ModelConfig(

@@ -10,6 +10,7 @@ if __name__ == "__main__":
     sys.exit()
 
 
+import inspect
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import lightning as L
@@ -34,7 +35,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from headway.analyze import LIVE, Measure, measure
 from headway.analyze.measures.callback import MeasureWhileTraining
-from headway.analyze.report.live import ReportWhileTraining, report_if_possible
+from headway.analyze.report.callback import ReportWhileTraining
+from headway.analyze.report.live import report_if_possible
 from headway.analyze.report.tensorboard import RunLogger, log_scores
 from headway.checkpoints.callback import KeepCheckpoints, read_resume_file
 from headway.checkpoints.files import write_whole
@@ -66,7 +68,7 @@ def train(
     eval_seed: int = 0,
     eval_batch_size: int = 64,
     compile: bool = False,
-    measures: Sequence[Measure] = LIVE,
+    measures: Sequence[Measure] | None = None,
     overwrite: bool = False,
     live: bool = False,
 ) -> Run:
@@ -85,7 +87,7 @@ def train(
         eval_seed: Seed of the fixed evaluation batch.
         eval_batch_size: Sequences in the evaluation batch.
         compile: Compile the training forward pass (torch.compile).
-        measures: What is scored at each kept step.
+        measures: What is scored at each checkpoint; the live ones of MEASURES if None.
         overwrite: Replace a run that is in ``out`` already.
         live: Write the page at every kept step, and not only at the end.
 
@@ -100,20 +102,45 @@ def train(
         >>> run.scores.previous_token.sel(step=0, layer=0, head=1)  # doctest: +SKIP
     """
     check_hardware(trainer)
-    task = task.settled()
-    recipe = Recipe(task, model, optim, schedule, trainer, steps, batch_size, seed, eval_seed, eval_batch_size, compile)
+    task = task.resolved()
+    recipe = Recipe(
+        task=task,
+        model=model,
+        optim=optim,
+        schedule=schedule,
+        trainer=trainer,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        eval_seed=eval_seed,
+        eval_batch_size=eval_batch_size,
+        compile=compile,
+    )
     check_first_batch(recipe)
     run = Run.create(out, recipe, overwrite)
-    _fit(run, measures, resumed=False, live=live)
+    _fit(run, LIVE if measures is None else measures, resumed=False, live=live)
     return run
 
 
-def resume(path: str | Path, measures: Sequence[Measure] = LIVE, live: bool = False) -> Run:
+class _CallableModule(ModuleType):
+    """The module ``headway.train``: ``headway.train(...)`` calls ``headway.train.train(...)``.
+
+    So the name means the same whether or not somebody has imported the module.
+    """
+
+    __call__ = staticmethod(train)
+    __signature__ = inspect.signature(train)
+
+
+sys.modules[__name__].__class__ = _CallableModule
+
+
+def resume(path: str | Path, measures: Sequence[Measure] | None = None, live: bool = False) -> Run:
     """Go on with a run where it stopped; what comes out is bit for bit what an undisturbed run would have given.
 
     A finished run is not trained again; a score that is missing, because the run died before it, is computed.
     """
-    run = Run(path)
+    run, measures = Run(path), LIVE if measures is None else measures
     if run.resume_file.exists():
         read_resume_file(run)
     if not run.finished:

@@ -1,4 +1,4 @@
-"""What formed, when, and what carries it.
+"""Analysis of runs: which circuits form, when they form, and which heads carry a behaviour.
 
 The folders build on each other, in this order: ``network`` (one forward pass, weights, hooks), ``measures``, ``tools``,
 ``circuits`` and ``formation``, ``studies``, ``report``.

@@ -1,4 +1,4 @@
-"""Keeping checkpoints while a network trains."""
+"""Callbacks that act at checkpoints, and the one that saves them."""
 
 from typing import Any
 
@@ -11,67 +11,72 @@ from headway.checkpoints.run import Run
 from headway.models.lightning_module import DivergedError, TrainingModule
 
 
-class AtKeptSteps(L.Callback):
-    """Does something at each of ``steps``, and at the step where a run is stopped early.
+class AtCheckpoints(L.Callback):
+    """Callback that acts at each of ``steps``, and at the step where a run stops early.
 
-    Subclasses say what, in ``at_kept_step``.
+    Subclasses implement ``at_checkpoint``.
     """
 
     def __init__(self, run: Run, steps: list[int]):
         self.run = run
         self.steps = frozenset(steps)
 
-    def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        """What to do after update ``step``."""
+    def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        """Act after update ``step``."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Step 0 is before the first update; a resumed run has it already."""
+        """Act at step 0, before the first update; a resumed run already has this checkpoint."""
         if trainer.global_step == 0:
-            self.at_kept_step(trainer, _training_module(pl_module), 0)
+            self.at_checkpoint(trainer, _training_module(pl_module), 0)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
-        """Count the updates."""
+        """Act if this step has a checkpoint."""
         if trainer.global_step in self.steps:
-            self.at_kept_step(trainer, _training_module(pl_module), trainer.global_step)
+            self.at_checkpoint(trainer, _training_module(pl_module), trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that is stopped early keeps the step it stopped at."""
+        """Act at the last step of a run that stops early."""
         if trainer.global_step not in self.steps:
-            self.at_kept_step(trainer, _training_module(pl_module), trainer.global_step)
+            self.at_checkpoint(trainer, _training_module(pl_module), trainer.global_step)
 
 
-class KeepCheckpoints(AtKeptSteps):
-    """Keeps the weights of each kept step for analysis, and Lightning's checkpoint of the last one for going on."""
+class KeepCheckpoints(AtCheckpoints):
+    """Save the weights at each checkpoint for analysis, and Lightning's checkpoint of the latest for resuming."""
 
-    def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        """Write both. The weights come first: a run that dies in between goes on from the step before, and keeps
-        these again, so that no kept step is ever missing.
+    def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        """Save the weights, then Lightning's checkpoint.
+
+        In this order no weights are ever missing: a run that dies in between resumes from the checkpoint before, and
+        saves these weights again.
         """
         if not all(parameter.isfinite().all() for parameter in module.model.parameters()):
             raise DivergedError(
-                f"diverged by step {step}: weights are no longer numbers; the last loss was {module.loss.item():g}, "
+                f"diverged by step {step}: weights are not finite; the last loss was {module.loss.item():g}, "
                 f"the last gradient norm {module.grad_norm.item():g}"
             )
         self.run.keep(step, module.model)
         write_whole(self.run.resume_file, lambda part: trainer.save_checkpoint(part))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A run goes on as it was, so Lightning's checkpoint holds the recipe as well."""
+        """Store the recipe in Lightning's checkpoint, because a run must resume with the same recipe."""
         checkpoint["recipe"] = self.run.recipe.to_dict()
 
 
 def read_resume_file(run: Run) -> None:
-    """A ValueError if Lightning's checkpoint is damaged, or belongs to another recipe than config.yaml now holds."""
+    """Raise a ValueError if Lightning's checkpoint is damaged, or its recipe differs from the one in config.yaml."""
     try:
         then = torch.load(run.resume_file, map_location="cpu", weights_only=True)["recipe"]
         now = run.recipe.to_dict()
         changed = [f"{part} was {then[part]}" for part in then if then[part] != now[part]]
-    except Exception as error:  # torch raises half a dozen kinds
+    except Exception as error:  # torch raises many kinds
         raise ValueError(f"resume: {run.resume_file} is damaged ({str(error).splitlines()[0]})") from None
     if changed:
-        raise ValueError(f"resume: a run goes on as it was, but config.yaml has been changed: {', '.join(changed)}")
+        raise ValueError(
+            f"resume: a run must resume with the recipe it started with, but config.yaml has changed: "
+            f"{', '.join(changed)}; undo the change or train a new run"
+        )
 
 
 def _training_module(module: L.LightningModule) -> TrainingModule:

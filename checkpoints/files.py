@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files, and reading of netCDF files."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import xarray as xr
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` fill a temporary file beside ``path``, sync it, and rename it: ``path`` is never half-written.
+    """Write ``path`` atomically: ``write`` fills a temporary file beside it, which is synced and then renamed.
 
     Example:
         >>> import tempfile
@@ -18,7 +18,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         'done'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes may write the same file, and then the last one has its way.
+    # Two processes may write the same file; the last one wins.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
@@ -30,9 +30,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def read_tree(path: Path) -> xr.DataTree:
-    """What a netCDF file holds, in memory; a ValueError that names the file if it is damaged."""
+    """Load a netCDF file into memory; raise a ValueError that names the file if it is damaged."""
     try:
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             return tree.load()
-    except (OSError, RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:  # all of HDF5's
+    except (OSError, RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:  # all that HDF5 raises
         raise ValueError(f"study: {path} is damaged ({error}); remove it and run the study again") from None

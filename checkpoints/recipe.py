@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from argparse import SUPPRESS
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from inspect import isabstract
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 import headway.data
+from headway.checkpoints.config import VERSION, check_version, read_values
 from headway.checkpoints.schedule import Schedule
 from headway.data.seeds import check_seed
 from headway.data.task import Task
@@ -19,10 +21,10 @@ from headway.models.config import ModelConfig
 from headway.models.optim import OptimConfig
 from headway.options import imported, nearest, parse
 
-# Of config.yaml. Another number means that its options have other names or meanings.
-VERSION = 1
 # Of steps, and of sequences in a batch.
 MOST = 10**9
+# Fields of ModelConfig that a task has as well.
+SIZES_OF_TASK = ("n_ctx", "d_vocab", "input_type")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class TrainerConfig:
             raise ValueError(f"threads: {self.threads} is not valid; it must be from 1 to 1024, or null")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What is trained on what, how, for how long, from which seeds, and what is kept.
 
@@ -125,10 +127,8 @@ class Recipe:
         Raises:
             ValueError: another version, an option that is unknown, missing, or of a wrong type.
         """
-        values = dict(values)
-        version = values.pop("version", None)
-        if type(version) is not int or version != VERSION:
-            raise ValueError(f"version: {version!r} is not valid; this Headway reads version {VERSION}")
+        check_version(values)
+        values = {name: value for name, value in values.items() if name != "version"}
         task = values.pop("task", None)
         if not (isinstance(task, dict) and isinstance(task.get("class"), str)):
             raise ValueError("task.class: is missing; it must be package.module:Class")
@@ -156,11 +156,25 @@ class Recipe:
         plain = {name: value for name, value in vars(self).items() if name not in parts}
         return plain | {f"{part}.{name}": value for part, options in parts.items() for name, value in options.items()}
 
+    @property
+    def sizes_of_task(self) -> list[str]:
+        """The sizes of the network that are the task's, and so change with it; d_vocab_out follows d_vocab itself.
+
+        Example:
+            >>> from headway.data.previous_token import PreviousToken
+            >>> model = ModelConfig(n_layers=1, d_model=8, n_ctx=13, d_head=4, n_heads=2, d_vocab=17)
+            >>> Recipe(task=PreviousToken(length=13, n_tokens=11), model=model).sizes_of_task
+            ['n_ctx', 'input_type']
+        """
+        return [name for name in SIZES_OF_TASK if getattr(self.model, name) == getattr(self.task, name)]
+
     @classmethod
-    def from_options(cls, task: type[Task], options: Namespace) -> "Recipe":
-        """The recipe that ``parser(task)`` has read."""
+    def from_options(cls, task: type[Task], options: Namespace, following: Iterable[str] = ()) -> "Recipe":
+        """The recipe that ``parser(task)`` has read, in which these sizes of the network are the task's."""
         values = {f.name: options.get(f.name, {}) for f in fields(cls)}
         for part, kind in {"task": task, **cls.parts}.items():
+            if part == "model":
+                values[part] = {**values[part], **{name: getattr(values["task"], name) for name in following}}
             try:
                 values[part] = kind(**values[part])
             except ValueError as error:
@@ -192,14 +206,7 @@ class Recipe:
     @classmethod
     def load(cls, path: Path) -> "Recipe":
         """Read config.yaml; a ValueError that names the file if it is not there or holds no recipe."""
-        try:
-            values = yaml.safe_load(path.read_text())
-        except OSError as error:
-            raise ValueError(f"config: {path} cannot be read ({error.strerror})") from None
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise ValueError(f"config: {path} is not YAML") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"config: {path} holds no recipe")
+        values = read_values(path)
         try:
             return cls.from_dict(values)
         except ValueError as error:

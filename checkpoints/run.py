@@ -1,4 +1,10 @@
-"""Run: a directory with everything a training run left behind, and the way back from it to a model."""
+"""Run: a directory with everything a training run left behind, and the way back from it to a model.
+
+Scores, studies and config.yaml are read without torch and without the task's code, so that pages and figures are drawn
+at once, and also where that code is gone. Methods that need more (the task, a model) import it when they are called.
+Two of them, ``summary`` and ``plot``, hand the run to ``headway.analyze``: the object that a user holds is one, and not
+a second class of the same name that knows more.
+"""
 
 import hashlib
 import html
@@ -8,22 +14,26 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
 
+from headway.checkpoints.config import read_config
 from headway.checkpoints.files import read_tree, write_whole
-from headway.checkpoints.recipe import Recipe
-from headway.checkpoints.scores import read_scores
-from headway.data.task import Batch, Task
-from headway.data.tokenizer import read_tokenizer
+from headway.checkpoints.scores import read_scores, score_files
 from headway.models.config import ModelConfig
-from headway.models.hooked_transformer import HookedTransformer
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedTokenizerFast
+
+    from headway.checkpoints.recipe import Recipe
+    from headway.data.task import Batch, Task
+    from headway.models.hooked_transformer import HookedTransformer
+
+CONFIG = "config.yaml"
 TOKENIZER = "tokenizer.json"
 # What a run writes into its directory; --overwrite removes these and leaves anything else.
 # config.yaml goes last, so that a removal that is cut off still leaves something that is known for a run.
@@ -38,7 +48,7 @@ CONTENTS = (
     "hparams.yaml",
     "report.html",
     "text.html",
-    "config.yaml",
+    CONFIG,
 )
 
 
@@ -53,30 +63,75 @@ class Run:
 
     Example:
         >>> run = Run("runs/induction")  # doctest: +SKIP
-        >>> run.model(step=run.steps[-1]).cfg.n_layers  # doctest: +SKIP
+        >>> run.config["model"]["n_heads"]  # doctest: +SKIP
+        4
+        >>> run.model(step="last").cfg.n_layers  # doctest: +SKIP
         2
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
-        if not (self.path / "config.yaml").is_file():
-            raise ValueError(f"run: {self.path} holds no run (there is no config.yaml in it)")
+        if not (self.path / CONFIG).is_file():
+            raise ValueError(f"run: {self.path} holds no run (there is no {CONFIG} in it)")
+        # What ``scores`` has read, with the state of its files at that time.
+        self._read: tuple[dict[Path, tuple[int, int]], xr.Dataset] | None = None
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
+        return f"Run({str(self.path)!r}, {self._state})"
 
-    @cached_property
-    def recipe(self) -> Recipe:
-        """Everything that determined this run."""
-        return Recipe.load(self.path / "config.yaml")
+    def _repr_html_(self) -> str:
+        """A small card; the page is what ``show`` gives."""
+        facts = {"run": str(self.path), "state": self._state}
+        try:
+            model = self.config["model"]
+            sizes = ("n_layers", "n_heads", "d_model")
+            facts["task"] = str(self.config["task"].get("class")).rpartition(":")[2]
+            facts["model"] = ", ".join(f"{name} {model[name]}" for name in sizes)
+            facts["seed"] = str(self.config["seed"])
+        except ValueError as error:
+            facts["error"] = str(error)
+        if self.studies:
+            facts["studies"] = ", ".join(f"{name} (step {step})" for name, step in self.studies.items())
+        facts["page"] = ".show()" if self.report_file.exists() else f"headway report {self.path} writes it"
+        rows = (
+            f'<tr><th style="text-align:left">{html.escape(name)}</th>'
+            f'<td style="text-align:left">{html.escape(value)}</td></tr>'
+            for name, value in facts.items()
+        )
+        return f"<table>{''.join(rows)}</table>"
 
     @property
-    def task(self) -> Task:
+    def _state(self) -> str:
+        """How far it has come, in a few words."""
+        kept = f"{len(self.steps)} checkpoint{'' if len(self.steps) == 1 else 's'}"
+        try:
+            return f"{kept}, {'finished' if self.finished else 'not finished'}"
+        except ValueError:
+            return f"{kept}, {CONFIG} is damaged"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.yaml as plain values: what determined this run, read without the task's code.
+
+        Raises:
+            ValueError: a file that is damaged, or of another version.
+        """
+        return read_config(self.path / CONFIG)
+
+    @cached_property
+    def recipe(self) -> "Recipe":
+        """Everything that determined this run."""
+        from headway.checkpoints.recipe import Recipe
+
+        return Recipe.load(self.path / CONFIG)
+
+    @property
+    def task(self) -> "Task":
         """What the network was trained on."""
         return self.recipe.task
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerFast | None:
+    def tokenizer(self) -> "PreTrainedTokenizerFast | None":
         """What spells strings in this network's tokens; None where tokens stand for no strings.
 
         Raises:
@@ -91,6 +146,9 @@ class Run:
             raise ValueError(f"run: {path}, which spells its tokens, cannot be read ({error.strerror})") from None
         if hashlib.sha256(written).hexdigest() != self.task.tokenizer_hash:
             raise ValueError(f"run: {path} is not the tokenizer that this network was trained with; it was altered")
+
+        from headway.data.tokenizer import read_tokenizer
+
         return read_tokenizer(written)
 
     @property
@@ -99,21 +157,28 @@ class Run:
         names = (re.fullmatch(r"step-(\d{8,})\.safetensors", path.name) for path in self.path.glob("weights/step-*"))
         return sorted(int(name[1]) for name in names if name)
 
-    def check_step(self, step: int | None) -> int:
-        """``step`` if it was kept, the last one for None; a ValueError otherwise."""
-        if not self.steps:
-            raise ValueError(f"run: {self.path} has kept no step yet")
-        step = self.steps[-1] if step is None else step
-        if step not in self.steps:
-            nearest = min(self.steps, key=lambda kept: abs(kept - step))
-            kept = ", ".join(map(str, self.steps))
-            raise ValueError(f"step: {step} was not kept; nearest is {nearest}, all are {kept}")
-        return step
+    def check_step(self, step: int | Literal["last"] | None = "last", nearest: bool = False) -> int:
+        """The number of a checkpoint: ``step`` itself, for "last" or None the last, with ``nearest`` the nearest one.
+
+        Raises:
+            ValueError: a step that was not kept, or a run without checkpoints.
+        """
+        steps = self.steps
+        if not steps:
+            raise ValueError(f"run: {self.path} has no checkpoint yet")
+        if step is None or step == "last":
+            return steps[-1]
+        if isinstance(step, str):
+            raise ValueError(f"step: {step!r} is not valid; it must be the number of a checkpoint, or 'last'")
+        closest = min(steps, key=lambda kept: abs(kept - step))
+        if closest != step and not nearest:
+            raise ValueError(f"step: {step} was not kept; nearest is {closest}, all are {', '.join(map(str, steps))}")
+        return closest
 
     @property
     def finished(self) -> bool:
         """Whether the last step of the recipe is kept."""
-        return self.recipe.steps in self.steps
+        return self.config["steps"] in self.steps
 
     @property
     def resume_file(self) -> Path:
@@ -129,15 +194,29 @@ class Run:
         """Where the weights of ``step`` are kept."""
         return self.path / "weights" / f"step-{step:08d}.safetensors"
 
-    def model(self, step: int | None = None, processed: bool = False) -> HookedTransformer:
-        """The network as it was at a kept step (the last one if None), on the CPU, in evaluation mode.
+    def model(
+        self, step: int | Literal["last"] | None = "last", processed: bool = False, nearest: bool = False
+    ) -> "HookedTransformer":
+        """The network as it was at a checkpoint, on the CPU, in evaluation mode.
 
-        ``processed`` folds LayerNorm and centres weights, as TransformerLens does; the function stays the same.
+        Args:
+            step: The number of a checkpoint, or "last".
+            processed: Fold LayerNorm and centre weights, as TransformerLens does; the function stays the same.
+            nearest: Take the checkpoint nearest to ``step``.
 
         Raises:
-            ValueError: a step that was not kept.
+            ValueError: a step that was not kept, or a damaged file.
+
+        Example:
+            >>> run = Run("runs/induction")  # doctest: +SKIP
+            >>> logits = run.model(step=400, nearest=True)(run.batch().inputs)  # doctest: +SKIP
         """
-        step, tokenizer = self.check_step(step), self.tokenizer
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from headway.models.hooked_transformer import HookedTransformer
+
+        step, tokenizer = self.check_step(step, nearest), self.tokenizer
         try:
             config = ModelConfig(**json.loads((self.path / "weights" / "config.json").read_text()))
             model = HookedTransformer(config, tokenizer)
@@ -149,14 +228,21 @@ class Run:
         model.eval()
         return model.processed() if processed else model
 
-    def batch(self) -> Batch:
+    def batch(self) -> "Batch":
         """The fixed evaluation batch, on which every step of this run is scored."""
         return self.task.evaluation_batch(self.recipe.eval_seed, self.recipe.eval_batch_size)
 
     @property
     def scores(self) -> xr.Dataset:
-        """Every score that has been computed, read from disk: axes as in ``headway.checkpoints.scores``."""
-        return read_scores(self.path)
+        """Every score that has been computed; axes as in ``headway.checkpoints.scores``.
+
+        Files are read again only when one of them is new or has changed.
+        """
+        files = {path: path.stat() for path in score_files(self.path).values()}
+        state = {path: (stat.st_mtime_ns, stat.st_size) for path, stat in files.items()}
+        if self._read is None or self._read[0] != state:
+            self._read = (state, read_scores(self.path))
+        return self._read[1].copy()
 
     @property
     def training(self) -> xr.Dataset:
@@ -209,8 +295,8 @@ class Run:
             raise ValueError(f"study: {name}{at_step} has not been made; there is {there}")
         return read_tree(self.study_file(name, step))
 
-    def show(self, step: int | None = None) -> "ShownRun":
-        """This run's page at a kept step (the last one if None), for the output of a notebook.
+    def show(self, step: int | Literal["last"] | None = "last") -> "ShownRun":
+        """This run's page at a checkpoint, for the output of a notebook.
 
         The page is the one on disk, which training writes at its end and ``headway report`` anew.
 
@@ -222,14 +308,37 @@ class Run:
             raise ValueError(f"run: {self.path} has no page yet; headway report {self.path} writes it")
         return ShownRun(self, step)
 
-    def _repr_html_(self) -> str:
-        try:
-            return self.show()._repr_html_()
-        except ValueError as error:
-            return f"<p>{html.escape(f'{self}: {error}')}</p>"
+    def summary(self) -> str:
+        """What training prints at its end: loss and baselines, and the strongest heads with the steps when they formed.
 
-    def keep(self, step: int, model: HookedTransformer) -> None:
+        Raises:
+            ValueError: a run without scores.
+        """
+        from headway.analyze.report.summary import summary
+
+        return summary(self)  # pyright: ignore[reportArgumentType]  # it knows this file under two names
+
+    def plot(self, figure: str, **options: Any) -> "Figure":
+        """A figure of the page for a paper, drawn by matplotlib; ``headway.analyze.report.figures.plot.draw``.
+
+        Args:
+            figure: loss, network, diagram, attention, eigenvalues, heads, composition or attribution.
+            options: at, layer, head, sequence, measure: the step, and which part of the figure is drawn.
+
+        Raises:
+            ValueError: an unknown figure, an option that it does not take, scores that are missing, or no matplotlib.
+
+        Example:
+            >>> Run("runs/induction").plot("attention", at=500, layer=1)  # doctest: +SKIP
+        """
+        from headway.analyze.report.figures.plot import draw
+
+        return draw(self, figure, **options)  # pyright: ignore[reportArgumentType]
+
+    def keep(self, step: int, model: "HookedTransformer") -> None:
         """Write the weights of ``step``, as float32."""
+        from safetensors.torch import save_file
+
         weights = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}
         config = self.path / "weights" / "config.json"
         if not config.exists():
@@ -237,7 +346,7 @@ class Run:
         write_whole(self.weights_file(step), lambda part: save_file(weights, part))
 
     @classmethod
-    def create(cls, path: str | Path, recipe: Recipe, overwrite: bool = False) -> "Run":
+    def create(cls, path: str | Path, recipe: "Recipe", overwrite: bool = False) -> "Run":
         """A new, empty run. A directory that holds a run is refused unless ``overwrite``, which removes that run."""
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
@@ -259,7 +368,7 @@ class Run:
             tokenizer = recipe.task.tokenizer_json
             if tokenizer is not None:
                 write_whole(path / TOKENIZER, lambda part: part.write_bytes(tokenizer))
-            write_whole(path / "config.yaml", lambda part: part.write_text(config))
+            write_whole(path / CONFIG, lambda part: part.write_text(config))
         except OSError as error:
             raise ValueError(f"out: {path} cannot be written ({error.strerror})") from None
         return cls(path)
@@ -286,7 +395,7 @@ class ShownRun:
 def holds_run(path: Path) -> bool:
     """Whether a directory has the config.yaml of a run, and not just anybody's or a lonely one."""
     try:
-        values = yaml.safe_load((path / "config.yaml").read_text())
+        values = yaml.safe_load((path / CONFIG).read_text())
     except (OSError, yaml.YAMLError, ValueError):
         return False
     ours = isinstance(values, dict) and {"version", "task", "model"} <= values.keys()

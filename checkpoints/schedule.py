@@ -1,25 +1,25 @@
-"""Which steps of a run are kept."""
+"""The schedule of checkpoints of a run."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-MOST = 10_000
+MAX_COUNT = 10_000
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Kept steps: 0 ∪ log-spaced ∪ linearly spaced ∪ explicit ∪ last.
+    """Steps with a checkpoint: 0 ∪ log-spaced ∪ linearly spaced ∪ explicit ∪ last.
 
-    Circuits form early and fast, so most kept steps are spaced evenly in log(step); the linear ones watch the rest.
+    Circuits form early and fast, so most checkpoints are spaced evenly in log(step); the linear ones cover the rest.
 
     Args:
-        log: How many steps to space evenly in log(step) from 1 to the last; those that round alike are one.
-        linear: How many steps to space evenly from 0 (itself not counted) to the last.
-        at: Further steps, by number; none may come after the last.
+        log: Number of checkpoints spaced evenly in log(step) from 1 to the last step; equal rounded steps count once.
+        linear: Number of checkpoints spaced evenly from 0 (not counted) to the last step.
+        at: Steps of further checkpoints, up to the last step.
 
     Raises:
-        ValueError: a negative count or step.
+        ValueError: a count is negative or above 10,000, or a step is negative.
 
     Example:
         >>> Schedule(log=4, linear=2, at=(7,)).steps(1000)
@@ -31,20 +31,20 @@ class Schedule:
     at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "at", tuple(self.at))  # a list is as good
+        object.__setattr__(self, "at", tuple(self.at))  # a list is valid too
         for name in ("log", "linear"):
-            if not 0 <= getattr(self, name) <= MOST:
-                raise ValueError(f"{name}: {getattr(self, name)} is not valid; 0 to {MOST} steps can be kept")
+            if not 0 <= getattr(self, name) <= MAX_COUNT:
+                raise ValueError(f"{name}: {getattr(self, name)} is not valid; it must be 0 to {MAX_COUNT}")
         for step in self.at:
             if step < 0:
-                raise ValueError(f"at: {step} is not valid; a step is 0 or more")
+                raise ValueError(f"at: {step} is not valid; it must be 0 or more")
 
     def steps(self, last: int) -> list[int]:
-        """The kept steps of a run of ``last`` steps, in order; a ValueError if a step of ``at`` comes after them."""
+        """Return the checkpoints of a run of ``last`` steps, in order; raise a ValueError if ``at`` exceeds it."""
         for step in self.at:
             if step > last:
-                raise ValueError(f"schedule.at: {step} is not valid; the last step is {last}")
-        kept = {0, last, *self.at}
-        kept.update(round(float(step)) for step in np.geomspace(1, max(last, 1), self.log))
-        kept.update(round(float(step)) for step in np.linspace(0, last, self.linear + 1))
-        return sorted(step for step in kept if step <= last)
+                raise ValueError(f"schedule.at: {step} is not valid; it must be 0 to {last}, the last step")
+        steps = {0, last, *self.at}
+        steps.update(round(float(step)) for step in np.geomspace(1, max(last, 1), self.log))
+        steps.update(round(float(step)) for step in np.linspace(0, last, self.linear + 1))
+        return sorted(step for step in steps if step <= last)

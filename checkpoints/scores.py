@@ -8,6 +8,7 @@ and numbers go in and out.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -37,17 +38,46 @@ def write_scores(path: Path, scores: xr.Dataset) -> None:
     write_whole(path, lambda part: safetensors.numpy.save_file(arrays, part, metadata))
 
 
-def read_file(path: Path) -> xr.Dataset:
-    """One file as a Dataset; a ValueError if it is damaged."""
+class ScoreFile(NamedTuple):
+    """One file of scores: arrays by name, with the axes and attributes of each, and the labels along axes."""
+
+    arrays: dict[str, np.ndarray]
+    axes: dict[str, list[str]]
+    attributes: dict[str, dict[str, Any]]
+    labels: dict[str, list]
+
+    def dataset(self) -> xr.Dataset:
+        """The same as a Dataset."""
+        variables = {name: (self.axes[name], array, self.attributes[name]) for name, array in self.arrays.items()}
+        return xr.Dataset(variables, coords=self.labels)
+
+    def is_like(self, other: "ScoreFile") -> bool:
+        """Whether both hold the same variables over the same axes and labels."""
+        shapes, others = ({name: array.shape for name, array in each.arrays.items()} for each in (self, other))
+        return (shapes, self.axes, self.labels) == (others, other.axes, other.labels)
+
+
+def read_arrays(path: Path) -> ScoreFile:
+    """One file; a ValueError if it is damaged."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
             axes, attributes, labels = (json.loads(file.metadata()[key]) for key in ("axes", "attributes", "labels"))
-            variables = {
-                name: (axes[name], file.get_tensor(name), attributes[name])
-                for name in file.keys()  # noqa: SIM118
-            }
-        return xr.Dataset(variables, coords=labels)
+            arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        for name, array in arrays.items():
+            if len(axes[name]) != array.ndim or not isinstance(attributes[name], dict):
+                raise ValueError(f"{name} has the axes {axes[name]}")
+        return ScoreFile(arrays, axes, attributes, labels)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"scores: {path} is damaged ({error}); remove it and measure again") from None
+
+
+def read_file(path: Path) -> xr.Dataset:
+    """One file as a Dataset; a ValueError if it is damaged."""
+    try:
+        return read_arrays(path).dataset()
+    except (TypeError, ValueError) as error:
+        if str(error).startswith("scores: "):
+            raise
         raise ValueError(f"scores: {path} is damaged ({error}); remove it and measure again") from None
 
 
@@ -63,23 +93,34 @@ def score_files(run: Path) -> dict[tuple[int, str], Path]:
 def read_scores(run: Path) -> xr.Dataset:
     """All scores of a run: axis ``step`` first, then each score's own; NaN where a step lacks a measure.
 
-    An axis without labels is numbered from 0, so ``scores.previous_token.sel(step=400, layer=1, head=2)`` works.
+    An axis without labels is numbered from 0, so ``scores.previous_token.sel(step=500, layer=1, head=2)`` works.
+    Variables have the attributes of their last step.
     """
-    return joined({key: read_file(path) for key, path in score_files(run).items()})
+    return joined({key: read_arrays(path) for key, path in score_files(run).items()})
 
 
-def joined(scores: Mapping[tuple[int, str], xr.Dataset]) -> xr.Dataset:
-    """What has been read of single files, by step and measure, as one Dataset; axes as in ``read_scores``."""
-    by_measure: dict[str, dict[int, xr.Dataset]] = {}
-    for (step, measure), values in scores.items():
-        by_measure.setdefault(measure, {})[step] = values
-    parts = [
-        xr.concat(datasets.values(), dim=xr.Variable("step", list(datasets)), join="outer", combine_attrs="override")
-        for datasets in by_measure.values()
-    ]
+def joined(scores: Mapping[tuple[int, str], ScoreFile]) -> xr.Dataset:
+    """Files of scores, by step and measure, as one Dataset; axes as in ``read_scores``."""
+    by_measure: dict[str, dict[int, ScoreFile]] = {}
+    for (step, measure), file in scores.items():
+        by_measure.setdefault(measure, {})[step] = file
     # Numbered before they are merged, so that measures may have axes of one name and several lengths.
     numbered = [
         part.assign_coords({axis: np.arange(size) for axis, size in part.sizes.items() if axis not in part.coords})
-        for part in parts
+        for part in map(_over_steps, by_measure.values())
     ]
     return xr.merge(numbered, join="outer", compat="no_conflicts", combine_attrs="override")
+
+
+def _over_steps(files: Mapping[int, ScoreFile]) -> xr.Dataset:
+    """The files of one measure along the axis ``step``."""
+    steps, last = list(files), list(files.values())[-1]
+    if not all(file.is_like(last) for file in files.values()):
+        # Such as a measure whose axes have been changed between two checkpoints.
+        index = xr.Variable("step", steps)
+        return xr.concat([file.dataset() for file in files.values()], dim=index, join="outer", combine_attrs="override")
+    stacked = {
+        name: (["step", *last.axes[name]], np.stack([file.arrays[name] for file in files.values()]), attributes)
+        for name, attributes in last.attributes.items()
+    }
+    return xr.Dataset(stacked, coords={"step": steps, **last.labels})

@@ -1,1 +1,1 @@
-"""Tasks: what the toys are trained on. One file each; ``task.py`` says what a task is."""
+"""Tasks: the sequences that the toys are trained on, one file for each; ``task.py`` defines the interface."""

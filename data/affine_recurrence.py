@@ -1,4 +1,4 @@
-"""Affine recurrences of vectors: the coefficients must be read off the sequence itself."""
+"""Affine recurrences of vectors: the coefficients must be inferred from the sequence itself."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from headway.data.task import Batch, Task
 
 @dataclass(frozen=True)
 class AffineRecurrence(Task):
-    """Vectors that follow an affine recurrence, drawn anew for each sequence (arXiv 2410.17438).
+    """Vectors that follow an affine recurrence with new coefficients in each sequence (arXiv 2410.17438).
 
     a_j = d + sum_i c_i a_(j-compl+i), i = 0..compl-1, with scalars c_i ~ U(c_min, c_max) and vectors
     d ~ U(d_min, d_max)^d_vector, a_0..a_(compl-1) ~ U(a_min, a_max)^d_vector, independent. Then x_j = a_j cap / max_k
-    ‖a_k‖, cap ~ U(cap_min, cap_max), follows the same recurrence with d scaled alike. Position q holds x_q and is asked
-    for x_(q+1). ``info`` holds ``c`` [batch, compl] and the scaled ``d`` [batch, d_vector].
+    ‖a_k‖, cap ~ U(cap_min, cap_max), follows the same recurrence with d scaled by the same factor. The input at
+    position q is x_q and its target is x_(q+1). ``info`` holds ``c`` [batch, compl] and the scaled ``d`` [batch,
+    d_vector].
 
-    These are the data of Bhargav & Gu. A training batch has one length, uniform in length_min..length_max; the
-    evaluation batch has length_max.
+    These are the data of Bhargav & Gu. All sequences of a training batch have one length, uniform in
+    length_min..length_max; the evaluation batch has length_max.
 
     Args:
-        d_vector: length of a vector
-        compl: order of the recurrence, how many vectors the next one depends on
-        length_min: fewest vectors in a sequence, the last answer included
-        length_max: most vectors in a sequence, the last answer included
-        c_min: least coefficient c
-        c_max: greatest coefficient c
-        d_min: least entry of the constant d
-        d_max: greatest entry of the constant d
-        a_min: least entry of an initial vector
-        a_max: greatest entry of an initial vector
-        cap_min: least value of a sequence's largest norm
-        cap_max: greatest value of a sequence's largest norm
-        shared_start: whether all initial vectors of a sequence are equal, as in the paper's notebook
+        d_vector: dimension of a vector
+        compl: order of the recurrence: number of previous vectors that determine the next one
+        length_min: minimum number of vectors in a sequence, including the last target
+        length_max: maximum number of vectors in a sequence, including the last target
+        c_min: lower bound of the coefficients c
+        c_max: upper bound of the coefficients c
+        d_min: lower bound of the entries of the constant d
+        d_max: upper bound of the entries of the constant d
+        a_min: lower bound of the entries of the initial vectors
+        a_max: upper bound of the entries of the initial vectors
+        cap_min: lower bound of the largest norm in a sequence
+        cap_max: upper bound of the largest norm in a sequence
+        shared_start: make all initial vectors of a sequence equal, as in the paper's notebook
 
     Raises:
         ValueError: if a field is out of range.
@@ -71,7 +72,7 @@ class AffineRecurrence(Task):
     shared_start: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn, or never has a determined answer."""
+        """Refuse fields from which nothing can be drawn, or whose targets are never determined."""
         ranges = {name: (getattr(self, f"{name}_min"), getattr(self, f"{name}_max")) for name in ("c", "d", "a", "cap")}
         first, most = self.first_determined, math.inf if self.shared_start else self.d_vector
         for name, valid, rule in (
@@ -79,12 +80,12 @@ class AffineRecurrence(Task):
             (
                 "compl",
                 1 <= self.compl <= most,
-                f"at least 1, and at most d_vector = {self.d_vector} unless shared_start",
+                f"at least 1, and at most d_vector = {self.d_vector} unless shared_start is true",
             ),
             (
                 "length_min",
                 self.length_min >= first + 2,
-                f"at least {first + 2}: position {first} is the first determined",
+                f"at least {first + 2}: position {first} is the first whose target is determined",
             ),
             ("length_max", self.length_max >= self.length_min, f"at least length_min = {self.length_min}"),
             *((f"{name}_min", math.isfinite(low), "finite") for name, (low, _) in ranges.items()),
@@ -105,60 +106,60 @@ class AffineRecurrence(Task):
         if self.length_max > longest:
             raise ValueError(
                 f"length_max: {self.length_max} is not valid; it must be at most {longest}: "
-                f"vectors may grow {growth:.3g}-fold a step, past 1e150"
+                f"vectors may grow by a factor of {growth:.3g} per step, beyond 1e150"
             )
 
     @property
     def d_vocab(self) -> int:
-        """Length of a vector."""
+        """Dimension of a vector."""
         return self.d_vector
 
     @property
     def n_ctx(self) -> int:
-        """Length of the longest inputs x_0..x_(length_max-2)."""
+        """Length of the longest input sequence, x_0..x_(length_max-2)."""
         return self.length_max - 1
 
     @property
     def first_determined(self) -> int:
-        """First position whose answer follows from what was seen.
+        """First position whose target follows from the vectors so far.
 
-        Position q has seen q - compl + 1 transitions. One gives d, and one more gives all c when the initial vectors
-        are independent: compl + 1. When they are equal, all differences are multiples of one vector, and each
-        transition after the first gives one coefficient: 2 compl.
+        There are q - compl + 1 transitions up to position q. When the initial vectors are independent, one transition
+        gives d and one more gives all c: compl + 1. When they are equal, all differences are multiples of one vector,
+        and each transition after the first gives one coefficient: 2 compl.
         """
         return 2 * self.compl if self.shared_start else self.compl + 1
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
-        """Draw ``batch_size`` sequences of one length, which is drawn first."""
+        """Draw a length, and then ``batch_size`` sequences of that length."""
         length = torch.randint(self.length_min, self.length_max + 1, (), generator=generator)
         return self._sample(generator, batch_size, int(length))
 
     def evaluation_batch(self, seed: int, batch_size: int) -> Batch:
-        """The fixed batch on which a run is scored, of length_max, so that every position is in it."""
+        """Return the fixed batch on which a run is scored; its length is length_max, so every position occurs."""
         return self._sample(stream("evaluation", seed), batch_size, self.length_max)._replace(task=self)
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
-        """``determined``: positions from ``first_determined`` on."""
+        """Return ``determined``: the positions from ``first_determined`` on."""
         pos = torch.arange(batch.inputs.shape[1], device=batch.inputs.device)
         return {"determined": einops.repeat(pos >= self.first_determined, "pos -> batch pos", batch=len(batch.inputs))}
 
     def baselines(self) -> dict[str, float]:
-        """Mean squared errors; the first four are estimates from a fixed sample, good to about 1 %.
+        """Return mean squared errors; the first four are estimates from a fixed sample, accurate to about 1 %.
 
-        - ``predict_zero``, ``repeat_last``: all positions, the mean over the lengths, each length with equal weight.
+        - ``predict_zero``, ``repeat_last``: over all positions, averaged over the lengths with equal weight.
         - ``predict_zero_longest``, ``repeat_last_longest``: the same at length_max, as in the evaluation batch.
-        - ``least_squares``: on the part ``determined``, for ``least_squares_oracle``: 0 up to rounding.
+        - ``least_squares``: ``least_squares_oracle`` on the part ``determined``: 0 up to rounding.
 
         Example:
             >>> sorted(AffineRecurrence(d_vector=3, length_max=5).baselines())[:2]
             ['least_squares', 'predict_zero']
         """
-        return {**_without_learning(self), "least_squares": 0.0}
+        return {**_estimated_baselines(self), "least_squares": 0.0}
 
     def _recurrence(
         self, generator: torch.Generator, batch_size: int, length: int
     ) -> tuple[Float[Tensor, "pos batch d_vocab"], Float[Tensor, "batch compl"], Float[Tensor, "batch d_vocab"]]:
-        """The vectors a_j before scaling, c, and d, in float64: a_j may grow far beyond a_0."""
+        """Draw the vectors a_j before scaling, c, and d, in float64 because a_j may grow far beyond a_0."""
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -183,10 +184,13 @@ class AffineRecurrence(Task):
 
 
 @lru_cache(maxsize=16)
-def _without_learning(task: AffineRecurrence) -> dict[str, float]:
-    """Baselines that need no coefficients. The first n vectors of a long sequence serve as a sequence of length n."""
+def _estimated_baselines(task: AffineRecurrence) -> dict[str, float]:
+    """Estimate the baselines that need no coefficients.
+
+    The first n vectors of a long sequence serve as a sequence of length n.
+    """
     generator = stream("baseline", 0)
-    chunks, size = 700, 24  # small enough for one thread: waiting for others costs seconds on a busy machine
+    chunks, size = 700, 24  # one chunk fits one thread: waiting for other threads takes seconds on a busy machine
     lengths = torch.arange(2, task.length_max + 1)
     cap_squared = (task.cap_min**2 + task.cap_min * task.cap_max + task.cap_max**2) / 3
     totals = {"predict_zero": torch.zeros(len(lengths)).double(), "repeat_last": torch.zeros(len(lengths)).double()}
@@ -204,10 +208,11 @@ def _without_learning(task: AffineRecurrence) -> dict[str, float]:
 
 
 def least_squares_oracle(inputs: Float[Tensor, "batch pos d_vocab"], compl: int) -> Float[Tensor, "batch pos d_vocab"]:
-    """The next vector at each position, from c and d fitted by least squares to the transitions seen so far.
+    """Predict the next vector at each position, with c and d fitted by least squares to the transitions so far.
 
-    c and d minimise sum_j ‖x_j - d - sum_i c_i x_(j-compl+i)‖² over compl <= j <= q, in float64; where many c do, the
-    smallest. Before the first transition the prediction is zero, and at it the last vector (c = 0).
+    c and d minimise sum_j ‖x_j - d - sum_i c_i x_(j-compl+i)‖² over compl <= j <= q, in float64; if several c do, the
+    one with the smallest norm is used. The prediction is zero before the first transition, and the last vector (c = 0)
+    at the first transition.
 
     Raises:
         ValueError: if ``compl`` is less than 1.
@@ -222,13 +227,14 @@ def least_squares_oracle(inputs: Float[Tensor, "batch pos d_vocab"], compl: int)
     x = inputs.double()
     predictions = torch.zeros_like(x)
     for q in range(compl, x.shape[1]):
-        before = x[:, : q + 1].unfold(1, compl, 1)  # [batch, transition, d_vocab, compl]; the last has no answer yet
+        # [batch, transition, d_vocab, compl]; the last transition has no next vector yet
+        before = x[:, : q + 1].unfold(1, compl, 1)
         answers = x[:, compl : q + 1]
-        # d takes up the means, so c is fitted to what is left.
+        # d absorbs the means, so c is fitted to the centred vectors.
         mean_before, mean_answer = before[:, :-1].mean(1), answers.mean(1)
         design = einops.rearrange(before[:, :-1] - mean_before[:, None], "b j d_vocab compl -> b (j d_vocab) compl")
         rest = einops.rearrange(answers - mean_answer[:, None], "b j d_vocab -> b (j d_vocab) 1")
-        # Directions below the rounding of the inputs say nothing about c. QR first: the SVD is then of a small matrix.
+        # Directions below the rounding error of the inputs say nothing about c. QR comes first to make the SVD small.
         basis, small = torch.linalg.qr(design)
         c = torch.linalg.pinv(small, rtol=torch.finfo(inputs.dtype).eps) @ (basis.mT @ rest)
         predictions[:, q] = mean_answer + ((before[:, -1] - mean_before) @ c).squeeze(-1)

@@ -1,4 +1,4 @@
-"""Where text comes from: Python's own source, a folder, a package, a dataset. Files are read, never imported or run."""
+"""Text corpora: Python's own source, a folder, a package, a dataset. Files are read, never imported or run."""
 
 import glob
 import hashlib
@@ -12,23 +12,23 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
-# Folders whose files are tests, or are not the library's own.
-NOT_THE_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
-# Why a file is left out.
-WHY: tuple[str, ...] = ("empty", "undecodable", "double", "unreadable")
-# Columns of a dataset that may hold its text.
+# Folders of tests, and of packages that are not part of the standard library.
+EXCLUDED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+# Reasons to skip a file.
+SKIP_REASONS: tuple[str, ...] = ("empty", "undecodable", "duplicate", "unreadable")
+# Columns of a dataset that may hold its text; the first one found is used.
 COLUMNS = ("text", "content", "code")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The texts that a name stands for, each once, in the order of their names.
+    """The texts of a corpus without duplicates, in the order of the file names or dataset rows.
 
     Args:
-        name: What was asked for.
-        texts: One text a file, or a row of a dataset.
-        skipped: How many files were left out, by why: ``empty``, ``undecodable`` (not UTF-8 text), ``double`` (the same
-            as another), ``unreadable``.
+        name: The name given to ``read_corpus``.
+        texts: One text for each file or dataset row.
+        skipped: Number of files skipped for each reason: ``empty``, ``undecodable`` (not UTF-8 text), ``duplicate``
+            (the same text as another file), ``unreadable``.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Corpus:
 
     @cached_property
     def hash(self) -> str:
-        """Of all the texts, in their order."""
+        """SHA-256 hash of all texts, in their order."""
         digests = (hashlib.sha256(text.encode()).digest() for text in self.texts)
         return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def split(self, held_out: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Texts to train on, and texts to keep apart: about that share of all characters, chosen by their contents.
+        """Split into training texts and held-out texts, which have about ``held_out`` of all characters.
 
-        Which ones does not depend on file names, on their order, or on anything drawn.
+        Texts are chosen by a hash of their contents: file names, their order and random seeds have no effect.
 
         Example:
             >>> corpus = Corpus("", ("a" * 10, "b" * 10, "c" * 10, "d" * 10), {})
@@ -53,41 +53,42 @@ class Corpus:
         """
         order = sorted(self.texts, key=lambda text: hashlib.sha256(text.encode()).digest())
         wanted = held_out * sum(map(len, order))
-        # At least one, and not all.
+        # At least one text is held out, and at least one is not.
         up_to = 1 + sum(length < wanted for length in accumulate(map(len, order[:-2])))
-        apart = set(order[:up_to])
-        return tuple(text for text in self.texts if text not in apart), tuple(t for t in self.texts if t in apart)
+        held_out_texts = set(order[:up_to])
+        train = tuple(text for text in self.texts if text not in held_out_texts)
+        return train, tuple(text for text in self.texts if text in held_out_texts)
 
 
 def read_corpus(name: str) -> Corpus:
-    """The texts of ``name``:
+    """Read the texts of ``name``:
 
     - ``stdlib``: the .py files of this Python's standard library, without its tests;
     - ``package:NAME``: the .py files of an installed package;
     - ``dataset:NAME``: the rows of a Hugging Face dataset's split ``train`` (needs the package ``datasets``);
-    - a folder: every file below it but hidden ones; or a pattern such as ``src/**/*.py``.
+    - a folder: every file below it except hidden ones; or a file pattern such as ``src/**/*.py``.
 
     Raises:
-        ValueError: nothing is there, or fewer than two texts, of which one is to be kept apart.
+        ValueError: there is no such corpus, or it has fewer than two texts, one of which must be held out.
 
     Example:
         >>> any("def loads(" in text for text in read_corpus("package:json").texts)
         True
     """
-    skipped = dict.fromkeys(WHY, 0)
+    skipped = dict.fromkeys(SKIP_REASONS, 0)
     texts: dict[str, None] = {}
     for text in _rows(name) if name.startswith("dataset:") else _read(_files(name), skipped):
         if not text.strip():
             skipped["empty"] += 1
         elif text in texts:
-            skipped["double"] += 1
+            skipped["duplicate"] += 1
         else:
             texts[text] = None
     if len(texts) < 2:
-        why = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count) or "nothing is there"
+        why = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count) or "none"
         raise ValueError(
-            f"corpus: {name!r} has {len(texts) or 'no'} text{'' if len(texts) == 1 else 's'} ({why}); it must be at "
-            "least two, of which one is kept apart"
+            f"corpus: {name!r} has {len(texts) or 'no'} text{'' if len(texts) == 1 else 's'} (skipped: {why}); it must "
+            "have at least two, one of which is held out"
         )
     return Corpus(name, tuple(texts), skipped)
 
@@ -104,39 +105,41 @@ def _read(files: list[Path], skipped: dict[str, int]) -> Iterator[str]:
 
 def _files(name: str) -> list[Path]:
     if name == "stdlib":
-        return _python_files(Path(sysconfig.get_paths()["stdlib"]), NOT_THE_LIBRARY)
+        return _python_files(Path(sysconfig.get_paths()["stdlib"]), EXCLUDED_FOLDERS)
     if name.startswith("package:"):
         return _package(name)
     if not name or "\0" in name:
-        raise ValueError(f"corpus: {name!r} is not valid; it must be stdlib, package:NAME, dataset:NAME or a folder")
+        raise ValueError(
+            f"corpus: {name!r} is not valid; it must be stdlib, package:NAME, dataset:NAME, a folder or a file pattern"
+        )
     path = Path(name).expanduser()
     if path.is_dir():
-        return sorted(_below(path, set()))
+        return sorted(_walk(path, set()))
     found = sorted(Path(each) for each in glob.glob(str(path), recursive=True) if os.path.isfile(each))
     if not found:
-        raise ValueError(f"corpus: {name!r} is no folder, and no file fits it")
+        raise ValueError(f"corpus: no folder or file matches {name!r}")
     return found
 
 
 def _package(name: str) -> list[Path]:
     package = name.removeprefix("package:")
-    # To look for a part of a package would import the package.
+    # find_spec of a submodule would import its package.
     spec = importlib.util.find_spec(package) if re.fullmatch(r"\w+", package) else None
     if spec is None:
         raise ValueError(
-            f"corpus: {name!r} is not installed; it must be the name that is imported, such as package:rich"
+            f"corpus: {name!r} is not installed; it must be the import name of a package, such as package:rich"
         )
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]
     return [path for folder in folders for path in _python_files(folder, set())] or [Path(spec.origin or "")]
 
 
-def _python_files(folder: Path, without: set[str]) -> list[Path]:
-    return sorted(path for path in _below(folder, without) if path.suffix == ".py")
+def _python_files(folder: Path, excluded: set[str]) -> list[Path]:
+    return sorted(path for path in _walk(folder, excluded) if path.suffix == ".py")
 
 
-def _below(folder: Path, without: set[str]) -> Iterator[Path]:
+def _walk(folder: Path, excluded: set[str]) -> Iterator[Path]:
     for here, folders, names in os.walk(folder):
-        folders[:] = [each for each in folders if not each.startswith(".") and each not in without]
+        folders[:] = [each for each in folders if not each.startswith(".") and each not in excluded]
         yield from (Path(here) / name for name in names if not name.startswith("."))
 
 
@@ -144,14 +147,17 @@ def _rows(name: str) -> Iterator[str]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise ValueError(f"corpus: {name!r} needs the package datasets: pip install 'headway[datasets]'") from None
+        raise ValueError(
+            f"corpus: {name!r} needs the package datasets; install it with pip install 'headway[datasets]'"
+        ) from None
     try:
         rows = load_dataset(name.removeprefix("dataset:"), split="train")
-    except Exception as error:  # whatever a hub, a network or a file may be up to
+    except Exception as error:  # a hub, a network and a file raise errors of many kinds
         raise ValueError(f"corpus: {name!r} cannot be loaded ({type(error).__name__}: {error})") from None
     column = next((column for column in COLUMNS if column in rows.column_names), None)
     if column is None:
         raise ValueError(
-            f"corpus: {name!r} has the columns {', '.join(rows.column_names)}; one must be {', '.join(COLUMNS)}"
+            f"corpus: {name!r} has the columns {', '.join(rows.column_names)}; one of them must be "
+            f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
         )
     return (str(text) for text in rows[column])

@@ -1,4 +1,4 @@
-"""Indirect objects: two names, one of them again, and the answer is the other one."""
+"""Indirect object identification (IOI): two names, one of them repeated; the answer is the other one."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from headway.data.task import Batch, Task
-from headway.data.tokenizer import begins_with
+from headway.data.tokenizer import bos_token_id
 
 Order = Literal["mixed", "ABBA", "BABA"]
 
-# FIRST and SECOND are the two names, AGAIN is that of them which comes twice. No sentence begins with a slot, so that
-# every name has a space before it, and no two begin alike, so that the first word tells the template.
+# FIRST and SECOND are the two names, AGAIN is the one that is repeated. No sentence begins with a slot, so that every
+# name has a space before it, and no two begin with the same word, so that the first word identifies the template.
 TEMPLATES = (
     "Yesterday FIRST met SECOND outside the PLACE, and AGAIN handed the OBJECT to",
     "Once the rain had stopped, FIRST joined SECOND near the PLACE and AGAIN lent a OBJECT to",
@@ -39,7 +39,7 @@ TEMPLATES = (
     "Long ago a stranger told FIRST and SECOND about the PLACE, and AGAIN described the OBJECT to",
 )
 SLOTS: tuple[str, ...] = ("FIRST", "SECOND", "AGAIN", "PLACE", "OBJECT")
-# Each is one token of GPT-2 behind a space. Not sorted, so that the first few are no namesakes of each other.
+# With a space before it, each is one token of GPT-2. Not sorted, so that the first few do not resemble each other.
 # fmt: off
 NAMES = (
     "Alice", "Peter", "Laura", "Henry", "Maria", "Simon", "Emma", "Victor", "Julia", "Oscar", "Ruth", "Daniel", "Helen",
@@ -60,26 +60,26 @@ OBJECTS = (
     "letter", "map", "camera", "jacket", "guitar", "book", "ticket", "key", "lamp", "candle", "violin", "package",
 )
 # fmt: on
-FEWEST_NAMES = 6
+MIN_NAMES = 6
 
 
 @dataclass(frozen=True)
 class IndirectObject(Task):
-    """Sentences with two names, one of which comes again; the answer at the end is the other one.
+    """Sentences with two names, one of which is repeated; the answer at the end is the other one.
 
     s_0 = BOS; then the words of a template, with two different names, a place and an object in its slots. The indirect
-    object IO is named once, the subject S twice: IO S .. S is the order ABBA, S IO .. S the order BABA. Position q
-    holds s_q and is asked for s_(q+1); END is the last word, and the answer there is IO. After END stand BOS tokens,
-    which do not count. Template, order, names, place and object are uniform and independent. After Wang et al. 2022,
-    arXiv 2211.00593, in sentences of our own.
+    object IO occurs once, the subject S twice: IO S .. S is the order ABBA, S IO .. S the order BABA. The input at
+    position q is s_q and its target is s_(q+1); END is the last word, and its target is IO. The positions after END
+    hold BOS and do not count. Template, order, names, place and object are uniform and independent. The task follows
+    Wang et al. 2022, arXiv 2211.00593, with different sentences.
 
-    ``info`` holds the positions ``io``, ``s1``, ``s2`` and ``end``, the number of the ``template``, ``order`` (0 is
-    ABBA, 1 is BABA), the tokens ``io_token`` and ``s_token``: [batch] each; and ``others`` [batch, 3]: the tokens of
+    ``info`` holds [batch] tensors: the positions ``io``, ``s1``, ``s2`` and ``end``, the index of the ``template``,
+    ``order`` (0 is ABBA, 1 is BABA), the tokens ``io_token`` and ``s_token``; and ``others`` [batch, 3]: the tokens of
     three names that are not in the sentence, for ``corrupted``.
 
     Args:
-        n_names: how many names there are, the first of NAMES
-        order: which name comes first: IO (ABBA), S (BABA), or either, as often as the other (mixed)
+        n_names: number of names in use, the first ones of NAMES
+        order: order of the two names: IO first (ABBA), S first (BABA), or each with probability 1/2 (mixed)
 
     Raises:
         ValueError: if a field is out of range.
@@ -87,7 +87,7 @@ class IndirectObject(Task):
     Example:
         >>> task = IndirectObject()
         >>> batch = task.batch(seed=0, index=0, batch_size=1)
-        >>> print(joined(task.labels(batch)[0][1 : batch.info["end"] + 1]))
+        >>> print(join_words(task.labels(batch)[0][1 : batch.info["end"] + 1]))
         If Carol travels with Sylvia next summer, Sylvia will send a ticket from the theater to
         >>> task.words[batch.info["io_token"]], task.words[batch.info["s_token"]]
         ('Carol', 'Sylvia')
@@ -99,12 +99,12 @@ class IndirectObject(Task):
     order: Order = "mixed"
 
     def __post_init__(self) -> None:
-        """Refuse too few names for a sentence and its corruption, more than there are, and an unknown order."""
+        """Refuse fewer names than a sentence and its corruption need, more than exist, and an unknown order."""
         most = len(self._known_names)
-        if not FEWEST_NAMES <= self.n_names <= most:
+        if not MIN_NAMES <= self.n_names <= most:
             raise ValueError(
-                f"n_names: {self.n_names!r} is not valid; it must be from {FEWEST_NAMES} to {most}, "
-                "the number of names there are"
+                f"n_names: {self.n_names!r} is not valid; it must be from {MIN_NAMES} to {most}, "
+                "the number of available names"
             )
         if self.order not in get_args(Order):
             raise ValueError(f"order: {self.order!r} is not valid; it must be one of {', '.join(get_args(Order))}")
@@ -127,12 +127,12 @@ class IndirectObject(Task):
             >>> IndirectObject(n_names=6).words[:3]
             ('BOS', 'Alice', 'Peter')
         """
-        others = dict.fromkeys(word for template in TEMPLATES for word in parted(template) if word not in SLOTS)
+        others = dict.fromkeys(word for template in TEMPLATES for word in split_words(template) if word not in SLOTS)
         return ("BOS", *self.names, *PLACES, *OBJECTS, *others)
 
     @property
     def name_tokens(self) -> Int[Tensor, "name"]:
-        """The token of each of ``names``.
+        """The token of each name in ``names``.
 
         Example:
             >>> IndirectObject(n_names=6).name_tokens.tolist()
@@ -142,12 +142,12 @@ class IndirectObject(Task):
 
     @property
     def d_vocab(self) -> int:
-        """BOS and one token for each other word."""
+        """Number of tokens: BOS and one for each other word."""
         return len(self.words)
 
     @property
     def n_ctx(self) -> int:
-        """Tokens of the longest sentence, with BOS and without the answer."""
+        """Number of tokens of the longest sentence, with BOS and without the answer."""
         return int(max(self._lengths(max)))
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
@@ -159,7 +159,7 @@ class IndirectObject(Task):
         template, baba, place, thing = draw(len(TEMPLATES)), draw(2), draw(len(PLACES)), draw(len(OBJECTS))
         if self.order != "mixed":
             baba = torch.full_like(baba, int(self.order == "BABA"))
-        # A random permutation of all names starts with five different ones.
+        # The first five entries of a random permutation are five different names.
         five = torch.rand(batch_size, self.n_names, generator=generator).argsort(dim=-1)[:, :5]
         io, s, *others = (1 + five).unbind(1)
         s_first = baba == 1
@@ -176,10 +176,10 @@ class IndirectObject(Task):
             at[slot] = here.int().argmax(1)
             words = torch.where(here, einops.rearrange(filler, "batch -> batch 1"), words)
 
-        tokens, starts, end = self._spelled(words)
+        tokens, starts, end = self._tokenize(words)
         sequences = torch.arange(batch_size)
         position = {slot: starts[sequences, where] for slot, where in at.items()}
-        one = self._pieces[:, 0]  # all of a name
+        name_token = self._pieces[:, 0]  # a name has only one
         info = {
             "io": torch.where(s_first, position["SECOND"], position["FIRST"]),
             "s1": torch.where(s_first, position["FIRST"], position["SECOND"]),
@@ -187,9 +187,9 @@ class IndirectObject(Task):
             "end": end,
             "template": template,
             "order": baba,
-            "io_token": one[io],
-            "s_token": one[s],
-            "others": one[torch.stack(others, dim=1)],
+            "io_token": name_token[io],
+            "s_token": name_token[s],
+            "others": name_token[torch.stack(others, dim=1)],
         }
         targets = F.pad(tokens[:, 1:], (0, 1), value=self._spelling[0][0])
         targets[sequences, end] = info["io_token"]
@@ -197,16 +197,16 @@ class IndirectObject(Task):
         return Batch(tokens, targets, mask, info)
 
     def corrupted(self, batch: Batch) -> Batch:
-        """The same sentences with three different names in place of IO, S and S again: nothing tells the answer.
+        """Return the same sentences with three different names in place of IO, S and S: the answer is undetermined.
 
-        At ``io`` stands ``others[:, 0]``, at ``s1`` ``others[:, 1]``, at ``s2`` ``others[:, 2]``: the paper's ABC.
-        Targets are the words that come next, but for the one at END: the answer asked of a corrupted sentence is IO of
-        the original. ``info`` is that of the original too.
+        Position ``io`` holds ``others[:, 0]``, ``s1`` holds ``others[:, 1]`` and ``s2`` holds ``others[:, 2]``: the
+        paper's ABC. Targets are the next words, except at END: the target there is IO of the original sentence.
+        ``info`` is also that of the original.
 
         Example:
             >>> task = IndirectObject()
             >>> batch = task.batch(seed=0, index=0, batch_size=1)
-            >>> print(joined(task.labels(task.corrupted(batch))[0][1 : batch.info["end"] + 1]))
+            >>> print(join_words(task.labels(task.corrupted(batch))[0][1 : batch.info["end"] + 1]))
             If Oscar travels with Michael next summer, Adam will send a ticket from the theater to
         """
         inputs, targets = batch.inputs.clone(), batch.targets.clone()
@@ -217,7 +217,7 @@ class IndirectObject(Task):
         return batch._replace(inputs=inputs, targets=targets)
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
-        """``end``: the position END, whose answer is IO; ``before``: every other position that counts.
+        """Return ``end``: the position END, whose target is IO; ``before``: every other position that counts.
 
         Example:
             >>> task = IndirectObject()
@@ -230,14 +230,14 @@ class IndirectObject(Task):
         return {"end": end, "before": batch.mask & ~end}
 
     def baselines(self) -> dict[str, float]:
-        """Cross-entropies in nats.
+        """Return cross-entropies in nats.
 
-        - ``chance``: ln(d_vocab), knowing nothing, over all positions that count.
-        - ``best``: the entropy of a sentence over the mean number of its positions: what no predictor beats over
-          all positions that count. ``before_best``: the same on the part ``before``.
-        - ``end_any_name``: ln(n_names) on the part ``end``, knowing that the answer is a name.
-        - ``end_either_name``: ln 2 on ``end``, knowing that it is one of the two in the sentence.
-        - ``end_best``: 0 on ``end``: which of the two came once tells it.
+        - ``chance``: ln(d_vocab), a uniform guess, over all positions that count.
+        - ``best``: the entropy of a sentence divided by its mean number of positions: the lower bound over all
+          positions that count. ``before_best``: the same on the part ``before``.
+        - ``end_any_name``: ln(n_names) on the part ``end``, a guess among all names.
+        - ``end_either_name``: ln 2 on ``end``, a guess between the two names in the sentence.
+        - ``end_best``: 0 on ``end``: the answer is the name that occurs once.
 
         Example:
             >>> for name, nats in IndirectObject().baselines().items():
@@ -263,7 +263,7 @@ class IndirectObject(Task):
         }
 
     def labels(self, batch: Batch) -> list[list[str]]:
-        """The word at each position, BOS after END."""
+        """Return the word at each position, BOS after END."""
         known = {
             token: string
             for tokens, strings in zip(self._spelling, self._strings, strict=True)
@@ -277,24 +277,24 @@ class IndirectObject(Task):
 
     @property
     def _spelling(self) -> tuple[tuple[int, ...], ...]:
-        """The tokens of each of ``words``."""
+        """The tokens of each word in ``words``."""
         return tuple((token,) for token in range(len(self.words)))
 
     @property
     def _strings(self) -> tuple[tuple[str, ...], ...]:
-        """What each token of ``_spelling`` is called."""
+        """The string of each token in ``_spelling``."""
         return tuple((word,) for word in self.words)
 
     @cached_property
     def _pieces(self) -> Int[Tensor, "word piece"]:
-        """``_spelling``, with -1 after the last token of a word."""
+        """``_spelling`` as a tensor, with -1 after the last token of a word."""
         return pad_sequence([torch.tensor(tokens) for tokens in self._spelling], batch_first=True, padding_value=-1)
 
     @cached_property
     def _sentences(self) -> Int[Tensor, "template word"]:
-        """BOS and the words of each template, as indices of ``words``, or codes of slots; 0 after END."""
+        """BOS and the words of each template, as indices of ``words`` or codes of slots; 0 after END."""
         number = {word: index for index, word in enumerate(self.words)} | {slot: self._code(slot) for slot in SLOTS}
-        rows = [torch.tensor([0, *(number[word] for word in parted(text))]) for text in TEMPLATES]
+        rows = [torch.tensor([0, *(number[word] for word in split_words(text))]) for text in TEMPLATES]
         return pad_sequence(rows, batch_first=True)
 
     @staticmethod
@@ -302,41 +302,41 @@ class IndirectObject(Task):
         return -1 - SLOTS.index(slot)
 
     def _lengths(self, over: Callable[[Iterable[float]], float]) -> list[float]:
-        """Tokens of each template with BOS; its place and object as long as ``over``, such as max, says of all."""
+        """Count the tokens of each template, with BOS; ``over``, such as max, gives the length of a place or object."""
         length: dict[str, float] = dict.fromkeys(SLOTS, 1)
         length |= {word: len(tokens) for word, tokens in zip(self.words, self._spelling, strict=True)}
         for slot, fillers in (("PLACE", PLACES), ("OBJECT", OBJECTS)):
             length[slot] = over(length[word] for word in fillers)
-        return [1 + math.fsum(length[word] for word in parted(text)) for text in TEMPLATES]
+        return [1 + math.fsum(length[word] for word in split_words(text)) for text in TEMPLATES]
 
-    def _spelled(
+    def _tokenize(
         self, words: Int[Tensor, "batch word"]
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch word"], Int[Tensor, "batch"]]:
-        """The tokens of sentences, padded with BOS; where each word's first and the last word's last token stand."""
+        """Return sentences as tokens padded with BOS, the position of each word's first token, and END."""
         pieces = self._pieces[words]
-        there = (pieces >= 0) & F.pad(words[:, 1:] != 0, (1, 0), value=True)[..., None]
-        position = there.flatten(1).cumsum(1).view_as(there) - 1
+        is_piece = (pieces >= 0) & F.pad(words[:, 1:] != 0, (1, 0), value=True)[..., None]
+        position = is_piece.flatten(1).cumsum(1).view_as(is_piece) - 1
         tokens = torch.full((len(words), self.n_ctx), self._spelling[0][0])
-        tokens[there.nonzero()[:, 0], position[there]] = pieces[there]
+        tokens[is_piece.nonzero()[:, 0], position[is_piece]] = pieces[is_piece]
         return tokens, position[..., 0], position[:, -1, -1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedIndirectObject(IndirectObject):
-    """The same sentences in the tokens of a pretrained network; ``in_tokens`` makes one.
+    """The same sentences in the tokens of a pretrained network; ``in_tokens`` makes this task.
 
     The draws are those of IndirectObject: with the same names, batch k holds the same sentences. A name is one token,
-    any other word may be several: positions in ``info`` are those of tokens, and END is the last word's last token.
+    any other word may be several: positions in ``info`` are token positions, and END is the last word's last token.
 
     Args:
-        chosen: the names, n_names of them
-        spelling: the tokens of each of ``words``; those of the first, BOS, are the one that begins a sentence and
-            fills it up
-        strings: what the tokenizer calls each of these tokens
-        n_tokens: how many tokens the tokenizer has
+        chosen: the names in use, n_names of them
+        spelling: the tokens of each word in ``words``; the first word, BOS, has one token, which begins and pads a
+            sentence
+        strings: the string of each of these tokens in the tokenizer
+        n_tokens: number of tokens of the tokenizer
 
     Raises:
-        ValueError: if fields do not fit together.
+        ValueError: if the fields do not fit together.
     """
 
     chosen: tuple[str, ...]
@@ -345,36 +345,42 @@ class TokenizedIndirectObject(IndirectObject):
     n_tokens: int
 
     def __post_init__(self) -> None:
-        """Refuse a spelling that is not one of these words."""
+        """Refuse a spelling that does not fit the words."""
         super().__post_init__()
-        # From a file they are lists.
+        # A config file gives lists.
         for name in ("spelling", "strings"):
             object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
         object.__setattr__(self, "chosen", tuple(self.chosen))
         lengths = [len(tokens) for tokens in self.spelling]
+        counts = [len(strings) for strings in self.strings]
         largest = max((token for tokens in self.spelling for token in tokens), default=0)
         for name, value, valid, rule in (
-            ("n_names", self.n_names, self.n_names == len(self.chosen), f"{len(self.chosen)}, the number of chosen"),
+            (
+                "n_names",
+                self.n_names,
+                self.n_names == len(self.chosen),
+                f"{len(self.chosen)}, the number of names in chosen",
+            ),
             (
                 "spelling",
                 lengths,
                 len(lengths) == len(self.words) and min(lengths) > 0 and set(lengths[: 1 + self.n_names]) == {1},
-                f"tokens for {len(self.words)} words, of which BOS and each name have one",
+                f"at least one token for each of {len(self.words)} words, and only one for BOS and each name",
             ),
-            ("strings", [len(some) for some in self.strings], [len(some) for some in self.strings] == lengths, lengths),
-            ("n_tokens", self.n_tokens, largest < self.n_tokens, f"more than {largest}, a token of spelling"),
+            ("strings", counts, counts == lengths, f"{lengths}, one string for each token of spelling"),
+            ("n_tokens", self.n_tokens, largest < self.n_tokens, f"more than {largest}, the largest token of spelling"),
         ):
             if not valid:
                 raise ValueError(f"{name}: {value!r} is not valid; it must be {rule}")
 
     @property
     def bos_token(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The token that begins every sentence, and fills it up."""
+        """The token that begins and pads every sentence."""
         return self.spelling[0][0]
 
     @property
     def d_vocab(self) -> int:
-        """All tokens of the tokenizer."""
+        """Number of tokens of the tokenizer."""
         return self.n_tokens
 
     @property
@@ -393,63 +399,63 @@ class TokenizedIndirectObject(IndirectObject):
 def in_tokens(
     tokenizer: Any, task: IndirectObject | None = None, names: Sequence[str] | None = None
 ) -> TokenizedIndirectObject:
-    """The sentences of ``task`` in the tokens of a Hugging Face tokenizer.
+    """Return the sentences of ``task`` in the tokens of a Hugging Face tokenizer.
 
-    A sentence begins with the tokenizer's BOS token, or where there is none with its EOS token, which is what GPT-2 and
-    its kin have seen between texts. Every word but the first has a space before it; a comma has none.
+    A sentence begins with the tokenizer's BOS token, or with its EOS token if it has no BOS: GPT-2 and similar models
+    were trained with EOS between texts. Every word except the first has a space before it; a comma has none.
 
     Args:
         tokenizer: any that has ``encode``, ``convert_ids_to_tokens``, ``bos_token_id``, ``eos_token_id`` and a length.
-        task: whose order it is, and whose names; None for one with its defaults.
-        names: other names, each one token; None for those of ``task`` that are.
+        task: gives the order and the names; None for a task with the default fields.
+        names: other names, each one token; None for the names of ``task`` that are one token.
 
     Raises:
-        ValueError: a name that is not one token, names that are alike or too few, a tokenizer without BOS and EOS, or
-            one that spells a sentence otherwise than word by word.
+        ValueError: a name is not one token, names are repeated or too few, the tokenizer has neither BOS nor EOS, or it
+            does not tokenize a sentence word by word.
 
     Example:
         >>> in_tokens(AutoTokenizer.from_pretrained("gpt2")).n_names  # doctest: +SKIP
         100
     """
     task = task or IndirectObject()
-    bos = begins_with(tokenizer)
+    bos = bos_token_id(tokenizer)
 
-    def tokens(text: str) -> tuple[int, ...]:
+    def encode(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False))
 
-    first_words = [parted(template)[0] for template in TEMPLATES]
+    first_words = [split_words(template)[0] for template in TEMPLATES]
 
-    def spelled(word: str) -> tuple[int, ...]:
-        # Within a sentence, because many tokenizers spell a word otherwise where a text begins.
+    def encode_word(word: str) -> tuple[int, ...]:
+        # Tokenized within a sentence, because many tokenizers split the first word of a text differently.
         before = first_words[0]
-        return tokens(word) if word in first_words else tokens(joined((before, word)))[len(tokens(before)) :]
+        return encode(word) if word in first_words else encode(join_words((before, word)))[len(encode(before)) :]
 
-    def split(name: str) -> list[str] | None:
-        """What a name is split into; None if it is one token that stands for it alone."""
-        pieces = spelled(name)
+    def pieces_of(name: str) -> list[str] | None:
+        """Return the pieces of a name; None if it is one token that stands for no other word."""
+        pieces = encode_word(name)
         whole = len(pieces) == 1 and pieces[0] != getattr(tokenizer, "unk_token_id", None)
         return None if whole else tokenizer.convert_ids_to_tokens(list(pieces))
 
     others = task.words[1 + task.n_names :]
-    chosen = tuple(name for name in task.names if split(name) is None) if names is None else tuple(names)
+    chosen = tuple(name for name in task.names if pieces_of(name) is None) if names is None else tuple(names)
     for name in chosen:
-        if pieces := split(name):
+        if pieces := pieces_of(name):
             raise ValueError(f"names: {name!r} is not one token of this tokenizer; it is split into {pieces}")
         if name in others or chosen.count(name) > 1:
-            raise ValueError(f"names: {name!r} is not valid; it must be no other word, and no other name")
-    if len(chosen) < FEWEST_NAMES:
+            raise ValueError(f"names: {name!r} is not valid; it must differ from all other words and names")
+    if len(chosen) < MIN_NAMES:
         given = task.names if names is None else chosen
-        example = next((f" ({name!r} is split into {split(name)})" for name in given if name not in chosen), "")
+        example = next((f" ({name!r} is split into {pieces_of(name)})" for name in given if name not in chosen), "")
         raise ValueError(
             f"names: {len(chosen)} of {len(given)} are one token of this tokenizer{example}; "
-            f"it must be at least {FEWEST_NAMES}"
+            f"there must be at least {MIN_NAMES}"
         )
-    by_word = {word: spelled(word) for word in (*chosen, *others)}
-    for sentence in _every_filler_in_every_template(chosen):
-        if tokens(joined(sentence)) != tuple(token for word in sentence for token in by_word[word]):
+    by_word = {word: encode_word(word) for word in (*chosen, *others)}
+    for sentence in _sentences_with_every_filler(chosen):
+        if encode(join_words(sentence)) != tuple(token for word in sentence for token in by_word[word]):
             raise ValueError(
-                f"tokenizer: {type(tokenizer).__name__} is not valid; it must spell a sentence word by word, and does "
-                f"not in {joined(sentence)!r}"
+                f"tokenizer: {type(tokenizer).__name__} is not valid; it must tokenize a sentence word by word, but it "
+                f"does not in {join_words(sentence)!r}"
             )
     spelling = ((bos,), *by_word.values())
     return TokenizedIndirectObject(
@@ -457,36 +463,36 @@ def in_tokens(
         order=task.order,
         chosen=chosen,
         spelling=spelling,
-        strings=tuple(tuple(tokenizer.convert_ids_to_tokens(list(some))) for some in spelling),
+        strings=tuple(tuple(tokenizer.convert_ids_to_tokens(list(tokens))) for tokens in spelling),
         n_tokens=len(tokenizer),
     )
 
 
-def _every_filler_in_every_template(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Sentences with their answers: the words of each template with each name, place and object in one of them."""
+def _sentences_with_every_filler(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield sentences with their answers, so that each template occurs with each name, place and object."""
     for template in TEMPLATES:
         for k in range(max(len(names), len(PLACES), len(OBJECTS))):
             io, s = names[k % len(names)], names[(k + 1) % len(names)]
             fillers = (io, s, s, PLACES[k % len(PLACES)], OBJECTS[k % len(OBJECTS)])
             filled = dict(zip(SLOTS, fillers, strict=True))
-            yield (*(filled.get(word, word) for word in parted(template)), io)
+            yield (*(filled.get(word, word) for word in split_words(template)), io)
 
 
-def parted(text: str) -> tuple[str, ...]:
-    """The words of a text; a comma is one.
+def split_words(text: str) -> tuple[str, ...]:
+    """Split a text into words; a comma is a word.
 
     Example:
-        >>> parted("At last, rain")
+        >>> split_words("At last, rain")
         ('At', 'last', ',', 'rain')
     """
     return tuple(text.replace(",", " ,").split())
 
 
-def joined(words: Iterable[str]) -> str:
-    """The text that has these words: the inverse of ``parted``.
+def join_words(words: Iterable[str]) -> str:
+    """Join words into a text, the inverse of ``split_words``.
 
     Example:
-        >>> joined(("At", "last", ",", "rain"))
+        >>> join_words(("At", "last", ",", "rain"))
         'At last, rain'
     """
     return " ".join(words).replace(" ,", ",")

@@ -1,4 +1,4 @@
-"""The previous token: say what stood one position before, which without positions takes two layers."""
+"""Previous token: output the token one position back, which takes two layers without positional embeddings."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from headway.data.task import Batch, Task
 
 @dataclass(frozen=True)
 class PreviousToken(Task):
-    """Random tokens after BOS; the answer at each position is the token one position before.
+    """Random tokens after BOS; the target at each position is the previous token.
 
     x_0 = BOS and x_q ~ U{1..n_tokens} for q = 1..length-1, with replacement; the target at q >= 1 is x_(q-1).
-    Position 0 has nothing before it: its loss does not count. Without BOS x_0 is drawn like the others.
+    Position 0 has no previous token, and its loss does not count. Without BOS, x_0 is drawn like the others.
 
     Args:
-        n_tokens: how many tokens there are besides BOS, which is token 0
-        length: number of tokens in a sequence, with BOS
-        bos: whether position 0 holds BOS
+        n_tokens: number of tokens besides BOS, which is token 0
+        length: number of tokens in a sequence, including BOS
+        bos: begin each sequence with BOS
 
     Raises:
         ValueError: if a field is out of range.
@@ -42,22 +42,22 @@ class PreviousToken(Task):
     bos: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn, or has nothing to score."""
+        """Refuse fields from which nothing can be drawn, or that leave nothing to score."""
         for name, valid, rule in (
             ("n_tokens", self.n_tokens >= 1, "at least 1"),
-            ("length", self.length >= 2, "at least 2, so that a token has one before it"),
+            ("length", self.length >= 2, "at least 2, so that a token has a previous one"),
         ):
             if not valid:
                 raise ValueError(f"{name}: {getattr(self, name)} is not valid; it must be {rule}")
 
     @property
     def d_vocab(self) -> int:
-        """BOS and the n_tokens others."""
+        """Number of tokens: BOS and the n_tokens others."""
         return self.n_tokens + 1
 
     @property
     def n_ctx(self) -> int:
-        """Length of the inputs, with BOS."""
+        """Length of the inputs, including BOS."""
         return self.length
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
@@ -69,13 +69,13 @@ class PreviousToken(Task):
         return Batch(inputs, F.pad(inputs[:, :-1], (1, 0), value=0), mask)
 
     def baselines(self) -> dict[str, float]:
-        """Cross-entropies in nats, over the positions 1..length-1.
+        """Return cross-entropies in nats over the positions 1..length-1.
 
-        - ``chance``: ln(d_vocab), knowing nothing.
-        - ``bos_known``: (length-2)/(length-1) ln(n_tokens), knowing that the first answer is BOS and no other is;
-          without BOS ln(n_tokens), knowing that no answer is.
-        - ``some_earlier_token``: mean of ln(q), the tokens before position q all alike.
-        - ``floor``: 0.
+        - ``chance``: ln(d_vocab), a uniform guess.
+        - ``bos_known``: (length-2)/(length-1) ln(n_tokens), a guess that knows that only the first target is BOS;
+          without BOS ln(n_tokens), a guess that knows that no target is BOS.
+        - ``some_earlier_token``: mean of ln(q), a uniform guess among the tokens before position q.
+        - ``floor``: 0, the previous token.
 
         Example:
             >>> {name: round(nats, 3) for name, nats in PreviousToken().baselines().items()}

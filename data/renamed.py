@@ -1,4 +1,4 @@
-"""The sequences of a task in the tokens of another vocabulary, such as that of a language model."""
+"""Tasks in the tokens of another vocabulary, such as that of a language model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from headway.data.task import Batch, Task
 class Renamed(Task):
     """A task whose tokens have other numbers.
 
-    Everything else is the task's: what is drawn, what counts, its parts, its loss and its baselines.
+    The draws, the mask, the parts, the loss and the baselines are those of the original task.
 
     Args:
-        task: The task; it has tokens, and its targets are tokens too.
-        tokens: What each token of the task is called, by its number there.
+        task: The original task; its inputs and targets are tokens.
+        tokens: The new number of each token of the task, in the order of the task's tokens.
 
     Raises:
-        ValueError: not one number, of its own, for each token of the task.
+        ValueError: the tokens of the task do not each have a number of their own.
 
     Example:
         >>> from headway.data.repeated_tokens import RepeatedTokens
@@ -35,42 +35,42 @@ class Renamed(Task):
     tokens: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Refuse tokens that could not be told apart."""
+        """Refuse numbers that do not distinguish the tokens."""
         if len(self.tokens) != self.task.d_vocab or len(set(self.tokens)) < len(self.tokens) or min(self.tokens) < 0:
             raise ValueError(
-                f"tokens: {len(set(self.tokens))} different ones are not valid; "
+                f"tokens: {len(set(self.tokens))} different numbers are not valid; "
                 f"there must be one for each of the {self.task.d_vocab} tokens of the task"
             )
 
     @property
     def bos_token(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What the task's BOS is called."""
+        """The new number of the task's BOS; None if it has no BOS."""
         return None if self.task.bos_token is None else self.tokens[self.task.bos_token]
 
     @property
     def d_vocab(self) -> int:
-        """Enough for the largest of the numbers."""
+        """The largest of the numbers plus 1."""
         return max(self.tokens) + 1
 
     @property
     def n_ctx(self) -> int:
-        """The longest input sequence of the task."""
+        """Length of the longest input sequence of the task."""
         return self.task.n_ctx
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
-        """Draw what the task draws."""
+        """Draw a batch from the task and renumber its tokens."""
         batch = self.task.sample(generator, batch_size)
-        names = torch.tensor(self.tokens)
-        return batch._replace(inputs=names[batch.inputs], targets=names[batch.targets])
+        numbers = torch.tensor(self.tokens)
+        return batch._replace(inputs=numbers[batch.inputs], targets=numbers[batch.targets])
 
     def loss(self, output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, "batch pos"]:
-        """The task's loss."""
+        """Return the loss of the task."""
         return self.task.loss(output, batch)
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
-        """The task's parts."""
+        """Return the parts of the task."""
         return self.task.parts(batch)
 
     def baselines(self) -> dict[str, float]:
-        """The task's baselines."""
+        """Return the baselines of the task."""
         return self.task.baselines()

@@ -1,4 +1,4 @@
-"""Random tokens and then their synonyms: predicting those takes an induction head that matches fuzzily."""
+"""Random tokens followed by their synonyms: predicting the synonyms takes fuzzy induction."""
 
 import math
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from headway.data.task import Batch, Task
 
 @dataclass(frozen=True)
 class RepeatedSynonyms(Task):
-    """A segment of random tokens, and then the same in synonyms: [A] [B] … [A*] [B*].
+    """A segment of random tokens, followed by its synonyms: [A] [B] … [A*] [B*], as in Olsson et al. 2022.
 
-    What Olsson et al. 2022 call fuzzy. Tokens come in pairs, t and its synonym t* = t ± n_pairs. s_0 = BOS; a lead-in
-    of l tokens; the segment r_1..r_p; its synonyms r_1*..r_p*; then other tokens until the sequence is full. No pair
-    stands twice but for that, so that no token ever repeats. For each sequence the period p is uniform in
-    period_min..period_max; a share late_start of the sequences has l uniform in 0..length-2p, the others have l = 0.
-    Position q holds s_q and is asked for s_(q+1). ``info`` holds p as ``period`` and l as ``lead``.
+    Tokens come in pairs, t and its synonym t* = t ± n_pairs. s_0 = BOS; a lead-in of l tokens; the segment r_1..r_p;
+    its synonyms r_1*..r_p*; then other tokens until the sequence is full. No other pair occurs twice, so no token ever
+    repeats. For each sequence the period p is uniform in period_min..period_max; a share late_start of the sequences
+    has l uniform in 0..length-2p, the others have l = 0. The input at position q is s_q and its target is s_(q+1).
+    ``info`` holds p as ``period`` and l as ``lead``.
 
     Args:
-        n_pairs: how many pairs of tokens there are besides BOS, which is token 0
+        n_pairs: number of pairs of tokens besides BOS, which is token 0
         length: number of predictions in a sequence, S in s_1..s_S
         period_min: shortest period p
         period_max: longest period p
-        late_start: share of sequences with a lead-in before the segment
+        late_start: share of sequences that have a lead-in before the segment
 
     Raises:
         ValueError: if a field is out of range.
@@ -49,11 +49,11 @@ class RepeatedSynonyms(Task):
     late_start: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn, or has nothing to score."""
+        """Refuse fields from which nothing can be drawn, or that leave nothing to score."""
         low, high = self.period_min, self.length // 2
         for name, valid, rule in (
             ("length", self.length >= 4, "at least 4, for two tokens and their synonyms"),
-            ("period_min", self.period_min >= 2, "at least 2, so that a synonym can be told by the one before it"),
+            ("period_min", self.period_min >= 2, "at least 2, so that a synonym has another one before it"),
             (
                 "period_max",
                 low <= self.period_max <= high,
@@ -63,7 +63,7 @@ class RepeatedSynonyms(Task):
             (
                 "n_pairs",
                 self.n_pairs >= self.length - low,
-                f"at least {self.length - low}: no pair stands twice but as synonyms",
+                f"at least {self.length - low}: no pair occurs twice, except as synonyms",
             ),
         ):
             if not valid:
@@ -71,7 +71,7 @@ class RepeatedSynonyms(Task):
 
     @property
     def d_vocab(self) -> int:
-        """BOS and two tokens for each pair."""
+        """Number of tokens: BOS and two for each pair."""
         return 2 * self.n_pairs + 1
 
     @property
@@ -81,7 +81,7 @@ class RepeatedSynonyms(Task):
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """The tokens that are synonyms of each other."""
+        """The pairs of tokens that are synonyms of each other."""
         return [(token, token + self.n_pairs) for token in range(1, self.n_pairs + 1)]
 
     @property
@@ -90,7 +90,7 @@ class RepeatedSynonyms(Task):
         return F.pad(torch.arange(1, self.d_vocab).roll(-self.n_pairs), (1, 0))
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
-        """Draw ``batch_size`` sequences, each with a period, a lead-in and tokens of its own."""
+        """Draw ``batch_size`` sequences, each with its own period, lead-in and tokens."""
         period = torch.randint(self.period_min, self.period_max + 1, (batch_size,), generator=generator)
         late, where = torch.rand(2, batch_size, generator=generator)
         lead = (where * (self.length - 2 * period + 1)).long() * (late < self.late_start)
@@ -110,9 +110,10 @@ class RepeatedSynonyms(Task):
         )
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
-        """``first``: the target s_j is of a new pair; ``repeats``: the synonym before tells it (l+p+2 <= j <= l+2p).
+        """Return ``first``: s_j is of a new pair; ``repeats``: the synonym before determines s_j (l+p+2 <= j <= l+2p).
 
-        The target s_(l+p+1) is in neither: it is no new pair, and the token before it is no synonym of an earlier one.
+        s_j is the target. s_(l+p+1) is in neither part: its pair is not new, and the token before it is not a synonym
+        of an earlier token.
 
         Example:
             >>> task = RepeatedSynonyms(n_pairs=7, length=6, period_min=3, period_max=3)
@@ -127,11 +128,11 @@ class RepeatedSynonyms(Task):
         }
 
     def baselines(self) -> dict[str, float]:
-        """Cross-entropies in nats.
+        """Return cross-entropies in nats.
 
-        - ``chance``: ln(2 n_pairs), every token but BOS alike.
-        - ``repeats_pair``: on the part ``repeats``, for a head that finds the pair and not which of its two: ln 2.
-        - ``repeats_fuzzy_induction``: on the part ``repeats``, for fuzzy induction: 0.
+        - ``chance``: ln(2 n_pairs), a uniform guess among all tokens except BOS.
+        - ``repeats_pair``: ln 2 on the part ``repeats``, a guess between the two tokens of the correct pair.
+        - ``repeats_fuzzy_induction``: 0 on the part ``repeats``, fuzzy induction.
 
         Example:
             >>> {name: round(nats, 3) for name, nats in RepeatedSynonyms().baselines().items()}

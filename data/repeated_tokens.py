@@ -22,18 +22,18 @@ class RepeatedTokens(Task):
     s_0 = BOS; then a lead-in of l tokens; then the segment r_0..r_(p-1) over and over: s_(l+i) = r_((i-1) mod p). All
     l + p tokens are distinct, from 1..n_tokens. For each sequence the period p is uniform in period_min..period_max; a
     share late_start of the sequences has l uniform in 0..length-2p (so that at least two copies fit), the others have
-    l = 0. Position q holds s_q and is asked for s_(q+1). ``info`` holds p as ``period`` and l as ``lead``.
+    l = 0. The input at position q is s_q and its target is s_(q+1). ``info`` holds p as ``period`` and l as ``lead``.
 
-    With one period for all (``period_min == period_max``) attending a constant distance back solves the task, and one
-    layer can do that; only random periods need two layers. Without late starts every token's first copy stands in the
-    first half: induction needs previous-token heads there and nowhere else, and they form nowhere else.
+    With one period for all sequences (``period_min == period_max``), attending a constant distance back solves the
+    task, and one layer can do that; only random periods need two layers. Without late starts, every token's first copy
+    is in the first half: induction needs previous-token heads only there, and they form only there.
 
     Args:
-        n_tokens: how many tokens there are besides BOS, which is token 0
+        n_tokens: number of tokens besides BOS, which is token 0
         length: number of predictions in a sequence, S in s_1..s_S
         period_min: shortest period p
         period_max: longest period p
-        late_start: share of sequences with a lead-in before the segment
+        late_start: share of sequences that have a lead-in before the segment
 
     Raises:
         ValueError: if a field is out of range.
@@ -56,7 +56,7 @@ class RepeatedTokens(Task):
     late_start: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn, or has nothing to score."""
+        """Refuse fields from which nothing can be drawn, or that leave nothing to score."""
         low, high = self.period_min, self.length - 2
         for name, valid, rule in (
             ("length", self.length >= 3, "at least 3, so that something repeats"),
@@ -78,7 +78,7 @@ class RepeatedTokens(Task):
 
     @property
     def d_vocab(self) -> int:
-        """BOS and the n_tokens others."""
+        """Number of tokens: BOS and the n_tokens others."""
         return self.n_tokens + 1
 
     @property
@@ -88,17 +88,17 @@ class RepeatedTokens(Task):
 
     @property
     def _most_distinct(self) -> int:
-        """The longest lead-in and segment together: l + p with l at most length - 2p."""
+        """Largest number of distinct tokens in a sequence: l + p, with l at most length - 2p."""
         with_lead_in = self.length - self.period_min if self.late_start > 0 and 2 * self.period_min < self.length else 0
         return max(self.period_max, with_lead_in)
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
-        """Draw ``batch_size`` sequences, each with a period, a lead-in and a segment of its own."""
+        """Draw ``batch_size`` sequences, each with its own period, lead-in and segment."""
         period = torch.randint(self.period_min, self.period_max + 1, (batch_size,), generator=generator)
         late, where = torch.rand(2, batch_size, generator=generator)
         room = (self.length - 2 * period).clamp(min=0) + 1
         lead = (where * room).long() * (late < self.late_start)
-        # A random permutation of all tokens starts with a random lead-in and segment without repeats.
+        # A random permutation of all tokens begins with a random lead-in and segment without repeats.
         distinct = 1 + torch.rand(batch_size, self.n_tokens, generator=generator).argsort(dim=-1)
         i = torch.arange(self.length) - einops.rearrange(lead, "batch -> batch 1")
         since_start = torch.where(i < 0, i, i % einops.rearrange(period, "batch -> batch 1"))
@@ -111,9 +111,10 @@ class RepeatedTokens(Task):
         )
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
-        """``first``: the target s_j is new (j <= l + p); ``repeats``: an earlier match tells it (j >= l + p + 2).
+        """Return ``first``: s_j is new (j <= l + p); ``repeats``: an earlier match determines s_j (j >= l + p + 2).
 
-        The target s_(l+p+1) is in neither: it is no new token, and the token before it was not seen before.
+        s_j is the target. s_(l+p+1) is in neither part: it is not a new token, and the token before it has no earlier
+        copy.
 
         Example:
             >>> task = RepeatedTokens(n_tokens=7, length=6, period_min=3, period_max=3, late_start=0.0)
@@ -125,13 +126,13 @@ class RepeatedTokens(Task):
         return {"first": j <= distinct, "repeats": j >= distinct + 2}
 
     def baselines(self) -> dict[str, float]:
-        """Cross-entropies in nats.
+        """Return cross-entropies in nats.
 
-        - ``chance``: ln(n_tokens), every token but BOS alike.
-        - ``first_unseen``: on the part ``first``, for a predictor told that the target is new: ln(n_tokens - (j-1)),
-          averaged over all first occurrences, so that long periods and lead-ins weigh more. A network
-          that must leave room for the repeat to begin stays a little above it.
-        - ``repeats_induction``: on the part ``repeats``, for an induction head: 0.
+        - ``chance``: ln(n_tokens), a uniform guess among all tokens except BOS.
+        - ``first_unseen``: ln(n_tokens - (j-1)) on the part ``first``, a guess that knows that the target is new,
+          averaged over all first occurrences, so that long periods and lead-ins weigh more. A network stays a little
+          above it, because it must leave probability for the repeat to begin.
+        - ``repeats_induction``: 0 on the part ``repeats``, an induction head.
 
         Example:
             >>> {name: round(nats, 3) for name, nats in RepeatedTokens().baselines().items()}
@@ -142,7 +143,7 @@ class RepeatedTokens(Task):
             leads = range(max(0, self.length - 2 * period) + 1)
             for lead in leads:
                 weight = self.late_start / len(leads) + (1 - self.late_start) * (lead == 0)
-                # used tokens are out of the question at the target number used + 1.
+                # The target number used + 1 can be none of the used tokens before it.
                 nats += weight * sum(math.log(self.n_tokens - used) for used in range(lead + period))
                 occurrences += weight * (lead + period)
         return {

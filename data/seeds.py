@@ -1,4 +1,4 @@
-"""Seeds apart: each kind of randomness draws from a stream of its own."""
+"""Random seeds: each kind of randomness draws from its own stream."""
 
 from typing import Literal
 
@@ -10,10 +10,10 @@ STREAMS: tuple[Stream, ...] = ("init", "data", "evaluation", "null", "baseline")
 
 
 def generator(stream: Stream, seed: int, index: int = 0) -> torch.Generator:
-    """A generator that depends on (stream, seed, index) alone, and on nothing drawn before.
+    """Return a generator that depends only on (stream, seed, index), and on nothing drawn before.
 
-    Streams keep initialisation, data, evaluation and nulls apart: the same seed in two streams gives unrelated
-    numbers, so changing the one never changes the other.
+    Streams separate initialisation, data, evaluation, nulls and baselines: the same seed in two streams gives unrelated
+    numbers, so changing one never changes another.
 
     Example:
         >>> a, b = generator("data", 0, 7), generator("data", 0, 7)
@@ -28,6 +28,6 @@ def generator(stream: Stream, seed: int, index: int = 0) -> torch.Generator:
 
 
 def check_seed(name: str, seed: int) -> None:
-    """A ValueError if ``seed`` is negative, or so large that it would run into the index of another seed."""
+    """Refuse a ``seed`` that is negative, or so large that it would overlap the index of another seed."""
     if not 0 <= seed < 2**32:
-        raise ValueError(f"{name}: {seed} is not valid; a seed is a whole number from 0 to {2**32 - 1}")
+        raise ValueError(f"{name}: {seed} is not valid; it must be a whole number from 0 to {2**32 - 1}")

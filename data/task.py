@@ -1,4 +1,4 @@
-"""What a task is: it samples batches, says what counts as loss, and how well one can do."""
+"""The interface of a task: it samples batches, defines the loss, and gives baselines to compare with."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from headway.data.seeds import generator
 
 
 class Batch(NamedTuple):
-    """Sequences, what should come out at each position, and which positions count.
+    """Input sequences, the target at each position, and the positions that count.
 
     ``inputs`` are tokens ``[batch, pos]`` or vectors ``[batch, pos, d_vocab]``; ``targets`` likewise, and
-    ``targets[b, q]`` is the answer at position q. ``mask[b, q]`` is True where the loss counts. ``info`` holds what
-    the task knows about each sequence (its period, its coefficients); ``task`` is where the batch came from, or
+    ``targets[b, q]`` is the target at position q. ``mask[b, q]`` is True where the loss counts. ``info`` holds what
+    the task knows about each sequence (its period, its coefficients); ``task`` is the task that drew the batch, or
     None for a batch made by hand.
     """
 
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     task: Task | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with its tensors on ``device``."""
+        """Return the same batch with its tensors on ``device``."""
         return self._replace(
             inputs=self.inputs.to(device),
             targets=self.targets.to(device),
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
         )
 
     def first(self, count: int) -> Batch:
-        """The first ``count`` sequences, or all if there are fewer."""
+        """Return the first ``count`` sequences, or all if there are fewer."""
         return self._replace(
             inputs=self.inputs[:count],
             targets=self.targets[:count],
@@ -52,13 +52,13 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """A distribution over sequences, with the loss a network is trained on.
+    """A distribution over sequences, with the loss that a network is trained on.
 
-    The fields of a subclass are its configuration and are written to the run's config.yaml. A subclass gives
-    ``d_vocab``, ``n_ctx``, ``sample``, ``baselines`` and ``labels``, and ``input_type`` if its inputs are vectors.
+    The fields of a subclass are its configuration and are written to the run's config.yaml. A subclass defines
+    ``d_vocab``, ``n_ctx``, ``sample`` and ``baselines``, and ``input_type`` if its inputs are vectors.
 
     Example:
-        A task of one's own: count upwards, modulo 7.
+        A custom task, counting upwards modulo 7:
 
         >>> @dataclass(frozen=True)
         ... class Counting(Task):
@@ -79,76 +79,76 @@ class Task(ABC):
     @property
     @abstractmethod
     def d_vocab(self) -> int:
-        """How many tokens there are, or the length of a vector: the smallest d_vocab a network needs."""
+        """Number of tokens, or dimension of a vector: the smallest d_vocab that a network needs."""
 
     @property
     @abstractmethod
     def n_ctx(self) -> int:
-        """The longest input sequence: the smallest n_ctx a network needs."""
+        """Length of the longest input sequence: the smallest n_ctx that a network needs."""
 
     @abstractmethod
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
-        """Draw a batch from ``generator`` and from nothing else."""
+        """Draw a batch, with ``generator`` as the only source of randomness."""
 
     @abstractmethod
     def baselines(self) -> dict[str, float]:
-        """Losses to compare with, by name: chance, floors, oracles. Same units as ``loss``."""
+        """Return losses to compare with, by name: chance, floors, oracles. They have the units of ``loss``."""
 
     @property
     def tokenizer_json(self) -> bytes | None:
-        """The file that spells strings in this task's tokens, which a run keeps; None where they stand for none."""
+        """The tokenizer file, which a run saves; None if the tokens of this task stand for no strings."""
         return None
 
     @property
     def tokenizer_hash(self) -> str | None:
-        """The SHA-256 of that file."""
+        """SHA-256 hash of the tokenizer file; None if there is none."""
         return None
 
-    def settled(self) -> Task:
-        """The same task with everything written down that its batches depend on; what config.yaml holds.
+    def resolved(self) -> Task:
+        """Return the same task with every field set that its batches depend on, as config.yaml holds it.
 
         Raises:
-            ValueError: something that it needs is not there.
+            ValueError: data that the task needs are missing.
         """
         return self
 
     def labels(self, batch: Batch) -> list[list[str]]:
-        """What stands along an axis of a plot: one string per position of each sequence of ``batch``."""
+        """Return axis labels for plots: one string for each position of each sequence."""
         if self.input_type == "vectors":
             return [[f"x{q}" for q in range(batch.inputs.shape[1])] for _ in batch.inputs]
         return [["BOS" if token == self.bos_token else str(token) for token in row] for row in batch.inputs.tolist()]
 
     def loss(self, output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, "batch pos"]:
-        """Loss at each position, unreduced: cross-entropy in nats for tokens, mean squared error for vectors."""
+        """Return the loss at each position: cross-entropy in nats for tokens, mean squared error for vectors."""
         if batch.targets.is_floating_point():
             return einops.reduce((output - batch.targets) ** 2, "batch pos d_vocab_out -> batch pos", "mean")
-        # One row a prediction: a softmax over an axis that is not the last is slow.
+        # One row for each prediction, because a softmax over an axis that is not the last is slow.
         return F.cross_entropy(output.flatten(0, 1), batch.targets.flatten(), reduction="none").view_as(batch.targets)
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
-        """Named sets of positions whose loss is reported apart, such as first occurrences and repeats."""
+        """Return named sets of positions whose loss is reported separately, such as first occurrences and repeats."""
         return {}
 
     def batch(self, seed: int, index: int, batch_size: int) -> Batch:
-        """Training batch number ``index``: depends on (seed, index) alone."""
+        """Return training batch number ``index``, which depends only on (seed, index)."""
         return self._batch(generator("data", seed, index), batch_size)
 
     def evaluation_batch(self, seed: int, batch_size: int) -> Batch:
-        """The fixed batch on which a run is scored; unrelated to every training batch."""
+        """Return the fixed batch on which a run is scored; it is unrelated to every training batch."""
         return self._batch(generator("evaluation", seed), batch_size)
 
     def _batch(self, generator: torch.Generator, batch_size: int) -> Batch:
         batch = self.sample(generator, batch_size)
         if not isinstance(batch, Batch):
-            raise TypeError(f"{type(self).__name__}.sample gave a {type(batch).__name__}; it must give a Batch")
+            raise TypeError(f"{type(self).__name__}.sample returned a {type(batch).__name__}; it must return a Batch")
         return batch._replace(task=self)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The training batches ``first`` to ``last - 1`` of a task, in order; what a Trainer iterates over.
+    """The training batches ``first`` to ``last - 1`` of a task, in order, for a Trainer to iterate over.
 
-    Its length is ``last``, that of the whole run: a Trainer that goes on with a run goes on counting too.
+    The length is ``last``, that of the whole run, because a Trainer that resumes a run continues its count.
     """
 
     task: Task
@@ -166,7 +166,7 @@ class Batches:
 
 
 def masked_mean(loss: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-    """Mean of ``loss`` over the positions where ``mask`` is True; NaN if there are none.
+    """Return the mean of ``loss`` over the positions where ``mask`` is True; NaN if there are none.
 
     Example:
         >>> masked_mean(torch.tensor([[1.0, 3.0]]), torch.tensor([[True, False]])).item()

@@ -1,4 +1,4 @@
-"""Text: predicting the next token of source code, or of any other text, in the tokens of a BPE of its own."""
+"""Text: next-token prediction on source code or any other text, with a BPE trained on it."""
 
 import math
 from collections.abc import Iterator
@@ -13,35 +13,35 @@ from jaxtyping import Int
 from torch import Tensor
 
 from headway.data.corpus import read_corpus
-from headway.data.prepared import LARGEST, Part, Prepared, Windows, cache_folder
 from headway.data.seeds import generator
 from headway.data.task import Batch, Task
-from headway.data.tokenizer import SMALLEST, read_tokenizer, said
+from headway.data.tokenized_corpus import MAX_TOKENS, Part, TokenizedCorpus, Windows, text_folder
+from headway.data.tokenizer import MIN_TOKENS, format_token, read_tokenizer
 
 
 @dataclass(frozen=True)
 class Text(Task):
-    """Windows of text files: BOS, and then some consecutive tokens of one file.
+    """Windows of text files: BOS, followed by consecutive tokens of one file.
 
-    Position 0 holds BOS and is asked for the first token t_1 of the window, position q holds t_q and is asked for
-    t_(q+1). A window lies within one file and begins anywhere in it, all windows alike, so that long files weigh more
-    and files shorter than a window are left out. Training batches come from some files, and evaluation batches from
-    others. ``info`` holds the number of the window's file, as ``file``.
+    The input at position 0 is BOS and its target is the first token t_1 of the window; the input at position q is t_q
+    and its target is t_(q+1). A window lies within one file and may begin anywhere in it. All windows are equally
+    likely, so long files weigh more, and files shorter than a window are left out. Training batches and evaluation
+    batches come from different files. ``info`` holds the index of the window's file as ``file``.
 
-    Reading the corpus, its BPE and its tokens are prepared once and kept in the user's cache directory (the environment
-    variable ``HEADWAY_CACHE`` names another), under a hash of the texts and of these settings.
+    The BPE is trained and the corpus is tokenized once. Both are cached in the user's cache directory (or in the one
+    that the environment variable ``HEADWAY_CACHE`` names), under a hash of the texts and of these settings.
 
     Args:
-        corpus: stdlib, package:NAME, dataset:NAME, a folder, or a pattern of file names; see ``read_corpus``
-        n_tokens: how many tokens the BPE has, all bytes and BOS among them
+        corpus: stdlib, package:NAME, dataset:NAME, a folder, or a file pattern; see ``read_corpus``
+        n_tokens: number of tokens of the BPE, including BOS and all bytes
         length: number of predictions in a window
-        held_out: share of the text, whole files, that is kept from training
-        corpus_hash: the texts that these must be; a run writes it down. null: whatever is there
-        tokenizer_hash: the BPE that this must be; a run writes it down. null: whatever comes out
+        held_out: share of the text, in whole files, that is held out from training
+        corpus_hash: required hash of the texts, which a run records; null accepts any texts
+        tokenizer_hash: required hash of the BPE, which a run records; null accepts any BPE
 
     Raises:
-        ValueError: if a field is out of range; when it is drawn from, if there is no such corpus, it is not that of the
-            hash, is too small for so many tokens, or has no file as long as a window.
+        ValueError: if a field is out of range; when batches are drawn, if the corpus does not exist, does not match its
+            hash, is too small for ``n_tokens``, or has no file as long as a window.
 
     Example:
         >>> task = Text(corpus="package:headway", n_tokens=300, length=7)
@@ -59,9 +59,13 @@ class Text(Task):
     tokenizer_hash: str | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __post_init__(self) -> None:
-        """Refuse what no text can be cut into."""
+        """Refuse fields from which no window can be cut."""
         for name, valid, rule in (
-            ("n_tokens", SMALLEST <= self.n_tokens <= LARGEST, f"from {SMALLEST}, BOS and all bytes, to {LARGEST}"),
+            (
+                "n_tokens",
+                MIN_TOKENS <= self.n_tokens <= MAX_TOKENS,
+                f"from {MIN_TOKENS}, for BOS and all bytes, to {MAX_TOKENS}",
+            ),
             ("length", self.length >= 2, "at least 2"),
             ("held_out", 0 < self.held_out < 1, "a share, above 0 and below 1"),
         ):
@@ -70,88 +74,88 @@ class Text(Task):
 
     @property
     def d_vocab(self) -> int:
-        """The tokens of the BPE."""
+        """Number of tokens of the BPE."""
         return self.n_tokens
 
     @property
     def n_ctx(self) -> int:
-        """Length of the inputs, BOS and all tokens of a window but the last."""
+        """Length of the inputs: BOS and all tokens of a window except the last."""
         return self.length
 
-    def settled(self) -> "Text":
-        """The same task with its hashes; the text is prepared, and has windows to train on and windows to hold out."""
-        prepared, _ = self.prepared, self._windows
-        return replace(self, corpus_hash=prepared.corpus_hash, tokenizer_hash=prepared.tokenizer_hash)
+    def resolved(self) -> "Text":
+        """Return the same task with its hashes set, after its corpus is tokenized and cut into windows."""
+        tokenized, _ = self.tokenized_corpus, self._windows
+        return replace(self, corpus_hash=tokenized.corpus_hash, tokenizer_hash=tokenized.tokenizer_hash)
 
     @property
     def tokenizer_json(self) -> bytes:
-        """The BPE."""
-        return self.prepared.tokenizer_json
+        """The file of the BPE."""
+        return self.tokenized_corpus.tokenizer_json
 
     @cached_property
-    def prepared(self) -> Prepared:
-        """The tokens of the corpus; read from the cache, or prepared and put there.
+    def tokenized_corpus(self) -> TokenizedCorpus:
+        """The corpus as tokens, from the cache if possible.
 
         Raises:
-            ValueError: a corpus that is not there, is not that of ``corpus_hash``, or does not support ``n_tokens``.
+            ValueError: the corpus does not exist, does not match ``corpus_hash``, or does not support ``n_tokens``.
         """
         if self.corpus_hash is not None:
-            there = Prepared.kept(self.corpus_hash, self.n_tokens, self.held_out)
-            if there is not None:
-                return self._checked(there)
+            cached = TokenizedCorpus.cached(self.corpus_hash, self.n_tokens, self.held_out)
+            if cached is not None:
+                return self._checked(cached)
         corpus = read_corpus(self.corpus)
         if self.corpus_hash not in (None, corpus.hash):
             raise ValueError(
-                f"corpus_hash: {self.corpus_hash[:12]}… is not that of {self.corpus!r}, which has changed since (it is "
-                f"{corpus.hash[:12]}…), and its tokens are no longer in {cache_folder()}; null takes it as it is"
+                f"corpus_hash: {self.corpus_hash[:12]}… is not the hash of {self.corpus!r}, which has changed "
+                f"(it has {corpus.hash[:12]}…), and its old tokens are not in {text_folder()}; null accepts any texts"
             )
-        return self._checked(Prepared.of(corpus, self.n_tokens, self.held_out))
+        return self._checked(TokenizedCorpus.from_corpus(corpus, self.n_tokens, self.held_out))
 
-    def _checked(self, prepared: Prepared) -> Prepared:
-        if self.tokenizer_hash not in (None, prepared.tokenizer_hash):
+    def _checked(self, tokenized: TokenizedCorpus) -> TokenizedCorpus:
+        if self.tokenizer_hash not in (None, tokenized.tokenizer_hash):
             raise ValueError(
-                f"tokenizer_hash: {self.tokenizer_hash[:12]}… is not that of the BPE that comes out of {self.corpus!r} "
-                f"here ({prepared.tokenizer_hash[:12]}…); null takes it as it is"
+                f"tokenizer_hash: {self.tokenizer_hash[:12]}… is not the hash of the BPE trained on {self.corpus!r}, "
+                f"which is {tokenized.tokenizer_hash[:12]}…; null accepts any BPE"
             )
-        return prepared
+        return tokenized
 
     @cached_property
     def _windows(self) -> dict[Part, Windows]:
-        """Those of each part; a ValueError if one has none."""
-        windows = {part: Windows(self.prepared.files(part), self.length) for part in get_args(Part)}
-        for part, some in windows.items():
-            if not len(some):
-                which = "to train on" if part == "train" else "kept from training"
-                longest = some.files.lengths.max()
+        """Windows of each part; a ValueError if a part has none."""
+        windows = {part: Windows(self.tokenized_corpus.files(part), self.length) for part in get_args(Part)}
+        for part, part_windows in windows.items():
+            if not len(part_windows):
+                which = "training" if part == "train" else "held-out"
+                longest = part_windows.files.lengths.max()
                 raise ValueError(
-                    f"length: {self.length} is longer than every file {which}; the longest has {longest} tokens"
+                    f"length: {self.length} is longer than every {which} file; the longest has {longest} tokens"
                 )
         return windows
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
-        """Draw ``batch_size`` windows of the files that are trained on."""
-        return self._drawn("train", generator, batch_size)
+        """Draw ``batch_size`` windows of the training files."""
+        return self._draw("train", generator, batch_size)
 
     def evaluation_batch(self, seed: int, batch_size: int) -> Batch:
-        """The fixed batch on which a run is scored: windows of the files that are kept from training."""
-        return self._drawn("held_out", generator("evaluation", seed), batch_size)._replace(task=self)
+        """Return the fixed batch on which a run is scored: windows of the held-out files."""
+        return self._draw("held_out", generator("evaluation", seed), batch_size)._replace(task=self)
 
-    def _drawn(self, part: Part, generator: torch.Generator, batch_size: int) -> Batch:
+    def _draw(self, part: Part, generator: torch.Generator, batch_size: int) -> Batch:
         windows = self._windows[part]
         return self._batch_of(windows, torch.randint(len(windows), (batch_size,), generator=generator))
 
     def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
-        """The files that are kept from training as windows one after another; what does not fill one is left out."""
+        """Yield the held-out files as windows that do not overlap; an incomplete window is dropped."""
         windows = self._windows["held_out"]
-        for some in windows.one_after_another().split(batch_size):
-            yield self._batch_of(windows, some)._replace(task=self)
+        for numbers in windows.non_overlapping().split(batch_size):
+            yield self._batch_of(windows, numbers)._replace(task=self)
 
     def held_out_texts(self) -> list[str]:
-        """The files that are kept from training, as text."""
+        """Return the held-out files as text."""
         files, tokenizer = self._windows["held_out"].files, read_tokenizer(self.tokenizer_json)
         ends = np.cumsum(files.lengths)[:-1]
-        spelled = np.split(files.tokens, ends)
-        return [str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False)) for tokens in spelled]
+        token_lists = np.split(files.tokens, ends)
+        return [str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False)) for tokens in token_lists]
 
     def _batch_of(self, windows: Windows, numbers: Int[Tensor, "batch"]) -> Batch:
         file, targets = windows(numbers)
@@ -163,16 +167,16 @@ class Text(Task):
         )
 
     def baselines(self) -> dict[str, float]:
-        """Cross-entropies in nats, of the windows that ``held_out_batches`` gives.
+        """Return cross-entropies in nats on the windows of ``held_out_batches``.
 
-        - ``chance``: ln(n_tokens), every token alike.
-        - ``unigram``: by how often a token occurs in the files trained on, each once more than it does.
-        - ``bigram``: by the token before, of which a window's first has none. ``P(b | a) = (c(a, b) + t(a) P(b)) /
-          (c(a) + t(a))``, with counts c of the files trained on, t(a) the number of different tokens seen after a, and
-          P(b) the unigram (Witten & Bell 1991).
+        - ``chance``: ln(n_tokens), a uniform guess.
+        - ``unigram``: from the counts of each token in the training files, plus one.
+        - ``bigram``: from the previous token; the first token of a window has none and takes the unigram. ``P(b | a) =
+          (c(a, b) + t(a) P(b)) / (c(a) + t(a))``, with counts c in the training files, t(a) the number of distinct
+          tokens that follow a, and P(b) the unigram (Witten & Bell 1991).
         """
         files, windows = self._windows["train"].files, self._windows["held_out"]
-        targets = windows(windows.one_after_another())[1].numpy()
+        targets = windows(windows.non_overlapping())[1].numpy()
         counts = np.bincount(files.tokens, minlength=self.n_tokens)
         unigram = (counts + 1) / (counts.sum() + self.n_tokens)
         pairs, times = np.unique(files.pairs(self.n_tokens), return_counts=True)
@@ -180,11 +184,11 @@ class Text(Task):
         followers = np.bincount(pairs // self.n_tokens, minlength=self.n_tokens)
         a, b = targets[:, :-1], targets[:, 1:]
         wanted = a * self.n_tokens + b
-        place = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
-        seen = np.where(pairs[place] == wanted, times[place], 0)
-        # After a token that nothing ever followed there is only the unigram.
+        index = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
+        count = np.where(pairs[index] == wanted, times[index], 0)
+        # After a token that nothing follows in training, the unigram is used.
         weight = np.where(followed[a] > 0, followers[a], 1)
-        bigram = (seen + weight * unigram[b]) / (followed[a] + weight)
+        bigram = (count + weight * unigram[b]) / (followed[a] + weight)
         nats = -np.log(unigram[targets])
         return {
             "chance": math.log(self.n_tokens),
@@ -193,10 +197,10 @@ class Text(Task):
         }
 
     def labels(self, batch: Batch) -> list[list[str]]:
-        """The string of each token; a line break is ``\\n``."""
+        """Return the string of each token; a line break is ``\\n``."""
         return [[self._strings[token] for token in row] for row in batch.inputs.tolist()]
 
     @cached_property
     def _strings(self) -> list[str]:
         tokenizer = read_tokenizer(self.tokenizer_json)
-        return ["BOS", *(said(tokenizer, token)[1:-1] for token in range(1, self.n_tokens))]
+        return ["BOS", *(format_token(tokenizer, token)[1:-1] for token in range(1, self.n_tokens))]

@@ -1,32 +1,34 @@
-"""Strings and tokens: a byte-level BPE of one's own corpus, and what any Hugging Face tokenizer calls its tokens."""
+"""Tokenizers: a byte-level BPE trained on a corpus, and strings and tokens of any Hugging Face tokenizer."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
-# Begins every sequence, and is token 0; a text that holds these characters is spelled like any other.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Token 0, which begins every sequence; in a text, these characters are encoded like any others.
 BOS = "<|bos|>"
-# Every byte is a token, so that any text can be spelled.
-SMALLEST = 1 + len(pre_tokenizers.ByteLevel.alphabet())
+# Every byte is a token, so that any text can be encoded.
+MIN_TOKENS = 1 + len(pre_tokenizers.ByteLevel.alphabet())
 
 
 def train_bpe(texts: Iterable[str], n_tokens: int) -> Tokenizer:
-    """A byte-level BPE of ``n_tokens`` tokens, BOS and all bytes among them; the same texts give the same one.
+    """Train a byte-level BPE of ``n_tokens`` tokens, including BOS and all bytes; the same texts give the same BPE.
 
-    A word takes its space along, as in GPT-2: `` if`` is one token if it is frequent.
+    The space before a word belongs to the word, as in GPT-2: `` if`` is one token if it is frequent.
 
     Raises:
-        ValueError: more tokens than these texts have pairs to merge for, or fewer than the bytes.
+        ValueError: ``n_tokens`` is too small for BOS and all bytes, or the texts have too few pairs to merge.
 
     Example:
         >>> bpe = train_bpe(["x = a if b else c"] * 2, n_tokens=267)
         >>> bpe.decode(bpe.encode(" if it rains").ids)
         ' if it rains'
     """
-    if n_tokens < SMALLEST:
-        raise ValueError(f"n_tokens: {n_tokens} is not valid; it must be at least {SMALLEST}, BOS and every byte")
+    if n_tokens < MIN_TOKENS:
+        raise ValueError(f"n_tokens: {n_tokens} is not valid; it must be at least {MIN_TOKENS}, for BOS and every byte")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -38,37 +40,39 @@ def train_bpe(texts: Iterable[str], n_tokens: int) -> Tokenizer:
     )
     bpe.train_from_iterator(texts, trainer)
     if bpe.get_vocab_size() < n_tokens:
-        raise ValueError(f"n_tokens: {n_tokens} is too large for this text; it supports {bpe.get_vocab_size()} at most")
+        raise ValueError(f"n_tokens: {n_tokens} is too large for this text; it must be at most {bpe.get_vocab_size()}")
     return bpe
 
 
-def spelled(bpe: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The tokens of each text, without BOS; the characters of ``BOS`` within it are spelled as characters."""
+def encode_texts(bpe: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each text, without BOS; in a text, the characters of ``BOS`` are encoded as characters."""
     bpe.encode_special_tokens = True
     return [each.ids for each in bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def read_tokenizer(file: bytes) -> PreTrainedTokenizerFast:
-    """What a file that a BPE of ours was saved to spells; see ``wrapped``."""
+def read_tokenizer(file: bytes) -> "PreTrainedTokenizerFast":
+    """Read a saved BPE as a Hugging Face tokenizer; see ``wrapped``."""
     return wrapped(Tokenizer.from_buffer(file))
 
 
-def wrapped(bpe: Tokenizer) -> PreTrainedTokenizerFast:
-    """A BPE of ours as a Hugging Face tokenizer, which is what a HookedTransformer takes strings through."""
+def wrapped(bpe: Tokenizer) -> "PreTrainedTokenizerFast":
+    """Return a BPE as a Hugging Face tokenizer, which HookedTransformer needs to accept strings."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=BOS, eos_token=BOS, pad_token=BOS, split_special_tokens=True
     )
 
 
 def one_token(tokenizer: Any, string: str) -> int:
-    """The token that is this string.
+    """Return the token of a string that is one token.
 
     Raises:
-        ValueError: a string that the tokenizer splits, with what into.
+        ValueError: the tokenizer splits the string; the message gives the pieces.
 
     Example:
         >>> tokenizer = wrapped(train_bpe(["x = a if b else c"] * 2, n_tokens=267))
-        >>> said(tokenizer, one_token(tokenizer, " if"))
+        >>> format_token(tokenizer, one_token(tokenizer, " if"))
         "' if'"
         >>> one_token(tokenizer, "ab")
         Traceback (most recent call last):
@@ -76,16 +80,18 @@ def one_token(tokenizer: Any, string: str) -> int:
     """
     tokens = tokenizer.encode(string, add_special_tokens=False)
     if len(tokens) != 1 or tokens[0] == getattr(tokenizer, "unk_token_id", None):
-        pieces = ", ".join(said(tokenizer, token) for token in tokens) or "nothing"
+        pieces = ", ".join(format_token(tokenizer, token) for token in tokens) or "nothing"
         raise ValueError(f"token: {string!r} is not one token of this tokenizer; it is split into {pieces}")
     return tokens[0]
 
 
-def begins_with(tokenizer: Any) -> int:
-    """The token that a sequence begins with: BOS, or without one EOS, which GPT-2 and its kin have seen between texts.
+def bos_token_id(tokenizer: Any) -> int:
+    """Return the token that begins a sequence: BOS, or EOS if there is no BOS.
+
+    GPT-2 and similar models were trained with EOS between texts.
 
     Raises:
-        ValueError: a tokenizer that has neither.
+        ValueError: the tokenizer has neither.
     """
     bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if bos is None:
@@ -95,11 +101,11 @@ def begins_with(tokenizer: Any) -> int:
     return bos
 
 
-def said(tokenizer: Any, token: int) -> str:
-    """A token in quotes, so that a space or a line break at its ends can be seen.
+def format_token(tokenizer: Any, token: int) -> str:
+    """Return a token's string in quotes, so that a space or a line break at its ends is visible.
 
     Example:
-        >>> said(wrapped(train_bpe(["a b"], n_tokens=257)), 0)
+        >>> format_token(wrapped(train_bpe(["a b"], n_tokens=257)), 0)
         "'<|bos|>'"
     """
     return repr(tokenizer.decode([token], clean_up_tokenization_spaces=False))

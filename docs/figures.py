@@ -1,4 +1,4 @@
-"""The pictures of docs/results.md: ``python docs/figures.py RUNS`` draws the runs that are named there."""
+"""Draw the figures of docs/results.md from a folder of the runs listed there: ``python docs/figures.py RUNS``."""
 
 import sys
 from pathlib import Path
@@ -11,18 +11,18 @@ import torch
 from headway.checkpoints import Run
 
 FIGURES = Path(__file__).parent / "figures"
-# Single batches of the published run (arXiv 2410.17438) and of TransformerLens's No Position Experiment.
+# Losses of single batches by step, from arXiv 2410.17438 and from TransformerLens's No Position Experiment.
 PUBLISHED_AFFINE = {500: 0.0069, 1000: 0.0048, 2500: 0.0018, 10_000: 5.4e-4}
 PUBLISHED_PREVIOUS = {400: 4.11, 700: 0.65, 1000: 0.077, 3000: 0.0078, 3900: 0.0032}
 
 
 def running_median(values: np.ndarray, width: int = 100) -> np.ndarray:
-    """Median of each value and those before it, ``width`` in all."""
+    """Return the median of each value and the values before it, ``width`` in all."""
     return np.array([np.median(values[max(0, end - width) : end]) for end in range(1, len(values) + 1)])
 
 
 def induction(runs: Path) -> None:
-    """Loss on repeats, and the best heads of the two kinds, while the circuit forms; and the two controls."""
+    """Draw the loss on repeats and the best previous-token and induction head by step, for the run and two controls."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     titles = ("loss on repeats (nats)", "best previous_token, layer 0", "best prefix_matching, last layer")
     for kind, color, label in (
@@ -45,7 +45,7 @@ def induction(runs: Path) -> None:
 
 
 def previous_token(runs: Path) -> None:
-    """Training loss over the steps, with the marks on the way and the published values."""
+    """Draw the training loss by step, with the baselines of the task and the published values."""
     figure, panel = plt.subplots(figsize=(6, 3.4), layout="constrained")
     for seed, path in enumerate(sorted(runs.glob("previous-token-?"))):
         training = Run(path).training
@@ -69,7 +69,7 @@ def previous_token(runs: Path) -> None:
 
 
 def affine(runs: Path) -> None:
-    """Training loss, the part of it where the answer is determined, and the published values."""
+    """Draw the training loss, the loss where the answer is determined, and the published values."""
     figure, panel = plt.subplots(figsize=(6, 3.4), layout="constrained")
     run = Run(runs / "affine-recurrence-0")
     training = run.training
@@ -77,9 +77,9 @@ def affine(runs: Path) -> None:
     panel.plot(
         training.step, running_median(training.loss.values), color="C0", lw=1, label="training loss, running median"
     )
-    kept = [step for step in run.steps if step >= 20]
-    determined = [np.median(determined_losses(run, step)) for step in kept]
-    panel.plot(kept, determined, "C1.-", lw=1, label="where the answer is determined")
+    checkpoints = [step for step in run.steps if step >= 20]
+    determined = [np.median(determined_losses(run, step)) for step in checkpoints]
+    panel.plot(checkpoints, determined, "C1.-", lw=1, label="where the answer is determined")
     panel.plot(*zip(*PUBLISHED_AFFINE.items(), strict=True), "k.", label="published, single batches")
     panel.set(xscale="log", yscale="log", xlabel="step", title="affine recurrences: mean squared error")
     panel.legend(frameon=False, loc="lower left")
@@ -87,7 +87,7 @@ def affine(runs: Path) -> None:
 
 
 def determined_losses(run: Run, step: int, batches: int = 60) -> list[float]:
-    """Losses of single batches, drawn as in training, over the positions from the first determined one on."""
+    """Return losses of single batches, drawn as in training, over the positions where the answer is determined."""
     model, losses = run.model(step), []
     for index in range(batches):
         batch = run.task.batch(run.recipe.seed + 1, index, run.recipe.batch_size)

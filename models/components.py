@@ -1,10 +1,10 @@
-"""The parts of a HookedTransformer: parameter shapes and hook names are TransformerLens's.
+"""Components of a HookedTransformer, with the parameter shapes and hook names of TransformerLens.
 
-A part that has a fused kernel uses it as long as nobody listens to the activations the kernel never makes
-(attention scores and pattern; a LayerNorm's scale and normalised input), and writes the steps out when somebody does.
+A component that has a fused kernel uses it unless a hook needs an activation that the kernel does not expose (attention
+scores and pattern; a LayerNorm's scale and normalised input). With such a hook, it computes each step explicitly.
 
-What runs at every training step reshapes with torch's own methods: a call of einops costs 5 to 10 µs, and the step of
-a toy has a few hundred of them to spend on everything that is not arithmetic.
+Code that runs at every training step reshapes with torch's own methods: a call of einops costs 5 to 10 µs, and the step
+of a toy model has only a few hundred µs for everything that is not arithmetic.
 """
 
 import math
@@ -33,13 +33,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def listened(*points: HookPoint) -> bool:
-    """Whether any of the hook points has a hook, forward or backward."""
+def has_hooks(*points: HookPoint) -> bool:
+    """Return True if any of the hook points has a forward or backward hook."""
     return any(point.fwd_hooks or point.bwd_hooks for point in points)
 
 
 class Embed(nn.Module):
-    """Tokens to rows of W_E, or vectors times W_E."""
+    """Embedding: the row of W_E for each token, or each vector times W_E."""
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
@@ -49,7 +49,7 @@ class Embed(nn.Module):
     def forward(
         self, inputs: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_vocab"]
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Embed ``inputs``: a ValueError if a token has no row, or a vector not d_vocab entries."""
+        """Embed ``inputs``; raise a ValueError if a token has no row in W_E, or a vector is not of length d_vocab."""
         if self.cfg.input_type == "vectors":
             if not inputs.is_floating_point() or inputs.shape[-1] != self.cfg.d_vocab:
                 raise ValueError(
@@ -64,12 +64,12 @@ class Embed(nn.Module):
         except IndexError:
             raise ValueError(
                 f"input: tokens from {inputs.min().item()} to {inputs.max().item()} are not valid; "
-                f"this network knows 0 to {self.cfg.d_vocab - 1}"
+                f"this network takes 0 to {self.cfg.d_vocab - 1}"
             ) from None
 
 
 class PosEmbed(nn.Module):
-    """The rows of W_pos, one for each position; padding counts for nothing and gets zero."""
+    """Position embedding: the row of W_pos for each position; padding takes no position and gets zero."""
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
@@ -81,7 +81,7 @@ class PosEmbed(nn.Module):
         pos: int,
         attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Position vectors for a batch of sequences of length ``pos``."""
+        """Return the position embeddings for a batch of sequences of length ``pos``."""
         if attention_mask is None:
             return self.W_pos[:pos].expand(batch, -1, -1)
         pos_embed = self.W_pos[get_offset_position_ids(0, attention_mask.long())]
@@ -99,19 +99,19 @@ class LayerNormPre(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
         """Normalise the last axis of ``x``."""
-        if not listened(self.hook_scale, self.hook_normalized):
+        if not has_hooks(self.hook_scale, self.hook_normalized):
             return F.layer_norm(x, x.shape[-1:], eps=self.eps)
         return self.explicit(x)
 
     def explicit(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
-        """The same in steps, so that the scale and the normalised input can be read and replaced."""
+        """Normalise step by step, so that hooks can read and replace the scale and the normalised input."""
         x = x - x.mean(-1, keepdim=True)
         scale = self.hook_scale((x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
         return self.hook_normalized(x / scale)
 
 
 class LayerNorm(LayerNormPre):
-    """LayerNormPre followed by ``* w + b``. hook_normalized is before w and b."""
+    """LayerNormPre followed by ``* w + b``; hook_normalized comes before w and b."""
 
     def __init__(self, cfg: ModelConfig, length: int):
         super().__init__(cfg)
@@ -120,13 +120,13 @@ class LayerNorm(LayerNormPre):
 
     def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
         """Normalise the last axis of ``x``, then scale and shift it."""
-        if not listened(self.hook_scale, self.hook_normalized):
+        if not has_hooks(self.hook_scale, self.hook_normalized):
             return F.layer_norm(x, x.shape[-1:], self.w, self.b, self.eps)
         return self.explicit(x) * self.w + self.b
 
 
 def normalization(cfg: ModelConfig, length: int) -> nn.Module:
-    """The normalisation that ``cfg.normalization_type`` names."""
+    """Return the normalisation layer that ``cfg.normalization_type`` names."""
     if cfg.normalization_type is None:
         return nn.Identity()
     return LayerNorm(cfg, length) if cfg.normalization_type == "LN" else LayerNormPre(cfg)
@@ -137,7 +137,7 @@ def project(
     weights: Sequence[Float[Tensor, "head d_model d_head"]],
     biases: Sequence[Float[Tensor, "head d_head"]],
 ) -> Sequence[Float[Tensor, "batch pos head d_head"]]:
-    """``x @ W + b`` for every head and every W: from one input in one product, or from one input a head."""
+    """Return ``x @ W + b`` for every head and every W; heads share one input, or each head has its own."""
     if x.ndim == 4:
         to_heads = "batch pos head d_model, head d_model d_head -> batch pos head d_head"
         return [einops.einsum(x, W, to_heads) + b for W, b in zip(weights, biases, strict=True)]
@@ -147,7 +147,7 @@ def project(
 
 
 class Attention(nn.Module):
-    """Multi-head attention with one weight matrix a head: W_Q, W_K, W_V [head, d_model, d_head], W_O its mirror."""
+    """Multi-head attention; W_Q, W_K and W_V are [head, d_model, d_head], W_O is [head, d_head, d_model]."""
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
@@ -188,7 +188,7 @@ class Attention(nn.Module):
         value_input: Float[Tensor, "batch pos *head d_model"],
         attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """What the heads of this layer write, summed. ``attention_mask`` is False (0) at keys nobody may see."""
+        """Return the sum of all heads' outputs, plus b_O; ``attention_mask`` is False (0) at keys to hide."""
         if query_input is key_input is value_input:
             q, k, v = project(query_input, (self.W_Q, self.W_K, self.W_V), (self.b_Q, self.b_K, self.b_V))
         else:
@@ -196,7 +196,7 @@ class Attention(nn.Module):
             (k,) = project(key_input, (self.W_K,), (self.b_K,))
             (v,) = project(value_input, (self.W_V,), (self.b_V,))
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        if attention_mask is None and not listened(self.hook_attn_scores, self.hook_pattern):
+        if attention_mask is None and not has_hooks(self.hook_attn_scores, self.hook_pattern):
             z = self.fused(q, k, v)
         else:
             z = self.explicit(q, k, v, attention_mask)
@@ -214,7 +214,7 @@ class Attention(nn.Module):
         k: Float[Tensor, "batch pos head d_head"],
         v: Float[Tensor, "batch pos head d_head"],
     ) -> Float[Tensor, "batch pos head d_head"]:
-        """Weighted values from one kernel: no scores, no pattern."""
+        """Return the weighted values from one fused kernel, which exposes no scores and no pattern."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         z = F.scaled_dot_product_attention(q, k, v, is_causal=self.cfg.attention_dir == "causal")
         return z.transpose(1, 2)
@@ -226,7 +226,7 @@ class Attention(nn.Module):
         v: Float[Tensor, "batch pos head d_head"],
         attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None,
     ) -> Float[Tensor, "batch pos head d_head"]:
-        """Weighted values by way of scores and pattern ``[batch, head, query, key]``, which hooks may replace."""
+        """Return the weighted values by scores and pattern ``[batch, head, query, key]``, which hooks may replace."""
         scores = einops.einsum(
             q, k, "batch query head d_head, batch key head d_head -> batch head query key"
         ) / math.sqrt(self.cfg.d_head)
@@ -238,7 +238,7 @@ class Attention(nn.Module):
         scores = self.hook_attn_scores(scores.masked_fill(~visible, -torch.inf))
         pattern = scores.softmax(-1)
         if attention_mask is not None:
-            # A query that may see no key (padding before the first token) would be 0/0; it looks at nothing.
+            # A query that sees no key (padding before the first token) gives 0/0; its pattern is 0 instead.
             pattern = pattern.nan_to_num(0.0)
         pattern = self.hook_pattern(pattern)
         return einops.einsum(
@@ -247,7 +247,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """act_fn(x @ W_in + b_in) @ W_out + b_out; with solu_ln a LayerNorm before W_out."""
+    """MLP: act_fn(x @ W_in + b_in) @ W_out + b_out, with a LayerNorm before W_out for solu_ln."""
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
@@ -264,7 +264,7 @@ class MLP(nn.Module):
             self.ln = LayerNorm(cfg, cfg.d_mlp) if cfg.normalization_type == "LN" else LayerNormPre(cfg)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """What the neurons of this layer write."""
+        """Return what the MLP writes to the residual stream."""
         post = self.act_fn(self.hook_pre(F.linear(x, self.W_in.T, self.b_in)))
         if self.has_ln:
             post = self.ln(self.hook_mid(post))
@@ -272,9 +272,9 @@ class MLP(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then (unless attn_only) an MLP, each adding to the residual stream what it reads from it."""
+    """Attention, then (unless attn_only) an MLP; each reads the residual stream and adds its output to it."""
 
-    # TransformerLens's logit lens asks: hook_resid_post is all that the next block, or the unembedding, reads.
+    # TransformerLens's logit lens checks this: the next block, or the unembedding, reads hook_resid_post only.
     hook_out_is_single_residual_stream = True
 
     def __init__(self, cfg: ModelConfig):
@@ -303,7 +303,7 @@ class TransformerBlock(nn.Module):
         shortformer_pos_embed: Float[Tensor, "batch pos d_model"] | None = None,
         attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The residual stream after this block."""
+        """Return the residual stream after this block."""
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self.hook_attn_out(
             self.attn(*self.attention_inputs(resid_pre, shortformer_pos_embed), attention_mask)
@@ -320,14 +320,14 @@ class TransformerBlock(nn.Module):
         resid_pre: Float[Tensor, "batch pos d_model"],
         shortformer_pos_embed: Float[Tensor, "batch pos d_model"] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What queries, keys and values read; with a head axis where a hook may change it for each head apart."""
+        """Return the inputs of queries, keys and values, with a head axis if hooks may change them for each head."""
         pos = shortformer_pos_embed
         if self.cfg.use_split_qkv_input or self.cfg.use_attn_in:
-            a_head = partial(
+            per_head = partial(
                 einops.repeat, pattern="batch pos d_model -> batch pos head d_model", head=self.cfg.n_heads
             )
-            # Clones, because an expanded view cannot be written to by a hook.
-            attn_in = self.hook_attn_in(a_head(resid_pre).clone()) if self.cfg.use_attn_in else a_head(resid_pre)
+            # A hook cannot write to an expanded view, so it gets a clone.
+            attn_in = self.hook_attn_in(per_head(resid_pre).clone()) if self.cfg.use_attn_in else per_head(resid_pre)
             if self.cfg.use_split_qkv_input:
                 query, key, value = (
                     self.ln1(point(attn_in.clone()))
@@ -335,7 +335,7 @@ class TransformerBlock(nn.Module):
                 )
             else:
                 query = key = value = self.ln1(attn_in)
-            return (query, key, value) if pos is None else (query + a_head(pos), key + a_head(pos), value)
+            return (query, key, value) if pos is None else (query + per_head(pos), key + per_head(pos), value)
         normalized = self.ln1(resid_pre)
         if pos is None:
             return normalized, normalized, normalized
@@ -344,7 +344,7 @@ class TransformerBlock(nn.Module):
 
 
 class Unembed(nn.Module):
-    """The residual stream to logits, or to predicted vectors: ``x @ W_U + b_U``."""
+    """Unembedding: ``x @ W_U + b_U``, which are logits or predicted vectors."""
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
@@ -354,5 +354,5 @@ class Unembed(nn.Module):
         self.hook_out = HookPoint()
 
     def forward(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
-        """Read the outputs off the residual stream."""
+        """Map the residual stream to logits or predicted vectors."""
         return self.hook_out(F.linear(self.hook_in(residual), self.W_U.T, self.b_U))

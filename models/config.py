@@ -1,4 +1,4 @@
-"""What a network is: its sizes and kinds, under TransformerLens's field names."""
+"""Configuration of a network: its sizes and kinds, under TransformerLens's field names."""
 
 import math
 import re
@@ -11,7 +11,7 @@ Positions = Literal["standard", "shortformer", "none"]
 
 
 class Head(NamedTuple):
-    """One attention head, named by one value; layers and heads count from 0.
+    """One attention head; layers and heads count from 0.
 
     Example:
         >>> str(Head(0, 7))
@@ -26,7 +26,7 @@ class Head(NamedTuple):
 
     @classmethod
     def named(cls, name: str) -> "Head":
-        """The head that ``str`` calls ``name``; a ValueError for what is no such name.
+        """Return the head of this name, as ``str`` writes it; raise a ValueError for any other string.
 
         Example:
             >>> Head.named("L0H7")
@@ -40,30 +40,29 @@ class Head(NamedTuple):
 
 @dataclass
 class ModelConfig:
-    """Sizes and kinds of a HookedTransformer.
+    """Configuration of a HookedTransformer.
 
     Args:
         n_layers: Number of transformer blocks.
         d_model: Width of the residual stream.
-        n_ctx: Longest input sequence.
-        d_head: Width of a head's queries, keys and values.
-        n_heads: Number of heads in each layer.
+        n_ctx: Length of the longest input sequence.
+        d_head: Width of the queries, keys and values of one head.
+        n_heads: Number of attention heads in each layer.
         d_vocab: Number of input tokens, or the length of an input vector.
-        d_vocab_out: Number of outputs; -1 means as many as d_vocab.
-        d_mlp: Number of MLP neurons; -1 means 4 * d_model. Ignored when attn_only.
+        d_vocab_out: Number of outputs; -1 means d_vocab.
+        d_mlp: Number of neurons in each MLP; -1 means 4 * d_model. Ignored with attn_only.
         act_fn: Activation function of the MLPs.
-        attn_only: Leave the MLPs out.
-        attention_dir: causal, or bidirectional: every position sees every other.
+        attn_only: Leave out the MLPs.
+        attention_dir: causal, or bidirectional: every position attends to all positions.
         positional_embedding_type: standard adds W_pos to the residual stream; shortformer adds it to the inputs of
-            queries and keys only; none has no positions at all.
+            queries and keys only; none has no position embedding.
         normalization_type: LN; LNPre (centre and scale, no weights); null for no normalisation.
         eps: Added to the variance inside a LayerNorm.
-        initializer_range: Standard deviation of the normal distribution that every weight starts from; biases start
-            at 0.
-        input_type: tokens, or vectors: the input is multiplied by W_E instead of looked up in it.
+        initializer_range: Standard deviation of the normal distribution of the initial weights; biases start at 0.
+        input_type: tokens, which select rows of W_E, or vectors, which are multiplied by W_E.
 
     Raises:
-        ValueError: a size below 1, an unknown kind.
+        ValueError: a size is below 1, eps or initializer_range is negative or not finite, or a kind is unknown.
 
     Example:
         >>> ModelConfig(n_layers=2, d_model=64, n_ctx=48, d_head=16, n_heads=4, d_vocab=65).d_vocab_out
@@ -87,10 +86,10 @@ class ModelConfig:
     initializer_range: float = 0.02
     input_type: Literal["tokens", "vectors"] = "tokens"
 
-    # TransformerLens keeps these beside the sizes, and its tools read and set them there. They belong to a model
-    # at work, not to what it is: no constructor takes them and no file keeps them.
+    # TransformerLens keeps these fields beside the sizes, and its tools read and set them there. They are the state of
+    # a running model and not part of its definition: the constructor does not take them, and no file stores them.
     device: str = field(default="cpu", init=False, compare=False)
-    dtype: Any = field(default=None, init=False, compare=False)  # torch's; not imported here, because that takes long
+    dtype: Any = field(default=None, init=False, compare=False)  # a torch.dtype; importing torch here would be slow
     use_attn_result: bool = field(default=False, init=False, compare=False)
     use_split_qkv_input: bool = field(default=False, init=False, compare=False)
     use_attn_in: bool = field(default=False, init=False, compare=False)
@@ -104,7 +103,7 @@ class ModelConfig:
             self.d_mlp = 4 * self.d_model
         for size in ("n_layers", "d_model", "n_ctx", "d_head", "n_heads", "d_vocab", "d_vocab_out", "d_mlp"):
             if getattr(self, size) < 1:
-                raise ValueError(f"{size}: {getattr(self, size)} is not a size; it must be 1 or more")
+                raise ValueError(f"{size}: {getattr(self, size)} is not valid; it must be 1 or more")
         for number in ("eps", "initializer_range"):
             value = getattr(self, number)
             if not (math.isfinite(value) and value >= 0):
@@ -114,11 +113,11 @@ class ModelConfig:
                 raise ValueError(f"{kind}: {getattr(self, kind)!r} is not one of {', '.join(map(str, valid))}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that say what the network is, as plain values: ``ModelConfig(**config.to_dict()) == config``."""
+        """Return the fields that define the network, as plain values: ``ModelConfig(**config.to_dict()) == config``."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
     def as_given(self) -> dict[str, Any]:
-        """``to_dict`` with -1 for every size that merely follows from another, so that changing one moves both.
+        """Return ``to_dict`` with -1 for each size that follows from another, so that it changes with that one.
 
         Example:
             >>> config = ModelConfig(n_layers=1, d_model=8, n_ctx=5, d_head=4, n_heads=2, d_vocab=13)

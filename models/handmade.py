@@ -1,22 +1,22 @@
-"""Transformers whose weights are written down: the ground truth that every measure is held to.
+"""Handmade transformers with known weights: the ground truth that every measure is tested against.
 
-The residual stream has three parts: the token (one-hot), the token before it (one-hot, written by a previous-token
-head), and the position (one-hot). No LayerNorm, no MLP, no biases. Each function returns a network and a batch on which
-it does what its name says; the sizes are distinct primes. One network is over vectors instead, and linear.
+The residual stream has three parts: the token (one-hot), the previous token (one-hot, written by a previous-token
+head), and the position (one-hot). There is no LayerNorm, no MLP and no bias. Each function returns a network and a
+batch on which the network does what its name says; the sizes are distinct primes. A network for another task has its
+own layout, which its docstring describes.
 """
 
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from headway.data.affine_recurrence import AffineRecurrence
-from headway.data.conditionals import ELSE, IF, generated, twins
+from headway.data.conditionals import ELSE, IF, generate_prompts, twins
 from headway.data.indirect_object import IndirectObject
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_synonyms import RepeatedSynonyms
@@ -27,18 +27,21 @@ from headway.data.tokenizer import one_token, train_bpe, wrapped
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 TASK = RepeatedTokens(n_tokens=12, length=17, period_min=5, period_max=7, late_start=0.0)
 D_VOCAB, N_CTX, D_HEAD = 13, 17, 19
 TOKEN = slice(0, D_VOCAB)
-BEFORE = slice(D_VOCAB, 2 * D_VOCAB)
+PREVIOUS = slice(D_VOCAB, 2 * D_VOCAB)
 POSITION = slice(2 * D_VOCAB, 2 * D_VOCAB + N_CTX)
-# A query and a key that match score SHARP² / sqrt(D_HEAD) = 33, which leaves 1e-13 for the others.
+# A matching query and key score SHARP² / sqrt(D_HEAD) = 33, which leaves 1e-13 of the attention to other keys.
 SHARP = 12.0
 BOS = 0
 
 
 def uniform_head() -> tuple[HookedTransformer, Batch]:
-    """One head of zero weights: it attends to all it sees alike, and writes nothing.
+    """One head with zero weights, which attends uniformly and writes nothing.
 
     Example:
         >>> model, batch = uniform_head()
@@ -49,34 +52,34 @@ def uniform_head() -> tuple[HookedTransformer, Batch]:
 
 
 def previous_token_head() -> tuple[HookedTransformer, Batch]:
-    """One head that attends to position q - 1 and writes its token to BEFORE.
+    """One head that attends to position q - 1 and writes its token to PREVIOUS.
 
-    W_Q: position q → e_q, W_K: position k → e_(k+1); W_OV: TOKEN → BEFORE.
+    W_Q: position q → e_q, W_K: position k → e_(k+1); W_OV: TOKEN → PREVIOUS.
     """
     model = _blank(n_layers=1, n_heads=1)
-    _look_at(model, 0, 0, lambda q: q - 1)
-    _copy(model, 0, 0, TOKEN, BEFORE)
+    _attend_to(model, 0, 0, lambda q: q - 1)
+    _copy(model, 0, 0, TOKEN, PREVIOUS)
     return model, _batch()
 
 
 def current_token_head() -> tuple[HookedTransformer, Batch]:
     """One head that attends to its own position."""
     model = _blank(n_layers=1, n_heads=1)
-    _look_at(model, 0, 0, lambda q: q)
+    _attend_to(model, 0, 0, lambda q: q)
     return model, _batch()
 
 
 def first_token_head() -> tuple[HookedTransformer, Batch]:
     """One head that attends to position 0."""
     model = _blank(n_layers=1, n_heads=1)
-    _look_at(model, 0, 0, lambda q: 0)
+    _attend_to(model, 0, 0, lambda q: 0)
     return model, _batch()
 
 
 def duplicate_token_head() -> tuple[HookedTransformer, Batch]:
-    """One head that attends to earlier copies of the current token; to its own position where there is none.
+    """One head that attends to earlier copies of the current token, or to its own position if there is none.
 
-    W_Q, W_K: TOKEN → its own direction, and a little less for the current position than for a copy.
+    W_Q, W_K: TOKEN → its own direction; POSITION lowers the score of the current position below that of a copy.
     """
     model = _blank(n_layers=1, n_heads=1, d_head=D_VOCAB + N_CTX + 1)
     attention = model.blocks[0].attn
@@ -90,7 +93,7 @@ def duplicate_token_head() -> tuple[HookedTransformer, Batch]:
 
 
 def copying_head(sign: float = 1.0) -> tuple[HookedTransformer, Batch]:
-    """One head that attends uniformly and raises the logit of each token it sees; ``sign`` -1 lowers it.
+    """One head that attends uniformly and raises the logit of each token it attends to; ``sign`` -1 lowers it.
 
     W_OV: TOKEN → sign · TOKEN.
     """
@@ -114,11 +117,11 @@ def low_rank_head() -> tuple[HookedTransformer, Batch]:
 
 
 def composing_pair(kind: Literal["q", "k", "v"]) -> tuple[HookedTransformer, Batch]:
-    """Two layers of two heads, in which queries, keys or values of L1H1 read what L0H0 writes, and nothing else does.
+    """Two layers of two heads, in which only the queries, keys or values of L1H1 (``kind``) read what L0H0 writes.
 
-    L0H0 is a previous-token head, L0H1 and L1H0 are zero. L1H1 with k is an induction head (its keys read BEFORE, its
-    queries TOKEN, and it copies); with q it attends to copies of the token before (the mirror image); with v it copies
-    what stood before the tokens it attends to.
+    L0H0 is a previous-token head; L0H1 and L1H0 are zero. With k, L1H1 is an induction head: its keys read PREVIOUS,
+    its queries read TOKEN, and it copies. With q, it attends to copies of the previous token (the mirror image). With
+    v, it copies the token before the one it attends to.
 
     Example:
         >>> model, batch = composing_pair("k")
@@ -127,12 +130,12 @@ def composing_pair(kind: Literal["q", "k", "v"]) -> tuple[HookedTransformer, Bat
         True
     """
     model = _blank(n_layers=2, n_heads=2)
-    _look_at(model, 0, 0, lambda q: q - 1)
-    _copy(model, 0, 0, TOKEN, BEFORE)
+    _attend_to(model, 0, 0, lambda q: q - 1)
+    _copy(model, 0, 0, TOKEN, PREVIOUS)
     attention = model.blocks[1].attn
-    _write(attention.W_Q, 1, BEFORE if kind == "q" else TOKEN, SHARP)
-    _write(attention.W_K, 1, BEFORE if kind == "k" else TOKEN, SHARP)
-    _copy(model, 1, 1, BEFORE if kind == "v" else TOKEN, TOKEN, 20.0)
+    _write(attention.W_Q, 1, PREVIOUS if kind == "q" else TOKEN, SHARP)
+    _write(attention.W_K, 1, PREVIOUS if kind == "k" else TOKEN, SHARP)
+    _copy(model, 1, 1, PREVIOUS if kind == "v" else TOKEN, TOKEN, 20.0)
     return model, _batch()
 
 
@@ -141,9 +144,9 @@ SYNONYMS = RepeatedSynonyms(n_pairs=6, length=11, period_min=5, period_max=5)
 
 @torch.no_grad()
 def fuzzy_pair() -> tuple[HookedTransformer, Batch]:
-    """The induction circuit of ``composing_pair`` for synonyms, and sequences of which the second half is synonyms.
+    """The induction circuit of ``composing_pair`` for synonyms, and sequences whose second half consists of synonyms.
 
-    The queries of L1H1 look for the synonym of the current token, and it says the synonym of what it looks at.
+    L1H1 attends as if the current token were its synonym, and predicts the synonym of the token it attends to.
 
     Example:
         >>> model, batch = fuzzy_pair()
@@ -163,10 +166,11 @@ NO_POSITIONS = PreviousToken(n_tokens=D_VOCAB - 1, length=11)
 
 @torch.no_grad()
 def position_from_bos() -> tuple[HookedTransformer, Batch]:
-    """Two layers that find the token before without positions, from the share of BOS in what a uniform head reads.
+    """Two layers that find the previous token without position embeddings, from the attention of a uniform head to BOS.
 
-    L0H0 attends to all tokens alike and writes the share of BOS, 1 / (q + 1). Three neurons of MLP 0 for each position
-    make a bump around its share, and so the position, one-hot. L1H0 reads it to attend to the token before, and copies.
+    L0H0 attends uniformly and writes its attention to BOS, 1 / (q + 1). MLP 0 turns this value into the position,
+    one-hot: for each position, three neurons form a bump around its value. L1H0 reads the position to attend to the
+    previous token, and copies.
 
     Example:
         >>> model, batch = position_from_bos()
@@ -197,7 +201,7 @@ def position_from_bos() -> tuple[HookedTransformer, Batch]:
     mlp = model.blocks[0].mlp
     mlp.W_in[D_VOCAB] = 1.0
     for q in range(length):
-        # relu(s - share[q + 1]) rises from the next share on, bends at this one, and is level again at the last one.
+        # A bump of the attention to BOS: it rises from share[q + 1], peaks at share[q] and ends at share[q - 1].
         bends = [q + 1, q] if q == 0 else [q + 1, q, q - 1]
         rise, fall = 1 / (share[q] - share[q + 1]), 0.0 if q == 0 else 1 / (share[q - 1] - share[q])
         for i, (bend, slope) in enumerate(zip(bends, (rise, -rise - fall, fall), strict=False)):
@@ -215,9 +219,9 @@ VECTORS = AffineRecurrence(d_vector=7, length_max=12)
 
 @torch.no_grad()
 def linear_network(circuit: Float[Tensor, "d_vector d_vector"], heads: int = 1) -> tuple[HookedTransformer, Batch]:
-    """A network over vectors that is linear: it predicts ``x + mean(x so far) circuit``, and vectors to try it.
+    """A linear network over vectors, which predicts ``x + mean(x so far) circuit``, and a batch of vectors.
 
-    One layer, uniform attention; W_E W_OV W_U is ``circuit``, all of it in the last head. The other heads are zero.
+    It has one layer with uniform attention. W_E W_OV W_U of the last head is ``circuit``; the other heads are zero.
 
     Example:
         >>> model, batch = linear_network(-torch.eye(7))
@@ -251,11 +255,12 @@ OSCILLATING = AffineRecurrence(d_vector=7, length_max=12, c_min=-1.1, c_max=-0.9
 
 @torch.no_grad()
 def affine_reader() -> tuple[HookedTransformer, Batch]:
-    """Three layers that do to vectors what Bhargav & Gu read off theirs, and sequences in which every other is alike.
+    """Three layers that treat vectors as Bhargav & Gu describe, and sequences in which every second vector is similar.
 
-    L0H0 looks at the vector before and adds half of it. L1H0 looks at the second vector and writes it beside the
-    embedding. L2H0 looks for vectors like the current one, its queries and keys also read what L1H0 wrote, and it takes
-    away what it looks at. It says what each layer does, and not how to predict: it does not.
+    L0H0 attends to the previous vector and adds half of it. L1H0 attends to the second vector and writes it to a
+    subspace outside of the embedding. L2H0 attends to vectors similar to the current one, with queries and keys that
+    also read what L1H0 wrote, and subtracts the vector it attends to. The network shows what each layer does; it does
+    not predict the next vector.
     """
     d_vector, length = OSCILLATING.d_vector, OSCILLATING.n_ctx
     vector, aside = slice(0, d_vector), slice(d_vector, 2 * d_vector)
@@ -297,12 +302,15 @@ SENTENCES = IndirectObject(n_names=7)
 
 @torch.no_grad()
 def name_movers() -> tuple[HookedTransformer, Batch]:
-    """Four layers of two heads that name the indirect object as Wang et al. 2022 read it off GPT-2, and sentences.
+    """Four layers of two heads that solve indirect object identification as GPT-2 does (Wang et al. 2022).
 
-    The residual stream has the token, the position, and three copies of the vocabulary: *again*, *not*, and *said*,
-    which W_U reads. L0H0 looks for an earlier copy of a name and writes it to *again*, at S2; L1H0 looks for what is in
-    *again* and writes it to *not*; L2H0 is a name mover, it looks for names that are not in *not* and writes them to
-    *said*; L3H0 is negative, it looks for the name in *said* and takes a quarter of it away. The others are zero.
+    The residual stream has the token, the position, and three copies of the vocabulary: *repeated*, *inhibited* and
+    *output*, which W_U reads. The other heads are zero.
+
+    - L0H0, a duplicate-token head, attends to an earlier copy of a name and writes it to *repeated*, at S2.
+    - L1H0, an S-inhibition head, attends to positions where *repeated* holds a name and writes it to *inhibited*.
+    - L2H0, a name mover, attends to names that are not in *inhibited* and writes them to *output*.
+    - L3H0, a negative name mover, attends to the name in *output* and subtracts a quarter of it.
 
     Example:
         >>> model, batch = name_movers()
@@ -311,7 +319,7 @@ def name_movers() -> tuple[HookedTransformer, Batch]:
         True
     """
     V, length, names = SENTENCES.d_vocab, SENTENCES.n_ctx, SENTENCES.name_tokens
-    token, again, no, said = (slice(i * V, (i + 1) * V) for i in range(4))
+    token, repeated, inhibited, output = (slice(i * V, (i + 1) * V) for i in range(4))
     at = slice(4 * V, 4 * V + length)
     model = HookedTransformer(
         ModelConfig(
@@ -329,44 +337,44 @@ def name_movers() -> tuple[HookedTransformer, Batch]:
     size, own, always = 23.0, slice(V, V + length), -1
     model.W_E[:, token] = torch.eye(V)
     model.W_pos[:, at] = torch.eye(length)
-    model.W_U[said] = 20 * torch.eye(V)
+    model.W_U[output] = 20 * torch.eye(V)
     one = torch.zeros(V, V)
     one[names, names] = 1.0
-    repeat, find, move, negative = (block.attn for block in model.blocks)
+    repeat, inhibit, move, negative = (block.attn for block in model.blocks)
     for W in (repeat.W_Q, repeat.W_K):
         W[0, token, :V] = size * one
-    # Its own position is no earlier copy; where there is none, it looks at BOS, which says nothing.
+    # The current position is not an earlier copy. Without one the head attends to BOS, from which it writes nothing.
     repeat.W_Q[0, at, own], repeat.W_K[0, at, own] = size * torch.eye(length), -size * torch.eye(length)
     repeat.b_Q[0, always], repeat.W_K[0, BOS, always] = size, size / 2
-    find.b_Q[0, always], find.W_K[0, again, always] = size, size
+    inhibit.b_Q[0, always], inhibit.W_K[0, repeated, always] = size, size
     move.b_Q[0, always], move.W_K[0, token, always] = size, size * one.sum(0)
-    move.W_Q[0, no, :V], move.W_K[0, token, :V] = -size * one, size * one
-    negative.W_Q[0, said, :V], negative.W_K[0, token, :V] = size * one, size * one
-    for attention, read, write, much in (
-        (repeat, token, again, 1.0),
-        (find, again, no, 1.0),
-        (move, token, said, 1.0),
-        (negative, token, said, -0.25),
+    move.W_Q[0, inhibited, :V], move.W_K[0, token, :V] = -size * one, size * one
+    negative.W_Q[0, output, :V], negative.W_K[0, token, :V] = size * one, size * one
+    for attention, read, write, scale in (
+        (repeat, token, repeated, 1.0),
+        (inhibit, repeated, inhibited, 1.0),
+        (move, token, output, 1.0),
+        (negative, token, output, -0.25),
     ):
         attention.W_V[0, read, :V] = one
-        attention.W_O[0, :V, write] = much * one
+        attention.W_O[0, :V, write] = scale * one
     return model.eval(), SENTENCES.evaluation_batch(seed=0, batch_size=29)
 
 
 @cache
-def conditionals_tokenizer() -> PreTrainedTokenizerFast:
-    """A BPE of the texts that prompts before `` else`` are generated from."""
+def conditionals_tokenizer() -> "PreTrainedTokenizerFast":
+    """Return a BPE tokenizer, trained on the texts from which the prompts before `` else`` are generated."""
     draw = generator("data", 0)
     return wrapped(train_bpe([text for _ in range(101) for text in twins(draw, lines=3)], n_tokens=401))
 
 
 @torch.no_grad()
 def if_else() -> tuple[HookedTransformer, Batch]:
-    """One layer that says `` else`` because of `` if``, and after ``)`` for another reason; prompts before `` else``.
+    """One layer that predicts `` else`` because of `` if``, after ``)`` by one more head; and prompts before `` else``.
 
-    Every query of L0H0 looks for `` if``, and in L0H1 those of ``)`` do; both raise `` else`` from it. The embedding of
-    ``)`` takes away what L0H1 adds by that, so that what is said does not show it. L0H2 raises ``)`` from every ``(``
-    that it sees; it and the five others, which write a little of anything, look at all alike.
+    Every query of L0H0 attends to `` if``; in L0H1 the queries of ``)`` do. Both heads raise the logit of `` else``
+    there. The embedding of ``)`` cancels what L0H1 adds, so the output does not show it. L0H2 raises the logit of ``)``
+    for each ``(``. L0H2 and the other five heads, which write small random vectors, attend uniformly.
 
     Example:
         >>> model, batch = if_else()
@@ -399,9 +407,9 @@ def if_else() -> tuple[HookedTransformer, Batch]:
     each = (score * D_HEAD**0.5) ** 0.5
     attention.b_Q[0, always], attention.W_K[0, if_token, always] = each, each
     attention.W_Q[1, closing, always], attention.W_K[1, if_token, always] = each, each
-    batch = generated(tokenizer, seed=0, count=58)
+    batch = generate_prompts(tokenizer, seed=0, count=58)
     length = batch.inputs.shape[1]
-    # From any other token L0H1 looks at all alike.
+    # For any other query L0H1 attends uniformly.
     more = math.exp(score) / (math.exp(score) + length - 1) - 1 / length
     model.W_E[closing, V + else_token] = -more * raised
     little = torch.randn(2, n_heads, V, D_HEAD, generator=generator("init", 0))
@@ -418,7 +426,7 @@ def _batch() -> Batch:
 
 @torch.no_grad()
 def _blank(n_layers: int, n_heads: int, d_head: int = D_HEAD) -> HookedTransformer:
-    """No attention weights yet; tokens and positions go in one-hot, and TOKEN comes out."""
+    """Return a network without attention weights, in which tokens and positions are one-hot and W_U reads TOKEN."""
     model = HookedTransformer(
         ModelConfig(
             n_layers=n_layers,
@@ -440,14 +448,14 @@ def _blank(n_layers: int, n_heads: int, d_head: int = D_HEAD) -> HookedTransform
 
 @torch.no_grad()
 def _write(W: Tensor, head: int, part: slice, size: float) -> None:
-    """The i-th direction of ``part`` goes to the i-th direction of the head."""
+    """Map the i-th direction of ``part`` to the i-th dimension of the head."""
     n = part.stop - part.start
     W[head, part, :n] = size * torch.eye(n)
 
 
 @torch.no_grad()
-def _look_at(model: HookedTransformer, layer: int, head: int, where: Callable[[int], int]) -> None:
-    """Position q attends to position where(q)."""
+def _attend_to(model: HookedTransformer, layer: int, head: int, where: Callable[[int], int]) -> None:
+    """Make position q attend to position ``where(q)``."""
     attention = model.blocks[layer].attn
     _write(attention.W_K, head, POSITION, SHARP)
     for q in range(N_CTX):
@@ -457,7 +465,7 @@ def _look_at(model: HookedTransformer, layer: int, head: int, where: Callable[[i
 
 @torch.no_grad()
 def _copy(model: HookedTransformer, layer: int, head: int, read: slice, write: slice, size: float = 1.0) -> None:
-    """The head moves the ``read`` part of what it attends to into the ``write`` part."""
+    """Make the head copy the ``read`` part of what it attends to into the ``write`` part."""
     attention = model.blocks[layer].attn
     _write(attention.W_V, head, read, 1.0)
     attention.W_O[head, :D_VOCAB, write] = size * torch.eye(D_VOCAB)

@@ -1,8 +1,8 @@
-"""HookedTransformer: a small transformer whose every activation can be read and replaced.
+"""HookedTransformer: a small transformer in which hooks can read and replace every activation.
 
-It stands on the parts TransformerLens keeps (HookedRootModule, HookPoint, ActivationCache, FactoredMatrix,
-ProcessWeights) and carries the names of TransformerLens's HookedTransformer: parameters, hooks, and the surface that
-notebooks call. It leaves out what toys do without: rotary and grouped attention, generation, pretrained weights.
+It builds on parts of TransformerLens (HookedRootModule, HookPoint, ActivationCache, FactoredMatrix, ProcessWeights) and
+uses the names of TransformerLens's HookedTransformer for parameters, hooks, and the methods that notebooks call. It
+leaves out what toy models do not need: rotary and grouped-query attention, generation, pretrained weights.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from headway.models.components import (
     PosEmbed,
     TransformerBlock,
     Unembed,
-    listened,
+    has_hooks,
     normalization,
 )
 from headway.models.config import Head, ModelConfig
@@ -35,7 +35,7 @@ from headway.models.processing import process_weights
 ReturnType = Literal["logits", "loss", "both"] | None
 Hooks = Sequence[tuple[str | Callable[[str], bool], Callable]]
 
-# Hook points that stay silent until the model is told to make their activation.
+# Hook points that fire only while a switch in cfg is on, and that switch.
 _SWITCHED = {
     "hook_result": "use_attn_result",
     "hook_q_input": "use_split_qkv_input",
@@ -47,23 +47,23 @@ _SWITCHED = {
 
 
 class Output(NamedTuple):
-    """What ``return_type="both"`` returns."""
+    """Output for ``return_type="both"``."""
 
     logits: Float[Tensor, "batch pos d_vocab_out"]
     loss: Tensor
 
 
 class HookedTransformer(HookedRootModule):
-    """A transformer of ``cfg``'s sizes with a hook on every activation.
+    """Transformer with a hook point on every activation.
 
     For each layer: ``x = x + attn(ln1(x))``, then (unless attn_only) ``x = x + mlp(ln2(x))``; the output is
     ``ln_final(x) @ W_U + b_U``. Activations are row vectors, as in TransformerLens: ``x @ W``.
 
     Args:
-        cfg: Sizes and kinds; the model keeps a copy.
-        tokenizer: A Hugging Face tokenizer, if strings are to go in.
-        seed: Seed of the initial weights, which are drawn from N(0, initializer_range²) and not from torch's global
-            generator; biases are 0.
+        cfg: Configuration; the model keeps a copy.
+        tokenizer: Hugging Face tokenizer, needed for strings only.
+        seed: Seed of the initial weights, which are drawn from N(0, initializer_range²), independently of torch's
+            global generator; biases are 0.
 
     Example:
         >>> cfg = ModelConfig(n_layers=2, d_model=11, n_ctx=7, d_head=5, n_heads=3, d_vocab=13)
@@ -88,13 +88,13 @@ class HookedTransformer(HookedRootModule):
         if self.cfg.normalization_type is not None:
             self.ln_final = normalization(self.cfg, self.cfg.d_model)
         self.unembed = Unembed(self.cfg)
-        self._note_device_and_dtype()
+        self._record_device_and_dtype()
         self.init_weights(generator("init", seed))
         self.setup()
 
     @torch.no_grad()
     def init_weights(self, draws: torch.Generator) -> None:
-        """Draw every weight matrix anew from N(0, initializer_range²); biases and LayerNorms stay as they are."""
+        """Redraw every weight matrix from N(0, initializer_range²); biases and LayerNorms do not change."""
         for name, parameter in self.named_parameters():
             if name.rpartition(".")[2].startswith("W_"):
                 parameter.copy_(torch.randn(parameter.shape, generator=draws) * self.cfg.initializer_range)
@@ -114,20 +114,20 @@ class HookedTransformer(HookedRootModule):
         """Run the network.
 
         Args:
-            input: Tokens ``[batch, pos]``, vectors ``[batch, pos, d_vocab]``, a string or strings if there is a
-                tokenizer, or with ``start_at_layer`` a residual stream ``[batch, pos, d_model]``.
+            input: Tokens ``[batch, pos]``, vectors ``[batch, pos, d_vocab]``, a string or a list of strings if the
+                model has a tokenizer, or with ``start_at_layer`` a residual stream ``[batch, pos, d_model]``.
             return_type: ``"logits"`` ``[batch, pos, d_vocab_out]``; ``"loss"``, the mean next-token cross-entropy in
                 nats; ``"both"``; or None.
-            loss_per_token: Loss ``[batch, pos - 1]`` instead of its mean.
+            loss_per_token: Return the loss of each token ``[batch, pos - 1]`` instead of its mean.
             prepend_bos: Start strings with the tokenizer's BOS token.
             start_at_layer: Skip the embedding and the blocks before this one.
-            tokens: What the loss compares with when ``start_at_layer`` is given.
-            shortformer_pos_embed: Position vectors when ``start_at_layer`` is given and positions are shortformer.
-            attention_mask: 0 at padding: no query sees it as a key, and it takes no position.
+            tokens: Tokens for the loss when ``start_at_layer`` is given.
+            shortformer_pos_embed: Position embeddings when ``start_at_layer`` is given and positions are shortformer.
+            attention_mask: 0 at padding, which no query attends to and which takes no position.
             stop_at_layer: Stop before this block and return the residual stream.
 
         Raises:
-            ValueError: input that this network cannot take; a loss where there are no next tokens.
+            ValueError: the network cannot take this input, or a loss has no tokens to predict.
         """
         if isinstance(input, str | list):
             input = self.to_tokens(input, prepend_bos=prepend_bos)
@@ -139,7 +139,7 @@ class HookedTransformer(HookedRootModule):
             residual, shortformer_pos_embed = self.input_to_embed(input, attention_mask)
         else:
             residual = input
-        # Slicing gives negative layers the meaning they have in a list, as in TransformerLens.
+        # In a slice negative layers count from the end, as in TransformerLens.
         for block in list(self.blocks)[start_at_layer:stop_at_layer]:
             residual = block(residual, shortformer_pos_embed, attention_mask)
         if stop_at_layer is not None:
@@ -156,7 +156,7 @@ class HookedTransformer(HookedRootModule):
         if tokens is None or self.cfg.input_type == "vectors":
             raise ValueError(
                 f"return_type: {return_type!r} needs tokens to predict; "
-                "for vectors, or from start_at_layer on without tokens, take the output and a loss of your own"
+                "for vectors, or with start_at_layer and no tokens, compute your own loss from the logits"
             )
         loss = lm_cross_entropy_loss(logits, tokens, attention_mask, loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
@@ -164,16 +164,16 @@ class HookedTransformer(HookedRootModule):
     def input_to_embed(
         self, input: Tensor, attention_mask: Tensor | None = None
     ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"] | None]:
-        """The first residual stream, and with shortformer positions the vectors that queries and keys will add."""
+        """Return the first residual stream, and the position embeddings of shortformer (None for other kinds)."""
         batch, pos = input.shape[:2]
         if pos > self.cfg.n_ctx:
-            raise ValueError(f"input: {pos} positions are more than n_ctx = {self.cfg.n_ctx}")
+            raise ValueError(f"input: {pos} positions are not valid; n_ctx allows at most {self.cfg.n_ctx}")
         embed = self.hook_embed(self.embed(input))
         if self.cfg.positional_embedding_type == "none":
             return embed, None
         pos_embed = self.pos_embed(batch, pos, attention_mask)
-        # An expanded view cannot be written to by a hook.
-        pos_embed = self.hook_pos_embed(pos_embed.clone() if listened(self.hook_pos_embed) else pos_embed)
+        # A hook cannot write to an expanded view, so it gets a clone.
+        pos_embed = self.hook_pos_embed(pos_embed.clone() if has_hooks(self.hook_pos_embed) else pos_embed)
         if self.cfg.positional_embedding_type == "standard":
             return embed + pos_embed, None
         return embed, pos_embed
@@ -185,79 +185,79 @@ class HookedTransformer(HookedRootModule):
         remove_batch_dim: bool = False,
         **kwargs: Any,
     ) -> tuple[Any, Any]:
-        """Run, and keep activations: an ActivationCache, or a dict of them if ``return_cache_object`` is False."""
+        """Return the output and an ActivationCache, or a dict of activations if ``return_cache_object`` is False."""
         output, cache = super().run_with_cache(*model_args, remove_batch_dim=remove_batch_dim, **kwargs)
         if not return_cache_object:
             return output, cache
         return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)  # pyright: ignore
 
     def setup(self) -> None:
-        """Name the modules; the inputs of queries, keys and values answer to their TransformerBridge names as well."""
+        """Name the hook points; the inputs of queries, keys and values also have their TransformerBridge names."""
         super().setup()
         for layer, block in enumerate(self.blocks):
             for x in "qkv":
                 self.mod_dict[f"blocks.{layer}.attn.hook_{x}_input"] = getattr(block, f"hook_{x}_input")
 
     def hooks(self, fwd_hooks: Hooks = (), bwd_hooks: Hooks = (), *args: Any, **kwargs: Any) -> Any:
-        """Hooks for as long as the context lasts, as in TransformerLens; a point that cannot fire is an error."""
+        """Add hooks for the duration of a context; raise a ValueError for a hook point that cannot fire."""
         for name, _ in [*fwd_hooks, *bwd_hooks]:
             if isinstance(name, str):
-                self._check_point(name)
+                self._check_hook_name(name)
         return super().hooks(list(fwd_hooks), list(bwd_hooks), *args, **kwargs)
 
     def get_caching_hooks(self, *args: Any, **kwargs: Any) -> tuple[dict, list, list]:
-        """Hooks that fill a cache, as in TransformerLens, on the points that can fire."""
+        """Return a cache and the hooks that fill it, as in TransformerLens, for the hook points that can fire."""
         cache, *both = super().get_caching_hooks(*args, **kwargs)
-        forward, backward = ([(name, hook) for name, hook in some if not self._switch_off(name)] for some in both)
+        forward, backward = ([(name, hook) for name, hook in some if not self._missing_switch(name)] for some in both)
         return cache, forward, backward
 
     def add_hook(self, name: str | Callable[[str], bool], *args: Any, **kwargs: Any) -> None:
-        """Add a hook that stays until ``reset_hooks``; a point that cannot fire is an error."""
+        """Add a hook that stays until ``reset_hooks``; raise a ValueError for a hook point that cannot fire."""
         if isinstance(name, str):
-            self._check_point(name)
+            self._check_hook_name(name)
         super().add_hook(name, *args, **kwargs)
 
-    def _check_point(self, name: str) -> None:
+    def _check_hook_name(self, name: str) -> None:
         if not isinstance(self.mod_dict.get(name), HookPoint):
             nearest = get_close_matches(name, self.hook_dict, n=1)
             raise ValueError(f"hook: {name!r} does not exist" + (f"; nearest is {nearest[0]!r}" if nearest else ""))
-        switch = self._switch_off(name)
+        switch = self._missing_switch(name)
         if switch:
             raise ValueError(f"hook: {name!r} never fires while cfg.{switch} is False; call model.set_{switch}(True)")
 
-    def _switch_off(self, name: str) -> str | None:
-        """The switch that keeps this hook point silent, if one does."""
+    def _missing_switch(self, name: str) -> str | None:
+        """Return the switch that must be on for this hook point to fire and is off, or None."""
         switch = _SWITCHED.get(name.rpartition(".")[2])
         return switch if switch and not getattr(self.cfg, switch) else None
 
     def set_use_attn_result(self, use_attn_result: bool) -> None:
-        """Whether each head's output is computed apart, at ``attn.hook_result``."""
+        """Toggle a separate output for each head, at ``attn.hook_result``."""
         self.cfg.use_attn_result = use_attn_result
 
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
-        """Whether queries, keys and values of each head read inputs of their own, at ``hook_{q,k,v}_input``."""
+        """Toggle separate inputs for the queries, keys and values of each head, at ``hook_{q,k,v}_input``."""
         self.cfg.use_split_qkv_input = use_split_qkv_input
 
     def set_use_attn_in(self, use_attn_in: bool) -> None:
-        """Whether each head reads an input of its own, at ``hook_attn_in``."""
+        """Toggle a separate input for each head, at ``hook_attn_in``."""
         self.cfg.use_attn_in = use_attn_in
 
     def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
-        """Whether the MLP reads an input of its own, at ``hook_mlp_in``."""
+        """Toggle a separate input for the MLP, at ``hook_mlp_in``."""
         if use_hook_mlp_in and self.cfg.attn_only:
             raise ValueError("use_hook_mlp_in: True is not valid for an attn_only network; it has no MLP")
         self.cfg.use_hook_mlp_in = use_hook_mlp_in
 
     def _apply(self, *args: Any, **kwargs: Any) -> "HookedTransformer":
         super()._apply(*args, **kwargs)
-        self._note_device_and_dtype()
+        self._record_device_and_dtype()
         return self
 
-    def _note_device_and_dtype(self) -> None:
+    def _record_device_and_dtype(self) -> None:
         self.cfg.device, self.cfg.dtype = str(self.W_E.device), self.W_E.dtype
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Load weights; the mask buffers that TransformerLens's HookedTransformer kept among them are ignored."""
+        """Load weights; ignore the mask buffers that TransformerLens's HookedTransformer stores with them."""
         buffers = (".attn.mask", ".attn.IGNORE")
         return super().load_state_dict(
             {name: value for name, value in state_dict.items() if not name.endswith(buffers)}, *args, **kwargs
@@ -271,15 +271,16 @@ class HookedTransformer(HookedRootModule):
         fold_value_biases: bool = True,
         refactor_factored_attn_matrices: bool = False,
     ) -> "HookedTransformer":
-        """A copy with simpler weights that computes the same function; this model stays as it is.
+        """Return a copy with simpler weights that computes the same function; this model does not change.
 
-        LayerNorm weights fold into what reads them, weights that write to the residual stream are centred (their part
-        along the all-ones vector is invisible to a LayerNorm), and b_V folds into b_O. By default the unembedding is
-        centred for tokens, where that moves all logits alike, and not for vectors, where it would change the output.
+        LayerNorm weights are folded into the weights that read them, weights that write to the residual stream are
+        centred (a LayerNorm removes their component along the all-ones vector), and b_V is folded into b_O. By default
+        the unembedding is centred for tokens, where this shifts all logits equally, and not for vectors, where it would
+        change the output.
 
         Raises:
-            ValueError: LayerNorm with shortformer positions (positions are added after ln1, so folding it would
-                change the function); centring the unembedding of a network that puts out vectors.
+            ValueError: LayerNorm is folded with shortformer positions (they are added after ln1, so this would change
+                the function), or the unembedding of a network that predicts vectors is centred.
         """
         copy = HookedTransformer(self.cfg, self.tokenizer).to(self.W_E)
         copy.load_and_process_state_dict(
@@ -301,7 +302,7 @@ class HookedTransformer(HookedRootModule):
         fold_value_biases: bool = True,
         refactor_factored_attn_matrices: bool = False,
     ) -> None:
-        """Load weights and simplify them in place, as TransformerLens does; ``processed`` is the same for a copy."""
+        """Load weights and simplify them in place, as TransformerLens does; ``processed`` does this for a copy."""
         folds = fold_ln and self.cfg.normalization_type == "LN"
         processed = process_weights(
             state_dict,
@@ -317,7 +318,7 @@ class HookedTransformer(HookedRootModule):
         self.load_state_dict(processed)
 
     def _drop_ln_weights(self) -> None:
-        """Put LayerNormPre where LayerNorm was."""
+        """Replace each LayerNorm with a LayerNormPre."""
         self.cfg.normalization_type = "LNPre"
         self.ln_final = LayerNormPre(self.cfg)
         for block in self.blocks:
@@ -330,29 +331,29 @@ class HookedTransformer(HookedRootModule):
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
-        """The embedding."""
+        """Embedding matrix."""
         return self.embed.W_E
 
     @property
     def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
-        """The position table; a ValueError if positions are none."""
+        """Position embedding matrix; a ValueError if positional_embedding_type is none."""
         if self.cfg.positional_embedding_type == "none":
             raise ValueError("W_pos: this network has no positions (positional_embedding_type is none)")
         return self.pos_embed.W_pos
 
     @property
     def W_E_pos(self) -> Float[Tensor, "d_vocab_and_n_ctx d_model"]:
-        """Embedding and position table, one above the other."""
+        """Embedding and position embedding matrices, stacked along the rows."""
         return torch.cat([self.W_E, self.W_pos])
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
-        """The unembedding."""
+        """Unembedding matrix."""
         return self.unembed.W_U
 
     @property
     def b_U(self) -> Float[Tensor, "d_vocab_out"]:
-        """The unembedding's bias."""
+        """Unembedding bias."""
         return self.unembed.b_U
 
     def _stacked(self, part: str, name: str) -> Float[Tensor, "layer *shape"]:
@@ -431,9 +432,9 @@ class HookedTransformer(HookedRootModule):
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Float[Tensor, "d_model"]:
-        """The sum of the biases written to the residual stream before ``layer`` (b_O, and b_out unless excluded).
+        """Return the sum of the biases that are written before ``layer`` (b_O, and b_out unless excluded).
 
-        With ``mlp_input`` the bias of the layer's own attention is counted too: what the MLP of that layer reads.
+        With ``mlp_input`` the sum includes b_O of this layer: it is the bias in what the MLP of this layer reads.
         """
         bias = self.b_O[: layer + mlp_input].sum(0)
         if include_mlp_biases and not self.cfg.attn_only:
@@ -441,13 +442,13 @@ class HookedTransformer(HookedRootModule):
         return bias
 
     def all_head_labels(self) -> list[str]:
-        """``L0H0``, ``L0H1``, … in the order of the layers."""
+        """Return the names of all heads, ``L0H0``, ``L0H1``, …, layer by layer."""
         return [str(Head(layer, head)) for layer in range(self.cfg.n_layers) for head in range(self.cfg.n_heads)]
 
     def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Float[Tensor, "*shape d_model"]:
-        """The column of W_U of each token: what the residual stream is multiplied with to get its logit.
+        """Return the column of W_U for each token: the residual stream times this column is the token's logit.
 
-        Without folding, ln_final's weights stand between the two: use ``processed()`` first.
+        Without folding, the weights of ln_final come in between: use ``processed()`` first.
         """
         if isinstance(tokens, str):
             tokens = self.to_single_token(tokens)
@@ -458,20 +459,20 @@ class HookedTransformer(HookedRootModule):
         return einops.rearrange(self.W_U[:, tokens], "d_model ... -> ... d_model")
 
     def set_tokenizer(self, tokenizer: Any) -> None:
-        """Use this Hugging Face tokenizer for strings."""
+        """Set the Hugging Face tokenizer that converts strings."""
         self.tokenizer = tokenizer
 
     def _needs_tokenizer(self) -> Any:
         if self.tokenizer is None:
             raise ValueError(
-                "tokenizer: None; strings need one: call model.set_tokenizer(...) with a Hugging Face tokenizer"
+                "tokenizer: None is not valid for strings; call model.set_tokenizer(...) with a Hugging Face tokenizer"
             )
         return self.tokenizer
 
     def to_tokens(
         self, input: str | list[str], prepend_bos: bool = True, truncate: bool = True, **_: Any
     ) -> Int[Tensor, "batch pos"]:
-        """Strings to tokens, padded on the right to the longest and (with ``truncate``) cut at n_ctx."""
+        """Convert strings to tokens, padded on the right to the longest and (with ``truncate``) cut at n_ctx."""
         tokenizer = self._needs_tokenizer()
         texts = [input] if isinstance(input, str) else input
         bos = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
@@ -480,12 +481,12 @@ class HookedTransformer(HookedRootModule):
             rows = [row[: self.cfg.n_ctx] for row in rows]
         length = max(map(len, rows))
         if any(len(row) < length for row in rows) and tokenizer.pad_token_id is None:
-            raise ValueError("input: strings of different lengths need a tokenizer with a pad token")
+            raise ValueError("input: strings of different lengths need padding; set tokenizer.pad_token")
         padded = [row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows]
         return torch.tensor(padded, dtype=torch.long, device=self.cfg.device)
 
     def to_string(self, tokens: Int[Tensor, "..."] | np.ndarray | list) -> str | list[str]:
-        """Tokens to a string, or a batch of tokens to a list of strings."""
+        """Convert tokens to a string, or a batch of tokens to a list of strings."""
         tokens = torch.as_tensor(tokens)
         decode = self._needs_tokenizer().decode
         return [decode(row) for row in tokens] if tokens.ndim == 2 else decode(tokens)
@@ -493,19 +494,19 @@ class HookedTransformer(HookedRootModule):
     def to_str_tokens(
         self, input: str | Int[Tensor, "..."] | np.ndarray | list, prepend_bos: bool = True, **_: Any
     ) -> list[str] | list[list[str]]:
-        """A string, or one sequence of tokens, as a list with one string a token; a list of either, one list each."""
+        """Split a string or one sequence of tokens into token strings; for a list of inputs, return a list of lists."""
         if isinstance(input, list):
             return [self.to_str_tokens(item, prepend_bos) for item in input]  # pyright: ignore[reportReturnType]
         tokens = self.to_tokens(input, prepend_bos) if isinstance(input, str) else torch.as_tensor(input)
         return [self._needs_tokenizer().decode([token]) for token in tokens.flatten().tolist()]
 
     def to_single_token(self, string: str) -> int:
-        """The token that is ``string``; a ValueError if it takes several."""
+        """Return the token of ``string``; raise a ValueError if it is not exactly one token."""
         tokens = self.to_tokens(string, prepend_bos=False)
         if tokens.numel() != 1:
-            raise ValueError(f"string: {string!r} is {tokens.numel()} tokens; one is needed")
+            raise ValueError(f"string: {string!r} is {tokens.numel()} tokens; it must be one")
         return int(tokens)
 
     def to_single_str_token(self, int_token: int) -> str:
-        """The string of one token."""
+        """Return the string of one token."""
         return self._needs_tokenizer().decode([int_token])

@@ -1,4 +1,4 @@
-"""What Lightning trains: a network, its task's loss, its optimiser, clipping, and numbers for TensorBoard."""
+"""The Lightning module of a run: network, loss, optimiser, gradient clipping, and metrics for TensorBoard."""
 
 import math
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from headway.models.optim import OptimConfig
 
 
 class Update(NamedTuple):
-    """What there is to say of one update; the numbers may still be on their way on an accelerator."""
+    """Metrics of one update; an accelerator may still be computing them."""
 
     step: int
     loss: Tensor
@@ -22,13 +22,13 @@ class Update(NamedTuple):
 
 
 class DivergedError(RuntimeError):
-    """The loss or the gradient is no longer a number; no weights that are none are kept."""
+    """The loss, the gradient or a weight is not finite; weights that are not finite are never saved."""
 
 
 class TrainingModule(L.LightningModule):
-    """Trains ``model`` on ``task``; batch k of the run is ``task.batch(seed, k, batch_size)``.
+    """Train ``model`` on ``task``; batch k of the run is ``task.batch(seed, k, batch_size)``.
 
-    After each backward pass ``loss`` and ``grad_norm`` (the norm before clipping) hold that step's values.
+    After each backward pass ``loss`` and ``grad_norm`` (the norm before clipping) hold the values of that step.
     """
 
     def __init__(
@@ -50,69 +50,69 @@ class TrainingModule(L.LightningModule):
         self.batch_size = batch_size
         self.seed = seed
         self.log_every = log_every
-        # A function and not a module: it has no weights of its own, and analysis uses the model as it is.
+        # The compiled object is a function, not a module: it has no weights, and analysis uses the plain model.
         self.forward_pass = torch.compile(model.forward) if compile else model.forward
         self.loss = torch.tensor(math.nan)
         self.grad_norm = torch.tensor(math.nan)
-        self.unwritten: list[Update] = []
+        self.unlogged: list[Update] = []
 
     def train_dataloader(self) -> Batches:
-        """The batches that are left: all of them, or those after the step a run is resumed from."""
+        """Return the remaining batches: all of them, or those after the step from which a run is resumed."""
         return Batches(self.task, self.seed, self.batch_size, first=self.global_step, last=self.steps)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch as a batch knows how to."""
+        """Move a batch by its own method."""
         return batch.to(device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss over the positions that count."""
+        """Return the mean loss over the positions where the batch's mask is True."""
         loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs), batch), batch.mask)
         self.loss = loss.detach()
         return loss
 
     def configure_optimizers(self) -> Any:
-        """The optimiser, its learning rate multiplied by ``optim.factor`` at each step."""
-        # A fused optimiser would unscale the gradients of 16-mixed itself, after they were clipped; Lightning refuses.
+        """Return the optimiser, and a schedule that multiplies its learning rate by ``optim.factor`` at each step."""
+        # With 16-mixed a fused optimiser unscales the gradients itself, after clipping, and Lightning refuses that.
         optimizer = self.optim.build(self.model.parameters(), fused=self.trainer.precision != "16-mixed")
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.factor(step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        """Clip the gradient's norm, keep what it was, and stop before a step that would ruin the weights."""
+        """Clip the gradient norm, record it, and raise a DivergedError before a step that would ruin the weights."""
         norm_before = self.grad_norm
         bound = math.inf if self.optim.max_grad_norm is None else self.optim.max_grad_norm
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound)
         lr = self.optimizers().param_groups[0]["lr"]  # pyright: ignore
-        self.unwritten.append(Update(self.global_step + 1, self.loss, self.grad_norm, lr))
-        # To look at a number that an accelerator computes is to wait for it, so there one looks now and then.
+        self.unlogged.append(Update(self.global_step + 1, self.loss, self.grad_norm, lr))
+        # Reading a number from an accelerator waits for its computation, so the check runs every log_every steps there.
         if self.device.type != "cpu" and self.global_step % self.log_every:
             return
-        # Under 16-mixed an infinite gradient is routine: the scaler skips that step and lowers its scale.
+        # With 16-mixed an infinite gradient is normal: the scaler skips that step and lowers its scale.
         scaled = self.trainer.precision == "16-mixed"
         if not (self.loss.isfinite() and (scaled or self.grad_norm.isfinite())):
             at = "at" if self.device.type == "cpu" else "by"
-            self._write_updates()
+            self._log_updates()
             raise DivergedError(
                 f"diverged {at} step {self.global_step + 1}: loss {self.loss.item():g}, gradient norm "
                 f"{self.grad_norm.item():g} (one step earlier {norm_before.item():g})"
             )
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Write what the updates since the last time were, every ``log_every`` steps."""
+        """Log the updates since the last time, every ``log_every`` steps."""
         if self.global_step % self.log_every == 0:
-            self._write_updates()
+            self._log_updates()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A run that goes on from here does not see the updates before again."""
-        self._write_updates()
+        """Log all updates so far: a run that is resumed from this checkpoint does not repeat them."""
+        self._log_updates()
 
     def on_train_end(self) -> None:
-        """Write the last ones."""
-        self._write_updates()
+        """Log the last updates."""
+        self._log_updates()
 
-    def _write_updates(self) -> None:
-        """Write loss, gradient norm and learning rate of each update to TensorBoard."""
-        for update in self.unwritten if self.logger is not None else []:
+    def _log_updates(self) -> None:
+        """Log loss, gradient norm and learning rate of each update to TensorBoard."""
+        for update in self.unlogged if self.logger is not None else []:
             self.logger.log_metrics(  # pyright: ignore[reportOptionalMemberAccess]
                 {
                     "loss/train": update.loss.item(),
@@ -121,4 +121,4 @@ class TrainingModule(L.LightningModule):
                 },
                 step=update.step,
             )
-        self.unwritten.clear()
+        self.unlogged.clear()

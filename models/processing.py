@@ -1,10 +1,9 @@
-"""Simpler weights for the same function: LayerNorm folded away, writing weights centred, value biases gathered."""
+"""Weight processing that preserves the function: fold LayerNorm, centre writing weights, fold value biases."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
-from transformer_lens.weight_processing import ProcessWeights
 
 from headway.models.config import ModelConfig
 
@@ -18,12 +17,15 @@ def process_weights(
     fold_value_biases: bool,
     refactor_factored_attn_matrices: bool,
 ) -> dict[str, Tensor]:
-    """A processed copy of a HookedTransformer's weights; with ``fold_ln`` those of its LayerNorms are gone.
+    """Return a processed copy of a HookedTransformer's weights; ``fold_ln`` removes the weights of its LayerNorms.
 
     Raises:
-        ValueError: what would change the function: folding ln1 when shortformer positions are added after it, or
-            centring the unembedding of a network that puts out vectors.
+        ValueError: an option would change the function: ln1 is folded when shortformer positions are added after it,
+            or the unembedding of a network that predicts vectors is centred.
     """
+    # It takes 2 s to import.
+    from transformer_lens.weight_processing import ProcessWeights
+
     shortformer = cfg.positional_embedding_type == "shortformer"
     if fold_ln and shortformer:
         raise ValueError(
@@ -37,7 +39,7 @@ def process_weights(
         fold_layer_norms(weights, cfg)
     processed = ProcessWeights.process_weights(
         dict(weights),
-        # ProcessWeights tells W_U from its transpose by d_vocab where d_vocab_out is meant.
+        # ProcessWeights recognises a transposed W_U by d_vocab, where it should use d_vocab_out.
         replace(cfg, d_vocab=cfg.d_vocab_out),
         fold_ln=False,
         center_writing_weights=center_writing_weights and cfg.normalization_type is not None,
@@ -46,16 +48,16 @@ def process_weights(
         refactor_factored_attn_matrices=refactor_factored_attn_matrices,
     )
     if shortformer:
-        # It centres W_pos as well, which no LayerNorm would undo: shortformer positions come after it.
+        # ProcessWeights also centres W_pos, but shortformer positions are added after the LayerNorm.
         processed["pos_embed.W_pos"] = weights["pos_embed.W_pos"]
     return processed
 
 
 def fold_layer_norms(weights: dict[str, Tensor], cfg: ModelConfig) -> None:
-    """Fold the weights of each LayerNorm into what reads it, and centre that over what the LayerNorm centres.
+    """Fold each LayerNorm into the weights that read it, and centre these over the axis that the LayerNorm centres.
 
-    ProcessWeights guesses from the sizes which axis it has to fold over, takes the wrong one when d_mlp or d_vocab_out
-    equals d_model, and wants a LayerNorm of every activation named solu.
+    ProcessWeights guesses this axis from the sizes, takes the wrong one when d_mlp or d_vocab_out equals d_model, and
+    expects a LayerNorm in the MLP for every activation named solu.
     """
     readers = {"ln_final": ["unembed.{}_U"]}
     for block in (f"blocks.{layer}" for layer in range(cfg.n_layers)):

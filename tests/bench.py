@@ -1,8 +1,8 @@
-"""``make bench``: what a training step, a run, and a look at every measure cost beside what they could cost.
+"""Benchmarks for ``make bench``: the cost of a training step, a run and its measures, relative to a baseline.
 
-Every figure but those of pages is a ratio of two things that alternate, in one process or as pairs of processes, and a
-median with its quartiles over the rounds: machines are noisy, and absolute times belong to one machine.
-``make bench ONLY=step`` runs one part; PARTS lists them.
+Every number, except those of pages, is the ratio of two calls that alternate in one process or in pairs of processes,
+as the median and quartiles over the rounds: machines are noisy, and absolute times hold for one machine only.
+``make bench ONLY=step`` runs one part; PARTS lists all.
 """
 
 import contextlib
@@ -39,12 +39,12 @@ from headway.recipes import RECIPES
 from headway.train import train
 
 INDUCTION, AFFINE = RECIPES["induction"], RECIPES["affine-recurrence"]
-# At these widths a head has a quarter of d_model, as in the recipe.
+# Widths d_model; d_head is a quarter of each, as in the recipe.
 WIDTHS = (64, 32, 128)
 
 
 class BareBlock(nn.Module):
-    """Attention as one writes it by hand: two Linear layers and the fused kernel."""
+    """Attention in plain PyTorch: two Linear layers and the fused kernel."""
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
@@ -60,7 +60,7 @@ class BareBlock(nn.Module):
 
 
 class Bare(nn.Module):
-    """An attention-only transformer of the same sizes as ours, with nothing to hook."""
+    """Attention-only transformer of the same sizes as Headway's, without hook points."""
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
@@ -75,13 +75,13 @@ class Bare(nn.Module):
 
 
 def induction(width: int) -> Recipe:
-    """The induction recipe at another width."""
+    """Return the induction recipe with another width."""
     given = {**INDUCTION.model.as_given(), "d_model": width, "d_head": width // INDUCTION.model.n_heads}
     return replace(INDUCTION, model=ModelConfig(**given))
 
 
 def step_of(model: nn.Module, loss: Callable[[], Tensor], recipe: Recipe) -> Callable[[], None]:
-    """One update, with the recipe's optimiser and clipping."""
+    """Return a function that makes one update, with the recipe's optimiser and clipping."""
     parameters = list(model.parameters())
     optimizer = recipe.optim.build(parameters, fused=True)
 
@@ -95,12 +95,12 @@ def step_of(model: nn.Module, loss: Callable[[], Tensor], recipe: Recipe) -> Cal
 
 
 def our_loss(model: Callable[[Tensor], Tensor], recipe: Recipe, batch: Batch) -> Callable[[], Tensor]:
-    """The loss as the training module has it."""
+    """Return a function that computes the loss as the training module does."""
     return lambda: masked_mean(recipe.task.loss(model(batch.inputs), batch), batch.mask)
 
 
 def seconds(work: Callable[[], object], times: int = 1) -> float:
-    """Wall time of one call, over ``times`` calls."""
+    """Return the mean wall time of one call over ``times`` calls."""
     start = time.perf_counter()
     for _ in range(times):
         work()
@@ -108,7 +108,7 @@ def seconds(work: Callable[[], object], times: int = 1) -> float:
 
 
 def alternate(name: str, goal: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> None:
-    """Print the ratio of two calls that take turns, each first in every other round."""
+    """Print the time ratio of two calls that alternate; each of them is first in every second round."""
     for warm_up in (ours, theirs):
         warm_up()
     pairs = []
@@ -121,13 +121,13 @@ def alternate(name: str, goal: str, ours: Callable[[], object], theirs: Callable
 
 
 def show(name: str, goal: str, ratios: list[float], beside: str) -> None:
-    """One line of the table."""
+    """Print one row of the table."""
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    print(f"{name:66} {middle:6.3f}  ({low:.3f} to {high:.3f}; goal {goal}; 1 is {beside})", flush=True)
+    print(f"{name:66} {middle:6.3f}  ({low:.3f} to {high:.3f}; goal {goal}; 1 = {beside})", flush=True)
 
 
 def step() -> None:
-    """Our training step beside a bare transformer's, and compiled beside eager."""
+    """Compare the training step with that of a bare transformer, and the compiled step with the eager one."""
     for width in WIDTHS:
         recipe = induction(width)
         batch = recipe.task.batch(0, 0, recipe.batch_size)
@@ -144,7 +144,7 @@ def step() -> None:
 
 
 def bridge() -> None:
-    """TransformerLens's native bridge under its own training loop beside our step, which draws its batches."""
+    """Compare TransformerLens's native bridge in its own loop with Headway's step, which generates its batches."""
     steps, sizes = 20, ("n_layers", "d_model", "n_ctx", "d_head", "n_heads", "d_vocab", "attn_only")
 
     def compare(recipe: Recipe) -> None:
@@ -178,13 +178,13 @@ def bridge() -> None:
 
 
 def timed_run(recipe: Recipe, measures: Sequence[Measure]) -> None:
-    """A whole run, with its bar, TensorBoard and checkpoints, into a folder that is thrown away."""
+    """Train a whole run, with progress bar, TensorBoard and checkpoints, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         train(**vars(recipe), out=Path(folder) / "run", measures=measures)
 
 
 def whole() -> None:
-    """``train`` without measures beside a bare loop over the same network and batches."""
+    """Compare ``train`` without measures with a bare loop over the same network and batches."""
     recipe = replace(INDUCTION, steps=1000)
 
     def bare_loop() -> None:
@@ -202,14 +202,14 @@ def whole() -> None:
 
 
 def measures() -> None:
-    """What the live measures, all measures, and checkpoints add to the rest of the default run, timed inside it."""
+    """Compare the time of live measures, all measures and checkpoints with the rest of the default run."""
 
     def share(name: str, goal: str, callback: type[L.Callback], measures: Sequence[Measure], runs: int) -> None:
         spent: list[float] = []
         shares, rest = [], []
-        plain = callback.at_kept_step  # pyright: ignore[reportAttributeAccessIssue]
+        plain = callback.at_checkpoint  # pyright: ignore[reportAttributeAccessIssue]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(callback, "at_kept_step", lambda *args: spent.append(seconds(lambda: plain(*args))))
+            patch.setattr(callback, "at_checkpoint", lambda *args: spent.append(seconds(lambda: plain(*args))))
             for _ in range(runs):
                 spent.clear()
                 rest.append(seconds(lambda: timed_run(INDUCTION, measures)) - sum(spent))
@@ -222,13 +222,13 @@ def measures() -> None:
 
 
 def affine() -> None:
-    """The float32 rate of the affine recipe at batch 64 beside the machine's own peak in a matrix product."""
+    """Compare the float32 rate of the affine recipe at batch 64 with the machine's peak rate in a matrix product."""
     recipe = replace(AFFINE, batch_size=64)
     batch = recipe.task.evaluation_batch(0, 64)
     model = HookedTransformer(recipe.model)
     cfg, (rows, pos) = model.cfg, batch.mask.shape
     matrices = sum(weight.numel() for name, weight in model.named_parameters() if "W_" in name and "pos" not in name)
-    # Two products for each query and each key it sees, half of all keys on average.
+    # Two products for each query and visible key; on average half of all keys are visible.
     attention = 2 * cfg.n_layers * cfg.n_heads * cfg.d_head * (pos + 1)
     operations = 3 * rows * pos * (2 * matrices + attention)
     update = step_of(model, our_loss(model, recipe, batch), recipe)
@@ -242,7 +242,7 @@ def affine() -> None:
 
 
 def threads() -> None:
-    """Two one-thread runs side by side beside two runs in turn with two threads each: seconds for both."""
+    """Compare two parallel runs of one thread each with two successive runs of two threads each, by total time."""
 
     def start(name: str, steps: int, threads: int, out: str) -> subprocess.Popen:
         options = ["--steps", str(steps), "--schedule.log", "0", "--schedule.linear", "0", "--out", out]
@@ -271,12 +271,13 @@ PARTS = {part.__name__: part for part in (step, bridge, whole, measures, affine,
 
 
 def main(names: list[str]) -> None:
-    """Print the table, or the parts of it that are named."""
-    from bench_report import PARTS as PAGES  # these take their helpers from here
+    """Print the whole table, or the parts that ``names`` lists."""
+    from bench_report import PARTS as PAGES  # these modules import this one
     from bench_size import PARTS as SIZES
+    from bench_start import PARTS as STARTS
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    parts = PARTS | SIZES | PAGES
+    parts = PARTS | SIZES | STARTS | PAGES
     for name in names or parts:
         parts[name]()
 

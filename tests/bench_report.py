@@ -1,6 +1,7 @@
-"""What a page costs: to write, to carry, to open and to slide, at the size of the default run and at 144 heads.
+"""Benchmarks of the page: time to write and open it, its size, and time of a slider move, for two sizes of run.
 
-These are absolute: people wait for them. ``python tests/bench_report.py`` prints the table.
+The runs are the default run and one with 144 heads. The numbers are absolute, because a reader waits for them.
+``python tests/bench_report.py`` prints the table.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from headway.checkpoints import Run
 from headway.recipes import RECIPES
 from headway.train import train
 
-# Moves the slider 20 times and waits each time until what is on the screen is drawn; milliseconds for one.
+# Moves the slider 20 times, waits each time until the screen is drawn, and returns the milliseconds of one move.
 SLIDE = """async () => {
     const start = performance.now();
     for (let i = 0; i < 20; i++) {
@@ -33,9 +34,9 @@ SLIDE = """async () => {
 
 
 def page() -> None:
-    """The default induction run, and 12 layers of 12 heads at 60 steps of 48 positions."""
+    """Benchmark the default induction run, and 12 layers of 12 heads with 60 checkpoints and 48 positions."""
     with tempfile.TemporaryDirectory() as folder:
-        # The circuit forms in the first 500 steps; the number of kept steps is what a page's size goes by.
+        # The circuit forms in the first 500 steps; the size of a page depends on the number of checkpoints.
         recipe = replace(RECIPES["induction"], steps=500)
         with contextlib.redirect_stdout(io.StringIO()):
             default = train(**vars(recipe), out=Path(folder) / "default")
@@ -45,7 +46,7 @@ def page() -> None:
 
 
 def report(name: str, run: Run, write_goal: str, size_goal: str, ready_goal: str) -> None:
-    """The rows of one run."""
+    """Print the rows of one run."""
     show(f"{name}: seconds to write the page", write_goal, lambda: seconds(lambda: write_report(run)))
     print(f"{f'{name}: MB':66} {run.report_file.stat().st_size / 1e6:6.2f}  (goal {size_goal})")
     with sync_playwright() as playwright:
@@ -66,14 +67,14 @@ def report(name: str, run: Run, write_goal: str, size_goal: str, ready_goal: str
 
 
 def ready(page: Page) -> float:
-    """From the start of loading to the first complete picture, by the browser's clock."""
+    """Return the seconds from the start of loading to the first complete picture, by the browser's clock."""
     took = int(page.locator("body").get_attribute("data-ready") or 0) / 1000
     page.close()
     return took
 
 
 def show(name: str, goal: str, measure: Callable[[], float]) -> None:
-    """Median and quartiles of five rounds after one that does not count."""
+    """Print median and quartiles of five rounds after one warm-up round."""
     measure()
     low, middle, high = statistics.quantiles([measure() for _ in range(5)], n=4, method="inclusive")
     print(f"{name:66} {middle:6.2f}  ({low:.2f} to {high:.2f}; goal {goal})", flush=True)

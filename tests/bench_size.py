@@ -1,7 +1,7 @@
-"""Whether circuits stay small where models are large: time beside the bare matrix products, and peak memory.
+"""Benchmarks at the sizes of language models: time relative to bare matrix products, and peak memory.
 
-``python tests/bench_size.py`` prints the table, ``python tests/bench_size.py composition`` one part. Every ratio is of
-two things that alternate; every peak is of a process of its own, above what it held with the weights in place.
+``python tests/bench_size.py`` prints the table, ``python tests/bench_size.py composition`` prints one part. Every ratio
+compares two calls that alternate; every peak is measured in a process of its own, above its memory with the weights.
 """
 
 import os
@@ -26,38 +26,38 @@ from headway.data.task import Batch
 from headway.models.config import Head, ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 
-# What stopped a notebook that wanted the whole matrix: 8.7 GiB a head.
+# At this size the whole matrix of one head takes 8.7 GiB, which stops a notebook that builds it.
 VOCABULARY = ModelConfig(n_layers=1, d_model=512, n_ctx=2, d_head=64, n_heads=8, d_vocab=48_262, attn_only=True)
 GPT2_SMALL = ModelConfig(n_layers=12, d_model=768, n_ctx=2, d_head=64, n_heads=12, d_vocab=13, attn_only=True)
-# Heads come one after another and each takes as long: two are enough to time.
+# Heads are processed one by one and take equally long, so two are enough to time.
 TWO_HEADS = replace(VOCABULARY, n_heads=2)
 TOKENS = torch.zeros(1, 2, dtype=torch.long)
 BATCH = Batch(TOKENS, TOKENS, torch.ones(1, 2, dtype=torch.bool))
-# Each with another token, so that no two share a row or a column.
+# No two pairs share a row or a column.
 PAIRS = [(token, VOCABULARY.d_vocab - 1 - token) for token in range(100)]
-# Rows of which the bare loop computes all columns at once; the best one is its own.
+# Numbers of rows that the bare loop computes at once; it uses the fastest of these.
 CHUNKS = (16, 64, 256, 1024)
 
 
 def their_k_composition(model: HookedTransformer) -> Tensor:
-    """All pairs as TransformerLens has them."""
+    """Return the K-composition of all pairs of heads by TransformerLens."""
     with torch.no_grad():
         return composition_scores(FactoredMatrix(model.W_V, model.W_O), FactoredMatrix(model.W_K, model.W_Q.mT))
 
 
 def trigrams(model: HookedTransformer, head: int) -> None:
-    """The 100 best skip trigrams of one head."""
+    """Compute the 100 best skip trigrams of one head."""
     circuits = VocabularyCircuit.qk(model, Head(0, head)), VocabularyCircuit.ov(model, Head(0, head))
     skip_trigrams(*circuits, k=100)
 
 
 def all_trigrams(model: HookedTransformer) -> None:
-    """Those of every head."""
+    """Compute the 100 best skip trigrams of every head."""
     for head in range(model.cfg.n_heads):
         trigrams(model, head)
 
 
-# Every measure whose peak is taken, with the sizes of its network.
+# The measures whose peak memory is measured, each with the sizes of its network.
 MEASURED: dict[str, tuple[ModelConfig, Callable[[HookedTransformer], object]]] = {
     "ov_top1": (VOCABULARY, lambda model: ov_top1(model, BATCH)),
     "ov_topk": (VOCABULARY, lambda model: ov_topk(model, BATCH, k=10)),
@@ -69,20 +69,20 @@ MEASURED: dict[str, tuple[ModelConfig, Callable[[HookedTransformer], object]]] =
 
 
 def factors(model: HookedTransformer, head: int) -> tuple[Tensor, Tensor]:
-    """The thin factors of one head's ``W_E W_OV W_U``."""
+    """Return the two low-rank factors of one head's ``W_E W_OV W_U``."""
     attention = model.blocks[0].attn
     return model.W_E @ attention.W_V[head], attention.W_O[head] @ model.W_U
 
 
 def bare_rows(A: Tensor, B: Tensor, chunk: int) -> None:
-    """The whole product, some rows with all their columns at a time, into one buffer."""
+    """Compute the whole product, ``chunk`` full rows at a time, in one buffer."""
     buffer = torch.empty(chunk, B.shape[1])
     for rows in A.split(chunk):
         torch.mm(rows, B, out=buffer[: len(rows)])
 
 
 def bare_blocks(A: Tensor, B: Tensor) -> None:
-    """The whole product in square blocks."""
+    """Compute the whole product in square blocks."""
     buffer = torch.empty(BLOCK**2)
     for rows in A.split(BLOCK):
         for columns in B.split(BLOCK, dim=1):
@@ -92,14 +92,14 @@ def bare_blocks(A: Tensor, B: Tensor) -> None:
 
 @torch.no_grad()
 def bare_heads(model: HookedTransformer, product: Callable[[Tensor, Tensor], None]) -> None:
-    """The factors of every head and their whole product, and nothing else."""
+    """Compute the factors of every head and their whole product, and nothing else."""
     for head in range(model.cfg.n_heads):
         product(*factors(model, head))
 
 
 @torch.no_grad()
 def bare_pairs(model: HookedTransformer) -> None:
-    """The factors of every head, and the rows and columns of the pairs."""
+    """Compute the factors of every head, and the rows and columns of the pairs."""
     rows, columns = torch.tensor(PAIRS).unbind(1)
     for head in range(model.cfg.n_heads):
         A, B = factors(model, head)
@@ -109,21 +109,21 @@ def bare_pairs(model: HookedTransformer) -> None:
 
 @torch.no_grad()
 def bare_both(model: HookedTransformer) -> None:
-    """The factors of one head's QK and OV circuits and both whole products, in square blocks."""
+    """Compute the factors of one head's QK and OV circuits and both whole products, in square blocks."""
     attention = model.blocks[0].attn
     bare_blocks(model.W_E @ attention.W_Q[0], (model.W_E @ attention.W_K[0]).mT)
     bare_blocks(*factors(model, 0))
 
 
 def best_chunk(model: HookedTransformer) -> int:
-    """The number of rows with which the bare loop over rows is fastest, on a part of one head's."""
+    """Return the number of rows at which the bare loop is fastest, on a part of one head's product."""
     with torch.no_grad():
         A, B = factors(model, 0)
         return min(CHUNKS, key=lambda chunk: min(seconds(lambda: bare_rows(A[:4096], B, chunk)) for _ in range(3)))
 
 
 def vocabulary() -> None:
-    """Measures over a vocabulary of 48,262 tokens beside the bare products that they need."""
+    """Compare measures over a vocabulary of 48,262 tokens with the bare products that they need."""
     two = HookedTransformer(TWO_HEADS)
     top1, top10 = (partial(measure, two, BATCH) for measure in (ov_top1, partial(ov_topk, k=10)))
     chunk = best_chunk(two)
@@ -141,7 +141,7 @@ def vocabulary() -> None:
 
 
 def composition() -> None:
-    """K-composition of all pairs of heads at the sizes of gpt2-small beside TransformerLens's."""
+    """Compare the K-composition of all pairs of heads at the sizes of gpt2-small with TransformerLens's."""
     model = HookedTransformer(GPT2_SMALL)
     ours = partial(k_composition, model, BATCH)
     alternate("k_composition / TransformerLens's", ".05", ours, partial(their_k_composition, model), 3)
@@ -150,7 +150,7 @@ def composition() -> None:
 
 
 def show_peak(measure: str, goal: str) -> None:
-    """One line of the table, from a process of its own."""
+    """Print one row of the table, measured in a process of its own."""
     command = [sys.executable, __file__, "peak", measure]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     peak = float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
@@ -158,20 +158,20 @@ def show_peak(measure: str, goal: str) -> None:
 
 
 def peak(measure: str) -> None:
-    """Print by how many MB the largest memory of this process, from here on, exceeds what it holds with the weights.
+    """Print the peak memory of this process during the call, in MB above its memory with the weights.
 
-    Linux counts it; getrusage would count what the process that started this one held as well.
+    Linux's counter is read from /proc, because getrusage also counts the memory of the process that started this one.
     """
     config, call = MEASURED[measure]
     model = HookedTransformer(config)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, from what is held
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the current memory
     before = status("VmRSS")
     call(model)
     print((status("VmHWM") - before) / 1e6)
 
 
 def status(field: str) -> int:
-    """A size of this process, in bytes."""
+    """Return a memory size of this process, in bytes."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(lines[field].split()[0])
 

@@ -68,10 +68,10 @@ def checked_parts(request: pytest.FixtureRequest) -> Iterator[None]:
     ]
     skip = not request.module.__name__.endswith(TESTS_OF_NETWORKS)
     for function in functions:
-        function.__no_type_check__ = skip  # jaxtyping looks at each call
+        vars(function)["__no_type_check__"] = skip  # jaxtyping reads it at each call
     yield
     for function in functions:
-        function.__no_type_check__ = False
+        vars(function)["__no_type_check__"] = False
 
 
 @pytest.fixture

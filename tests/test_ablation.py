@@ -253,9 +253,9 @@ def test_entries_that_do_not_exist_are_named_with_their_range():
             ablated_loss(model, batch, Entries("blocks.0.mlp.hook_post", [0, entry]))
         with pytest.raises(ValueError, match=message):
             ablated_loss(model, batch, [Head(0, 0), Entries("blocks.0.mlp.hook_post", [entry])], "zero")
-    with pytest.raises(ValueError, match=r"mlp\.hook_pst' is no hook point .* nearest is 'blocks\.0\.mlp\.hook_p"):
+    with pytest.raises(ValueError, match=r"mlp\.hook_pst' is not a hook point .* nearest is 'blocks\.0\.mlp\.hook_p"):
         ablated_loss(model, batch, Entries("blocks.0.mlp.hook_pst", [0]))
-    with pytest.raises(ValueError, match=r"what: 'blocks\.0\.mlp\.hook_post' is no hook point"):
+    with pytest.raises(ValueError, match=r"what: 'blocks\.0\.mlp\.hook_post' is not a hook point"):
         ablated_loss(*built("attention only"), Entries("blocks.0.mlp.hook_post", [0]))
 
 
@@ -406,7 +406,9 @@ def test_what_is_moved_without_a_pattern_is_nothing(network: str):
 def test_attention_is_of_positions_alone(where: str):
     model, batch = composing_pair("k")
     point = f"blocks.1.attn.{where}"
-    with pytest.raises(ValueError, match=f"kind: 'without_position' is not valid for '{point}', which is of positions"):
+    with pytest.raises(
+        ValueError, match=f"kind: 'without_position' is not valid for '{point}', whose axes are positions"
+    ):
         ablated_loss(model, batch, point, "without_position")
 
 
@@ -714,8 +716,8 @@ def test_what_does_not_apply_says_why():
 def test_wrong_arguments_are_named():
     model, batch = built("attention only")
     for what, message in (
-        ("blocks.0.hook_atn_out", "'blocks.0.hook_atn_out' is no hook point .* nearest is 'blocks.0.hook_attn_out'"),
-        ("blocks.0.hook_q_input", "'blocks.0.hook_q_input' is no hook point"),
+        ("blocks.0.hook_atn_out", "'blocks.0.hook_atn_out' is not a hook point .* nearest is 'blocks.0.hook_attn_out'"),
+        ("blocks.0.hook_q_input", "'blocks.0.hook_q_input' is not a hook point"),
         (Head(0, 5), "L0H5 does not exist; this network has L0H0 to L1H2"),
         ([Head(0, 0), Head(2, 0)], "L2H0 does not exist"),
     ):
@@ -730,5 +732,5 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="its task is None"):
         ablation(model, batch._replace(task=None))
     scales = of_recipe(TOKENS)[0]
-    with pytest.raises(ValueError, match="with these activations replaced its output is not all numbers"):
+    with pytest.raises(ValueError, match="its output is NaN or infinite with these activations replaced"):
         ablated_loss(scales, batch, "ln_final.hook_scale", "zero")

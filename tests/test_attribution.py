@@ -256,9 +256,9 @@ def test_a_term_that_is_missing_is_named():
     assert isinstance(model, HookedTransformer)
     for point, message in (
         ("hook_pos_embed", None),  # what a hook puts in is what is cached
-        ("blocks.0.hook_resid_pre", "embed, pos_embed are not all that is written before blocks.0.hook_resid_pre"),
-        ("blocks.0.hook_resid_post", "0_b_O are not all that is written before blocks.1.hook_resid_pre"),
-        ("unembed.hook_in", "what reads it is no plain LayerNorm and matrix"),
+        ("blocks.0.hook_resid_pre", "embed, pos_embed and earlier components do not add up to blocks.0.hook_resid_pre"),
+        ("blocks.0.hook_resid_post", "0_b_O and earlier components do not add up to blocks.1.hook_resid_pre"),
+        ("unembed.hook_in", "its reader is not a plain LayerNorm and matrix"),
     ):
         model.add_hook(point, lambda value, hook: value + torch.arange(19.0))
         if message is None:
@@ -287,7 +287,7 @@ def test_what_a_formula_does_not_cover_is_refused():
         attribute_outputs(model, built(VECTORS)[1])
     with torch.no_grad():
         model.blocks[0].attn.W_Q[0] = math.nan
-    with pytest.raises(ValueError, match="not all numbers"):
+    with pytest.raises(ValueError, match="NaN or infinite"):
         attribute_outputs(model, batch)
 
 

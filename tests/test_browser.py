@@ -53,12 +53,13 @@ def test_the_page_opens_from_disk_and_every_section_has_its_figure(run: Run, ope
     assert page.title() == "run · Headway"
     sections = page.locator("section h2").all_text_contents()
     assert sections == [
-        "What formed", "Loss", "Circuit diagram", "Attention", "Eigenvalues", "Scores of heads", "Composition",
-        "Direct attribution", "About",
+        "What formed", "Loss", "Scores of the network", "Circuit diagram", "Attention", "Eigenvalues", "Scores of heads",
+        "Composition", "Direct attribution", "About",
     ]  # fmt: skip
     assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
     for section, figure, count in (
         ("loss", "svg path", 3),
+        ("network", "figure canvas", 2),
         ("diagram", ".node", 6),
         ("attention", "button.head canvas", 6),
         ("eigenvalues", "button.head canvas", 12),
@@ -99,7 +100,7 @@ def test_an_edge_appears_with_the_step_at_which_its_pair_forms_and_is_as_wide_as
         assert edges.count() == (place >= 3)
         if place >= 3:
             assert "L0H1 → L1H2: k_composition" in (edges.text_content() or "")
-            assert "above its band for good from step 3" in (edges.text_content() or "")
+            assert "above its band from step 3 on" in (edges.text_content() or "")
             widths.append(float(edges.get_attribute("stroke-width") or 0))
     # 1.5 is the thinnest; z is 30 and 40.
     assert (widths[1] - 1.5) / (widths[0] - 1.5) == pytest.approx(4 / 3)
@@ -225,7 +226,7 @@ def test_everything_can_be_named_and_reached(run: Run, opened: Open):
         )
         assert levels[0] == 1
         assert all(after - before <= 1 for before, after in pairwise(levels))
-        for selector in ("p.say", "body", ".readout", "#controls output", "svg text", "button"):
+        for selector in ("p.note", "body", ".readout", "#controls output", "svg text", "button"):
             assert contrast(page, selector) >= 4.5, (theme, selector)
 
 
@@ -316,8 +317,8 @@ def test_heads_whose_attention_is_no_number_say_so(run: Run, tmp_path: Path, ope
         write_scores(path, read_file(path) * np.nan)
     page = opened(write_report(changed), "#head=L1H0&large=1")
     attention = seen(page, "attention")
-    assert "L1H0: attention is no number" in (attention.locator("button.head").nth(3).text_content() or "")
-    assert attention.locator(".large output").inner_text() == "Its attention is no number (NaN)."
+    assert "L1H0: attention is NaN" in (attention.locator("button.head").nth(3).text_content() or "")
+    assert attention.locator(".large output").inner_text() == "Its attention is NaN."
     assert seen(page, "pairs").get_by_text("No pair has a number.").count() == 1
     seen(page, "heads")
 
@@ -415,6 +416,8 @@ def marked(formed: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
             path = score_file(run.path, step, measure)
             scores = read_file(path)
             mark(scores, step)
+            if measure == "loss":
+                scores.loss.attrs["baselines"] = run.task.baselines()
             write_scores(path, scores)
     write_report(run)
     return run

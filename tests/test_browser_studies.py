@@ -2,7 +2,9 @@
 
 import re
 import shutil
+from base64 import b64decode
 from dataclasses import replace
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 from browsing import Open, drawn, go, needs_chromium, pixels, seen
 from networks import gpt2_bridge
+from PIL import Image
 from playwright.sync_api import Locator, Page
-from toy_stories import MARKUP, made_up_story
+from toy_studies import MARKUP, made_up_study
 from toys import made_up_run
 
 from headway.analyze.report import write_report
@@ -25,7 +28,7 @@ DARKEST, GREY = (8, 48, 107), (128, 128, 128)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = made_up_run(tmp_path_factory.mktemp("runs") / "run", layers=2, heads=3, kept=3)
-    made_up_story().write(run.study_file("made_up", 2))
+    made_up_study().write(run.study_file("made_up", 2))
     write_report(run)
     return run
 
@@ -55,14 +58,12 @@ def test_studies_stand_before_about_and_only_where_there_are_some(run: Run, tmp_
     page = opened(write_report(without))
     assert page.locator("#studies").count() == 0
     page = opened(write_report([run, without], tmp_path / "both.html"))
-    assert page.locator("#studies .runs > div").nth(1).inner_text().splitlines()[-1] == (
-        "No study of this run has been made."
-    )
+    assert page.locator("#studies .runs > div").nth(1).inner_text().splitlines()[-1] == ("This run has no study.")
     assert page.locator("#studies .runs > div").nth(0).locator("h3").all_text_contents() == ["run", "made_up at step 4"]
 
 
 def test_the_page_of_a_model_that_was_not_trained_here_has_its_studies_and_nothing_else(tmp_path: Path, opened: Open):
-    replace(made_up_story("gpt2"), step=None).write(tmp_path / "studies" / "made_up.nc")
+    replace(made_up_study("gpt2"), step=None).write(tmp_path / "studies" / "made_up.nc")
     page = opened(write_studies(tmp_path, gpt2_bridge()))
     assert page.locator("section h2").all_text_contents() == ["Studies", "About"]
     assert page.locator("#studies h3").all_text_contents() == ["made_up"]
@@ -157,7 +158,7 @@ def test_keys_and_pointer_read_a_line_and_leave_the_slider(run: Run, opened: Ope
     page = opened(run.report_file)
     panel = seen(page, "studies").locator(".lines").nth(2)
     told = panel.locator("xpath=following-sibling::output")
-    score = made_up_story().sections[0].figures[1].data.score
+    score = made_up_study().sections[0].figures[1].data.score
     ends = score.values[:, :, -1].ravel()
     best = int(np.argmax(ends))
     assert told.inner_text() == f"Highest at the end: L{best // 4}H{best % 4}, position 30: {said(ends[best])}"
@@ -184,11 +185,8 @@ def said(number: float) -> str:
 
 def image_of(canvas: Locator) -> np.ndarray:
     """Its pixels [row, column, channel]."""
-    height, width, data = canvas.evaluate(
-        """(canvas) => [canvas.height, canvas.width,
-            [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]]"""
-    )
-    return np.array(data).reshape(height, width, 4)[..., :3]
+    encoded = canvas.evaluate("(canvas) => canvas.toDataURL()").partition(",")[2]
+    return np.array(Image.open(BytesIO(b64decode(encoded))).convert("RGB")).astype(int)
 
 
 def places_of(canvas: Locator, color: tuple[int, ...]) -> np.ndarray:
@@ -220,7 +218,7 @@ def test_pictures_share_a_scale_and_show_each_number_where_it_belongs(run: Run, 
     pictures.nth(4).focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
         page.keyboard.press(key)
-    attention = made_up_story().sections[1].figures[0].data.attention.values
+    attention = made_up_study().sections[1].figures[0].data.attention.values
     assert told.inner_text() == f"L1H1: query 2, key 1 “b”: {said(attention[1, 1, 2, 1])}"
     assert page.locator("#slider").input_value() == "2"
     box = pictures.nth(5).bounding_box()

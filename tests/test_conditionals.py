@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from headway.data import conditionals
-from headway.data.conditionals import found, generated, ordinary, together, twins, with_another
+from headway.data.conditionals import concatenate, find_prompts, generate_prompts, random_windows, replace_if, twins
 from headway.data.seeds import generator
 from headway.data.task import Batch
 from headway.data.tokenizer import one_token, train_bpe, wrapped
@@ -106,7 +106,7 @@ class TestFound:
     @pytest.mark.parametrize("length", [5, 7, 11, 13])
     @pytest.mark.parametrize("marked", MARKED.values(), ids=MARKED)
     def test_prompts_end_at_the_marks(self, tokenizer: Any, marked: str, length: int):
-        batch = found([marked.replace("§", "").replace("¤", "")], tokenizer, length)
+        batch = find_prompts([marked.replace("§", "").replace("¤", "")], tokenizer, length)
         expected = by_the_marks(tokenizer, marked, length)
         got = zip(batch.inputs.tolist(), batch.info["if_position"].tolist(), strict=True)
         assert list(got) == list({tuple(tokens): (tokens, at) for tokens, at in expected}.values())
@@ -131,23 +131,23 @@ class TestFound:
         ],
     )
     def test_prompts_are_the_words_before_else(self, name: str, prompts: list[str]):
-        assert strings(found([PLAIN[name]], TOKENIZER, 6)) == prompts
+        assert strings(find_prompts([PLAIN[name]], TOKENIZER, 6)) == prompts
 
     def test_the_if_is_the_expression_s_own(self):
         text = "value = one if (two if first else second) else three"
-        batch = found([text], TOKENIZER, 12)
+        batch = find_prompts([text], TOKENIZER, 12)
         assert strings(batch) == ["value = one if (two if first else second)"]
         assert batch.info["if_position"].tolist() == [4]
         # Here only the inner one is in reach.
-        assert strings(found([text], TOKENIZER, 8)) == [" = one if (two if first"]
+        assert strings(find_prompts([text], TOKENIZER, 8)) == [" = one if (two if first"]
 
     def test_one_token_too_few_before_it_is_one_too_few(self):
         text = "value = one if ready else two"
-        assert strings(found([text], TOKENIZER, 6)) == ["value = one if ready"]
-        assert strings(found([text], TOKENIZER, 7)) == []
+        assert strings(find_prompts([text], TOKENIZER, 6)) == ["value = one if ready"]
+        assert strings(find_prompts([text], TOKENIZER, 7)) == []
 
     def test_the_last_position_alone_counts_and_asks_for_else(self):
-        batch = found(PLAIN.values(), TOKENIZER, 7)
+        batch = find_prompts(PLAIN.values(), TOKENIZER, 7)
         assert torch.equal(batch.targets[:, :-1], batch.inputs[:, 1:])
         assert (batch.targets[:, -1] == one_token(TOKENIZER, " else")).all()
         assert batch.mask.nonzero().tolist() == [[prompt, 6] for prompt in range(len(batch.inputs))]
@@ -155,35 +155,35 @@ class TestFound:
 
     def test_a_prompt_that_ends_in_a_closing_bracket_is_anomalous(self):
         endings = {"ready": False, "ready()": True, "ready[3]": False, "(ready)": True, "[ready()]": False, "3": False}
-        batch = found([f"left = one if {ending} else two" for ending in endings], TOKENIZER, 6)
+        batch = find_prompts([f"left = one if {ending} else two" for ending in endings], TOKENIZER, 6)
         assert dict(zip(endings, batch.info["anomalous"].tolist(), strict=True)) == endings
 
     def test_a_keyword_without_its_space_is_none_to_a_tokenizer_that_ignores_spaces(self):
         words = Tokenizer(models.WordLevel({"<unk>": 0, "if": 1, "else": 2}, unk_token="<unk>"))
         words.pre_tokenizer = pre_tokenizers.Whitespace()
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<unk>", unk_token="<unk>")
-        assert len(found(["value = one if (ready) else two"], tokenizer, 7).inputs) == 1
-        assert len(found(["value = one if (ready)else two"], tokenizer, 7).inputs) == 0
+        assert len(find_prompts(["value = one if (ready) else two"], tokenizer, 7).inputs) == 1
+        assert len(find_prompts(["value = one if (ready)else two"], tokenizer, 7).inputs) == 0
 
     def test_equal_prompts_are_taken_once(self):
         text = "value = one if ready else two\nfirst = second\n"
-        assert strings(found([text, text, "left" + text], TOKENIZER, 5)) == [" = one if ready"]
+        assert strings(find_prompts([text, text, "left" + text], TOKENIZER, 5)) == [" = one if ready"]
 
     def test_what_does_not_parse_is_passed_over(self):
         good = "value = one if ready else two"
         wrong = (f"{good} else", "print one", "value = '\0'", "'\ud800'", "(" * 5000 + ")" * 5000, "-" * 50000 + "1")
-        assert strings(found([*wrong, good, *wrong], TOKENIZER, 6)) == [good.removesuffix(" else two")]
+        assert strings(find_prompts([*wrong, good, *wrong], TOKENIZER, 6)) == [good.removesuffix(" else two")]
 
     def test_warnings_about_a_text_are_nobody_s(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            batch = found([r"left = '\d'; value = one if ready else two"], TOKENIZER, 6)
+            batch = find_prompts([r"left = '\d'; value = one if ready else two"], TOKENIZER, 6)
         assert strings(batch) == [" value = one if ready"]
 
     def test_texts_are_not_run(self, tmp_path: Path):
         touched = tmp_path / "touched"
         text = f"open({os.fspath(touched)!r}, 'w').close()\nvalue = one if ready else two\n"
-        assert strings(found([text], TOKENIZER, 6)) == ["value = one if ready"]
+        assert strings(find_prompts([text], TOKENIZER, 6)) == ["value = one if ready"]
         assert not touched.exists()
         exec(text.splitlines()[0])
         assert touched.exists()
@@ -191,11 +191,11 @@ class TestFound:
     @pytest.mark.parametrize("name", ["our own", "words"])
     def test_the_characters_of_bos_are_characters(self, name: str):
         tokenizer = TOKENIZERS[name]
-        batch = found([f"one = 3; value = '{tokenizer.bos_token}' if ready else two"], tokenizer, 12)
+        batch = find_prompts([f"one = 3; value = '{tokenizer.bos_token}' if ready else two"], tokenizer, 12)
         assert (batch.inputs == tokenizer.bos_token_id).sum() == len(batch.inputs) == 1
 
     def test_nothing_found_is_no_prompt(self):
-        batch = found([], TOKENIZER)
+        batch = find_prompts([], TOKENIZER)
         assert batch.inputs.shape == batch.targets.shape == batch.mask.shape == (0, 16)
         assert {name: (len(value), value.dtype) for name, value in batch.info.items()} == {
             "anomalous": (0, torch.bool),
@@ -203,7 +203,9 @@ class TestFound:
             "text": (0, torch.long),
         }
 
-    @pytest.mark.parametrize("make", [lambda *of: found([], *of), lambda *of: generated(of[0], 0, 2, *of[1:])])
+    @pytest.mark.parametrize(
+        "make", [lambda *of: find_prompts([], *of), lambda *of: generate_prompts(of[0], 0, 2, *of[1:])]
+    )
     def test_bad_input_is_refused(self, make: Callable[..., Batch]):
         with pytest.raises(ValueError, match="length: 3 is not valid; it must be at least 4"):
             make(TOKENIZER, 3)
@@ -270,11 +272,11 @@ class TestTwins:
 
 
 class TestGenerated:
-    BATCH = generated(TOKENIZER, seed=0, count=1000)
+    BATCH = generate_prompts(TOKENIZER, seed=0, count=1000)
 
     @each_tokenizer
     def test_else_follows_as_a_token_of_its_own(self, tokenizer: Any):
-        batch = generated(tokenizer, seed=1, count=22, length=29)
+        batch = generate_prompts(tokenizer, seed=1, count=22, length=29)
         for row in batch.inputs[:, 1:].tolist():
             text = tokenizer.decode(row, clean_up_tokenization_spaces=False)
             assert spelled(tokenizer, text + " else")[-3:] == [*row[-2:], one_token(tokenizer, " else")]
@@ -316,41 +318,44 @@ class TestGenerated:
         assert 0.2 < sum(closing[::2]) / 500 < 0.8
 
     def test_there_are_thousands_and_none_comes_twice(self):
-        rows = generated(TOKENIZER, seed=2, count=2000).inputs.tolist()
+        rows = generate_prompts(TOKENIZER, seed=2, count=2000).inputs.tolist()
         assert len(set(map(tuple, rows))) == 2000
 
     def test_pairs_stay_pairs_where_prompts_are_few(self):
-        batch = generated(TOKENIZER, seed=0, count=100, length=5)
+        batch = generate_prompts(TOKENIZER, seed=0, count=100, length=5)
         assert batch.info["anomalous"].tolist() == [False, True] * 50
 
     def test_a_seed_gives_the_same_and_another_others(self):
         torch.manual_seed(5)
-        again = generated(TOKENIZER, seed=0, count=100)
+        again = generate_prompts(TOKENIZER, seed=0, count=100)
         assert torch.equal(again.inputs, self.BATCH.inputs[:100])
-        other = generated(TOKENIZER, seed=1, count=100)
+        other = generate_prompts(TOKENIZER, seed=1, count=100)
         assert not set(map(tuple, other.inputs.tolist())) & set(map(tuple, again.inputs.tolist()))
 
     @pytest.mark.parametrize("length", [7, 16, 61])
     def test_a_long_prompt_is_as_full_as_a_short_one(self, length: int):
-        batch = generated(TOKENIZER, seed=0, count=10, length=length)
+        batch = generate_prompts(TOKENIZER, seed=0, count=10, length=length)
         assert batch.inputs.shape == (10, length)
         assert (batch.inputs == TOKENIZER.bos_token_id).sum() == 10
 
     @pytest.mark.parametrize("count", [0, 1, -2, 7])
     def test_a_count_of_no_pairs_is_refused(self, count: int):
         with pytest.raises(ValueError, match=f"count: {count} is not valid; it must be even and at least 2"):
-            generated(TOKENIZER, seed=0, count=count)
+            generate_prompts(TOKENIZER, seed=0, count=count)
 
     def test_a_length_with_too_few_prompts_is_refused(self, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(conditionals, "TRIES", 100)
-        with pytest.raises(ValueError, match=r"length: 4 is not valid for 5000 prompts; .* more than [0-9]+ with"):
-            generated(TOKENIZER, seed=0, count=5000, length=4)
+        monkeypatch.setattr(conditionals, "MAX_TRIES", 100)
+        with pytest.raises(ValueError, match=r"length: 4 is not valid for 5000 prompts; .* more than [0-9]+ prompts"):
+            generate_prompts(TOKENIZER, seed=0, count=5000, length=4)
 
 
 class TestTogether:
     def test_prompts_of_two_batches_are_one_after_another(self):
-        one, another = found(PLAIN.values(), TOKENIZER, 7), generated(TOKENIZER, seed=0, count=4, length=7)
-        both = together([one, another])
+        one, another = (
+            find_prompts(PLAIN.values(), TOKENIZER, 7),
+            generate_prompts(TOKENIZER, seed=0, count=4, length=7),
+        )
+        both = concatenate([one, another])
         n = len(one.inputs)
         for joined, parts in zip(both[:3], zip(one[:3], another[:3], strict=True), strict=True):
             assert torch.equal(joined[:n], parts[0])
@@ -361,23 +366,23 @@ class TestTogether:
         assert both.task is None
 
     def test_nothing_found_adds_nothing(self):
-        one = found(PLAIN.values(), TOKENIZER, 7)
-        assert torch.equal(together([found([], TOKENIZER, 7), one]).inputs, one.inputs)
+        one = find_prompts(PLAIN.values(), TOKENIZER, 7)
+        assert torch.equal(concatenate([find_prompts([], TOKENIZER, 7), one]).inputs, one.inputs)
 
     def test_what_does_not_fit_together_is_refused(self):
         with pytest.raises(ValueError, match="batches: lengths none are not valid"):
-            together([])
+            concatenate([])
         with pytest.raises(ValueError, match="batches: lengths 7, 11 are not valid"):
-            together([found([], TOKENIZER, 7), found([], TOKENIZER, 11)])
+            concatenate([find_prompts([], TOKENIZER, 7), find_prompts([], TOKENIZER, 11)])
         with pytest.raises(ValueError, match=r"batches: lengths 7, 7 are not valid; .* the same info"):
-            together([found([], TOKENIZER, 7), found([], TOKENIZER, 7)._replace(info={})])
+            concatenate([find_prompts([], TOKENIZER, 7), find_prompts([], TOKENIZER, 7)._replace(info={})])
 
 
 class TestOrdinary:
     TEXTS = ("one = two", "value = one if ready else two\nleft = right\n" * 3)
 
     def test_windows_are_neighbours_of_one_text_after_bos(self):
-        batch = ordinary(self.TEXTS, TOKENIZER, seed=0, count=61, length=5)
+        batch = random_windows(self.TEXTS, TOKENIZER, seed=0, count=61, length=5)
         assert bool((batch.inputs[:, 0] == TOKENIZER.bos_token_id).all())
         assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
         assert bool(batch.mask.all())
@@ -386,24 +391,24 @@ class TestOrdinary:
         # They end anywhere: before any token of the second text, of which all are drawn.
         spelled = TOKENIZER.encode(self.TEXTS[1], add_special_tokens=False)
         every = {tuple(spelled[i : i + 5]) for i in range(len(spelled) - 4)}
-        assert every <= set(map(tuple, ordinary(self.TEXTS, TOKENIZER, 0, 2003, 5).targets.tolist()))
+        assert every <= set(map(tuple, random_windows(self.TEXTS, TOKENIZER, 0, 2003, 5).targets.tolist()))
 
     def test_a_seed_gives_the_same_and_another_others(self):
-        one, same, other = (ordinary(self.TEXTS, TOKENIZER, seed, 31, 5).targets for seed in (0, 0, 1))
+        one, same, other = (random_windows(self.TEXTS, TOKENIZER, seed, 31, 5).targets for seed in (0, 0, 1))
         assert torch.equal(one, same)
         assert not torch.equal(one, other)
 
     def test_texts_that_are_all_shorter_are_refused(self):
         with pytest.raises(ValueError, match=r"length: 61 is longer than every text; the longest has [0-9]+ tokens"):
-            ordinary(self.TEXTS[:1], TOKENIZER, seed=0, count=3, length=61)
+            random_windows(self.TEXTS[:1], TOKENIZER, seed=0, count=3, length=61)
         with pytest.raises(ValueError, match="the longest has 0 tokens"):
-            ordinary([], TOKENIZER, seed=0, count=3, length=5)
+            random_windows([], TOKENIZER, seed=0, count=3, length=5)
 
 
 def test_another_token_stands_where_the_if_of_the_expression_stood():
-    batch = found(PLAIN.values(), TOKENIZER, 7)
+    batch = find_prompts(PLAIN.values(), TOKENIZER, 7)
     comma = one_token(TOKENIZER, ",")
-    changed = with_another(batch, comma)
+    changed = replace_if(batch, comma)
     different = changed.inputs != batch.inputs
     assert different.sum(1).tolist() == [1] * len(batch.inputs)
     assert torch.equal(different.nonzero()[:, 1], batch.info["if_position"])

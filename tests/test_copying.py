@@ -64,12 +64,12 @@ def test_an_effective_embedding_is_layer_0_attending_to_the_token_alone(network:
 
 def test_without_an_mlp_there_is_no_effective_embedding_with_it():
     model = random(attn_only=True)
-    with pytest.raises(DoesNotApplyError, match="an effective embedding with MLP 0 needs one"):
+    with pytest.raises(DoesNotApplyError, match="an effective embedding with MLP 0 needs MLPs"):
         effective_embedding(model, torch.tensor([3]))
-    with pytest.raises(DoesNotApplyError, match="an effective embedding with MLP 0 needs one"):
+    with pytest.raises(DoesNotApplyError, match="an effective embedding with MLP 0 needs MLPs"):
         copying_score(model, torch.tensor([3]), mlp=True)
     assert copying_score(model, torch.tensor([3])).shape == (2, 3)
-    with pytest.raises(ValueError, match="tokens: 14 does not exist; these are 0 to 13"):
+    with pytest.raises(ValueError, match="tokens: 14 does not exist; this network has tokens 0 to 13"):
         effective_embedding(model, torch.tensor([3, 14]), mlp=False)
     with pytest.raises(ValueError, match="k: 15 is not valid; it must be 1 to 14"):
         copying_score(model, torch.tensor([3]), k=15)

@@ -19,7 +19,7 @@ from matplotlib.patches import Circle, PathPatch
 from matplotlib.text import Text
 from toys import TOKENS, VECTORS
 
-from headway.analyze import measure
+from headway.analyze import MEASURES, measure
 from headway.analyze.formation.roles import ROLES, roles
 from headway.analyze.measures.attention import attention
 from headway.analyze.measures.loss import loss
@@ -30,7 +30,6 @@ from headway.analyze.report.figures.diagram import KINDS
 from headway.analyze.report.figures.plot import FIGURES, draw, save
 from headway.checkpoints import Run
 from headway.checkpoints.scores import read_file, score_file, write_scores
-from headway.data.repeated_tokens import RepeatedTokens
 from headway.train import train
 
 ONE_LAYER = replace(TOKENS, model=replace(TOKENS.model, n_layers=1))
@@ -118,8 +117,29 @@ def test_losses_are_lines_over_training_beside_the_baselines(tokens: Run):
     np.testing.assert_allclose((x[2] - x[0]) / (x[1] - x[0]), np.log(11) / np.log(2), rtol=1e-5)
 
 
+def test_scores_of_the_network_and_of_layers_are_lines_over_training(vectors: Run, tmp_path: Path):
+    run = Run(shutil.copytree(vectors.path, tmp_path / "run"))
+    measure(run, [each for each in MEASURES if each.name in ("linearity", "outside_embedding")])
+    figure = draw(run, "network")
+    titles = [axes.get_title(loc="left") for axes in panels(figure)]
+    assert titles == [
+        "in_context", "linearity, data", "linearity, isotropic", "linearity_intercept, data",
+        "linearity_intercept, isotropic", "linearity_slope, data", "linearity_slope, isotropic", "outside_embedding",
+    ]  # fmt: skip
+    assert title(figure) == "scores of the network, steps 0 to 17"
+    assert legend(figure) == ["in context", "layer 0", "layer 1", "null"]
+    assert panels(figure)[0].get_ylabel() == "squared error"
+    (axes,) = panels(draw(run, "network", at=5, measure="linearity, isotropic"))
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    for layer in range(2):
+        expected = run.scores.linearity.sel(inputs="isotropic", layer=layer)
+        np.testing.assert_array_equal(lines[f"layer {layer}"].get_ydata(), expected)
+    np.testing.assert_array_equal(lines["null"].get_ydata(), run.scores.linearity_null)
+    assert axes.get_ylim()[0] < 0 < 1 < axes.get_ylim()[1] < 1.1  # its range is from 0 to 1
+
+
 def test_a_step_is_marked_in_what_goes_over_training(tokens: Run):
-    for name in ("loss", "heads"):
+    for name in ("loss", "heads", "network"):
         figure = draw(tokens, name, at=5)
         assert title(figure).endswith(", step 5")
         for axes in panels(figure):
@@ -294,7 +314,8 @@ def test_bars_are_what_each_component_adds(tokens: Run):
         assert axes.get_xlabel() == "logits"
     assert tick_texts(shown[0].yaxis) == scores.component.values.tolist()
     assert shown[0].get_ylabel() == "component"
-    assert [axes.get_title().partition(":")[0] for axes in shown] == ["on all positions", "on first", "on repeats"]
+    titles = [axes.get_title().partition("\n")[0] for axes in shown]
+    assert titles == ["direct attribution", "direct attribution on first", "direct attribution on repeats"]
 
 
 def test_what_is_no_number_is_drawn_as_nothing_and_adds_up_to_nothing(run: Run):
@@ -351,7 +372,7 @@ def test_edges_are_the_compositions_that_have_formed(run: Run):
     assert strong.get_linestyle() != weak.get_linestyle()
     figure = draw(run, "diagram")
     assert legend(figure)[-2:] == ["K-composition, z up to 40", "V-composition, z up to 10"]
-    assert title(figure) == f"2 compositions above their bands, step {LAST}"
+    assert title(figure) == f"2 compositions above their null bands, step {LAST}"
 
 
 def test_no_two_kinds_of_edges_look_alike():
@@ -407,10 +428,14 @@ def test_nothing_is_cut_off_and_no_texts_overlap(
 # How it is written.
 
 
-def test_text_of_an_svg_is_text_whatever_it_holds(tokens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_text_of_an_svg_is_text_whatever_it_holds(run: Run, tmp_path: Path):
     odd = ["<script>", "$x$ & y", "a\nb", "\0", "]]>", "a_very_long_one", "π", "\\", "{}", "%", "#"]
-    monkeypatch.setattr(RepeatedTokens, "labels", lambda _, batch: [odd] * len(batch.inputs))
-    out = save(draw(tokens, "attention", layer=0, head=0), tmp_path / "figure.svg")
+    for step in run.steps:
+        path = score_file(run.path, step, "attention")
+        scores = read_file(path)
+        scores.attention.attrs["tokens"] = [odd] * 4
+        write_scores(path, scores)
+    out = save(draw(run, "attention", layer=0, head=0), tmp_path / "figure.svg")
     written = out.read_text()
     assert "<script" not in written
     texts = {node.text for node in ET.fromstring(written).iter("{http://www.w3.org/2000/svg}text")}
@@ -444,7 +469,7 @@ def test_a_figure_of_ours_is_replaced_and_nothing_else(tokens: Run, tmp_path: Pa
     for ending in ("png", "svg", "pdf"):
         theirs, ours = tmp_path / f"theirs.{ending}", tmp_path / "new" / f"ours.{ending}"
         theirs.write_text("a picture of somebody's")
-        with pytest.raises(ValueError, match=r"out: .*theirs.* is no figure of Headway's; --overwrite replaces it"):
+        with pytest.raises(ValueError, match=r"out: .*theirs.* is not a figure of Headway; --overwrite replaces it"):
             save(figure, theirs)
         assert theirs.read_text() == "a picture of somebody's"
         assert save(figure, theirs, overwrite=True).stat().st_size > 1000
@@ -458,7 +483,7 @@ def test_a_figure_of_ours_is_replaced_and_nothing_else(tokens: Run, tmp_path: Pa
 @pytest.mark.parametrize(
     ("figure", "options", "message"),
     [
-        ("los", {}, "figure: 'los' is not one of loss, diagram, .*; nearest is 'loss'"),
+        ("los", {}, "figure: 'los' is not one of loss, network, .*; nearest is 'loss'"),
         ("loss", {"layer": 1}, "layer: 1 is not valid; the figure loss takes at$"),
         ("composition", {"head": 0}, "head: 0 is not valid; the figure composition takes at, measure$"),
         ("diagram", {"measure": "k_composition"}, "measure: 'k_composition' is not valid; the figure diagram takes at"),
@@ -470,10 +495,11 @@ def test_a_figure_of_ours_is_replaced_and_nothing_else(tokens: Run, tmp_path: Pa
         ("eigenvalues", {"head": -1}, "head: -1 is not valid; this run has 0 to 2"),
         ("heads", {"head": 3}, "head: 3 is not valid; this run has 0 to 2"),
         ("attention", {"sequence": 4}, "sequence: 4 is not valid; this run has 0 to 3"),
-        ("heads", {"measure": "k_composition"}, "measure: 'k_composition' is no score of heads in this run; it must"),
-        ("heads", {"measure": "previous"}, "is no score of heads .* one of previous_token, .* nearest is 'previous_to"),
-        ("composition", {"measure": "first_token"}, "no score of pairs of heads .* one of q_composition, k_compos"),
+        ("heads", {"measure": "k_composition"}, "measure: 'k_composition' is not a score of heads in this run; it"),
+        ("heads", {"measure": "previous"}, "is not a score of heads .* one of previous_token, .* nearest is 'previous"),
+        ("composition", {"measure": "first_token"}, "not a score of pairs of heads .* one of q_composition, k_compos"),
         ("eigenvalues", {"measure": "loss"}, "'loss' has no eigenvalues in this run; it must be one of ov_eigenvalue"),
+        ("network", {"measure": "loss"}, "'loss' is not a score of the network or of layers .* one of accuracy, in_"),
         ("heads", {"measure": "ov_top1"}, "measure: 'ov_top1' has no scores .headway measure .*run.* --only ov_top1 "),
     ],
 )  # fmt: skip
@@ -493,6 +519,7 @@ def test_bad_options(figure: str, options: dict[str, Any], message: str, tokens:
         ("eigenvalues", "ov_eigenvalue qk_eigenvalue", "ov_eigenvalue,qk_eigenvalue"),
         ("composition", "q_composition k_composition v_composition", "k_composition"),
         ("attribution", "direct_attribution", "direct_attribution"),
+        ("network", "accuracy in_context", "accuracy,in_context"),
         ("heads", "*_token prefix_matching ??_eigenvalue", "previous_token"),
         ("diagram", "*_token prefix_matching ?_composition", "previous_token,k_composition"),
     ],
@@ -503,7 +530,7 @@ def test_scores_that_are_missing_are_named_with_the_command_that_makes_them(
     for pattern in lost.split():
         for path in run.path.glob(f"scores/step-*/{pattern}.safetensors"):
             path.unlink()
-    with pytest.raises(ValueError, match=rf"^figure: .* headway measure {run.path} --only {only} scores it"):
+    with pytest.raises(ValueError, match=rf"^figure: .* headway measure {run.path} --only {only} computes them"):
         draw(run, figure)
 
 
@@ -514,14 +541,14 @@ def test_a_measure_that_one_step_lacks(run: Run):
             score_file(run.path, step, "attention").unlink()
     # Most steps lack it, so they count as whole.
     draw(run, "attention", at=5)
-    with pytest.raises(ValueError, match=f"attention has not been scored at step {LAST}, .* --only attention --at"):
+    with pytest.raises(ValueError, match=f"attention has no scores at step {LAST}, .* --only attention --at"):
         draw(run, "attention")
 
 
 def test_a_run_without_scores(run: Run):
     shutil.rmtree(run.path / "scores")
     for name in FIGURES:
-        with pytest.raises(ValueError, match=rf"run: .* has no scores; headway measure {run.path} makes them"):
+        with pytest.raises(ValueError, match=rf"run: .* has no scores yet; headway measure {run.path} computes them"):
             draw(run, name)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import xarray as xr
 from headway.analyze.formation.dates import formed_from, onset, outside
 from headway.analyze.formation.induction import induction_circuits
 from headway.analyze.formation.roles import ROLES, roles
-from headway.analyze.formation.strongest import strongest, what_formed
+from headway.analyze.formation.strongest import Formed, strongest, what_formed
 from headway.analyze.measures.attention import (
     current_token,
     duplicate_token,
@@ -68,7 +69,7 @@ def test_onset_is_the_interval_in_which_a_score_left_its_band_for_good():
 def test_the_strongest_head_is_named_with_its_numbers():
     found = strongest(made_up([[0, 0], [0, 4], [2, 5], [8, 6]]), "previous_token")
     assert (found.heads, found.score, found.z, found.null, found.since) == ((Head(0, 0),), 0.08, 8, 0.1, (100, 1000))
-    assert str(found) == "L0H0 looks at the token before"
+    assert str(found) == "previous token: L0H0"
     assert found.when == "100 to 1000"
     assert [each.since for each in what_formed(made_up([[0.0, 0], [1, 2]]))] == [None]
     assert what_formed(made_up([[math.nan, math.nan], [math.nan, math.nan]])) == []
@@ -117,7 +118,9 @@ def test_an_induction_circuit_is_a_pair_that_composes_through_keys():
     assert circuits[0].since == 1
     # Its ceiling: the flat spectrum of 13 tokens, perfectly aligned.
     assert circuits[0].k_composition == pytest.approx(13**-0.5)
-    assert str(Head(1, 1)) in circuits[0].sentence
+    assert circuits[0].sentence.startswith(
+        "L0H0 and L1H1 form an induction circuit from step 1 on: L0H0 is a previous-"
+    )
     assert induction_circuits(scores_of(composing_pair("q"))) == []
     assert induction_circuits(scores_of(composing_pair("v"))) == []
     assert induction_circuits(scores_of(previous_token_head())) == []
@@ -162,12 +165,34 @@ def test_a_head_whose_main_attention_goes_elsewhere_is_no_part_of_a_circuit():
     assert induction_circuits(split) == []
 
 
-def test_what_is_weaker_than_nothing_has_not_formed():
+def test_a_score_below_its_null_has_not_formed():
     found = strongest(made_up([[0, 0], [-1, -9], [-8, -9], [-8, -9]]), "previous_token")
     assert found.z == -8
     assert found.when == "not formed"
-    assert found.sentence.startswith("Not formed: L0H0")
-    assert "for good between steps 100 and 1000" in strongest(made_up([[0], [4], [2], [8]]), "previous_token").sentence
+    assert found.sentence == "No previous-token head (highest: L0H0, -0.080; null 0.100, below its 99 % band)."
+    within = strongest(made_up([[0, 0], [0, 2]]), "previous_token")
+    assert within.sentence == "No previous-token head (highest: L0H1, 0.020; null 0.100, inside its 99 % band)."
+
+
+def test_a_head_has_formed_more_than_half_of_the_way_from_its_null_to_one():
+    def sentence(score: float, **options: Any) -> str:
+        known = {"null": 0.2, "null_std": 1e-4, "z": 20.0, "since": (10, 20), **options}
+        return Formed("prefix_matching", (Head(0, 2),), score, **known).sentence
+
+    slight = sentence(0.212)
+    assert slight.startswith("No prefix-matching head (highest: L0H2, 0.212; null 0.200): ")
+    assert slight.endswith("leaves its 99 % band for good between steps 10 and 20, but it is only 1.5% of the way from "
+                           "the null to 1.")  # fmt: skip
+    assert sentence(0.6).startswith("No prefix-matching head")
+    assert sentence(0.601) == (
+        "L0H2 is a prefix-matching head: prefix_matching 0.601 (null 0.200). "
+        "The score leaves its 99 % band for good between steps 10 and 20."
+    )
+    assert sentence(0.9, since=(None, 10)).endswith("The score is outside its 99 % band from the start.")
+    # How far a composition can go its ceiling says.
+    pair = Formed("k_composition", (Head(0, 1), Head(1, 2)), 0.25, 0.125, 0.01, 12.5, (10, 20), ceiling=0.3)
+    assert str(pair) == "K-composition: L0H1, L1H2"
+    assert pair.sentence.startswith("L0H1 and L1H2 K-compose: k_composition 0.250 of at most 0.300 (null 0.125).")
 
 
 @pytest.mark.parametrize(("score", "share"), [(0.28, "20.0%"), (0.549, "49.9%"), (0.551, None), (1.0, None)])
@@ -186,3 +211,11 @@ def test_pairs_have_formed_only_above_their_band():
     scores = made_up([[0, 0, 9], [9, -9, 9], [1, -9, 9], [9, -9, 1]])
     assert np.array_equal(formed_from(scores, "previous_token").values, [[1000, math.nan, math.nan]], equal_nan=True)
     assert formed_from(made_up([[9.0]]), "previous_token").values.tolist() == [[0]]
+
+
+def test_entries_of_an_axis_beside_the_heads_are_dated_apart():
+    scores = made_up([[0, 0], [9, 0], [9, 9], [9, 9]])
+    twice = xr.concat([scores, scores.isel(head=[1, 0])], dim=xr.Variable("best", ["key", "query"]))
+    found = formed_from(twice, "previous_token")
+    assert found.dims == ("best", "layer", "head")
+    assert found.values.tolist() == [[[10, 100]], [[100, 10]]]

@@ -23,14 +23,14 @@ from headway.data.indirect_object import (
     IndirectObject,
     TokenizedIndirectObject,
     in_tokens,
-    joined,
-    parted,
+    join_words,
+    split_words,
 )
 from headway.data.task import Batch, masked_mean
 from headway.models.config import ModelConfig
 
 FEW = IndirectObject(n_names=11)
-SENTENCES = [joined(word for word in parted(template) if word not in SLOTS) for template in TEMPLATES]
+SENTENCES = [join_words(word for word in split_words(template) if word not in SLOTS) for template in TEMPLATES]
 
 
 def tokenizer(texts: Iterable[str], across_words: bool = False, **special: str) -> PreTrainedTokenizerFast:
@@ -71,7 +71,7 @@ def of_each(batch: Batch) -> Iterator[tuple[list[int], list[int], dict[str, int]
 
 def slots_of(template: str, words: list[str]) -> dict[str, str]:
     """What stands in each slot of a sentence that is otherwise the template."""
-    pairs = list(zip(parted(template), words, strict=True))
+    pairs = list(zip(split_words(template), words, strict=True))
     assert all(have == expected for expected, have in pairs if expected not in SLOTS)
     return {expected: have for expected, have in pairs if expected in SLOTS}
 
@@ -88,24 +88,24 @@ def deviates(values: Tensor, choices: int) -> bool:
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_template_has_each_slot_once_and_ends_before_a_name(template: str):
-    words = parted(template)
+    words = split_words(template)
     assert all(words.count(slot) == 1 for slot in SLOTS)
     assert words.index("FIRST") < words.index("SECOND") < words.index("AGAIN")
     # A name that began the text would be another token than the same name behind a space.
     assert words[0] not in SLOTS
     assert words[-1] in ("to", "for")
-    assert joined(words) == template
+    assert join_words(words) == template
 
 
 def test_words_are_told_apart():
     assert len(NAMES) >= 90
     words = IndirectObject().words
     assert len(words) == len(set(words))
-    assert set(words) == {"BOS", *NAMES, *PLACES, *OBJECTS, *(word for text in SENTENCES for word in parted(text))}
+    assert set(words) == {"BOS", *NAMES, *PLACES, *OBJECTS, *(word for text in SENTENCES for word in split_words(text))}
     # Spelled without a space before it, the first word is spelled so wherever it stands.
-    first_words = [parted(template)[0] for template in TEMPLATES]
+    first_words = [split_words(template)[0] for template in TEMPLATES]
     assert len(set(first_words)) == len(TEMPLATES)
-    assert not set(first_words) & {word for template in TEMPLATES for word in parted(template)[1:]}
+    assert not set(first_words) & {word for template in TEMPLATES for word in split_words(template)[1:]}
     # "a" stands before objects.
     assert not any(thing[0] in "aeiou" for thing in OBJECTS)
 
@@ -234,7 +234,7 @@ def test_a_corrupted_sentence_differs_in_its_names_alone(task: IndirectObject):
 def every_sentence(task: IndirectObject) -> Iterator[list[str]]:
     """The words of each sentence that can be drawn, with its answer; all are as likely."""
     orders = {"mixed": (False, True), "ABBA": (False,), "BABA": (True,)}[task.order]
-    for template in map(parted, TEMPLATES):
+    for template in map(split_words, TEMPLATES):
         for (io, s), s_first in itertools.product(itertools.permutations(task.names, 2), orders):
             first, second = (s, io) if s_first else (io, s)
             for place, thing in itertools.product(PLACES, OBJECTS):
@@ -306,8 +306,10 @@ def test_the_sentences_are_the_same_in_other_tokens():
         assert torch.equal(words.info[name], tokens.info[name])
     for (inputs, targets, at), (pieces, next_pieces, piece_at) in zip(of_each(words), of_each(tokens), strict=True):
         sentence = [FEW.words[token] for token in inputs[1 : at["end"] + 1]]
-        assert PIECES.decode(pieces[1 : piece_at["end"] + 1]) == joined(sentence)
-        assert PIECES.decode(next_pieces[: piece_at["end"] + 1]) == joined([*sentence, FEW.words[targets[at["end"]]]])
+        assert PIECES.decode(pieces[1 : piece_at["end"] + 1]) == join_words(sentence)
+        assert PIECES.decode(next_pieces[: piece_at["end"] + 1]) == join_words(
+            [*sentence, FEW.words[targets[at["end"]]]]
+        )
         for name in ("io", "s1", "s2"):
             assert PIECES.decode([pieces[piece_at[name]]]) == " " + FEW.words[inputs[at[name]]]
         for name in ("io_token", "s_token"):
@@ -352,12 +354,14 @@ def test_names_that_are_split_are_left_out_or_refused():
         ValueError, match=r"^names: 'Oscar' is not one token of this tokenizer; it is split into \[.+\]$"
     ):
         in_tokens(without, names=[*given, "Oscar"])
-    with pytest.raises(ValueError, match=r"^names: 'Ruth' is not valid; it must be no other word, and no other name$"):
+    with pytest.raises(
+        ValueError, match=r"^names: 'Ruth' is not valid; it must differ from all other words and names$"
+    ):
         in_tokens(without, names=[*given, "Ruth"])
-    with pytest.raises(ValueError, match=r"^names: 5 of 5 are one token of this tokenizer; it must be at least 6$"):
+    with pytest.raises(ValueError, match=r"^names: 5 of 5 are one token of this tokenizer; there must be at least 6$"):
         in_tokens(without, names=given[:5])
     with pytest.raises(
-        ValueError, match=r"^names: 2 of 100 .+ \('Peter' is split into \[.+\]\); it must be at least 6$"
+        ValueError, match=r"^names: 2 of 100 .+ \('Peter' is split into \[.+\]\); there must be at least 6$"
     ):
         in_tokens(tokenizer(["Alice", "Oscar"], eos_token="<end>"))
 
@@ -379,7 +383,9 @@ def test_tokens_that_cross_words_are_refused():
     crossing = tokenizer(
         [f"{name} and" for name in NAMES] + [*NAMES, "met", "the"], across_words=True, eos_token="<end>"
     )
-    with pytest.raises(ValueError, match=r"^tokenizer: .+ must spell a sentence word by word, and does not in '.+'$"):
+    with pytest.raises(
+        ValueError, match=r"^tokenizer: .+ must tokenize a sentence word by word, but it does not in '.+'$"
+    ):
         in_tokens(crossing)
 
 
@@ -421,7 +427,7 @@ def test_a_spelling_that_does_not_fit_is_refused(fields: dict, name: str):
 @each_task
 def test_a_recipe_keeps_the_task(task: IndirectObject):
     model = ModelConfig(n_layers=1, d_model=7, n_ctx=task.n_ctx, d_head=5, n_heads=3, d_vocab=task.d_vocab)
-    recipe = Recipe(task, model)
+    recipe = Recipe(task=task, model=model)
     again = Recipe.from_dict(recipe.to_dict())
     assert recipe.to_yaml() == again.to_yaml()
     assert again == recipe

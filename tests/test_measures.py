@@ -390,7 +390,7 @@ def test_a_measure_may_not_write_another_s_score():
     def mine(model: Model, batch: Batch) -> xr.Dataset:
         return xr.Dataset({"mine": 1.0, "loss": 2.0})
 
-    with pytest.raises(ValueError, match="mine: its variable 'loss' may be another measure's"):
+    with pytest.raises(ValueError, match="mine: its variable 'loss' is not valid; it must be 'mine' or start with"):
         Measure(mine)(*uniform_head())
 
 
@@ -425,5 +425,5 @@ def test_what_does_not_apply_says_why():
         k_composition(model, batch)
     with pytest.raises(ValueError, match="its task is None"):
         in_context(model, once._replace(task=None))
-    with pytest.raises(ValueError, match="it gave a float; it must give an xarray Dataset or DataArray"):
+    with pytest.raises(ValueError, match="it returned a float; it must return an xarray Dataset or DataArray"):
         Measure(lambda model, batch: 1.0)(model, batch)  # pyright: ignore[reportArgumentType]

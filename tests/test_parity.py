@@ -557,7 +557,7 @@ def test_hooks_that_could_never_fire_are_refused(model: HookedTransformer, token
 def test_inputs_the_network_cannot_take_are_refused(model: HookedTransformer, tokens: Tensor):
     n_ctx, d_vocab = SIZES["n_ctx"], SIZES["d_vocab"]
     vectors = network(input_type="vectors")
-    with pytest.raises(ValueError, match=rf"input: {n_ctx + 1} positions are more than n_ctx = {n_ctx}"):
+    with pytest.raises(ValueError, match=rf"input: {n_ctx + 1} positions are not valid; n_ctx allows at most {n_ctx}"):
         model(torch.zeros(BATCH, n_ctx + 1, dtype=torch.long))
     assert model(torch.zeros(BATCH, n_ctx, dtype=torch.long)).shape == (BATCH, n_ctx, SIZES["d_vocab_out"])
     for token in (d_vocab, -1):
@@ -569,7 +569,7 @@ def test_inputs_the_network_cannot_take_are_refused(model: HookedTransformer, to
         vectors(torch.zeros(BATCH, POS, d_vocab, dtype=torch.long))
     with pytest.raises(ValueError, match=rf"\({BATCH}, {POS}, {d_vocab + 1}\).*float vectors"):
         vectors(torch.zeros(BATCH, POS, d_vocab + 1, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"tokenizer: None; strings need one"):
+    with pytest.raises(ValueError, match=r"tokenizer: None is not valid for strings; call model.set_tokenizer"):
         model("a string")
 
 

@@ -33,22 +33,22 @@ def linear_target(noise: float = 0.0) -> tuple[Samples, Samples]:
 
 
 def test_a_linear_target_is_recovered():
-    probed = linear_probe(*linear_target())
-    assert probed.r_squared == pytest.approx(1, abs=1e-12)
-    assert probed.train_error == pytest.approx(0, abs=1e-20)
-    assert probed.held_out_error == pytest.approx(0, abs=1e-20)
+    result = linear_probe(*linear_target())
+    assert result.r_squared == pytest.approx(1, abs=1e-12)
+    assert result.train_error == pytest.approx(0, abs=1e-20)
+    assert result.held_out_error == pytest.approx(0, abs=1e-20)
     assert mlp_probe(*linear_target()).r_squared > 0.9
 
 
 def test_errors_are_what_the_normal_equations_leave():
     (x, y), (x_held, y_held) = linear_target(noise=2.0)
-    probed = linear_probe(Samples(x, y), Samples(x_held, y_held))
+    result = linear_probe(Samples(x, y), Samples(x_held, y_held))
     ones, ones_held = (torch.cat([each, torch.ones(len(each), 1)], 1) for each in (x, x_held))
     fitted = torch.linalg.solve(ones.mT @ ones, ones.mT @ y)
     error = (y_held - ones_held @ fitted).square()
-    assert probed.train_error == pytest.approx((y - ones @ fitted).square().mean().item())
-    assert probed.held_out_error == pytest.approx(error.mean().item())
-    assert probed.r_squared == pytest.approx(1 - (error.sum() / (y_held - y.mean(0)).square().sum()).item())
+    assert result.train_error == pytest.approx((y - ones @ fitted).square().mean().item())
+    assert result.held_out_error == pytest.approx(error.mean().item())
+    assert result.r_squared == pytest.approx(1 - (error.sum() / (y_held - y.mean(0)).square().sum()).item())
 
 
 def test_noise_is_learnt_by_heart_as_much_as_theory_says():
@@ -67,9 +67,9 @@ def test_noise_is_learnt_by_heart_as_much_as_theory_says():
 
 @pytest.mark.parametrize("probe", PROBES)
 def test_noise_is_not_read_and_learning_by_heart_is_visible(probe):
-    probed = probe(Samples(X, normal(N, TARGETS, seed=5)), Samples(X_HELD, normal(HELD, TARGETS, seed=6)))
-    assert probed.r_squared < 0
-    assert probed.train_error < 0.95 < probed.held_out_error
+    result = probe(Samples(X, normal(N, TARGETS, seed=5)), Samples(X_HELD, normal(HELD, TARGETS, seed=6)))
+    assert result.r_squared < 0
+    assert result.train_error < 0.95 < result.held_out_error
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ def test_features_that_are_constant_or_combinations_of_others_do_no_harm(probe, 
         return Samples(torch.cat([x, x @ more.to(dtype), x[:, :1], constants], 1), each.y)
 
     # A feature that never varied says nothing when it does.
-    probed, plain = probe(with_more(train, 7.1), with_more(held_out, 7e3)), probe(train, held_out)
+    result, plain = probe(with_more(train, 7.1), with_more(held_out, 7e3)), probe(train, held_out)
     tolerance = 1e-5 if probe is linear_probe else 0.1
-    assert probed.r_squared == pytest.approx(plain.r_squared, abs=tolerance)
-    assert probed.train_error == pytest.approx(plain.train_error, rel=10 * tolerance)
+    assert result.r_squared == pytest.approx(plain.r_squared, abs=tolerance)
+    assert result.train_error == pytest.approx(plain.train_error, rel=10 * tolerance)
 
 
 def test_an_invertible_map_of_the_features_changes_nothing_for_a_linear_probe():
@@ -170,21 +170,23 @@ def test_the_training_mean_is_what_r_squared_compares_with(probe):
 @pytest.mark.parametrize("probe", PROBES)
 def test_targets_that_do_not_vary_have_no_r_squared(probe):
     train, held_out = (Samples(x, torch.full_like(x[:, :2], 7.1)) for x in (X, X_HELD))
-    probed = probe(train, held_out)
-    assert math.isnan(probed.r_squared)
-    assert probed.held_out_error == pytest.approx(0, abs=1e-12)
+    result = probe(train, held_out)
+    assert math.isnan(result.r_squared)
+    assert result.held_out_error == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("probe", PROBES)
 def test_what_cannot_be_probed_is_refused(probe):
     train, held_out = linear_target()
     few = Samples(X[:FEATURES], train.y[:FEATURES])
-    with pytest.raises(ValueError, match="train: 13 samples for 13 features and an intercept; give more sequences"):
+    with pytest.raises(
+        ValueError, match="train: 13 samples are too few for 13 features and an intercept; give more sequences"
+    ):
         probe(few, held_out)
     assert linear_probe(Samples(X[: FEATURES + 1], train.y[: FEATURES + 1]), held_out).r_squared > 0.99
     for broken, message in (
-        (train._replace(x=X / 0), "train: its x is not all numbers"),
-        (train._replace(y=train.y.log()), "train: its y is not all numbers"),
+        (train._replace(x=X / 0), "train: 2743 values of x are NaN or infinite"),
+        (train._replace(y=train.y.log()), "train: .* values of y are NaN or infinite"),
         (train._replace(y=train.y[1:]), r"train: x and y have the shapes \(211, 13\) and \(210, 3\)"),
         (train._replace(y=train.y[:, 0]), r"and \(211,\); they must be \[sample, feature\] and \[sample, target\]"),
         (Samples(X[:, :0], train.y), "must be"),
@@ -192,9 +194,9 @@ def test_what_cannot_be_probed_is_refused(probe):
         with pytest.raises(ValueError, match=message):
             probe(broken, held_out)
     for broken, message in (
-        (held_out._replace(x=X_HELD[:, 1:]), "held_out: it has 12 features; it must have those of train, 13"),
-        (held_out._replace(y=held_out.y[:, 1:]), "held_out: it has 2 targets; it must have those of train, 3"),
-        (held_out._replace(x=X_HELD / 0), "held_out: its x is not all numbers"),
+        (held_out._replace(x=X_HELD[:, 1:]), "held_out: it has 12 features; it must have as many as train, 13"),
+        (held_out._replace(y=held_out.y[:, 1:]), "held_out: it has 2 targets; it must have as many as train, 3"),
+        (held_out._replace(x=X_HELD / 0), "held_out: .* values of x are NaN or infinite"),
         (Samples(X_HELD[:0], held_out.y[:0]), "must be"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -310,15 +312,15 @@ def test_sequences_are_on_one_side_only():
     model, (train, held_out) = previous_token_head()[0], two_batches(29)
     shared = held_out._replace(inputs=torch.cat([train.inputs[:3], held_out.inputs[3:]]))
     point = "blocks.0.hook_resid_post"
-    with pytest.raises(ValueError, match="held_out: 3 of its 29 sequences are in train; there must be none"):
+    with pytest.raises(ValueError, match="held_out: 3 of its 29 sequences are in train; leave these out"):
         probe_activation(model, train, shared, point, before)
     # Sequences of which nothing is taken are on neither side.
     mask = torch.arange(29)[:, None].expand_as(shared.mask) >= 3
     probe_activation(model, train, shared._replace(mask=mask), point, before)
     same = train.first(1)._replace(inputs=train.inputs[:1].repeat(3, 1), mask=train.mask[:1].repeat(3, 1))
-    with pytest.raises(ValueError, match="train: positions count in 1 different sequences; they must in at least 2"):
+    with pytest.raises(ValueError, match="train: 1 different sequences have positions to probe; at least 2 must"):
         probe_activation(model, same, held_out, point, before)
-    with pytest.raises(ValueError, match="held_out: positions count in 0 different sequences"):
+    with pytest.raises(ValueError, match="held_out: 0 different sequences have positions to probe"):
         probe_activation(
             model,
             train,
@@ -327,15 +329,20 @@ def test_sequences_are_on_one_side_only():
             before,
             lambda batch: torch.zeros_like(batch.mask) | batch.inputs.eq(train.inputs).all(1, True),
         )
-    with pytest.raises(ValueError, match="train: 34 samples for 43 features and an intercept; give more sequences"):
+    with pytest.raises(
+        ValueError, match="train: 34 samples are too few for 43 features and an intercept; give more sequences"
+    ):
         probe_activation(model, train.first(2), held_out, point, before)
 
 
 def test_wrong_arguments_are_named():
     model, pair = previous_token_head()[0], two_batches(29)
     for point, message in (
-        ("blocks.0.hook_resid_pst", "point: 'blocks.0.hook_resid_pst' is no hook point .* nearest is 'blocks.0.hook_r"),
-        ("blocks.0.attn.hook_pattern", r"point: 'blocks.0.attn.hook_pattern' is no activation \[batch, pos, ...\]"),
+        (
+            "blocks.0.hook_resid_pst",
+            "point: 'blocks.0.hook_resid_pst' is not a hook point .* the nearest is 'blocks.0.hook_r",
+        ),
+        ("blocks.0.attn.hook_pattern", r"point: 'blocks.0.attn.hook_pattern' has the shape .* \[batch, pos, ...\]"),
     ):
         with pytest.raises(ValueError, match=message):
             probe_activation(model, *pair, point, before)
@@ -343,11 +350,13 @@ def test_wrong_arguments_are_named():
         "blocks.0.attn.hook_pattern",
         pair[0]._replace(inputs=pair[0].inputs[:, :2], mask=pair[0].mask[:, :2]),
     )
-    with pytest.raises(ValueError, match=r"is no activation \[batch, pos, ...\]"):  # as many heads as positions
+    with pytest.raises(ValueError, match=r"it must be an activation \[batch, pos, ...\]"):  # as many heads as positions
         samples(composing_pair("k")[0], batch, pattern, lambda batch: batch.inputs[..., None])
-    with pytest.raises(ValueError, match=r"target: it gave the shape \(29, 17\); it must be \[batch, pos, target\]"):
+    with pytest.raises(
+        ValueError, match=r"target: it returned the shape \(29, 17\); it must be \[batch, pos, target\]"
+    ):
         probe_activation(model, *pair, "hook_embed", lambda batch: batch.inputs)
-    with pytest.raises(ValueError, match=r"where: it is torch.bool of the shape \(17,\)"):
+    with pytest.raises(ValueError, match=r"where: its result is torch.bool of the shape \(17,\)"):
         probe_activation(model, *pair, "hook_embed", before, lambda batch: batch.mask[0])
     # Behind the check of types that tests add.
     with pytest.raises(ValueError, match="kind: 'tree' is not one of linear, mlp"):

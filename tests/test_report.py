@@ -5,8 +5,11 @@ import html
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +21,19 @@ from toys import TOKENS, VECTORS, TurnsNaN, embedding_norm
 
 from headway.__main__ import main
 from headway.analyze import MEASURES, measure
-from headway.analyze.formation.strongest import Formed
+from headway.analyze.measures.nulls import Null, beside_null
 from headway.analyze.network.axes import PAIR
-from headway.analyze.report import live, page, shown, write_report
+from headway.analyze.network.requirements import DoesNotApplyError
+from headway.analyze.report import live, page, stored, write_report
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.page import run_data
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import read_file, score_file, write_scores
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
-from headway.models.config import Head
+from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import DivergedError
 from headway.recipes import RECIPES
 from headway.train import resume, train
@@ -91,7 +95,14 @@ def test_the_page_holds_the_scores_of_the_run(original: Run):
     scores, data = original.scores, run_of(original.report_file)
     assert data["steps"] == original.steps
     np.testing.assert_allclose(data["attention"]["values"], scores.attention.values, atol=1 / 508)
-    np.testing.assert_allclose(data["losses"]["loss_repeats"], scores.loss_repeats.values, rtol=1 / 4000)
+    losses = {each["label"]: each["values"] for each in data["losses"]}
+    assert losses.keys() == {"loss", "loss on first", "loss on repeats"}
+    np.testing.assert_allclose(losses["loss on repeats"], scores.loss_repeats.values, rtol=1 / 4000)
+    np.testing.assert_array_equal(losses["loss"], data["loss"])
+    curves = {each["label"]: {line["label"]: line["values"] for line in each["lines"]} for each in data["curves"]}
+    assert curves.keys() == {"accuracy", "in_context"}
+    np.testing.assert_allclose(curves["accuracy"]["accuracy on repeats"], scores.accuracy_repeats, rtol=1 / 4000)
+    np.testing.assert_allclose(curves["in_context"]["in context"], scores.in_context, rtol=1 / 4000)
     by_name = {each["label"]: each for each in data["perHead"]}
     assert by_name.keys() == {
         "previous_token", "current_token", "first_token", "duplicate_token", "prefix_matching", "ov_eigenvalue",
@@ -115,16 +126,15 @@ def test_the_page_holds_the_scores_of_the_run(original: Run):
     # A ratio is that of its spectrum.
     size = np.hypot(spectrum["re"], spectrum["im"]).sum(-1)
     np.testing.assert_allclose(spectrum["re"].sum(-1) / size, spectrum["ratio"], atol=2e-3)
-    attribution = {each["part"]: each for each in data["attributions"]}
-    np.testing.assert_allclose(
-        attribution["repeats"]["values"], scores.direct_attribution_repeats.values, rtol=1 / 4000
-    )
+    attribution = {each["label"]: each["values"] for each in data["attributions"]}
+    repeats = attribution["direct attribution on repeats"]
+    np.testing.assert_allclose(repeats, scores.direct_attribution_repeats, rtol=1 / 4000)
 
 
 def test_the_page_says_what_formed_and_what_each_measure_means(original: Run):
     data = data_of(original.report_file)
-    assert data["runs"][0]["sentences"][0].startswith("Between steps 0 and 17 the loss went from ")
-    assert any("previous_token" in sentence for sentence in data["runs"][0]["sentences"])
+    assert data["runs"][0]["sentences"][0].startswith("From step 0 to step 17: loss from ")
+    assert any("previous-token head" in sentence for sentence in data["runs"][0]["sentences"])
     for each in (*data["runs"][0]["perHead"], *data["runs"][0]["perPair"]):
         told = data["definitions"][each["measure"]]
         assert told["summary"]
@@ -237,21 +247,21 @@ def test_vectors_and_one_layer_have_pages(tmp_path: Path):
     recipe = replace(VECTORS, model=replace(VECTORS.model, n_layers=1))
     data = run_of(trained(tmp_path, recipe).report_file)
     assert data["perPair"] == []
-    assert data["unit"] == "squared error"
+    assert data["lossUnits"] == "squared error"
     assert data["attention"]["tokens"][0][:2] == ["x0", "x1"]
 
 
 def test_attention_is_cut_to_what_a_page_can_hold(original: Run, monkeypatch: pytest.MonkeyPatch):
-    whole = Shown.of(original).attention
+    whole = StoredScores.of(original).attention
     assert whole is not None
     patterns = len(original.steps) * 6
     assert whole.sizes["batch"] == 4
-    monkeypatch.setattr(shown, "MOST_ATTENTION", patterns * 11**2 * 3)
-    three = Shown.of(original).attention
+    monkeypatch.setattr(stored, "MOST_ATTENTION", patterns * 11**2 * 3)
+    three = StoredScores.of(original).attention
     assert three is not None
     assert (three.sizes["batch"], three.sizes["query"]) == (3, 11)
-    monkeypatch.setattr(shown, "MOST_ATTENTION", patterns * 7**2)
-    data = run_data(Shown.of(original))
+    monkeypatch.setattr(stored, "MOST_ATTENTION", patterns * 7**2)
+    data = run_data(StoredScores.of(original))
     assert data["attention"]["values"]["shape"] == [len(original.steps), 2, 3, 1, 7, 7]
     assert [len(row) for row in data["attention"]["tokens"]] == [7]
     assert data["attention"]["positions"] == 11
@@ -274,11 +284,14 @@ def test_a_measure_of_one_s_own_is_shown(run: Run):
     data = data_of(write_report(run))
     assert data["runs"][0]["attention"]["values"].shape[1:4] == (2, 3, 4)
     assert "padded" not in {each["measure"] for each in data["runs"][0]["perHead"]}
-    assert data["runs"][0]["notShown"] == ["embedding_norm", "padded"]
+    not_shown = {each["name"]: each["axes"] for each in data["runs"][0]["notShown"]}
+    assert not_shown["embedding_norm"] == ["token"]
+    assert not_shown["padded"] == ["layer", "head"]
+    assert not_shown["padded_of_sequences"] == ["batch"]
     [found] = [each for each in data["runs"][0]["perHead"] if each["measure"] == "twice_the_layer"]
     assert found["values"][0].tolist() == [[0, 0, 0], [2, 2, 2]]
     assert (found["null"], found["low"]) == (None, None)
-    assert data["definitions"]["twice_the_layer"]["summary"] == "A measure of your own."
+    assert data["definitions"]["twice_the_layer"]["summary"] == "The layer's number, twice."
 
 
 def test_several_runs_share_a_page(original: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -294,7 +307,7 @@ def test_several_runs_share_a_page(original: Run, tmp_path: Path, capsys: pytest
 def test_a_file_that_is_no_page_is_not_replaced(run: Run, tmp_path: Path):
     mine = tmp_path / "mine.html"
     mine.write_text("notes")
-    with pytest.raises(ValueError, match=r"out: .*mine.html is no page of Headway's; --overwrite replaces it"):
+    with pytest.raises(ValueError, match=r"out: .*mine.html is not a page of Headway; --overwrite replaces it"):
         write_report(run, mine)
     assert mine.read_text() == "notes"
     assert "Headway" in write_report(run, mine, overwrite=True).read_text()
@@ -362,14 +375,24 @@ class Numbered(RepeatedTokens):
         return [[7, 8, 9]] * len(batch.inputs)  # pyright: ignore[reportReturnType]
 
 
-def test_a_run_does_not_end_for_its_page(tmp_path: Path):
+def test_a_run_does_not_end_for_tokens_that_have_no_names(tmp_path: Path):
     sizes = {name: getattr(TOKENS.task, name) for name in ("n_tokens", "length", "period_min", "period_max")}
-    with pytest.warns(UserWarning, match=r"report: no page was written \(KeyError: 'no names'\)"):
+    with pytest.warns(UserWarning, match=r"scores: attention has no tokens \(KeyError: 'no names'\)"):
         run = trained(tmp_path, task=Nameless(**sizes), live=True)
     assert run.finished
-    assert not run.report_file.exists()
+    assert run_of(run.report_file)["attention"]["tokens"][0] == [str(position) for position in range(11)]
+    assert run_of(run.report_file)["lacking"] == ["attention"]
     numbered = train(**{**vars(TOKENS), "task": Numbered(**sizes)}, out=tmp_path / "numbered")
     assert run_of(numbered.report_file)["attention"]["tokens"][0] == ["7", "8", "9", *[""] * 8]
+
+
+def test_a_run_does_not_end_for_its_page(run: Run, monkeypatch: pytest.MonkeyPatch):
+    def fails(*_: Any, **__: Any) -> None:
+        raise KeyError("anything")
+
+    monkeypatch.setattr(live, "write_report", fails)
+    with pytest.warns(UserWarning, match=r"report: no page was written \(KeyError: 'anything'\)"):
+        live.report_if_possible(run)
 
 
 def test_watching_ends_for_a_finished_run_whose_last_step_has_no_scores(run: Run, monkeypatch: pytest.MonkeyPatch):
@@ -417,14 +440,6 @@ def test_a_run_of_which_all_is_damaged_names_it(run: Run):
     assert [step for step, _ in data["leftOut"]] == run.steps
 
 
-def test_what_a_head_does_slightly_is_said_to_be_slight():
-    small = Formed("prefix_matching", (Head(0, 2),), 0.219, 0.217, 1e-4, 20.0, (10, 20))
-    assert small.sentence.startswith("Only 0.3% of the way from nothing to all, L0H2 does prefix matching: ")
-    assert Formed("prefix_matching", (Head(0, 2),), 0.9, 0.1, 1e-4, 20.0, (10, 20)).sentence.startswith(
-        "L0H2 does prefix"
-    )
-
-
 def test_a_run_that_diverges_has_a_page(tmp_path: Path):
     small = replace(TOKENS.model, n_ctx=5, d_vocab=7, d_vocab_out=7)
     with pytest.raises(DivergedError):
@@ -441,7 +456,7 @@ def test_a_notebook_shows_the_page_at_a_step(run: Run):
     inside = html.unescape(found[1])
     assert '<meta name="place" content="step=5">' in inside
     assert inside.replace('<meta name="place" content="step=5">', "") == run.report_file.read_text()
-    assert 'content="step=17"' in html.unescape(run._repr_html_())
+    assert 'content="step=17"' in html.unescape(run.show()._repr_html_())
     with pytest.raises(ValueError, match="step: 3 was not kept; nearest is 4"):
         run.show(3)
     time.sleep(0.01)
@@ -450,8 +465,8 @@ def test_a_notebook_shows_the_page_at_a_step(run: Run):
     write_report(run)
     assert run.show(5)._repr_html_().startswith("<iframe")
     run.report_file.unlink()
-    assert run._repr_html_().startswith("<p>Run(")
-    assert f"headway report {run.path} writes it" in run._repr_html_()
+    with pytest.raises(ValueError, match=r"has no page yet; headway report .* writes it"):
+        run.show()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -462,3 +477,195 @@ def test_pages_of_the_recipes_stay_small(name: str, tmp_path: Path):
     fixed = len(write_report(Run.create(tmp_path / "empty", recipe)).read_bytes())
     per_step = (run.report_file.stat().st_size - fixed) / 2
     assert fixed + 45 * per_step < (3e6 if name == "induction" else 12e6)
+
+
+# A page is made from files, from axes and from attributes.
+
+# One segment twice, so that induction_stripe applies.
+TWICE = replace(TOKENS, task=replace(TOKENS.task, period_min=5, period_max=5, late_start=0.0))
+THREE_LAYERS = replace(TOKENS, model=replace(TOKENS.model, n_layers=3))
+
+
+def scored_by_all(folder: Path, recipe: Recipe) -> Run:
+    """A run that nobody trained, scored by every measure that applies to it, with nulls made up where they are slow."""
+    run = Run.create(folder, recipe)
+    batch = run.batch()
+    for step, seed in ((0, 0), (5, 1)):
+        network = HookedTransformer(recipe.model, seed=seed).eval()
+        for each in MEASURES:
+            with suppress(DoesNotApplyError):
+                scores = each(network, batch)
+                if each.fresh_null:
+                    one = np.ones((1,) * scores[each.name].ndim)
+                    null = Null(0.1 * one, 0.02 * one)
+                    beside = beside_null(each.name, scores[each.name], null)
+                    scores = each.described(xr.Dataset({**scores.variables, **beside.variables}), batch)
+                write_scores(score_file(run.path, step, each.name), scores)
+    return run
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return scored_by_all(tmp_path_factory.mktemp("runs") / "twice", TWICE)
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return scored_by_all(tmp_path_factory.mktemp("runs") / "vectors", VECTORS)
+
+
+def shown_in(data: dict[str, Any]) -> set[str]:
+    """The measures that a figure of the page shows."""
+    figures = ("perHead", "perPair", "curves", "spectra")
+    return {
+        *(each["measure"] for figure in figures for each in data[figure]),
+        *(["loss"] if data["losses"] else []),
+        *(["attention"] if data["attention"] else []),
+        *(["direct_attribution"] if data["attributions"] else []),
+    }
+
+
+def test_every_measure_is_in_a_figure_or_named_as_not_shown(twice: Run, vectors: Run):
+    scored = set()
+    for run in (twice, vectors):
+        measures = {path.stem for path in run.path.glob("scores/step-*/*")}
+        data = run_of(write_report(run))
+        not_shown = {each["name"]: each["axes"] for each in data["notShown"]}
+        assert measures == shown_in(data) | (measures & not_shown.keys())
+        # What is named there is found under this name, with these axes.
+        for name, axes in not_shown.items():
+            assert run.scores[name].dims == ("step", *axes)
+        scored |= measures
+    assert scored == {each.name for each in MEASURES}
+
+
+def test_scores_of_the_network_and_of_layers_are_curves(vectors: Run):
+    data, scores = run_of(write_report(vectors)), vectors.scores
+    curves = {each["label"]: each for each in data["curves"]}
+    assert {"in_context", "linearity, data", "linearity, isotropic", "outside_embedding"} <= curves.keys()
+    lines = {line["label"]: line["values"] for line in curves["linearity, isotropic"]["lines"]}
+    assert lines.keys() == {"layer 0", "layer 1"}
+    for layer in range(2):
+        expected = scores.linearity.sel(inputs="isotropic", layer=layer)
+        np.testing.assert_allclose(lines[f"layer {layer}"], expected, rtol=1 / 4000)
+    np.testing.assert_allclose(curves["linearity, data"]["null"], scores.linearity_null, rtol=1 / 4000)
+    assert curves["outside_embedding"]["limits"] == [0, 1]
+    assert curves["in_context"]["units"] == "squared error"
+    assert {each["units"] for each in data["attributions"]} == {"shares of the target"}
+
+
+def test_what_has_one_more_axis_than_its_figure_is_several_scores(twice: Run):
+    data, scores = run_of(write_report(twice)), twice.scores
+    per_head = {each["label"]: each for each in data["perHead"]}
+    for circuit in ("OV", "QK"):
+        found = per_head[f"rank_95, {circuit}"]
+        np.testing.assert_allclose(found["values"], scores.rank_95.sel(circuit=circuit), rtol=1 / 4000)
+        assert found["high"].shape == (2, 2)
+    assert {"ablation", "ablation_first", "ablation_repeats"} <= per_head.keys()
+    assert {each["label"] for each in data["perPair"]} >= {"path_patch, q", "path_patch, k", "path_patch, v"}
+
+
+@pytest.mark.parametrize("recipe", [TOKENS, THREE_LAYERS], ids=["two layers", "three layers"])
+def test_pairs_of_several_entries_form_each_at_their_own_step(recipe: Recipe, tmp_path: Path):
+    """An entry of the axis ``best`` must not date another, nor a pair of another measure."""
+    run = Run.create(tmp_path / "run", recipe)
+    layers, heads = recipe.model.n_layers, recipe.model.n_heads
+    earlier = np.arange(layers)[:, None] < np.arange(layers)
+    possible = np.broadcast_to(earlier[:, None, :, None], (layers, heads, layers, heads))
+    for step in (0, 1, 5, 17):
+        matched = np.where(possible, 0.1, np.nan)[..., None].repeat(2, -1)
+        # By key from step 5 on, by query from 17 on, and by composition from 1 on.
+        matched[0, 1, 1, 2] = [0.9 if step >= 5 else 0.1, 0.9 if step >= 17 else 0.1]
+        composed = matched[..., 0].copy()
+        composed[0, 1, 1, 2] = 0.9 if step >= 1 else 0.1
+        for name, values, axes in (
+            ("k_composition_top1", matched, (*PAIR, "best")),
+            ("k_composition", composed, PAIR),
+        ):
+            score = xr.DataArray(values, dims=axes, coords={"best": ["key", "query"]} if "best" in axes else {})
+            numbers = {"null": 0.2, "null_std": 0.1, "low": 0.0, "high": 0.5}
+            beside = {f"{name}_{role}": xr.full_like(score, number) for role, number in numbers.items()}
+            beside[f"{name}_z"] = (score - 0.2) / 0.1
+            write_scores(score_file(run.path, step, name), xr.Dataset({name: score, **beside}))
+    data = run_of(write_report(run))
+    formed = {}
+    for each in data["perPair"]:
+        assert len(each["pairs"]) == heads**2 * layers * (layers - 1) // 2
+        pair = each["pairs"].index([1, heads + 2])
+        formed[each["label"]] = each["formed"][pair]
+        assert np.isnan(np.delete(each["formed"], pair)).all()
+    assert formed == {"k_composition": 1, "k_composition_top1, key": 5, "k_composition_top1, query": 17}
+    assert any("L0H1 and L1H2 K-compose" in sentence for sentence in data["sentences"])
+
+
+def test_axes_of_one_measure_do_not_touch_those_of_another(run: Run):
+    def odd_labels(model: Any, batch: Batch) -> xr.Dataset:
+        """The same axes as other measures have, with other labels and lengths."""
+        ones = xr.DataArray(np.ones(3), dims="component", coords={"component": ["L0H0", "mine", "yours"]})
+        heads = xr.DataArray(np.ones((7, 5)), dims=("layer", "head"))
+        return xr.Dataset({"odd_labels": ones, "odd_labels_of_heads": heads})
+
+    before = run_of(write_report(run))
+    measure(run, [odd_labels])
+    after = run_of(write_report(run))
+    mine = [each for each in after["attributions"] if "odd" in each["label"]]
+    assert [each["components"] for each in mine] == [["L0H0", "mine", "yours"]]
+    assert {each["name"] for each in after["notShown"]} >= {"odd_labels_of_heads"}
+    assert after["layers"] == 2
+    for figure in ("perHead", "perPair", "attributions", "spectra"):
+        for one, other in zip(before[figure], after[figure], strict=figure != "attributions"):
+            for name, values in one.items():
+                np.testing.assert_array_equal(other[name], values)
+
+
+def without_attributes(run: Run) -> Run:
+    """The same run as an older Headway wrote it."""
+    for path in run.path.glob("scores/step-*/*.safetensors"):
+        write_scores(path, read_file(path).drop_attrs())
+    return run
+
+
+def test_a_run_of_an_older_headway_has_the_same_figures(run: Run):
+    new = data_of(write_report(run))
+    old = data_of(write_report(without_attributes(run)))
+    [before], [after] = new["runs"], old["runs"]
+    assert before["lacking"] == []
+    assert after["lacking"] == ["loss", "attention"]
+    assert before["baselines"] == run.task.baselines()
+    assert after["baselines"] == {}
+    assert before["attention"]["tokens"] == run.task.labels(run.batch().first(4))
+    assert after["attention"]["tokens"] == [[str(position) for position in range(11)]] * 4
+    assert old["definitions"] == new["definitions"]
+    for name in before.keys() - {"lacking", "baselines", "attention", "packed"}:
+        assert repr(before[name]) == repr(after[name]), name
+    text = (Path(page.__file__).parent / "assets" / "formed.js").read_text()
+    assert "headway measure ${run.path} --only ${run.lacking.join" in text
+    measure(run, [each for each in MEASURES if each.name in after["lacking"]], overwrite=True)
+    assert run_of(write_report(run))["baselines"] == before["baselines"]
+
+
+def test_a_page_needs_neither_the_task_s_module_nor_its_options(original: Run, tmp_path: Path):
+    gone = Run(shutil.copytree(original.path, tmp_path / "run"))
+    config = gone.path / "config.yaml"
+    config.write_text(
+        config.read_text().replace("headway.data.repeated_tokens:RepeatedTokens", "no.such.module:Riddles")
+        .replace("period_min: 2", "riddles: 7")
+    )  # fmt: skip
+    data = run_of(write_report(gone))
+    about = dict(data["about"])
+    assert about["task"].startswith("Riddles: ")
+    assert "riddles 7" in about["task"]
+    expected = run_of(original.report_file)
+    assert about["network"] == dict(expected["about"])["network"]
+    for name in expected.keys() - {"about", "path", "packed"}:
+        assert repr(data[name]) == repr(expected[name]), name
+    # An own task may have an own loss: what an older file measures it in is not known.
+    assert run_of(write_report(without_attributes(gone)))["lossUnits"] == ""
+
+
+def test_reading_and_drawing_import_no_network():
+    modules = ("page", "live", "stored", "summary", "study_page", "prompt_page", "figures.plot")
+    code = "import sys\n" + "".join(f"import headway.analyze.report.{name}\n" for name in modules)
+    heavy = ("torch", "transformer_lens", "lightning", "transformers", "matplotlib", "scipy")
+    code += f"assert not set({heavy}) & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import xarray as xr
 from test_report import run_of, unpacked
-from toy_stories import MARKUP, made_up_story
+from toy_studies import MARKUP, made_up_study
 from toys import made_up_run
 
-from headway.analyze.report import stories, write_report
+from headway.analyze.report import study_page, write_report
 from headway.analyze.report.packed import Packed
-from headway.analyze.report.stories import entry_names, story_data
-from headway.analyze.studies.story import Claims, Figure, Section, Story, table
+from headway.analyze.report.study_page import entry_names, study_data
+from headway.analyze.studies.result import Claims, Figure, Section, StudyResult, table
 from headway.checkpoints import Run
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = made_up_run(tmp_path_factory.mktemp("runs") / "run", layers=2, heads=3, kept=2)
-    made_up_story().write(run.study_file("made_up", 1))
+    made_up_study().write(run.study_file("made_up", 1))
     return run
 
 
@@ -34,19 +34,19 @@ def run(original: Run, tmp_path: Path) -> Run:
     return Run(shutil.copytree(original.path, tmp_path / "run"))
 
 
-def data_of(story: Story) -> dict[str, Any]:
-    """What the page's scripts are given of a story."""
+def data_of(study: StudyResult) -> dict[str, Any]:
+    """What the page's scripts are given of a study."""
     packed = Packed()
-    data = story_data(story, packed)
+    data = study_data(study, packed)
     return unpacked(data, zlib.decompress(base64.b64decode(packed.text())))
 
 
 def of(*figures: Figure, claims: Claims = ()) -> list[dict[str, Any]]:
-    return data_of(Story("own", "run", 1, (Section("Section", "", figures),), claims))["sections"][0]["figures"]
+    return data_of(StudyResult("own", "run", 1, (Section("Section", "", figures),), claims))["sections"][0]["figures"]
 
 
 def test_the_page_holds_the_numbers_of_every_figure(original: Run):
-    [data], told = run_of(write_report(original))["stories"], made_up_story()
+    [data], told = run_of(write_report(original))["studies"], made_up_study()
     assert (data["study"], data["step"]) == ("made_up", 4)
     two, many, bars, small, _, cells = [each for section in data["sections"] for each in section["figures"]]
     datasets = {figure.title: figure.data for section in told.sections for figure in section.figures}
@@ -73,24 +73,24 @@ def test_the_page_holds_the_numbers_of_every_figure(original: Run):
 
 
 def test_a_claim_without_a_number_neither_holds_nor_fails(original: Run):
-    [data] = run_of(write_report(original))["stories"]
+    [data] = run_of(write_report(original))["studies"]
     assert data["claims"]["holds"] == [True, False, True, None]
     assert data["claims"]["needs"] == ["> 0.5", "< 0.1", "> 0.5", "> 0.1"]
     np.testing.assert_array_equal(data["claims"]["numbers"], np.array([0.93, 0.8, 0.50004, np.nan], "float32"))
 
 
 def test_a_run_without_studies_has_none_and_a_story_may_be_empty(run: Run):
-    Story("empty", str(run.path), 1, (), ()).write(run.study_file("made_up", 1))
-    [empty] = run_of(write_report(run))["stories"]
+    StudyResult("empty", str(run.path), 1, (), ()).write(run.study_file("made_up", 1))
+    [empty] = run_of(write_report(run))["studies"]
     assert (empty["study"], empty["sections"], empty["claims"]["says"]) == ("empty", [], [])
     shutil.rmtree(run.path / "studies")
-    assert run_of(write_report(run))["stories"] == []
+    assert run_of(write_report(run))["studies"] == []
 
 
 def test_a_study_is_shown_at_the_last_step_at_which_it_was_made(run: Run):
-    made_up_story(step=0).write(run.study_file("made_up", 0))
-    made_up_story(step=0).write(run.study_file("early", 0))
-    assert [(each["study"], each["step"]) for each in run_of(write_report(run))["stories"]] == [
+    made_up_study(step=0).write(run.study_file("made_up", 0))
+    made_up_study(step=0).write(run.study_file("early", 0))
+    assert [(each["study"], each["step"]) for each in run_of(write_report(run))["studies"]] == [
         ("made_up", 0),
         ("made_up", 4),
     ]
@@ -102,7 +102,7 @@ def test_a_damaged_study_is_named_and_the_rest_is_there(run: Run, part: float):
     whole = run.study_file("made_up", 1).read_bytes()
     run.study_file("broken", 1).write_bytes(whole[: int(part * len(whole))])
     data = run_of(write_report(run))
-    broken, made_up = data["stories"]
+    broken, made_up = data["studies"]
     assert (broken["study"], broken["step"]) == ("broken", 1)
     assert "broken.nc is damaged" in broken["why"]
     assert made_up["sections"]
@@ -112,11 +112,11 @@ def test_a_damaged_study_is_named_and_the_rest_is_there(run: Run, part: float):
 def test_whatever_reading_a_study_comes_to_the_page_is_written(run: Run, monkeypatch: pytest.MonkeyPatch):
     """A damaged HDF5 file may give a RuntimeError or an AttributeError, depending on the byte."""
 
-    def read(path: Path) -> Story:
+    def read(path: Path) -> StudyResult:
         raise RuntimeError("Unspecified error")
 
-    monkeypatch.setattr(Story, "read", read)
-    [broken] = run_of(write_report(run))["stories"]
+    monkeypatch.setattr(StudyResult, "read", read)
+    [broken] = run_of(write_report(run))["studies"]
     assert broken["why"] == f"{run.study_file('made_up', 1)} is damaged (Unspecified error)"
 
 
@@ -157,10 +157,10 @@ def test_a_whole_study_fits_into_what_a_page_can_hold():
     heads = xr.Dataset({"attention": (("layer", "head", "query", "key"), draws)})
     small = xr.Dataset({"y": ("x", [1.0, 2.0, 3.0])})
     packed = Packed()
-    story = Story("own", "run", 1, (Section("A", "", (Figure("M", heads, "maps"), Figure("L", small, "lines"))),), ())
-    data = story_data(story, packed)
+    section = Section("A", "", (Figure("M", heads, "maps"), Figure("L", small, "lines")))
+    data = study_data(StudyResult("own", "run", 1, (section,), ()), packed)
     raw = zlib.decompress(base64.b64decode(packed.text()))
-    assert stories.MOST / 8 < len(raw) <= stories.MOST
+    assert study_page.MOST / 8 < len(raw) <= study_page.MOST
     maps, lines = unpacked(data, raw)["sections"][0]["figures"]
     [part] = maps["parts"]
     assert len(part["entries"]) == 144

@@ -1,6 +1,7 @@
 """A run from end to end: what is kept, that it repeats, that it goes on, and how it ends when it ends badly."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -23,8 +24,9 @@ from safetensors.torch import load_file
 from toys import NO_POSITIONS, TOKENS, VECTORS, Spikes, TurnsNaN, embedding_norm
 
 from headway.analyze import LIVE, MEASURES, measure
+from headway.analyze.formation.strongest import what_formed
 from headway.analyze.measures.measure import Measure
-from headway.analyze.studies.story import Claim, Figure, Section, Story
+from headway.analyze.studies.result import Claim, Figure, Section, StudyResult
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
@@ -180,10 +182,12 @@ def test_lightning_s_checkpoint_holds_each_weight_once(run: Run):
 
 
 def test_a_home_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    assert run_recipe(TOKENS, Path("~/run")).path == tmp_path / "run"
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path / "home")
+    assert run_recipe(TOKENS, Path("~/run")).path == tmp_path / "home" / "run"
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["run"]
 
 
 def test_what_a_file_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path):
@@ -388,6 +392,109 @@ def test_overwrite_replaces_a_run_and_spares_other_files(run: Run, tmp_path: Pat
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_a_step_may_be_the_last_or_the_nearest(run: Run):
+    last = dict(run.model(17).state_dict())
+    for model in (run.model(), run.model("last"), run.model(None), run.model(10**6, nearest=True)):
+        assert identical(dict(model.state_dict()), last)
+    assert identical(dict(run.model(step=7, nearest=True).state_dict()), weights(run, 8))
+    assert [run.check_step(step, nearest=True) for step in (-3, 2, 3, 5, 6, 12, 13)] == [0, 1, 4, 5, 5, 8, 17]
+
+
+def test_a_run_says_in_a_line_how_far_it_has_come(run: Run, tmp_path: Path):
+    assert repr(run) == f"Run({str(run.path)!r}, 6 checkpoints, finished)"
+    begun = Run.create(tmp_path / "begun", TOKENS)
+    assert repr(begun) == f"Run({str(begun.path)!r}, 0 checkpoints, not finished)"
+    begun.keep(4, HookedTransformer(TOKENS.model))
+    assert repr(begun) == f"Run({str(begun.path)!r}, 1 checkpoint, not finished)"
+    (begun.path / "config.yaml").write_text("]")
+    assert repr(Run(begun.path)) == f"Run({str(begun.path)!r}, 1 checkpoint, config.yaml is damaged)"
+
+
+def test_a_notebook_shows_a_card_of_a_run_and_not_its_page(run: Run, tmp_path: Path):
+    card = run._repr_html_()
+    rows = dict(re.findall(r"<tr><th[^>]*>([^<]*)</th><td[^>]*>([^<]*)</td></tr>", card))
+    assert rows == {
+        "run": str(run.path),
+        "state": "6 checkpoints, finished",
+        "task": "RepeatedTokens",
+        "model": "n_layers 2, n_heads 3, d_model 19",
+        "seed": "0",
+        "page": ".show()",
+    }
+    odd = Run.create(tmp_path / "<b>&", TOKENS)
+    story(odd, 4).write(odd.study_file("mine", 4))
+    (odd.path / "config.yaml").write_text("version: 2")
+    card = Run(odd.path)._repr_html_()
+    assert "<b>" not in card
+    assert "&lt;b&gt;&amp;" in card
+    assert "mine (step 4)" in card
+    assert "version: 2 is not valid" in card
+    assert "headway report" in card
+
+
+def test_config_is_read_without_the_task(run: Run, tmp_path: Path):
+    """A run whose task's module is gone can still be looked at."""
+    gone = tmp_path / "gone"
+    shutil.copytree(run.path, gone)
+    config = (gone / "config.yaml").read_text()
+    (gone / "config.yaml").write_text(config.replace("headway.data.repeated_tokens:", "no.such.module:"))
+    assert Run(gone).config == {
+        **TOKENS.to_dict(),
+        "task": {**TOKENS.to_dict()["task"], "class": "no.such.module:RepeatedTokens"},
+    }
+    assert (Run(gone).finished, Run(gone).steps) == (True, run.steps)
+    assert Run(gone).scores.equals(run.scores)
+    assert Run(gone).training.equals(run.training)
+    assert Run(gone).summary().splitlines()[1:-1] == run.summary().splitlines()[1:-1]
+    with pytest.raises(ValueError, match=r"task: 'no.such.module:RepeatedTokens' cannot be imported"):
+        _ = Run(gone).task
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "message"),
+    [
+        ("steps: 17", "steps: many", "steps: 'many' is not valid; it must be a whole number"),
+        ("steps: 17", "", "steps: None is not valid; it must be a whole number"),
+        ("seed: 0", "seed: true", "seed: True is not valid; it must be a whole number"),
+        ("optim:", "optim: 3\nnone:", "optim: 3 is not valid; it must be a mapping of options"),
+        ("  n_layers: 2", "  n_layers: -2", "model.n_layers: -2 is not valid; it must be 1 or more"),
+        ("  n_layers: 2", "  n_layers: two", "model.n_layers: 'two' is not valid; it must be a whole number"),
+        ("  n_layers: 2", "", "model.n_layers: None is not valid; it must be a whole number"),
+        ("  n_layers: 2", "  n_layerz: 2", "model.n_layerz: there is no such option; nearest is 'n_layers'"),
+        ("version: 1", "version: 3", "version: 3 is not valid; this Headway reads version 1"),
+        ("version: 1", "[", "is not YAML"),
+    ],
+)
+def test_a_damaged_config_is_one_line(line: str, instead: str, message: str, tmp_path: Path):
+    run = Run.create(tmp_path / "run", TOKENS)
+    good = (run.path / "config.yaml").read_text()
+    assert re.search(rf"^{line}", good, flags=re.MULTILINE)
+    (run.path / "config.yaml").write_text(re.sub(rf"^{line}", instead, good, count=1, flags=re.MULTILINE))
+    with pytest.raises(ValueError, match=rf"^config: {re.escape(str(run.path))}/config.yaml:? {message}") as error:
+        _ = run.finished
+    assert "\n" not in str(error.value)
+
+
+def test_a_summary_is_loss_baselines_and_what_formed(run: Run, tmp_path: Path):
+    lines = run.summary().splitlines()
+    assert lines[0] == f"{run.path}, step 17:"
+    assert f"loss {run.scores.loss.sel(step=17).item():.4f}" in lines[1]
+    assert all(f"{value:.4f}" in lines[1] for value in run.task.baselines().values())
+    formed = [str(each) for each in what_formed(run.scores)]
+    assert len(formed) == 3
+    assert all(any(line.startswith(each) for line in lines) for each in formed)
+    assert lines[-1].endswith(str(run.report_file))
+    with pytest.raises(ValueError, match="has no scores yet; headway measure"):
+        Run.create(tmp_path / "new", TOKENS).summary()
+
+
+def test_a_figure_is_drawn_from_a_run(run: Run):
+    figure = run.plot("heads", at=17, layer=1)
+    assert figure.axes
+    with pytest.raises(ValueError, match="figure: 'haeds' is not one of"):
+        run.plot("haeds")
+
+
 def test_a_step_that_was_not_kept_is_named(run: Run):
     with pytest.raises(ValueError, match=r"step: 7 was not kept; nearest is 8, all are 0, 1, 4, 5, 8, 17"):
         run.model(step=7)
@@ -479,11 +586,11 @@ def test_updates_that_happened_twice_are_there_once(tmp_path: Path, monkeypatch:
 # Studies
 
 
-def story(run: Run, step: int, name: str = "mine") -> Story:
+def story(run: Run, step: int, name: str = "mine") -> StudyResult:
     """A study of one figure and one claim."""
     figure = Figure("Squares", xr.Dataset({"y": ("x", [0, 1, step])}), "lines", "How they grow.")
     section = Section("Numbers", "What they are.", (figure,))
-    return Story(name, str(run.path), step, (section,), (Claim("It grows", "last", float(step), 1.0),))
+    return StudyResult(name, str(run.path), step, (section,), (Claim("It grows", "last", float(step), 1.0),))
 
 
 @pytest.fixture
@@ -514,7 +621,7 @@ def test_a_study_is_read_at_its_last_step_or_the_one_asked_for(studied: Run):
     tree = studied.study("mine", 4)
     assert (tree.attrs["study"], tree.attrs["step"], tree.attrs["run"]) == ("mine", 4, str(studied.path))
     assert tree["Numbers/Squares"].y.values.tolist() == [0, 1, 4]
-    assert Story.from_tree(tree) == replace(story(studied, 4), sections=Story.from_tree(tree).sections)
+    assert StudyResult.from_tree(tree) == replace(story(studied, 4), sections=StudyResult.from_tree(tree).sections)
     # The file is closed: it can be replaced, and what was read stays.
     studied.study_file("mine", 4).unlink()
     assert tree["Numbers/Squares"].y.values.tolist() == [0, 1, 4]

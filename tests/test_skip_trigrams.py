@@ -175,10 +175,10 @@ def test_wrong_arguments_are_refused():
     qk, ov = circuit(QUERIES, KEYS, seed=0), circuit(KEYS, OUTPUTS, seed=1)
     refused: dict[str, Callable[[], object]] = {
         "k: 0 is not valid; it must be at least 1": lambda: skip_trigrams(qk, ov, 0),
-        "ov: it has 13 rows; they must be the 11 key tokens of qk": lambda: skip_trigrams(qk, ov.T, 1),
-        "query: 7 does not exist; tokens are 0 to 6": lambda: skip_trigrams(qk, ov, 1, query=7),
-        "key: -1 does not exist; tokens are 0 to 10": lambda: skip_trigrams(qk, ov, 1, key=-1),
-        "output: 13 does not exist; tokens are 0 to 12": lambda: skip_trigrams(qk, ov, 1, output=13),
+        "ov: it has 13 rows; it must have 11, one per key token of qk": lambda: skip_trigrams(qk, ov.T, 1),
+        "query: token 7 does not exist; tokens are 0 to 6": lambda: skip_trigrams(qk, ov, 1, query=7),
+        "key: token -1 does not exist; tokens are 0 to 10": lambda: skip_trigrams(qk, ov, 1, key=-1),
+        "output: token 13 does not exist; tokens are 0 to 12": lambda: skip_trigrams(qk, ov, 1, output=13),
     }
     for message, call in refused.items():
         with pytest.raises(ValueError, match=message):

@@ -492,7 +492,7 @@ def test_the_baselines_without_bos():
 @pytest.mark.parametrize("bos", [True, False])
 def test_a_recipe_says_whether_there_is_a_bos(bos: bool):
     model = ModelConfig(n_layers=1, d_model=7, n_ctx=19, d_head=5, n_heads=3, d_vocab=12)
-    recipe = Recipe(replace(PREVIOUS, bos=bos), model)
+    recipe = Recipe(task=replace(PREVIOUS, bos=bos), model=model)
     assert recipe.to_dict()["task"]["bos"] is bos
     again = Recipe.from_dict(recipe.to_dict())
     assert again == recipe

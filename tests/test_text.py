@@ -17,11 +17,11 @@ from networks import with_random_biases
 from headway.analyze.tools.perplexity import held_out_loss
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
-from headway.data import prepared
+from headway.data import tokenized_corpus
 from headway.data.corpus import Corpus, read_corpus
-from headway.data.prepared import Files, Prepared, Windows
 from headway.data.text import Text
-from headway.data.tokenizer import BOS, one_token, read_tokenizer, spelled, train_bpe, wrapped
+from headway.data.tokenized_corpus import Files, TokenizedCorpus, Windows
+from headway.data.tokenizer import BOS, encode_texts, one_token, read_tokenizer, train_bpe, wrapped
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
@@ -43,13 +43,19 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def task(folder: Path) -> Text:
-    return Text(str(folder), n_tokens=N_TOKENS, length=LENGTH).settled()
+    return Text(str(folder), n_tokens=N_TOKENS, length=LENGTH).resolved()
 
 
 def recipe(task: Text) -> Recipe:
     model = ModelConfig(n_layers=1, d_model=19, n_ctx=LENGTH, d_head=5, n_heads=3, d_vocab=N_TOKENS, attn_only=True)
     return Recipe(
-        task, model, OptimConfig(lr=0.01), Schedule(log=0, linear=2), steps=3, batch_size=5, eval_batch_size=7
+        task=task,
+        model=model,
+        optim=OptimConfig(lr=0.01),
+        schedule=Schedule(log=0, linear=2),
+        steps=3,
+        batch_size=5,
+        eval_batch_size=7,
     )
 
 
@@ -66,7 +72,7 @@ class TestCorpus:
         (folder / ".git").mkdir()
         (folder / ".git" / "config").write_text("hidden")
         corpus = read_corpus(str(folder))
-        assert corpus.skipped == {"undecodable": 1, "empty": 1, "double": 1, "unreadable": 0}
+        assert corpus.skipped == {"undecodable": 1, "empty": 1, "duplicate": 1, "unreadable": 0}
         assert sorted(corpus.texts) == sorted(source(number) for number in range(23))
 
     def test_a_pattern_takes_the_files_that_fit(self, folder: Path):
@@ -94,14 +100,14 @@ class TestCorpus:
 
     def test_a_dataset_without_a_column_of_text_is_refused(self, tmp_path: Path):
         (tmp_path / "rows.jsonl").write_text('{"label": 1}\n{"label": 2}')
-        with pytest.raises(ValueError, match="has the columns label; one must be text, content, code"):
+        with pytest.raises(ValueError, match="has the columns label; one of them must be text, content or code"):
             read_corpus(f"dataset:{tmp_path}")
 
     @pytest.mark.parametrize(
         ("name", "says"),
         [
             ("", "is not valid"),
-            ("/nowhere/at/all", "is no folder, and no file fits it"),
+            ("/nowhere/at/all", "no folder or file matches"),
             ("package:no_such_package", "is not installed"),
             ("package:os.path", "is not installed"),
             ("dataset:no/such/dataset/anywhere", "cannot be loaded"),
@@ -113,11 +119,11 @@ class TestCorpus:
 
     def test_a_folder_of_binaries_or_of_nothing_is_refused(self, tmp_path: Path):
         (tmp_path / "bin").mkdir()
-        with pytest.raises(ValueError, match=r"has no texts \(nothing is there\)"):
+        with pytest.raises(ValueError, match=r"has no texts \(skipped: none\)"):
             read_corpus(str(tmp_path / "bin"))
         for number in range(3):
             (tmp_path / "bin" / str(number)).write_bytes(b"\xff\x00" * (number + 1))
-        with pytest.raises(ValueError, match=r"has no texts \(3 undecodable\)"):
+        with pytest.raises(ValueError, match=r"has no texts \(skipped: 3 undecodable\)"):
             read_corpus(str(tmp_path / "bin"))
 
     def test_the_split_goes_by_contents_and_not_by_names_or_order(self):
@@ -139,18 +145,18 @@ class TestTokenizer:
     def test_any_text_comes_back(self, task: Text):
         bpe = train_bpe([source(0)], N_TOKENS)
         for text in ("größer 数\t\r\n  x", BOS, " if \0 else"):
-            (tokens,) = spelled(bpe, [text])
+            (tokens,) = encode_texts(bpe, [text])
             assert bpe.decode(tokens) == text
             assert 0 not in tokens
 
     def test_strings_that_are_typed_are_spelled_as_the_corpus_is(self):
         bpe = train_bpe([source(0)], N_TOKENS)
         for text in (source(1), BOS):
-            assert wrapped(bpe).encode(text, add_special_tokens=False) == spelled(bpe, [text])[0]
+            assert wrapped(bpe).encode(text, add_special_tokens=False) == encode_texts(bpe, [text])[0]
 
     def test_another_process_trains_the_same(self, task: Text, tmp_path: Path):
         script = (
-            f"from headway.data.text import Text; print(Text({task.corpus!r}, {N_TOKENS}).settled().tokenizer_hash)"
+            f"from headway.data.text import Text; print(Text({task.corpus!r}, {N_TOKENS}).resolved().tokenizer_hash)"
         )
         environment = {"HEADWAY_CACHE": str(tmp_path / "another"), "PYTHONHASHSEED": "5", "PATH": ""}
         there = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
@@ -162,7 +168,7 @@ class TestTokenizer:
             one_token(tokenizer, " otherwise")
 
     def test_more_tokens_than_the_text_has_are_refused(self):
-        with pytest.raises(ValueError, match=r"n_tokens: 2000 is too large for this text; it supports [0-9]+ at most"):
+        with pytest.raises(ValueError, match=r"n_tokens: 2000 is too large for this text; it must be at most [0-9]+"):
             train_bpe(["a if b else c"], 2000)
 
 
@@ -178,34 +184,34 @@ class TestWindows:
 
     def test_one_after_another_they_do_not_overlap(self):
         windows = Windows(self.files, 3)
-        assert windows(windows.one_after_another())[1][:, 0].tolist() == [100, 103, 109, 112]
+        assert windows(windows.non_overlapping())[1][:, 0].tolist() == [100, 103, 109, 112]
 
 
-class TestPrepared:
+class TestTokenizedCorpus:
     def test_the_second_time_nothing_is_read_but_the_texts(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
-        first = Text(str(folder), n_tokens=N_TOKENS).prepared
-        monkeypatch.setattr(prepared, "train_bpe", None)
-        assert Text(str(folder), n_tokens=N_TOKENS).prepared == first
+        first = Text(str(folder), n_tokens=N_TOKENS).tokenized_corpus
+        monkeypatch.setattr(tokenized_corpus, "train_bpe", None)
+        assert Text(str(folder), n_tokens=N_TOKENS).tokenized_corpus == first
 
     def test_tokens_are_the_texts_as_16_bits_on_disk(self, task: Text, folder: Path):
         both = read_corpus(str(folder)).split(task.held_out)
         for part, texts in zip(("train", "held_out"), both, strict=True):
-            files = task.prepared.files(part)
+            files = task.tokenized_corpus.files(part)
             assert isinstance(files.tokens, np.memmap)
             assert files.tokens.dtype == np.uint16
             ends = np.cumsum(files.lengths)
             assert tuple(text_of(task, files.tokens[a:b]) for a, b in zip([0, *ends], ends, strict=False)) == texts
 
-    @pytest.mark.parametrize("stage", ["train_bpe", "_tokens", "_hash"])
+    @pytest.mark.parametrize("stage", ["train_bpe", "_encode", "_hash"])
     def test_an_interrupted_preparation_leaves_nothing_half(
         self, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, stage: str
     ):
         def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(prepared, stage, interrupt)
+        monkeypatch.setattr(tokenized_corpus, stage, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            Text(str(folder), n_tokens=N_TOKENS).settled()
+            Text(str(folder), n_tokens=N_TOKENS).resolved()
         assert not cache.exists() or not list(cache.iterdir())
 
     @pytest.mark.parametrize("name", ["train.npy", "tokenizer.json", "found.json", "held_out_lengths.npy"])
@@ -213,14 +219,14 @@ class TestPrepared:
         (there,) = cache.iterdir()
         whole = (there / name).read_bytes()
         (there / name).write_bytes(whole[: len(whole) // 2])
-        assert replace(task).settled() == task
+        assert replace(task).resolved() == task
         assert (there / name).read_bytes() == whole
 
     def test_what_is_found_names_the_files_and_those_left_out(self, folder: Path):
         (folder / "empty.py").write_text("")
-        found = Text(str(folder), n_tokens=N_TOKENS).prepared.found
-        assert found["skipped"] == {"undecodable": 0, "empty": 1, "double": 0, "unreadable": 0}
-        assert isinstance(Text(str(folder), n_tokens=N_TOKENS).prepared, Prepared)
+        metadata = Text(str(folder), n_tokens=N_TOKENS).tokenized_corpus.metadata
+        assert metadata["skipped"] == {"undecodable": 0, "empty": 1, "duplicate": 0, "unreadable": 0}
+        assert isinstance(Text(str(folder), n_tokens=N_TOKENS).tokenized_corpus, TokenizedCorpus)
 
 
 class TestTask:
@@ -242,7 +248,7 @@ class TestTask:
     def test_held_out_batches_are_each_token_once(self, task: Text):
         batches = list(task.held_out_batches(5))
         tokens = torch.cat([batch.targets for batch in batches]).flatten().tolist()
-        files = task.prepared.files("held_out")
+        files = task.tokenized_corpus.files("held_out")
         parts = np.split(files.tokens, np.cumsum(files.lengths)[:-1])
         assert tokens == np.concatenate([part[: len(part) // LENGTH * LENGTH] for part in parts]).tolist()
 
@@ -256,7 +262,7 @@ class TestTask:
         assert held_out_loss(model, task) == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
 
     def test_baselines_are_those_counted_by_hand(self, task: Text):
-        files = task.prepared.files("train")
+        files = task.tokenized_corpus.files("train")
         texts = [part.tolist() for part in np.split(files.tokens, np.cumsum(files.lengths)[:-1])]
         total = sum(map(len, texts))
         single = [1] * N_TOKENS
@@ -307,9 +313,9 @@ class TestTask:
 
     def test_a_context_longer_than_every_file_is_refused(self, folder: Path):
         with pytest.raises(
-            ValueError, match=r"length: 99999 is longer than every file to train on; the longest has [0-9]+"
+            ValueError, match=r"length: 99999 is longer than every training file; the longest has [0-9]+"
         ):
-            Text(str(folder), n_tokens=N_TOKENS, length=99999).settled()
+            Text(str(folder), n_tokens=N_TOKENS, length=99999).resolved()
 
 
 class TestRun:
@@ -331,15 +337,15 @@ class TestRun:
         self, task: Text, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "empty"))
-        assert replace(task).settled() == task
+        assert replace(task).resolved() == task
         monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "empty as well"))
         (folder / "even" / "file_0.py").write_text("changed = 1")
-        with pytest.raises(ValueError, match=r"corpus_hash: .* has changed since"):
-            replace(task).settled()
+        with pytest.raises(ValueError, match=r"corpus_hash: .* has changed"):
+            replace(task).resolved()
 
     def test_another_bpe_than_that_of_the_hash_is_refused(self, task: Text):
-        with pytest.raises(ValueError, match="tokenizer_hash: abc… is not that of the BPE"):
-            replace(task, tokenizer_hash="abc").settled()
+        with pytest.raises(ValueError, match="tokenizer_hash: abc… is not the hash of the BPE"):
+            replace(task, tokenizer_hash="abc").resolved()
 
     def test_a_tokenizer_that_is_gone_or_altered_is_refused(self, task: Text, tmp_path: Path):
         path = tmp_path / "run"

@@ -105,7 +105,7 @@ def test_strings_go_in(model: HookedTransformer):
 
 
 def test_several_tokens_are_not_one(model: HookedTransformer):
-    with pytest.raises(ValueError, match=r"string: 'a book' is 2 tokens; one is needed"):
+    with pytest.raises(ValueError, match=r"string: 'a book' is 2 tokens; it must be one"):
         model.to_single_token("a book")
 
 

@@ -1,1 +1,1 @@
-"""Which edges carry a behaviour: empty until a circuit is searched for."""
+"""What carries a behaviour: how much of what a network knows some of its heads do."""

@@ -1,1 +1,1 @@
-"""When something formed: steps at which scores leave their nulls, roles of heads, and sentences about them."""
+"""When something formed: the steps at which scores leave their null bands, the roles of heads, sentences about both."""

@@ -1,28 +1,28 @@
-"""Roles of heads: what each attends to, at each checkpoint."""
+"""Roles of heads: what each head attends to, at each checkpoint."""
 
 import numpy as np
 import xarray as xr
 
 from headway.analyze.formation.dates import outside
 
-# What a head can attend to, by the measure that says so.
+# What a head can attend to, by the measure that scores it.
 ROLES = {
-    "previous_token": "the token before",
-    "prefix_matching": "what followed the current token before",
-    "duplicate_token": "earlier copies of the current token",
-    "current_token": "its own position",
-    "first_token": "position 0, where heads rest",
+    "previous_token": "previous token",
+    "prefix_matching": "prefix matching",
+    "duplicate_token": "duplicate token",
+    "current_token": "current token",
+    "first_token": "attention sink",
 }
-# A head that is further than this on the way from chance to attending to one thing alone does mainly that.
+# A head mainly does what it is more than half of the way to, from chance to attending to nothing else.
 MAINLY = 0.5
 
 
 def roles(scores: xr.Dataset) -> xr.Dataset:
-    """What each head attends to at each step: ``role`` [step, layer, head], one of ROLES, "" for none; ``role_share``.
+    """What each head attends to at each step: ``role`` [step, layer, head], one of ROLES or "", and ``role_share``.
 
-    Of the attention scores that are above their band, the one furthest on the way from chance to all attention,
-    ``(score - chance) / (1 - chance)``, which is ``role_share``; NaN for none. A head may do more than one thing, and
-    what it attends to says neither what it reads there nor whether anything uses it.
+    ``role`` is the attention score furthest on the way from chance to all attention, among those above their null
+    band; ``role_share`` is how far, ``(score - chance) / (1 - chance)``, NaN for no role. A head may have several
+    roles, of which this is one. A role says neither what the head reads there nor whether anything uses it.
 
     Raises:
         ValueError: scores without any of the measures in ROLES.
@@ -30,13 +30,16 @@ def roles(scores: xr.Dataset) -> xr.Dataset:
     measured = [name for name in ROLES if f"{name}_high" in scores]
     if not measured:
         raise ValueError(f"roles: none of {', '.join(ROLES)} has been measured")
+    axes = ("step", "layer", "head")
     shares = []
     for name in measured:
-        chance = scores[f"{name}_chance"]
-        share = (scores[name] - chance) / (1 - chance)
-        shares.append(share.where((outside(scores, name) == 1) & (share > 0)))
-    stacked = xr.concat(shares, dim="role").transpose("role", "step", "layer", "head")
-    best = stacked.fillna(-1).argmax("role")
-    share = stacked.max("role")
-    names = np.array(measured)[best.values]
-    return xr.Dataset({"role": (share.dims, np.where(share.notnull(), names, "")), "role_share": share})
+        chance = scores.variables[f"{name}_chance"]
+        share = ((scores.variables[name] - chance) / (1 - chance)).transpose(*axes).values
+        above = outside(scores, name).transpose(*axes).values == 1
+        shares.append(np.where(above & (share > 0), share, np.nan))
+    stacked = np.stack(shares)
+    share = np.fmax.reduce(stacked)
+    names = np.array(measured)[np.where(np.isnan(stacked), -1, stacked).argmax(0)]
+    like = scores[measured[0]].transpose(*axes).drop_attrs()
+    role = np.where(np.isnan(share), "", names)
+    return xr.Dataset({"role": (axes, role), "role_share": (axes, share)}, like.coords)

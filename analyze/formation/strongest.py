@@ -9,20 +9,27 @@ from headway.analyze.formation.dates import onset, outside
 from headway.analyze.formation.roles import MAINLY, ROLES
 from headway.models.config import Head
 
-# What is said of the head, or the pair of heads, whose score is furthest out of its band.
-WORDS = {
-    "previous_token": "{0} looks at the token before",
-    "prefix_matching": "{0} does prefix matching",
-    "k_composition": "{0} and {1} K-compose",
+# The measures whose strongest head or pair is named: as a label, as what it is, and as what it would be.
+LABELS = {**{name: ROLES[name] for name in ("previous_token", "prefix_matching")}, "k_composition": "K-composition"}
+VERBS = {
+    "previous_token": "is a previous-token head",
+    "prefix_matching": "is a prefix-matching head",
+    "k_composition": "K-compose",
+}
+NOUNS = {
+    "previous_token": "previous-token head",
+    "prefix_matching": "prefix-matching head",
+    "k_composition": "K-composition",
 }
 
 
 @dataclass(frozen=True)
 class Formed:
-    """The strongest head or pair of one measure at the last kept step, beside its null.
+    """The strongest head or pair of one measure at the last checkpoint, beside its null.
 
-    ``since`` is the interval in which it left its band for good: (last kept step inside, first outside); the first is
-    None if it was outside from the start. ``since`` is None if it is inside its band at the end: nothing formed.
+    ``since`` is the interval in which it left its null band for good: the last checkpoint inside, the first outside.
+    The first is None for a score that is outside from the start. ``since`` is None for a score that ends inside its
+    band.
     """
 
     measure: str
@@ -35,11 +42,11 @@ class Formed:
     ceiling: float | None = None
 
     def __str__(self) -> str:
-        return WORDS[self.measure].format(*self.heads)
+        return f"{LABELS[self.measure]}: {', '.join(map(str, self.heads))}"
 
     @property
     def when(self) -> str:
-        """The kept steps between which it left its band; what is weaker than nothing has not formed."""
+        """The checkpoints between which it left its band for good, upwards; "not formed" without such a step."""
         if self.since is None or self.z < 0:
             return "not formed"
         before, first = self.since
@@ -47,33 +54,51 @@ class Formed:
 
     @property
     def sentence(self) -> str:
-        """What formed, with its numbers."""
-        most = "" if self.ceiling is None else f" of at most {self.ceiling:.3f}"
-        numbers = f"{self.measure} {self.score:.3f}{most}, where {self.null:.3f} is nothing (z {round(self.z)})"
+        """What formed and when, with its numbers; or that nothing formed, with the highest score.
+
+        A head has formed if it is more than half of the way from its null to attending to nothing else.
+        """
+        names = " and ".join(map(str, self.heads))
         if self.since is None or self.z < 0:
-            where = "in" if self.since is None else "below"
-            return f"Not formed: {self} most of all; {numbers} lies {where} the 99 % band."
+            where = "inside" if self.since is None else "below"
+            return (
+                f"No {NOUNS[self.measure]} (highest: {names}, {self.score:.3f}; "
+                f"null {self.null:.3f}, {where} its 99 % band)."
+            )
         before, first = self.since
-        left = "from the start" if before is None else f"for good between steps {before} and {first}"
+        left = (
+            "is outside its 99 % band from the start"
+            if before is None
+            else f"leaves its 99 % band for good between steps {before} and {first}"
+        )
         way = (self.score - self.null) / (1 - self.null)
-        little = f"Only {way:.1%} of the way from nothing to all, " if self.measure in ROLES and way <= MAINLY else ""
-        return f"{little}{self}: {numbers}; out of its 99 % band {left}."
+        if self.measure in ROLES and way <= MAINLY:
+            return (
+                f"No {NOUNS[self.measure]} (highest: {names}, {self.score:.3f}; null {self.null:.3f}): the score "
+                f"{left}, but it is only {way:.1%} of the way from the null to 1."
+            )
+        most = "" if self.ceiling is None else f" of at most {self.ceiling:.3f}"
+        return (
+            f"{names} {VERBS[self.measure]}: {self.measure} {self.score:.3f}{most} (null {self.null:.3f}). "
+            f"The score {left}."
+        )
 
 
 def strongest(scores: xr.Dataset, measure: str) -> Formed:
-    """The head or pair with the largest z of ``measure`` at the last step, and when it left its band."""
-    z = scores[f"{measure}_z"]
-    axes = [axis for axis in z.dims if axis != "step"]
-    last = z.isel(step=-1).stack(where=axes)
-    if not last.notnull().any():
+    """The head or pair with the largest z of ``measure`` at the last step, and when it left its band.
+
+    Raises:
+        ValueError: a measure of which no head has a z at the last step.
+    """
+    z = scores.variables[f"{measure}_z"].transpose("step", ...)
+    if np.isnan(z.values[-1]).all():
         raise ValueError(f"{measure}: no head of this run has a score with a null")
-    where = dict(zip(axes, last["where"].values[int(np.nanargmax(last.values))], strict=True))
-    numbers = list(map(int, where.values()))
-    at = {"step": z.step.values[-1], **where}
+    numbers = [int(place) for place in np.unravel_index(np.nanargmax(z.values[-1]), z.shape[1:])]
+    where = {"step": -1, **dict(zip(z.dims[1:], numbers, strict=True))}
 
     def value(part: str) -> float:
-        variable = scores[f"{measure}{part}"]
-        return float(variable.sel({axis: at[axis] for axis in variable.dims}))
+        variable = scores.variables[f"{measure}{part}"]
+        return float(variable[{axis: where[axis] for axis in variable.dims}])
 
     return Formed(
         measure=measure,
@@ -82,15 +107,12 @@ def strongest(scores: xr.Dataset, measure: str) -> Formed:
         null=value("_null"),
         null_std=value("_null_std"),
         z=value("_z"),
-        since=onset(outside(scores, measure).sel(where)),
+        since=onset(outside(scores, measure)[{axis: where[axis] for axis in z.dims[1:]}]),
         ceiling=value("_ceiling") if f"{measure}_ceiling" in scores else None,
     )
 
 
 def what_formed(scores: xr.Dataset) -> list[Formed]:
-    """One entry for each measure of WORDS that this run has scores of."""
-    found = []
-    for measure in WORDS:
-        if f"{measure}_z" in scores and scores[f"{measure}_z"].isel(step=-1).notnull().any():
-            found.append(strongest(scores, measure))
-    return found
+    """One entry for each measure of LABELS of which this run has scores."""
+    last = {name: scores[f"{name}_z"].isel(step=-1) for name in LABELS if f"{name}_z" in scores}
+    return [strongest(scores, name) for name, z in last.items() if not np.isnan(z.values).all()]

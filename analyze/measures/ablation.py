@@ -1,8 +1,8 @@
-"""What a network needs: its loss when activations are replaced, head by head or path by path.
+"""Ablation and path patching: the loss when activations are replaced, head by head or path by path.
 
-Patterns say where a head looks and weights what it could do; only replacing it says whether anything depends on it.
-What takes an activation's place is zero, a mean, or what the network computes on other sequences. The network itself
-stays as it is.
+Attention patterns show which keys a head attends to, and weights show what it could do; only ablation shows whether
+anything depends on it. The replacement is zero, a mean, or the activation on other sequences. The network itself is
+not changed.
 """
 
 from collections.abc import Iterable
@@ -22,13 +22,13 @@ from headway.analyze.network.interventions import (
     Input,
     Kind,
     What,
+    ablation_hooks,
+    cached_activations,
     output_with,
-    recorded,
     reference_batch,
-    replacing,
-    replacing_hook,
+    replacement_for,
+    replacement_hook,
     slice_of_head,
-    stand_in_for,
     z_points,
 )
 from headway.analyze.network.requirements import DoesNotApplyError, needs_layers
@@ -38,23 +38,24 @@ from headway.models.config import Head
 from headway.models.convert import Model, evaluating
 from headway.models.hooked_transformer import HookedTransformer
 
-# Of so many sequences is the loss of measures that run the network once for every path or every new weight.
-FEW = 8
+# Number of sequences in measures that run the network once for every path or every changed weight.
+SEQUENCES = 8
 
 
 def ablation(model: Model, batch: Batch, kind: Kind = "mean", reference: Batch | None = None) -> xr.Dataset:
-    """How much each head is needed: loss without it minus loss with it, heads replaced one at a time.
+    """Effect of ablating each head: loss without the head minus loss with it, one head at a time.
 
-    ``ablation`` [layer, head] over the positions that count, and ``ablation_<part>`` for each of the task's parts, in
-    nats for tokens and squared error for vectors; ``ablation_clean`` is the loss with all heads. What a head writes is
-    replaced at hook_z as in ``ablated_loss``, and later attention is recomputed. No null: 0 is a head that nothing
-    needs, or that others stand in for; negative is one that does harm.
+    ``ablation`` [layer, head] over the positions in the mask, and ``ablation_<part>`` for each part of the task; any
+    number, in nats for tokens and squared error for vectors. ``ablation_clean`` is the loss with all heads. The output
+    of the head is replaced at hook_z as in ``ablated_loss``, and later attention is recomputed. No null: 0 is no
+    effect, negative a head that does harm. It does not show redundant heads, which have no effect one at a time, nor
+    which later heads read the output; and effects depend on ``kind``.
 
     Args:
         model: The network.
         batch: Sequences of a task.
-        kind: What takes the head's place; see ``ablated_loss``.
-        reference: Where it is taken from; see ``ablated_loss``.
+        kind: The replacement of the head's output; see ``ablated_loss``.
+        reference: The batch that the replacement comes from; see ``ablated_loss``.
 
     Raises:
         DoesNotApplyError: ``resample`` with a single sequence and no reference.
@@ -67,24 +68,24 @@ def ablation(model: Model, batch: Batch, kind: Kind = "mean", reference: Batch |
         [[True, False], [False, True]]
     """
     other = reference_batch("ablation", batch, kind, reference)
-    shown = forward_pass(model, batch)
-    counted = {"ablation": batch.mask}
-    for part, where in (batch.task.parts(batch) if batch.task is not None else {}).items():
-        counted[f"ablation_{part}"] = where & batch.mask
+    clean_pass = forward_pass(model, batch)
+    masks = {"ablation": batch.mask}
+    for part, mask in (batch.task.parts(batch) if batch.task is not None else {}).items():
+        masks[f"ablation_{part}"] = mask & batch.mask
 
     def losses(output: Tensor) -> Float[Tensor, "part"]:
         each = task_loss(output, batch)
-        return torch.stack([masked_mean(each, where) for where in counted.values()])
+        return torch.stack([masked_mean(each, mask) for mask in masks.values()])
 
-    clean = losses(shown.output)
-    there = shown.activations if other is batch else recorded(model, other, z_points(model))
-    change = clean.new_empty(len(counted), model.cfg.n_layers, model.cfg.n_heads)
+    clean = losses(clean_pass.output)
+    activations = clean_pass.activations if other is batch else cached_activations(model, other, z_points(model))
+    change = clean.new_empty(len(masks), model.cfg.n_layers, model.cfg.n_heads)
     for layer, point in enumerate(z_points(model)):
-        stand_in = stand_in_for(point, there[point], kind)
+        replacement = replacement_for(point, activations[point], kind)
         for head in range(model.cfg.n_heads):
-            without = _output_without(model, batch, Head(layer, head), stand_in, shown.activations)
+            without = _output_without(model, batch, Head(layer, head), replacement, clean_pass.activations)
             change[:, layer, head] = losses(without) - clean
-    scores = {name: (HEAD, of_heads.cpu().numpy()) for name, of_heads in zip(counted, change, strict=True)}
+    scores = {name: (HEAD, of_heads.cpu().numpy()) for name, of_heads in zip(masks, change, strict=True)}
     return xr.Dataset(scores | {"ablation_clean": ((), clean[0].cpu().numpy())})
 
 
@@ -96,28 +97,27 @@ def ablated_loss(
     attention: Attention = "recomputed",
     reference: Batch | None = None,
 ) -> xr.Dataset:
-    """The loss when some activations are replaced: the variables of ``loss``, so that their difference is the effect.
+    """Return the loss with some activations replaced, as the variables of ``loss``: subtract those for the effect.
 
     Args:
         model: The network.
         batch: Sequences of a task.
-        what: Heads (at hook_z), names of hook points, ``Entries`` of one (neurons), or several of these, replaced
-            together; nothing at all gives the loss as it is. ``heads_except`` names everything except a circuit.
-        kind: What takes their place: ``zero``; ``mean``, over all sequences and positions of the reference;
-            ``position_mean``, over its sequences at each position, which leaves the position and takes the rest;
-            ``without_position``, what the network computes on it with ``mean`` in the place of ``position_mean``, which
-            takes the position and leaves the rest; ``resample``, what the network computes on it, sequence by sequence.
-            The mean of attention scores or patterns is that over sequences at each query and key; zero scores are
-            uniform attention.
-        attention: ``recomputed``: patterns in later layers follow what they read; ``frozen``: all patterns stay as they
-            are without any replacement, except those that are replaced themselves, and only what they move changes.
+        what: Heads (at hook_z), names of hook points, ``Entries`` of a hook point (neurons), or several of these,
+            replaced together; an empty list gives the clean loss. ``heads_except`` lists all heads outside a circuit.
+        kind: The replacement, computed on the reference. ``zero``; ``mean``, over all sequences and positions;
+            ``position_mean``, over sequences at each position, which keeps what depends on position alone;
+            ``without_position``, the activation minus its ``position_mean`` plus its ``mean``, which removes what
+            depends on position alone; ``resample``, the activation itself, sequence by sequence. Attention scores and
+            patterns are averaged over sequences at each query and key; zero scores are uniform attention.
+        attention: ``recomputed``: later attention patterns follow the changed activations; ``frozen``: all patterns are
+            those of the clean forward pass, except replaced ones, so that only the values that heads move change.
         reference: A batch of the same shape. By default this batch itself, and for ``resample`` this batch with its
-            sequences moved on by one.
+            sequences shifted by one.
 
     Raises:
         DoesNotApplyError: ``resample`` with a single sequence and no reference.
         ValueError: a head, hook point or entry that does not exist, an activation without positions, a reference of
-            another shape, an output that is not all numbers.
+            another shape, an output with NaN or infinite entries.
 
     Example:
         >>> from headway.models.handmade import composing_pair
@@ -126,45 +126,45 @@ def ablated_loss(
         >>> round(without.loss_repeats.item(), 1), round(ablated_loss(model, batch, []).loss_repeats.item(), 1)
         (3.2, 0.0)
     """
-    hooks = replacing(model, batch, what, kind, attention, reference)
+    hooks = ablation_hooks(model, batch, what, kind, attention, reference)
     return by_part("loss", task_loss(output_with(model, batch, hooks), batch), batch)
 
 
-def path_patch(model: Model, batch: Batch, reference: Batch | None = None, sequences: int = FEW) -> xr.Dataset:
-    """How much a head needs to read an earlier head: change in loss when that one path carries other sequences.
+def path_patch(model: Model, batch: Batch, reference: Batch | None = None, sequences: int = SEQUENCES) -> xr.Dataset:
+    """Effect of path patching: change in loss when one path between two heads carries another sequence.
 
-    ``path_patch`` [input, from_layer, from_head, to_layer, to_head]: head h2's query, key or value input (before
-    LayerNorm) has what h1 writes replaced by what h1 writes on the reference; every other reader of h1 sees it as
-    it is. NaN unless h1's layer is the earlier; ``path_patch_clean`` is the loss as it is. Nats, or squared error. No
-    null: 0 where nothing depends on the path. Wang et al. 2022; computed by TransformerLens's direct path patching. It
-    leaves out what goes from h1 to h2 through heads or MLPs between them.
+    ``path_patch`` [input, from_layer, from_head, to_layer, to_head]: in the query, key or value input of head h2
+    (before LayerNorm), the output of h1 is replaced by its output on the reference; every other reader of h1 sees its
+    clean output. NaN unless h1 is in an earlier layer; ``path_patch_clean`` is the clean loss. Any number, in nats or
+    squared error. No null: 0 is no effect. Wang et al. 2022; computed by TransformerLens's direct path patching. It
+    does not show paths from h1 to h2 through heads or MLPs between them, nor redundant paths.
 
     Args:
-        model: The network; it is put into evaluation mode meanwhile.
+        model: The network; it is in evaluation mode during the call.
         batch: Sequences of a task.
-        reference: A batch of the same shape; by default this batch with its sequences moved on by one.
-        sequences: How many sequences are taken of either, since every path takes a forward pass.
+        reference: A batch of the same shape; by default this batch with its sequences shifted by one.
+        sequences: Number of sequences of either batch, since every path takes a forward pass.
 
     Raises:
-        DoesNotApplyError: one layer, a single sequence and no other batch, an architecture in which heads have no
-            inputs of their own (grouped heads).
+        DoesNotApplyError: one layer, a single sequence and no reference, an architecture in which heads have no inputs
+            of their own (grouped heads).
         ValueError: a batch without a task, a ``reference`` of another shape.
     """
     needs_layers("path_patch", model)
     other = reference_batch("path_patch", batch, "resample", reference).first(sequences)
     batch = batch.first(sequences)
     clean = mean_loss(forward_pass(model, batch).output, batch)
-    here, there = (recorded(model, each, z_points(model)) for each in (batch, other))
+    clean_cache, patched_cache = (cached_activations(model, each, z_points(model)) for each in (batch, other))
     inputs: tuple[Input, ...] = get_args(Input)
     with torch.no_grad(), evaluating(model):
         try:
-            # The tool restores paths in a corrupted run. Here the run is clean and its paths are corrupted.
+            # This function restores clean paths in a corrupted run; swapped caches corrupt paths of a clean run.
             losses = [
                 get_act_patch_direct_path_all_sources(
                     model,  # pyright: ignore[reportArgumentType]
                     corrupted_tokens=batch.inputs,
-                    clean_cache=there,  # pyright: ignore[reportArgumentType]
-                    corrupted_cache=here,  # pyright: ignore[reportArgumentType]
+                    clean_cache=patched_cache,  # pyright: ignore[reportArgumentType]
+                    corrupted_cache=clean_cache,  # pyright: ignore[reportArgumentType]
                     patching_metric=lambda output: mean_loss(output, batch),
                     component=each,
                     verbose=False,
@@ -183,22 +183,22 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
 
 
 def _output_without(
-    model: Model, batch: Batch, head: Head, stand_in: Float[Tensor, "batch pos head d_head"], shown: Activations
+    model: Model, batch: Batch, head: Head, replacement: Float[Tensor, "batch pos head d_head"], clean: Activations
 ) -> Float[Tensor, "batch pos d_vocab_out"]:
-    """The output with one head's z replaced, from the activations of the network as it is.
+    """Return the output with one head's z replaced, from the clean activations.
 
-    In a network of ours nothing is computed again that stays the same: what comes before, and the attention of the
-    head's own layer, whose sum changes by what this head writes.
+    A HookedTransformer of this package computes only what changes: it takes earlier layers from the cache, and adds the
+    change in the head's output to the attention output of its layer.
     """
     point = f"blocks.{head.layer}.attn.hook_z"
     if not isinstance(model, HookedTransformer):
-        return output_with(model, batch, [replacing_hook(point, stand_in, slice_of_head(head))])
-    block, z = model.blocks[head.layer], shown[point]
+        return output_with(model, batch, [replacement_hook(point, replacement, slice_of_head(head))])
+    block, z = model.blocks[head.layer], clean[point]
     W_O = weight(model, "W_O")[head].to(z.dtype)
     with torch.no_grad():
-        change = (stand_in[:, :, head.head] - z[:, :, head.head]) @ W_O
-        residual = shown[f"blocks.{head.layer}.hook_resid_pre"] + shown[f"blocks.{head.layer}.hook_attn_out"] + change
+        change = (replacement[:, :, head.head] - z[:, :, head.head]) @ W_O
+        residual = clean[f"blocks.{head.layer}.hook_resid_pre"] + clean[f"blocks.{head.layer}.hook_attn_out"] + change
         if not model.cfg.attn_only:
             residual = residual + block.mlp(block.ln2(residual))
-        shortformer = shown["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else None
+        shortformer = clean["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else None
         return model(residual, start_at_layer=head.layer + 1, shortformer_pos_embed=shortformer)

@@ -1,8 +1,9 @@
-"""What heads attend to: scores of attention patterns on an evaluation batch.
+"""Scores of attention patterns on an evaluation batch.
 
-``A[q, k]`` is the attention pattern, query first. Means pool all qualifying queries of the batch; every score lies in
-[0, 1]. Beside each score stands its chance, ``<name>_chance``: the same score of uniform attention over the keys that
-a query may see.
+``A[q, k]`` is the attention pattern, query first. Means pool all qualifying queries of the batch, also those outside
+its mask; every score lies in [0, 1]. Each score comes with its chance, ``<name>_chance``: the same score of uniform
+attention over the visible keys. Patterns do not show what a head reads at the keys it attends to, nor that anything
+uses it: ablate the head for that.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,15 +19,15 @@ from headway.analyze.network.requirements import DoesNotApplyError, needs_positi
 from headway.data.task import Batch
 from headway.models.convert import Model
 
-# A number for each token; tokens of one number count as equal.
+# A class for each token; tokens of one class count as equal.
 TokenClasses = Int[Tensor, "d_vocab"]
 
-# How many sequences of the evaluation batch have their patterns kept.
-SHOWN = 4
+# Number of sequences of the evaluation batch whose patterns are stored.
+STORED_SEQUENCES = 4
 
 
 def uniform_pattern(model: Model, batch: Batch) -> Float[Tensor, "1 batch 1 query key"]:
-    """Chance: every query attends equally to all the keys it may see."""
+    """Return uniform attention over the visible keys, from which the chance of each score is computed."""
     sequences, pos = batch.inputs.shape[:2]
     visible = torch.ones(pos, pos, device=batch.inputs.device)
     if model.cfg.attention_dir == "causal":
@@ -35,7 +36,10 @@ def uniform_pattern(model: Model, batch: Batch) -> Float[Tensor, "1 batch 1 quer
 
 
 def attention(model: Model, batch: Batch) -> xr.Dataset:
-    """Attention patterns of the first sequences of the batch: ``attention`` [layer, head, batch, query, key].
+    """Attention patterns of the first sequences of the batch.
+
+    ``attention`` [layer, head, batch, query, key]: ``A[q, k]`` of the first 4 sequences, in [0, 1]; each row adds up to
+    1. No null. It does not show what a head reads at the keys it attends to, nor that anything uses it.
 
     Example:
         >>> from headway.models.handmade import previous_token_head
@@ -43,16 +47,18 @@ def attention(model: Model, batch: Batch) -> xr.Dataset:
         >>> attention(model, batch).attention.sel(layer=0, head=0, batch=0, query=3).argmax("key").item()
         2
     """
-    shown = einops.rearrange(
-        forward_pass(model, batch).patterns[:, :SHOWN], "layer batch head query key -> layer head batch query key"
+    patterns = einops.rearrange(
+        forward_pass(model, batch).patterns[:, :STORED_SEQUENCES],
+        "layer batch head query key -> layer head batch query key",
     )
-    return xr.Dataset({"attention": (("layer", "head", "batch", "query", "key"), shown.cpu().numpy())})
+    return xr.Dataset({"attention": (("layer", "head", "batch", "query", "key"), patterns.cpu().numpy())})
 
 
 def previous_token(model: Model, batch: Batch) -> xr.Dataset:
-    """How much a head attends to the position before: mean over q >= 1 of ``A[q, q-1]``, in [0, 1].
+    """Mean attention to the previous position: mean over q >= 1 of ``A[q, q-1]``.
 
-    It says where a head looks, not what it reads there or whether anything uses it. Null: fresh initialisations.
+    In [0, 1]; 1 is a perfect previous-token head. Null: fresh initialisations. Elhage et al. 2021. It does not show
+    what the head reads there, nor that a later head uses it.
 
     Example:
         >>> from headway.models.handmade import previous_token_head
@@ -63,32 +69,34 @@ def previous_token(model: Model, batch: Batch) -> xr.Dataset:
 
 
 def current_token(model: Model, batch: Batch) -> xr.Dataset:
-    """How much a head attends to its own position: mean over q >= 1 of ``A[q, q]``, in [0, 1].
+    """Mean attention to the current position: mean over q >= 1 of ``A[q, q]``.
 
-    Null: fresh initialisations.
+    In [0, 1]. Null: fresh initialisations. It does not show what the head reads there, nor that anything uses it.
     """
     return _score("current_token", model, batch, lambda A: _mean(torch.diagonal(A, dim1=-2, dim2=-1)[..., 1:]))
 
 
 def first_token(model: Model, batch: Batch) -> xr.Dataset:
-    """How much a head attends to position 0, where heads rest: mean over q >= 1 of ``A[q, 0]``, in [0, 1].
+    """Mean attention to position 0, the usual attention sink: mean over q >= 1 of ``A[q, 0]``.
 
-    Null: fresh initialisations.
+    In [0, 1]. Null: fresh initialisations. Attention sinks: Xiao et al. 2023. It does not show whether the head rests
+    there or reads the first token.
     """
     return _score("first_token", model, batch, lambda A: _mean(A[..., 1:, 0]))
 
 
 def duplicate_token(model: Model, batch: Batch, same: TokenClasses | None = None) -> xr.Dataset:
-    """How much a head attends to earlier copies of the current token.
+    """Mean attention to earlier copies of the current token.
 
     Mean over q with an earlier equal token of the summed ``A[q, k]``, ``k < q``, ``x[k] == x[q]``; in [0, 1]. The BOS
-    token matches nothing; a bidirectional network's later copies count too. Wang et al. 2022, "Interpretability in the
-    wild". Null: fresh initialisations.
+    token matches nothing; in a bidirectional network later copies count too. Null: fresh initialisations. Wang et al.
+    2022, "Interpretability in the wild". It does not show that the head moves the position of the copy, nor that
+    anything uses it.
 
     Args:
         model: The network.
-        batch: Tokens, some of which stand more than once in a sequence.
-        same: Tokens of one class count as equal (``token_classes``); by default each is equal to itself alone.
+        batch: Sequences of tokens in which some token repeats.
+        same: Classes of tokens that count as equal (``token_classes``); by default each token equals only itself.
 
     Raises:
         DoesNotApplyError: inputs that are vectors, or a batch in which no token repeats.
@@ -103,18 +111,18 @@ def duplicate_token(model: Model, batch: Batch, same: TokenClasses | None = None
 
 
 def prefix_matching(model: Model, batch: Batch, same: TokenClasses | None = None) -> xr.Dataset:
-    """How much a head attends to what followed earlier copies of the current token: what an induction head does.
+    """Prefix matching score of induction heads: mean attention to tokens that followed copies of the current token.
 
     Mean over q with an earlier match of the summed ``A[q, k]``, ``1 <= k <= q``, ``x[k-1] == x[q]``; in [0, 1]. The BOS
-    token matches nothing; a bidirectional network's later matches count too. Olsson et al. 2022, "In-context learning
-    and induction heads", definition of the prefix matching score. A head that attends a constant distance back scores
-    on sequences of that one period: use random periods. With ``same`` it is fuzzy induction: what followed tokens of
-    the current token's class. Null: fresh initialisations.
+    token matches nothing; in a bidirectional network later matches count too. Null: fresh initialisations. Olsson et
+    al. 2022, "In-context learning and induction heads". With ``same`` it scores fuzzy induction: attention to tokens
+    that followed tokens of the current token's class. It does not show that the head copies the token it attends to. A
+    head that attends a constant distance back scores high on sequences of that period: use random periods.
 
     Args:
         model: The network.
-        batch: Tokens, some of which stand more than once in a sequence.
-        same: Tokens of one class count as equal (``token_classes``); by default each is equal to itself alone.
+        batch: Sequences of tokens in which some token repeats.
+        same: Classes of tokens that count as equal (``token_classes``); by default each token equals only itself.
 
     Raises:
         DoesNotApplyError: inputs that are vectors, or a batch in which no token repeats.
@@ -124,13 +132,14 @@ def prefix_matching(model: Model, batch: Batch, same: TokenClasses | None = None
 
 
 def induction_stripe(model: Model, batch: Batch) -> xr.Dataset:
-    """The stripe of an induction head on one segment twice, ``[BOS, r_1..r_S, r_1..r_S]``, r without repeats.
+    """Induction stripe on a repeated segment: mean over q = S+1..2S of ``A[q, q-S+1]``.
 
-    Mean over q = S+1..2S of ``A[q, q-S+1]``, exactly S entries; in [0, 1]. On such a batch it is prefix_matching;
-    as the distance is always the same, a head that counts positions scores as well. Null: fresh initialisations.
+    On sequences ``[BOS, r_1..r_S, r_1..r_S]``, r without repeats; exactly S entries, in [0, 1]. On such a batch it
+    equals prefix_matching. Null: fresh initialisations. Olsson et al. 2022. It does not show that the head matches
+    tokens: the distance is constant, so a head that attends a constant distance back scores as high.
 
     Raises:
-        DoesNotApplyError: inputs that are vectors, or sequences that are not one segment twice after BOS.
+        DoesNotApplyError: inputs that are vectors, or sequences that are not BOS and one segment twice.
     """
     needs_tokens("induction_stripe", batch)
     first, second = batch.inputs[:, 1:].tensor_split(2, dim=1)
@@ -138,8 +147,8 @@ def induction_stripe(model: Model, batch: Batch) -> xr.Dataset:
     repeats = batch.inputs.shape[1] > 1 and first.shape == second.shape and torch.equal(first, second)
     if not repeats or any(row.unique().numel() < S for row in first):
         raise DoesNotApplyError(
-            "induction_stripe needs sequences that are BOS and one segment of distinct tokens twice, nothing else; "
-            "prefix_matching works on any tokens"
+            "induction_stripe needs sequences of BOS and one segment of distinct tokens twice, and nothing else; "
+            "take prefix_matching, which works on any tokens"
         )
     return _score(
         "induction_stripe", model, batch, lambda A: _mean(torch.diagonal(A, 1 - S, dim1=-2, dim2=-1)[..., -S:])
@@ -147,9 +156,10 @@ def induction_stripe(model: Model, batch: Batch) -> xr.Dataset:
 
 
 def attention_entropy(model: Model, batch: Batch) -> xr.Dataset:
-    """How widely a head looks: mean over q >= 1 of ``H(A[q]) / ln(number of visible keys)``, in [0, 1].
+    """Normalised entropy of attention: mean over q >= 1 of ``H(A[q]) / ln(number of visible keys)``.
 
-    0 is one key, 1 all visible keys alike (``0 ln 0 = 0``). Null: fresh initialisations, which lie close to 1.
+    In [0, 1]: 0 is attention to one key, 1 is uniform attention (``0 ln 0 = 0``). Null: fresh initialisations, which
+    lie close to 1. It does not show which keys a head attends to.
 
     Example:
         >>> from headway.models.handmade import uniform_head
@@ -161,7 +171,7 @@ def attention_entropy(model: Model, batch: Batch) -> xr.Dataset:
 
 
 def token_classes(pairs: Iterable[tuple[int, int]], d_vocab: int) -> TokenClasses:
-    """A class for each token, so that the two tokens of every pair, and of chains of pairs, share theirs.
+    """Return a class for each token, shared by the two tokens of every pair and by tokens that pairs connect.
 
     Raises:
         ValueError: a token that does not exist.
@@ -185,26 +195,26 @@ def token_classes(pairs: Iterable[tuple[int, int]], d_vocab: int) -> TokenClasse
 def _matches(
     name: str, model: Model, batch: Batch, same: TokenClasses | None, shift: int
 ) -> Bool[Tensor, "batch query key"]:
-    """Keys that stand ``shift`` positions after a copy of the query's token: ``x[k - shift] == x[q]``.
+    """Return the keys ``shift`` positions after a copy of the query's token: ``x[k - shift] == x[q]``.
 
-    The query's own token is no copy. Keys are those that the network lets the query see.
+    The query's own token is not a copy. Only visible keys match.
     """
     needs_tokens(name, batch)
     tokens: Int[Tensor, "batch pos"] = batch.inputs
     if same is not None and (same.is_floating_point() or same.shape != (model.cfg.d_vocab,)):
         raise ValueError(f"same: it has the shape {tuple(same.shape)}; it must be {model.cfg.d_vocab} classes")
-    known = tokens if same is None else same.to(tokens.device)[tokens]
+    classes = tokens if same is None else same.to(tokens.device)[tokens]
     if batch.task is not None and batch.task.bos_token is not None:
-        known = known.masked_fill(tokens == batch.task.bos_token, -1)
-    copies = known.roll(shift, dims=1)
+        classes = classes.masked_fill(tokens == batch.task.bos_token, -1)
+    copies = classes.roll(shift, dims=1)
     copies[:, :shift] = -1
-    matches = (known[:, :, None] == copies[:, None, :]) & (known >= 0)[:, :, None]
+    matches = (classes[:, :, None] == copies[:, None, :]) & (classes >= 0)[:, :, None]
     q = torch.arange(tokens.shape[1], device=tokens.device)
     matches = matches & (q[None, :] != q[:, None] + shift)
     if model.cfg.attention_dir == "causal":
         matches = matches & (q[None, :] <= q[:, None])
     if not matches.any():
-        raise DoesNotApplyError(f"{name} needs a token that repeats; no token of this batch does")
+        raise DoesNotApplyError(f"{name} needs a token that repeats within a sequence; no token of this batch does")
     return matches
 
 

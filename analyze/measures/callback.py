@@ -1,4 +1,4 @@
-"""Scoring a network while it trains."""
+"""Scoring of a network during training."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,21 +6,21 @@ import lightning as L
 import xarray as xr
 
 from headway.analyze.measures.measure import Measure
-from headway.analyze.measures.scoring import Nulls, measure_step
+from headway.analyze.measures.scoring import Scorer
 from headway.analyze.network.requirements import NotNumbersError
-from headway.checkpoints.callback import AtKeptSteps
+from headway.checkpoints.callback import AtCheckpoints
 from headway.checkpoints.run import Run
 from headway.models.lightning_module import DivergedError, TrainingModule
 
 
-class MeasureWhileTraining(AtKeptSteps):
-    """Runs ``measures`` on the run's evaluation batch at each checkpoint, and keeps the scores with the run.
+class MeasureWhileTraining(AtCheckpoints):
+    """Score the network on the run's evaluation batch at each checkpoint, and store the scores in the run's folder.
 
     Args:
-        run: The run that trains.
-        steps: Its checkpoints.
-        measures: What is scored.
-        log_scores: Called with the trainer, the scores by measure, and the step, once they are kept.
+        run: The run that is training.
+        steps: Steps of its checkpoints.
+        measures: The measures.
+        log_scores: Called with the trainer, the scores by measure, and the step, after the scores are stored.
     """
 
     def __init__(
@@ -31,18 +31,14 @@ class MeasureWhileTraining(AtKeptSteps):
         log_scores: Callable[[L.Trainer, Mapping[str, xr.Dataset], int], None] | None = None,
     ):
         super().__init__(run, steps)
-        self.measures = list(measures)
+        self.scorer = Scorer(run, measures, run.batch())
         self.log_scores = log_scores
-        self.batch = run.batch()
-        self.nulls = Nulls(run, self.measures, self.batch)
 
-    def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        """Score, store, log. A measure that does not apply at the first step is not tried again."""
-        batch = self.batch.to(module.device)
+    def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        """Score, store and log; a measure that does not apply at the first step is not tried again."""
         try:
-            measured = measure_step(self.run, step, module.model, batch, self.measures, self.nulls)
+            scores = self.scorer.score(step, module.model)
         except NotNumbersError as error:
             raise DivergedError(f"diverged by step {step}: {error}") from None
-        self.measures = [each for each in self.measures if each.name not in measured.inapplicable]
         if self.log_scores is not None:
-            self.log_scores(trainer, measured.scores, step)
+            self.log_scores(trainer, scores, step)

@@ -1,4 +1,4 @@
-"""Composition scores: how much a head reads what an earlier head writes, by their weights."""
+"""Q-, K- and V-composition scores of pairs of heads, from their weights."""
 
 from typing import Literal
 
@@ -20,25 +20,42 @@ from headway.models.convert import Model
 
 
 def q_composition(model: Model, batch: Batch) -> xr.Dataset:
-    """How much a head's queries read what an earlier head writes; see ``k_composition``. R = ``W_QK(h2)``."""
+    """Q-composition: overlap of a head's query weights with the output weights of an earlier head.
+
+    ``‖L R‖ / (‖L‖ ‖R‖)`` with L = ``W_OV(h1)``, R = ``W_QK(h2)``; range, null, ceiling and limits as in
+    ``k_composition``.
+
+    Raises:
+        DoesNotApplyError: one layer, attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+    """
     return _composition("q", model)
 
 
 def k_composition(model: Model, batch: Batch) -> xr.Dataset:
-    """How much a head's keys read what an earlier head writes: ``‖L R‖ / (‖L‖ ‖R‖)``.
+    """K-composition: overlap of a head's key weights with the output weights of an earlier head.
 
-    L = ``W_OV(h1)``, R = ``W_QK(h2).T``; Frobenius norms; axes from_layer, from_head (h1), to_layer, to_head (h2); NaN
-    unless h1's layer is the earlier. Elhage et al. 2021. Beside it: ``_null`` 1/sqrt(d_model), the root mean square
-    under a random relative rotation; ``_null_std``, its spread; ``_z``, taken on the square, whose mean and variance
-    are exact (``nulls.haar_null``); ``_ceiling``, what a circuit that matches perfectly would score with these singular
-    values, which is not 1. Heads that all live in one small subspace compose with each other at a large z without
-    being a circuit.
+    ``‖L R‖ / (‖L‖ ‖R‖)`` with L = ``W_OV(h1)``, R = ``W_QK(h2).T``, Frobenius norms; axes from_layer, from_head (h1),
+    to_layer, to_head (h2); NaN unless h1 is in an earlier layer. In [0, ceiling]: ``_ceiling`` is the score of a
+    perfectly aligned pair with these singular values, 1 only for rank 1. Null: ``_null`` 1/sqrt(d_model), the root mean
+    square under a random relative rotation, with spread ``_null_std``; ``_z`` is computed on the square, whose moments
+    are exact (``nulls.haar_null``). Elhage et al. 2021. It does not show that h2 attends to what h1 writes: heads that
+    share one small subspace compose at a large z without a circuit, and the score ignores the size of the output.
+
+    Raises:
+        DoesNotApplyError: one layer, attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
     """
     return _composition("k", model)
 
 
 def v_composition(model: Model, batch: Batch) -> xr.Dataset:
-    """How much a head's values read what an earlier head writes; see ``k_composition``. R = ``W_OV(h2)``."""
+    """V-composition: overlap of a head's value weights with the output weights of an earlier head.
+
+    ``‖L R‖ / (‖L‖ ‖R‖)`` with L = ``W_OV(h1)``, R = ``W_OV(h2)``; range, null, ceiling and limits as in
+    ``k_composition``.
+
+    Raises:
+        DoesNotApplyError: one layer.
+    """
     return _composition("v", model)
 
 
@@ -55,13 +72,13 @@ def _composition(kind: Literal["q", "k", "v"], model: Model) -> xr.Dataset:
     heads = model.cfg.n_heads
 
     def of_layer(layer: int) -> Tensor:
-        # One matrix product for all pairs: the product of the factors, not of the [d_model, d_model] matrices.
+        # One product of the small factors for all pairs, instead of products of [d_model, d_model] matrices.
         left = einops.rearrange(L[layer * heads : (layer + 1) * heads], "h1 i d_model -> (h1 i) d_model")
         right = einops.rearrange(R[(layer + 1) * heads :], "h2 d_model j -> d_model (h2 j)")
         square = einops.reduce((left @ right).square_(), "(h1 i) (h2 j) -> h1 h2", "sum", h1=heads, j=R.shape[-1])
         return square.unflatten(1, (-1, heads))
 
-    # A head whose circuit is zero composes with none.
+    # The score of a zero circuit is NaN.
     lengths = by_pair(model, length.where(length > 0, torch.nan))
     score = np.sqrt(pairs_of_layers(model, of_layer)) / lengths
     mean, std, skewness = (by_pair(model, moment) for moment in haar_null(s, t, _free_dimensions(writes.B)))
@@ -73,6 +90,6 @@ def _composition(kind: Literal["q", "k", "v"], model: Model) -> xr.Dataset:
 
 
 def _free_dimensions(W_O: Float[Tensor, "heads d_head d_model"]) -> int:
-    """d_model, or one less where weights have been centred: then nothing lives along the all-ones direction."""
+    """Return d_model, or d_model - 1 if weights are centred and so have no part along the all-ones direction."""
     centred = W_O.mean(-1).abs().max() <= 1e-5 * W_O.abs().max()
     return W_O.shape[-1] - int(centred)

@@ -1,4 +1,4 @@
-"""Where a network over vectors keeps things: in the space that its inputs come in by, or beside it."""
+"""Geometry of networks over vectors: linear copying, and the part of the residual stream outside the embedding."""
 
 import einops
 import torch
@@ -15,17 +15,17 @@ from headway.models.convert import Model
 
 
 def linearity(model: Model, batch: Batch) -> xr.Dataset:
-    """Whether a layer copies vectors: R² of regressing the entries of ``x W_E W_OV W_U`` on the entries of x.
+    """Linear copying of vectors by a layer: R² of regressing the entries of ``x W_E W_OV W_U`` on the entries of x.
 
     W_OV is the sum over *all* heads of the layer. ``linearity`` [inputs, layer] is R², in [0, 1]; ``linearity_slope``
-    and ``linearity_intercept`` are those of the least squares line; each is the mean over the vectors. ``data`` are the
-    inputs at the positions that count, ``isotropic`` as many normal vectors, always the same. Vectors with all entries
-    equal are left out; a circuit that is zero has no R². Null: ``linearity_null`` = 1 / (n - 1), n the length of a
-    vector, the exact mean for a random circuit. After Bhargav & Gu 2024 (arXiv 2410.17438). What attention selects, and
-    what LayerNorm and MLPs do, plays no part in it.
+    and ``linearity_intercept`` belong to the least-squares line; each is the mean over vectors. ``data`` are the inputs
+    at the positions in the mask, ``isotropic`` as many normal vectors, always the same. Vectors with equal entries are
+    left out; R² is NaN for a zero circuit. Null: ``linearity_null`` = 1 / (n - 1), n the length of a vector, the exact
+    mean for a random circuit. After Bhargav & Gu 2024 (arXiv 2410.17438). It does not show the effect of attention,
+    LayerNorm or MLPs.
 
     Raises:
-        DoesNotApplyError: tokens, outputs of another length than the inputs, vectors of fewer than 3 entries.
+        DoesNotApplyError: tokens, outputs of a different length from the inputs, vectors of fewer than 3 entries.
 
     Example:
         >>> from headway.data.affine_recurrence import AffineRecurrence
@@ -62,10 +62,10 @@ def linearity(model: Model, batch: Batch) -> xr.Dataset:
 
 
 def _line(x: Float[Tensor, "vector entry"], y: Float[Tensor, "vector entry"]) -> Float[Tensor, "3"]:
-    """R², slope and intercept of the least squares line through the entries of each pair of vectors; their means."""
+    """Return R², slope and intercept of the least-squares line through entries of x and y, as means over vectors."""
     dx, dy = (each - each.mean(-1, keepdim=True) for each in (x, y))
     together, alone = (dx * dy).sum(-1), (dx**2).sum(-1)
-    # 0 / 0, for entries that are all equal, is NaN and left out of the means.
+    # Equal entries give 0 / 0 = NaN, which nanmean leaves out.
     slope = together / alone
     r_squared = together**2 / (alone * (dy**2).sum(-1))
     intercept = y.mean(-1) - slope * x.mean(-1)
@@ -73,21 +73,22 @@ def _line(x: Float[Tensor, "vector entry"], y: Float[Tensor, "vector entry"]) ->
 
 
 def outside_embedding(model: Model, batch: Batch) -> xr.Dataset:
-    """How much of what a layer writes is outside the space of the embedding: mean of ``‖(I - P) d‖ / ‖d‖``.
+    """Share of a layer's output outside the row space of W_E: mean of ``‖(I - P) d‖ / ‖d‖``.
 
-    ``outside_embedding`` [layer], in [0, 1], over the positions that count and at which the layer adds anything; P is
-    the projector on the row space of W_E, d what attention and MLP of the layer add, biases too. NaN for a layer that
-    adds nothing. Null: ``outside_embedding_null`` = sqrt((d_model - d_in) / d_model), d_in the rank of W_E: the
-    root mean square for isotropic d. W_pos does not count as embedding.
+    P is the projector on the row space of W_E; d is the output of the layer's attention and MLP, with biases.
+    ``outside_embedding`` [layer], in [0, 1], is the mean over positions in the mask at which d is not zero; NaN for a
+    layer that adds nothing. Null: ``outside_embedding_null`` = sqrt((d_model - d_in) / d_model), d_in the rank of W_E:
+    the root mean square for isotropic d. After Bhargav & Gu 2024 (arXiv 2410.17438). W_pos does not count as embedding.
+    It does not show what the output encodes, nor that later layers read it.
 
     Raises:
-        DoesNotApplyError: an embedding that leaves nothing outside, of rank d_model.
+        DoesNotApplyError: an embedding of rank d_model, whose row space is the whole residual stream.
 
     Example:
         >>> from headway.models.handmade import copying_head, previous_token_head
-        >>> outside_embedding(*copying_head()).outside_embedding.item()  # it writes where tokens are
+        >>> outside_embedding(*copying_head()).outside_embedding.item()  # it writes in token directions
         0.0
-        >>> outside_embedding(*previous_token_head()).outside_embedding.item()  # it writes elsewhere
+        >>> outside_embedding(*previous_token_head()).outside_embedding.item()  # it writes in other directions
         1.0
     """
     W_E = weight(model, "W_E")
@@ -97,13 +98,13 @@ def outside_embedding(model: Model, batch: Batch) -> xr.Dataset:
             f"outside_embedding needs an embedding of lower rank than d_model; this network's has rank {rank}"
         )
     basis = torch.linalg.svd(W_E, full_matrices=False).Vh[:rank].mT
-    shown = forward_pass(model, batch).activations
+    activations = forward_pass(model, batch).activations
     shares = []
     for layer in range(model.cfg.n_layers):
-        added = shown[f"blocks.{layer}.hook_resid_post"] - shown[f"blocks.{layer}.hook_resid_pre"]
+        added = activations[f"blocks.{layer}.hook_resid_post"] - activations[f"blocks.{layer}.hook_resid_pre"]
         added = added[batch.mask].to(basis)
         outside = added - added @ basis @ basis.mT
-        # 0 / 0, where the layer adds nothing, is NaN and left out of the mean.
+        # A layer that adds nothing gives 0 / 0 = NaN, which nanmean leaves out.
         shares.append((outside.norm(dim=-1) / added.norm(dim=-1)).nanmean())
     return xr.Dataset(
         {

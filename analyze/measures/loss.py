@@ -1,4 +1,4 @@
-"""How well the network does, position by position."""
+"""Loss and accuracy, overall, by position and by part of the task."""
 
 from collections.abc import Sequence
 
@@ -14,27 +14,30 @@ from headway.models.convert import Model
 
 
 def loss(model: Model, batch: Batch) -> xr.Dataset:
-    """The task's loss: ``loss``, ``loss_by_position`` [pos], and ``loss_<part>`` for each of the task's parts.
+    """Mean loss of the task, over the positions in the batch's mask.
 
-    Nats for tokens, mean squared error for vectors. Means over the positions that count; a position or part where
-    none counts is NaN. The task's baselines say what it means.
+    ``loss``, ``loss_by_position`` [pos], and ``loss_<part>`` for each part of the task; 0 or more, in nats for tokens
+    (cross-entropy) and squared error for vectors; NaN for a position or part that is not in the mask. Null: the task's
+    baselines (chance, floors, oracles). It does not show which circuit makes the predictions.
 
     Raises:
-        ValueError: a batch made by hand, whose task is not known.
+        ValueError: a batch without a task.
     """
     return by_part("loss", loss_by_position(model, batch), batch)
 
 
 def accuracy(model: Model, batch: Batch) -> xr.Dataset:
-    """How often the most likely token is the target: ``accuracy``, and ``accuracy_<part>`` for the task's parts.
+    """Share of positions where the most likely token is the target.
 
-    In [0, 1], over the positions that count. Of several tokens that are most likely, the first is taken.
+    ``mean(argmax output == target)`` over the positions in the batch's mask, in [0, 1]: ``accuracy``,
+    ``accuracy_by_position`` [pos], and ``accuracy_<part>`` for each part of the task. Of equally likely tokens the
+    first counts. Null: the task's baselines. It does not show how confident a prediction is.
 
     Raises:
         DoesNotApplyError: targets that are vectors.
     """
     if batch.targets.is_floating_point():
-        raise DoesNotApplyError("accuracy needs tokens to be predicted; the targets of this batch are vectors")
+        raise DoesNotApplyError("accuracy needs targets that are tokens; the targets of this batch are vectors")
     output = forward_pass(model, batch).output
     check_targets(output, batch)
     return by_part("accuracy", (output.argmax(-1) == batch.targets).float(), batch)
@@ -43,20 +46,23 @@ def accuracy(model: Model, batch: Batch) -> xr.Dataset:
 def in_context(
     model: Model, batch: Batch, early: Sequence[int] | None = None, late: Sequence[int] | None = None
 ) -> xr.Dataset:
-    """What the network learns from what it has read: loss at late positions minus loss at early ones.
+    """In-context learning score: loss at late positions minus loss at early positions.
 
-    Negative where more context helps. By default, on a task whose parts are ``first`` and ``repeats`` (repeated
-    segments), ``repeats``, which begin at the second token of the second copy, minus ``first``; on others the last
-    quarter of the positions minus the first quarter. Olsson et al. 2022 take positions 500 and 50.
+    Any number; negative if more context helps, null 0. Units are those of the loss. By default it is, on a task with
+    the parts ``first`` and ``repeats`` (repeated segments), the loss on ``repeats``, which begin at the second token of
+    the second copy, minus the loss on ``first``; on other tasks it is the loss on the last quarter of the positions
+    minus the loss on the first quarter. Olsson et al. 2022 use positions 500 and 50. It does not show that induction
+    heads are the cause: anything that uses the context lowers it.
 
     Args:
         model: The network.
         batch: Sequences of a task.
-        early: Positions to compare with.
-        late: Positions whose loss is taken.
+        early: Early positions.
+        late: Late positions.
 
     Raises:
-        ValueError: positions that do not exist, or of which none counts.
+        DoesNotApplyError: no early or no late position in the batch's mask.
+        ValueError: a position that does not exist, or a batch without a task.
 
     Example:
         >>> from headway.models.handmade import composing_pair
@@ -67,55 +73,57 @@ def in_context(
     length = each.shape[1]
     parts = batch.task.parts(batch) if batch.task is not None else {}
     if early is None and late is None and {"first", "repeats"} <= parts.keys():
-        where = {"late": parts["repeats"], "early": parts["first"]}
+        masks = {"late": parts["repeats"], "early": parts["first"]}
     else:
         quarter = max(1, length // 4)
         chosen = {
             "late": range(length - quarter, length) if late is None else late,
             "early": range(quarter) if early is None else early,
         }
-        where = {name: _at(name, positions, batch) for name, positions in chosen.items()}
-    means = {name: masked_mean(each, at & batch.mask) for name, at in where.items()}
+        masks = {name: _position_mask(name, positions, batch) for name, positions in chosen.items()}
+    means = {name: masked_mean(each, mask & batch.mask) for name, mask in masks.items()}
     for name, mean in means.items():
         if mean.isnan():
-            raise DoesNotApplyError(f"in_context needs positions whose loss counts; of the {name} ones none does")
+            raise DoesNotApplyError(f"in_context needs {name} positions that are in the mask; this batch has none")
     return xr.Dataset({"in_context": ((), (means["late"] - means["early"]).cpu().numpy())})
 
 
 def loss_by_position(model: Model, batch: Batch) -> Float[Tensor, "batch pos"]:
-    """The task's loss at every position of every sequence; a ValueError for a batch whose task is not known."""
+    """Return the task's loss at every position of every sequence; raise ValueError for a batch without a task."""
     return task_loss(forward_pass(model, batch).output, batch)
 
 
 def task_loss(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, "batch pos"]:
-    """The loss of any output on this batch; a ValueError for a batch whose task is not known."""
+    """Return the task's loss of any output on this batch; raise ValueError for a batch without a task."""
     if batch.task is None:
-        raise ValueError("batch: its task is None, so its loss is not defined; take a batch from run.batch() or a task")
+        raise ValueError(
+            "batch: its task is None, so its loss is undefined; take a batch from run.batch() or from a task"
+        )
     check_targets(output, batch)
     return batch.task.loss(output.float() if output.itemsize < 4 else output, batch)
 
 
 def by_part(name: str, each: Float[Tensor, "batch pos"], batch: Batch) -> xr.Dataset:
-    """Means of a number a position: ``<name>``, ``<name>_by_position``, and ``<name>_<part>`` for the task's parts."""
+    """Return means over the mask: ``<name>``, ``<name>_by_position``, and ``<name>_<part>`` for the task's parts."""
     counted = batch.mask
     scores = {
         name: ((), masked_mean(each, counted).cpu().numpy()),
         f"{name}_by_position": (("pos",), (each.where(counted, 0).sum(0) / counted.sum(0)).cpu().numpy()),
     }
-    for part, where in (batch.task.parts(batch) if batch.task is not None else {}).items():
-        scores[f"{name}_{part}"] = ((), masked_mean(each, where & counted).cpu().numpy())
+    for part, mask in (batch.task.parts(batch) if batch.task is not None else {}).items():
+        scores[f"{name}_{part}"] = ((), masked_mean(each, mask & counted).cpu().numpy())
     return xr.Dataset(scores)
 
 
 def mean_loss(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, ""]:
-    """The task's loss of any output, over the positions that count."""
+    """Return the task's mean loss of any output, over the positions in the mask."""
     return masked_mean(task_loss(output, batch), batch.mask)
 
 
-def _at(name: str, positions: Sequence[int], batch: Batch) -> Bool[Tensor, "batch pos"]:
-    where = torch.zeros_like(batch.mask)
+def _position_mask(name: str, positions: Sequence[int], batch: Batch) -> Bool[Tensor, "batch pos"]:
+    mask = torch.zeros_like(batch.mask)
     for position in positions:
-        if not 0 <= position < where.shape[1]:
-            raise ValueError(f"{name}: position {position} does not exist; positions are 0 to {where.shape[1] - 1}")
-        where[:, position] = True
-    return where
+        if not 0 <= position < mask.shape[1]:
+            raise ValueError(f"{name}: position {position} does not exist; positions are 0 to {mask.shape[1] - 1}")
+        mask[:, position] = True
+    return mask

@@ -1,4 +1,4 @@
-"""Measure: a function of a network and a batch, with its range and its null."""
+"""Measure: a function of a network and a batch, with the range and the null of its score."""
 
 import ast
 import importlib
@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from headway.analyze.measures.descriptions import BESIDE, LOSS, long_name, loss_units, role
 from headway.analyze.measures.scales import PLAIN, Scale
 
 if TYPE_CHECKING:
     from headway.data.task import Batch
     from headway.models.convert import Model
 
-# (model, batch) to scores. The model is a HookedTransformer; ours take a TransformerBridge as well.
+# (model, batch) to scores. The model is a HookedTransformer; the measures here also take a TransformerBridge.
 Function = Callable[[Any, Any], xr.Dataset | xr.DataArray]
 
-# The null that ``measure`` computes once a run; a measure with another null returns it beside its score.
+# The null that ``measure`` computes once for a run; a measure with another null returns it together with its score.
 FRESH = "fresh initialisations"
 
 
@@ -31,10 +32,11 @@ class Measure:
     Args:
         function: ``(model, batch)`` to a DataArray, or to a Dataset in which the score has the function's name; or its
             import path, ``package.module:name``, which is imported when a network is scored.
-        range: The values that the score can take.
-        null: What the score is when nothing has formed; FRESH has it computed for each run.
-        scale: The scale on which that null has the tails of a gamma distribution.
-        live: Whether it is cheap enough to run at every checkpoint of a training run.
+        range: Values that the score can take.
+        units: Units of the score; empty for a plain number.
+        null: The score of a network in which nothing has formed; FRESH computes it for each run.
+        scale: Scale on which this null has the tails of a gamma distribution.
+        live: True if it is cheap enough for every checkpoint during training.
 
     Example:
         >>> Measure("headway.analyze.measures.attention:previous_token").name
@@ -44,19 +46,20 @@ class Measure:
     function: Function | str
     range: str = ""
     null: str = ""
+    units: str = ""
     scale: Scale = PLAIN
     live: bool = True
 
     @property
     def name(self) -> str:
-        """The function's name, which is the score's; of a partial, that of the function with its options."""
+        """Name of the function, which is also the name of the score; a partial has the name of its function."""
         if isinstance(self.function, str):
             return self.function.partition(":")[2]
         return getattr(self.function, "func", self.function).__name__
 
     @property
     def summary(self) -> str:
-        """The first line of the function's docstring."""
+        """First line of the function's docstring."""
         if isinstance(self.function, str):
             module, _, name = self.function.partition(":")
             return _first_lines(module)[name]
@@ -64,28 +67,47 @@ class Measure:
 
     @property
     def fresh_null(self) -> bool:
-        """Whether fresh initialisations are its null."""
+        """True if the null comes from fresh initialisations."""
         return self.null == FRESH
 
     def __call__(self, model: "Model", batch: "Batch") -> xr.Dataset:
-        """The scores of ``model`` on ``batch``, as a Dataset.
+        """Return the scores of ``model`` on ``batch`` as a Dataset with descriptive attributes (see ``described``).
 
         Raises:
-            ValueError: a function that gives no xarray object, or a variable that may be another measure's.
+            ValueError: a function that returns no xarray object, or a variable that could belong to another measure.
         """
         scores = _imported(self.function)(model, batch)
         if isinstance(scores, xr.DataArray):
             scores = scores.to_dataset(name=self.name)
         if not isinstance(scores, xr.Dataset):
             raise ValueError(
-                f"{self.name}: it gave a {type(scores).__name__}; it must give an xarray Dataset or DataArray"
+                f"{self.name}: it returned a {type(scores).__name__}; it must return an xarray Dataset or DataArray"
             )
         for variable in scores.data_vars:
             if variable != self.name and not str(variable).startswith(f"{self.name}_"):
                 raise ValueError(
-                    f"{self.name}: its variable {variable!r} may be another measure's; "
-                    f"call it {self.name!r}, or {self.name}_ and more"
+                    f"{self.name}: its variable {variable!r} is not valid; "
+                    f"it must be {self.name!r} or start with '{self.name}_'"
                 )
+        return self.described(scores, batch)
+
+    def described(self, scores: xr.Dataset, batch: "Batch") -> xr.Dataset:
+        """Add ``long_name``, ``units``, ``range``, ``null``, ``description``, ``of`` and ``role`` to scores.
+
+        ``of`` is the name of the measure; ``role`` is how a variable relates to the score (``descriptions.role``).
+        Existing attributes of a variable take precedence.
+        """
+        units = loss_units(batch) if self.units == LOSS else self.units
+        scores = scores.copy()
+        for name in scores.data_vars:
+            kind = role(self.name, str(name))
+            attributes = {"long_name": long_name(str(name)), "of": self.name, "role": kind}
+            if kind in BESIDE:
+                attributes["description"] = BESIDE[kind]
+            else:
+                attributes |= {"units": units, "range": self.range, "null": self.null}
+                attributes["description"] = self.summary.replace("``", "")
+            scores.variables[name].attrs = attributes | scores.variables[name].attrs
         return scores
 
 
@@ -99,7 +121,7 @@ def _imported(function: Function | str) -> Function:
 
 @cache
 def _first_lines(module: str) -> dict[str, str]:
-    """The first docstring line of every function of a module, from its source: importing it would import torch."""
+    """Return the first docstring line of each function of a module, read from its source to avoid importing torch."""
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None

@@ -1,4 +1,4 @@
-"""Nulls: what a measure gives when nothing has formed, and how far it then strays."""
+"""Nulls: the distribution of a score when nothing has formed, and its 99 % band."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +20,8 @@ from headway.data.task import Batch
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 
-# Fresh networks of which heads are pooled (a standard deviation over n heads is known to 1/sqrt(2 n)), and heads of
-# Gaussian factors.
+# Numbers of fresh networks whose heads are pooled (a standard deviation over n heads has the relative error
+# 1/sqrt(2 n)), and of random heads with Gaussian factors.
 NETWORKS = 64
 HEADS = 64
 BAND = 0.99
@@ -29,18 +29,18 @@ BAND = 0.99
 
 @dataclass(frozen=True)
 class Null:
-    """What a score is when nothing has formed: the moments of its distribution, on a scale that suits it.
+    """Distribution of a score when nothing has formed, by its moments on a suitable scale.
 
-    Arrays that broadcast against the score: of length 1 along the axes that are pooled.
+    The arrays broadcast against the score; they have length 1 along pooled axes.
 
     Args:
         mean: Mean.
         std: Standard deviation; 0 where the null has no spread.
         skewness: Skewness.
         kurtosis: Excess kurtosis.
-        lowest: The lowest value that was drawn, if the null was drawn.
-        highest: The highest.
-        scale: What function of the score all of these are of.
+        lowest: Lowest sampled value, if the null was sampled.
+        highest: Highest sampled value.
+        scale: Function of the score whose moments these are.
     """
 
     mean: np.ndarray
@@ -52,7 +52,7 @@ class Null:
     scale: Scale = PLAIN
 
     def to_dataset(self) -> xr.Dataset:
-        """Its numbers, for a file."""
+        """Return the numbers as a Dataset, for a file."""
         numbers = {name: value for name, value in vars(self).items() if name != "scale"}
         axes = [f"axis_{index}" for index in range(self.mean.ndim)]
         return xr.Dataset(
@@ -61,14 +61,14 @@ class Null:
 
     @classmethod
     def from_dataset(cls, numbers: xr.Dataset, scale: Scale) -> "Null":
-        """The way back from ``to_dataset``."""
+        """Return the null that ``to_dataset`` stored."""
         return cls(**{str(name): values.values for name, values in numbers.data_vars.items()}, scale=scale)
 
 
 def band_z(size: int, share: float = BAND) -> float:
-    """How many standard deviations the band reaches: a family of ``size`` normal nulls stays inside with ``share``.
+    """Return the half-width of the band in standard deviations: ``size`` normal nulls stay inside with ``share``.
 
-    The band is for the whole family of heads or pairs of one measure at one step, not for each entry (Šidák).
+    ``share`` is the probability for all heads or pairs of one measure at one step together, not for each entry (Šidák).
 
     Example:
         >>> round(band_z(1), 2), round(band_z(8), 2)
@@ -79,22 +79,22 @@ def band_z(size: int, share: float = BAND) -> float:
 
 
 def band(null: Null, size: int, share: float = BAND) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest score that a family of ``size`` nulls reaches with probability ``share``.
+    """Return the lower and upper edge of the interval that contains ``size`` nulls with probability ``share``.
 
-    Its tails are those of a gamma distribution of the null's skewness g (Wilson and Hilferty's quantiles, z the normal
-    one), widened by what its excess kurtosis k is beyond that distribution's 1.5 g² (Cornish and Fisher's term)::
+    Its tails are those of a gamma distribution with the null's skewness g (Wilson and Hilferty's quantiles, z the
+    normal quantile), widened by the excess kurtosis k beyond that distribution's 1.5 g² (Cornish and Fisher's term)::
 
         2/g ((1 + g z / 6 - g² / 36)³ - 1) + (z³ - 3 z) / 24 · max(k - 1.5 g², 0)
 
-    It holds all that was drawn of the null: scores of a few values only have no other tails. Where the null has no
-    spread there is no band: NaN.
+    The band contains all sampled values of the null, which matters for scores with only a few possible values. A null
+    without spread has no band: NaN.
 
     Example:
         >>> low, high = band(Null(mean=np.array([0.5]), std=np.array([0.1])), size=1)
         >>> round(low.item(), 2), round(high.item(), 2)
         (0.24, 0.76)
     """
-    # Without skewness the first term is z, as its limit.
+    # Without skewness the first term is its limit, z.
     g = np.where(abs(null.skewness) > 1e-6, null.skewness, 1e-6)
     beyond = np.maximum(null.kurtosis - 1.5 * g**2, 0)
     spread = np.where(null.std > 0, null.std, np.nan)
@@ -111,10 +111,10 @@ def band(null: Null, size: int, share: float = BAND) -> tuple[np.ndarray, np.nda
 
 
 def beside_null(name: str, score: xr.DataArray, null: Null) -> xr.Dataset:
-    """A score with its null: ``<name>``, ``_null``, ``_null_std``, ``_z``, and its band, ``_low`` to ``_high``.
+    """Return a score with its null: ``<name>``, ``_null``, ``_null_std``, ``_z``, and its band, ``_low`` to ``_high``.
 
-    The family of the band is every head or pair that has a null. z is taken on the null's scale; ``_null_std`` is half
-    of what a standard deviation to either side makes of the score. Where the null has no spread, z and band are NaN.
+    The band is for all heads or pairs that have a null, together. z is computed on the null's scale; ``_null_std`` is
+    half the distance between the scores one standard deviation above and below. Without spread, z and band are NaN.
     """
     values = score.values.astype("float64")
     low, high = band(null, int(np.isfinite(np.broadcast_to(null.mean, values.shape)).sum()))
@@ -129,7 +129,11 @@ def beside_null(name: str, score: xr.DataArray, null: Null) -> xr.Dataset:
     }
     return xr.Dataset(
         {
-            f"{name}{part}": (score.dims, np.broadcast_to(numbers, values.shape).astype(score.dtype))
+            f"{name}{part}": (
+                score.dims,
+                np.broadcast_to(numbers, values.shape).astype(score.dtype),
+                score.attrs if part == "" else {},
+            )
             for part, numbers in parts.items()
         },
         coords=score.coords,
@@ -139,7 +143,7 @@ def beside_null(name: str, score: xr.DataArray, null: Null) -> xr.Dataset:
 def haar_null(
     s: Float[Tensor, "h1 rank"], t: Float[Tensor, "h2 rank"], d_model: int
 ) -> tuple[Float[Tensor, "h1 h2"], Float[Tensor, "h1 h2"], Float[Tensor, "h1 h2"]]:
-    """Mean, standard deviation and skewness of score² when L and R keep their singular values s, t, rotated at random.
+    """Return mean, standard deviation and skewness of score² for L, R with singular values s, t and a random rotation.
 
     With ``M = L.T L``, ``N = R R.T`` and a rotation uniform over O(d_model), score² = tr(M N) / (tr M tr N). Its
     moments are exact: ``E tr(M N)^n`` is the sum over the partitions κ of n of C_κ(M) C_κ(N) / C_κ(I), C_κ the zonal
@@ -155,13 +159,13 @@ def haar_null(
     )
     variance = (second - first**2).clamp(min=0)
     central = third - 3 * first * second + 2 * first**3
-    # What is left of no spread at all (heads of full rank and equal singular values) is rounding.
+    # A variance this small is rounding: heads of full rank with equal singular values have none.
     std = variance.sqrt().where(variance > 1e-12 * first**2, 0.0)
     return first, std, (central / std**3).where(std > 0, 0.0)
 
 
 def zonal(eigenvalues: Float[Tensor, "matrix n"]) -> tuple[tuple[Tensor, ...], ...]:
-    """The zonal polynomials of degree 1, 2 and 3 of symmetric matrices; of one degree they add up to the trace's power.
+    """Return the zonal polynomials of degree 1, 2 and 3 of symmetric matrices; those of degree n add up to trace^n.
 
     Example:
         >>> [round(sum(float(C) for C in degree), 6) for degree in zonal(torch.tensor([[1.0, 2.0]]))]
@@ -177,16 +181,16 @@ def zonal(eigenvalues: Float[Tensor, "matrix n"]) -> tuple[tuple[Tensor, ...], .
 
 @lru_cache(maxsize=8)
 def random_factors(count: int, d_model: int, d_head: int) -> tuple[Float[Tensor, "draw d_model d_head"], ...]:
-    """``count`` stacks of 64 matrices with Gaussian entries; always the same ones for the same sizes."""
+    """Return ``count`` stacks of 64 matrices with Gaussian entries, the same for the same sizes."""
     draws = generator("null", 0)
     return tuple(torch.randn(HEADS, d_model, d_head, generator=draws) for _ in range(count))
 
 
 def symmetric_null(ratio: Float[Tensor, "draw"], trace: Float[Tensor, "draw"], trace_variance: float) -> Null:
-    """Of a ratio trace / size that is symmetric about 0, because a factor and its negative are equally likely.
+    """Return the null of a ratio trace / size, symmetric about 0 since a factor and its negative are equally likely.
 
-    The variance of the traces is known, so what these draws of them miss of it corrects the variance of the ratio: 64
-    draws do the work of a thousand, since the sizes hardly differ.
+    The exact variance of the trace is known and serves as a control variate for the variance of the ratio: 64 draws
+    are as accurate as a thousand, because the sizes hardly differ.
     """
     square = ratio.double() ** 2
     missed = trace.double() ** 2 / trace_variance - 1
@@ -196,7 +200,7 @@ def symmetric_null(ratio: Float[Tensor, "draw"], trace: Float[Tensor, "draw"], t
 
 
 def untrained(config: ModelConfig, draw: int = 0) -> HookedTransformer:
-    """One of the fresh networks that nulls are made of: initialised as a run is, from a seed apart from any run's.
+    """Return one of the fresh networks behind the nulls: initialised like a run, with a seed that no run uses.
 
     Example:
         >>> config = ModelConfig(n_layers=1, d_model=11, n_ctx=7, d_head=5, n_heads=3, d_vocab=13)
@@ -214,10 +218,10 @@ def fresh_initialisations(
     config: ModelConfig,
     batch: Batch,
 ) -> dict[str, Null]:
-    """The null of each measure: what it gives on 64 fresh networks of the same config, on the scale named for it.
+    """Return the null of each measure, from its scores of 64 fresh networks of the same config, on the given scale.
 
-    The networks see the same batch; their seeds are apart from those of any run; heads of a layer are pooled. A
-    measure that does not apply is left out.
+    All networks run on the same batch, with seeds that no run uses; the heads of a layer are pooled. A measure that
+    does not apply is left out.
     """
     model = HookedTransformer(config).to(batch.inputs.device).eval()
     found: dict[str, list[xr.DataArray]] = {name: [] for name in measures}
@@ -233,12 +237,12 @@ def fresh_initialisations(
 
 
 def _pooled(draws: Sequence[xr.DataArray], scale: Scale) -> Null:
-    """Mean and deviation over the draws and the heads of a layer; the tails' shape over all, since it takes many."""
+    """Pool draws and heads of a layer for mean and deviation, and all layers too for skewness and kurtosis."""
     values = scale.to(np.stack([draw.values for draw in draws]).astype("float64"))
     heads = [1 + draws[0].dims.index(axis) for axis in ("head", "from_head", "to_head") if axis in draws[0].dims]
     pool = (0, *heads)
     mean, std = values.mean(pool, keepdims=True), values.std(pool, ddof=1, keepdims=True)
-    # What is left of no spread at all is rounding.
+    # A deviation this small is rounding.
     std = np.where(std > 10 * np.finfo(draws[0].dtype).eps * abs(mean), std, 0.0)
     z = (values - mean) / np.where(std > 0, std, np.nan)
     z = z[np.isfinite(z)]

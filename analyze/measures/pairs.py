@@ -1,4 +1,4 @@
-"""Scores of pairs of heads: one in an earlier layer writes, one in a later layer reads."""
+"""Scores of pairs of heads: a head in a later layer reads the output of a head in an earlier layer."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,16 +19,16 @@ from headway.models.convert import Model
 def pairs_of_layers(
     model: Model, of_layer: Callable[[int], Float[Tensor, "h1 l2 h2"]]
 ) -> Float[np.ndarray, "l1 h1 l2 h2"]:
-    """Scores of all pairs of heads, NaN unless the first is in an earlier layer; ``of_layer`` has those of one."""
+    """Return scores of all pairs, NaN unless h1 is in an earlier layer; ``of_layer`` scores those of one layer's h1."""
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    found = torch.full((layers, heads, layers, heads), torch.nan, dtype=torch.float64)
+    scores = torch.full((layers, heads, layers, heads), torch.nan, dtype=torch.float64)
     for layer in range(layers - 1):
-        found[layer, :, layer + 1 :] = of_layer(layer)
-    return found.numpy()
+        scores[layer, :, layer + 1 :] = of_layer(layer)
+    return scores.numpy()
 
 
 def by_pair(model: Model, values: Float[Tensor, "#one #other"]) -> Float[np.ndarray, "l1 h1 l2 h2"]:
-    """[all heads, all heads] as [layer, head, layer, head], NaN unless the first is in an earlier layer."""
+    """Reshape [all heads, all heads] to [layer, head, layer, head], NaN unless h1 is in an earlier layer."""
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     whole = values.expand(layers * heads, layers * heads)
     by_head = einops.rearrange(whole, "(l1 h1) (l2 h2) -> l1 h1 l2 h2", h1=heads, h2=heads)
@@ -36,13 +36,13 @@ def by_pair(model: Model, values: Float[Tensor, "#one #other"]) -> Float[np.ndar
 
 
 def scores_of_pairs(name: str, model: Model, score: Float[np.ndarray, "l1 h1 l2 h2"], null: Null) -> xr.Dataset:
-    """Scores of pairs beside their null, which is NaN for pairs that cannot compose."""
-    pairs = np.where(by_pair(model, torch.ones(1, 1)) > 0, 0.0, np.nan)  # no null for what cannot compose
+    """Return scores of pairs with their null, which is NaN for pairs that cannot compose."""
+    pairs = np.where(by_pair(model, torch.ones(1, 1)) > 0, 0.0, np.nan)
     return with_null(name, model, xr.DataArray(score, dims=PAIR), replace(null, mean=null.mean + pairs))
 
 
 def with_null(name: str, model: Model, score: xr.DataArray, null: Null) -> xr.Dataset:
-    """A score of weights beside its null, with what was done about LayerNorm among its attributes."""
+    """Return a score of weights with its null, and with the attribute ``layer_norm``."""
     scores = beside_null(name, score, null)
     scores[name].attrs |= layer_norm(model)
     return scores

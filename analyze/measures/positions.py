@@ -1,4 +1,4 @@
-"""What heads would attend to if positions were all there is."""
+"""Attention patterns that position embeddings alone would give."""
 
 import math
 
@@ -15,16 +15,17 @@ from headway.models.convert import Model
 
 
 def position_pattern(model: Model, batch: Batch) -> xr.Dataset:
-    """How much a head attends to the position before, by its weights alone: ``position_attention``'s mean sub-diagonal.
+    """Mean attention to the previous position that position embeddings alone give.
 
-    The mean of the n_ctx - 1 entries ``A[q, q-1]``, q >= 1; in [0, 1], 1 for a previous-token head. Axes layer, head;
-    beside it ``position_pattern_chance``, the same of uniform attention. Tokens, biases, and what earlier layers make
-    of positions are left out. So is the scale that a LayerNorm divides by: behind one, it says what a head is drawn to,
-    not how sharply it attends. Null: fresh initialisations.
+    Mean of the n_ctx - 1 entries ``A[q, q-1]``, q >= 1, of ``A = softmax(W_pos W_QK W_pos.T / sqrt(d_head))``, which is
+    ``position_attention``; [layer, head], in [0, 1], 1 for a previous-token head. ``position_pattern_chance`` is the
+    same for uniform attention. Null: fresh initialisations. It leaves out tokens, biases, changes that earlier layers
+    make to positions, and the scale that a LayerNorm divides by: with a LayerNorm it shows which keys a head prefers,
+    not how sharply it attends.
 
     Raises:
-        DoesNotApplyError: positions that are not in a table, or in a table of zeros; fewer than 2 of them; attention
-            scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: no W_pos, or a W_pos of zeros; fewer than 2 positions; attention scores that are not
+            ``x W_Q W_K.T y`` (rotary positions, grouped heads).
 
     Example:
         >>> from headway.models.handmade import previous_token_head
@@ -49,11 +50,13 @@ def position_pattern(model: Model, batch: Batch) -> xr.Dataset:
 
 
 def position_attention(model: Model, head: Head) -> Float[Tensor, "query key"]:
-    """A head's attention to positions alone: ``softmax(W_pos W_QK W_pos.T / sqrt(d_head))``, over the keys it may see.
+    """Return a head's attention by position embeddings alone, ``softmax(W_pos W_QK W_pos.T / sqrt(d_head))``.
+
+    The softmax is over the visible keys.
 
     Raises:
-        DoesNotApplyError: positions that are not in a table, or in a table of zeros; attention scores that are not
-            ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: no W_pos, or a W_pos of zeros; attention scores that are not ``x W_Q W_K.T y`` (rotary
+            positions, grouped heads).
         ValueError: a head that does not exist.
 
     Example:
@@ -69,11 +72,11 @@ def position_attention(model: Model, head: Head) -> Float[Tensor, "query key"]:
 def _position_table(name: str, model: Model) -> Float[Tensor, "pos d_model"]:
     needs_plain_scores(name, model)
     if model.cfg.positional_embedding_type == "none":
-        raise DoesNotApplyError(f"{name} needs a table of positions; this network has none")
-    # In float64, because the scores of fresh weights are millionths, and are lost in a softmax in float32.
+        raise DoesNotApplyError(f"{name} needs position embeddings W_pos; this network has none")
+    # In float64, because scores of fresh weights are about 1e-6, too small for a softmax in float32.
     W_pos = weight(model, "W_pos").double()
     if not W_pos.any():
-        raise DoesNotApplyError(f"{name} needs a table of positions; this network's is all zeros")
+        raise DoesNotApplyError(f"{name} needs position embeddings W_pos; those of this network are all zeros")
     return W_pos
 
 

@@ -14,9 +14,11 @@ from headway.models.convert import Model
 
 
 def rank_95(model: Model, batch: Batch) -> xr.Dataset:
-    """How many directions a circuit needs: the fewest singular values that hold 95 % of the sum of their squares.
+    """Smallest number of singular values that hold 95 % of the sum of their squares.
 
-    Of W_OV and W_QK, axis ``circuit``; in 1..d_head, NaN for a circuit that is zero. Null: fresh initialisations.
+    The smallest k with ``s_1² + ... + s_k² >= .95 sum s²``, for W_OV and W_QK (axis ``circuit``); in 1..d_head, NaN for
+    a zero circuit. Null: fresh initialisations. It does not show which directions inputs use: small singular values
+    count as little even if all inputs lie along them.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
@@ -24,16 +26,17 @@ def rank_95(model: Model, batch: Batch) -> xr.Dataset:
 
     def rank(s: Tensor) -> Tensor:
         share = (s**2).cumsum(-1) / (s**2).sum(-1, keepdim=True)
-        # Rounding must not push a share that is exactly .95 over the edge.
+        # A share of exactly .95 counts in spite of rounding.
         return 1 + (share < 0.95 - 1e-6).sum(-1).float()
 
     return _rank("rank_95", model, rank)
 
 
 def rank_entropy(model: Model, batch: Batch) -> xr.Dataset:
-    """The effective rank ``exp(H(s / sum s))`` of the singular values s (Roy and Vetterli 2007).
+    """Effective rank ``exp(H(s / sum s))`` of the singular values s (Roy and Vetterli 2007).
 
-    Of W_OV and W_QK, axis ``circuit``; in [1, d_head], NaN for a circuit that is zero. Null: fresh initialisations.
+    For W_OV and W_QK (axis ``circuit``); in [1, d_head], NaN for a zero circuit. Null: fresh initialisations. It does
+    not show which directions inputs use.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
@@ -42,9 +45,10 @@ def rank_entropy(model: Model, batch: Batch) -> xr.Dataset:
 
 
 def rank_stable(model: Model, batch: Batch) -> xr.Dataset:
-    """The stable rank ``‖W‖_F² / ‖W‖_2²``: the sum of the squared singular values over the largest.
+    """Stable rank ``‖W‖_F² / ‖W‖_2²``: the sum of the squared singular values over the largest of them.
 
-    Of W_OV and W_QK, axis ``circuit``; in [1, d_head], NaN for a circuit that is zero. Null: fresh initialisations.
+    For W_OV and W_QK (axis ``circuit``); in [1, d_head], NaN for a zero circuit. Null: fresh initialisations. Rudelson
+    and Vershynin 2007. It does not show which directions inputs use.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).

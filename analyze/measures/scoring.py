@@ -1,17 +1,21 @@
-"""Measuring a run: every measure at every checkpoint, each number computed once."""
+"""Scoring of a run: every measure at every checkpoint, each number computed once."""
 
+import warnings
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any
 
 import xarray as xr
 from tqdm import tqdm
 
+from headway.analyze.measures.attention import STORED_SEQUENCES
 from headway.analyze.measures.measure import Function, Measure
-from headway.analyze.measures.nulls import Null, beside_null, fresh_initialisations
+from headway.analyze.measures.nulls import beside_null
+from headway.analyze.measures.run_nulls import Nulls
 from headway.analyze.network.forward import shared_forward_pass
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.checkpoints.run import Run
-from headway.checkpoints.scores import read_file, score_file, write_scores
+from headway.checkpoints.scores import score_file, write_scores
 from headway.data.task import Batch
 from headway.models.convert import Model
 
@@ -23,84 +27,84 @@ def measure(
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, str]:
-    """Score a run at its kept steps (all of them if None) and keep the scores with it.
+    """Score a run at its checkpoints (all of them if ``steps`` is None) and store the scores in its folder.
 
-    What is there already is not computed again unless ``overwrite``, so a call that was interrupted goes on where it
-    stopped. A function of your own is measured, stored and read back like ours: ``measure(run, [my_function])``, then
-    ``run.scores.my_function``. ``progress`` shows a bar.
+    Stored scores are computed again only with ``overwrite``, so an interrupted call continues where it stopped. Your
+    own function is scored, stored and loaded like a built-in measure: ``measure(run, [my_function])``, then
+    ``run.scores.my_function``. ``progress`` shows a progress bar.
 
     Returns:
         The measures that do not apply to this run, each with the reason.
 
     Raises:
-        ValueError: a step that was not kept, or a run that has kept none.
+        ValueError: a step without a checkpoint, or a run without checkpoints.
     """
     wanted = [each if isinstance(each, Measure) else Measure(each) for each in measures]
     batch = run.batch()
     if not run.steps:
-        raise ValueError(f"run: {run.path} has kept no step yet")
+        raise ValueError(f"run: {run.path} has no checkpoint yet; train it first")
     steps = run.steps if steps is None else steps
     for step in steps:
         run.check_step(step)
-    nulls = Nulls(run, wanted, batch)
-    inapplicable: dict[str, str] = {}
-    for step in tqdm(steps, desc="kept steps", unit="step", disable=None if progress else True):
-        missing = [
-            each
-            for each in wanted
-            if each.name not in inapplicable and (overwrite or not score_file(run.path, step, each.name).exists())
-        ]
+    scorer = Scorer(run, wanted, batch)
+    for step in tqdm(steps, desc="checkpoints", unit="step", disable=None if progress else True):
+        missing = [each for each in scorer.measures if overwrite or not score_file(run.path, step, each.name).exists()]
         if missing:
-            inapplicable |= measure_step(run, step, run.model(step), batch, missing, nulls).inapplicable
-    return inapplicable
+            scorer.score(step, run.model(step), missing)
+    return scorer.inapplicable
 
 
-class Nulls:
-    """What the measures of a run give on fresh initialisations: computed once, kept with the run, held in memory."""
+class Scorer:
+    """Score the checkpoints of one run, and store the scores in its folder.
+
+    Args:
+        run: The run.
+        measures: The measures; one that does not apply at some step is dropped, with its reason in ``inapplicable``.
+        batch: The run's evaluation batch.
+    """
 
     def __init__(self, run: Run, measures: Sequence[Measure], batch: Batch):
-        self.run, self.measures, self.batch = run, [each for each in measures if each.fresh_null], batch
-        self.held: dict[str, Null] = {}
+        self.run, self.batch = run, batch
+        self.measures = list(measures)
+        self.inapplicable: dict[str, str] = {}
+        self.nulls = Nulls(run, self.measures, batch)
 
-    def __getitem__(self, name: str) -> Null:
-        """The null of one measure; those that are missing are computed together, in one go."""
-        scales = {each.name: each.scale for each in self.measures}
-        path = score_file(self.run.path, None, name)
-        if not path.exists():
-            missing = {m.name: m for m in self.measures if not score_file(self.run.path, None, m.name).exists()}
-            drawn = fresh_initialisations(missing, scales, self.run.recipe.model, self.batch)
-            for each, null in drawn.items():
-                write_scores(score_file(self.run.path, None, each), null.to_dataset())
-        if name not in self.held:
-            try:
-                self.held[name] = Null.from_dataset(read_file(path), scales[name])
-            except TypeError:
-                raise ValueError(f"scores: {path} holds no null; remove it and measure again") from None
-        return self.held[name]
+    def score(self, step: int, model: Model, measures: Sequence[Measure] | None = None) -> dict[str, xr.Dataset]:
+        """Score one model by all measures, or by those given, and return the scores by measure."""
+        batch = self.batch.to(model.W_E.device)
+        scored: dict[str, xr.Dataset] = {}
+        with shared_forward_pass():
+            for each in self.measures if measures is None else measures:
+                try:
+                    scores = each(model, batch)
+                except DoesNotApplyError as reason:
+                    self.inapplicable[each.name] = str(reason)
+                    continue
+                if each.fresh_null:
+                    beside = beside_null(each.name, scores[each.name], self.nulls[each.name])
+                    scores = each.described(xr.Dataset({**scores.variables, **beside.variables}), batch)
+                for name, attributes in self._task_attributes.items():
+                    if name in scores:
+                        scores[name].attrs |= attributes
+                write_scores(score_file(self.run.path, step, each.name), scores)
+                scored[each.name] = scores
+        self.measures = [each for each in self.measures if each.name not in self.inapplicable]
+        return scored
 
-
-class Measured(NamedTuple):
-    """The scores at one step by measure, and the measures that do not apply, each with the reason."""
-
-    scores: dict[str, xr.Dataset]
-    inapplicable: dict[str, str]
-
-
-def measure_step(
-    run: Run, step: int, model: Model, batch: Batch, measures: Sequence[Measure], nulls: Nulls
-) -> Measured:
-    """Score one model and keep the scores."""
-    measured = Measured({}, {})
-    with shared_forward_pass():
-        for each in measures:
-            try:
-                scores = each(model, batch)
-            except DoesNotApplyError as reason:
-                measured.inapplicable[each.name] = str(reason)
-                continue
-            if each.fresh_null:
-                beside = beside_null(each.name, scores[each.name], nulls[each.name])
-                scores = xr.Dataset({**scores.variables, **beside.variables})
-            write_scores(score_file(run.path, step, each.name), scores)
-            measured.scores[each.name] = scores
-    return measured
+    @cached_property
+    def _task_attributes(self) -> dict[str, dict[str, Any]]:
+        """Attributes that the task adds, by variable: baselines of losses, tokens of the stored attention patterns."""
+        parts = self.batch.task.parts(self.batch) if self.batch.task is not None else {}
+        task = self.run.task
+        baselines = {"baselines": task.baselines()}
+        losses = dict.fromkeys(("loss", *(f"loss_{part}" for part in parts)), baselines)
+        stored = self.batch.first(STORED_SEQUENCES)
+        length = stored.inputs.shape[1]
+        try:
+            labels = task.labels(stored)
+        except Exception as error:  # a run must not end because its user's task cannot label tokens
+            warnings.warn(f"scores: attention has no tokens ({type(error).__name__}: {error})", stacklevel=2)
+            return losses
+        # A user's task may label fewer positions than there are, or label them by numbers.
+        tokens = [[*map(str, row[:length]), *[""] * (length - len(row))] for row in labels]
+        return {**losses, "attention": {"tokens": tokens}}

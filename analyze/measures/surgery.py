@@ -1,8 +1,8 @@
-"""Identity surgery: whether a head does more than hand on what it reads, asked by making it do just that.
+"""Identity surgery: the loss when a head can only match similar vectors, or only copy.
 
-A head's W_QK becomes a projector of the same rank, so that it can only look for what is like its query, or its W_OV
-does, so that it can only copy. Where the loss stays, that was all there was to it. Hooks compute what the new weights
-would give; the network itself stays as it is.
+The W_QK of a head is replaced by a projector of the same rank, so that it can only attend to keys similar to its query,
+or its W_OV is, so that it can only copy. A loss that stays the same shows that the head needs nothing else. Hooks
+compute the outputs of the new weights; the network itself is not changed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +14,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.measures.ablation import FEW
+from headway.analyze.measures.ablation import SEQUENCES
 from headway.analyze.measures.loss import by_part, mean_loss, task_loss
 from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import Hook, forward_pass
@@ -30,15 +30,16 @@ Experiment = Literal["random", "trained"]
 Sign = Literal["+", "-"]
 
 
-def qk_identity_surgery(model: Model, batch: Batch, sequences: int = FEW) -> xr.Dataset:
-    """What the loss becomes when a head can only look for what is like its query: ``W_K := pinv(W_Q).T``.
+def qk_identity_surgery(model: Model, batch: Batch, sequences: int = SEQUENCES) -> xr.Dataset:
+    """Effect of reducing W_QK to a projector: change in loss with ``W_K := pinv(W_Q).T``, one head at a time.
 
-    Then ``W_Q W_K.T`` is the projector on what W_Q reads, of trace d_head; after Bhargav & Gu 2024 (arXiv 2410.17438).
-    ``qk_identity_surgery`` [experiment, layer, head] is the change in loss, one head at a time, from
-    ``qk_identity_surgery_clean`` to ``qk_identity_surgery_after`` [experiment, layer, head]; nats, or squared error.
-    ``trained`` keeps the head's W_Q; ``random`` first draws a normal one, always the same, and so asks whether any
-    subspace would do. Biases stay. The loss is that of the first ``sequences`` of the batch. No null: 0 is a head that
-    needs nothing else of its circuit, or one not needed.
+    ``W_Q W_K.T`` is then the projector on the column space of W_Q, of trace d_head, so that the head attends to keys
+    similar to its query. ``qk_identity_surgery`` [experiment, layer, head] is the loss after surgery,
+    ``qk_identity_surgery_after`` [experiment, layer, head], minus the clean loss, ``qk_identity_surgery_clean``; any
+    number, in nats or squared error. ``trained`` keeps the head's W_Q; ``random`` first replaces it by a normal one,
+    always the same, to test whether any subspace will do. Biases stay. The loss is over the first ``sequences`` of the
+    batch. No null: 0 is no effect. After Bhargav & Gu 2024 (arXiv 2410.17438). It does not show whether a head without
+    effect matches similar vectors or is not needed at all: compare ``ablation``.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
@@ -55,17 +56,17 @@ def qk_identity_surgery(model: Model, batch: Batch, sequences: int = FEW) -> xr.
     )
 
 
-def ov_identity_surgery(model: Model, batch: Batch, sequences: int = FEW) -> xr.Dataset:
-    """What the loss becomes when a head can only copy, or only anti-copy: ``W_O := pinv(W_V)``, or minus that.
+def ov_identity_surgery(model: Model, batch: Batch, sequences: int = SEQUENCES) -> xr.Dataset:
+    """Effect of reducing W_OV to a projector: change in loss with ``W_O := ±pinv(W_V)``, one head at a time.
 
-    Then ``W_V W_O`` is plus or minus the projector on what W_V reads; after Bhargav & Gu 2024 (arXiv 2410.17438).
-    ``ov_identity_surgery`` [sign, layer, head] is the change in loss, one head at a time, from
-    ``ov_identity_surgery_clean`` to ``ov_identity_surgery_after`` [sign, layer, head]; nats, or squared error. Biases
-    stay. The loss is that of the first ``sequences`` of the batch. No null: 0 is a head that needs nothing else of its
-    circuit, or one not needed.
+    ``W_V W_O`` is then plus or minus the projector on the column space of W_V, so that the head copies or anti-copies.
+    ``ov_identity_surgery`` [sign, layer, head] is the loss after surgery, ``ov_identity_surgery_after`` [sign, layer,
+    head], minus the clean loss, ``ov_identity_surgery_clean``; any number, in nats or squared error. Biases stay. The
+    loss is over the first ``sequences`` of the batch. No null: 0 is no effect. After Bhargav & Gu 2024 (arXiv
+    2410.17438). It does not show whether a head without effect copies or is not needed at all: compare ``ablation``.
 
     Raises:
-        DoesNotApplyError: heads whose outputs are not ``z W_O``, summed.
+        DoesNotApplyError: attention outputs that are not the sum of ``z W_O`` over heads.
         ValueError: a batch without a task.
 
     Example:
@@ -80,7 +81,7 @@ def ov_identity_surgery(model: Model, batch: Batch, sequences: int = FEW) -> xr.
 def qk_identity_loss(
     model: Model, batch: Batch, heads: Iterable[Head], experiment: Experiment = "trained"
 ) -> xr.Dataset:
-    """The loss after ``qk_identity_surgery`` on several heads together: the variables of ``loss``.
+    """Return the loss after ``qk_identity_surgery`` on several heads together, as the variables of ``loss``.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
@@ -91,10 +92,10 @@ def qk_identity_loss(
 
 
 def ov_identity_loss(model: Model, batch: Batch, heads: Iterable[Head], sign: Sign = "+") -> xr.Dataset:
-    """The loss after ``ov_identity_surgery`` on several heads together: the variables of ``loss``.
+    """Return the loss after ``ov_identity_surgery`` on several heads together, as the variables of ``loss``.
 
     Raises:
-        DoesNotApplyError: heads whose outputs are not ``z W_O``, summed.
+        DoesNotApplyError: attention outputs that are not the sum of ``z W_O`` over heads.
         ValueError: a head that does not exist, an unknown sign, a batch without a task.
     """
     check_one_of("sign", sign, get_args(Sign))
@@ -132,7 +133,7 @@ def _qk_hooks(model: Model, heads: Iterable[Head], experiment: str) -> list[Hook
         queries = reader.replaced(W_Q[layer], new_Q, b_Q[layer])
         keys = reader.replaced(W_K[layer], new_K, b_K[layer])
         hooks += [
-            (f"{block}.hook_resid_pre", reader.look),
+            (f"{block}.hook_resid_pre", reader.record),
             (f"{block}.attn.hook_q", queries),
             (f"{block}.attn.hook_k", keys),
         ]
@@ -147,19 +148,19 @@ def _ov_hooks(model: Model, heads: Iterable[Head], sign: str) -> list[Hook]:
         new_O = W_O[layer].clone()
         new_O[chosen] = torch.linalg.pinv(W_V[layer, chosen]) * (1 if sign == "+" else -1)
         writer = _Writer(W_O[layer], new_O, b_O[layer])
-        hooks += [(f"{block}.attn.hook_z", writer.look), (f"{block}.hook_attn_out", writer.replaced)]
+        hooks += [(f"{block}.attn.hook_z", writer.record), (f"{block}.hook_attn_out", writer.replaced)]
     return hooks
 
 
 class _Reader:
-    """What the queries and keys of a layer read in the forward pass that goes on, and what other weights make of it."""
+    """Input of a layer's queries and keys in the current forward pass, and its projection by other weights."""
 
     def __init__(self, model: Model, layer: int):
         self.norm = model.blocks[layer].ln1
         self.positions = weight(model, "W_pos") if model.cfg.positional_embedding_type == "shortformer" else None
 
-    def look(self, resid_pre: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
-        """A hook that changes nothing."""
+    def record(self, resid_pre: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+        """Remember the activation, and change nothing (a hook)."""
         self.x = self.norm(resid_pre)
         if self.positions is not None:
             self.x = self.x + self.positions[: self.x.shape[1]]
@@ -170,21 +171,21 @@ class _Reader:
         new: Float[Tensor, "head d_model d_head"],
         b: Float[Tensor, "head d_head"],
     ) -> Callable[..., Tensor]:
-        """A hook that puts ``x new + b`` in the place of queries or keys ``x old + b``."""
+        """Return a hook that replaces queries or keys ``x old + b`` by ``x new + b``."""
 
         def projected(W: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "batch pos head d_head"]:
             by_head = "batch pos d_model, head d_model d_head -> batch pos head d_head"
             return einops.einsum(self.x, W.to(self.x), by_head) + b.to(self.x)
 
-        def hook(found: Float[Tensor, "batch pos head d_head"], hook: Any) -> Float[Tensor, "batch pos head d_head"]:
-            _check_formula("qk_identity_surgery needs queries and keys ln1(x) W + b", found, projected(old))
+        def hook(computed: Float[Tensor, "batch pos head d_head"], hook: Any) -> Float[Tensor, "batch pos head d_head"]:
+            _check_formula("qk_identity_surgery needs queries and keys ln1(x) W + b", computed, projected(old))
             return projected(new)
 
         return hook
 
 
 class _Writer:
-    """What the heads of a layer write in the forward pass that goes on, with another W_O in the place of theirs."""
+    """Output of a layer's heads in the current forward pass, with another W_O."""
 
     def __init__(
         self,
@@ -194,30 +195,30 @@ class _Writer:
     ):
         self.old, self.new, self.b = old, new, b
 
-    def look(self, z: Float[Tensor, "batch pos head d_head"], hook: Any) -> None:
-        """A hook that changes nothing."""
+    def record(self, z: Float[Tensor, "batch pos head d_head"], hook: Any) -> None:
+        """Remember the activation, and change nothing (a hook)."""
         self.z = z
 
-    def replaced(self, found: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
-        """A hook that puts ``z new + b`` in the place of the attention output ``z old + b``."""
-        _check_formula("ov_identity_surgery needs attention outputs z W_O + b_O", found, self.written(self.old))
+    def replaced(self, computed: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
+        """Replace the attention output ``z old + b`` by ``z new + b`` (a hook)."""
+        _check_formula("ov_identity_surgery needs attention outputs z W_O + b_O", computed, self.written(self.old))
         return self.written(self.new)
 
     def written(self, W_O: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """The attention output with these weights."""
+        """Return the attention output with these weights."""
         summed = "batch pos head d_head, head d_head d_model -> batch pos d_model"
         return einops.einsum(self.z, W_O.to(self.z), summed) + self.b.to(self.z)
 
 
 def _by_layer(model: Model, heads: Iterable[Head]) -> list[tuple[int, list[int]]]:
-    """The layers in which there are some of these heads, each with their numbers."""
+    """Return each layer that contains some of these heads, with their numbers."""
     chosen = {check_head(model, head) for head in heads}
     layers = sorted({head.layer for head in chosen})
     return [(layer, [head.head for head in sorted(chosen) if head.layer == layer]) for layer in layers]
 
 
-def _check_formula(needed: str, found: Tensor, expected: Tensor) -> None:
-    """Refuse a network that computes something else where new weights are to act."""
-    rounding = torch.finfo(found.dtype).eps ** 0.5 * expected.abs().max()
-    if (found - expected).abs().max() > rounding:
+def _check_formula(needed: str, computed: Tensor, expected: Tensor) -> None:
+    """Refuse a network that does not compute the formula in which weights are replaced."""
+    rounding = torch.finfo(computed.dtype).eps ** 0.5 * expected.abs().max()
+    if (computed - expected).abs().max() > rounding:
         raise DoesNotApplyError(f"{needed}; this network has others")

@@ -1,10 +1,10 @@
-"""Circuits from token to token: which tokens a head copies, looks for, or matches through an earlier head.
+"""Scores of vocabulary circuits: which tokens a head copies, attends to, or matches through an earlier head.
 
-Such a circuit is a [d_vocab, d_vocab] matrix, as ``W_E W_OV W_U`` [input token, output token] or ``W_E W_QK W_E.T``
-[query token, key token]: 8.7 GiB a head at 48,262 tokens. It has a small rank, so it is kept as two thin factors, and
-what is asked of it is found from one small block after another; the whole never exists. Weights are taken as they are:
-a LayerNorm's weights count only when they have been folded (``run.model(step, processed=True)``). The scale that it
-divides by is left out always: within a row of an OV circuit that changes no order, elsewhere it may.
+A vocabulary circuit is a [d_vocab, d_vocab] matrix such as ``W_E W_OV W_U`` [input token, output token] or ``W_E W_QK
+W_E.T`` [query token, key token]: 8.7 GiB a head at 48,262 tokens. It has low rank, so it is stored as two factors and
+computed block by block, never as a whole. It includes the weights of a LayerNorm only if they are folded
+(``run.model(step, processed=True)``). The scale that a LayerNorm divides by is always left out: this keeps the order
+within a row of an OV circuit, and can change other orders.
 """
 
 from collections.abc import Sequence
@@ -33,15 +33,15 @@ from headway.models.convert import Model
 
 
 def ov_top1(model: Model, batch: Batch, heads: Heads | None = None) -> xr.Dataset:
-    """How many tokens a head copies: the share that are the largest entry of their own row of ``W_E W_OV W_U``.
+    """Share of tokens that a head copies: those that are the argmax of their own row of ``W_E W_OV W_U``.
 
-    In [0, 1]; ``ov_top1`` [layer, head], or one number for the set ``heads``, whose W_OV add up; beside it
-    ``ov_top1_chance``, 1/d_vocab. A maximum that is attained elsewhere too is no hit: a circuit that is zero scores 0.
-    Every token counts alike, however rare. It does not say that the head attends to what it would copy. Null: fresh
-    initialisations.
+    In [0, 1]; ``ov_top1`` [layer, head], or one number for the set ``heads``, whose W_OV add up. ``ov_top1_chance`` is
+    1/d_vocab. A tie for the maximum is no hit, so a zero circuit scores 0. Every token has the same weight, however
+    rare. Null: fresh initialisations. Elhage et al. 2021 define the circuit. It does not show that the head attends to
+    the tokens that it would copy.
 
     Raises:
-        DoesNotApplyError: inputs that are vectors, or outputs that are not the inputs.
+        DoesNotApplyError: inputs that are vectors, or different numbers of inputs and outputs.
         ValueError: a head that does not exist, a set that is empty or names a head twice.
 
     Example:
@@ -53,13 +53,15 @@ def ov_top1(model: Model, batch: Batch, heads: Heads | None = None) -> xr.Datase
 
 
 def ov_topk(model: Model, batch: Batch, k: int = 5, heads: Heads | None = None) -> xr.Dataset:
-    """The share of input tokens that are among the k largest entries of their own row; see ``ov_top1``.
+    """Share of tokens that are among the top k of their own row of ``W_E W_OV W_U``.
 
-    A hit is a token whose own entry is reached by fewer than k *other* entries. ``ov_topk_chance`` is k/d_vocab.
+    In [0, 1], [layer, head], or one number for the set ``heads``. A hit is a token for which fewer than k *other*
+    entries are as large as its own. ``ov_topk_chance`` is k/d_vocab. Null: fresh initialisations. Limits are those of
+    ``ov_top1``; moreover, a hit does not show that the token is the argmax.
 
     Raises:
-        DoesNotApplyError: inputs that are vectors, or outputs that are not the inputs.
-        ValueError: a k that is not in 1..d_vocab, and whatever ``ov_top1`` refuses.
+        DoesNotApplyError: inputs that are vectors, or different numbers of inputs and outputs.
+        ValueError: a k outside 1..d_vocab, a head that does not exist, a set that is empty or names a head twice.
     """
     return _ov_hits("ov_topk", model, batch, k, heads)
 
@@ -79,11 +81,11 @@ def token_pair_rank(
     circuit: Circuit = "OV",
     heads: Heads | None = None,
 ) -> xr.Dataset:
-    """How high a pair of tokens ranks in a circuit: the percentile of its entry within its row and within its column.
+    """Percentile of a token pair's entry within its row and within its column of a vocabulary circuit.
 
     ``token_pair_rank`` [layer, head, pair, within], or [pair, within] for the set ``heads``. In [0, 1]: the share of
-    the other entries of the row (or column) that are smaller, equal ones counted half. 1 is the largest. Null: uniform,
-    with mean .5, so that no single pair is out of the ordinary among thousands.
+    other entries of the row (or column) that are smaller, ties counted half; 1 is the largest. Null: uniform, with mean
+    .5. It does not show how large the entry is, and one high percentile among thousands of pairs is no evidence.
 
     Args:
         model: The network.
@@ -91,11 +93,11 @@ def token_pair_rank(
         pairs: (input, output) tokens of ``W_E W_OV W_U``, or (query, key) tokens of ``W_E W_QK W_E.T``; by default
             each token of the batch with itself.
         circuit: OV or QK.
-        heads: A set of heads whose W_OV add up; for QK a set of one, since attention scores of two do not.
+        heads: A set of heads whose W_OV add up; for QK one head, since attention scores do not add up.
 
     Raises:
-        DoesNotApplyError: inputs that are vectors; for OV without ``pairs``, outputs that are not the inputs; for QK,
-            attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: inputs that are vectors; for OV without ``pairs``, different numbers of inputs and outputs;
+            for QK, attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
         ValueError: tokens, heads or a circuit that do not exist.
 
     Example:
@@ -125,14 +127,15 @@ def token_pair_rank(
 
 
 def k_composition_top1(model: Model, batch: Batch) -> xr.Dataset:
-    """How many tokens a pair of heads matches by K-composition: how many have the largest entry of their row or column.
+    """Share of tokens that a pair of heads matches by K-composition: those that are the argmax of their row or column.
 
-    Of ``C = W_E W_QK(h2) W_OV(h1).T W_E.T`` [query token, key token]: h2 looks for positions at which h1 has written
-    the key token (an induction circuit, when h1 attends to the token before). Axis ``best``: ``key`` is the share of
-    tokens whose entry with themselves is the largest of their row, so that their own is the best key; ``query`` of
-    their column. In [0, 1]; a maximum that is attained elsewhere too is no hit. Axes from_layer, from_head (h1),
-    to_layer, to_head (h2); NaN unless h1's layer is the earlier. Beside it ``k_composition_top1_chance``, 1/d_vocab.
-    Positions play no part in it. Null: fresh initialisations.
+    The circuit is ``C = W_E W_QK(h2) W_OV(h1).T W_E.T`` [query token, key token]: the score of h2 at positions where h1
+    has written the key token (an induction circuit, if h1 attends to the previous token). Axis ``best``: ``key`` is the
+    share of tokens that are the argmax of their own row, that is their own best key; ``query`` the share that are the
+    argmax of their own column. In [0, 1]; a tie for the maximum is no hit. Axes from_layer, from_head (h1), to_layer,
+    to_head (h2); NaN unless h1 is in an earlier layer. ``k_composition_top1_chance`` is 1/d_vocab. Null: fresh
+    initialisations. Elhage et al. 2021 define the circuit. It does not show which positions h1 attends to, nor that h2
+    copies.
 
     Raises:
         DoesNotApplyError: inputs that are vectors, one layer, or attention scores that are not ``x W_Q W_K.T y``.

@@ -1,1 +1,1 @@
-"""What every analysis needs of a network: one forward pass, weights, hooks, and what a measure requires."""
+"""Access to a network that every analysis shares: forward passes, weights, hooks, and requirements of measures."""

@@ -1,4 +1,4 @@
-"""Names of the axes that scores have in common."""
+"""Axis names that scores share."""
 
 HEAD = ("layer", "head")
 PAIR = ("from_layer", "from_head", "to_layer", "to_head")

@@ -1,4 +1,4 @@
-"""One forward pass over the evaluation batch, shared by everything that looks at it."""
+"""One forward pass over the evaluation batch, shared by all measures."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,36 +17,36 @@ from headway.models.convert import Model, evaluating
 
 Patterns = Float[Tensor, "layer batch head query key"]
 Activations = dict[str, Tensor]
-# A hook point's name, and what is called with its activation and gives another back.
+# The name of a hook point, and a function from its activation to a new one (or to None, which changes nothing).
 Hook = tuple[str, Callable[..., Tensor | None]]
 
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What one forward pass shows: the output, and activations by their hook names."""
+    """Output of one forward pass, and activations by hook name."""
 
     output: Float[Tensor, "batch pos d_vocab_out"]
     activations: Activations
 
     @cached_property
     def patterns(self) -> Patterns:
-        """The attention pattern of every head."""
+        """Attention patterns of all heads."""
         layers = sum(name.endswith("hook_pattern") for name in self.activations)
         return torch.stack([self.activations[f"blocks.{layer}.attn.hook_pattern"] for layer in range(layers)])
 
 
-class _Remembered(NamedTuple):
-    """A result with what it is of, which is known by its identity and so must not be thrown away meanwhile."""
+class _CachedPass(NamedTuple):
+    """A forward pass with its model and inputs, kept alive because the cache identifies both by ``id``."""
 
     model: Model
     inputs: Tensor
-    shown: ForwardPass
+    result: ForwardPass
 
 
-_remembered: ContextVar[dict[tuple[int, int], _Remembered] | None] = ContextVar("remembered", default=None)
+_cached_passes: ContextVar[dict[tuple[int, int], _CachedPass] | None] = ContextVar("cached_passes", default=None)
 
-# Patterns, and what attribution takes apart: all that writes to the residual stream, what reads it, and the scales.
-_LOOKED_AT = (
+# Patterns, and what attribution splits: everything that writes to the residual stream, its readers, and the scales.
+_CACHED_POINTS = (
     "hook_pattern",
     "hook_embed", "hook_pos_embed", "attn.hook_v", "hook_z", "hook_attn_out", "hook_mlp_out",
     "hook_resid_pre", "hook_resid_post", "ln1.hook_normalized", "ln1.hook_scale", "ln_final.hook_scale",
@@ -56,70 +56,70 @@ _LOOKED_AT = (
 
 @contextmanager
 def shared_forward_pass() -> Iterator[None]:
-    """Inside, one forward pass of one model over one batch serves all measures; neither may change meanwhile."""
-    token = _remembered.set({})
+    """Share one forward pass per model and batch among all measures in this context; neither may change inside it."""
+    token = _cached_passes.set({})
     try:
         yield
     finally:
-        _remembered.reset(token)
+        _cached_passes.reset(token)
 
 
 @contextmanager
 def hooked_forward_pass(model: Model, hooks: Sequence[Hook]) -> Iterator[None]:
-    """Inside, what is seen of this network is seen with these hooks: every measure can be taken of a changed network.
+    """Apply hooks to every forward pass of the network in this context, so that measures score the ablated one.
 
     Example:
         >>> from headway.analyze.measures.attention import previous_token
         >>> from headway.models.handmade import previous_token_head
         >>> model, batch = previous_token_head()
         >>> with hooked_forward_pass(model, [("hook_pos_embed", to_zero)]):
-        ...     lost = previous_token(model, batch)
-        >>> bool(lost.previous_token < 0.5)
+        ...     ablated = previous_token(model, batch)
+        >>> bool(ablated.previous_token < 0.5)
         True
     """
-    token = _remembered.set(None)
+    token = _cached_passes.set(None)
     try:
         with model.hooks(fwd_hooks=list(hooks)):
             yield
     finally:
-        _remembered.reset(token)
+        _cached_passes.reset(token)
 
 
 def to_zero(activation: Tensor, hook: object) -> Tensor:
-    """A hook that puts zero in the place of an activation."""
+    """Return zeros in place of an activation (a hook for zero ablation)."""
     return torch.zeros_like(activation)
 
 
 def in_forward_pass(point: str) -> bool:
-    """Whether an activation is among those of ``forward_pass``, by its hook name."""
-    return point.endswith(_LOOKED_AT)
+    """Return True if ``forward_pass`` keeps the activation at this hook point."""
+    return point.endswith(_CACHED_POINTS)
 
 
 def forward_pass(model: Model, batch: Batch) -> ForwardPass:
-    """One forward pass over every sequence of the batch.
+    """Run the network on every sequence of the batch and return its output and activations.
 
     Raises:
-        ValueError: a batch that the network cannot read, or an output that is not all numbers.
+        ValueError: a batch that the network cannot read, or an output with NaN or infinite entries.
     """
-    remembered = _remembered.get()
+    cached = _cached_passes.get()
     key = (id(model), id(batch.inputs))
-    if remembered is not None and key in remembered:
-        return remembered[key].shown
-    shown = ForwardPass(*_run(model, batch))
-    if remembered is not None:
-        remembered[key] = _Remembered(model, batch.inputs, shown)
-    return shown
+    if cached is not None and key in cached:
+        return cached[key].result
+    result = ForwardPass(*_run(model, batch))
+    if cached is not None:
+        cached[key] = _CachedPass(model, batch.inputs, result)
+    return result
 
 
 def _run(model: Model, batch: Batch) -> tuple[Tensor, Activations]:
     check_batch(model, batch)
     with torch.no_grad(), evaluating(model):
         output, cache = model.run_with_cache(
-            batch.inputs, return_cache_object=False, names_filter=lambda name: name.endswith(_LOOKED_AT)
+            batch.inputs, return_cache_object=False, names_filter=lambda name: name.endswith(_CACHED_POINTS)
         )
     if not output.isfinite().all():
         raise NotNumbersError("output on this batch")
     if output.itemsize < 4:
-        # What half precision has computed is measured in float32.
+        # Measures compute in float32, also on activations in half precision.
         return output.float(), {name: value.float() for name, value in cache.items()}
     return output, cache

@@ -1,4 +1,4 @@
-"""Hooks that replace activations: of a head, a hook point, neurons, or a path between heads."""
+"""Hooks that replace activations: those of a head, a hook point, some neurons, or a path between heads."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -25,12 +25,12 @@ from headway.models.convert import Model, evaluating
 Kind = Literal["zero", "mean", "position_mean", "without_position", "resample"]
 Attention = Literal["recomputed", "frozen"]
 Input = Literal["q", "k", "v"]
-# Attention before and after the softmax: [batch, head, query, key], where others have [batch, pos, ...].
+# Attention before and after the softmax is [batch, head, query, key]; other activations are [batch, pos, ...].
 ATTENTION = ("hook_attn_scores", "hook_pattern")
 
 
 class Entries(NamedTuple):
-    """Some entries of the last axis of an activation, such as neurons: ``Entries("blocks.0.mlp.hook_post", [3])``."""
+    """Entries of the last axis of an activation, such as neurons: ``Entries("blocks.0.mlp.hook_post", [3])``."""
 
     point: str
     entries: Sequence[int]
@@ -39,7 +39,7 @@ class Entries(NamedTuple):
 What = str | Head | Entries
 
 
-def replacing(
+def ablation_hooks(
     model: Model,
     batch: Batch,
     what: What | Iterable[What],
@@ -47,7 +47,7 @@ def replacing(
     attention: Attention = "recomputed",
     reference: Batch | None = None,
 ) -> list[Hook]:
-    """The hooks of ``ablated_loss``, with the same arguments: for whatever else is to be seen of what is left.
+    """Return the hooks of ``ablated_loss``, with the same arguments, to take any other measure of the ablated network.
 
     Raises:
         DoesNotApplyError: ``resample`` with a single sequence and no reference.
@@ -59,20 +59,22 @@ def replacing(
         >>> from headway.analyze.network.forward import hooked_forward_pass
         >>> from headway.models.handmade import composing_pair
         >>> model, batch = composing_pair("k")
-        >>> with hooked_forward_pass(model, replacing(model, batch, Head(0, 0))):  # the previous-token head
-        ...     left = prefix_matching(model, batch).prefix_matching.sel(layer=1, head=1).item()
-        >>> left < 0.2  # so the induction head does not find what it looks for
+        >>> with hooked_forward_pass(model, ablation_hooks(model, batch, Head(0, 0))):  # the previous-token head
+        ...     ablated = prefix_matching(model, batch).prefix_matching.sel(layer=1, head=1).item()
+        >>> ablated < 0.2  # without it the induction head no longer matches prefixes
         True
     """
     check_one_of("attention", attention, get_args(Attention))
     other = reference_batch("ablated_loss", batch, kind, reference)
-    places = [_place(model, each) for each in ([what] if isinstance(what, str | Head | Entries) else what)]
-    there = recorded(model, other, [point for point, _ in places])
-    for point, where in places:
-        _check_entries(point, there[point], where)
+    targets = [_point_and_index(model, each) for each in ([what] if isinstance(what, str | Head | Entries) else what)]
+    activations = cached_activations(model, other, [point for point, _ in targets])
+    for point, index in targets:
+        _check_entries(point, activations[point], index)
     patterns = forward_pass(model, batch).patterns if attention == "frozen" else []
-    hooks = [replacing_hook(f"blocks.{layer}.attn.hook_pattern", pattern) for layer, pattern in enumerate(patterns)]
-    return hooks + [replacing_hook(point, stand_in_for(point, there[point], kind), where) for point, where in places]
+    hooks = [replacement_hook(f"blocks.{layer}.attn.hook_pattern", pattern) for layer, pattern in enumerate(patterns)]
+    return hooks + [
+        replacement_hook(point, replacement_for(point, activations[point], kind), index) for point, index in targets
+    ]
 
 
 def through_paths(
@@ -83,20 +85,20 @@ def through_paths(
     input: Input,
     reference: Batch | None = None,
 ) -> list[Hook]:
-    """Hooks that patch paths: some heads read, at one input, what earlier heads write on other sequences.
+    """Return hooks for path patching: the receivers read, at one input, what the senders write on other sequences.
 
-    Each receiver's query, key or value is what it computes from the residual stream as it is, with what the senders
-    write replaced by what they write on the reference, through its LayerNorm. Everything else that it reads is that of
-    the network as it is, and every other reader of the senders sees them as they are. Wang et al. 2022; several paths
-    at once, where ``path_patch`` takes each alone.
+    Each receiver computes its query, key or value from the clean residual stream in which the output of the senders is
+    replaced by their output on the reference; its LayerNorm is applied to the result. Everything else that the receiver
+    reads is clean, and every other reader of the senders sees their clean output. Wang et al. 2022. These hooks patch
+    several paths at once, where ``path_patch`` patches each alone.
 
     Args:
         model: The network.
         batch: The sequences that the network will run on with these hooks.
-        senders: The heads whose output is replaced; those that are not in an earlier layer have no path.
-        receivers: The heads that read it.
-        input: Which of their inputs: q, k or v.
-        reference: A batch of the same shape; by default this batch with its sequences moved on by one.
+        senders: The heads whose output is replaced; a sender that is not in an earlier layer has no path.
+        receivers: The heads that read the replaced output.
+        input: The input of the receivers that is patched: q, k or v.
+        reference: A batch of the same shape; by default this batch with its sequences shifted by one.
 
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads), a single
@@ -119,58 +121,58 @@ def through_paths(
     check_one_of("input", input, get_args(Input))
     senders, receivers = ([check_head(model, head) for head in heads] for heads in (senders, receivers))
     other = reference_batch("through_paths", batch, "resample", reference)
-    there, here = recorded(model, other, z_points(model)), forward_pass(model, batch).activations
+    patched, clean = cached_activations(model, other, z_points(model)), forward_pass(model, batch).activations
     W_O, W, b = (
         read(model, name)
         for read, name in ((weight, "W_O"), (weight, f"W_{input.upper()}"), (bias, f"b_{input.upper()}"))
     )
     hooks = []
     for layer in sorted({head.layer for head in receivers}):
-        x = here[f"blocks.{layer}.hook_resid_pre"]
+        x = clean[f"blocks.{layer}.hook_resid_pre"]
         for head in senders:
             if head.layer < layer:
                 point = f"blocks.{head.layer}.attn.hook_z"
-                x = x + (there[point][:, :, head.head] - here[point][:, :, head.head]) @ W_O[head]
+                x = x + (patched[point][:, :, head.head] - clean[point][:, :, head.head]) @ W_O[head]
         with torch.no_grad(), evaluating(model):
             x = model.blocks[layer].ln1(x)
         if input != "v" and model.cfg.positional_embedding_type == "shortformer":
-            x = x + here["hook_pos_embed"]
+            x = x + clean["hook_pos_embed"]
         for head in receivers:
             if head.layer == layer:
                 value = (x @ W[head] + b[head])[:, :, None].expand(-1, -1, model.cfg.n_heads, -1)
-                hooks.append(replacing_hook(f"blocks.{layer}.attn.hook_{input}", value, slice_of_head(head)))
+                hooks.append(replacement_hook(f"blocks.{layer}.attn.hook_{input}", value, slice_of_head(head)))
     return hooks
 
 
 def heads_except(model: Model, kept: Iterable[Head] = ()) -> list[Head]:
-    """Every head of the network except ``kept``, in the order of the layers: what is ablated to see a circuit alone.
+    """Return every head except ``kept``, in the order of the layers: ablate them to test a circuit alone.
 
     Example:
         >>> from headway.models.handmade import composing_pair
         >>> [str(head) for head in heads_except(composing_pair("k")[0], [Head(0, 0), Head(1, 1)])]
         ['L0H1', 'L1H0']
     """
-    keep = {check_head(model, head) for head in kept}
+    excluded = {check_head(model, head) for head in kept}
     every = (Head(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads))
-    return [head for head in every if head not in keep]
+    return [head for head in every if head not in excluded]
 
 
 def output_with(model: Model, batch: Batch, hooks: Sequence[Hook]) -> Float[Tensor, "batch pos d_vocab_out"]:
-    """The output of a forward pass with hooks, which are gone afterwards.
+    """Return the output of a forward pass with hooks, and remove the hooks afterwards.
 
     Raises:
-        ValueError: a batch that the network cannot read, an output that is not all numbers.
+        ValueError: a batch that the network cannot read, an output with NaN or infinite entries.
     """
     check_batch(model, batch)
     with torch.no_grad(), evaluating(model):
         output = model.run_with_hooks(batch.inputs, fwd_hooks=list(hooks))
     if not output.isfinite().all():
-        raise ValueError("model: with these activations replaced its output is not all numbers (NaN or infinite)")
+        raise ValueError("model: its output is NaN or infinite with these activations replaced; choose another kind")
     return output
 
 
 def reference_batch(name: str, batch: Batch, kind: str, reference: Batch | None) -> Batch:
-    """The batch whose activations take the place of others."""
+    """Return the batch from which replacement activations come."""
     check_one_of("kind", kind, get_args(Kind))
     if reference is not None:
         if reference.inputs.shape != batch.inputs.shape:
@@ -182,12 +184,14 @@ def reference_batch(name: str, batch: Batch, kind: str, reference: Batch | None)
     if kind != "resample":
         return batch
     if len(batch.inputs) < 2:
-        raise DoesNotApplyError(f"{name} needs other sequences to take activations from; this batch has 1")
+        raise DoesNotApplyError(
+            f"{name} needs other sequences to take activations from; this batch has 1; give a reference"
+        )
     return batch._replace(inputs=batch.inputs.roll(1, 0))
 
 
-def _place(model: Model, what: What) -> tuple[str, EllipsisType | tuple]:
-    """The hook point, and where in its activation."""
+def _point_and_index(model: Model, what: What) -> tuple[str, EllipsisType | tuple]:
+    """Return a hook point and an index into its activation."""
     if isinstance(what, str):
         return what, ...
     if isinstance(what, Entries):
@@ -197,17 +201,17 @@ def _place(model: Model, what: What) -> tuple[str, EllipsisType | tuple]:
 
 
 def slice_of_head(head: Head) -> tuple:
-    """Index of one head in an activation [batch, pos, head, ...]."""
+    """Return the index of one head in an activation [batch, pos, head, ...]."""
     return (slice(None), slice(None), head.head)
 
 
 def z_points(model: Model) -> list[str]:
-    """The hook_z of every layer."""
+    """Return the name of hook_z in every layer."""
     return [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
 
 
-def recorded(model: Model, batch: Batch, points: Sequence[str]) -> Activations:
-    """What stands at these hook points in a forward pass: [batch, pos, ...] each."""
+def cached_activations(model: Model, batch: Batch, points: Sequence[str]) -> Activations:
+    """Return the activations at these hook points, each [batch, pos, ...]."""
     if all(map(in_forward_pass, points)):
         cache = forward_pass(model, batch).activations
     else:
@@ -220,31 +224,33 @@ def recorded(model: Model, batch: Batch, points: Sequence[str]) -> Activations:
         if point not in cache:
             nearest = get_close_matches(point, model.hook_dict, n=1)
             hint = f"; nearest is {nearest[0]!r}" if nearest else ""
-            raise ValueError(f"what: {point!r} is no hook point that this network passes{hint}")
+            raise ValueError(f"what: {point!r} is not a hook point of this network{hint}")
         if not point.endswith(ATTENTION) and cache[point].shape[1:2] != batch.inputs.shape[1:2]:
-            raise ValueError(f"what: {point!r} is no activation [batch, pos, ...]: {tuple(cache[point].shape)}")
+            raise ValueError(f"what: {point!r} has the shape {tuple(cache[point].shape)}; it must be [batch, pos, ...]")
     return cache
 
 
-def _check_entries(point: str, value: Tensor, where: Any) -> None:
+def _check_entries(point: str, value: Tensor, index: Any) -> None:
     """Refuse entries of the last axis that do not exist."""
-    entries = where[-1] if where is not ... and isinstance(where[-1], list) else []
+    entries = index[-1] if index is not ... and isinstance(index[-1], list) else []
     for entry in entries:
         if not 0 <= entry < value.shape[-1]:
             raise ValueError(f"what: {point!r} has no entry {entry}; it has 0 to {value.shape[-1] - 1}")
 
 
-def stand_in_for(point: str, value: Float[Tensor, "batch *rest"], kind: Kind) -> Float[Tensor, "batch *rest"]:
-    """What takes the place of an activation, from what the reference batch has there."""
+def replacement_for(point: str, value: Float[Tensor, "batch *rest"], kind: Kind) -> Float[Tensor, "batch *rest"]:
+    """Return the replacement for an activation, computed from its value on the reference batch."""
     if kind == "zero":
         zero = torch.zeros_like(value)
-        # The score of a key that a query may not see is -inf, or the least number there is, and stays it.
+        # A masked score (-inf, or the lowest number of its type) stays masked.
         return value.where(value <= torch.finfo(value.dtype).min, zero) if point.endswith(ATTENTION[0]) else zero
     if kind == "resample":
         return value
     if point.endswith(ATTENTION):
         if kind == "without_position":
-            raise ValueError(f"kind: 'without_position' is not valid for {point!r}, which is of positions alone")
+            raise ValueError(
+                f"kind: 'without_position' is not valid for {point!r}, whose axes are positions; take another kind"
+            )
         return einops.reduce(value, "batch head query key -> 1 head query key", "mean").expand_as(value)
     mean = einops.reduce(value, "batch pos ... -> 1 1 ...", "mean").expand_as(value)
     if kind == "mean":
@@ -253,18 +259,18 @@ def stand_in_for(point: str, value: Float[Tensor, "batch *rest"], kind: Kind) ->
     return by_position if kind == "position_mean" else value - by_position + mean
 
 
-def replacing_hook(point: str, value: Tensor, where: Any = ...) -> Hook:
-    """A hook that puts ``value[where]`` in the place of the activation there."""
+def replacement_hook(point: str, value: Tensor, index: Any = ...) -> Hook:
+    """Return a hook that replaces ``activation[index]`` by ``value[index]``."""
 
     def hook(activation: Tensor, hook: Any) -> Tensor:
         changed = activation.clone()
-        changed[where] = value[where]
+        changed[index] = value[index]
         return changed
 
     return point, hook
 
 
 def check_one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
-    """Refuse an argument that is not one of the words it can be."""
+    """Refuse an argument that is not one of its valid words."""
     if value not in valid:
         raise ValueError(f"{name}: {value!r} is not one of {', '.join(valid)}")

@@ -1,31 +1,34 @@
-"""What a measure needs of a network and a batch, and the errors that say so.
+"""Requirements of measures on a network and a batch, and the errors they raise.
 
-A measure that has no meaning for a network or a batch raises DoesNotApplyError, and a run goes on without it. A wrong
-argument, or weights that are no numbers, is a plain ValueError.
+A measure that has no meaning for a network or a batch raises DoesNotApplyError, and scoring goes on without it. A
+wrong argument, or a weight that is NaN or infinite, is a plain ValueError.
 """
 
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import einops
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from headway.data.task import Batch
 from headway.models.config import Head
-from headway.models.convert import Model, evaluating, input_type
+from headway.models.convert import Model, evaluating, input_type, is_bridge
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 
 class DoesNotApplyError(ValueError):
-    """A measure was asked of a network or a batch for which it has no meaning."""
+    """The measure has no meaning for this network or batch."""
 
 
 class NotNumbersError(ValueError):
-    """A network whose weights or outputs are NaN or infinite was to be measured."""
+    """The weights or outputs of the network are NaN or infinite."""
 
     def __init__(self, what: str):
-        super().__init__(f"model: its {what} is not all numbers (NaN or infinite); training diverged, or a file is bad")
+        super().__init__(f"model: its {what} is NaN or infinite; training diverged, or a file is damaged")
 
 
 def needs_tokens(measure: str, batch: Batch) -> None:
@@ -48,13 +51,13 @@ def needs_positions(measure: str, batch: Batch, least: int) -> None:
 
 
 def needs_layers(measure: str, model: Model) -> None:
-    """Refuse a network in which no head comes before another."""
+    """Refuse a network with one layer, in which no head reads another."""
     if model.cfg.n_layers < 2:
         raise DoesNotApplyError(f"{measure} needs heads in an earlier and a later layer; this network has 1 layer")
 
 
 def needs_same_outputs(measure: str, model: Model) -> None:
-    """Refuse a network whose outputs are not its inputs."""
+    """Refuse a network with different numbers of inputs and outputs."""
     if model.cfg.d_vocab != model.cfg.d_vocab_out:
         raise DoesNotApplyError(
             f"{measure} needs as many outputs as inputs; this network has {model.cfg.d_vocab} and "
@@ -65,8 +68,8 @@ def needs_same_outputs(measure: str, model: Model) -> None:
 def needs_plain_scores(measure: str, model: Model) -> None:
     """Refuse networks whose attention scores are not ``x W_Q W_K.T y / sqrt(d_head)``, or whose keys are shared.
 
-    Rotary and ALiBi positions act between W_Q and W_K, a query-key norm rescales there, soft caps bend the scores, and
-    grouped heads have fewer keys than queries.
+    Rotary and ALiBi positions act between W_Q and W_K, a query-key norm rescales queries and keys, soft caps change
+    the scores, and grouped heads have fewer keys than queries.
     """
     cfg = model.cfg
     shared = getattr(cfg, "n_key_value_heads", None)
@@ -85,25 +88,25 @@ def needs_plain_scores(measure: str, model: Model) -> None:
                 f"or none; this network has {what}"
             )
 
-    if isinstance(model, TransformerBridge) and not _scores_are_plain_of(model):
+    if is_bridge(model) and not _scores_are_plain_of(model):
         raise DoesNotApplyError(
             f"{measure} needs attention scores x W_Q W_K.T y / sqrt(d_head) of every earlier key; this network has "
             "others (another scale, or a window)"
         )
 
 
-# What kind of scores a network has does not change, and finding out takes a forward pass.
-_known: WeakKeyDictionary[TransformerBridge, bool] = WeakKeyDictionary()
+# Remembered for each bridge, because the check takes a forward pass.
+_plain_scores: "WeakKeyDictionary[TransformerBridge, bool]" = WeakKeyDictionary()
 
 
-def _scores_are_plain_of(bridge: TransformerBridge) -> bool:
-    if bridge not in _known:
-        _known[bridge] = _scores_are_plain(bridge)
-    return _known[bridge]
+def _scores_are_plain_of(bridge: "TransformerBridge") -> bool:
+    if bridge not in _plain_scores:
+        _plain_scores[bridge] = _scores_are_plain(bridge)
+    return _plain_scores[bridge]
 
 
-def _scores_are_plain(bridge: TransformerBridge) -> bool:
-    """Whether a few tokens have the scores that their queries and keys say: a bridge's configuration does not tell."""
+def _scores_are_plain(bridge: "TransformerBridge") -> bool:
+    """Compare the scores of a few tokens with their queries and keys, which a bridge's configuration cannot settle."""
     config = bridge.original_model.config
     if any(getattr(config, window, None) for window in ("window_size", "sliding_window")):
         return False
@@ -117,10 +120,10 @@ def _scores_are_plain(bridge: TransformerBridge) -> bool:
         q, k, scores = (cache[f"blocks.{layer}.{ending}"] for ending in endings)
         plain = einops.einsum(q, k, "batch query head d, batch key head d -> batch head query key")
         plain = plain / bridge.cfg.d_head**0.5
-        seen = torch.ones_like(scores[0, 0], dtype=torch.bool)
+        visible = torch.ones_like(scores[0, 0], dtype=torch.bool)
         if bridge.cfg.attention_dir == "causal":
-            seen = seen.tril()
-        if not torch.allclose(plain[..., seen], scores[..., seen], rtol=1e-3, atol=1e-3):
+            visible = visible.tril()
+        if not torch.allclose(plain[..., visible], scores[..., visible], rtol=1e-3, atol=1e-3):
             return False
     return True
 
@@ -132,7 +135,7 @@ def check_layer(model: Model, layer: int) -> None:
 
 
 def check_head(model: Model, head: Head) -> Head:
-    """The head, if it exists; pairs of integers are taken too."""
+    """Return the head (a pair of integers will do), and refuse one that does not exist."""
     head = Head(*head)
     if not (0 <= head.layer < model.cfg.n_layers and 0 <= head.head < model.cfg.n_heads):
         last = Head(model.cfg.n_layers - 1, model.cfg.n_heads - 1)
@@ -141,7 +144,7 @@ def check_head(model: Model, head: Head) -> Head:
 
 
 def check_batch(model: Model, batch: Batch) -> None:
-    """Refuse inputs that are not sequences of what the network takes."""
+    """Refuse inputs that are not sequences of the network's input type."""
     kind = "vectors" if batch.inputs.is_floating_point() else "tokens"
     if kind != input_type(model):
         raise ValueError(f"batch: it has {kind}; this network takes {input_type(model)}")
@@ -151,7 +154,7 @@ def check_batch(model: Model, batch: Batch) -> None:
 
 
 def check_targets(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> None:
-    """Refuse targets that have no place in the output, and a batch of which no position counts."""
+    """Refuse targets that the output cannot hold, and a batch whose mask is False everywhere."""
     outputs, targets = output.shape[-1], batch.targets
     for name, shape in (("mask", batch.mask.shape), ("targets", targets.shape[:2])):
         if shape != output.shape[:2]:
@@ -160,10 +163,12 @@ def check_targets(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) 
                 f"{tuple(output.shape[:2])}"
             )
     if targets.is_floating_point() and targets.shape[-1] != outputs:
-        raise ValueError(f"batch: its targets have {targets.shape[-1]} entries; this network puts out {outputs}")
+        raise ValueError(f"batch: its targets have {targets.shape[-1]} entries; this network outputs {outputs}")
     if not targets.is_floating_point() and not 0 <= targets.min() <= targets.max() < outputs:
         raise ValueError(
-            f"batch: its targets are {targets.min()} to {targets.max()}; this network puts out 0 to {outputs - 1}"
+            f"batch: its targets are {targets.min()} to {targets.max()}; this network outputs 0 to {outputs - 1}"
         )
     if not batch.mask.any():
-        raise DoesNotApplyError("a loss needs positions that count; of this batch none does")
+        raise DoesNotApplyError(
+            "loss: the mask of this batch is False everywhere; it must be True at one position at least"
+        )

@@ -1,4 +1,4 @@
-"""Circuits over the vocabulary, [d_vocab, d_vocab], which are streamed in rows and never built whole."""
+"""Circuits over the vocabulary, [d_vocab, d_vocab], computed block by block and never stored whole."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,21 +21,20 @@ from headway.analyze.network.weights import layer_norm, weight
 from headway.models.config import Head
 from headway.models.convert import Model
 
-# Rows and columns of a block, 4 MiB: it stays in a processor's cache, so that looking at it costs next to nothing
-# beside computing it, and a matrix product of this size runs at full speed.
+# Rows and columns of a block, 4 MiB: a block stays in the processor's cache, so that reading it costs almost nothing
+# next to computing it, and a matrix product of this size runs at full speed.
 BLOCK = 1024
 Circuit = Literal["OV", "QK"]
-# One head, or a set of them.
+# One head, or a set of heads.
 Heads = Head | Sequence[Head]
-# Weights by their names: reading one copies and checks it, so that who needs many circuits remembers them.
+# Weights by name. Each read copies and checks the weight, so callers that need many circuits cache it.
 ReadWeight = Callable[[str], Tensor]
 
 
 def similar_pairs(model: Model, tokens: Int[Tensor, "token"]) -> list[tuple[int, int]]:
-    """The pairs of tokens that are each other's nearest by the cosine of their embeddings, nearest pairs first.
+    """Return pairs of tokens that are each other's nearest neighbours in embedding cosine, the nearest pairs first.
 
-    Embeddings are taken over their mean over these tokens. It says which tokens the network embeds alike, not that they
-    mean the same.
+    The mean embedding of these tokens is subtracted first. Such pairs are embedded alike; they need not mean the same.
 
     Raises:
         ValueError: a token that does not exist, or fewer than two of them.
@@ -51,22 +50,22 @@ def similar_pairs(model: Model, tokens: Int[Tensor, "token"]) -> list[tuple[int,
     W_E = weight(model, "W_E")
     check_tokens(tokens, len(W_E))
     if len(tokens) < 2:
-        raise ValueError(f"tokens: {len(tokens)} is not valid; there must be two for a pair")
+        raise ValueError(f"tokens: {len(tokens)} given; there must be at least 2")
     directions = torch.nn.functional.normalize(W_E[tokens] - W_E[tokens].mean(0), dim=-1)
     circuit = VocabularyCircuit(directions, directions.mT)
-    place = torch.arange(len(tokens), device=W_E.device)
-    best = circuit.top(place, 2)
-    # A token is the nearest of itself, unless another has the very same embedding.
-    itself = best.columns[:, 0] == place
+    index = torch.arange(len(tokens), device=W_E.device)
+    best = circuit.top(index, 2)
+    # A token is nearest to itself, unless another token has exactly the same embedding.
+    itself = best.columns[:, 0] == index
     nearest = torch.where(itself, best.columns[:, 1], best.columns[:, 0])
     cosine = torch.where(itself, best.values[:, 1], best.values[:, 0])
-    mutual = (nearest[nearest] == place) & (place < nearest)
-    first = place[mutual][cosine[mutual].argsort(descending=True)]
+    mutual = (nearest[nearest] == index) & (index < nearest)
+    first = index[mutual][cosine[mutual].argsort(descending=True)]
     return list(zip(tokens[first].tolist(), tokens[nearest[first]].tolist(), strict=True))
 
 
 class Entry(NamedTuple):
-    """One entry of a circuit."""
+    """One entry of a vocabulary circuit."""
 
     row: int
     column: int
@@ -74,14 +73,14 @@ class Entry(NamedTuple):
 
 
 class Top(NamedTuple):
-    """The largest entries of some rows, and the columns they stand in."""
+    """The largest entries of some rows, and their columns."""
 
     values: Float[Tensor, "token k"]
     columns: Int[Tensor, "token k"]
 
 
 def best_entries(model: Model, k: int, circuit: Circuit = "OV", *, heads: Heads) -> list[Entry]:
-    """The k largest entries of the circuit of a set of heads, largest first; see ``token_pair_rank`` for the arguments.
+    """Return the k largest entries of a set of heads' circuit, largest first; arguments as in ``token_pair_rank``.
 
     Example:
         >>> from headway.models.handmade import low_rank_head
@@ -96,10 +95,10 @@ def best_entries(model: Model, k: int, circuit: Circuit = "OV", *, heads: Heads)
 
 @dataclass(frozen=True)
 class VocabularyCircuit:
-    """A matrix ``A @ B`` of small rank between tokens, of which only rows or blocks are ever computed.
+    """A low-rank matrix ``A @ B`` over the vocabulary, computed only in rows or blocks.
 
-    ``ov``, ``qk`` and ``k_composition`` give those of a network; any two factors will do. Rows are input or query
-    tokens, columns output or key tokens; ``T`` swaps them.
+    ``ov``, ``qk`` and ``k_composition`` build the circuits of a network; any two factors will do. Rows are input or
+    query tokens, columns are output or key tokens; ``T`` swaps them.
 
     Example:
         >>> from headway.models.handmade import copying_head
@@ -115,52 +114,51 @@ class VocabularyCircuit:
 
     @classmethod
     def ov(cls, model: Model, heads: Heads) -> "VocabularyCircuit":
-        """``W_E W_OV W_U`` [input token, output token], with W_OV the sum over a set of heads."""
+        """Return ``W_E W_OV W_U`` [input token, output token], with W_OV summed over a set of heads."""
         return ov_circuit(partial(weight, model), set_of_heads(model, heads))
 
     @classmethod
     def qk(cls, model: Model, head: Head) -> "VocabularyCircuit":
-        """``W_E W_QK W_E.T`` [query token, key token]: the attention score, times sqrt(d_head)."""
+        """Return ``W_E W_QK W_E.T`` [query token, key token]: the attention score times sqrt(d_head)."""
         needs_plain_scores("a QK circuit", model)
         return qk_circuit(partial(weight, model), check_head(model, head))
 
     @classmethod
     def k_composition(cls, model: Model, h1: Head, h2: Head) -> "VocabularyCircuit":
-        """``W_E W_QK(h2) W_OV(h1).T W_E.T`` [query token, key token]: how h2 looks for what h1 has written."""
+        """Return ``W_E W_QK(h2) W_OV(h1).T W_E.T`` [query token, key token]: K-composition by token."""
         needs_plain_scores("K-composition", model)
         h1, h2 = check_head(model, h1), check_head(model, h2)
         if h1.layer >= h2.layer:
-            raise ValueError(f"h1: {h1} is not in an earlier layer than {h2}, so {h2} cannot read it")
+            raise ValueError(f"h1: {h1} is not valid; it must be in an earlier layer than {h2}")
         return k_composition_circuit(partial(weight, model), h1, h2)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many rows and columns."""
+        """Number of rows and columns."""
         return self.A.shape[0], self.B.shape[1]
 
     @property
     def T(self) -> "VocabularyCircuit":
-        """The transposed circuit: what there is for rows, for columns."""
+        """The transposed circuit, to apply methods for rows to columns."""
         return VocabularyCircuit(self.B.mT, self.A.mT)
 
     def renamed(self, columns: Int[Tensor, "column"]) -> "VocabularyCircuit":
-        """The circuit with its columns in another order: entry [row, i] of it is [row, columns[i]] of this one.
+        """Return the circuit with its columns permuted: its entry [row, i] is [row, columns[i]] of this one.
 
-        With the synonym of each token in its place, what is asked of a token with itself is asked of it with its
-        synonym.
+        With ``columns`` the synonym of each token, methods about a token and itself are about it and its synonym.
         """
         check_tokens(columns, self.shape[1])
         return VocabularyCircuit(self.A, self.B[:, columns])
 
     def rows(self, tokens: Int[Tensor, "token"]) -> Float[Tensor, "token column"]:
-        """The whole rows of some tokens; a ValueError for a token that does not exist."""
+        """Return the complete rows of some tokens; raise ValueError for a token that does not exist."""
         check_tokens(tokens, self.shape[0])
         return self.A[tokens] @ self.B
 
     def blocks(self) -> Iterator[tuple[slice, slice, Float[Tensor, "some_rows some_columns"]]]:
-        """Every block once, with its rows and columns; of those with the same rows, the one on the diagonal first.
+        """Yield each block once, with its rows and columns; among blocks of the same rows the diagonal one comes first.
 
-        Each overwrites the one before.
+        Each block overwrites the previous one.
         """
         n_rows, n_columns = self.shape
         buffer = self.A.new_empty(min(BLOCK, n_rows) * min(BLOCK, n_columns))
@@ -172,10 +170,10 @@ class VocabularyCircuit:
                 yield rows, columns, torch.mm(A, B, out=buffer[: size[0] * size[1]].view(size))
 
     def hits(self, k: int) -> Bool[Tensor, "row"]:
-        """Which tokens are among the k largest of their own row: fewer than k *other* entries reach their own.
+        """Return, for each token, True if its own entry is among the k largest of its row (ties are no hits).
 
-        A token's own entry is taken from the block that it is compared in: computed apart, the same product differs in
-        its last bits.
+        That is: fewer than k *other* entries are as large as its own. The own entry comes from the same block as the
+        others, since the same product computed elsewhere differs in its last bits.
 
         Raises:
             ValueError: a k that is not in 1..d_vocab, or columns that are not the rows.
@@ -189,12 +187,12 @@ class VocabularyCircuit:
         for rows, columns, values in self.blocks():
             if rows == columns:
                 own[rows, 0] = values.diagonal()
-            # In place, and so as floats: several times as fast as counting truth values, and exact up to 2^24.
+            # Floats in place: several times as fast as counting booleans, and exact up to 2^24.
             reached[rows] += values.ge_(own[rows]).sum(1)
         return reached - 1 < k
 
     def percentiles(self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> Float[Tensor, "pair"]:
-        """Where entries stand within their rows: the share of the other entries that are smaller, equal ones half.
+        """Return percentiles of entries in their rows: the share of other entries that are smaller, ties counted half.
 
         Raises:
             ValueError: a token that does not exist.
@@ -204,9 +202,9 @@ class VocabularyCircuit:
         return (1 - signs / (self.shape[1] - 1)) / 2
 
     def ranks(self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> Int[Tensor, "pair"]:
-        """The places of entries within their rows: 1 + the number of other entries that are larger.
+        """Return ranks of entries within their rows: 1 + the number of other entries that are larger.
 
-        From 1, the largest, to the length of the row; equal entries share the best place of theirs. Null: uniform.
+        Rank 1 is the largest entry; equal entries share the best of their ranks. Null: uniform over the row.
 
         Raises:
             ValueError: a token that does not exist.
@@ -219,11 +217,11 @@ class VocabularyCircuit:
         return 1 + self._in_rows(rows, columns, lambda values, own: values.gt_(own).sum(1)).long()
 
     def softmax(self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> Float[Tensor, "pair"]:
-        """The softmax over a row, at one of its columns: ``exp(value) / sum exp(row)``.
+        """Return the softmax over a row at one of its columns: ``exp(value) / sum exp(row)``.
 
-        In [0, 1], adding up to 1 over the columns. What a head's output alone would predict after a token, or how it
-        would share its attention among all keys; QK circuits are first to be divided by sqrt(d_head). No network does
-        either: it adds other outputs, and sees few keys. Null: 1/d_vocab, for entries that are all equal.
+        In [0, 1]; the columns of a row add up to 1. For an OV circuit it is the prediction from the head's output
+        alone; for a QK circuit, divided by sqrt(d_head) first, it is the attention if every token were a key. No
+        network computes either: it adds other outputs and attends to few keys. Null: 1/d_vocab, for equal entries.
 
         Raises:
             ValueError: a token that does not exist.
@@ -241,10 +239,10 @@ class VocabularyCircuit:
         return self._in_rows(rows, columns, share)
 
     def top(self, tokens: Int[Tensor, "token"], k: int) -> Top:
-        """The k largest entries of each of some rows, largest first; of equal ones any.
+        """Return the k largest entries of each of some rows, largest first; the order of ties is arbitrary.
 
         Raises:
-            ValueError: a token that does not exist, or a k beyond the row.
+            ValueError: a token that does not exist, or a k larger than the row.
         """
         n_rows, n_columns = self.shape
         check_tokens(tokens, n_rows)
@@ -253,25 +251,25 @@ class VocabularyCircuit:
         return Top(*(torch.cat(parts) for parts in zip(*strips, strict=True)))
 
     def best(self, k: int) -> list[Entry]:
-        """The k largest entries of the whole circuit, largest first; of equal ones any.
+        """Return the k largest entries of the whole circuit, largest first; the order of ties is arbitrary.
 
         Raises:
-            ValueError: a k beyond the number of entries.
+            ValueError: a k larger than the number of entries.
         """
         n_rows, n_columns = self.shape
         check_k(k, n_rows * n_columns)
         kept = self.A.new_empty(0)
-        places = torch.empty(0, dtype=torch.long, device=self.A.device)
+        indices = torch.empty(0, dtype=torch.long, device=self.A.device)
         for rows, columns, values in self.blocks():
-            # Most blocks hold nothing larger than what is kept.
+            # Most blocks hold nothing larger than the entries kept so far.
             if len(kept) == k and values.max() <= kept[-1]:
                 continue
             new, at = values.flatten().topk(min(k, values.numel()))
             row, column = rows.start + at // values.shape[1], columns.start + at % values.shape[1]
             kept, order = torch.cat([kept, new]).topk(min(k, len(kept) + len(new)))
-            places = torch.cat([places, row * n_columns + column])[order]
-        found = zip(places.tolist(), kept.tolist(), strict=True)
-        return [Entry(place // n_columns, place % n_columns, value) for place, value in found]
+            indices = torch.cat([indices, row * n_columns + column])[order]
+        found = zip(indices.tolist(), kept.tolist(), strict=True)
+        return [Entry(index // n_columns, index % n_columns, value) for index, value in found]
 
     def _in_rows(
         self,
@@ -279,7 +277,7 @@ class VocabularyCircuit:
         columns: Int[Tensor, "pair"],
         number: Callable[[Tensor, Tensor], Tensor],
     ) -> Float[Tensor, "pair"]:
-        """A number of each of some entries, from the values of its whole row [pair, column] and its own [pair, 1]."""
+        """Return ``number(row, own)`` of each entry: the values of its row [pair, column], its own value [pair, 1]."""
         n_rows, n_columns = self.shape
         check_tokens(rows, n_rows)
         check_tokens(columns, n_columns)
@@ -290,19 +288,19 @@ class VocabularyCircuit:
         return found
 
     def _strips(self, length: int) -> list[slice]:
-        """The numbers below ``length``, in slices of which the whole rows are together as large as a block."""
+        """Split ``range(length)`` into slices whose complete rows take as much memory as a block."""
         return spans(length, max(1, BLOCK**2 // self.shape[1]))
 
 
 def shared_entries(circuits: Sequence[VocabularyCircuit], k: int) -> Float[Tensor, "circuit circuit"]:
-    """How many places the k largest entries of every two circuits share: those in both, of those in either (Jaccard).
+    """Return the Jaccard overlap of the k largest entries of each two circuits: shared entries over all of them.
 
-    In [0, 1]. Of entries that are equal to the k-th largest any are taken, so that circuits full of ties may share
-    fewer than they could. Sizes play no part in it: a circuit and twice as large a one share all. Null: for places
-    drawn at random about ``k / (2 n - k)``, n the number of entries.
+    In [0, 1]. Ties with the k-th largest entry are broken arbitrarily, which can lower the overlap of circuits with
+    many ties. Scale does not matter: a circuit and a multiple of it overlap fully. Null: about ``k / (2 n - k)`` for
+    random entries, n the number of entries. It does not show that the entries are used.
 
     Raises:
-        ValueError: circuits of different shapes, or a k beyond the number of entries.
+        ValueError: circuits of different shapes, or a k larger than the number of entries.
 
     Example:
         >>> from headway.models.handmade import low_rank_head
@@ -316,12 +314,12 @@ def shared_entries(circuits: Sequence[VocabularyCircuit], k: int) -> Float[Tenso
     for i, circuit in enumerate(circuits):
         if circuit.shape != circuits[0].shape:
             raise ValueError(f"circuits: {i} has the shape {circuit.shape}; it must be that of 0, {circuits[0].shape}")
-    places = [{(entry.row, entry.column) for entry in circuit.best(k)} for circuit in circuits]
-    return torch.tensor([[len(one & other) / len(one | other) for other in places] for one in places])
+    positions = [{(entry.row, entry.column) for entry in circuit.best(k)} for circuit in circuits]
+    return torch.tensor([[len(one & other) / len(one | other) for other in positions] for one in positions])
 
 
 def ov_circuit(read: ReadWeight, heads: Sequence[Head]) -> VocabularyCircuit:
-    """``W_E W_OV W_U`` of a set of heads, [input token, output token]."""
+    """Return ``W_E W_OV W_U`` of a set of heads, [input token, output token]."""
     W_V, W_O = (torch.stack([read(name)[head] for head in heads]) for name in ("W_V", "W_O"))
     W_V = einops.rearrange(W_V, "head d_model d_head -> d_model (head d_head)")
     W_O = einops.rearrange(W_O, "head d_head d_model -> (head d_head) d_model")
@@ -331,26 +329,26 @@ def ov_circuit(read: ReadWeight, heads: Sequence[Head]) -> VocabularyCircuit:
 
 
 def qk_circuit(read: ReadWeight, head: Head) -> VocabularyCircuit:
-    """``W_E W_QK W_E.T`` of a head, [query token, key token]."""
+    """Return ``W_E W_QK W_E.T`` of a head, [query token, key token]."""
     W_E, W_Q, W_K = read("W_E"), read("W_Q")[head], read("W_K")[head]
     return VocabularyCircuit(W_E @ W_Q, (W_E @ W_K).mT)
 
 
 def k_composition_circuit(read: ReadWeight, h1: Head, h2: Head) -> VocabularyCircuit:
-    """``W_E W_QK(h2) W_OV(h1).T W_E.T``, [query token, key token]."""
+    """Return ``W_E W_QK(h2) W_OV(h1).T W_E.T``, [query token, key token]."""
     W_E, W_V, W_O, W_Q, W_K = read("W_E"), read("W_V")[h1], read("W_O")[h1], read("W_Q")[h2], read("W_K")[h2]
     return VocabularyCircuit(W_E @ W_Q, (W_E @ W_V @ (W_O @ W_K)).mT)
 
 
 def circuit_of(read: ReadWeight, circuit: Circuit, heads: Sequence[Head]) -> VocabularyCircuit:
-    """The OV circuit of a set of heads, or the QK circuit of one."""
+    """Return the OV circuit of a set of heads, or the QK circuit of one head."""
     if circuit == "OV":
         return ov_circuit(read, heads)
     if circuit != "QK":
         raise ValueError(f"circuit: {circuit!r} is not one of OV, QK")
     if len(heads) > 1:
         raise ValueError(
-            f"heads: {', '.join(map(str, heads))} are {len(heads)}; of QK circuits give one, as they do not add up"
+            f"heads: {', '.join(map(str, heads))} are {len(heads)}; give one head, since QK circuits do not add up"
         )
     return qk_circuit(read, heads[0])
 
@@ -361,7 +359,7 @@ def by_head(
     score: Callable[[Sequence[Head]], Tensor],
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> xr.DataArray:
-    """A score of each head alone, [layer, head, *names], or of one set of heads, [*names]."""
+    """Return a score of each head alone, [layer, head, *names], or of one set of heads, [*names]."""
     names = names or {}
     if heads is None:
         scores = torch.stack([score([head]) for head in heads_except(model)]).unflatten(0, (model.cfg.n_layers, -1))
@@ -372,20 +370,22 @@ def by_head(
 
 
 def set_of_heads(model: Model, heads: Heads) -> list[Head]:
-    """The heads, if each of them exists and is named once."""
+    """Return the heads as a list, and refuse an empty set, a head named twice, and one that does not exist."""
     checked = [check_head(model, head) for head in ([heads] if isinstance(heads, Head) else heads)]
     if not checked or len(set(checked)) < len(checked):
-        raise ValueError(f"heads: [{', '.join(map(str, checked))}] is not a set; give at least one head, each once")
+        raise ValueError(
+            f"heads: [{', '.join(map(str, checked))}] is not valid; give at least one head, and each head once"
+        )
     return checked
 
 
 def spans(length: int, step: int) -> list[slice]:
-    """The numbers below ``length``, in slices of ``step``."""
+    """Split ``range(length)`` into slices of ``step``."""
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def check_k(k: int, most: int) -> None:
-    """Refuse a number of entries that is not 1 to ``most``."""
+    """Refuse a k outside 1 to ``most``."""
     if not 1 <= k <= most:
         raise ValueError(f"k: {k} is not valid; it must be 1 to {most}")
 

@@ -1,4 +1,4 @@
-"""Weights of a network as analysis reads them, and the circuits of heads as small factors."""
+"""Weights of a network, and the OV and QK circuits of its heads as low-rank factors."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +12,9 @@ from headway.models.convert import Model
 
 
 def weight(model: Model, name: str) -> Float[Tensor, "*shape"]:
-    """A weight of the network by its name, detached, in float32 or wider: linear algebra drifts in half precision.
+    """Return a weight by name, detached, in float32 or wider (linear algebra in half precision is inexact).
 
-    Keys and values that several query heads share are repeated for each of them.
+    W_K and W_V that several query heads share are repeated for each of these heads.
 
     Example:
         >>> from headway.models.handmade import uniform_head
@@ -22,7 +22,7 @@ def weight(model: Model, name: str) -> Float[Tensor, "*shape"]:
         torch.Size([13, 43])
 
     Raises:
-        ValueError: a weight that is not all numbers.
+        ValueError: a weight with NaN or infinite entries.
     """
     value: Tensor = getattr(model, name).detach()
     if value.dtype in (torch.float16, torch.bfloat16):
@@ -35,7 +35,7 @@ def weight(model: Model, name: str) -> Float[Tensor, "*shape"]:
 
 
 def bias(model: Model, name: str) -> Float[Tensor, "*shape"]:
-    """A bias by its name, as ``weight`` gives it; zeros where a bridge's network has none."""
+    """Return a bias by name, as ``weight`` does; zeros where the network of a bridge has no such bias."""
     try:
         return weight(model, name)
     except AttributeError:
@@ -45,10 +45,11 @@ def bias(model: Model, name: str) -> Float[Tensor, "*shape"]:
 
 
 def layer_norm(model: Model) -> dict[str, str]:
-    """What a score of weights did about LayerNorm, to be kept among its attributes.
+    """Return the attribute ``layer_norm`` of a score of weights: the treatment of LayerNorm's weights.
 
-    ``weights left out`` if a LayerNorm has weights other than 1 and 0, which act between the matrices that a circuit
-    multiplies: fold them first (``run.model(step, processed=True)``, or a bridge's enable_compatibility_mode).
+    ``weights left out`` means that a LayerNorm has weights other than 1 or biases other than 0, which act between the
+    matrices that a circuit multiplies; fold them first (``run.model(step, processed=True)``, or a bridge's
+    enable_compatibility_mode). Otherwise it is ``nothing left out``.
     """
     norms = [block.ln1 for block in model.blocks] + [getattr(model, "ln_final", None)]
     for norm in norms:
@@ -63,48 +64,48 @@ def layer_norm(model: Model) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Factored:
-    """A stack of matrices ``A @ B`` of small rank: A ``[heads, d_model, d_head]``, B ``[heads, d_head, d_model]``."""
+    """A stack of low-rank matrices ``A @ B``: A ``[heads, d_model, d_head]``, B ``[heads, d_head, d_model]``."""
 
     A: Float[Tensor, "heads d_model d_head"]
     B: Float[Tensor, "heads d_head d_model"]
 
     @cached_property
     def R_A(self) -> Float[Tensor, "heads d_head d_head"]:
-        """The triangle of ``A = Q R_A``."""
+        """The triangular factor of ``A = Q R_A``."""
         return torch.linalg.qr(self.A, mode="r").R
 
     @cached_property
     def R_B(self) -> Float[Tensor, "heads d_head d_head"]:
-        """The triangle of ``B.T = Q R_B``."""
+        """The triangular factor of ``B.T = Q R_B``."""
         return torch.linalg.qr(self.B.mT, mode="r").R
 
     def left(self) -> Float[Tensor, "heads d_head d_model"]:
-        """``R_A @ B``: as long as ``A @ B`` under any product from the right."""
+        """Return ``R_A @ B``, for which ``‖R_A B X‖ = ‖A B X‖`` with any X."""
         return self.R_A @ self.B
 
     def right(self) -> Float[Tensor, "heads d_model d_head"]:
-        """``A @ R_B.T``: as long as ``A @ B`` under any product from the left."""
+        """Return ``A @ R_B.T``, for which ``‖X A R_B.T‖ = ‖X A B‖`` with any X."""
         return self.A @ self.R_B.mT
 
     def singular_values(self) -> Float[Tensor, "heads d_head"]:
-        """The nonzero singular values of ``A @ B``, largest first."""
+        """Return the d_head largest singular values of ``A @ B``, in descending order; the others are 0."""
         return torch.linalg.svdvals(self.R_A @ self.R_B.mT)
 
     def transposed(self) -> "Factored":
-        """``(A @ B).T``."""
+        """Return ``(A @ B).T``."""
         return Factored(self.B.mT, self.A.mT)
 
 
 def ov(model: Model) -> Factored:
-    """W_V @ W_O of every head, in the order of the layers."""
+    """Return W_V @ W_O of every head, in the order of the layers."""
     return Factored(stacked(model, "W_V").flatten(0, 1), stacked(model, "W_O").flatten(0, 1))
 
 
 def qk(model: Model) -> Factored:
-    """W_Q @ W_K.T of every head, in the order of the layers."""
+    """Return W_Q @ W_K.T of every head, in the order of the layers."""
     return Factored(stacked(model, "W_Q").flatten(0, 1), stacked(model, "W_K").flatten(0, 1).mT)
 
 
 def stacked(model: Model, name: str) -> Float[Tensor, "layer head a b"]:
-    """A weight of all heads in float32."""
+    """Return a weight of all heads in float32."""
     return weight(model, name).float()

@@ -1,4 +1,4 @@
-"""What a terminal shows: the tables and claims of a study, and what a network makes of a prompt."""
+"""Tables for the terminal: those of a study with its claims, and the predictions of a network on a prompt."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headway.analyze.studies.story import Claims, Story
+from headway.analyze.studies.result import Claims, StudyResult
 
 if TYPE_CHECKING:
-    from headway.analyze.tools.prompt import Typed
+    from headway.analyze.tools.prompt import PromptResult
 
-# In the terminal; the page shows them all.
+# The most rows and sources in the terminal; the page shows all.
 MOST_COMPONENTS, MOST_HEADS, MOST_SOURCES = 16, 24, 3
 
 
-def print_story(story: Story, console: Console) -> None:
-    """Print the tables of a story and then its claims; its pictures are for the page."""
-    for section in story.sections:
+def print_study(study: StudyResult, console: Console) -> None:
+    """Print the tables of a study and then its claims; the page shows its pictures."""
+    for section in study.sections:
         tables = [figure for figure in section.figures if figure.kind == "table"]
         if not tables:
             continue
@@ -31,9 +31,9 @@ def print_story(story: Story, console: Console) -> None:
         for figure in tables:
             console.print(Text(f"\n{figure.title}"), Text(figure.note, style="dim"), sep="  ")
             console.print(_table_of(figure.data))
-    at = "" if story.step is None else f", at step {story.step}"
-    console.print(Text(f"\nWhat it comes to{at}", style="bold"))
-    console.print(_claims(story.claims))
+    at = "" if study.step is None else f", at step {study.step}"
+    console.print(Text(f"\nClaims{at}", style="bold"))
+    console.print(_claims(study.claims))
 
 
 def rows(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:
@@ -94,51 +94,52 @@ def _claims(claims: Claims) -> Table:
     return table
 
 
-def print_typed(shown: Typed, console: Console, top: int = 5) -> None:
-    """Print what comes next at each position, and what decided it at the one that was asked about."""
-    console.print(_next_tokens(shown, top))
-    position, token = shown.position, int(shown.explained[shown.position])
+def print_prompt(result: PromptResult, console: Console, top: int = 5) -> None:
+    """Print the next tokens at each position, and the attribution and attention at the position in question."""
+    console.print(_next_tokens(result, top))
+    position, token = result.position, int(result.explained[result.position])
+    label = result.labels[position]
     console.print(
-        Text(f"\nWhat speaks for {shown.label(token)} after position {position}, {shown.labels[position]}", "bold"),
-        Text(f"(probability {formatted(shown.probability(position, token))}, rank {shown.rank(position, token)})"),
+        Text(f"\nDirect attribution of {result.label(token)} after position {position}, {label}", "bold"),
+        Text(f"(probability {formatted(result.probability(position, token))}, rank {result.rank(position, token)})"),
     )
-    if shown.outputs is not None:
+    if result.outputs is not None:
         console.print(
-            Text("what each component adds to its logit over the mean logit, directly; strongest first", "dim")
+            Text("what each component adds directly to its logit over the mean logit; strongest first", "dim")
         )
-        console.print(_components(shown))
-    if shown.left_out:
-        console.print(Text(f"left out: {shown.left_out}", "dim"))
-    console.print(Text("\nWhere its heads look", "bold"), Text(f"from position {position}"))
-    console.print(_looks(shown))
+        console.print(_components(result))
+    if result.left_out:
+        console.print(Text(f"left out: {result.left_out}", "dim"))
+    console.print(Text("\nAttention", "bold"), Text(f"from position {position}"))
+    console.print(_attended(result))
 
 
 def _table(*columns: str) -> Table:
     return Table(*columns, box=None, padding=(0, 2, 0, 0))
 
 
-def _next_tokens(shown: Typed, top: int) -> Table:
-    table = _table("position", "token", "next", "probability", "rank", f"the {top} likeliest")
-    following = [*shown.tokens[1:].tolist(), None]
-    for position, (label, token) in enumerate(zip(shown.labels, following, strict=True)):
+def _next_tokens(result: PromptResult, top: int) -> Table:
+    table = _table("position", "token", "next", "probability", "rank", f"{top} most likely")
+    following = [*result.tokens[1:].tolist(), None]
+    for position, (label, token) in enumerate(zip(result.labels, following, strict=True)):
         known = ["", "", ""]
         if token is not None:
-            rank, probability = shown.rank(position, token), shown.probability(position, token)
-            known = [shown.label(token), formatted(probability), str(rank)]
-        likeliest = [f"{each.token} {formatted(each.probability)}" for each in shown.likeliest(position, top)]
+            rank, probability = result.rank(position, token), result.probability(position, token)
+            known = [result.label(token), formatted(probability), str(rank)]
+        likeliest = [f"{each.token} {formatted(each.probability)}" for each in result.likeliest(position, top)]
         table.add_row(*map(Text, [str(position), label, *known, "  ".join(likeliest)]))
     return table
 
 
-def _components(shown: Typed) -> Table:
-    assert shown.outputs is not None
-    terms = shown.outputs.isel(pos=shown.position)
+def _components(result: PromptResult) -> Table:
+    assert result.outputs is not None
+    terms = result.outputs.isel(pos=result.position)
     order = abs(terms).argsort().values[::-1]
-    table = _table("component", "adds", "" if shown.sources is None else "of that, from")
+    table = _table("component", "adds", "" if result.sources is None else "strongest sources")
     for name in map(str, terms.component.values[order[:MOST_COMPONENTS]]):
         taken = ""
-        if shown.sources is not None and name in shown.sources["head"]:
-            taken = _strongest(shown, shown.sources.sel(head=name))
+        if result.sources is not None and name in result.sources["head"]:
+            taken = _strongest(result, result.sources.sel(head=name))
         table.add_row(name, f"{terms.sel(component=name).item():+.3f}", Text(taken))
     rest = terms.values[order[MOST_COMPONENTS:]]
     if len(rest):
@@ -147,24 +148,24 @@ def _components(shown: Typed) -> Table:
     return table
 
 
-def _looks(shown: Typed) -> Table:
+def _attended(result: PromptResult) -> Table:
     """The heads that add most, in the order of the network."""
-    heads = shown.attention["head"].values.tolist()
+    heads = result.attention["head"].values.tolist()
     strongest = range(MOST_HEADS)
-    if shown.outputs is not None:
-        terms = abs(shown.outputs.isel(pos=shown.position).sel(component=heads))
+    if result.outputs is not None:
+        terms = abs(result.outputs.isel(pos=result.position).sel(component=heads))
         strongest = sorted(terms.argsort().values[::-1][:MOST_HEADS].tolist())
-    table = _table("head", "looks at")
+    table = _table("head", "attends to")
     for head in (heads[place] for place in strongest if place < len(heads)):
-        table.add_row(head, Text(_strongest(shown, shown.attention.sel(head=head))))
+        table.add_row(head, Text(_strongest(result, result.attention.sel(head=head))))
     if len(heads) > MOST_HEADS:
         table.add_row("", Text(f"the page shows the {len(heads) - MOST_HEADS} others", "dim"))
     return table
 
 
-def _strongest(shown: Typed, of_head: xr.DataArray) -> str:
+def _strongest(result: PromptResult, of_head: xr.DataArray) -> str:
     """The sources of the largest numbers, with their positions."""
-    values, labels = of_head.isel(pos=shown.position).values[: shown.position + 1], shown.labels
+    values, labels = of_head.isel(pos=result.position).values[: result.position + 1], result.labels
     return "   ".join(
         f"{labels[source]} ({source}) {formatted(float(values[source]))}"
         for source in abs(values).argsort()[::-1][:MOST_SOURCES].tolist()

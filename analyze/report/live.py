@@ -1,44 +1,32 @@
-"""Writing the page again whenever something has been scored, until the runs are finished."""
+"""Writing the page of runs that train in other processes whenever they have scored a checkpoint."""
 
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import lightning as L
-
 from headway.analyze.report.page import write_report
 from headway.checkpoints import Run
-from headway.checkpoints.callback import AtKeptSteps
 from headway.checkpoints.scores import score_files
-from headway.models.lightning_module import TrainingModule
 
 SECONDS_BETWEEN_LOOKS = 0.5
-# Between a step's weights and its scores, and between two files of it, may lie a slow measure. A run whose last step
-# has no scores is not waited for much longer.
+# A slow measure may lie between the weights of a step and its scores, or between two files of scores. A finished run
+# whose last step has no scores is watched for LOOKS_AT_MOST looks.
 LOOKS_AT_THE_END, LOOKS_AT_MOST = 10, 60
 
 
-class ReportWhileTraining(AtKeptSteps):
-    """Writes the page of a run at each kept step, after it has been scored; an open one loads itself again."""
-
-    def at_kept_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        """The page says that it is live, so that it is looked at again."""
-        report_if_possible(self.run, live=True)
-
-
 def report_if_possible(run: Run, live: bool = False) -> None:
-    """Write the page of a run, or warn why it cannot be written: no training run may end for its page."""
+    """Write the page of a run, or warn why it cannot be written: a failure of the page must not end a training run."""
     try:
         write_report(run, live=live)
-    except Exception as error:  # a task of one's own may raise anything where it names its tokens
+    except Exception as error:
         warnings.warn(f"report: no page was written ({type(error).__name__}: {error})", stacklevel=2)
 
 
 def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False) -> Path:
-    """Write the page of runs that go on in other processes at each step they score, and once more when they are done.
+    """Write the page of runs at each step that they score, and once more when all are finished; give its path.
 
-    However it ends, unless it is killed, the last page that is written is no longer live.
+    However it ends, unless it is killed, the last page that it writes is not live.
     """
     written = seen = None
     looks = 0  # at which nothing was new
@@ -58,6 +46,6 @@ def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False)
 
 
 def _looks(run: Run) -> int:
-    """How often nothing may be new before a finished run is done with."""
+    """The number of looks without anything new after which a finished run is not watched any longer."""
     scored = [step for step, _ in score_files(run.path)]
-    return LOOKS_AT_THE_END if not scored or scored[-1] == run.recipe.steps else LOOKS_AT_MOST
+    return LOOKS_AT_THE_END if not scored or scored[-1] == run.steps[-1] else LOOKS_AT_MOST

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-# Of float32's 23 bits behind the point, the 12 that no figure shows: the others are good to 1 in 4,000.
+# No figure shows the last 12 of float32's 23 bits behind the point; the others give a precision of 1 in 4,000.
 _HIDDEN_BITS = 12
 # Shares are stored in steps of 1/254.
 _NOT_A_NUMBER = 255
@@ -15,7 +15,7 @@ _NOT_A_NUMBER = 255
 
 @dataclass
 class Packed:
-    """Collects arrays; each ``add`` returns what the page needs to find its array again.
+    """Collects arrays; each ``add`` returns a description with which the page finds the array.
 
     Example:
         >>> packed = Packed()
@@ -39,7 +39,7 @@ class Packed:
         )
 
     def add_exact(self, values: np.ndarray) -> dict[str, Any]:
-        """Numbers that are held against each other, in float32."""
+        """Numbers that the page compares with each other, in float32."""
         return self._append("number", values.shape, np.ascontiguousarray(values, "<f4").tobytes())
 
     def add_shares(self, values: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The page: what is shown of each run, put into one HTML file with everything that draws it."""
+"""The page: the scores of each run in one HTML file, with the scripts that draw them."""
 
 import html
 import json
@@ -6,31 +6,36 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import einops
 import numpy as np
 import xarray as xr
-from transformer_lens.model_bridge import TransformerBridge
 
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.report import palette
+from headway.analyze.report.figure_data import Attribution, Curves, Score, Spectrum
 from headway.analyze.report.packed import Packed
-from headway.analyze.report.prompt_page import typed_data
-from headway.analyze.report.shown import Damaged, Score, Shown, read_story
-from headway.analyze.report.stories import story_data
-from headway.analyze.studies.story import Story
-from headway.analyze.tools.prompt import Typed
+from headway.analyze.report.prompt_page import prompt_data
+from headway.analyze.report.stored import Damaged, StoredScores, read_study
+from headway.analyze.report.study_page import study_data
+from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.checkpoints.files import write_whole
-from headway.models.convert import Model
+from headway.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from headway.analyze.tools.prompt import PromptResult
+    from headway.models.convert import Model
 
 # In the order in which they build on each other; each figure of the page is one file.
 SCRIPTS = (
-    "base", "state", "formed", "loss", "diagram", "attention", "eigenvalues", "heads", "pairs", "attribution",
-    "studies", "start",
+    "base", "state", "charts", "formed", "loss", "network", "diagram", "attention", "eigenvalues", "heads", "pairs",
+    "attribution", "studies", "start",
 )  # fmt: skip
-TYPED_SCRIPTS = ("base", "state", "attention", "typed")
+PROMPT_SCRIPTS = ("base", "state", "attention", "prompt")
 MARK = '<meta name="generator" content="headway">'
 
 
@@ -42,11 +47,11 @@ def write_report(
     Args:
         runs: The runs.
         out: The file; ``report.html`` in the run's directory, or for several runs in the folder they lie in.
-        overwrite: Replace a file that is no page of ours.
-        live: Whether the page loads itself again every other second, to show what has been scored since.
+        overwrite: Replace a file that is not a page of ours.
+        live: Whether the page loads itself again every two seconds, to show new scores.
 
     Raises:
-        ValueError: no run, an ``out`` that is not ours to replace, or that cannot be written.
+        ValueError: no run, or an ``out`` that holds something else or cannot be written.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
@@ -56,52 +61,57 @@ def write_report(
     out = Path(out).expanduser()
     if out.is_dir():
         raise ValueError(f"out: {out} is a directory; it must be a file")
-    return _write(out, page([Shown.of(run) for run in runs], live), overwrite)
+    return _write(out, page([StoredScores.of(run) for run in runs], live), overwrite)
 
 
-def write_studies(folder: Path, model: TransformerBridge) -> Path:
-    """Write the page of a model that was not trained here, with the studies that ``folder`` holds of it.
+def write_studies(folder: Path, model: "TransformerBridge") -> Path:
+    """Write the page of a model that was not trained here, with the studies that ``folder`` holds.
 
     Raises:
-        ValueError: a page there that is not ours to replace, or that cannot be written.
+        ValueError: a report.html there that is not a page of ours, or that cannot be written.
     """
     name, packed = str(model.cfg.model_name), Packed()
-    stories = [_story(read_story(path), packed) for path in sorted(folder.glob("studies/*.nc"))]
-    data = _nothing_trained(name, folder, model) | {"stories": stories, "packed": packed.text()}
+    studies = [_study(read_study(path), packed) for path in sorted(folder.glob("studies/*.nc"))]
+    data = _nothing_trained(name, folder, model) | {"studies": studies, "packed": packed.text()}
     return _write(folder / "report.html", _text(name, {"live": False, "definitions": {}, "runs": [data]}), False)
 
 
-def write_typed(
-    shown: Typed, model: Model, about: list[tuple[str, str]], out: Path, top: int = 5, overwrite: bool = False
+def write_prompt_page(
+    result: "PromptResult",
+    model: "Model",
+    about: list[tuple[str, str]],
+    out: Path,
+    top: int = 5,
+    overwrite: bool = False,
 ) -> Path:
-    """Write the page of a string that was typed into a network, and give its path.
+    """Write the page of a prompt, and give its path.
 
     Raises:
-        ValueError: a file there that is no page of ours, or that cannot be written.
+        ValueError: a file there that is not a page of ours, or that cannot be written.
     """
     if out.is_dir():
         raise ValueError(f"out: {out} is a directory; it must be a file")
-    data = typed_data(shown, model.cfg.n_layers, about, top)
-    return _write(out, _text(about[0][1], {"typed": data}, TYPED_SCRIPTS), overwrite)
+    data = prompt_data(result, model.cfg.n_layers, about, top)
+    return _write(out, _text(about[0][1], {"prompt": data}, PROMPT_SCRIPTS), overwrite)
 
 
 def _write(out: Path, text: str, overwrite: bool) -> Path:
     try:
         if out.exists() and not overwrite and MARK not in out.read_text(errors="replace")[:1000]:
-            raise ValueError(f"out: {out} is no page of Headway's; --overwrite replaces it")
+            raise ValueError(f"out: {out} is not a page of Headway; --overwrite replaces it")
         write_whole(out, lambda part: part.write_text(text))
     except OSError as error:
         raise ValueError(f"out: {out} cannot be written ({error.strerror})") from None
     return out
 
 
-def page(shown: Sequence[Shown], live: bool = False) -> str:
+def page(stored: Sequence[StoredScores], live: bool = False) -> str:
     """The whole file as text."""
-    names = _names([each.run.path.resolve() for each in shown])
+    names = _names([each.run.path.resolve() for each in stored])
     data = {
         "live": live,
-        "definitions": {name: text._asdict() for each in shown for name, text in each.definitions.items()},
-        "runs": [{"name": name, **run_data(each)} for name, each in zip(names, shown, strict=True)],
+        "definitions": {name: text._asdict() for each in stored for name, text in each.definitions.items()},
+        "runs": [{"name": name, **run_data(each)} for name, each in zip(names, stored, strict=True)],
     }
     return _text(", ".join(names), data)
 
@@ -122,15 +132,15 @@ def _text(title: str, data: dict[str, Any], scripts: Sequence[str] = SCRIPTS) ->
         "title": html.escape(title),
         "style": (folder / "page.css").read_text(),
         "script": "\n".join((folder / f"{name}.js").read_text() for name in scripts),
-        # Whatever a token or a path holds, it cannot end the script element.
+        # No token and no path can end the script element.
         "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
     }
-    # One pass: nothing in a part is taken for a place.
+    # One pass, so that a part may hold such a place.
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (folder / "page.html").read_text())
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """The end of each path, as much of it as tells it from the others.
+    """The ends of paths, as short as they can be and still differ.
 
     Example:
         >>> _names([Path("/a/seed-0/run"), Path("/a/seed-1/run")])
@@ -143,51 +153,41 @@ def _names(paths: list[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def run_data(shown: Shown) -> dict[str, Any]:
+def run_data(stored: StoredScores) -> dict[str, Any]:
     """What the page's scripts draw one run from."""
-    recipe, packed = shown.run.recipe, Packed()
-    layers, heads = shown.heads
-    data: dict[str, Any] = {
-        "path": str(shown.run.path),
-        "about": _about(shown),
+    config, packed = stored.run.config, Packed()
+    layers, heads = stored.heads
+    data = {
+        "path": str(stored.run.path),
+        "about": _about(config),
         "trainedHere": True,
-        "finished": shown.run.finished,
-        "steps": shown.steps,
-        "lastStep": recipe.steps,
-        "leftOut": list(shown.left_out.items()),
+        "finished": stored.run.finished,
+        "steps": stored.steps,
+        "lastStep": config["steps"],
+        "leftOut": list(stored.left_out.items()),
+        "lacking": stored.lacking,
         "layers": layers,
         "heads": heads,
-        "sentences": shown.sentences,
-        "unit": shown.unit,
-        "vectors": recipe.task.input_type == "vectors",
-        "notShown": shown.not_shown,
-        "baselines": _finite(recipe.task.baselines()),
-        "losses": {name: packed.add(values.values) for name, values in shown.losses.items()},
-        "numbers": {name: packed.add(values.values) for name, values in shown.numbers.items()},
-        "roles": None,
-        "spectra": [_spectrum(name, values, shown, packed) for name, values in shown.spectra.items()],
-        "perHead": [_per_head(score, packed) for score in shown.per_head],
-        "perPair": [_per_pair(score, shown, packed) for score in shown.per_pair],
-        "attributions": [_attribution(part, values, packed) for part, values in shown.attributions.items()],
-        "attention": None,
-        "stories": [_story(each, packed) for each in shown.stories],
+        "sentences": stored.sentences,
+        "lossUnits": stored.loss_units,
+        "notShown": [{"name": each.name, "axes": each.axes} for each in stored.not_shown],
+        "baselines": stored.baselines,
+        "loss": next((packed.add(each.values.values) for each in stored.losses if each.of_all), None),
+        "losses": [{"label": each.label, "values": packed.add(each.values.values)} for each in stored.losses],
+        "roles": _roles(stored, packed),
+        "spectra": [_spectrum(each, packed) for each in stored.spectra],
+        "curves": [_curves(each, packed) for each in stored.curves],
+        "perHead": [_per_head(score, packed) for score in stored.per_head],
+        "perPair": [_per_pair(score, packed) for score in stored.per_pair],
+        "attributions": [_attribution(each, packed) for each in stored.attributions],
+        "attention": _attention(stored, packed),
+        "studies": [_study(each, packed) for each in stored.studies],
     }
-    if shown.roles is not None:
-        data["roles"] = {
-            "role": packed.add(np.vectorize({"": -1, **{n: i for i, n in enumerate(ROLES)}}.get)(shown.roles.role)),
-            "share": packed.add(shown.roles.role_share.values),
-        }
-    if shown.attention is not None:
-        data["attention"] = {
-            "values": packed.add_shares(shown.attention.values),
-            "tokens": shown.tokens,
-            "positions": shown.scores.sizes["query"],
-        }
     return data | {"packed": packed.text()}
 
 
-def _nothing_trained(name: str, folder: Path, model: TransformerBridge) -> dict[str, Any]:
-    """What stands on the page of a model of which there are no steps and no scores."""
+def _nothing_trained(name: str, folder: Path, model: "TransformerBridge") -> dict[str, Any]:
+    """What stands on the page of a model without steps and scores."""
     cfg = model.cfg
     sizes = (
         f"{cfg.n_layers} layers of {cfg.n_heads} heads, d_model {cfg.d_model}, d_head {cfg.d_head}, "
@@ -202,17 +202,18 @@ def _nothing_trained(name: str, folder: Path, model: TransformerBridge) -> dict[
         "steps": [],
         "lastStep": 0,
         "leftOut": [],
+        "lacking": [],
         "layers": cfg.n_layers,
         "heads": cfg.n_heads,
         "sentences": [],
-        "unit": "nats",
-        "vectors": False,
+        "lossUnits": "",
         "notShown": [],
         "baselines": {},
-        "losses": {},
-        "numbers": {},
+        "loss": None,
+        "losses": [],
         "roles": None,
         "spectra": [],
+        "curves": [],
         "perHead": [],
         "perPair": [],
         "attributions": [],
@@ -220,33 +221,62 @@ def _nothing_trained(name: str, folder: Path, model: TransformerBridge) -> dict[
     }
 
 
-def _about(shown: Shown) -> list[tuple[str, str]]:
-    recipe = shown.run.recipe
-    task, model = recipe.task, recipe.model
-    told = (type(task).__doc__ or "").strip().partition("\n")[0]
+def _about(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """The task's class with its options, the network and the training, as config.yaml has them."""
+    task, model = dict(config["task"]), ModelConfig(**config["model"])
+    name = str(task.pop("class")).rpartition(":")[2]
+    options = ", ".join(f"{option} {value}" for option, value in task.items())
     mlp = "attention only" if model.attn_only else f"d_mlp {model.d_mlp} ({model.act_fn})"
     return [
-        ("task", f"{type(task).__name__}: {told}"),
+        ("task", f"{name}: {options}" if options else name),
         (
             "network",
             f"{model.n_layers} layers of {model.n_heads} heads, d_model {model.d_model}, d_head {model.d_head}, {mlp}, "
             f"positions {model.positional_embedding_type}, normalization {model.normalization_type}",
         ),
-        ("training", f"{recipe.steps} steps of {recipe.batch_size} sequences, seed {recipe.seed}"),
-        ("scored on", f"{recipe.eval_batch_size} sequences, evaluation seed {recipe.eval_seed}"),
+        ("training", f"{config['steps']} steps of {config['batch_size']} sequences, seed {config['seed']}"),
+        ("scored on", f"{config['eval_batch_size']} sequences, evaluation seed {config['eval_seed']}"),
     ]
 
 
-def _finite(numbers: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in numbers.items() if np.isfinite(value)}
+def _roles(stored: StoredScores, packed: Packed) -> dict[str, Any] | None:
+    """Roles as their places in ROLES, -1 for none."""
+    if stored.roles is None:
+        return None
+    role = stored.roles.role.values
+    places = np.select([role == name for name in ROLES], list(range(len(ROLES))), -1)
+    return {"role": packed.add(places), "share": packed.add(stored.roles.role_share.values)}
 
 
-def _spectrum(measure: str, values: xr.DataArray, shown: Shown, packed: Packed) -> dict[str, Any]:
+def _attention(stored: StoredScores, packed: Packed) -> dict[str, Any] | None:
+    patterns = stored.attention
+    if patterns is None or stored.whole_attention is None:
+        return None
+    sequences, length = patterns.sizes["batch"], patterns.sizes["query"]
     return {
-        "measure": measure,
-        "re": packed.add(np.real(values.values)),
-        "im": packed.add(np.imag(values.values)),
-        "ratio": packed.add(shown.scores[measure].values),
+        "values": packed.add_shares(patterns.values),
+        "tokens": [row[:length] for row in stored.tokens[:sequences]],
+        "positions": stored.whole_attention.sizes["query"],
+    }
+
+
+def _spectrum(spectrum: Spectrum, packed: Packed) -> dict[str, Any]:
+    return {
+        "measure": spectrum.measure,
+        "re": packed.add(np.real(spectrum.eigenvalues.values)),
+        "im": packed.add(np.imag(spectrum.eigenvalues.values)),
+        "ratio": packed.add(spectrum.score.values),
+    }
+
+
+def _curves(curves: Curves, packed: Packed) -> dict[str, Any]:
+    return {
+        "measure": curves.measure,
+        "label": curves.label,
+        "units": curves.units,
+        "limits": curves.limits,
+        "lines": [{"label": name, "values": packed.add(values.values)} for name, values in curves.lines.items()],
+        "null": None if curves.null is None else packed.add(curves.null.values),
     }
 
 
@@ -254,13 +284,20 @@ def _per_head(score: Score, packed: Packed) -> dict[str, Any]:
     """Nulls and bands are those of all heads of a layer."""
 
     def of_layers(values: xr.DataArray | None) -> dict[str, Any] | None:
-        return None if values is None else packed.add_exact(_common(values, "head"))
+        return None if values is None else packed.add_exact(np.fmax.reduce(values.values, axis=-1))
 
-    beside = {"null": of_layers(score.null), "low": of_layers(score.low), "high": of_layers(score.high)}
-    return {"measure": score.measure, "label": score.label, "values": packed.add_exact(score.values.values), **beside}
+    return {
+        "measure": score.measure,
+        "label": score.label,
+        "limits": score.limits,
+        "values": packed.add_exact(score.values.values),
+        "null": of_layers(score.null),
+        "low": of_layers(score.low),
+        "high": of_layers(score.high),
+    }
 
 
-def _per_pair(score: Score, shown: Shown, packed: Packed) -> dict[str, Any]:
+def _per_pair(score: Score, packed: Packed) -> dict[str, Any]:
     """Pairs stand in one row, those that can have a score; ``pairs`` numbers the heads of each through all layers."""
     flat = einops.rearrange(score.values.values, "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)")
     layer = np.arange(flat.shape[1]) // score.values.sizes["from_head"]
@@ -273,27 +310,28 @@ def _per_pair(score: Score, shown: Shown, packed: Packed) -> dict[str, Any]:
         square = einops.rearrange(values.values, "... l1 h1 l2 h2 -> ... (l1 h1) (l2 h2)")
         return packed.add(square[..., there])
 
+    null = None if score.null is None else packed.add(np.fmax.reduce(score.null.values, axis=(-3, -1)))
     return {
         "measure": score.measure,
         "label": score.label,
         "pairs": np.argwhere(there).tolist(),
         "elsewhere": bool((known & ~later).any()),
         "values": of_pairs(score.values),
-        "null": None if score.null is None else packed.add(_common(score.null, "from_head", "to_head")),
+        "null": null,
         "z": of_pairs(score.z),
         "ceiling": of_pairs(score.ceiling),
-        "formed": of_pairs(shown.formed(score)),
+        "formed": of_pairs(score.formed_from),
     }
 
 
-def _common(values: xr.DataArray, *heads: str) -> np.ndarray:
-    """Numbers that are the same for all heads of a layer, once; NaN where no head has one."""
-    return values.max(heads).values
+def _attribution(attribution: Attribution, packed: Packed) -> dict[str, Any]:
+    return {
+        "label": attribution.label,
+        "units": attribution.units,
+        "components": attribution.values.component.values.tolist(),
+        "values": packed.add(attribution.values.values),
+    }
 
 
-def _story(story: Story | Damaged, packed: Packed) -> dict[str, Any]:
-    return story._asdict() if isinstance(story, Damaged) else story_data(story, packed)
-
-
-def _attribution(part: str, values: xr.DataArray, packed: Packed) -> dict[str, Any]:
-    return {"part": part, "components": values.component.values.tolist(), "values": packed.add(values.values)}
+def _study(study: StudyResult | Damaged, packed: Packed) -> dict[str, Any]:
+    return study._asdict() if isinstance(study, Damaged) else study_data(study, packed)

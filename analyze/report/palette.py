@@ -1,8 +1,8 @@
-"""Colours that stay apart for the colour-blind and in grey, the same on the page, in figures and in TensorBoard."""
+"""Colours that the colour-blind and a grey print tell apart; the page, figures and TensorBoard share them."""
 
 from typing import NamedTuple
 
-# Okabe and Ito's, which stay apart under every common colour blindness.
+# Okabe and Ito's, which remain distinct under every common colour blindness.
 CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 NOTHING = "#8a8f98"
 

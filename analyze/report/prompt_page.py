@@ -1,47 +1,51 @@
-"""What the page of a typed string is drawn from."""
+"""The data of the page of a prompt."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import einops
 import numpy as np
 
 from headway.analyze.report.packed import Packed
-from headway.analyze.tools.prompt import Typed
 
-# Of this many pairs of positions, over all heads, attention and attribution are drawn.
+if TYPE_CHECKING:
+    from headway.analyze.tools.prompt import PromptResult
+
+# The most pairs of positions, over all heads, of which the page has attention and attribution.
 MOST_PAIRS = 2**21
 
 
-def typed_data(shown: Typed, layers: int, about: list[tuple[str, str]], top: int) -> dict[str, Any]:
-    """Numbers and labels of every position; of a long string, attention and sources of some (``drawn_positions``)."""
-    packed, positions = Packed(), range(len(shown.tokens))
-    kept = drawn_positions(len(positions), shown.position, math.isqrt(MOST_PAIRS // shown.attention.sizes["head"]))
-    following = shown.tokens[1:].tolist()
-    likeliest = [shown.likeliest(position, top) for position in positions]
-    explained = shown.explained.tolist()
-    attention = shown.attention.isel(pos=kept, source=kept).values
+def prompt_data(result: "PromptResult", layers: int, about: list[tuple[str, str]], top: int) -> dict[str, Any]:
+    """Numbers and labels of every position; of a long prompt, attention and sources of some (``drawn_positions``)."""
+    packed, positions = Packed(), range(len(result.tokens))
+    kept = drawn_positions(len(positions), result.position, math.isqrt(MOST_PAIRS // result.attention.sizes["head"]))
+    following = result.tokens[1:].tolist()
+    likeliest = [result.likeliest(position, top) for position in positions]
+    explained = result.explained.tolist()
+    attention = result.attention.isel(pos=kept, source=kept).values
     return {
         "about": about,
         "layers": layers,
-        "heads": shown.attention.sizes["head"] // layers,
-        "position": shown.position,
-        "tokens": shown.labels,
+        "heads": result.attention.sizes["head"] // layers,
+        "position": result.position,
+        "tokens": result.labels,
         "following": [
-            {"token": shown.label(token), **_chance(shown, position, token)} for position, token in enumerate(following)
+            {"token": result.label(token), **_chance(result, position, token)}
+            for position, token in enumerate(following)
         ],
         "explained": [
-            {"token": shown.label(token), **_chance(shown, position, token)} for position, token in enumerate(explained)
+            {"token": result.label(token), **_chance(result, position, token)}
+            for position, token in enumerate(explained)
         ],
         "likeliest": [[each._asdict() for each in found] for found in likeliest],
-        "leftOut": shown.left_out,
-        "components": [] if shown.outputs is None else shown.outputs.component.values.tolist(),
-        "outputs": None if shown.outputs is None else packed.add(shown.outputs.values),
+        "leftOut": result.left_out,
+        "components": [] if result.outputs is None else result.outputs.component.values.tolist(),
+        "outputs": None if result.outputs is None else packed.add(result.outputs.values),
         "drawn": kept,
         "sources": None
-        if shown.sources is None
-        else packed.add(_of_layers(shown.sources.isel(pos=kept, source=kept), layers)),
-        # As a run's are: of one checkpoint and one sequence.
+        if result.sources is None
+        else packed.add(_of_layers(result.sources.isel(pos=kept, source=kept), layers)),
+        # Like that of a run, with one checkpoint and one sequence.
         "attention": packed.add_shares(_of_layers(attention, layers)[None, :, :, None]),
         "packed": packed.text(),
     }
@@ -61,8 +65,8 @@ def drawn_positions(length: int, position: int, most: int) -> list[int]:
     return [0, *range(start, start + most - 1)]
 
 
-def _chance(shown: Typed, position: int, token: int) -> dict[str, Any]:
-    return {"probability": shown.probability(position, token), "rank": shown.rank(position, token)}
+def _chance(result: "PromptResult", position: int, token: int) -> dict[str, Any]:
+    return {"probability": result.probability(position, token), "rank": result.rank(position, token)}
 
 
 def _of_layers(values: Any, layers: int) -> np.ndarray:

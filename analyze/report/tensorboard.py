@@ -1,7 +1,7 @@
 """A run in TensorBoard: curves of losses and heads, patterns and pairs in colour, and the recipe.
 
-Tags say where to look: ``loss/`` how well the network does, ``heads/<measure>/L0H3``, ``circuits/`` what heads read of
-each other, ``optimiser/``. What is shown of a score follows from its axes alone.
+Tags have groups: ``loss/`` and other numbers of the whole network, ``heads/<measure>/L0H3``, ``layers/<measure>/L0``,
+``circuits/`` for pairs of heads, ``optimiser/``. What is shown of a score follows from its axes and its attributes.
 """
 
 import io
@@ -22,13 +22,14 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summ
 from torch.utils.tensorboard import SummaryWriter
 
 from headway.analyze.network.axes import HEAD, PAIR
+from headway.analyze.report.attributes import role_of
 from headway.analyze.report.palette import DIVERGING, NOTHING, SEQUENTIAL, rgb
 from headway.checkpoints.recipe import Recipe
 from headway.checkpoints.run import Run
 from headway.models.config import Head
 
 ATTENTION = ("layer", "head", "batch", "query", "key")
-# TensorBoard's table of runs shows five options until one asks for more, those first that are said to differ.
+# TensorBoard's table of runs shows five options at first, and prefers options that are marked as differing.
 FIRST = ("model.n_layers", "optim.lr", "seed", "steps", "task.class")
 # A colour map in an image of 256 colours: the anchors of both ramps lie on its steps, or half a step beside one.
 STEPS = 250
@@ -42,17 +43,17 @@ class RunLogger(TensorBoardLogger):
     """Lightning's logger, writing into a run's own directory."""
 
     def __init__(self, run: Run):
-        # What a run that died has logged since its last kept step happens again, and is shown once.
+        # A run that died takes the steps since its last checkpoint again; TensorBoard shows them once.
         self.run = run
         super().__init__(run.path, name="", version="", purge_step=run.steps[-1] + 1 if run.steps else None)
 
     def save(self) -> None:
-        """Flush; there is no need of Lightning's hparams.yaml beside config.yaml."""
+        """Flush. Lightning's hparams.yaml is not written, because config.yaml holds the options."""
         self.experiment.flush()
 
 
 def log_scores(trainer: L.Trainer, scores: Mapping[str, xr.Dataset], step: int) -> None:
-    """Show the scores of one checkpoint of the run that trains, and at step 0 its recipe too."""
+    """Write the scores of one checkpoint of a run that trains, and at step 0 its recipe too."""
     logger = trainer.logger
     if isinstance(logger, RunLogger):
         if step == 0:
@@ -61,7 +62,7 @@ def log_scores(trainer: L.Trainer, scores: Mapping[str, xr.Dataset], step: int) 
 
 
 def show_run(writer: SummaryWriter, recipe: Recipe, measured: Mapping[str, xr.Dataset]) -> None:
-    """Write what is said once: the recipe, the layout of the charts that overlay curves, how to read the pictures."""
+    """Write what is written once: the recipe, the layout of the charts that overlay curves, captions of pictures."""
     _write(writer, *hyperparameters(recipe))
     writer.add_custom_scalars(layout(measured))
     for name, scores in measured.items():
@@ -78,12 +79,12 @@ def show(writer: SummaryWriter, measured: Mapping[str, xr.Dataset], step: int) -
         for tag, (image, _) in pictures(name, scores).items():
             summary.value.add(tag=tag, image=_encoded(image))
     _write(writer, summary, step=step)
-    # A run that is killed has shown what it has kept.
+    # A run that is killed has written what it has kept.
     writer.flush()
 
 
 def curves(name: str, scores: xr.Dataset) -> dict[str, float]:
-    """What is drawn over the steps, by tag: a number and its parts, each head's score, the strongest pair's.
+    """The numbers that are drawn over the steps, by tag: of the network, of heads, of layers, and the largest of pairs.
 
     Example:
         >>> curves("copies", xr.Dataset({"copies": (("layer", "head"), [[0.5, np.nan]])}))
@@ -97,15 +98,17 @@ def curves(name: str, scores: xr.Dataset) -> dict[str, float]:
         drawn = {f"loss/{part}": each.item() for part, each in scores.data_vars.items() if each.dims == ()}
     elif dims == HEAD:
         drawn = {f"heads/{name}/{Head(*at)}": values[at].item() for at in np.ndindex(values.shape)}
+    elif dims == ("layer",):
+        drawn = {f"layers/{name}/L{layer}": value.item() for layer, value in enumerate(values)}
     elif dims == PAIR:
         drawn = {f"circuits/{name}/strongest": np.fmax.reduce(values, axis=None).item()}
     return {tag: value for tag, value in drawn.items() if not math.isnan(value)}
 
 
 def pictures(name: str, scores: xr.Dataset) -> dict[str, tuple[Image.Image, str]]:
-    """What is drawn at each step, by tag, with how to read it: attention patterns, and how far pairs leave their null.
+    """The pictures at each step, by tag, with their captions: attention patterns, and the z of pairs of heads.
 
-    Weak attention is visible, because the colour follows its square root.
+    The colour of attention follows its square root, so that weak attention is visible.
     """
     drawn = {}
     for variable, array in scores.variables.items():
@@ -113,17 +116,17 @@ def pictures(name: str, scores: xr.Dataset) -> dict[str, tuple[Image.Image, str]
             first_sequence = array.values[:, :, 0].clip(0, 1)
             drawn[f"heads/{variable}"] = (
                 picture(np.sqrt(first_sequence), SEQUENTIAL.light, zoom=max(1, 144 // array.sizes["key"])),
-                "Attention on the first sequence of the evaluation batch: a row of heads for each layer, queries "
-                "downwards, keys to the right. White is 0, dark blue 1; the colour follows the square root.",
+                "Attention on the first sequence of the evaluation batch, one row of heads for each layer. Rows: "
+                "queries, columns: keys. White is 0, dark blue 1; the colour follows the square root.",
             )
-        elif array.dims == PAIR and variable == f"{name}_z" and array.sizes["from_layer"] > 1:
-            # The last layer writes for none, and the first reads of none.
+        elif array.dims == PAIR and role_of(name, str(variable), array.attrs) == "z" and array.sizes["from_layer"] > 1:
+            # No layer reads the output of the last, and the first reads no output.
             pairs = einops.rearrange(array.values[:-1, :, 1:], "l1 h1 l2 h2 -> (l1 h1) (l2 h2) 1 1")
             drawn[f"circuits/{name}"] = (
                 picture(pairs / (2 * STRONG) + 0.5, DIVERGING.light, zoom=max(8, 288 // len(pairs))),
-                "How many standard deviations a pair lies from its null. Downwards the heads that write, from L0H0 on; "
-                f"to the right those that read, from L1H0 on. Brown is -{STRONG:.0f} or less, white 0, dark blue "
-                f"{STRONG:.0f} or more; grey is no such pair.",
+                "Standard deviations between a pair of heads and its null. Rows: heads that write, from L0H0 on; "
+                f"columns: heads that read, from L1H0 on. Brown: -{STRONG:.0f} or less, white: 0, dark blue: "
+                f"{STRONG:.0f} or more, grey: no such pair.",
             )
     return drawn
 
@@ -153,9 +156,9 @@ def picture(tiles: Float[np.ndarray, "rows columns height width"], anchors: tupl
 def layout(measured: Mapping[str, xr.Dataset]) -> dict[str, dict[str, list[Any]]]:
     """The charts of the tab Custom Scalars: by category and title, the regular expressions of the tags they overlay.
 
-    They fit networks of any size, so that runs which stand beside each other share their charts.
+    They fit networks of any size, so that runs beside each other share their charts.
     """
-    charts: dict[str, dict[str, list[Any]]] = {"loss": {}, "heads": {}, "circuits": {}}
+    charts: dict[str, dict[str, list[Any]]] = {"loss": {}, "heads": {}, "layers": {}, "circuits": {}}
     for name, scores in measured.items():
         dims = scores[name].dims if name in scores else None
         if dims == ():
@@ -163,6 +166,8 @@ def layout(measured: Mapping[str, xr.Dataset]) -> dict[str, dict[str, list[Any]]
             charts["loss"][name] = ["Multiline", ["^loss/train$", *parts] if name == "loss" else parts]
         elif dims == HEAD:
             charts["heads"][name] = ["Multiline", [rf"^heads/{re.escape(name)}/L\d+H\d+$"]]
+        elif dims == ("layer",):
+            charts["layers"][name] = ["Multiline", [rf"^layers/{re.escape(name)}/L\d+$"]]
         elif dims == PAIR:
             charts["circuits"]["strongest pair"] = ["Multiline", [r"^circuits/.+/strongest$"]]
     return {category: titled for category, titled in charts.items() if titled}

@@ -1,1 +1,1 @@
-"""Questions that take more than a network and a batch: probes, the logit lens, anomaly scores, and others."""
+"""Analyses that need more than a network and a batch: probes, the logit lens, skip trigrams, anomaly scores, …"""

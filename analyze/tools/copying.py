@@ -1,4 +1,4 @@
-"""What a head copies, through what the network makes of a token first: effective embeddings and the copying score."""
+"""Effective embeddings (tokens as layer 0 transforms them), and the copying score of heads."""
 
 from typing import Literal
 
@@ -18,36 +18,37 @@ from headway.models.convert import Model
 
 
 def effective_embedding(model: Model, tokens: Int[Tensor, "token"], mlp: bool = True) -> Float[Tensor, "token d_model"]:
-    """What layer 0 makes of a token by itself: the residual stream after it, of a sequence that is that token alone.
+    """Return the residual stream after layer 0 for sequences of one token each.
 
-    Every head of layer 0 attends to it fully. Positions are zero. McDougall et al. 2023, "Copy suppression".
+    Every head of layer 0 attends to that token with weight 1. Positional embeddings are set to zero. McDougall et
+    al. 2023, "Copy suppression".
 
     Args:
         model: The network.
-        tokens: Some tokens.
-        mlp: With what the MLP of layer 0 adds; without, it is the embedding and what the heads add.
+        tokens: The tokens.
+        mlp: Include the output of MLP 0; otherwise the result is the embedding plus the head outputs.
 
     Raises:
-        DoesNotApplyError: the MLP of a network that has none.
+        DoesNotApplyError: ``mlp`` for a network without MLPs.
         ValueError: a token that does not exist.
 
     Example:
         >>> from headway.models.handmade import copying_head
-        >>> model, _ = copying_head()  # it adds to each token what it is
+        >>> model, _ = copying_head()  # its head writes the embedding of the token that it attends to
         >>> tokens = torch.tensor([3, 5])
         >>> bool((effective_embedding(model, tokens, mlp=False) == 2 * model.W_E[tokens]).all())
         True
     """
     wrong = tokens[(tokens < 0) | (tokens >= model.cfg.d_vocab)].tolist()
     if wrong:
-        raise ValueError(f"tokens: {wrong[0]} does not exist; these are 0 to {model.cfg.d_vocab - 1}")
+        raise ValueError(f"tokens: {wrong[0]} does not exist; this network has tokens 0 to {model.cfg.d_vocab - 1}")
     alone = Batch(tokens[:, None], tokens[:, None], torch.ones_like(tokens[:, None], dtype=torch.bool))
     positions = [] if model.cfg.positional_embedding_type == "none" else [("hook_pos_embed", to_zero)]
     with hooked_forward_pass(model, positions):
         activations = forward_pass(model, alone).activations
     added = activations.get("blocks.0.hook_mlp_out")
     if mlp and added is None:
-        raise DoesNotApplyError("an effective embedding with MLP 0 needs one; this network has attention only")
+        raise DoesNotApplyError("an effective embedding with MLP 0 needs MLPs; this network is attention-only")
     after = activations["blocks.0.hook_resid_post"]
     return (after if mlp or added is None else after - added)[:, 0]
 
@@ -55,24 +56,24 @@ def effective_embedding(model: Model, tokens: Int[Tensor, "token"], mlp: bool = 
 def copying_score(
     model: Model, tokens: Int[Tensor, "token"], k: int = 5, sign: Literal[1, -1] = 1, mlp: bool | None = None
 ) -> xr.DataArray:
-    """How many of some tokens a head copies: the share that are among the k largest logits of what it makes of them.
+    """Share of tokens that a head copies: the token is among the k largest logits of the head's output for it.
 
     ``copying_score`` [layer, head], in [0, 1]: a token's effective embedding goes through ln1 of the head's layer, W_OV
     and the unembedding (with ln_final's weights), without biases, so that folding LayerNorm changes nothing; the token
-    is a hit if fewer than k others have a logit as large. With
-    ``sign`` -1 the head's output is turned round: what a negative head copies. Chance is k / d_vocab. Wang et al. 2022,
-    "Interpretability in the wild", for name movers. It does not say that the head ever attends to such tokens.
+    is a hit if fewer than k other tokens have a logit at least as large. ``sign`` -1 negates the head's output, which
+    gives the tokens that a negative head suppresses. Chance is k / d_vocab. After Wang et al. 2022, "Interpretability
+    in the wild", where it identifies name movers. It does not show that the head ever attends to such tokens.
 
     Args:
         model: The network.
-        tokens: Which tokens; names, for name movers.
-        k: How far up counts.
-        sign: 1, or -1 for what the head suppresses.
-        mlp: Whether MLP 0 takes part in the effective embedding; where there is one, if not given.
+        tokens: The tokens; names, for name movers.
+        k: Number of largest logits that count as a hit.
+        sign: 1 for copying, -1 for suppression.
+        mlp: Include MLP 0 in the effective embedding; by default if the network has MLPs.
 
     Raises:
-        DoesNotApplyError: the MLP of a network that has none.
-        ValueError: a token that does not exist, a k that is not in 1..d_vocab.
+        DoesNotApplyError: ``mlp`` for a network without MLPs.
+        ValueError: a token that does not exist, or a k outside of 1..d_vocab.
 
     Example:
         >>> from headway.models.handmade import copying_head
@@ -89,7 +90,7 @@ def copying_score(
     W_V, W_O, W_U = weight(model, "W_V"), weight(model, "W_O"), unembedding(model)
     score = torch.empty(model.cfg.n_layers, model.cfg.n_heads)
     for layer in range(model.cfg.n_layers):
-        # Of nothing, LayerNorm makes its bias.
+        # LayerNorm maps zero to its bias.
         read = as_read(model, layer, embedded) - as_read(model, layer, torch.zeros_like(embedded))
         written = einops.einsum(read, W_V[layer], W_O[layer], "t a, head a d, head d b -> head t b")
         for head, vectors in enumerate(written):

@@ -1,7 +1,7 @@
-"""The few directions through which a head finds what it looks for: a dot product, split by principal components.
+"""Attention scores split by principal components: a dot product as a sum over the directions of its vectors.
 
-A score is ``q · k``, and queries vary in d_head directions. In which of them lies the reason to attend? Principal
-components order directions by how much vectors vary; what they say about the score is what each adds to it.
+An attention score is ``q · k``, and queries vary in d_head directions. Principal components order directions by
+variance; the contribution of each to the score shows which directions attention depends on.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Directions:
-    """The principal components of some vectors, the one in which they vary most first.
+    """Principal components of a set of vectors, in order of decreasing variance.
 
     Args:
-        mean: Their mean, from which components are counted.
-        axes: Orthonormal; as many as the vectors have entries.
-        variance: The share of the vectors' variance along each; all 0 for vectors that do not vary.
+        mean: Mean of the vectors, which is subtracted first.
+        axes: Orthonormal basis of all d dimensions, one axis per row.
+        variance: Share of the variance along each axis; all 0 for vectors that do not vary.
     """
 
     mean: Float[Tensor, "d"]
@@ -28,14 +28,14 @@ class Directions:
 
 
 def principal_directions(vectors: Float[Tensor, "vector d"]) -> Directions:
-    """The principal components of vectors: the eigenvectors of their covariance.
+    """Return the principal components of vectors: the eigenvectors of their covariance.
 
-    Signs are such that the largest entry of each axis is positive. Axes of equal variance are any that span the same
-    space. Null: vectors that vary alike in all directions have a share of 1/d along each, somewhat more in the first
-    ones where they are few.
+    The entry of each axis with the largest absolute value is positive. Axes of equal variance are an arbitrary basis of
+    the space that they span. Null: isotropic vectors have a share of 1/d along each axis, and somewhat more along the
+    first axes if there are few vectors.
 
     Raises:
-        ValueError: no vector, or numbers that are NaN or infinite.
+        ValueError: no vectors, or values that are NaN or infinite.
 
     Example:
         >>> found = principal_directions(torch.tensor([[3.0, 1.0], [-3.0, 1.0]]))
@@ -43,9 +43,9 @@ def principal_directions(vectors: Float[Tensor, "vector d"]) -> Directions:
         ([0.0, 1.0], [[1.0, 0.0], [0.0, 1.0]], [1.0, 0.0])
     """
     if not len(vectors):
-        raise ValueError("vectors: there is none; give at least one")
+        raise ValueError("vectors: none are given; give at least one")
     if not vectors.isfinite().all():
-        raise ValueError("vectors: they are not all numbers (NaN or infinite)")
+        raise ValueError(f"vectors: {int((~vectors.isfinite()).sum())} values are NaN or infinite; all must be finite")
     mean = vectors.mean(0)
     _, s, axes = torch.linalg.svd(vectors - mean, full_matrices=True)
     largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
@@ -58,9 +58,9 @@ def principal_directions(vectors: Float[Tensor, "vector d"]) -> Directions:
 def through_directions(
     found: Directions, vectors: Float[Tensor, "vector d"], others: Float[Tensor, "vector d"]
 ) -> Float[Tensor, "term vector"]:
-    """What each direction adds to the dot product of each vector with another: ``(x - mean) · u (u · y)``.
+    """Return the contribution of each direction u to the dot product of x and y: ``(x - mean) · u (u · y)``.
 
-    The first term is that of the mean, ``mean · y``; then one for each direction. They add up to ``x · y``.
+    The first term is the contribution of the mean, ``mean · y``; one term per direction follows. They sum to ``x · y``.
 
     Example:
         >>> found = principal_directions(torch.tensor([[3.0, 1.0], [-3.0, 1.0]]))
@@ -73,9 +73,9 @@ def through_directions(
 
 
 def shares_of_variance(terms: Float[Tensor, "term vector"]) -> Float[Tensor, "term"]:
-    """How much of the variance of a sum comes from each of its terms: ``cov(term, sum) / var(sum)``.
+    """Return the share of each term in the variance of their sum: ``cov(term, sum) / var(sum)``.
 
-    They add up to 1; one is below 0 if it varies against the sum. NaN if the sum does not vary.
+    The shares sum to 1; a term that is anticorrelated with the sum has a negative share. NaN if the sum is constant.
 
     Example:
         >>> shares_of_variance(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0], [1.0, 2.0, 3.0]])).tolist()

@@ -1,4 +1,4 @@
-"""The residual stream read as if it were the last: what the network would put out if it stopped there."""
+"""The logit lens: the unembedding applied to the residual stream after each layer."""
 
 from typing import Any
 
@@ -15,20 +15,20 @@ from headway.models.convert import Model, evaluating
 
 
 def lens(model: Model, batch: Batch) -> xr.Dataset:
-    """How well the residual stream predicts at each depth: the loss of what ``read_out`` makes of it.
+    """Return the loss of the residual stream at each depth, decoded by ``read_out``.
 
-    ``lens`` [point] is the loss over the positions that count, ``lens_by_position`` [point, pos] that at each of them,
-    and ``lens_<part>`` [point] that of each of the task's parts, in the units of ``loss``. Point ``embed`` is what
-    enters layer 0, ``after L1`` what layer 1 leaves behind; the last is the network's own loss. After nostalgebraist
-    2020, "interpreting GPT: the logit lens". A depth that reads badly may still hold everything, in directions that
-    only later layers read.
+    ``lens`` [point] is the loss over the positions in ``batch.mask``, ``lens_by_position`` [point, pos] the loss at
+    each position, and ``lens_<part>`` [point] the loss over each part of the task, in the units of ``loss``. Point
+    ``embed`` is the input of layer 0, ``after L1`` the output of layer 1; the last point is the network's own loss.
+    After nostalgebraist 2020, "interpreting GPT: the logit lens". A high loss does not show that the information is
+    absent: it may lie in directions that only later layers read.
 
     Raises:
         ValueError: a batch without a task.
 
     Example:
         >>> from headway.models.handmade import composing_pair
-        >>> read = lens(*composing_pair("k")).lens_repeats  # the answer is there after the induction head
+        >>> read = lens(*composing_pair("k")).lens_repeats  # the answer appears after the induction head
         >>> bool(read.sel(point="after L0") > 1), bool(read.sel(point="after L1") < 0.01)
         (True, True)
     """
@@ -45,7 +45,7 @@ def lens(model: Model, batch: Batch) -> xr.Dataset:
 
 
 def points(model: Model) -> list[str]:
-    """The depths at which the residual stream is read.
+    """Return the names of the depths at which the residual stream is read.
 
     Example:
         >>> from headway.models.handmade import composing_pair
@@ -56,17 +56,18 @@ def points(model: Model) -> list[str]:
 
 
 def residual_outputs(model: Model, batch: Batch) -> Float[Tensor, "point batch pos d_vocab_out"]:
-    """What ``read_out`` makes of the residual stream at each of ``points``; the last is the network's own output."""
-    shown = forward_pass(model, batch).activations
+    """Return ``read_out`` of the residual stream at each of ``points``; the last is the network's own output."""
+    activations = forward_pass(model, batch).activations
     last = model.cfg.n_layers - 1
-    stream = [shown[f"blocks.{layer}.hook_resid_pre"] for layer in range(model.cfg.n_layers)]
-    return torch.stack([read_out(model, each) for each in [*stream, shown[f"blocks.{last}.hook_resid_post"]]])
+    stream = [activations[f"blocks.{layer}.hook_resid_pre"] for layer in range(model.cfg.n_layers)]
+    return torch.stack([read_out(model, each) for each in [*stream, activations[f"blocks.{last}.hook_resid_post"]]])
 
 
 def read_out(model: Model, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
-    """``ln_final(residual) W_U + b_U``, the LayerNorm with this residual stream's own mean and scale.
+    """Return ``ln_final(residual) W_U + b_U``; LayerNorm uses the mean and scale of this residual stream.
 
-    It is no sum over components: for that, the scale of the real forward pass has to be kept (``attribution``).
+    It is not a sum over components; for such a sum, see ``attribution``, which keeps the scale of the real forward
+    pass.
     """
     with torch.no_grad(), evaluating(model):
         norm = getattr(model, "ln_final", None)

@@ -1,4 +1,4 @@
-"""Attention to earlier vectors that point the way of the current one."""
+"""Attention to earlier vectors that are similar to the current one."""
 
 import einops
 import torch
@@ -11,17 +11,18 @@ from headway.models.convert import Model
 
 
 def similar_vector(model: Model, batch: Batch) -> xr.Dataset:
-    """Whether a head attends to earlier vectors that point the way of the current one.
+    """Attention to earlier vectors by their cosine similarity to the current one: 1 to the most similar, 0 uniform.
 
     ``similar_vector`` [layer, head] = sum (E_A cos - mean cos) / sum (max cos - mean cos), cos the cosine of the inputs
-    at query and key, over the *earlier* keys k < q. The pattern A is renormalised over them, so that attention to the
-    current vector, which is most like itself, does not count; the sums go over the queries that count and have two
-    earlier keys or more. 1 attends to the most similar earlier vector only; 0 has no preference (uniform attention, and
-    nearly so an untrained network); negative attends to what is unlike. After Bhargav & Gu 2024 (arXiv 2410.17438).
-    A head that looks at fixed distances has the preference that its data have. NaN where all earlier vectors are alike.
+    at query and key, over the *earlier* keys k < q. The pattern A is renormalised over these keys, which excludes
+    attention to the current vector itself. The sums run over the queries in ``batch.mask`` that have at least two
+    earlier keys. At most 1: the head attends only to the most similar earlier vector; 0: no preference (uniform
+    attention; an untrained network is close to it); negative: it attends to dissimilar vectors. After Bhargav & Gu 2024
+    (arXiv 2410.17438). A head that attends to fixed distances scores as similar as the data are at those distances.
+    NaN if all earlier vectors are equally similar.
 
     Raises:
-        DoesNotApplyError: tokens, sequences of fewer than three vectors.
+        DoesNotApplyError: a batch of tokens, or sequences of fewer than three vectors.
 
     Example:
         >>> from headway.models.handmade import linear_network
@@ -40,9 +41,9 @@ def similar_vector(model: Model, batch: Batch) -> xr.Dataset:
     most = cos.masked_fill(~earlier, -torch.inf).amax(-1)
     there = patterns * earlier
     attended = einops.einsum(there, cos, "layer batch head q k, batch q k -> layer batch head q")
-    # A head that looks at the current vector alone has no earlier attention to share out.
+    # A head that attends only to the current vector gives 0 / 0 here, which isfinite removes below.
     attended = attended / einops.reduce(there, "layer batch head q k -> layer batch head q", "sum")
-    # Where all earlier vectors are alike, what is left between the most and the mean is rounding.
+    # If all earlier vectors are equally similar, the difference of maximum and mean is rounding error.
     counted &= most - mean > 10 * torch.finfo(cos.dtype).eps
     counted = einops.rearrange(counted, "batch q -> batch 1 q") & attended.isfinite()
     above, room = (einops.rearrange(each, "batch q -> batch 1 q") for each in (mean, most - mean))

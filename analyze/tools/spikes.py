@@ -1,18 +1,18 @@
-"""Loss spikes: where training went wrong for a while, and how far."""
+"""Loss spikes: short excursions of the training loss, with their size."""
 
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
-# A loss is a spike above this many times the median before it, and this many of its usual deviations.
+# A loss in a spike exceeds TIMES the median before it, and exceeds that median by DEVIATIONS standard deviations.
 TIMES, DEVIATIONS = 1.5, 6.0
-# The median is that of so many updates; excursions closer to each other than GAP are one spike.
+# The median is over WINDOW updates; excursions less than GAP updates apart are one spike.
 WINDOW, GAP = 50, 10
 
 
 class Spike(NamedTuple):
-    """The first and the last update of a spike, the median loss before, and the largest loss and gradient in it."""
+    """First and last update of a spike, the median loss before it, and the largest loss and gradient norm in it."""
 
     step: int
     last: int
@@ -22,20 +22,20 @@ class Spike(NamedTuple):
 
     @property
     def size(self) -> float:
-        """How many times the loss before."""
+        """Return the largest loss as a multiple of the median loss before."""
         return self.peak / self.before
 
 
 def loss_spikes(training: xr.Dataset) -> list[Spike]:
-    """Where the training loss left what it was for something larger, in order.
+    """Return the spikes of the training loss, in order.
 
-    An update (from the 51st on) is in a spike if its loss is above 1.5 times the median of the 50 before it, and above
-    that median by more than 6 of their deviations (1.4826 times the median distance from it). Updates less than 10
-    apart are one spike. The scale of the loss plays no part; a loss that falls smoothly, or is merely noisy, has none.
-    A batch that is harder than others looks the same.
+    An update (from the 51st on) is in a spike if its loss is above 1.5 times the median of the 50 updates before it,
+    and exceeds that median by more than 6 robust standard deviations (1.4826 times the median absolute deviation).
+    Updates less than 10 apart are one spike. The scale of the loss has no effect; a loss that falls smoothly, or is
+    merely noisy, has no spikes. A single batch that is harder than others cannot be distinguished from a spike.
 
     Args:
-        training: ``Run.training``: loss and gradient_norm, axis step.
+        training: ``Run.training``: loss and gradient_norm [step].
 
     Example:
         >>> steps = np.arange(1, 201)

@@ -9,7 +9,7 @@ function patternText(run, index, layer, head, query, key) {
     sequence = Math.min(state.sequence, run.attention.tokens.length - 1);
   const value = run.attention.values.get(index, layer, head, sequence, query, key);
   const entry = `query ${query} “${tokens[query]}” → key ${key} “${tokens[key]}”`;
-  return `Step ${run.steps[index]}, ${nameOf([layer, head])}: ${entry}: ${said(value)}`;
+  return `Step ${run.steps[index]}, ${nameOf([layer, head])}: ${entry}: ${formatted(value)}`;
 }
 
 // One pixel an entry; whether any is a number.
@@ -82,7 +82,7 @@ function attentionSection(run) {
   if (!run.attention) return missing(run, "attention");
   const size = run.attention.values.shape[4];
   const readout = el("output", { class: "readout follows" });
-  // What the pointer was last on, told anew when the slider moves.
+  // What the pointer was last on, shown again when the slider moves.
   const hovered = { entry: null };
   figure(readout, () => {
     if (hovered.entry) readout.value = patternText(run, indexOf(run), ...hovered.entry);
@@ -97,7 +97,7 @@ function attentionSection(run) {
   }
   const cut =
     size < run.attention.positions
-      ? el("p", { class: "say" }, `Of ${run.attention.positions} positions the first ${size} are shown.`)
+      ? el("p", { class: "note" }, `The first ${size} of ${run.attention.positions} positions.`)
       : null;
   return el(
     "div",
@@ -150,12 +150,12 @@ function smallPattern(run, layer, head, readout, hovered, large) {
     const drawn = drawLabelled(canvas, run, index, layer, head, width, edge, 4);
     cell = drawn.cell;
     const words = !drawn.known
-      ? "attention is no number"
+      ? "attention is NaN"
       : role
-        ? `${said(role.share)} ${role.words}`
-        : "nothing beyond chance";
+        ? `${formatted(role.share)} ${role.words}`
+        : "no role";
     const narrow = run.heads > 8;
-    const short = narrow ? said(role?.share ?? NaN, 2) : words;
+    const short = narrow ? formatted(role?.share ?? NaN, 2) : words;
     below.replaceChildren(
       el("i", { style: `background:${role ? PALETTE.categories[role.index] : "none"}` }),
       `${nameOf([layer, head])}: ${short}`,
@@ -164,7 +164,7 @@ function smallPattern(run, layer, head, readout, hovered, large) {
     // What is read aloud begins with what is seen.
     button.setAttribute(
       "aria-label",
-      `${below.textContent}${narrow ? `: ${words}` : ""}; attention pattern at step ${run.steps[index]}, shown large at a press`,
+      `${below.textContent}${narrow ? `: ${words}` : ""}; attention pattern at step ${run.steps[index]}; a press enlarges it`,
     );
   });
 }
@@ -229,13 +229,13 @@ function largePattern(run) {
     const drawn = drawLabelled(canvas, run, index, layer, head, width, edge, 9);
     cell = drawn.cell;
     if (document.activeElement === canvas) outline(drawn.context, at, edge, cell);
-    title.textContent = `${nameOf(state.head)} at step ${run.steps[index]}: queries from above, keys from the left`;
+    title.textContent = `${nameOf(state.head)} at step ${run.steps[index]}: rows: queries, columns: keys`;
     canvas.setAttribute(
       "aria-label",
-      `${title.textContent}; ${drawn.known ? "arrow keys read single entries" : "its attention is no number"}`,
+      `${title.textContent}; ${drawn.known ? "arrow keys read single entries" : "its attention is NaN"}`,
     );
     if (drawn.known) tell();
-    else readout.value = "Its attention is no number (NaN).";
+    else readout.value = "Its attention is NaN.";
   }
   canvas.addEventListener("focus", draw);
   canvas.addEventListener("blur", draw);

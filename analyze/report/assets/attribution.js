@@ -2,7 +2,6 @@
 
 function attributionSection(run) {
   if (!run.attributions.length) return missing(run, "direct_attribution");
-  const unit = run.vectors ? "Shares of the target" : "Logits";
   return el(
     "div",
     {},
@@ -11,11 +10,11 @@ function attributionSection(run) {
       { class: "panels", style: "--least:300px" },
       run.attributions.map((each) => {
         const ranges = RUNS.flatMap((other) =>
-          other.attributions.filter((same) => same.part === each.part).flatMap((same) => same.values.range),
+          other.attributions.filter((same) => same.label === each.label).flatMap((same) => same.values.range),
         );
         const most = Math.max(...finite(ranges).map(Math.abs), 1e-9);
         const rows = each.components.map((name) => ({ name, bar: el("i"), number: el("td", { class: "number" }) }));
-        const caption = el("caption", { class: "say", style: "text-align:left" });
+        const caption = el("caption", { class: "note", style: "text-align:left" });
         const table = el(
           "table",
           { class: "bars" },
@@ -37,7 +36,7 @@ function attributionSection(run) {
         return el(
           "div",
           {},
-          el("h3", {}, each.part ? `On ${inWords(each.part)}` : "On all positions"),
+          el("h3", {}, each.label),
           figure(table, () => {
             const index = indexOf(run);
             let total = 0;
@@ -46,9 +45,10 @@ function attributionSection(run) {
               if (Number.isFinite(value)) total += value;
               const share = Number.isFinite(value) ? 50 * Math.min(1, Math.abs(value) / most) : 0;
               bar.style.cssText = `left:${value >= 0 ? 50 : 50 - share}%;width:${share}%;background:${PALETTE.categories[value >= 0 ? 0 : 1]}`;
-              number.textContent = said(value);
+              number.textContent = formatted(value);
             });
-            caption.textContent = `${unit} at step ${run.steps[index]}; they add up to ${said(total)}. The scale ends at ±${said(most, 2)}.`;
+            const units = each.units ? ` (${each.units})` : "";
+            caption.textContent = `Step ${run.steps[index]}: sum ${formatted(total)}${units}. The scale ends at ±${formatted(most, 2)}.`;
           }),
         );
       }),

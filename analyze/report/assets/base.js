@@ -60,7 +60,7 @@ function unpacked(node, buffer) {
 const finite = (numbers) => numbers.filter(Number.isFinite);
 
 // Three digits, as people write them.
-function said(x, digits = 3) {
+function formatted(x, digits = 3) {
   if (!Number.isFinite(x)) return "–";
   if (x === 0) return "0";
   const size = Math.abs(x);
@@ -92,7 +92,7 @@ function titled(id, title, text, content) {
     "section",
     { id, "aria-labelledby": `${id}-title` },
     el("h2", { id: `${id}-title` }, title),
-    text ? el("p", { class: "say" }, text) : null,
+    text ? el("p", { class: "note" }, text) : null,
     content,
   );
 }

@@ -31,12 +31,12 @@ function edgesAt(run, index) {
 function pairText(run, score, pair, index) {
   const [from, to] = score.pairs[pair].map((at) => [Math.floor(at / run.heads), at % run.heads]);
   const formed = score.formed.get(pair);
-  let text = `${nameOf(from)} → ${nameOf(to)}: ${score.label} ${said(score.values.get(index, pair))}`;
-  if (score.ceiling) text += ` of at most ${said(score.ceiling.get(index, pair))}`;
-  if (score.null) text += `, null ${said(score.null.get(index, from[0], to[0]))}`;
-  if (score.z) text += `, z ${said(score.z.get(index, pair))}`;
+  let text = `${nameOf(from)} → ${nameOf(to)}: ${score.label} ${formatted(score.values.get(index, pair))}`;
+  if (score.ceiling) text += ` of at most ${formatted(score.ceiling.get(index, pair))}`;
+  if (score.null) text += `, null ${formatted(score.null.get(index, from[0], to[0]))}`;
+  if (score.z) text += `, z ${formatted(score.z.get(index, pair))}`;
   return (
-    text + (Number.isNaN(formed) ? "; not above its band for good" : `; above its band for good from step ${formed}`)
+    text + (Number.isNaN(formed) ? "; not above its band at the end" : `; above its band from step ${formed} on`)
   );
 }
 
@@ -94,8 +94,8 @@ function diagramSection(run) {
       for (let head = 0; head < run.heads; head++) {
         const role = roleOf(run, index, layer, head);
         const text = role
-          ? `${nameOf([layer, head])} attends to ${role.words}: ${role.name}, ${said(role.share)} of the way from chance to 1`
-          : `${nameOf([layer, head])} attends to nothing beyond chance`;
+          ? `${nameOf([layer, head])}: ${role.words} (${role.name}, ${formatted(role.share)} of the way from chance to 1)`
+          : `${nameOf([layer, head])}: no attention score above its null band`;
         const node = el(
           "g",
           {
@@ -141,15 +141,15 @@ function diagramSection(run) {
         svg.append(node);
       }
     }
-    const told =
+    const described =
       edges.length > MOST_EDGES
         ? `the ${MOST_EDGES} strongest of ${edges.length} compositions`
         : `${edges.length} compositions`;
-    svg.setAttribute("aria-label", `Circuit diagram at step ${run.steps[index]}: ${told}`);
+    svg.setAttribute("aria-label", `Circuit diagram at step ${run.steps[index]}: ${described}`);
     const focused = host.contains(document.activeElement) ? document.activeElement.dataset.head : null;
     host.replaceChildren(svg);
-    readout.value = `Step ${run.steps[index]}: ${told} above their bands for good`;
-    // Whoever walks through the heads stays where they are, and hears what it attends to at this step.
+    readout.value = `Step ${run.steps[index]}: ${described} above their null bands`;
+    // The focus stays on its head, whose role at this step is read aloud.
     if (focused) svg.querySelector(`[data-head="${focused}"]`).focus({ preventScroll: true });
   });
   const roles = ROLES.filter(([name]) => name in DEFINITIONS);

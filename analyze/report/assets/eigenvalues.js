@@ -16,7 +16,7 @@ function eigenvaluesSection(run) {
         "div",
         {},
         el("h3", {}, spectrum.measure),
-        says(spectrum.measure),
+        definitionOf(spectrum.measure),
         Array.from({ length: run.layers }, (_, layer) => grid(spectrum, layer)),
       ),
     ),
@@ -72,8 +72,8 @@ function complexPlane(run, spectrum, layer, head) {
       else context.rect(middle + re * scale - 2.6, middle - im * scale - 2.6, 5.2, 5.2);
       context.fill();
     }
-    const ratio = said(spectrum.ratio.get(index, layer, head));
-    below.textContent = `${nameOf([layer, head])}: ${ratio}, |λ| ≤ ${said(radius, 2)}`;
+    const ratio = formatted(spectrum.ratio.get(index, layer, head));
+    below.textContent = `${nameOf([layer, head])}: ${ratio}, |λ| ≤ ${formatted(radius, 2)}`;
     button.classList.toggle("chosen", isChosen(layer, head));
     button.setAttribute("aria-label", `${below.textContent}; ${spectrum.measure} at step ${run.steps[index]}`);
   });

@@ -3,18 +3,21 @@
 function formedSection(run) {
   const warn = (...text) => el("p", { class: "warn" }, ...text);
   const notes = run.leftOut.map(([step, why]) => warn(`Step ${step} is left out: ${why}`));
-  const renew = [", and this one renews the page: ", el("code", {}, `headway report ${run.path}`), "."];
+  const renew = ["; this command updates the page: ", el("code", {}, `headway report ${run.path}`), "."];
   if (!run.steps.length) {
     const measure = el("code", {}, `headway measure ${run.path}${notes.length ? " --overwrite" : ""}`);
     const what = notes.length
-      ? "No step has whole scores. This command computes them anew: "
-      : "Nothing of this run has been scored. This command does it: ";
+      ? "No step has complete scores. This command computes them again: "
+      : "This run has no scores. This command computes them: ";
     return el("div", {}, notes, warn(what, measure, renew));
   }
   if (!run.finished) notes.unshift(warn(`This run is at step ${run.steps.at(-1)} of ${run.lastStep}.`));
   if (run.steps.length === 1) notes.push(warn("Only one checkpoint has scores: there is nothing to slide through."));
-  if (run.notShown.length)
-    notes.push(warn(`Scores with other axes than a figure has are not shown: ${run.notShown.join(", ")}.`));
+  if (run.lacking.length) {
+    const command = `headway measure ${run.path} --only ${run.lacking.join(",")} --overwrite`;
+    const what = "An older Headway scored this run, without the baselines and tokens that figures show. This adds them: ";
+    notes.push(warn(what, el("code", {}, command), renew));
+  }
   return el(
     "div",
     {},
@@ -39,9 +42,18 @@ function linked(sentence) {
 }
 
 function aboutSection(run) {
+  const rows = [...run.about, ["directory", run.path]];
+  if (run.notShown.length) {
+    const names = run.notShown.map(({ name, axes }, at) => [
+      at ? ", " : "",
+      el("code", {}, `run.scores.${name}`),
+      ` [${axes.join(", ")}]`,
+    ]);
+    rows.push(["not shown", ["No figure has the axes of ", names, "."]]);
+  }
   return el(
     "dl",
     { class: "about" },
-    [...run.about, ["directory", run.path]].map(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]),
+    rows.map(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]),
   );
 }

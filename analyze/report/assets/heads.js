@@ -9,26 +9,22 @@ function headsSection(run) {
       "div",
       { class: "measures" },
       run.perHead.map((score) =>
-        el("div", {}, el("h3", {}, score.label), says(score.measure), headCharts(run, score)),
+        el("div", {}, el("h3", {}, score.label), definitionOf(score.measure), headCharts(run, score)),
       ),
     ),
     scoresTable(run),
   );
 }
 
-// What a measure's scores can be, over all runs: its range where that is a pair of numbers, what there is otherwise.
+// The ends of a chart's axis: the range of the score where that is a pair of numbers, else the numbers of all runs.
 function rangeOf(score) {
-  const fixed = { "[0, 1]": [0, 1], "[-1, 1]": [-1, 1] }[DEFINITIONS[score.measure]?.range];
-  if (fixed) return fixed;
+  if (score.limits) return score.limits;
   const ranges = RUNS.flatMap((run) =>
     run.perHead
       .filter((each) => each.label === score.label)
       .flatMap((each) => [each.values.range, each.low?.range, each.high?.range]),
-  )
-    .filter(Boolean)
-    .flat();
-  const [low, high] = [Math.min(...finite(ranges)), Math.max(...finite(ranges))];
-  return high > low ? [low, high] : [low - 1, high + 1];
+  ).filter(Boolean);
+  return spanOf(ranges.flat());
 }
 
 function headCharts(run, score) {
@@ -40,39 +36,8 @@ function headCharts(run, score) {
     const host = el("figure", {}, canvas, below);
     let place = null;
     const draw = (width) => {
-      const index = indexOf(run),
-        height = 92,
-        left = 30,
-        top = 4,
-        bottom = height - 14;
-      const context = fresh(canvas, width, height);
-      const x = stepScale(
-        RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b),
-        left,
-        width - 4,
-      );
-      const y = (value) => bottom - ((bottom - top) * (value - low)) / (high - low);
-      // A line through the numbers there are; it may leave the frame by a hair, no more.
-      const line = (values, started = false) => {
-        for (const [step, value] of values) {
-          if (!Number.isFinite(value)) {
-            started = false;
-            continue;
-          }
-          const to = [x(step), Math.min(bottom + 2, Math.max(top - 2, y(value)))];
-          if (started) context.lineTo(...to);
-          else context.moveTo(...to);
-          started = true;
-        }
-      };
-      context.fillStyle = css("--soft");
-      context.textAlign = "right";
-      context.fillText(said(high, 2), left - 4, top + 8);
-      context.fillText(said(low, 2), left - 4, bottom);
-      context.textAlign = "center";
-      for (const step of decades(run.steps.at(-1))) context.fillText(short(step), x(step), height - 2);
-      context.strokeStyle = css("--line");
-      context.strokeRect(left, top, width - 4 - left, bottom - top);
+      const index = indexOf(run);
+      const { context, x, y, line, top, bottom } = chartFrame(canvas, run, width, [low, high]);
       if (score.low && score.high) {
         context.fillStyle = css("--band");
         context.beginPath();
@@ -99,20 +64,15 @@ function headCharts(run, score) {
           context.fill();
         }
       }
-      context.strokeStyle = css("--accent");
-      context.lineWidth = 1;
-      context.beginPath();
-      context.moveTo(x(run.steps[index]), top);
-      context.lineTo(x(run.steps[index]), bottom);
-      context.stroke();
-      below.textContent = told(index);
+      chartCursor(context, x(run.steps[index]), top, bottom);
+      below.textContent = described(index);
       canvas.setAttribute(
         "aria-label",
         `${score.label} over training, layer ${layer}. Step ${run.steps[index]}: ${below.textContent}`,
       );
       place = { x, y };
     };
-    const told = (index, wanted = null) => {
+    const described = (index, wanted = null) => {
       const values = Array.from({ length: run.heads }, (_, head) => score.values.get(index, layer, head));
       if (!finite(values).length) return `layer ${layer}: no numbers`;
       const head =
@@ -124,7 +84,7 @@ function headCharts(run, score) {
                 value > (values[best] ?? -Infinity) || !Number.isFinite(values[best]) ? at : best,
               0,
             ));
-      return `${nameOf([layer, head])} ${said(values[head])}, ${besideBand(score, index, layer, values[head])}`;
+      return `${nameOf([layer, head])} ${formatted(values[head])}, ${besideBand(score, index, layer, values[head])}`;
     };
     canvas.addEventListener("pointermove", (event) => {
       if (!place) return;
@@ -140,10 +100,10 @@ function headCharts(run, score) {
       ])
         .filter(([d]) => Number.isFinite(d))
         .sort((a, b) => a[0] - b[0]);
-      if (heads.length) below.textContent = `step ${run.steps[index]}: ${told(index, heads[0][1])}`;
+      if (heads.length) below.textContent = `step ${run.steps[index]}: ${described(index, heads[0][1])}`;
     });
     canvas.addEventListener("pointerleave", () => {
-      below.textContent = told(indexOf(run));
+      below.textContent = described(indexOf(run));
     });
     panels.push(figure(host, draw));
   }
@@ -163,14 +123,14 @@ function besideBand(score, index, layer, value) {
   const side = sideOf(score, index, layer, value);
   if (Number.isNaN(side)) return "no band";
   const edges = [score.low, score.high].map((edge) => edge.get(index, layer));
-  const digits = [2, 3, 4, 5, 6].find((count) => said(edges[0], count) !== said(edges[1], count)) ?? 6;
-  return `${{ 1: "above", 0: "in", [-1]: "below" }[side]} its band ${edges.map((edge) => said(edge, digits)).join(" to ")}`;
+  const digits = [2, 3, 4, 5, 6].find((count) => formatted(edges[0], count) !== formatted(edges[1], count)) ?? 6;
+  return `${{ 1: "above", 0: "in", [-1]: "below" }[side]} its band ${edges.map((edge) => formatted(edge, digits)).join(" to ")}`;
 }
 
 // All numbers of the checkpoint, for those who read tables, with eyes or without.
 function scoresTable(run) {
   const body = el("tbody"),
-    caption = el("caption", { class: "say" });
+    caption = el("caption", { class: "note" });
   const table = el(
     "table",
     {},
@@ -213,7 +173,7 @@ function scoresTable(run) {
             run.perHead.map((score) => {
               const value = score.values.get(index, layer, head);
               const out = Math.abs(sideOf(score, index, layer, value)) === 1;
-              return el("td", { class: `number${out ? " out" : ""}` }, said(value));
+              return el("td", { class: `number${out ? " out" : ""}` }, formatted(value));
             }),
           ),
         );
@@ -223,10 +183,11 @@ function scoresTable(run) {
   });
 }
 
-// One line on what a measure means and when it is nothing.
-function says(measure) {
-  const told = DEFINITIONS[measure];
-  if (!told) return null;
-  const range = told.range && !told.summary.includes(told.range) ? ` Range ${told.range}.` : "";
-  return el("p", { class: "say" }, told.summary, range, told.null ? ` Null: ${told.null}.` : "");
+// A sentence on what a measure means, its range and its null.
+function definitionOf(measure) {
+  const definition = DEFINITIONS[measure];
+  if (!definition) return null;
+  const { summary, range, null: none } = definition;
+  const plain = /^\[|^\d/.test(range) && !summary.includes(range);
+  return el("p", { class: "note" }, summary, plain ? ` Range: ${range}.` : "", none ? ` Null: ${none}.` : "");
 }

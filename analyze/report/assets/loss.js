@@ -1,17 +1,14 @@
 // The loss over training on a log axis of steps, with what one can reach and a cursor.
 
 function lossSection(run) {
-  const names = Object.keys(run.losses);
-  if (!names.length) return missing(run, "loss");
-  const all = finite(RUNS.flatMap((each) => Object.values(each.losses).flatMap((loss) => [...loss.data])));
+  if (!run.losses.length) return missing(run, "loss");
+  const all = finite(RUNS.flatMap((each) => each.losses.flatMap((loss) => [...loss.values.data])));
   const positive = all.filter((x) => x > 0);
   if (state.log === null) state.log = positive.length > 0 && Math.max(...positive) / Math.min(...positive) > 30;
   const host = el("figure", { role: "img", "aria-label": "Loss over training" });
   const readout = el("output", { class: "readout", "aria-live": "off" });
   const levels = Object.entries(run.baselines),
     beside = el("span");
-  const color = (i) => PALETTE.categories[i % PALETTE.categories.length];
-  const dash = (i) => ["", "7 4", "2 3", "9 3 2 3"][i % 4];
   figure(host, (width) => {
     const index = indexOf(run),
       height = 250;
@@ -44,7 +41,7 @@ function lossSection(run) {
     for (const value of ticks(low, high, log)) {
       svg.append(
         el("line", { class: "axis", x1: left - 4, x2: left, y1: y(value), y2: y(value) }),
-        el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, said(value, 2)),
+        el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, formatted(value, 2)),
       );
     }
     let lastText = -99;
@@ -64,27 +61,33 @@ function lossSection(run) {
       // A name far from its line would be another line's; all stand below the picture too.
       if (place > y(value) + 12 || place > bottom) continue;
       svg.append(
-        el("text", { class: "level", x: right, y: place, "text-anchor": "end" }, `${inWords(name)} ${said(value)}`),
+        el("text", { class: "level", x: right, y: place, "text-anchor": "end" }, `${inWords(name)} ${formatted(value)}`),
       );
       lastText = place;
     }
     const outside = (value) => (log && value <= 0) || value > high || value < low;
     beside.textContent = levels.length
-      ? `To compare with: ${levels.map(([name, value]) => `${inWords(name)} ${said(value)}${outside(value) ? " (off this axis)" : ""}`).join(", ")}.`
+      ? `Baselines: ${levels.map(([name, value]) => `${inWords(name)} ${formatted(value)}${outside(value) ? " (off this axis)" : ""}`).join(", ")}.`
       : "";
-    names.forEach((name, i) => {
+    run.losses.forEach(({ values }, i) => {
       let path = "";
       run.steps.forEach((step, at) => {
-        const value = run.losses[name].get(at);
+        const value = values.get(at);
         if (Number.isFinite(value) && (!log || value > 0))
           path += `${path ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`;
       });
       svg.append(
-        el("path", { d: path, fill: "none", stroke: color(i), "stroke-width": 2, "stroke-dasharray": dash(i) }),
+        el("path", {
+          d: path,
+          fill: "none",
+          stroke: lineColor(i),
+          "stroke-width": 2,
+          "stroke-dasharray": lineDash(i).join(" "),
+        }),
       );
-      const value = run.losses[name].get(index);
+      const value = values.get(index);
       if (Number.isFinite(value) && (!log || value > 0))
-        svg.append(el("circle", { cx: x(run.steps[index]), cy: y(value), r: 4, fill: color(i) }));
+        svg.append(el("circle", { cx: x(run.steps[index]), cy: y(value), r: 4, fill: lineColor(i) }));
     });
     svg.append(
       el("line", { class: "cursor", x1: x(run.steps[index]), x2: x(run.steps[index]), y1: top, y2: bottom }),
@@ -96,12 +99,11 @@ function lossSection(run) {
       if (state.by === "step") go(places.step.indexOf(nearest));
     });
     host.replaceChildren(svg);
-    const numbers = [...names.map((name) => [name, run.losses[name]]), ...Object.entries(run.numbers)];
     const wanted = places[state.by][state.place];
     const never = state.by === "loss" && reached(run, wanted) < 0;
     readout.value =
-      `Step ${run.steps[index]}${never ? ` (it never reaches ${said(wanted)})` : ""}: ` +
-      numbers.map(([name, values]) => `${inWords(name)} ${said(values.get(index))}`).join(", ");
+      `Step ${run.steps[index]}${never ? ` (it never reaches ${formatted(wanted)})` : ""}: ` +
+      run.losses.map(({ label, values }) => `${label} ${formatted(values.get(index))}`).join(", ");
     host.setAttribute("aria-label", `Loss over training. At ${readout.value}`);
   });
   return el(
@@ -110,26 +112,7 @@ function lossSection(run) {
     el(
       "ul",
       { class: "keys" },
-      names.map((name, i) =>
-        el(
-          "li",
-          {},
-          el(
-            "svg",
-            { width: 26, height: 8, "aria-hidden": "true" },
-            el("line", {
-              x1: 0,
-              x2: 26,
-              y1: 4,
-              y2: 4,
-              stroke: color(i),
-              "stroke-width": 2,
-              "stroke-dasharray": dash(i),
-            }),
-          ),
-          inWords(name),
-        ),
-      ),
+      run.losses.map(({ label }, i) => lineKey(label, i)),
       el(
         "li",
         {},
@@ -152,18 +135,18 @@ function lossSection(run) {
     ),
     host,
     readout,
-    el("p", { class: "say" }, `In ${run.unit}, on the evaluation batch. `, beside),
+    el("p", { class: "note" }, `On the evaluation batch${run.lossUnits ? `, in ${run.lossUnits}` : ""}. `, beside),
   );
 }
 
 // What stands where a figure has nothing to show.
 function missing(run, measure) {
-  if (!run.steps.length) return el("p", { class: "say" }, "Nothing has been scored yet.");
+  if (!run.steps.length) return el("p", { class: "note" }, "This run has no scores.");
   return el(
     "p",
-    { class: "say" },
-    `${measure} has not been scored, or does not apply to this run; `,
+    { class: "note" },
+    `${measure} has no scores, or does not apply to this run; `,
     el("code", {}, `headway measure ${run.path} --only ${measure}`),
-    " scores it or says why not.",
+    " computes them or says why not.",
   );
 }

@@ -3,7 +3,7 @@
 function pairsSection(run) {
   if (!run.perPair.length) {
     return run.layers < 2
-      ? el("p", { class: "say" }, "One layer: no head reads what another has written.")
+      ? el("p", { class: "note" }, "One layer: no head reads the output of another.")
       : missing(run, "k_composition");
   }
   return el(
@@ -17,15 +17,15 @@ function pairsSection(run) {
           "div",
           {},
           el("h3", {}, score.label),
-          says(score.measure),
+          definitionOf(score.measure),
           score.elsewhere
             ? el(
                 "p",
-                { class: "say" },
-                "Pairs that are not of an earlier and a later layer have scores too; run.scores has them.",
+                { class: "note" },
+                "Pairs other than of an earlier and a later layer have scores too: run.scores has them.",
               )
             : null,
-          score.pairs.length ? pairMatrix(run, score) : el("p", { class: "say" }, "No pair has a number."),
+          score.pairs.length ? pairMatrix(run, score) : el("p", { class: "note" }, "No pair has a number."),
         ),
       ),
     ),
@@ -58,7 +58,7 @@ function pairMatrix(run, score) {
   const tell = () => {
     const pair = where.get(at[0] * tos + at[1]);
     readout.value =
-      pair === undefined ? "A head reads what earlier layers write." : pairText(run, score, pair, indexOf(run));
+      pair === undefined ? "Heads read the output of earlier layers only." : pairText(run, score, pair, indexOf(run));
   };
   let room = 0;
   const draw = (width) => {
@@ -122,6 +122,6 @@ function pairMatrix(run, score) {
     "div",
     {},
     figure(host, draw),
-    legend((t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most), `${name} −${said(most, 2)}`, "0", said(most, 2)),
+    legend((t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most), `${name} −${formatted(most, 2)}`, "0", formatted(most, 2)),
   );
 }

@@ -1,59 +1,65 @@
 // Puts the page together.
 
-// Of a model that was trained elsewhere there are no steps and no scores: its page has its studies and nothing else.
+// A model that was trained elsewhere has no steps and no scores: its page has its studies and nothing else.
 const trainedHere = (run) => run.trainedHere;
 
 const SECTIONS = [
   [
     "formed",
     "What formed",
-    "A band holds all heads, or all pairs, of one measure at one checkpoint in 99 % of cases in which nothing has formed. Over many checkpoints and measures, some score will lie outside by chance; what has formed stays outside.",
+    "The 99 % band of a null holds all heads, or all pairs, of one measure at one checkpoint in 99 % of networks in which nothing has formed. Over many checkpoints and measures some score lies outside by chance; a score that has formed stays outside.",
     formedSection,
   ],
   ["loss", "Loss", null, lossSection],
   [
     "diagram",
     "Circuit diagram",
-    "Heads are coloured by what they attend to furthest beyond chance, more strongly the further: the number is (score - chance) / (1 - chance), 1 for all attention and 0 for chance; an empty one is above no band. Edges are compositions above the band of random pairs, as wide as their z, from the checkpoint on from which they stay above it. A large z says that two heads share directions, not yet that the circuit is used.",
+    "The colour of a head is the role it is furthest in, and its strength how far: (score - chance) / (1 - chance), 0 for chance and 1 for all attention. Uncoloured: no score above its null band. Edges are compositions that stay above the band of random pairs from some checkpoint on, as wide as their z. A large z means that two heads share directions; it does not mean that the network uses the circuit.",
     diagramSection,
   ],
   [
     "attention",
     "Attention",
-    "Patterns of every head on sequences of the evaluation batch: one row a query, one column a key. The colour goes by the square root, so that weak attention is seen. A click shows a head large.",
+    "Attention patterns of every head on sequences of the evaluation batch. Rows: queries, columns: keys. The colour follows the square root, so that weak attention is visible. A click enlarges a head.",
     attentionSection,
   ],
   [
     "eigenvalues",
     "Eigenvalues",
-    "In the complex plane, real part to the right; the circle is the largest eigenvalue the head ever had. To the right (round): copying, or looking for the same. To the left (square): the opposite.",
+    "In the complex plane, real part to the right; the circle is the largest eigenvalue the head has at any checkpoint. To the right (round): copying, or attention to the same token. To the left (square): the opposite.",
     eigenvaluesSection,
   ],
   [
     "heads",
     "Scores of heads",
-    "One line a head, from the first checkpoint to the last; shaded is the 99 % band of the null.",
+    "One line for each head over training; the shaded area is the 99 % band of the null.",
     headsSection,
+  ],
+  [
+    "network",
+    "Scores of the network",
+    "Other scores of the whole network or of single layers, over training; the dotted line is the null.",
+    networkSection,
+    (run) => run.curves.length > 0,
   ],
   [
     "pairs",
     "Composition",
-    "Rows write, columns read. Blue is more than random heads would, orange less; the colour goes by the square root.",
+    "Rows: heads that write, columns: heads that read. Blue: more than random heads, orange: less; the colour follows the square root.",
     pairsSection,
   ],
   [
     "attribution",
     "Direct attribution",
-    "What each component adds to the output itself, leaving out what it does through later layers.",
+    "What each component adds to the output directly, without its effect through later layers.",
     attributionSection,
   ],
   [
     "studies",
     "Studies",
-    "What was looked at closely at one checkpoint, which the slider does not move: statements with the numbers that decide them, and the figures behind these.",
+    "Each study is of one checkpoint, and the slider does not change it: claims with the numbers that decide them, and the figures behind the numbers.",
     studiesSection,
-    // Who has made no study need not hear of any.
-    (run) => run.stories.length > 0,
+    (run) => run.studies.length > 0,
   ],
   ["about", "About", null, aboutSection, () => true],
 ];

@@ -19,11 +19,11 @@ let RUNS = [],
 // The places of the slider: kept steps of all runs, or losses from the highest to the lowest.
 let places = { step: [], loss: [] };
 
-// In a notebook the page is told its place by whoever put it there.
-const toldPlace = document.querySelector('meta[name="place"]')?.content;
+// In a notebook the place is given by the page around it.
+const givenPlace = document.querySelector('meta[name="place"]')?.content;
 
 function readHash() {
-  const place = location.hash.slice(1) || toldPlace || "";
+  const place = location.hash.slice(1) || givenPlace || "";
   for (const [name, value] of new URLSearchParams(place)) {
     if (name === "step") state.by = "step";
     if (name === "step") state.step = value === "last" ? Infinity : Number(value);
@@ -87,11 +87,11 @@ function indexOf(run) {
   return index < 0 ? run.steps.length - 1 : index;
 }
 // The first checkpoint at which a run's loss is as low as that; -1 if none is, or its loss has not been scored.
-const reached = (run, loss) => run.steps.findIndex((_, at) => run.losses.loss?.get(at) <= loss);
+const reached = (run, loss) => run.steps.findIndex((_, at) => run.loss?.get(at) <= loss);
 
 function makePlaces() {
   places.step = [...new Set(RUNS.flatMap((run) => run.steps))].sort((a, b) => a - b);
-  const losses = RUNS.filter((run) => run.losses.loss).map((run) => run.losses.loss.range);
+  const losses = RUNS.filter((run) => run.loss).map((run) => run.loss.range);
   const high = Math.max(...losses.map((range) => range[1])),
     low = Math.min(...losses.map((range) => range[0]));
   const count = 100;
@@ -116,13 +116,13 @@ function choose(head) {
 
 function showPlace() {
   const slider = document.getElementById("slider"),
-    told = document.getElementById("place");
+    described = document.getElementById("place");
   if (!slider) return;
   slider.value = state.place;
   const place = places[state.by][state.place];
   const text =
-    state.by === "loss" ? `loss ${said(place)}` : `step ${place}, ${state.place + 1} of ${places.step.length}`;
-  told.value = text;
+    state.by === "loss" ? `loss ${formatted(place)}` : `step ${place}, ${state.place + 1} of ${places.step.length}`;
+  described.value = text;
   slider.setAttribute("aria-valuetext", text);
   const chosen = { head: state.head ? nameOf(state.head) : "", sequence: state.sequence, by: state.by };
   for (const [id, value] of Object.entries(chosen))
@@ -293,7 +293,7 @@ function makeTheme() {
 // While a run goes on the page loads itself again, unless somebody is using it right then.
 function makeLive() {
   // In a notebook there is nothing new to load: the page was put there as a text.
-  if (!LIVE || toldPlace) return;
+  if (!LIVE || givenPlace) return;
   let busyUntil = 0;
   for (const kind of ["pointerdown", "pointermove", "keydown", "wheel"]) {
     addEventListener(

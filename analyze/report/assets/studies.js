@@ -1,39 +1,39 @@
 // Studies: the claims of each with the numbers that decide them, and its figures, in sections that open and close.
 
 function studiesSection(run) {
-  if (!run.stories.length) return el("p", { class: "say" }, "No study of this run has been made.");
+  if (!run.studies.length) return el("p", { class: "note" }, "This run has no study.");
   return el(
     "div",
     {},
-    run.stories.map((story) => [
-      el("h3", {}, story.step === null ? story.study : `${story.study} at step ${story.step}`),
-      story.why === undefined
-        ? [claimsTable(story), story.sections.map((section, at) => storySection(story, section, at === 0))]
-        : el("p", { class: "warn" }, `This study is left out: ${story.why}`),
+    run.studies.map((study) => [
+      el("h3", {}, study.step === null ? study.study : `${study.study} at step ${study.step}`),
+      study.why === undefined
+        ? [claimsTable(study), study.sections.map((section, at) => studySection(study, section, at === 0))]
+        : el("p", { class: "warn" }, `This study is left out: ${study.why}`),
     ]),
   );
 }
 
-// Whole numbers as they are, others as they are said anywhere; an infinite one is not one that is missing.
-function saidCell(x, digits) {
+// Whole numbers as they are, others as everywhere else; an infinite one is not one that is missing.
+function formattedCell(x, digits) {
   if (Number.isInteger(x) && Math.abs(x) < 2 ** 24) return String(x);
   if (Math.abs(x) === Infinity) return x > 0 ? "∞" : "−∞";
-  return said(x, digits);
+  return formatted(x, digits);
 }
 
 function claimsTable({ study, claims }) {
-  if (!claims.says.length) return el("p", { class: "say" }, "It claims nothing.");
+  if (!claims.says.length) return el("p", { class: "note" }, "No claims.");
   const row = (says, at) => {
     const [number, bound] = [claims.numbers.get(at), claims.bounds.get(at)];
     // With as many digits as it takes to tell the number from its bound.
-    const digits = [3, 4, 5, 6].find((count) => said(number, count) !== said(bound, count)) ?? 7;
+    const digits = [3, 4, 5, 6].find((count) => formatted(number, count) !== formatted(bound, count)) ?? 7;
     const holds = { true: "yes", false: "no", null: "not measured" }[claims.holds[at]];
     return el(
       "tr",
       {},
       el("th", { scope: "row" }, says),
       el("td", {}, claims.measured[at]),
-      el("td", { class: "number" }, saidCell(number, digits)),
+      el("td", { class: "number" }, formattedCell(number, digits)),
       el("td", { class: "number" }, claims.needs[at]),
       el("td", { class: `holds ${holds}` }, holds),
     );
@@ -62,32 +62,32 @@ function scrolling(name, columns, numeric, rows) {
   return host;
 }
 
-function storySection(story, section, open) {
+function studySection(study, section, open) {
   return el(
     "details",
-    { class: "story", open },
+    { class: "study", open },
     el("summary", {}, section.title),
-    section.text.split(/\n\s*\n/).map((text) => el("p", { class: "say" }, text)),
+    section.text.split(/\n\s*\n/).map((text) => el("p", { class: "note" }, text)),
     section.figures.map((each) => {
       const all =
-        story.step === null ? "its file has all of it." : `run.study("${story.study}", ${story.step}) has all of it.`;
+        study.step === null ? "its file has all of it." : `run.study("${study.study}", ${study.step}) has all of it.`;
       return [
         el("h4", {}, each.title),
-        each.note ? el("p", { class: "say" }, each.note) : null,
+        each.note ? el("p", { class: "note" }, each.note) : null,
         each.less.length
-          ? el("p", { class: "say" }, `For the page to stay small, this shows ${each.less.join(", ")}; ${all}`)
+          ? el("p", { class: "note" }, `To keep the page small, this shows ${each.less.join(", ")}; ${all}`)
           : null,
         each.notDrawn.length
-          ? el("p", { class: "warn" }, `Not drawn, for what they hold are no numbers: ${each.notDrawn.join(", ")}.`)
+          ? el("p", { class: "warn" }, `Not drawn, because they hold no numbers: ${each.notDrawn.join(", ")}.`)
           : null,
-        storyFigure(each),
+        studyFigure(each),
       ];
     }),
   );
 }
 
 // A figure that cannot be built must not take the study with it.
-function storyFigure(each) {
+function studyFigure(each) {
   try {
     return { lines: linesFigure, maps: mapsFigure, table: tableFigure }[each.kind](each);
   } catch (error) {
@@ -113,8 +113,8 @@ function still(host, draw) {
 function extent(key, log = false) {
   let low = Infinity,
     high = -Infinity;
-  const figures = RUNS.flatMap((run) => run.stories)
-    .flatMap((story) => story.sections ?? [])
+  const figures = RUNS.flatMap((run) => run.studies)
+    .flatMap((study) => study.sections ?? [])
     .flatMap((section) => section.figures);
   for (const part of figures.flatMap((each) => each.parts ?? []).filter((each) => each.key === key))
     for (const value of part.values.data)
@@ -128,7 +128,7 @@ function extent(key, log = false) {
 function tableFigure({ title, rows, columns }) {
   const numeric = [false, ...columns.map((column) => column.numbers !== null)];
   const cell = (column, at) =>
-    column.numbers ? el("td", { class: "number" }, saidCell(column.numbers.get(at))) : el("td", {}, column.texts[at]);
+    column.numbers ? el("td", { class: "number" }, formattedCell(column.numbers.get(at))) : el("td", {}, column.texts[at]);
   const row = (label, at) =>
     el(
       "tr",
@@ -154,7 +154,7 @@ function lineKeys(entries) {
   if (entries.length === 1 && !entries[0]) return null;
   if (entries.length > MOST_LINES) {
     const ends = `${entries[0]} (the faintest) to ${entries.at(-1)} (the strongest)`;
-    return el("p", { class: "say" }, `${entries.length} lines, from ${ends}; pointer and arrow keys name each.`);
+    return el("p", { class: "note" }, `${entries.length} lines, from ${ends}; pointer and arrow keys name each.`);
   }
   const sample = (entry) =>
     el(
@@ -202,7 +202,7 @@ function ticksOf(low, high, log, most, whole) {
   const text = (x) => {
     const size = Math.abs(x);
     if (size >= 1000 && size < 1e9 && Number.isInteger(x)) return short(x);
-    return few.length > 1 || (size && (size < 1e-3 || size >= 1e5)) ? said(x, 2) : x.toFixed(decimals);
+    return few.length > 1 || (size && (size < 1e-3 || size >= 1e5)) ? formatted(x, 2) : x.toFixed(decimals);
   };
   return kept.map((x) => [x, text(x)]);
 }
@@ -218,7 +218,7 @@ function linePanel(part, log) {
   const thereX = (value) => there(ofSteps ? value + 1 : value, logX);
   const within = xs.filter(thereX),
     range = extent(part.key, logY);
-  if (!within.length || !range) return el("p", { class: "say" }, "There is no number to draw.");
+  if (!within.length || !range) return el("p", { class: "note" }, "There is no number to draw.");
   const widened = ([low, high], logarithmic) =>
     low < high ? [low, high] : logarithmic ? [low / 2, high * 2] : [low - 0.5, high + 0.5];
   const [left0, right0] = widened([Math.min(...within), Math.max(...within)], logX);
@@ -229,18 +229,18 @@ function linePanel(part, log) {
   const host = el("div", { class: "lines", role: "img", tabindex: 0 }),
     readout = el("output", { class: "readout", "aria-live": "off" });
   const xText = (at) => {
-    if (!names) return `${part.x.name} ${saidCell(xs[at], 4)}`;
+    if (!names) return `${part.x.name} ${formattedCell(xs[at], 4)}`;
     return `${part.x.name} “${names[at]}”`;
   };
-  const told = (entry, at) =>
-    `${part.entries[entry] ? `${part.entries[entry]}, ` : ""}${xText(at)}: ${saidCell(part.values.get(entry, at))}`;
+  const described = (entry, at) =>
+    `${part.entries[entry] ? `${part.entries[entry]}, ` : ""}${xText(at)}: ${formattedCell(part.values.get(entry, at))}`;
   const highest = Array.from({ length: count }, (_, entry) => entry).reduce((best, entry) =>
     part.values.get(entry, points - 1) > part.values.get(best, points - 1) ||
     !Number.isFinite(part.values.get(best, points - 1))
       ? entry
       : best,
   );
-  const end = `${count > 1 ? "Highest at the end: " : "At the end: "}${told(highest, points - 1)}`;
+  const end = `${count > 1 ? "Highest at the end: " : "At the end: "}${described(highest, points - 1)}`;
   let off = 0,
     known = 0;
   part.values.data.forEach((value, at) => {
@@ -268,7 +268,7 @@ function linePanel(part, log) {
       mark.setAttribute("cx", x(xs[point]));
       mark.setAttribute("cy", y(value));
     }
-    readout.value = told(entry, point);
+    readout.value = described(entry, point);
   };
   const rest = () => {
     for (const line of lines) line.setAttribute("stroke-width", count > MOST_LINES ? 1.2 : 2);
@@ -404,7 +404,7 @@ function mapsFigure({ parts }) {
   return parts.map((part) => {
     const [count, rows, columns] = part.values.shape;
     const range = extent(part.key);
-    if (!range) return [el("p", { class: "part" }, part.label), el("p", { class: "say" }, "No entry has a number.")];
+    if (!range) return [el("p", { class: "part" }, part.label), el("p", { class: "note" }, "No entry has a number.")];
     const signed = range[0] < 0,
       most = Math.max(...range.map(Math.abs)) || 1;
     const color = (value) =>
@@ -412,8 +412,8 @@ function mapsFigure({ parts }) {
     const readout = el("output", { class: "readout follows", "aria-live": "off" });
     const place = (axis, at) =>
       axis.words ? `${axis.name} ${at} “${axis.labels[at]}”` : `${axis.name} ${axis.labels[at]}`;
-    const told = (entry, row, column) => {
-      const value = saidCell(part.values.get(entry, row, column));
+    const described = (entry, row, column) => {
+      const value = formattedCell(part.values.get(entry, row, column));
       const name = part.entries[entry] ? `${part.entries[entry]}: ` : "";
       return `${name}${place(part.rows, row)}, ${place(part.columns, column)}: ${value}`;
     };
@@ -423,15 +423,15 @@ function mapsFigure({ parts }) {
     });
     const largest = [Math.floor(best / (rows * columns)), Math.floor(best / columns) % rows, best % columns];
     const rest =
-      best < 0 ? "No entry has a number." : `${signed ? "Furthest from 0" : "Largest"}: ${told(...largest)}`;
+      best < 0 ? "No entry has a number." : `${signed ? "Furthest from 0" : "Largest"}: ${described(...largest)}`;
     readout.value = rest;
     const tell = (entry, at) => {
-      readout.value = entry === null ? rest : told(entry, ...at);
+      readout.value = entry === null ? rest : described(entry, ...at);
     };
     const same = [count > 1 ? "pictures" : "", RUNS.length > 1 ? "runs" : ""].filter(Boolean).join(" and ");
     const scale = signed
-      ? `Colours from −${said(most)} (orange) over 0 to ${said(most)} (blue)`
-      : `Colours from 0 to ${said(most)}`;
+      ? `Colours from −${formatted(most)} (orange) over 0 to ${formatted(most)} (blue)`
+      : `Colours from 0 to ${formatted(most)}`;
     const missing = part.values.data.some(Number.isNaN) ? " Grey is no number." : "";
     const caption = `Rows: ${part.rows.name}; columns: ${part.columns.name}. ${scale}, by the square root${same ? `, the same for all ${same}` : ""}.${missing}`;
     const across = Math.min(part.across, count);
@@ -439,10 +439,10 @@ function mapsFigure({ parts }) {
       "div",
       {},
       el("p", { class: "part" }, part.label),
-      el("p", { class: "say" }, caption),
+      el("p", { class: "note" }, caption),
       signed
-        ? legend((t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most), `−${said(most, 2)}`, "0", said(most, 2))
-        : legend((t) => color(t * t * most), "0", said(most / 4, 2), said(most, 2)),
+        ? legend((t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most), `−${formatted(most, 2)}`, "0", formatted(most, 2))
+        : legend((t) => color(t * t * most), "0", formatted(most / 4, 2), formatted(most, 2)),
       readout,
       el(
         "div",

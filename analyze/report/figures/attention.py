@@ -16,27 +16,30 @@ from headway.analyze.report.figures.axes import (
     width_of_figure,
 )
 from headway.analyze.report.figures.chosen import check_scored, chosen_heads, not_scored, rows_of_heads, valid_number
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.stored import StoredScores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def attention(
-    shown: Shown, at: int | None = None, layer: int | None = None, head: int | None = None, sequence: int | None = None
+    stored: StoredScores,
+    at: int | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    sequence: int | None = None,
 ) -> "Figure":
-    """Attention patterns of heads on one sequence: one row a query, one column a key."""
+    """Attention patterns of heads on one sequence; rows: queries, columns: keys."""
     from matplotlib.colors import PowerNorm
 
-    index = shown.index(at)
-    if shown.attention is None:
-        raise not_scored(shown, "attention")
-    check_scored(shown, "attention", index)
-    # The whole pattern: what a page can hold is no limit here.
-    patterns = shown.scores.attention.isel(step=index)
+    index = stored.index(at)
+    if stored.whole_attention is None:
+        raise not_scored(stored, "attention")
+    check_scored(stored, "attention", index)
+    patterns = stored.whole_attention.isel(step=index)
     sequence = valid_number("sequence", 0 if sequence is None else sequence, patterns.sizes["batch"])
-    tokens = shown.run.task.labels(shown.run.batch().first(sequence + 1))[sequence]
-    rows = rows_of_heads(chosen_heads(shown, layer, head), widest=8)
+    tokens = stored.tokens[sequence]
+    rows = rows_of_heads(chosen_heads(stored, layer, head), widest=8)
     columns, size = max(map(len, rows)), patterns.sizes["query"]
     width = width_of_figure(columns, size)
     side = side_of_panel(width, columns)
@@ -44,12 +47,12 @@ def attention(
     colors = colormap(palette.SEQUENTIAL).with_extremes(bad=NO_NUMBER)
     image = None
     for axes, which in panels:
-        values = patterns.sel(**which._asdict(), batch=sequence).transpose("query", "key").values
+        values = patterns.isel(**which._asdict(), batch=sequence).transpose("query", "key").values
         image = axes.imshow(values, cmap=colors, norm=PowerNorm(0.5, 0, 1), interpolation="none")
         axes.set_title(str(which) if np.isfinite(values).any() else f"{which}: no number")
         axes_of_tokens(axes, tokens, 72 * side / size)
     label_outer(panels, left=True)
     assert image is not None
     color_bar(figure, image, [axes for axes, _ in panels], "attention", [0.0, 0.1, 0.25, 0.5, 1.0])
-    figure.suptitle(f"attention, step {shown.steps[index]}, sequence {sequence}")
+    figure.suptitle(f"attention, step {stored.steps[index]}, sequence {sequence}")
     return figure

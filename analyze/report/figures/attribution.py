@@ -15,34 +15,32 @@ from headway.analyze.report.figures.axes import (
     with_margin,
 )
 from headway.analyze.report.figures.chosen import check_scored, not_scored
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.stored import StoredScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def attribution(shown: Shown, at: int | None = None) -> "Figure":
+def attribution(stored: StoredScores, at: int | None = None) -> "Figure":
     """What each component adds to the output directly, on all positions and on each of the task's parts."""
-    index = shown.index(at)
-    parts = shown.attributions
+    index = stored.index(at)
+    parts = stored.attributions
     if not parts:
-        raise not_scored(shown, "direct_attribution")
-    check_scored(shown, "direct_attribution", index)
-    components = max(values.sizes["component"] for values in parts.values())
-    figure, panels = grid_of_panels([list(parts)], SINGLE if len(parts) < 2 else DOUBLE, 0.13 * components + 0.8)
-    unit = "shares of the target" if shown.run.task.input_type == "vectors" else "logits"
+        raise not_scored(stored, "direct_attribution")
+    check_scored(stored, "direct_attribution", index)
+    components = max(part.values.sizes["component"] for part in parts)
+    figure, panels = grid_of_panels([parts], SINGLE if len(parts) < 2 else DOUBLE, 0.13 * components + 0.8)
     for axes, part in panels:
-        total = _bars(axes, parts[part], index)
-        where = f"on {part}".replace("_", " ") if part else "on all positions"
-        axes.set(title=f"{where}: sum {number_text(total)}", xlabel=unit, ylabel="component")
+        total = _bars(axes, part.values, index)
+        axes.set(title=f"{part.label}\nsum {number_text(total)}", xlabel=part.units, ylabel="component")
     label_outer(panels, left=True)
-    figure.suptitle(f"direct_attribution, step {shown.steps[index]}")
+    figure.suptitle(f"direct_attribution, step {stored.steps[index]}")
     return figure
 
 
 def _bars(axes: "Axes", values: xr.DataArray, index: int) -> float:
-    """One bar a component, on an axis that is the same at every step; gives their sum."""
+    """One bar for each component, on an axis that is the same at every step; gives their sum."""
     from matplotlib.ticker import MaxNLocator
 
     here = values.isel(step=index)

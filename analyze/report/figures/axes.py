@@ -1,4 +1,4 @@
-"""What several figures share in drawing: panels, axes of steps and tokens, legends, colours, numbers as text."""
+"""Parts that figures share: panels, axes of steps and tokens, legends, colours, numbers as text."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.report import palette
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.stored import StoredScores
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # Widths of one and of two columns, in inches.
 SINGLE, DOUBLE = 3.3, 6.8
-# Points that a name beside a cell takes, and letters of it that are shown.
+# Points that a name beside a cell takes, and its most letters.
 NAME, LONGEST = 5.5, 9
 NO_NUMBER = "#808080"
 GUIDE = {"color": palette.NOTHING, "linewidth": 0.6, "zorder": 0.5}
@@ -28,7 +28,7 @@ DASHES = ("-", "--", ":", "-.")
 
 
 def one_panel(height: float, width: float = SINGLE) -> "tuple[Figure, Axes]":
-    """A figure with a single panel, as high and wide as that in inches."""
+    """A figure with a single panel, of this height and width in inches."""
     figure, ((axes, _),) = grid_of_panels([[None]], width, height)
     return figure, axes
 
@@ -45,7 +45,7 @@ def grid_of_panels(rows: Sequence[Sequence[T]], width: float, height: float) -> 
 
 
 def label_outer(panels: "Sequence[tuple[Axes, Any]]", left: bool = False) -> None:
-    """Steps, tokens and names stand below the last panel of each column, and at the ``left`` one of each row."""
+    """Keep labels only below the last panel of each column, and with ``left`` beside the first of each row."""
     last = {_column(axes): axes for axes, _ in panels}
     for axes, _ in panels:
         column = _column(axes)
@@ -59,32 +59,32 @@ def label_outer(panels: "Sequence[tuple[Axes, Any]]", left: bool = False) -> Non
 
 def _column(axes: "Axes") -> int:
     place = axes.get_subplotspec()
-    assert place is not None  # every panel is one of a grid
+    assert place is not None  # every panel belongs to a grid
     return place.colspan.start
 
 
 def side_of_panel(width: float, columns: int) -> float:
-    """How wide a square panel is, in inches, beside what stands at the figure's two edges."""
+    """The width of a square panel in inches, without the labels at both edges of the figure."""
     return (width - 1.0) / columns - 0.1
 
 
 def width_of_figure(columns: int, size: int) -> float:
-    """The figure's width: as narrow as lets each row and column of its matrices have a name, if one does."""
+    """The narrower width at which each row and column of the matrices has room for a name, if there is one."""
     for width in (SINGLE, DOUBLE):
         if 72 * side_of_panel(width, columns) / size >= NAME:
             return width
     return SINGLE if columns == 1 else DOUBLE
 
 
-def title_over_training(name: str, shown: Shown, at: int | None) -> str:
+def title_over_training(name: str, stored: StoredScores, at: int | None) -> str:
     """The title of a figure over training."""
-    if at is None and len(shown.steps) > 1:
-        return f"{name}, steps {shown.steps[0]} to {shown.steps[-1]}"
-    return f"{name}, step {shown.steps[shown.index(at)]}"
+    if at is None and len(stored.steps) > 1:
+        return f"{name}, steps {stored.steps[0]} to {stored.steps[-1]}"
+    return f"{name}, step {stored.steps[stored.index(at)]}"
 
 
 def number_text(number: float, digits: int = 3) -> str:
-    """A few digits, as people write them.
+    """A number in a few digits.
 
     Example:
         >>> number_text(1429.3), number_text(0.03141), number_text(-2.0)
@@ -96,19 +96,19 @@ def number_text(number: float, digits: int = 3) -> str:
 
 
 def finite_range(values: np.ndarray) -> tuple[float, float]:
-    """The smallest and the largest number there is; not the same one, so that an axis can go from one to the other."""
+    """The smallest and the largest finite number, and never the same one, so that an axis can go between them."""
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
 def with_margin(low: float, high: float) -> tuple[float, float]:
-    """The ends of an axis: a range, and a little beyond it."""
+    """The ends of an axis: a range with a small margin."""
     return low - 0.04 * (high - low), high + 0.04 * (high - low)
 
 
 def line_over_training(axes: "Axes", values: xr.DataArray, at: int | None, color: str, dashes: str, label: str) -> None:
-    """A line through what is known, with a dot at the step ``at`` and where a line would have no length."""
+    """A line through the known numbers, with a dot at the step ``at`` and at a number between two gaps."""
     known = np.isfinite(values.values)
     beside = np.pad(known, 1)
     alone = known & ~beside[:-2] & ~beside[2:]
@@ -118,9 +118,9 @@ def line_over_training(axes: "Axes", values: xr.DataArray, at: int | None, color
         line.set(marker="o", markersize=3, markevery=marks.tolist())
 
 
-def axis_of_steps(axes: "Axes", shown: Shown, at: int | None, inches: float) -> None:
-    """log(1 + step), with 0 and the powers of ten for which there is room."""
-    last = max(1, shown.steps[-1])
+def axis_of_steps(axes: "Axes", stored: StoredScores, at: int | None, inches: float) -> None:
+    """An axis of log(1 + step), with 0 and the powers of ten for which there is room."""
+    last = max(1, stored.steps[-1])
     axes.set_xscale("function", functions=(np.log1p, np.expm1))
     axes.set_xlim(0, last)
     ticks = [0]
@@ -140,7 +140,7 @@ def _short(step: int) -> str:
 
 
 def legend_below(figure: "Figure", keys: "Sequence[Artist]", columns: int, **more: Any) -> None:
-    """Below everything else, without the dots that mark a step."""
+    """A legend below the figure, without the dots that mark a step."""
     if not keys:
         return
     columns = ceil(len(keys) / ceil(len(keys) / columns))
@@ -151,7 +151,7 @@ def legend_below(figure: "Figure", keys: "Sequence[Artist]", columns: int, **mor
 
 
 def colormap(ramp: palette.Ramp) -> "Colormap":
-    """A ramp of the page's palette, as matplotlib takes it."""
+    """A ramp of the page's palette as a colormap of matplotlib."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("headway", list(ramp.light))
@@ -165,7 +165,7 @@ def color_bar(
     ticks: list[float],
     below: bool = False,
 ) -> None:
-    """What the colours of some panels mean: a bar on their right, or ``below`` them."""
+    """The scale of the colours of some panels: a bar on their right, or ``below`` them."""
     place, aspect = ("bottom", 25) if below else ("right", 8 * figure.get_figheight())
     bar = figure.colorbar(image, ax=panels, label=label, fraction=0.05, aspect=aspect, pad=0.02, location=place)
     bar.set_ticks(ticks, labels=[number_text(tick, 2) for tick in ticks])
@@ -183,11 +183,11 @@ def name_cells(axes: "Axes", columns: Sequence[str], rows: Sequence[str], cell: 
 
 
 def axes_of_tokens(axes: "Axes", tokens: Sequence[str], cell: float) -> None:
-    """Tokens where each has room; where not, positions, since every third token says little."""
+    """Tokens where each has room, and positions elsewhere, since every third token says little."""
     from matplotlib.ticker import MaxNLocator
 
     if cell >= NAME:
-        # What has no shape of its own, such as the end of a line, is spelled out.
+        # Characters that do not print, such as the end of a line, are escaped.
         shown = [token if token.isprintable() else repr(token)[1:-1] for token in tokens]
         texts = [text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…" for text in shown]
         name_cells(axes, texts, texts, cell)

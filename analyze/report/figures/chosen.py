@@ -1,18 +1,19 @@
-"""Which heads, scores and rows a figure shows, and what is said of those that are missing."""
+"""Heads, scores and rows that a figure shows, and errors about those that are missing."""
 
 from collections.abc import Iterable, Sequence
 from math import ceil
 
 from headway.analyze import MEASURES
-from headway.analyze.report.shown import Score, Shown
+from headway.analyze.report.figure_data import Score
+from headway.analyze.report.stored import StoredScores
 from headway.checkpoints.scores import score_file
 from headway.models.config import Head
 from headway.options import nearest
 
 
-def chosen_heads(shown: Shown, layer: int | None, head: int | None) -> list[Head]:
+def chosen_heads(stored: StoredScores, layer: int | None, head: int | None) -> list[Head]:
     """The heads of one layer, of one number, or all of them."""
-    layers, count = shown.heads
+    layers, count = stored.heads
     wanted_layers = range(layers) if layer is None else [valid_number("layer", layer, layers)]
     wanted = range(count) if head is None else [valid_number("head", head, count)]
     return [Head(layer, head) for layer in wanted_layers for head in wanted]
@@ -36,47 +37,49 @@ def rows_of_heads(chosen: Sequence[Head], widest: int) -> list[list[Head]]:
     return rows
 
 
-def chosen_scores(shown: Shown, scores: list[Score], usual: str, wrong: str, measure: str | None) -> list[Score]:
+def chosen_scores(
+    stored: StoredScores, scores: list[Score], usual: str, wrong: str, measure: str | None
+) -> list[Score]:
     """The scores of one measure, all of them for None."""
-    found = [score for score in scores if measure in (None, score.measure, score.label)]
+    found = [score for score in scores if measure in (None, score.measure, score.name, score.label)]
     if found:
         return found
     if measure is None:
-        raise not_scored(shown, usual)
-    raise wrong_measure(shown, measure, wrong, dict.fromkeys(score.measure for score in scores))
+        raise not_scored(stored, usual)
+    raise wrong_measure(stored, measure, wrong, dict.fromkeys(score.measure for score in scores))
 
 
-def is_scored(shown: Shown, measure: str, index: int) -> bool:
-    """Whether a measure has scores at the step of this index."""
-    return score_file(shown.run.path, shown.steps[index], measure).exists()
+def is_scored(stored: StoredScores, measure: str, index: int) -> bool:
+    """Whether the run has scores of a measure at the step of this index."""
+    return score_file(stored.run.path, stored.steps[index], measure).exists()
 
 
-def check_scored(shown: Shown, measure: str, index: int) -> None:
-    """A step of which another measure has scores has a place for those of this one, without numbers in it."""
-    if not is_scored(shown, measure, index):
-        raise not_scored(shown, measure, shown.steps[index])
+def check_scored(stored: StoredScores, measure: str, index: int) -> None:
+    """Raise a ValueError for a step at which a measure has no scores; between other steps it is only NaN."""
+    if not is_scored(stored, measure, index):
+        raise not_scored(stored, measure, stored.steps[index])
 
 
-def not_scored(shown: Shown, measures: str, step: int | None = None) -> ValueError:
-    """What is said of measures without scores: the command that makes them."""
+def not_scored(stored: StoredScores, measures: str, step: int | None = None) -> ValueError:
+    """The error about measures without scores, with the command that computes them."""
     when, at = ("", "") if step is None else (f" at step {step}", f" --at {step}")
     return ValueError(
-        f"figure: {measures} has not been scored{when}, or does not apply to this run; "
-        f"headway measure {shown.run.path} --only {measures}{at} scores it or says why not"
+        f"figure: {measures} has no scores{when}, or does not apply to this run; "
+        f"headway measure {stored.run.path} --only {measures}{at} computes them or says why not"
     )
 
 
-def wrong_measure(shown: Shown, measure: str, wrong: str, valid: Iterable[str]) -> ValueError:
-    """What is said of a measure that a figure cannot show."""
-    if measure in {each.name for each in MEASURES} and measure not in shown.measures:
-        wrong = f"has no scores (headway measure {shown.run.path} --only {measure} makes them)"
+def wrong_measure(stored: StoredScores, measure: str, wrong: str, valid: Iterable[str]) -> ValueError:
+    """The error about a measure that a figure cannot show."""
+    if measure in {each.name for each in MEASURES} and measure not in stored.measures:
+        wrong = f"has no scores (headway measure {stored.run.path} --only {measure} computes them)"
     return ValueError(
         f"measure: {measure!r} {wrong} in this run; it must be one of {', '.join(valid)}{nearest(measure, valid)}"
     )
 
 
 def valid_number(name: str, number: int, count: int) -> int:
-    """The number of a layer, head or sequence, if there are so many; a ValueError if not."""
+    """The number of a layer, head or sequence; a ValueError if the run does not have so many."""
     if not 0 <= number < count:
         raise ValueError(
             f"{name}: {number} is not valid; this run has {'only 0' if count == 1 else f'0 to {count - 1}'}"

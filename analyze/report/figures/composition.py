@@ -1,12 +1,12 @@
-"""Scores of pairs of heads as matrices: rows write, columns read."""
+"""Scores of pairs of heads as matrices; rows: heads that write, columns: heads that read."""
 
 from typing import TYPE_CHECKING
 
 import einops
 import numpy as np
 
-from headway.analyze.network.axes import PAIR
 from headway.analyze.report import palette
+from headway.analyze.report.figure_data import Score
 from headway.analyze.report.figures.axes import (
     DOUBLE,
     NO_NUMBER,
@@ -19,7 +19,7 @@ from headway.analyze.report.figures.axes import (
     width_of_figure,
 )
 from headway.analyze.report.figures.chosen import check_scored, chosen_scores, is_scored, not_scored
-from headway.analyze.report.shown import Score, Shown
+from headway.analyze.report.stored import StoredScores
 from headway.models.config import Head
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def composition(shown: Shown, at: int | None = None, measure: str | None = None) -> "Figure":
-    """Scores of pairs of heads as matrices: rows write, columns read; z where there is a null, else the score."""
-    index = shown.index(at)
-    layers, count = shown.heads
+def composition(stored: StoredScores, at: int | None = None, measure: str | None = None) -> "Figure":
+    """Scores of pairs of heads as matrices, rows write and columns read: z where there is a null, else the score."""
+    index = stored.index(at)
+    layers, count = stored.heads
     if layers < 2:
         raise ValueError(
-            f"figure: composition is not valid for {shown.run.path}: it has one layer, so no head reads another"
+            f"figure: composition is not valid for {stored.run.path}: it has one layer, so that no head reads another"
         )
-    scores = chosen_scores(shown, shown.per_pair, "k_composition", "is no score of pairs of heads", measure)
+    scores = chosen_scores(stored, stored.per_pair, "k_composition", "is not a score of pairs of heads", measure)
     if measure:
-        check_scored(shown, scores[0].measure, index)
-    scores = [score for score in scores if is_scored(shown, score.measure, index)]
+        check_scored(stored, scores[0].measure, index)
+    scores = [score for score in scores if is_scored(stored, score.measure, index)]
     if not scores:
-        raise not_scored(shown, "k_composition", shown.steps[index])
+        raise not_scored(stored, "k_composition", stored.steps[index])
     size = (layers - 1) * count
     columns = min(3, len(scores))
     width = width_of_figure(columns, size) if columns == 1 else DOUBLE
@@ -48,23 +48,20 @@ def composition(shown: Shown, at: int | None = None, measure: str | None = None)
     side = width / columns - 0.6
     figure, panels = grid_of_panels(rows, width, len(rows) * (side + 1.15) + 0.2)
     for axes, score in panels:
-        _matrix(figure, axes, score, shown, index, 72 * side / size)
+        _matrix(figure, axes, score, stored, index, 72 * side / size)
         axes.set_title(score.label if len(scores) > 1 else "")
     name = scores[0].label if len(scores) == 1 else measure or "composition"
-    figure.suptitle(f"{name}, step {shown.steps[index]}")
+    figure.suptitle(f"{name}, step {stored.steps[index]}")
     return figure
 
 
-def _matrix(figure: "Figure", axes: "Axes", score: Score, shown: Shown, index: int, cell: float) -> None:
-    """One matrix of pairs with its colours: by the square root, so that strong and weak ones are seen."""
+def _matrix(figure: "Figure", axes: "Axes", score: Score, stored: StoredScores, index: int, cell: float) -> None:
+    """One matrix of pairs; its colours follow the square root, so that weak pairs are visible too."""
     from matplotlib.colors import FuncNorm
 
-    layers, count = shown.heads
+    layers, count = stored.heads
     values = score.values if score.z is None else score.z
-    writing, reading = {"from_layer": range(layers - 1)}, {"to_layer": range(1, layers)}
-    square = einops.rearrange(
-        values.transpose("step", *PAIR).sel(writing | reading).values, "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)"
-    )
+    square = einops.rearrange(values.values[:, :-1, :, 1:], "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)")
     there = np.isfinite(square).any(0)
     most = max(map(abs, finite_range(square)))
     root = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2)

@@ -1,4 +1,4 @@
-"""Heads by layer, coloured by what they attend to, and edges for the compositions that have formed."""
+"""Heads by layer, coloured by their roles, and edges for the compositions that have formed."""
 
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,9 +9,10 @@ import xarray as xr
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.network.axes import PAIR
 from headway.analyze.report import palette
+from headway.analyze.report.figure_data import Score
 from headway.analyze.report.figures.axes import DOUBLE, SINGLE, finite_range, legend_below, number_text, one_panel
 from headway.analyze.report.figures.chosen import not_scored
-from headway.analyze.report.shown import Score, Shown
+from headway.analyze.report.stored import StoredScores
 from headway.models.config import Head
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ MOST_EDGES = 120
 
 
 class Edge(NamedTuple):
-    """A composition that is above its band for good, and its z."""
+    """A composition that stays above its band, and its z."""
 
     kind: str
     source: Head
@@ -46,16 +47,16 @@ class Edge(NamedTuple):
     z: float
 
 
-def diagram(shown: Shown, at: int | None = None) -> "Figure":
-    """Heads by layer, coloured by what they attend to, and the compositions that have formed by a step."""
-    index = shown.index(at)
-    roles = shown.roles
-    if roles is None and not any(_compositions(shown)):
-        raise not_scored(shown, "previous_token,k_composition")
-    layers, heads = shown.heads
-    edges = edges_at(shown, index)
+def diagram(stored: StoredScores, at: int | None = None) -> "Figure":
+    """Heads by layer, coloured by their roles, and the compositions that have formed by a step."""
+    index = stored.index(at)
+    roles = stored.roles
+    if roles is None and not any(_compositions(stored)):
+        raise not_scored(stored, "previous_token,k_composition")
+    layers, heads = stored.heads
+    edges = edges_at(stored, index)
     # Over all steps, so that the figures of two of them can be compared.
-    strongest = max([1.0, *(finite_range(z.values)[1] for _, z in _compositions(shown))])
+    strongest = max([1.0, *(finite_range(z.values)[1] for _, z in _compositions(stored))])
     width, gap = SINGLE if heads <= 5 else DOUBLE, 0.85
     apart = (width - 0.5) / heads
     radius = min(0.2, 0.42 * apart)
@@ -72,24 +73,24 @@ def diagram(shown: Shown, at: int | None = None) -> "Figure":
     for layer in range(layers):
         axes.text(0, places[Head(layer, 0)][1], f"layer {layer}", va="center", fontsize=7)
     told = f"the {MOST_EDGES} strongest of {len(edges)}" if len(edges) > MOST_EDGES else f"{len(edges)}"
-    figure.suptitle(f"{told} compositions above their bands, step {shown.steps[index]}")
+    figure.suptitle(f"{told} compositions above their null bands, step {stored.steps[index]}")
     return figure
 
 
-def edges_at(shown: Shown, index: int) -> list[Edge]:
-    """The compositions that are above their bands for good by a step, strongest first."""
+def edges_at(stored: StoredScores, index: int) -> list[Edge]:
+    """The compositions that stay above their bands from this step or an earlier one on, strongest first."""
     found = []
-    for score, all_z in _compositions(shown):
+    for score, all_z in _compositions(stored):
         z = all_z.isel(step=index).transpose(*PAIR)
-        formed = (shown.formed(score).transpose(*PAIR) <= shown.steps[index]) & (z > 0)
+        formed = (score.formed_from.transpose(*PAIR) <= stored.steps[index]) & (z > 0)
         for l1, h1, l2, h2 in np.argwhere(formed.values):
             found.append(Edge(score.label, Head(int(l1), int(h1)), Head(int(l2), int(h2)), float(z[l1, h1, l2, h2])))
     return sorted(found, key=lambda edge: -edge.z)
 
 
-def _compositions(shown: Shown) -> list[tuple[Score, xr.DataArray]]:
+def _compositions(stored: StoredScores) -> list[tuple[Score, xr.DataArray]]:
     """The scores of KINDS that have a null, each with its z."""
-    return [(score, score.z) for score in shown.per_pair if score.label in KINDS and score.z is not None]
+    return [(score, score.z) for score in stored.per_pair if score.label in KINDS and score.z is not None]
 
 
 def _node(axes: "Axes", head: Head, place: tuple[float, float], radius: float, color: tuple[float, ...]) -> None:
@@ -123,8 +124,8 @@ def _thickness(z: float, strongest: float) -> float:
 
 
 def _role_color(roles: xr.Dataset | None, index: int, head: Head) -> tuple[float, ...]:
-    """The colour of what a head attends to, the fainter the less of its attention goes there; white for nothing."""
-    here = None if roles is None else roles.isel(step=index).sel(head._asdict())
+    """The colour of a head's role, the fainter the less of its attention goes there; white for no role."""
+    here = None if roles is None else roles.isel(step=index, **head._asdict())
     if here is None or not here.role.item():
         return (1.0, 1.0, 1.0)
     (full,) = palette.rgb((palette.CATEGORIES[list(ROLES).index(here.role.item())],))
@@ -137,7 +138,7 @@ def _readable_on(color: tuple[float, ...]) -> str:
 
 
 def _diagram_keys(roles: xr.Dataset | None, index: int, edges: list[Edge], strongest: float) -> "list[Line2D]":
-    """What the colours and the lines of this step mean, and no others."""
+    """The legend of the colours and lines of this step, and no others."""
     from matplotlib.lines import Line2D
 
     does = set() if roles is None else set(roles.role.isel(step=index).values.ravel())
@@ -149,7 +150,7 @@ def _diagram_keys(roles: xr.Dataset | None, index: int, edges: list[Edge], stron
     if "" in does:
         keys.append(
             Line2D([], [], linestyle="", marker="o", markersize=6, markerfacecolor="white", markeredgecolor="black",
-                   markeredgewidth=0.6, label="nothing beyond chance")
+                   markeredgewidth=0.6, label="no score above its null band")
         )  # fmt: skip
     for name, kind in KINDS.items():
         z = max((edge.z for edge in edges if edge.kind == name), default=None)

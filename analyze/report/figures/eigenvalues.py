@@ -16,7 +16,7 @@ from headway.analyze.report.figures.axes import (
     with_margin,
 )
 from headway.analyze.report.figures.chosen import check_scored, chosen_heads, not_scored, rows_of_heads, wrong_measure
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.stored import StoredScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,33 +24,37 @@ if TYPE_CHECKING:
 
 
 def eigenvalues(
-    shown: Shown, at: int | None = None, layer: int | None = None, head: int | None = None, measure: str | None = None
+    stored: StoredScores,
+    at: int | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    measure: str | None = None,
 ) -> "Figure":
-    """Eigenvalues of each head's circuit in the complex plane; the circle is the largest that it ever had."""
-    index = shown.index(at)
-    spectra = shown.spectra
+    """Eigenvalues of each head's circuit in the complex plane; the circle is the largest at any step."""
+    index = stored.index(at)
+    spectra = {each.measure: each for each in stored.spectra}
     if not spectra and measure is None:
-        raise not_scored(shown, "ov_eigenvalue,qk_eigenvalue")
+        raise not_scored(stored, "ov_eigenvalue,qk_eigenvalue")
     measure = measure or next(iter(spectra))
     if measure not in spectra:
-        raise wrong_measure(shown, measure, "has no eigenvalues", spectra)
-    check_scored(shown, measure, index)
-    rows = rows_of_heads(chosen_heads(shown, layer, head), widest=6)
+        raise wrong_measure(stored, measure, "has no eigenvalues", spectra)
+    check_scored(stored, measure, index)
+    rows = rows_of_heads(chosen_heads(stored, layer, head), widest=6)
     columns = max(map(len, rows))
     width = SINGLE if columns < 4 else DOUBLE
     figure, panels = grid_of_panels(rows, width, len(rows) * (min(1.6, side_of_panel(width, columns)) + 0.3) + 0.5)
     for axes, which in panels:
-        radius = _plane(axes, spectra[measure].sel(which._asdict()), index)
-        ratio = float(shown.scores[measure].isel(step=index).sel(which._asdict()))
+        radius = _plane(axes, spectra[measure].eigenvalues.isel(which._asdict()), index)
+        ratio = float(spectra[measure].score.isel(step=index, **which._asdict()))
         axes.set_title(f"{which}: {number_text(ratio, 2)}\n|λ| ≤ {number_text(radius, 2)}")
     figure.supxlabel("real part of λ", fontsize=7)
     figure.supylabel("imaginary part of λ", fontsize=7)
-    figure.suptitle(f"{measure}, step {shown.steps[index]}")
+    figure.suptitle(f"{measure}, step {stored.steps[index]}")
     return figure
 
 
 def _plane(axes: "Axes", values: xr.DataArray, index: int) -> float:
-    """The eigenvalues of one head at one step, round to the right and square to the left; gives the largest ever."""
+    """The eigenvalues of one head at one step, round right and square left of 0; gives the largest at any step."""
     from matplotlib.patches import Circle
 
     sizes = np.abs(values.values)

@@ -1,4 +1,4 @@
-"""Scores of heads over training: a panel a layer, a line a head, and the band of the null."""
+"""Scores of heads over training: a panel for each layer, a line for each head, and the band of the null."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.report import palette
+from headway.analyze.report.figure_data import Score
 from headway.analyze.report.figures.axes import (
     DASHES,
     DOUBLE,
@@ -21,7 +22,7 @@ from headway.analyze.report.figures.axes import (
     with_margin,
 )
 from headway.analyze.report.figures.chosen import chosen_heads, chosen_scores
-from headway.analyze.report.shown import Score, Shown
+from headway.analyze.report.stored import StoredScores
 from headway.models.config import Head
 
 if TYPE_CHECKING:
@@ -30,13 +31,17 @@ if TYPE_CHECKING:
 
 
 def heads(
-    shown: Shown, at: int | None = None, layer: int | None = None, head: int | None = None, measure: str | None = None
+    stored: StoredScores,
+    at: int | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    measure: str | None = None,
 ) -> "Figure":
-    """Scores of heads over training: one panel a layer, one line a head, shaded the band of the null."""
-    shown.index(at)
-    scores = chosen_scores(shown, shown.per_head, "previous_token", "is no score of heads", measure)
+    """Scores of heads over training: one panel for each layer, one line for each head; the null band is shaded."""
+    stored.index(at)
+    scores = chosen_scores(stored, stored.per_head, "previous_token", "is not a score of heads", measure)
     by_layer: dict[int, list[Head]] = {}
-    for which in chosen_heads(shown, layer, head):
+    for which in chosen_heads(stored, layer, head):
         by_layer.setdefault(which.layer, []).append(which)
     # As many scores side by side as give four panels.
     panels_of = [(score, layer) for score in scores for layer in by_layer]
@@ -46,11 +51,11 @@ def heads(
     height = (1.3 if len(rows) == 1 else 0.95) * len(rows) + 0.75
     figure, panels = grid_of_panels(rows, width, height)
     for axes, (score, layer) in panels:
-        axes.set_ylim(*with_margin(*_range(shown, score)))
+        axes.set_ylim(*with_margin(*_range(score)))
         _band(axes, score, layer)
         for which in by_layer[layer]:
             _line_of_head(axes, score, which, at)
-        axis_of_steps(axes, shown, at, width / columns - 0.4)
+        axis_of_steps(axes, stored, at, width / columns - 0.4)
         axes.set(xlabel="step", ylabel="score" if len(scores) > 1 else score.label)
         if layer != min(by_layer):
             axes.tick_params(labelleft=False)
@@ -62,22 +67,21 @@ def heads(
     label_outer(panels)
     _heads_legend(figure, [axes for axes, _ in panels], width)
     told = scores[0].label if len(scores) == 1 else measure or "scores of heads"
-    figure.suptitle(title_over_training(told, shown, at))
+    figure.suptitle(title_over_training(told, stored, at))
     return figure
 
 
-def _range(shown: Shown, score: Score) -> tuple[float, float]:
-    """What a score can be, where that is a pair of numbers; else what there is of it."""
-    fixed = {"[0, 1]": (0.0, 1.0), "[-1, 1]": (-1.0, 1.0)}.get(shown.definitions[score.measure].range)
+def _range(score: Score) -> tuple[float, float]:
+    """The range of a score, where that is a pair of numbers; else the smallest and the largest number there is."""
     there = [part.values.ravel() for part in (score.values, score.low, score.high) if part is not None]
-    return fixed or finite_range(np.concatenate(there))
+    return score.limits or finite_range(np.concatenate(there))
 
 
 def _band(axes: "Axes", score: Score, layer: int) -> None:
     """Between what a null is in 99 % of networks: the same for all heads of a layer."""
     if score.low is None or score.high is None:
         return
-    low, high = xr.align(*(part.sel(layer=layer).max("head").dropna("step") for part in (score.low, score.high)))
+    low, high = xr.align(*(part.isel(layer=layer).max("head").dropna("step") for part in (score.low, score.high)))
     if low.size:
         label = "99 % band of the null"
         axes.fill_between(low.step, low, high, color=palette.NOTHING, alpha=0.3, linewidth=0, label=label)
@@ -87,7 +91,7 @@ def _line_of_head(axes: "Axes", score: Score, head: Head, at: int | None) -> Non
     color = palette.CATEGORIES[head.head % len(palette.CATEGORIES)]
     dashes = DASHES[head.head // len(palette.CATEGORIES) % len(DASHES)]
     # A step at which this score was not computed is no gap.
-    values = score.values.dropna("step", how="all").sel(head._asdict())
+    values = score.values.dropna("step", how="all").isel(head._asdict())
     line_over_training(axes, values, at, color, dashes, label=f"head {head.head}")
 
 

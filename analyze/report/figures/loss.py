@@ -1,4 +1,4 @@
-"""The loss over training, with what one can reach."""
+"""The loss over training, with the baselines of the task."""
 
 import textwrap
 from typing import TYPE_CHECKING
@@ -20,35 +20,33 @@ from headway.analyze.report.figures.axes import (
     with_margin,
 )
 from headway.analyze.report.figures.chosen import not_scored
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.stored import StoredScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def loss(shown: Shown, at: int | None = None) -> "Figure":
+def loss(stored: StoredScores, at: int | None = None) -> "Figure":
     """The loss over training, and that of each of the task's parts, beside the task's baselines."""
-    shown.index(at)
-    losses = shown.losses
+    stored.index(at)
+    losses = stored.losses
     if not losses:
-        raise not_scored(shown, "loss")
+        raise not_scored(stored, "loss")
     figure, axes = one_panel(2.5)
-    for place, (name, values) in enumerate(losses.items()):
+    for place, each in enumerate(losses):
         color = palette.CATEGORIES[place % len(palette.CATEGORIES)]
-        line_over_training(
-            axes, values, at, color, DASHES[place % len(DASHES)], label=name.replace("_", " on ", 1).replace("_", " ")
-        )
-    _axis_of_losses(axes, np.concatenate([values.values for values in losses.values()]), shown.run.task.baselines())
-    axis_of_steps(axes, shown, at, SINGLE - 1.2)
-    axes.set(xlabel="step", ylabel=f"loss ({shown.unit})")
+        line_over_training(axes, each.values, at, color, DASHES[place % len(DASHES)], label=each.label)
+    _axis_of_losses(axes, np.concatenate([each.values.values for each in losses]), stored.baselines)
+    axis_of_steps(axes, stored, at, SINGLE - 1.2)
+    axes.set(xlabel="step", ylabel=f"loss ({stored.loss_units})" if stored.loss_units else "loss")
     legend_below(figure, axes.get_legend_handles_labels()[0], 3)
-    figure.suptitle(title_over_training("loss", shown, at))
+    figure.suptitle(title_over_training("loss", stored, at))
     return figure
 
 
 def _axis_of_losses(axes: "Axes", losses: np.ndarray, baselines: dict[str, float]) -> None:
-    """Logarithmic where losses differ by far; baselines within reach are lines with names on the right."""
+    """A logarithmic axis where losses differ by much; baselines near it are lines with names on the right."""
     from matplotlib.ticker import LogLocator
 
     positive = losses[np.isfinite(losses) & (losses > 0)]
@@ -69,7 +67,7 @@ def _axis_of_losses(axes: "Axes", losses: np.ndarray, baselines: dict[str, float
 
 
 def _name_levels(axes: "Axes", levels: dict[str, float]) -> None:
-    """Lines across, named on the right; the names make way for each other."""
+    """Horizontal lines with names on the right that do not overlap."""
     place = np.inf
     for name, value in sorted(levels.items(), key=lambda level: -level[1]):
         axes.axhline(value, linestyle=":", **GUIDE | {"linewidth": 0.9})

@@ -1,6 +1,6 @@
-"""Any figure of the page for a paper: drawn by matplotlib from the same scores, one or two columns wide.
+"""Figures of the page for papers: matplotlib draws them from the same scores, one or two columns wide.
 
-pyplot, and with it the settings and the open figures of whoever draws, is left alone.
+pyplot is not touched, and so neither are the settings and open figures of the caller.
 """
 
 from collections.abc import Callable
@@ -9,17 +9,27 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headway.analyze.report.figures import attention, attribution, composition, diagram, eigenvalues, heads, loss
-from headway.analyze.report.shown import Shown
+from headway.analyze.report.figures import (
+    attention,
+    attribution,
+    composition,
+    diagram,
+    eigenvalues,
+    heads,
+    loss,
+    network,
+)
+from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Run
 from headway.checkpoints.files import write_whole
 from headway.options import nearest
 
-if TYPE_CHECKING:  # an extra: it is imported by what draws
+if TYPE_CHECKING:  # an extra, which is imported where it draws
     from matplotlib.figure import Figure
 
 FIGURES: dict[str, Callable[..., "Figure"]] = {
     "loss": loss.loss,
+    "network": network.network,
     "diagram": diagram.diagram,
     "attention": attention.attention,
     "eigenvalues": eigenvalues.eigenvalues,
@@ -51,7 +61,7 @@ STYLE = {
     "svg.hashsalt": "headway",  # the same figure has the same ids
     "savefig.dpi": 300,
 }
-# What --out may end in, and what tells a figure of ours from any other file: nothing in it is the time of day.
+# The endings of --out, with the metadata that marks a figure of ours; they hold no date, so that files are the same.
 PROGRAM = "headway plot"
 METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": PROGRAM},
@@ -69,19 +79,20 @@ def draw(
     sequence: int | None = None,
     measure: str | None = None,
 ) -> "Figure":
-    """A figure of the page for a paper, as a ``matplotlib.figure.Figure`` that no pyplot knows of.
+    """A figure of the page for a paper, as a ``matplotlib.figure.Figure`` that pyplot does not know.
 
     Args:
         run: The run.
-        figure: Which one: a name in FIGURES.
-        at: The step, one with scores; the last of them if None. Figures over training mark it if it is given.
+        figure: A name in FIGURES.
+        at: A step with scores; the last one if None. Figures over training mark it if it is given.
         layer: Only the heads of this layer.
         head: Only the heads of this number.
-        sequence: Of which sequence of the evaluation batch attention is shown, counted from 0.
+        sequence: The sequence of the evaluation batch whose attention is shown, counted from 0.
         measure: Only the scores of this measure.
 
     Raises:
-        ValueError: an unknown figure, an option that it does not take, what the run does not have, or no matplotlib.
+        ValueError: an unknown figure, an option that it does not take, scores that the run does not have, or no
+            matplotlib.
 
     Example:
         >>> save(draw(Run("runs/induction"), "attention", at=400, layer=1), "layer-1.svg")  # doctest: +SKIP
@@ -95,8 +106,8 @@ def draw(
         if name not in taken:
             raise ValueError(f"{name}: {value!r} is not valid; the figure {figure} takes {', '.join(taken)}")
     with _style():
-        drawn = FIGURES[figure](Shown.of(run), **given)
-        # What matplotlib leaves until the figure is seen (ticks, places) is done in this style, and once: another
+        drawn = FIGURES[figure](StoredScores.of(run), **given)
+        # Ticks and places are computed when the figure is drawn. That happens here, in this style, and once: a second
         # layout would move things by a hair.
         drawn.draw_without_rendering()
         drawn.set_layout_engine("none")
@@ -104,12 +115,13 @@ def draw(
 
 
 def save(figure: "Figure", out: str | Path, overwrite: bool = False) -> Path:
-    """Write a figure, as what ``out`` ends in says (.png, .svg or .pdf), and give its path.
+    """Write a figure in the format that ``out`` ends in (.png, .svg or .pdf), and give its path.
 
-    The same figure gives the same bytes. A figure of ours that is there is replaced.
+    The same figure gives the same bytes. An earlier figure of ours at this path is replaced.
 
     Raises:
-        ValueError: another ending, a file that is no figure of ours (unless ``overwrite``), or no place to write to.
+        ValueError: another ending, a file that is not a figure of ours (unless ``overwrite``), or a path that cannot
+            be written.
     """
     out = Path(out).expanduser()
     ending = out.suffix.lower()
@@ -118,7 +130,7 @@ def save(figure: "Figure", out: str | Path, overwrite: bool = False) -> Path:
     if out.is_dir():
         raise ValueError(f"out: {out} is a directory; it must be a file")
     if out.exists() and not overwrite and PROGRAM.encode() not in out.read_bytes():
-        raise ValueError(f"out: {out} is no figure of Headway's; --overwrite replaces it")
+        raise ValueError(f"out: {out} is not a figure of Headway; --overwrite replaces it")
     try:
         with _style():
             write_whole(out, lambda part: figure.savefig(part, format=ending[1:], metadata=METADATA[ending]))
@@ -128,7 +140,7 @@ def save(figure: "Figure", out: str | Path, overwrite: bool = False) -> Path:
 
 
 def _style() -> AbstractContextManager[None]:
-    """Our settings over matplotlib's own, whatever its user's are; they end with the context."""
+    """Our settings over the defaults of matplotlib, without those of the user; they end with the context."""
     try:
         from matplotlib import style
     except ImportError:

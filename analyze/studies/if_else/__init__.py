@@ -1,1 +1,1 @@
-"""The study of ``a if b else c``: prompts, one file for each kind of question, and the study itself."""
+"""What makes a network say `` else`` after ``a if b``."""

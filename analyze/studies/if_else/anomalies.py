@@ -14,8 +14,8 @@ from headway.analyze.measures.attribution import attribute_sources
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.weights import weight
 from headway.analyze.studies.if_else.prompts import Prompts, at_end
-from headway.analyze.studies.story import Figure, Section, table
-from headway.analyze.tools.anomaly_scores import Apart, apart, mahalanobis, probed
+from headway.analyze.studies.result import Figure, Section, table
+from headway.analyze.tools.anomaly_scores import Separation, logistic_probe, mahalanobis, separation
 from headway.models.convert import Model
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -23,7 +23,7 @@ ATTRIBUTIONS = "attributions (OV × attention)"
 SAID = "log probability of ' else'"
 AT_IF = "where ' if' stands"
 UNTRAINED = [f"attributions, untrained network {number}" for number in range(1, 6)]
-NONE = Apart(*[float("nan")] * 5)
+NONE = Separation(*[float("nan")] * 5)
 Features = Float[Tensor, "prompt feature"]
 
 
@@ -65,12 +65,12 @@ def controls(model: Model, prompts: Prompts) -> dict[str, Features]:
     return {SAID: of_what_is_said(model, prompts), AT_IF: at_if}
 
 
-def untrained(model: Model, prompts: Prompts) -> dict[str, Apart]:
+def untrained(model: Model, prompts: Prompts) -> dict[str, Separation]:
     """What the attributions of networks tell apart such as training begins with; none for a language model."""
     if not isinstance(model, HookedTransformer):
         return {}
     fresh = {name: HookedTransformer(model.cfg, seed=seed).eval() for seed, name in enumerate(UNTRAINED)}
-    return {name: told_apart(of_attributions(each, prompts), prompts) for name, each in fresh.items()}
+    return {name: mahalanobis_separation(of_attributions(each, prompts), prompts) for name, each in fresh.items()}
 
 
 def of_attributions(model: Model, prompts: Prompts) -> Features:
@@ -84,7 +84,7 @@ def of_what_is_said(model: Model, prompts: Prompts) -> Features:
     return at_end(model, prompts.batch).log_softmax(-1)[:, [prompts.else_token]]
 
 
-def told_apart(x: Features, prompts: Prompts) -> Apart:
+def mahalanobis_separation(x: Features, prompts: Prompts) -> Separation:
     """By how far they are from normal prompts, half of which say what normal is.
 
     NaN where those are too few, or too much alike, to say how normal ones vary.
@@ -94,20 +94,20 @@ def told_apart(x: Features, prompts: Prompts) -> Apart:
         distances = mahalanobis(x[fit], x[tried])
     except ValueError:
         return NONE
-    return apart(distances, prompts.anomalous[tried])
+    return separation(distances, prompts.anomalous[tried])
 
 
-def above_controls(found: Apart, model: Model, prompts: Prompts, untrained: Iterable[Apart]) -> float:
+def above_controls(found: Separation, model: Model, prompts: Prompts, untrained: Iterable[Separation]) -> float:
     """By how much the interval of a judgement lies above those of all controls, each in its better direction."""
-    others = [*(told_apart(x, prompts) for x in controls(model, prompts).values()), *untrained]
+    others = [*(mahalanobis_separation(x, prompts) for x in controls(model, prompts).values()), *untrained]
     ends = [max(each.high, 1 - each.low) for each in others if each is not NONE]
     return found.low - max(ends, default=float("nan"))
 
 
-def probed_apart(x: Features, prompts: Prompts) -> Apart:
+def probe_separation(x: Features, prompts: Prompts) -> Separation:
     """By a classifier that was shown both kinds, on the other half of them."""
     halves, anomalous = _halves(prompts), prompts.anomalous
-    return apart(probed(x[halves.fit], anomalous[halves.fit], x[halves.tried]), anomalous[halves.tried])
+    return separation(logistic_probe(x[halves.fit], anomalous[halves.fit], x[halves.tried]), anomalous[halves.tried])
 
 
 def _split(prompts: Prompts) -> Halves:
@@ -141,19 +141,19 @@ def _sizes(prompts: Prompts, which: Bool[Tensor, "prompt"]) -> tuple[int, int]:
 
 def section(model: Model, prompts: Prompts) -> Section:
     """The area under the ROC curve of everything that a prompt may be judged by."""
-    rows: dict[str, Apart] = {}
+    rows: dict[str, Separation] = {}
     sizes: list[tuple[int, int]] = []
     for origin, some in {"generated": prompts.generated, "real": prompts.real}.items():
         if not _enough(some):
             continue
         every = features(model, some)
-        judged = {name: told_apart(x, some) for name, x in every.items()} | untrained(model, some)
+        judged = {name: mahalanobis_separation(x, some) for name, x in every.items()} | untrained(model, some)
         rows |= {f"{origin}: {name}": each for name, each in judged.items()}
         sizes += [_sizes(some, _split(some).tried)] * len(judged)
         for name in (ATTRIBUTIONS, "residual stream"):
-            rows[f"{origin}: probe of the {name.partition(' (')[0]}"] = probed_apart(every[name], some)
+            rows[f"{origin}: probe of the {name.partition(' (')[0]}"] = probe_separation(every[name], some)
             sizes.append(_sizes(some, _halves(some).tried))
-    columns = {name: [getattr(each, name) for each in rows.values()] for name in Apart._fields}
+    columns = {name: [getattr(each, name) for each in rows.values()] for name in Separation._fields}
     return Section(
         "Normal and anomalous prompts",
         "Anomalous prompts end in ')'. Half of the prompts say what is normal, and the others are judged by their "

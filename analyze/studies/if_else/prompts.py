@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from headway.analyze.network.forward import forward_pass
-from headway.checkpoints.run import Run
-from headway.data.conditionals import ELSE, IF, found, generated, ordinary, together, with_another
+from headway.analyze.studies.loading import LoadedModel
+from headway.data.conditionals import ELSE, IF, concatenate, find_prompts, generate_prompts, random_windows, replace_if
 from headway.data.corpus import read_corpus
 from headway.data.task import Batch
 from headway.data.text import Text
-from headway.data.tokenizer import one_token, said
+from headway.data.tokenizer import format_token, one_token
 from headway.models.convert import Model
 
 # Stands in the place of `` if`` where there is to be no condition: "x = a, b".
@@ -44,9 +43,11 @@ class Prompts:
     @classmethod
     def of(cls, texts: Sequence[str], tokenizer: Any, seed: int, pairs: int, length: int) -> "Prompts":
         """Those of some texts, and ``pairs`` pairs of the grammar."""
-        real = found(texts, tokenizer, length)
-        batch = together([real, generated(tokenizer, seed, 2 * pairs, length)])
-        return cls(batch, len(real.inputs), ordinary(texts, tokenizer, seed, len(batch.inputs), length), tokenizer)
+        real = find_prompts(texts, tokenizer, length)
+        batch = concatenate([real, generate_prompts(tokenizer, seed, 2 * pairs, length)])
+        return cls(
+            batch, len(real.inputs), random_windows(texts, tokenizer, seed, len(batch.inputs), length), tokenizer
+        )
 
     @property
     def real(self) -> "Prompts":
@@ -103,7 +104,7 @@ class Prompts:
     @cached_property
     def without_if(self) -> Batch:
         """The same prompts with a comma in the place of `` if``."""
-        return with_another(self.batch, one_token(self.tokenizer, INSTEAD))
+        return replace_if(self.batch, one_token(self.tokenizer, INSTEAD))
 
     @property
     def if_token(self) -> int:
@@ -117,20 +118,19 @@ class Prompts:
 
     def label(self, token: int) -> str:
         """A token in quotes."""
-        return said(self.tokenizer, token)
+        return format_token(self.tokenizer, token)
 
 
-def texts_of(studied: Run | TransformerBridge, corpus: str) -> Sequence[str]:
+def texts_of(network: LoadedModel, corpus: str) -> Sequence[str]:
     """Texts that the network has not been trained on: a run's own, or for a language model some of a corpus.
 
     Raises:
-        ValueError: a run of another task, or a corpus that is not there.
+        ValueError: a corpus that is not there.
     """
-    if isinstance(studied, TransformerBridge):
+    if network.task is None:
         return read_corpus(corpus).split(HELD_OUT)[1]
-    if not isinstance(studied.task, Text):
-        raise ValueError(f"run: {studied.path} is of the task {type(studied.task).__name__}; it must be Text")
-    return studied.task.held_out_texts()
+    assert isinstance(network.task, Text)
+    return network.task.held_out_texts()
 
 
 def at_end(model: Model, batch: Batch) -> Float[Tensor, "prompt d_vocab_out"]:

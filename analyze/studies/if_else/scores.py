@@ -14,7 +14,7 @@ from headway.analyze.measures.attribution import as_read, attribute_inputs, read
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.weights import bias, weight
 from headway.analyze.studies.if_else.prompts import Prompts
-from headway.analyze.studies.story import Figure, Section, table
+from headway.analyze.studies.result import Figure, Section, table
 from headway.analyze.tools.directions import Directions, principal_directions, shares_of_variance, through_directions
 from headway.models.config import Head
 from headway.models.convert import Model

@@ -11,12 +11,13 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from headway.analyze.circuits.faithfulness import Known
 from headway.analyze.network.forward import Hook, forward_pass, hooked_forward_pass, shared_forward_pass
-from headway.analyze.network.interventions import Kind, heads_except, output_with, replacing
+from headway.analyze.network.interventions import Kind, ablation_hooks, heads_except, output_with
 from headway.analyze.network.requirements import needs_plain_scores
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
 from headway.analyze.studies.if_else.scores import patterns_from_parts, score_parts
-from headway.analyze.studies.story import Figure, Section, table
+from headway.analyze.studies.result import Figure, Section, table
 from headway.models.config import Head
 from headway.models.convert import Model
 
@@ -46,15 +47,10 @@ class Left:
     logit: float
     loss: float
 
-    def share(self, none: "Left", everything: "Left") -> "Left":
-        """How far each has come back, from no head to all of them: 0 to 1."""
-        return Left(
-            *(_share(*each) for each in zip(*(vars(x).values() for x in (self, none, everything)), strict=True))
-        )
-
-
-def _share(mine: float, none: float, everything: float) -> float:
-    return (mine - none) / (everything - none) if everything != none else float("nan")
+    def share_of_logit(self, none: "Left", everything: "Left") -> float:
+        """How much of the logit has come back, from no head, 0, to all of them, 1; NaN if they differ by nothing."""
+        whole = everything.logit - none.logit
+        return (self.logit - none.logit) / whole if whole else float("nan")
 
 
 def left(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None = None) -> Left:
@@ -63,7 +59,7 @@ def left(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None
     With ``read``, what the kept heads write at END is made of a part of what they read: attention by tokens alone or by
     positions alone, or of all values only that of IF, and in the place of each other the mean over ordinary text.
     """
-    hooks = replacing(model, prompts.batch, heads_except(model, heads), KIND, reference=prompts.ordinary)
+    hooks = ablation_hooks(model, prompts.batch, heads_except(model, heads), KIND, reference=prompts.ordinary)
     if read is not None:
         # Before there are hooks, since it may have to run the network on other tokens.
         needs_plain_scores("if-else", model)
@@ -81,7 +77,7 @@ def left(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None
 def text_loss(model: Model, prompts: Prompts, heads: Sequence[Head]) -> float:
     """The loss on ordinary text with these heads and the direct path."""
     batch = prompts.ordinary
-    output = output_with(model, batch, replacing(model, batch, heads_except(model, heads), KIND))
+    output = output_with(model, batch, ablation_hooks(model, batch, heads_except(model, heads), KIND))
     return F.cross_entropy(output.flatten(0, 1), batch.targets.flatten()).item()
 
 
@@ -121,11 +117,13 @@ def section(model: Model, prompts: Prompts, order: Sequence[Head]) -> Section:
         for read in READS
     }
     rows = kept | parts
-    shares = [each.share(none, everything) for each in rows.values()]
-    text_back = [_share(each, text[0], text[-1]) for each in text]
+    logit_back = [each.share_of_logit(none, everything) for each in rows.values()]
+    known, known_of_text = Known(everything.loss, none.loss), Known(text[-1], text[0])
+    loss_back = [known.faithfulness(each.loss) for each in rows.values()]
+    text_back = [known_of_text.faithfulness(each) for each in text]
     curves = {
-        "logit of ' else'": [each.logit for each in shares[: len(counts)]],
-        "loss of ' else'": [each.loss for each in shares[: len(counts)]],
+        "logit of ' else'": logit_back[: len(counts)],
+        "loss of ' else'": loss_back[: len(counts)],
         "loss on text": text_back,
     }
     not_taken = [float("nan")] * len(parts)
@@ -141,9 +139,9 @@ def section(model: Model, prompts: Prompts, order: Sequence[Head]) -> Section:
                     "kept",
                     rows,
                     logit=[each.logit for each in rows.values()],
-                    logit_back=[each.logit for each in shares],
+                    logit_back=logit_back,
                     loss=[each.loss for each in rows.values()],
-                    loss_back=[each.loss for each in shares],
+                    loss_back=loss_back,
                     loss_on_text=text + not_taken,
                     loss_on_text_back=text_back + not_taken,
                 ),
@@ -180,4 +178,4 @@ def shares_back(model: Model, prompts: Prompts, cases: Mapping[str, Kept]) -> di
     none, everything = left(model, prompts, []), left(model, prompts, heads_except(model))
     if everything.logit - none.logit < LEAST:
         return dict.fromkeys(cases, float("nan"))
-    return {name: left(model, prompts, *kept).share(none, everything).logit for name, kept in cases.items()}
+    return {name: left(model, prompts, *kept).share_of_logit(none, everything) for name, kept in cases.items()}

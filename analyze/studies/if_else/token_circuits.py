@@ -19,7 +19,7 @@ from headway.analyze.network.requirements import needs_plain_scores
 from headway.analyze.network.vocabulary import Top, VocabularyCircuit, shared_entries
 from headway.analyze.network.weights import bias, weight
 from headway.analyze.studies.if_else.prompts import Prompts
-from headway.analyze.studies.story import Figure, Section, table
+from headway.analyze.studies.result import Figure, Section, table
 from headway.analyze.tools.skip_trigrams import SkipTrigram, skip_trigrams
 from headway.analyze.tools.subspaces import subspace_overlap
 from headway.data.conditionals import ELSE

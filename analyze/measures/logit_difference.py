@@ -1,0 +1,47 @@
+"""How far a right answer is ahead of a wrong one that is named."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from headway.analyze.network.forward import forward_pass
+from headway.analyze.network.requirements import DoesNotApplyError, check_targets
+from headway.data.task import Batch
+from headway.models.convert import Model
+
+
+def logit_difference(model: Model, batch: Batch, wrong: Int[Tensor, "batch pos"]) -> Float[Tensor, "answer"]:
+    """The logit of the right answer minus that of a named wrong one, at each position that counts.
+
+    One number a position where ``batch.mask`` is True, in the order of the batch; their mean is the network's. In
+    logits, any real number: 0 is a network that prefers neither, and exp of it is the ratio of the two probabilities.
+    It does not say that either answer is the likeliest of all.
+
+    Args:
+        model: The network.
+        batch: Sequences; ``targets`` are the right answers.
+        wrong: The wrong answer at each position.
+
+    Raises:
+        DoesNotApplyError: targets that are vectors.
+        ValueError: a wrong answer that is no output, or is not given for each position.
+
+    Example:
+        >>> from headway.models.handmade import name_movers
+        >>> model, batch = name_movers()  # it says IO, the name that comes once, and not S
+        >>> end = batch._replace(mask=batch.task.parts(batch)["end"])
+        >>> S = batch.info["s_token"][:, None].expand_as(batch.targets)
+        >>> bool((logit_difference(model, end, S) > 0).all())
+        True
+    """
+    if batch.targets.is_floating_point():
+        raise DoesNotApplyError("logit_difference needs tokens to be predicted; the targets of this batch are vectors")
+    output = forward_pass(model, batch).output
+    check_targets(output, batch)
+    if wrong.shape != batch.targets.shape or not 0 <= wrong.min() <= wrong.max() < output.shape[-1]:
+        raise ValueError(
+            f"wrong: {wrong.min()} to {wrong.max()}, of the shape {tuple(wrong.shape)}, is not valid; it must be 0 to "
+            f"{output.shape[-1] - 1}, one for each of {tuple(batch.targets.shape)} positions"
+        )
+    right, other = (torch.gather(output, -1, answers[..., None])[..., 0] for answers in (batch.targets, wrong))
+    return (right - other)[batch.mask]

@@ -1,0 +1,74 @@
+// What small charts over training share: the frame with its scales, lines with gaps, and the cursor.
+
+const CHART_HEIGHT = 92;
+
+// The smallest and the largest of some numbers, and never the same one.
+function spanOf(numbers) {
+  const known = finite(numbers);
+  const [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [0, 1];
+  return high > low ? [low, high] : [low - 1, high + 1];
+}
+
+// Clears a canvas and draws the frame of a chart with the ends of its axis and the decades of its steps.
+// `line(points)` adds a path through pairs of step and value; it may leave the frame by a hair, and gaps stay gaps.
+function chartFrame(canvas, run, width, [low, high]) {
+  const top = 4,
+    bottom = CHART_HEIGHT - 14;
+  const context = fresh(canvas, width, CHART_HEIGHT);
+  const ends = [high, low].map((value) => formatted(value, 2));
+  const left = Math.max(30, ...ends.map((text) => context.measureText(text).width + 6));
+  const x = stepScale(
+    RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b),
+    left,
+    width - 4,
+  );
+  const y = (value) => bottom - ((bottom - top) * (value - low)) / (high - low);
+  const line = (points, started = false) => {
+    for (const [step, value] of points) {
+      if (!Number.isFinite(value)) {
+        started = false;
+        continue;
+      }
+      const to = [x(step), Math.min(bottom + 2, Math.max(top - 2, y(value)))];
+      if (started) context.lineTo(...to);
+      else context.moveTo(...to);
+      started = true;
+    }
+  };
+  context.fillStyle = css("--soft");
+  context.textAlign = "right";
+  context.fillText(ends[0], left - 4, top + 8);
+  context.fillText(ends[1], left - 4, bottom);
+  context.textAlign = "center";
+  for (const step of decades(run.steps.at(-1))) context.fillText(short(step), x(step), CHART_HEIGHT - 2);
+  context.strokeStyle = css("--line");
+  context.strokeRect(left, top, width - 4 - left, bottom - top);
+  return { context, x, y, line, top, bottom };
+}
+
+function chartCursor(context, x, top, bottom) {
+  context.strokeStyle = css("--accent");
+  context.lineWidth = 1;
+  context.setLineDash([]);
+  context.beginPath();
+  context.moveTo(x, top);
+  context.lineTo(x, bottom);
+  context.stroke();
+}
+
+// Line `i` of a chart or of the loss: six colours and four dashes tell the first twelve apart.
+const lineColor = (i) => PALETTE.categories[i % PALETTE.categories.length];
+const lineDash = (i) => [[], [7, 4], [2, 3], [9, 3, 2, 3]][i % 4];
+
+function lineKey(label, i) {
+  const sample = el("line", {
+    x1: 0,
+    x2: 26,
+    y1: 4,
+    y2: 4,
+    stroke: lineColor(i),
+    "stroke-width": 2,
+    "stroke-dasharray": lineDash(i).join(" "),
+  });
+  return el("li", {}, el("svg", { width: 26, height: 8, "aria-hidden": "true" }, sample), label);
+}

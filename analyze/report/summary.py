@@ -1,0 +1,63 @@
+"""A run in a few lines of text: its loss beside its baselines, and which heads formed when."""
+
+import io
+import math
+
+from headway.analyze.formation.strongest import what_formed
+from headway.analyze.report.stored import StoredScores
+from headway.checkpoints.run import TOKENIZER, Run
+
+WIDTH = 120
+EXPLANATION = (
+    "score: 1 is all attention; a composition is at most the second number. null: the score when nothing has formed. "
+    "at step: it left the 99 % band of its null for good between these checkpoints."
+)
+
+
+def summary(run: Run, progress: bool = False) -> str:
+    """The last scores of a run as text: loss and baselines, and the strongest heads with the steps when they formed.
+
+    It is made from the run's scores. For a run of text its perplexity is added, for which the network predicts all text
+    held out; ``progress`` shows a bar meanwhile.
+
+    Raises:
+        ValueError: a run without scores.
+
+    Example:
+        >>> print(summary(Run("runs/induction")))  # doctest: +SKIP
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    stored = StoredScores.of(run)
+    step = stored.steps[stored.index(None)]
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False, markup=False)
+    console.print(f"{run.path}, step {step}:", soft_wrap=True)
+    reached = ", ".join(f"{each.label} {each.values.values[-1]:.4f}" for each in stored.losses)
+    known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in stored.baselines.items())
+    console.print(f"{reached}  (baselines: {known})" if known else reached, soft_wrap=True)
+    held_out = _loss_on_held_out_text(run, progress)
+    if held_out is not None:
+        nats = {"this network": held_out, **stored.baselines}
+        perplexities = ", ".join(f"{name} {math.exp(loss):.1f}" for name, loss in nats.items())
+        console.print(f"perplexity on all text held out: {perplexities}", soft_wrap=True)
+    table = Table("strongest", "score", "null", "z", "at step", box=None, padding=(0, 2, 0, 0))
+    for row in what_formed(stored.formation):
+        ceiling = "" if row.ceiling is None else f" of {row.ceiling:.3f}"
+        null = f"{row.null:.3f} ±{row.null_std:.1g}"
+        table.add_row(str(row), f"{row.score:.3f}{ceiling}", null, f"{round(row.z)}", row.when)
+    console.print(table)
+    console.print(EXPLANATION)
+    if run.report_file.exists():
+        console.print(f"The page that shows it, over all of training: {run.report_file}", soft_wrap=True)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _loss_on_held_out_text(run: Run, progress: bool) -> float | None:
+    """Of a run of text; None for any other. Only runs of tasks with a tokenizer need their task to tell."""
+    if not (run.path / TOKENIZER).exists():
+        return None
+    from headway.analyze.tools.perplexity import held_out_loss
+    from headway.data.text import Text
+
+    return held_out_loss(run.model(), run.task, progress) if isinstance(run.task, Text) else None

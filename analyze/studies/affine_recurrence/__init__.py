@@ -1,0 +1,1 @@
+"""How a network predicts an affine recurrence, layer by layer."""

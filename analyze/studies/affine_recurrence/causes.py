@@ -1,0 +1,154 @@
+"""What is lost without heads and MLPs, and with heads that can do one thing only."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import einops
+import torch
+import xarray as xr
+from torch import Tensor
+
+from headway.analyze.measures.ablation import ablated_loss, ablation
+from headway.analyze.measures.loss import by_part, loss, task_loss
+from headway.analyze.measures.surgery import (
+    ov_identity_loss,
+    ov_identity_surgery,
+    qk_identity_loss,
+    qk_identity_surgery,
+)
+from headway.analyze.network.axes import HEAD
+from headway.analyze.network.forward import forward_pass
+from headway.analyze.network.interventions import output_with
+from headway.analyze.studies.affine_recurrence.sequences import (
+    n_vectors,
+)
+from headway.analyze.studies.result import Figure, Section, by_layer, table
+from headway.data.task import Batch
+from headway.models.config import Head
+from headway.models.convert import Model, evaluating
+
+
+def ablation_section(model: Model, batch: Batch) -> Section:
+    """The loss without each layer's attention, each MLP, and each head's OV."""
+    clean = loss(model, batch).loss_determined.item()
+    parts: dict[str, str | list[Head]] = {}
+    for layer in range(model.cfg.n_layers):
+        parts[f"heads of L{layer}"] = [Head(layer, head) for head in range(model.cfg.n_heads)]
+        if not model.cfg.attn_only:
+            parts[f"MLP of L{layer}"] = f"blocks.{layer}.hook_mlp_out"
+    kinds = ("zero", "mean")
+    layers = {
+        kind: [ablated_loss(model, batch, what, kind).loss_determined.item() for what in parts.values()]
+        for kind in kinds
+    }
+    figures = [
+        Figure("Without a layer's heads, or its MLP", table("without", parts, **layers), "table"),
+        *(
+            Figure(
+                f"Without one head, {kind}",
+                by_layer(error=clean + ablation(model, batch, kind).ablation_determined),
+                "table",
+                "What the head's OV writes is replaced.",
+            )
+            for kind in kinds
+        ),
+    ]
+    if model.cfg.n_layers > 2:
+        figures += patterns_without_layer_1(model, batch)
+    return Section(
+        "Ablation",
+        f"Mean squared error where the answer is determined, of {n_vectors(batch)} vectors; {clean:.2g} with "
+        "everything in place. Zero: nothing in its place (value biases, which are folded into b_O, stay). Mean: its "
+        "mean over all sequences and positions. Later attention is computed anew.",
+        tuple(figures),
+    )
+
+
+def patterns_without_layer_1(model: Model, batch: Batch) -> list[Figure]:
+    """What later heads look at when the heads of layer 1 write nothing but their mean."""
+    before = forward_pass(model, batch).patterns[2:]
+    z = forward_pass(model, batch).activations["blocks.1.attn.hook_z"]
+    mean = einops.reduce(z, "batch pos head d_head -> 1 1 head d_head", "mean").expand_as(z)
+    with torch.no_grad(), evaluating(model), model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", lambda z, hook: mean)]):
+        cache = model.run_with_cache(batch.inputs, return_cache_object=False)[1]
+    after = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(2, model.cfg.n_layers)])
+    moved = (
+        einops.reduce((after - before).abs() / 2, "layer batch head q k -> layer head", "sum")
+        / before[0, :, 0, :, 0].numel()
+    )
+    names = [f"L{layer}" for layer in range(2, model.cfg.n_layers)]
+    averaged = einops.reduce(after, "layer batch head q k -> layer head q k", "mean")
+    return [
+        Figure(
+            "Mean patterns without layer 1's heads",
+            xr.Dataset(
+                {"attention": (("layer", "head", "query", "key"), averaged.numpy())},
+                {"layer": range(2, 2 + len(names))},
+            ),
+            "maps",
+        ),
+        Figure(
+            "How much attention moves without layer 1's heads",
+            xr.Dataset(
+                {"moved": (HEAD, moved.numpy())}, {"layer": names, "head": [f"H{i}" for i in range(moved.shape[1])]}
+            ),
+            "table",
+            "Mean over queries of the attention that goes elsewhere, from 0 to 1.",
+        ),
+    ]
+
+
+def surgery_section(model: Model, batch: Batch, chosen: list[Head]) -> Section:
+    """Chosen heads with a QK, or an OV, that is a projector."""
+    clean = loss(model, batch).loss_determined.item()
+    errors = {
+        "as it is": clean,
+        "QK, trained W_Q": qk_identity_loss(model, batch, chosen, "trained").loss_determined.item(),
+        "QK, random W_Q": qk_identity_loss(model, batch, chosen, "random").loss_determined.item(),
+        "OV, plus": ov_identity_loss(model, batch, chosen, "+").loss_determined.item(),
+        "OV, minus": ov_identity_loss(model, batch, chosen, "-").loss_determined.item(),
+        "uniform attention": loss_with_uniform_attention(model, batch, chosen),
+        "mean in their place": ablated_loss(model, batch, chosen, "mean").loss_determined.item(),
+    }
+    times = [after / clean for after in errors.values()]
+    queries = qk_identity_surgery(model, batch, len(batch.inputs)).qk_identity_surgery_after
+    values = ov_identity_surgery(model, batch, len(batch.inputs)).ov_identity_surgery_after
+    one_by_one = {
+        "QK, trained W_Q": queries.sel(experiment="trained"),
+        "QK, random W_Q": queries.sel(experiment="random"),
+        "OV, plus": values.sel(sign="+"),
+        "OV, minus": values.sel(sign="-"),
+    }
+    return Section(
+        "Identity surgery",
+        "W_K := pinv(W_Q).T leaves a head only looking for what is like its query; W_O := ±pinv(W_V) leaves it only "
+        "copying, or taking away. Random: after W_Q has been drawn anew. The projector's scores are small, so what "
+        "costs as much as uniform attention says that the heads only average; what costs as much as their mean, "
+        "that they are not needed.",
+        (
+            Figure(
+                f"{', '.join(map(str, chosen))} together",
+                table("surgery", errors, error=list(errors.values()), times=times),
+                "table",
+                "Mean squared error where the answer is determined, and how many times that without surgery.",
+            ),
+            *(
+                Figure(f"One head at a time: {name}", by_layer(error=after), "table", "Error at all positions.")
+                for name, after in one_by_one.items()
+            ),
+        ),
+    )
+
+
+def loss_with_uniform_attention(model: Model, batch: Batch, heads: Sequence[Head]) -> float:
+    """The error where the answer is determined when some heads attend to all they see alike."""
+    by_layer = {head.layer: [each.head for each in heads if each.layer == head.layer] for head in heads}
+
+    def flat(scores: Tensor, hook: Any) -> Tensor:
+        some = by_layer[hook.layer()]
+        alike = scores.clone()
+        alike[:, some] = torch.where(scores[:, some].isfinite(), 0.0, scores[:, some])
+        return alike
+
+    hooks = [(f"blocks.{layer}.attn.hook_attn_scores", flat) for layer in by_layer]
+    return by_part("loss", task_loss(output_with(model, batch, hooks), batch), batch).loss_determined.item()

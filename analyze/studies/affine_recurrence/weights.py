@@ -1,0 +1,157 @@
+"""What the weights say: OV and QK circuits, where layers write, eigenvalues, composition."""
+
+import einops
+import numpy as np
+import xarray as xr
+
+from headway.analyze.measures.composition import k_composition, q_composition, v_composition
+from headway.analyze.measures.eigenvalues import (
+    ov_eigenvalue,
+    ov_eigenvalue_residual,
+    qk_eigenvalue,
+    qk_eigenvalue_residual,
+)
+from headway.analyze.measures.geometry import linearity, outside_embedding
+from headway.analyze.measures.ranks import rank_95, rank_entropy, rank_stable
+from headway.analyze.network.axes import HEAD
+from headway.analyze.network.requirements import DoesNotApplyError
+from headway.analyze.network.weights import ov, qk, weight
+from headway.analyze.studies.heads import writes_by_reads
+from headway.analyze.studies.result import Figure, Section, by_layer, table
+from headway.data.task import Batch
+from headway.models.convert import Model
+
+# An entry of W_OV is large above this.
+LARGE = 0.05
+
+
+def circuits_section(model: Model, batch: Batch) -> Section:
+    """OV matrices, the entries that are large, and how many directions they have."""
+    W_OV = einops.einsum(weight(model, "W_V"), weight(model, "W_O"), "l h a d, l h d b -> l h a b")
+    W_QK = einops.einsum(weight(model, "W_Q"), weight(model, "W_K"), "l h a d, l h b d -> l h a b")
+    through = weight(model, "W_E") @ W_OV @ weight(model, "W_U")
+    large = einops.reduce((W_OV.abs() > LARGE).float(), "layer head a b -> layer head", "mean")
+    spectra = {
+        name: einops.rearrange(circuit.singular_values(), "(layer head) s -> layer head s", head=W_OV.shape[1])
+        for name, circuit in (("OV", ov(model)), ("QK", qk(model)))
+    }
+    ranks = {
+        f"{rank.__name__}_{circuit}": rank(model, batch)[rank.__name__].sel(circuit=circuit).mean("head")
+        for rank in (rank_95, rank_entropy, rank_stable)
+        for circuit in ("OV", "QK")
+    }
+    return Section(
+        "OV and QK circuits",
+        "W_OV and W_QK are d_model by d_model; W_E W_OV W_U is what OV does from an input vector to an output.",
+        (
+            Figure("W_OV", xr.Dataset({"W_OV": ((*HEAD, "from", "to"), W_OV.numpy())}), "maps"),
+            Figure("W_QK", xr.Dataset({"W_QK": ((*HEAD, "query", "key"), W_QK.numpy())}), "maps"),
+            Figure("W_E W_OV W_U", xr.Dataset({"circuit": ((*HEAD, "input", "output"), through.numpy())}), "maps"),
+            Figure(
+                "Share of large entries",
+                by_layer(share=xr.DataArray(large.numpy(), dims=HEAD)),
+                "table",
+                f"Entries of W_OV that are larger than {LARGE} in size.",
+            ),
+            Figure(
+                "Singular values",
+                xr.Dataset({name: ((*HEAD, "number"), values.numpy()) for name, values in spectra.items()}),
+                "lines",
+                "One line a head, largest first.",
+            ),
+            Figure(
+                "Effective ranks",
+                by_layer(**ranks),
+                "table",
+                "Means over the heads of a layer. rank_95: how many singular values hold 95 % of the sum of squares; "
+                "rank_entropy: exp of the entropy of their shares; rank_stable: sum of squares over the largest.",
+            ),
+        ),
+    )
+
+
+def geometry_section(model: Model, batch: Batch) -> Section:
+    """Whether layers copy vectors, and where they write."""
+    figures, reasons = [], []
+    try:
+        lines = linearity(model, batch)
+        copied = {
+            f"{said} ({inputs})": lines[name].sel(inputs=inputs)
+            for inputs in ("data", "isotropic")
+            for said, name in (("R²", "linearity"), ("slope", "linearity_slope"), ("intercept", "linearity_intercept"))
+        }
+        figures.append(
+            Figure(
+                "Linearity of each layer's summed OV",
+                by_layer(**copied),
+                "table",
+                "Entries of x W_E W_OV W_U against those of x, all heads of the layer together; a random circuit's "
+                f"R² is {lines.linearity_null:.3g} in the mean.",
+            )
+        )
+    except DoesNotApplyError as reason:
+        reasons.append(str(reason))
+    try:
+        outside = outside_embedding(model, batch)
+        figures.append(
+            Figure(
+                "Outside of the embedding",
+                by_layer(outside_embedding=outside.outside_embedding),
+                "table",
+                "Share of what a layer writes, heads and MLP, in length, that is orthogonal to the embeddings of all "
+                f"vectors; for a random direction it is {outside.outside_embedding_null:.3g}.",
+            )
+        )
+    except DoesNotApplyError as reason:
+        reasons.append(str(reason))
+    return Section("Copying, and where it is written", " ".join(reasons), tuple(figures))
+
+
+def eigenvalues_section(model: Model, batch: Batch) -> Section:
+    """OV and QK, between inputs and outputs and within the residual stream."""
+    figures = []
+    for measure in (ov_eigenvalue, ov_eigenvalue_residual, qk_eigenvalue, qk_eigenvalue_residual):
+        scores, name = measure(model, batch), measure.__name__
+        spread = scores[f"{name}_null_std"].max().item()
+        figures.append(Figure(name, by_layer(score=scores[name]), "table", f"Null: 0 ± {spread:.2g}."))
+    return Section(
+        "Eigenvalue scores",
+        "Sum of the eigenvalues over the sum of their sizes: 1 copies, or looks for its like; -1 takes away, or looks "
+        "for its opposite. Through the embeddings, and within the residual stream, which are different numbers.",
+        tuple(figures),
+    )
+
+
+def composition_section(model: Model, batch: Batch) -> Section:
+    """Q-, K- and V-composition of all pairs, beside random rotations."""
+    if model.cfg.n_layers < 2:
+        return Section("Composition", "A network of one layer has no pairs of heads.", ())
+    maps, rows = {}, {}
+    for kind, measure in {"Q": q_composition, "K": k_composition, "V": v_composition}.items():
+        scores, name = measure(model, batch), measure.__name__
+        maps[name] = writes_by_reads(scores[f"{name}_z"]).assign_attrs(long_name=f"{kind}-composition: z")
+        for layer, later in zip(*np.triu_indices(model.cfg.n_layers, 1), strict=True):
+            here = scores.sel(from_layer=layer, to_layer=later)
+            rows[f"{kind}, L{layer} to L{later}"] = (
+                here[name].mean().item(),
+                here[name].max().item(),
+                here[f"{name}_null"].mean().item(),
+                here[f"{name}_z"].mean().item(),
+                (here[name] / here[f"{name}_ceiling"]).mean().item(),
+                (here[name] > here[f"{name}_high"]).mean().item(),
+            )
+    columns = ("mean", "largest", "null", "mean z", "mean of ceiling", "above the band")
+    return Section(
+        "Composition",
+        "How much the queries, keys and values of later heads read what earlier heads write: the length of the product "
+        "over the product of the lengths. Null: the same factors, rotated at random.",
+        (
+            Figure("Every pair", xr.Dataset(maps), "maps"),
+            Figure(
+                "Layer by layer",
+                table("layers", rows, **dict(zip(columns, zip(*rows.values(), strict=True), strict=True))),
+                "table",
+                "The last column is the share of pairs above the 99 % band of all pairs.",
+            ),
+        ),
+    )

@@ -1,0 +1,1 @@
+"""How a network without positions finds the token before."""

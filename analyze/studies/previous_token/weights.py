@@ -1,0 +1,129 @@
+"""What the weights say of tokens: their unembedding, the keys they look for, and the neurons they reach."""
+
+from itertools import combinations
+
+import einops
+import torch
+import xarray as xr
+
+from headway.analyze.measures.attribution import qk_attribution, reads, score_given_keys
+from headway.analyze.network.axes import HEAD
+from headway.analyze.network.interventions import heads_except
+from headway.analyze.network.vocabulary import VocabularyCircuit
+from headway.analyze.network.weights import weight
+from headway.analyze.studies.loading import LoadedModel
+from headway.analyze.studies.result import Figure, Section, table
+from headway.data.task import Batch
+from headway.models.config import Head
+from headway.models.convert import Model
+
+
+def vocabulary_section(network: LoadedModel) -> Section:
+    """The unembedding with LayerNorm folded in, and the maps between tokens."""
+    model, folded = network.model, network.folded
+    spectra = torch.stack([torch.linalg.svdvals(weight(each, "W_U")) for each in (model, folded)])
+    heads, every = heads_except(model), torch.arange(len(weight(folded, "W_E")))
+    maps = torch.stack([VocabularyCircuit.qk(folded, head).rows(every) for head in heads]) / model.cfg.d_head**0.5
+    scores = einops.rearrange(maps, "(layer head) query key -> layer head query key", layer=model.cfg.n_layers)
+    return Section(
+        "Tokens",
+        "With LayerNorm's weights folded into what reads them; its scale is left out. The token alone: what earlier "
+        "layers add, such as a position, is not in it.",
+        (
+            Figure("Folded W_U", xr.Dataset({"W_U": (("d_model", "token"), weight(folded, "W_U").numpy())}), "maps"),
+            Figure(
+                "Singular values of W_U",
+                xr.Dataset({"singular_value": (("W_U", "number"), spectra.numpy())}, {"W_U": ["as it is", "folded"]}),
+                "lines",
+            ),
+            Figure(
+                "QK map of each head",
+                xr.Dataset({"score": ((*HEAD, "query_token", "key_token"), scores.numpy())}),
+                "maps",
+                "W_E W_Q W_K.T W_E.T / sqrt(d_head); token 0 is BOS.",
+            ),
+            Figure(
+                "QK map in numbers",
+                table(
+                    "head",
+                    map(str, heads),
+                    with_itself=maps.diagonal(dim1=-2, dim2=-1).mean(-1),
+                    with_bos=maps[..., 0].mean(-1),
+                    mean=maps.mean((-1, -2)),
+                    spread=maps.std((-1, -2)),
+                ),
+                "table",
+                "Mean score of a token with itself and with BOS, and mean and standard deviation of all.",
+            ),
+        ),
+    )
+
+
+def keys_section(model: Model, batch: Batch, top: int) -> Section:
+    """Which keys a query looks for, among all tokens and among those of a sequence, alone and together."""
+    few = batch.first(1)
+    row = few.inputs[0]
+    figures = []
+    queries = row[1 : top + 1]
+    for head in heads_except(model):
+        best = VocabularyCircuit.qk(model, head).top(queries, top)
+        found = {
+            "key": (("query", "rank"), best.columns.numpy()),
+            "score": (("query", "rank"), best.values.numpy() / model.cfg.d_head**0.5),
+        }
+        names = {"query": [f"token {token}" for token in queries.tolist()], "rank": range(1, top + 1)}
+        figures += [
+            Figure(
+                f"Keys that {head} looks for, by token",
+                xr.Dataset(found, names),
+                "table",
+                "The largest entries in the row of W_E W_Q W_K.T W_E.T / sqrt(d_head), LayerNorm folded and its "
+                "scales left out: what the token alone looks for.",
+            ),
+            _combinations(model, few, head, top),
+        ]
+    terms = qk_attribution(model, batch)
+    figures.append(
+        Figure(
+            "Which parts find each other",
+            xr.Dataset({"spread": terms.qk_attribution}),
+            "maps",
+            "Spread, over all query and key positions, of what each pair of components adds to the attention score.",
+        )
+    )
+    return Section(
+        "Keys and combinations of keys",
+        "A score is linear in the key, so that of several keys is the sum; attention is not, since keys compete.",
+        tuple(figures),
+    )
+
+
+def _combinations(model: Model, few: Batch, head: Head, top: int) -> Figure:
+    """The best keys of the last query of one sequence, and the best pairs of them, from the head's real scores."""
+    query = few.inputs.shape[1] - 1
+    keys = list(range(query + 1))
+    whole = score_given_keys(model, few, head, keys)
+    scores = whole(reads(model, few, head.layer))[0, query]
+    names = [f"{k}: {token}" for k, token in enumerate(few.inputs[0].tolist())]
+    # Equal tokens are one key to what reads tokens alone; the one with the largest score stands for them.
+    first = {few.inputs[0, key].item(): key for key in sorted(keys, key=lambda key: scores[key].item())}
+    keys = sorted(first.values())
+    summed = {some: scores[list(some)].sum().item() for size in (1, 2) for some in combinations(keys, size)}
+    rows = [
+        some
+        for size in (1, 2)
+        for some in sorted((some for some in summed if len(some) == size), key=lambda some: -summed[some])[:top]
+    ]
+    pattern = scores.softmax(-1)
+    return Figure(
+        f"Combinations of keys for {head} at position {query}",
+        table(
+            "keys",
+            [" + ".join(names[key] for key in each) for each in rows],
+            score=[summed[each] for each in rows],
+            attention=[pattern[list(each)].sum().item() for each in rows],
+        ),
+        "table",
+        "The best single keys and the best pairs of the first sequence (position: token; of equal tokens the best), "
+        "with the sum of their scores and of the attention they get.",
+    )

@@ -1,0 +1,115 @@
+"""Making a study, keeping it on disk, and renewing the page that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headway.analyze.studies import find_study
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from headway.analyze.studies.result import StudyResult
+    from headway.checkpoints.run import Run
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """The file that holds a study, and the page that shows it."""
+
+    result: Path
+    page: Path
+
+
+def study(
+    name: str,
+    run: Run | TransformerBridge | str | Path,
+    others: Sequence[Run | str | Path] = (),
+    at: int | None = None,
+    overwrite: bool = False,
+    out: str | Path | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> StudyResult:
+    """Make a study of a run or a language model, keep it on disk, and renew the page that shows it.
+
+    A study that has been made at this checkpoint is read from its file, unless ``overwrite``.
+
+    Args:
+        name: One of STUDIES, such as ``induction``.
+        run: A run or its directory; or, for studies that take them, a language model or its name.
+        others: Further runs that stand beside it, for studies that take them.
+        at: The checkpoint; the last one if not given.
+        overwrite: Make it again if it has been made.
+        out: The directory of what is kept of a language model; ``runs/NAME`` if not given. A study of a run is kept
+            with it.
+        progress: Show a bar while going through the checkpoints.
+        options: The study's own options; ``headway study NAME --help`` lists them.
+
+    Raises:
+        ValueError: a study, an option, a run or a checkpoint that does not exist, a run of another task, other options
+            than those it has been made with.
+
+    Example:
+        >>> result = study("induction", "runs/induction", sequences=32)  # doctest: +SKIP
+        >>> [claim.says for claim in result.claims if claim.holds]  # doctest: +SKIP
+    """
+    found = find_study(name)
+    chosen = found.given(options)
+    files = study_files(name, run, at, out)
+
+    from headway.analyze.studies.loading import open_run_or_model
+    from headway.analyze.studies.result import StudyResult
+    from headway.checkpoints.run import Run
+
+    further = [other if isinstance(other, Run) else Run(other) for other in others]
+    if files.result.exists() and not overwrite:
+        changed = ", ".join(found.changed(chosen)) or ("these runs" if others else "")
+        if changed:
+            raise ValueError(f"study: {files.result} has been made; --overwrite makes it again, with {changed}")
+        return StudyResult.read(files.result)
+
+    from headway.analyze.report.live import report_if_possible
+    from headway.analyze.report.page import write_studies
+    from headway.analyze.studies.runner import run_study
+
+    if isinstance(run, str | Path):
+        run = open_run_or_model(str(run)) if found.takes_models else Run(run)
+    result = run_study(found, run, chosen, further, at, progress)
+    result.write(files.result)
+    if isinstance(run, Run):
+        report_if_possible(run)
+    else:
+        write_studies(files.page.parent, run)
+    return result
+
+
+def study_files(
+    name: str, run: Run | TransformerBridge | str | Path, at: int | None = None, out: str | Path | None = None
+) -> StudyFiles:
+    """Where a study is kept, which has been made if its file exists: the arguments are those of ``study``.
+
+    Raises:
+        ValueError: a run or a checkpoint that does not exist, a checkpoint of a language model, an ``out`` that is not
+            valid.
+    """
+    from headway.analyze.studies.loading import is_model_name
+    from headway.checkpoints.run import Run, holds_run
+
+    found = find_study(name)
+    if isinstance(run, str | Path) and not (found.takes_models and is_model_name(str(run))):
+        run = Run(run)
+    if isinstance(run, Run):
+        if out is not None:
+            raise ValueError(f"out: {str(out)!r} is not valid; a study of a run is kept with it")
+        return StudyFiles(run.study_file(name, run.check_step(at)), run.report_file)
+    if at is not None:
+        raise ValueError(f"at: {at} is not valid; a model that was not trained here has no steps")
+    model = str(run if isinstance(run, str | Path) else run.cfg.model_name)
+    folder = Path("runs") / Path(model).name if out is None else Path(out).expanduser()
+    if holds_run(folder):
+        raise ValueError(f"out: {folder} holds a run; it must be another directory")
+    return StudyFiles(folder / "studies" / f"{name}.nc", folder / "report.html")

@@ -1,0 +1,75 @@
+"""config.yaml: what determines a run, as plain values, read without torch and without the task's code."""
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from headway.models.config import ModelConfig
+from headway.options import nearest
+
+# Of config.yaml. Another number means that its options have other names or meanings.
+VERSION = 1
+# What every run's config.yaml holds. A recipe that a user writes may leave out what has a default.
+_KINDS = {
+    "task": dict, "model": dict, "optim": dict, "schedule": dict, "trainer": dict,
+    "steps": int, "batch_size": int, "seed": int, "eval_seed": int, "eval_batch_size": int,
+}  # fmt: skip
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The values of a config.yaml; a ValueError that names the file if it is not there or holds no recipe."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ValueError(f"config: {path} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ValueError(f"config: {path} is not YAML") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"config: {path} holds no recipe")
+    return values
+
+
+def check_version(values: dict[str, Any]) -> None:
+    """A ValueError if this Headway does not read a recipe of this version."""
+    version = values.get("version")
+    if type(version) is not int or version != VERSION:
+        raise ValueError(f"version: {version!r} is not valid; this Headway reads version {VERSION}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The values of a run's config.yaml, complete and with valid sizes of the network.
+
+    The options of the task, the optimiser and the rest are not checked; ``Recipe.load`` does that.
+
+    Raises:
+        ValueError: a file that cannot be read, has another version, lacks a part, or is damaged.
+    """
+    values = read_values(path)
+    try:
+        check_version(values)
+        for name, kind in _KINDS.items():
+            if type(values.get(name)) is not kind:
+                of_kind = "a whole number" if kind is int else "a mapping of options"
+                raise ValueError(f"{name}: {values.get(name)!r} is not valid; it must be {of_kind}")
+        _check_model(values["model"])
+    except ValueError as error:
+        raise ValueError(f"config: {path}: {error}") from None
+    return values
+
+
+def _check_model(options: dict[str, Any]) -> None:
+    """A ValueError if these are not the options of a ModelConfig, all its sizes among them."""
+    known = {f.name: f for f in fields(ModelConfig) if f.init}
+    for name in options:
+        if name not in known:
+            raise ValueError(f"model.{name}: there is no such option{nearest(str(name), known)}")
+    for name, f in known.items():
+        value = options.get(name, None if f.default is MISSING else f.default)
+        if f.type is int and type(value) is not int:
+            raise ValueError(f"model.{name}: {value!r} is not valid; it must be a whole number")
+    try:
+        ModelConfig(**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model.{error}") from None

@@ -1,0 +1,169 @@
+"""Stored scores: what they say of themselves, how files become one Dataset, and nulls that runs share."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from toys import NO_POSITIONS, TOKENS, VECTORS, embedding_norm
+
+from headway.analyze import LIVE, MEASURES, Measure, measure
+from headway.analyze.measures import run_nulls
+from headway.analyze.measures.descriptions import BESIDE, PART, SCORE
+from headway.analyze.measures.scoring import Scorer
+from headway.checkpoints import Recipe, Run
+from headway.checkpoints.scores import read_arrays, read_file, read_scores, score_file, write_scores
+from headway.models.hooked_transformer import HookedTransformer
+
+RECIPES = {"tokens": TOKENS, "no positions": NO_POSITIONS, "vectors": VECTORS}
+
+
+def untrained_run(folder: Path, recipe: Recipe) -> Run:
+    """A run with one checkpoint, that of step 0."""
+    run = Run.create(folder, recipe)
+    run.keep(0, HookedTransformer(recipe.model, seed=recipe.seed))
+    return run
+
+
+@pytest.fixture(params=RECIPES)
+def scored(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    run = untrained_run(tmp_path / "run", RECIPES[request.param])
+    measure(run, LIVE)
+    return run
+
+
+def test_every_stored_variable_says_what_it_is(scored: Run):
+    for (_, name), path in scores_of(scored).items():
+        for variable in read_file(path).data_vars.values():
+            said = variable.attrs
+            assert {"long_name", "of", "role", "description"} <= said.keys(), variable.name
+            assert said["of"] == name
+            assert (said["role"] == SCORE) == (variable.name == name)
+            if said["role"] in (SCORE, PART):
+                assert {"units", "range", "null"} <= said.keys()
+            else:
+                assert said["role"] in BESIDE
+
+
+def scores_of(run: Run) -> dict[tuple[int, str], Path]:
+    return {(0, path.stem): path for path in run.path.glob("scores/step-*/*.safetensors")}
+
+
+def test_losses_carry_the_baselines_of_their_task_and_attention_its_tokens(scored: Run):
+    scores, task = scored.scores, scored.task
+    for name in ["loss", *(f"loss_{part}" for part in task.parts(scored.batch()))]:
+        assert scores[name].attrs["baselines"] == task.baselines()
+        assert scores[name].attrs["units"] == ("squared error" if task.input_type == "vectors" else "nats")
+    sequences = scores.sizes["batch"]
+    assert scores.attention.attrs["tokens"] == task.labels(scored.batch().first(sequences))
+
+
+def test_what_was_done_about_layer_norm_is_kept_beside_every_null(tmp_path: Path):
+    run = untrained_run(tmp_path / "run", TOKENS)
+    model = run.model()
+    with torch.no_grad():
+        model.state_dict()["blocks.0.ln1.w"].mul_(2.0)
+    weights = [each for each in MEASURES if each.name in ("ov_top1", "position_pattern", "rank_95", "ov_eigenvalue")]
+    Scorer(run, weights, run.batch()).score(0, model)
+    for each in weights:
+        assert run.scores[each.name].attrs["layer_norm"] == "weights left out", each.name
+
+
+def test_runs_of_one_configuration_share_their_nulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
+    drawn: list[str] = []
+    fresh = run_nulls.fresh_initialisations
+
+    def counted(measures, *arguments):
+        drawn.extend(measures)
+        return fresh(measures, *arguments)
+
+    monkeypatch.setattr(run_nulls, "fresh_initialisations", counted)
+    wanted = [each for each in MEASURES if each.name == "previous_token"]
+    first, again, other = (
+        untrained_run(tmp_path / name, recipe)
+        for name, recipe in {
+            "first": TOKENS,
+            "again": replace(TOKENS, seed=3),
+            "other": replace(TOKENS, eval_seed=3),
+        }.items()
+    )
+    measure(first, wanted)
+    measure(again, wanted)
+    assert drawn == ["previous_token"]
+    null = score_file(Path(), None, "previous_token")
+    assert read_file(first.path / null).identical(read_file(again.path / null))
+    measure(other, wanted)  # another evaluation batch has another null
+    assert drawn == 2 * ["previous_token"]
+
+
+def test_a_damaged_null_in_the_cache_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
+    wanted = [each for each in MEASURES if each.name == "previous_token"]
+    first, again = (untrained_run(tmp_path / name, TOKENS) for name in ("first", "again"))
+    measure(first, wanted)
+    (cached,) = (tmp_path / "cache").glob("nulls/*/*.safetensors")
+    cached.write_bytes(b"no null")
+    measure(again, wanted)
+    assert again.scores.identical(first.scores)
+
+
+def test_a_function_of_ones_own_is_described_by_its_docstring(tmp_path: Path):
+    run = untrained_run(tmp_path / "run", TOKENS)
+    measure(run, [embedding_norm])
+    said = run.scores.embedding_norm.attrs
+    assert said["description"] == Measure(embedding_norm).summary
+    assert (said["long_name"], said["role"]) == ("embedding norm", SCORE)
+
+
+def test_files_over_the_same_axes_are_stacked_as_xarray_joins_them(tmp_path: Path):
+    draws = np.random.default_rng(0)
+    written = {}
+    for step in (0, 5, 17):
+        values = xr.Dataset(
+            {"m": (("layer", "head"), draws.normal(size=(2, 3)), {"units": "u"}), "m_part": ((), draws.normal())},
+            coords={"layer": [0, 1]},
+        )
+        write_scores(score_file(tmp_path, step, "m"), values)
+        written[step] = values
+    whole = read_scores(tmp_path)
+    assert whole.m.dims == ("step", "layer", "head")
+    for step, values in written.items():
+        np.testing.assert_array_equal(whole.m.sel(step=step), values.m)
+        assert whole.m_part.sel(step=step) == values.m_part
+    assert whole.m.attrs == {"units": "u"}
+    assert whole["head"].values.tolist() == [0, 1, 2]
+
+
+def test_files_over_different_labels_are_joined_by_label(tmp_path: Path):
+    for step, labels in {0: ["a", "b"], 5: ["b", "c"]}.items():
+        values = xr.Dataset({"m": ("entry", [float(step), step + 1.0])}, coords={"entry": labels})
+        write_scores(score_file(tmp_path, step, "m"), values)
+    whole = read_scores(tmp_path).m
+    assert whole.sel(step=5, entry="b") == 5.0
+    assert whole.sel(step=0, entry="c").isnull()
+    assert whole.sel(step=0, entry="b") == 1.0
+
+
+def test_a_file_whose_axes_do_not_fit_its_arrays_is_damaged(tmp_path: Path):
+    path = tmp_path / "m.safetensors"
+    write_scores(path, xr.Dataset({"m": (("layer", "head"), np.zeros((2, 3)))}))
+    path.write_bytes(path.read_bytes().replace(b'[\\"layer\\", \\"head\\"]', b'[\\"layer\\"         ]'))
+    with pytest.raises(ValueError, match=r"m\.safetensors is damaged"):
+        read_arrays(path)
+
+
+def test_scores_are_read_again_only_after_a_file_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = untrained_run(tmp_path / "run", TOKENS)
+    measure(run, [embedding_norm])
+    before = run.scores
+    with monkeypatch.context() as patch:
+        patch.setattr("headway.checkpoints.run.read_scores", lambda path: pytest.fail("no file has changed"))
+        again = run.scores
+    assert again.identical(before)
+    again["embedding_norm"] = again.embedding_norm * 2  # the reader's own copy
+    assert run.scores.identical(before)
+    write_scores(score_file(run.path, 0, "other"), xr.Dataset({"other": ((), 1.0)}))
+    assert set(run.scores.data_vars) == {"embedding_norm", "other"}

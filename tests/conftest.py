@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jaxtyping
 import pytest
 import torch
 from browsing import browser, opened  # noqa: F401  # fixtures
@@ -71,3 +72,11 @@ def checked_parts(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     for function in functions:
         vars(function)["__no_type_check__"] = False
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the checks of types that only tests have, which would complain before the code does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,5 +1,6 @@
 """Networks written by hand do what they say, by the way they say."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from headway.analyze.measures.ablation import ablated_loss
 from headway.analyze.measures.attention import previous_token
 from headway.analyze.measures.loss import accuracy, loss
+from headway.data.conditionals import ELSE, IF
 from headway.data.task import Batch
+from headway.data.tokenizer import one_token
 from headway.models.config import Head
 from headway.models.handmade import (
     BOS,
@@ -193,3 +196,26 @@ def test_the_name_movers_do_in_each_layer_what_they_say():
     # The second head of each layer is zero.
     for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q"):
         assert not getattr(model, name)[:, 1].any()
+
+
+def test_what_the_if_else_network_says_does_not_show_which_heads_said_it():
+    """After `)` L0H1 raises else as well, and the embedding of `)` takes that away."""
+    model, batch = if_else()
+    assert model.tokenizer is not None
+    if_token, else_token, closing = (one_token(model.tokenizer, string) for string in (IF, ELSE, ")"))
+    pattern = model.run_with_cache(batch.inputs)[1]["pattern", 0][:, :, -1]
+    each, if_at, length = torch.arange(len(batch.inputs)), batch.info["if_position"], batch.inputs.shape[1]
+    anomalous = batch.info["anomalous"]
+    assert (batch.inputs[each, if_at] == if_token).all()
+    assert ((batch.inputs[:, -1] == closing) <= anomalous).all()
+    # A score of 6 against 0.
+    looks = math.exp(6) / (math.exp(6) + length - 1)
+    torch.testing.assert_close(pattern[each, 0, if_at], torch.full((len(each),), looks))
+    torch.testing.assert_close(pattern[each, 1, if_at], torch.where(anomalous, looks, 1 / length))
+    torch.testing.assert_close(pattern[:, 2:], torch.full_like(pattern[:, 2:], 1 / length))
+    OV = model.W_V[0] @ model.W_O[0]
+    V, raised = len(model.tokenizer), 9.0
+    # Every head writes a little of anything.
+    assert OV[:3, if_token, V + else_token].tolist() == pytest.approx([raised, raised, 0], abs=0.2)
+    by_both = pattern[each, 1, if_at] * raised + model.W_E[batch.inputs[:, -1], V + else_token]
+    torch.testing.assert_close(by_both, torch.full((len(each),), raised / length))

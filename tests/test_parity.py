@@ -5,7 +5,6 @@ The files in parity/fixtures hold what TransformerLens 3.9 computes; parity/make
 
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -529,12 +528,10 @@ def test_device_and_dtype_follow_the_weights(model: HookedTransformer):
 # What cannot be done says so
 
 
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the type checks that only tests have, which would complain before the network does."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+def test_shapes_are_checked_inside_networks(model: HookedTransformer):
+    """In these tests: elsewhere they are left out, because they take longer than the network."""
+    with pytest.raises(jaxtyping.TypeCheckError, match="forward"):
+        model.unembed(torch.zeros(BATCH, SIZES["d_model"], dtype=torch.float64))
 
 
 def test_hooks_that_could_never_fire_are_refused(model: HookedTransformer, tokens: Tensor):

@@ -281,23 +281,23 @@ def study_command(arguments: list[str]) -> None:
         print(STUDY_USAGE.format("\n".join(f"  {each.name:<20}  {each.question}" for each in STUDIES.values())), end="")
         return
     name, *rest = arguments
-    study = find_study(name)
+    chosen = find_study(name)
 
     from jsonargparse import ArgumentParser
 
     from headway.options import parse
 
-    usage = f"headway study {name} RUN{' [RUN ...]' if study.takes_runs else ''} [options]"
+    usage = f"headway study {name} RUN{' [RUN ...]' if chosen.takes_runs else ''} [options]"
     parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
-    of_what = "directory of the run" + (", or name of a language model" if study.takes_models else "")
-    others = "; other runs beside it" if study.takes_runs else ""
-    parser.add_argument("runs", nargs="+" if study.takes_runs else 1, help=f"{of_what}{others}")
+    of_what = "directory of the run" + (", or name of a language model" if chosen.takes_models else "")
+    others = "; other runs beside it" if chosen.takes_runs else ""
+    parser.add_argument("runs", nargs="+" if chosen.takes_runs else 1, help=f"{of_what}{others}")
     parser.add_argument("--at", type=int | None, help="the kept step to look at; the last one if not given")
-    parser.add_class_arguments(study.option_type, as_group=False, skip={"pair"})
-    if hasattr(study.option_type, "pair"):
+    parser.add_class_arguments(chosen.option_type, as_group=False, skip={"pair"})
+    if hasattr(chosen.option_type, "pair"):
         text = "two tokens whose place in the OV circuits is looked up; may be given several times"
         parser.add_argument("--pair", nargs=2, action="append", default=[], metavar=("SRC", "DST"), help=text)
-    if study.takes_models:
+    if chosen.takes_models:
         parser.add_argument("--out", type=str | None, help="of a language model: its directory; runs/NAME if not given")
     parser.add_argument("--overwrite", action="store_true", help="make it again if it has been made at this step")
     if {"-h", "--help"} & set(rest):
@@ -305,19 +305,19 @@ def study_command(arguments: list[str]) -> None:
         return
     options = vars(parse(parser, rest))
     runs, at, overwrite, out = (options.pop(each, None) for each in ("runs", "at", "overwrite", "out"))
-    run, *further = [path if study.takes_models and not i else _directory("run", path) for i, path in enumerate(runs)]
+    run, *further = [path if chosen.takes_models and not i else _directory("run", path) for i, path in enumerate(runs)]
     out = None if out is None else _directory("out", out)
+    # What can be refused is refused before torch is imported.
+    chosen.given(options)
 
     from rich.console import Console
 
     from headway.analyze.report.console import print_study
-    from headway.analyze.studying import study as make
-    from headway.analyze.studying import study_files
+    from headway.analyze.studying import study, study_files
 
-    study.given(options)
     files = study_files(name, run, at, out)
     there = files.result.exists() and not overwrite
-    result = make(name, run, further, at, bool(overwrite), out, progress=True, **options)
+    result = study(name, run, further, at, bool(overwrite), out, progress=True, **options)
     if there:
         print(f"{files.result} has been made; --overwrite makes it again.\n")
     print_study(result, Console(width=None if sys.stdout.isatty() else 160))

@@ -1,11 +1,13 @@
 """config.yaml: what determines a run, as plain values, read without torch and without the task's code."""
 
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from headway.models.config import ModelConfig
+from headway.options import nearest
 
 # Of config.yaml. Another number means that its options have other names or meanings.
 VERSION = 1
@@ -51,12 +53,23 @@ def read_config(path: Path) -> dict[str, Any]:
             if type(values.get(name)) is not kind:
                 of_kind = "a whole number" if kind is int else "a mapping of options"
                 raise ValueError(f"{name}: {values.get(name)!r} is not valid; it must be {of_kind}")
-        try:
-            ModelConfig(**values["model"])
-        except TypeError as error:
-            raise ValueError(f"model: {error}") from None
-        except ValueError as error:
-            raise ValueError(f"model.{error}") from None
+        _check_model(values["model"])
     except ValueError as error:
         raise ValueError(f"config: {path}: {error}") from None
     return values
+
+
+def _check_model(options: dict[str, Any]) -> None:
+    """A ValueError if these are not the options of a ModelConfig, all its sizes among them."""
+    known = {f.name: f for f in fields(ModelConfig) if f.init}
+    for name in options:
+        if name not in known:
+            raise ValueError(f"model.{name}: there is no such option{nearest(str(name), known)}")
+    for name, f in known.items():
+        value = options.get(name, None if f.default is MISSING else f.default)
+        if f.type is int and type(value) is not int:
+            raise ValueError(f"model.{name}: {value!r} is not valid; it must be a whole number")
+    try:
+        ModelConfig(**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model.{error}") from None

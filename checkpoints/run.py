@@ -22,7 +22,7 @@ import yaml
 
 from headway.checkpoints.config import read_config
 from headway.checkpoints.files import read_tree, write_whole
-from headway.checkpoints.scores import read_scores
+from headway.checkpoints.scores import read_scores, score_files
 from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class Run:
         self.path = Path(path).expanduser()
         if not (self.path / CONFIG).is_file():
             raise ValueError(f"run: {self.path} holds no run (there is no {CONFIG} in it)")
+        # What ``scores`` has read, with the state of its files at that time.
+        self._read: tuple[dict[Path, tuple[int, int]], xr.Dataset] | None = None
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self._state})"
@@ -232,8 +234,15 @@ class Run:
 
     @property
     def scores(self) -> xr.Dataset:
-        """Every score that has been computed, read from disk: axes as in ``headway.checkpoints.scores``."""
-        return read_scores(self.path)
+        """Every score that has been computed; axes as in ``headway.checkpoints.scores``.
+
+        Files are read again only when one of them is new or has changed.
+        """
+        files = {path: path.stat() for path in score_files(self.path).values()}
+        state = {path: (stat.st_mtime_ns, stat.st_size) for path, stat in files.items()}
+        if self._read is None or self._read[0] != state:
+            self._read = (state, read_scores(self.path))
+        return self._read[1].copy()
 
     @property
     def training(self) -> xr.Dataset:

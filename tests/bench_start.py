@@ -17,7 +17,7 @@ from bench import show
 from headway.recipes import RECIPES
 from headway.train import train
 
-ROUNDS = 7
+ROUNDS = 5
 
 
 def cpu_seconds(arguments: list[str], folder: str) -> float:
@@ -36,6 +36,7 @@ def start() -> None:
         command = ["-m", "headway"]
         for name, goal, arguments in (
             ("headway report", "1.3", [*command, "report", "run"]),
+            ("headway plot RUN loss", "1.3", [*command, "plot", "run", "loss"]),
             ("headway plot RUN heads", "1.3", [*command, "plot", "run", "heads"]),
             ("headway measures", "1", [*command, "measures"]),
             ("headway train induction --help", "1.3", [*command, "train", "induction", "--help"]),

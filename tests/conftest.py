@@ -1,6 +1,73 @@
-"""What every test shares: one thread each, since the tests run side by side on the machine's cores."""
+"""What every test shares: one thread, one cache for the whole session, and where shapes are checked."""
 
+import hashlib
+import inspect
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 import torch
 from browsing import browser, opened  # noqa: F401  # fixtures
 
+if TYPE_CHECKING:
+    from headway.checkpoints import Recipe, Run
+
+# Tests run side by side on the machine's cores.
 torch.set_num_threads(1)
+
+TESTS_OF_NETWORKS = ("test_parity", "test_transformer_lens_tools", "test_handmade")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the workers of one session share, with the cache of nulls and texts: none outlives the session."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    os.environ["HEADWAY_CACHE"] = str(folder / "cache")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(shared: Path) -> "Callable[[Recipe, Path], Run]":
+    """Gives a trained run of a recipe, in a folder that does not exist yet; a recipe is trained once in a session.
+
+    Each call copies that run, so a test may change what it gets. Whoever tests training calls ``train`` itself.
+    """
+    from headway.checkpoints import Run
+    from headway.train import train
+
+    def trained(recipe: "Recipe", folder: Path) -> Run:
+        first = shared / "runs" / hashlib.sha256(recipe.to_yaml().encode()).hexdigest()
+        if not first.exists():
+            own = first.with_name(f"{first.name}-{os.getpid()}")
+            train(**vars(recipe), out=own)
+            with suppress(OSError):  # the other worker was first
+                own.rename(first)
+        shutil.copytree(first, folder)
+        return Run(folder)
+
+    return trained
+
+
+@pytest.fixture(autouse=True, scope="module")
+def checked_parts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Check shapes inside networks in the tests of networks alone: checks make a forward pass three times as long."""
+    from headway.models import components, hooked_transformer
+
+    functions = [
+        function
+        for module in (components, hooked_transformer)
+        for holder in (module, *(kind for kind in vars(module).values() if inspect.isclass(kind)))
+        for function in vars(holder).values()
+        if inspect.isfunction(function) and function.__module__ == module.__name__
+    ]
+    skip = not request.module.__name__.endswith(TESTS_OF_NETWORKS)
+    for function in functions:
+        vars(function)["__no_type_check__"] = skip  # jaxtyping reads it at each call
+    yield
+    for function in functions:
+        vars(function)["__no_type_check__"] = False

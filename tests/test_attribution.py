@@ -14,12 +14,14 @@ from headway.analyze.measures.attribution import (
     attribute_inputs,
     attribute_outputs,
     attribute_scores,
+    attribute_sources,
     direct_attribution,
     qk_attribution,
     reads,
     score_given_keys,
     score_given_queries,
 )
+from headway.analyze.network.interventions import heads_except
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.config import Head, ModelConfig
@@ -81,6 +83,51 @@ def test_attributions_of_scores_add_up_to_the_score(name: str):
         visible = terms.notnull().values
         assert visible.sum() == 5 * (11 * 11 if model.cfg.attention_dir == "bidirectional" else 11 * 12 / 2)
         np.testing.assert_allclose(terms.values[visible], whole[visible], atol=ROUNDING)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_a_head_takes_from_each_source_adds_up_to_its_term(name: str):
+    model, batch = NETWORKS[name]()
+    sources, terms = attribute_sources(model, batch), attribute_outputs(model, batch)
+    heads = [str(head) for head in heads_except(model)]
+    assert sources["head"].values.tolist() == heads
+    np.testing.assert_allclose(sources.sum("source"), terms.sel(component=heads), atol=ROUNDING)
+    # One position a sequence, each another one: its row of all positions.
+    positions = torch.tensor([0, 10, 3, 7, 4])
+    asked = attribute_sources(model, batch, positions)
+    for sequence, position in enumerate(positions.tolist()):
+        np.testing.assert_allclose(
+            asked.isel(batch=sequence), sources.isel(batch=sequence, pos=position), atol=ROUNDING
+        )
+        if model.cfg.attention_dir == "causal":
+            assert not asked.isel(batch=sequence)[:, position + 1 :].any()
+    with pytest.raises(ValueError, match="positions: -1 does not exist; this batch has 0 to 10"):
+        attribute_sources(model, batch, torch.tensor([0, -1, 3, 7, 4]))
+    with pytest.raises(ValueError, match="positions: 11 does not exist; this batch has 0 to 10"):
+        attribute_sources(model, batch, torch.tensor([0, 11, 3, 7, 4]))
+
+
+def test_a_source_is_worth_what_the_logit_loses_without_attention_to_it():
+    """With the final scale held, the output is linear in the pattern of the last layer."""
+    model, batch = built(TOKENS)
+    logits, cache = model.run_with_cache(batch.inputs)
+    query, key, head = 8, 5, Head(1, 2)
+
+    def without_key(pattern: torch.Tensor, hook: object) -> torch.Tensor:
+        changed = pattern.clone()
+        changed[:, head.head, query, key] = 0
+        return changed
+
+    less = model.run_with_hooks(
+        batch.inputs,
+        fwd_hooks=[
+            ("blocks.1.attn.hook_pattern", without_key),
+            ("ln_final.hook_scale", lambda scale, hook: cache["ln_final.hook_scale"]),
+        ],
+    )
+    lost = (logits - less).gather(-1, batch.targets[..., None])[:, query, 0].detach().numpy()
+    found = attribute_sources(model, batch, torch.full((5,), query)).sel(head=str(head), source=key)
+    np.testing.assert_allclose(found, lost, atol=ROUNDING)
 
 
 def test_a_network_with_rms_norms_and_no_biases_is_taken_apart_too():
@@ -233,8 +280,9 @@ def test_what_a_formula_does_not_cover_is_refused():
     model, batch = built(TOKENS)
     with pytest.raises(ValueError, match="head: L2H0 does not exist; this network has L0H0 to L1H2"):
         attribute_scores(model, batch, Head(2, 0))
-    with pytest.raises(ValueError, match="position: 11 does not exist; this batch has 0 to 10"):
-        score_given_queries(model, batch, Head(0, 0), [11])
+    for position in (11, -1):
+        with pytest.raises(ValueError, match=f"position: {position} does not exist; this batch has 0 to 10"):
+            score_given_queries(model, batch, Head(0, 0), [position])
     with pytest.raises(ValueError, match="batch: it has vectors; this network takes tokens"):
         attribute_outputs(model, built(VECTORS)[1])
     with torch.no_grad():

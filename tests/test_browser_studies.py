@@ -2,7 +2,9 @@
 
 import re
 import shutil
+from base64 import b64decode
 from dataclasses import replace
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from browsing import Open, drawn, go, needs_chromium, pixels, seen
 from networks import gpt2_bridge
+from PIL import Image
 from playwright.sync_api import Locator, Page
 from toy_studies import MARKUP, made_up_study
 from toys import made_up_run
@@ -182,11 +185,8 @@ def said(number: float) -> str:
 
 def image_of(canvas: Locator) -> np.ndarray:
     """Its pixels [row, column, channel]."""
-    height, width, data = canvas.evaluate(
-        """(canvas) => [canvas.height, canvas.width,
-            [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]]"""
-    )
-    return np.array(data).reshape(height, width, 4)[..., :3]
+    encoded = canvas.evaluate("(canvas) => canvas.toDataURL()").partition(",")[2]
+    return np.array(Image.open(BytesIO(b64decode(encoded))).convert("RGB")).astype(int)
 
 
 def places_of(canvas: Locator, color: tuple[int, ...]) -> np.ndarray:

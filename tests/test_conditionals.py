@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from headway.data import conditionals
 from headway.data.conditionals import concatenate, find_prompts, generate_prompts, random_windows, replace_if, twins
 from headway.data.seeds import generator
 from headway.data.task import Batch
@@ -212,8 +213,9 @@ class TestFound:
             make(language_models.tokenizer("x else y"))
         with pytest.raises(ValueError, match="' else' is not one token of this tokenizer"):
             make(language_models.tokenizer("x if y"))
-        with pytest.raises(ValueError, match="tokenizer: SimpleNamespace is not valid; it must be a fast one"):
-            make(SimpleNamespace(is_fast=False))
+        for slow in (SimpleNamespace(is_fast=False), SimpleNamespace()):
+            with pytest.raises(ValueError, match="tokenizer: SimpleNamespace is not valid; it must be a fast one"):
+                make(slow)
 
 
 def kind(text: str) -> str:
@@ -316,12 +318,12 @@ class TestGenerated:
         assert 0.2 < sum(closing[::2]) / 500 < 0.8
 
     def test_there_are_thousands_and_none_comes_twice(self):
-        rows = generate_prompts(TOKENIZER, seed=2, count=5000).inputs.tolist()
-        assert len(set(map(tuple, rows))) == 5000
+        rows = generate_prompts(TOKENIZER, seed=2, count=2000).inputs.tolist()
+        assert len(set(map(tuple, rows))) == 2000
 
     def test_pairs_stay_pairs_where_prompts_are_few(self):
-        batch = generate_prompts(TOKENIZER, seed=0, count=300, length=5)
-        assert batch.info["anomalous"].tolist() == [False, True] * 150
+        batch = generate_prompts(TOKENIZER, seed=0, count=100, length=5)
+        assert batch.info["anomalous"].tolist() == [False, True] * 50
 
     def test_a_seed_gives_the_same_and_another_others(self):
         torch.manual_seed(5)
@@ -341,7 +343,8 @@ class TestGenerated:
         with pytest.raises(ValueError, match=f"count: {count} is not valid; it must be even and at least 2"):
             generate_prompts(TOKENIZER, seed=0, count=count)
 
-    def test_a_length_with_too_few_prompts_is_refused(self):
+    def test_a_length_with_too_few_prompts_is_refused(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(conditionals, "MAX_TRIES", 100)
         with pytest.raises(ValueError, match=r"length: 4 is not valid for 5000 prompts; .* more than [0-9]+ prompts"):
             generate_prompts(TOKENIZER, seed=0, count=5000, length=4)
 

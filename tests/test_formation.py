@@ -195,6 +195,18 @@ def test_a_head_has_formed_more_than_half_of_the_way_from_its_null_to_one():
     assert pair.sentence.startswith("L0H1 and L1H2 K-compose: k_composition 0.250 of at most 0.300 (null 0.125).")
 
 
+@pytest.mark.parametrize(("score", "share"), [(0.28, "20.0%"), (0.549, "49.9%"), (0.551, None), (1.0, None)])
+def test_a_head_that_is_less_than_half_of_the_way_from_chance_to_all_is_said_to_be(score: float, share: str | None):
+    """From a null of .1 a score of .28 is .18 of .9."""
+    found = strongest(made_up([[0], [100 * score]]), "previous_token")
+    assert found.sentence.startswith(f"Only {share} of the way" if share else "L0H0")
+
+
+def test_the_edge_of_a_band_is_inside():
+    scores = made_up([[0, 0], [3, -3], [3.001, -3.001]])
+    assert outside(scores, "previous_token").values[:, 0].tolist() == [[0, 0], [0, 0], [1, -1]]
+
+
 def test_pairs_have_formed_only_above_their_band():
     scores = made_up([[0, 0, 9], [9, -9, 9], [1, -9, 9], [9, -9, 1]])
     assert np.array_equal(formed_from(scores, "previous_token").values, [[1000, math.nan, math.nan]], equal_nan=True)

@@ -353,3 +353,10 @@ def test_attention_is_the_pattern_of_the_network():
     model, batch = previous_token_head()
     kept = BY_NAME["attention"](model, batch).attention
     assert (kept.isel(layer=0, head=0).argmax("key").values[:, 1:] == np.arange(16)).all()
+
+
+def test_attention_to_positions_by_chance_is_uniform_over_the_keys_that_a_query_sees():
+    """Query q sees q + 1 keys, so that 1/(q + 1) of its attention is on the position before."""
+    model, batch = uniform_head()
+    by_chance = np.mean([1 / (q + 1) for q in range(1, model.cfg.n_ctx)])
+    assert BY_NAME["position_pattern"](model, batch).position_pattern_chance.item() == pytest.approx(by_chance)

@@ -1,13 +1,32 @@
 """Networks written by hand do what they say, by the way they say."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from headway.analyze.measures.ablation import ablated_loss
 from headway.analyze.measures.attention import previous_token
 from headway.analyze.measures.loss import accuracy, loss
+from headway.data.task import Batch
 from headway.models.config import Head
-from headway.models.handmade import BOS, D_VOCAB, NO_POSITIONS, position_from_bos
+from headway.models.handmade import (
+    BOS,
+    D_VOCAB,
+    NO_POSITIONS,
+    OSCILLATING,
+    SENTENCES,
+    VECTORS,
+    affine_reader,
+    composing_pair,
+    copying_head,
+    fuzzy_pair,
+    if_else,
+    linear_network,
+    name_movers,
+    position_from_bos,
+)
+from headway.models.hooked_transformer import HookedTransformer
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +114,82 @@ def test_its_second_layer_is_the_previous_token_head(network):
     # Uniform attention has 1 / (q + 1) there.
     uniform = sum(1 / (q + 1) for q in range(1, NO_POSITIONS.n_ctx)) / (NO_POSITIONS.n_ctx - 1)
     assert scores.sel(layer=0, head=0).item() == pytest.approx(uniform, rel=1e-5)
+
+
+def linear() -> tuple[HookedTransformer, Batch]:
+    return linear_network(torch.eye(VECTORS.d_vector))
+
+
+@pytest.mark.parametrize(
+    ("build", "layers", "heads", "has_mlps"),
+    [
+        (copying_head, 1, 1, False),
+        (lambda: composing_pair("k"), 2, 2, False),
+        (fuzzy_pair, 2, 2, False),
+        (position_from_bos, 2, 1, True),
+        (linear, 1, 1, False),
+        (affine_reader, 3, 1, False),
+        (name_movers, 4, 2, False),
+        (if_else, 1, 8, False),
+    ],
+)
+def test_a_network_has_no_more_parts_than_it_says(build: Callable, layers: int, heads: int, has_mlps: bool):
+    model, _ = build()
+    assert model.W_Q.shape[:2] == (layers, heads)
+    assert any("mlp" in name for name, _ in model.named_parameters()) == has_mlps
+    assert model.cfg.normalization_type is None
+    assert not model.training
+
+
+def test_the_affine_reader_does_in_each_layer_what_it_says():
+    model, batch = affine_reader()
+    d, cache = OSCILLATING.d_vector, model.run_with_cache(batch.inputs)[1]
+    vector, aside = slice(0, d), slice(d, 2 * d)
+    # L0H0 looks at the vector before, from the second on, and adds half of it.
+    assert cache["pattern", 0][:, 0].diagonal(-1, 1, 2).min() > 0.999
+    torch.testing.assert_close(cache["attn_out", 0][:, 1:, vector], batch.inputs[:, :-1] / 2, atol=1e-3, rtol=1e-3)
+    # L1H0 looks at the second vector and writes it beside the embedding, and nothing else.
+    second = cache["resid_pre", 1][:, 1, vector]
+    assert cache["pattern", 1][:, 0, 1:, 1].min() > 0.999
+    written = cache["attn_out", 1][:, 1:]
+    torch.testing.assert_close(
+        written[..., aside], second[:, None].expand_as(written[..., aside]), atol=1e-3, rtol=1e-3
+    )
+    assert not written[..., [entry for entry in range(29) if not d <= entry < 2 * d]].any()
+    # L2H0 looks for vectors like the current one, weighs what L1H0 wrote four times, and takes away what it sees.
+    x = cache["resid_pre", 2]
+    like = (x[..., vector] @ x[..., vector].mT + 4 * x[..., aside] @ x[..., aside].mT) * 12**2 / 19**0.5
+    earlier = torch.ones(like.shape[1:]).tril().bool()
+    torch.testing.assert_close(cache["attn_scores", 2][:, 0][:, earlier], like[:, earlier], rtol=1e-4, atol=1e-2)
+    seen = cache["pattern", 2][:, 0] @ x[..., vector]
+    torch.testing.assert_close(cache["attn_out", 2][..., vector], -seen)
+
+
+def test_the_name_movers_do_in_each_layer_what_they_say():
+    model, batch = name_movers()
+    cache, V = model.run_with_cache(batch.inputs)[1], SENTENCES.d_vocab
+    each = torch.arange(len(batch.inputs))
+    place = {name: batch.info[name] for name in ("io", "s1", "s2", "end")}
+    io, subject = batch.info["io_token"], batch.info["s_token"]
+
+    def attention(layer: int, query: str, key: str) -> torch.Tensor:
+        return cache["pattern", layer][each, 0, place[query], place[key]]
+
+    # L0H0 looks from S2 at S1, and from a name that comes for the first time at BOS; *again* has the subject at S2.
+    assert attention(0, "s2", "s1").min() > 0.999
+    assert cache["pattern", 0][each, 0, place["io"], BOS].min() > 0.999
+    again = cache["attn_out", 0][each, place["s2"], V : 2 * V]
+    torch.testing.assert_close(again, torch.eye(V)[subject], atol=1e-3, rtol=0)
+    # L1H0 looks from END at S2 and writes the subject to *not*; L2H0 then looks at IO, and L3H0 at what is said.
+    assert attention(1, "end", "s2").min() > 0.999
+    no = cache["attn_out", 1][each, place["end"], 2 * V : 3 * V]
+    torch.testing.assert_close(no, torch.eye(V)[subject], atol=1e-3, rtol=0)
+    assert attention(2, "end", "io").min() > 0.99
+    said = cache["attn_out", 2][each, place["end"], 3 * V : 4 * V]
+    torch.testing.assert_close(said, torch.eye(V)[io], atol=1e-2, rtol=0)
+    assert attention(3, "end", "io").min() > 0.99
+    less = cache["attn_out", 3][each, place["end"], 3 * V : 4 * V]
+    torch.testing.assert_close(less, -torch.eye(V)[io] / 4, atol=1e-2, rtol=0)
+    # The second head of each layer is zero.
+    for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q"):
+        assert not getattr(model, name)[:, 1].any()

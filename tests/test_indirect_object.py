@@ -427,7 +427,7 @@ def test_a_spelling_that_does_not_fit_is_refused(fields: dict, name: str):
 @each_task
 def test_a_recipe_keeps_the_task(task: IndirectObject):
     model = ModelConfig(n_layers=1, d_model=7, n_ctx=task.n_ctx, d_head=5, n_heads=3, d_vocab=task.d_vocab)
-    recipe = Recipe(task, model)
+    recipe = Recipe(task=task, model=model)
     again = Recipe.from_dict(recipe.to_dict())
     assert recipe.to_yaml() == again.to_yaml()
     assert again == recipe

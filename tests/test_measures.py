@@ -218,8 +218,9 @@ def test_in_context_compares_the_positions_it_is_told():
     assert in_context(model, batch).in_context.item() == pytest.approx(by_default, abs=1e-5)
     half = in_context(model, batch, late=[9]).in_context.item()
     assert half == pytest.approx((each[:, 9].mean() - each[:, :2].mean()).item(), abs=1e-5)
-    with pytest.raises(ValueError, match="late: position 11 does not exist; positions are 0 to 10"):
-        in_context(model, batch, late=[11])
+    for position in (11, -1):
+        with pytest.raises(ValueError, match=f"late: position {position} does not exist; positions are 0 to 10"):
+            in_context(model, batch, late=[position])
 
 
 def our_bridge() -> tuple[Model, Model, Batch]:

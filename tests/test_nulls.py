@@ -121,6 +121,16 @@ def test_a_null_without_spread_has_no_band(scale: Scale):
     assert scores.score_null.values == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("scale", [PLAIN, SQUARE, LOG_ODDS], ids=["plain", "square", "log odds"])
+def test_a_scale_rises_and_leads_back(scale: Scale):
+    """Shares that are all or nothing come back as such, whatever their odds are."""
+    shares = np.array([0.0, 1e-5, 0.1, 0.5, 0.9, 1 - 1e-5, 1.0])
+    values = scale.to(shares)
+    assert np.isfinite(values).all()
+    assert (np.diff(values) > 0).all()
+    np.testing.assert_allclose(scale.back(values), shares, rtol=1e-6)
+
+
 def test_networks_without_spread_leave_no_band():
     """Without a LayerNorm fresh attention is uniform up to rounding, and zero weights compose with nothing."""
     recipe = replace(TOKENS, model=replace(TOKENS.model, normalization_type=None, initializer_range=0.0))

@@ -6,6 +6,7 @@ The files in parity/fixtures hold what TransformerLens 3.9 computes; parity/make
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -517,8 +518,12 @@ def test_residual_directions_are_columns_of_the_unembedding(model: HookedTransfo
 
 
 def test_device_and_dtype_follow_the_weights(model: HookedTransformer):
-    assert model.cfg.device == "cpu"
+    before = replace(model.cfg)
+    assert (model.cfg.device, model.cfg.dtype) == ("cpu", torch.float64)
     assert model.to("meta").cfg.device == "meta"
+    assert model.to(torch.float32).cfg.dtype == torch.float32
+    # They are no part of what a configuration says.
+    assert model.cfg == before
 
 
 # What cannot be done says so

@@ -182,10 +182,12 @@ def test_lightning_s_checkpoint_holds_each_weight_once(run: Run):
 
 
 def test_a_home_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    assert run_recipe(TOKENS, Path("~/run")).path == tmp_path / "run"
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path / "home")
+    assert run_recipe(TOKENS, Path("~/run")).path == tmp_path / "home" / "run"
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["run"]
 
 
 def test_what_a_file_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path):
@@ -396,9 +398,6 @@ def test_a_step_may_be_the_last_or_the_nearest(run: Run):
         assert identical(dict(model.state_dict()), last)
     assert identical(dict(run.model(step=7, nearest=True).state_dict()), weights(run, 8))
     assert [run.check_step(step, nearest=True) for step in (-3, 2, 3, 5, 6, 12, 13)] == [0, 1, 4, 5, 5, 8, 17]
-    assert type(run.check_step(run.scores.step.values[1])) is int
-    with pytest.raises(ValueError, match=r"step: 'first' is not valid; it must be the number of a checkpoint, or 'la"):
-        run.model("first")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_run_says_in_a_line_how_far_it_has_come(run: Run, tmp_path: Path):
@@ -458,9 +457,10 @@ def test_config_is_read_without_the_task(run: Run, tmp_path: Path):
         ("steps: 17", "", "steps: None is not valid; it must be a whole number"),
         ("seed: 0", "seed: true", "seed: True is not valid; it must be a whole number"),
         ("optim:", "optim: 3\nnone:", "optim: 3 is not valid; it must be a mapping of options"),
-        ("  n_layers: 2", "  n_layers: -2", "model.n_layers: -2 is not a size"),
-        ("  n_layers: 2", "  n_layers: two", "model: "),
-        ("  n_layers: 2", "  n_layerz: 2", "model: .*n_layerz"),
+        ("  n_layers: 2", "  n_layers: -2", "model.n_layers: -2 is not valid; it must be 1 or more"),
+        ("  n_layers: 2", "  n_layers: two", "model.n_layers: 'two' is not valid; it must be a whole number"),
+        ("  n_layers: 2", "", "model.n_layers: None is not valid; it must be a whole number"),
+        ("  n_layers: 2", "  n_layerz: 2", "model.n_layerz: there is no such option; nearest is 'n_layers'"),
         ("version: 1", "version: 3", "version: 3 is not valid; this Headway reads version 1"),
         ("version: 1", "[", "is not YAML"),
     ],

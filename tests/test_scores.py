@@ -153,3 +153,17 @@ def test_a_file_whose_axes_do_not_fit_its_arrays_is_damaged(tmp_path: Path):
     path.write_bytes(path.read_bytes().replace(b'[\\"layer\\", \\"head\\"]', b'[\\"layer\\"         ]'))
     with pytest.raises(ValueError, match=r"m\.safetensors is damaged"):
         read_arrays(path)
+
+
+def test_scores_are_read_again_only_after_a_file_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = untrained_run(tmp_path / "run", TOKENS)
+    measure(run, [embedding_norm])
+    before = run.scores
+    with monkeypatch.context() as patch:
+        patch.setattr("headway.checkpoints.run.read_scores", lambda path: pytest.fail("no file has changed"))
+        again = run.scores
+    assert again.identical(before)
+    again["embedding_norm"] = again.embedding_norm * 2  # the reader's own copy
+    assert run.scores.identical(before)
+    write_scores(score_file(run.path, 0, "other"), xr.Dataset({"other": ((), 1.0)}))
+    assert set(run.scores.data_vars) == {"embedding_norm", "other"}

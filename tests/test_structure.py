@@ -4,13 +4,10 @@ import ast
 import doctest
 import importlib
 import inspect
-import re
-import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from toys import TOKENS
@@ -123,54 +120,3 @@ def test_everything_public_is_documented(path: Path):
     for node in ast.parse((ROOT / path).read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{path}: {node.name}"
-
-
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
-
-
-def test_the_readme_names_only_commands_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Every command of the README is run, with few steps and into a folder of its own; make's targets are looked up."""
-    from headway.__main__ import main
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    ran = []
-    for command in readme_commands():
-        program, *arguments = shlex.split(command)
-        if program == "make":
-            assert set(arguments) <= set(targets), command
-        elif program == "tensorboard":
-            assert Path(arguments[arguments.index("--logdir") + 1]).is_dir()
-        elif program in ("headway", "python"):
-            if program == "python":
-                assert (ROOT / arguments.pop(0)).name == "train.py"
-                arguments.insert(0, "train")
-            if arguments[0] == "train" and not {"--resume", "--help", "--config"} & set(arguments):
-                arguments += [] if "--steps" in arguments else ["--steps", "4"]
-                arguments += ["--batch_size", "2", "--eval_batch_size", "3"]
-            if arguments[0] == "study":
-                arguments += ["--sequences", "7"]
-                arguments += ["--probe_sequences", "131"] if "affine-recurrence" in arguments else []
-            main(arguments)
-        else:
-            assert program in ("git", "cd"), command
-            continue
-        ran.append(program)
-    assert {"make", "headway", "python", "tensorboard"} <= set(ran)
-
-
-def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from headway.__main__ import main
-
-    monkeypatch.chdir(tmp_path)
-    main(["train", "induction", "--steps", "400", "--schedule.at", "[400]", "--batch_size", "2"])
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert blocks
-    # A module, so that a class defined there can be found again by its name, as in a notebook.
-    notebook = ModuleType("notebook")
-    monkeypatch.setitem(sys.modules, "notebook", notebook)
-    for block in blocks:
-        exec(block, vars(notebook))

@@ -3,6 +3,8 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,35 +12,37 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from claim_cases import Cases, check_all_are_tested, check_case
 from corpora import source, write_corpus
 from language_models import saved_gpt2
 from networks import with_random_biases
-from test_command import contents, refused
+from test_command import refused
 from test_text import recipe
-from toys import TOKENS
+from toy_studies import untrained_run
 
-from headway.__main__ import main
 from headway.analyze.measures.ablation import ablated_loss
 from headway.analyze.measures.attribution import attribute_sources
 from headway.analyze.network.forward import forward_pass, shared_forward_pass
 from headway.analyze.network.interventions import heads_except
 from headway.analyze.network.vocabulary import VocabularyCircuit
+from headway.analyze.studies import find_study
 from headway.analyze.studies.if_else import anomalies, scores, subcircuits
+from headway.analyze.studies.if_else.attributions import by_place, most_first
+from headway.analyze.studies.if_else.claims import claims
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
-from headway.analyze.studies.if_else.study import _by_place, by_what_they_add, claims, study
 from headway.analyze.studies.if_else.token_circuits import TokenCircuits, layer_norm, place
-from headway.analyze.studies.result import Claim, StudyResult
+from headway.analyze.studies.result import Claims, StudyResult
+from headway.analyze.studies.runner import run_study
+from headway.analyze.studying import study
 from headway.analyze.tools.anomaly_scores import Separation
-from headway.checkpoints import Run
 from headway.data.conditionals import ELSE, IF, twins
 from headway.data.seeds import generator
 from headway.data.text import Text
 from headway.data.tokenizer import one_token
 from headway.models import handmade
 from headway.models.config import Head, ModelConfig
-from headway.models.convert import Model
+from headway.models.convert import Model, load_bridge
 from headway.models.hooked_transformer import HookedTransformer
-from headway.train import train
 
 TOKENIZER = handmade.conditionals_tokenizer()
 V = len(TOKENIZER)
@@ -55,8 +59,13 @@ def prompts() -> Prompts:
     return Prompts.of(texts, TOKENIZER, seed=0, pairs=67, length=16)
 
 
-def plain() -> HookedTransformer:
+@lru_cache
+def made_by_hand() -> HookedTransformer:
     return handmade.if_else()[0]
+
+
+def plain() -> HookedTransformer:
+    return deepcopy(made_by_hand())
 
 
 @torch.no_grad()
@@ -142,7 +151,7 @@ def many_heads() -> HookedTransformer:
 
 
 @torch.no_grad()
-def by_place() -> HookedTransformer:
+def by_position() -> HookedTransformer:
     """It looks where `` if`` stands most often, whatever stands there."""
     model = plain()
     attention = model.blocks[0].attn
@@ -161,18 +170,18 @@ def one_reason() -> HookedTransformer:
     return model
 
 
-CLAIMS: list[tuple[str, Callable[[], HookedTransformer], Callable[[], HookedTransformer]]] = [
+CLAIMS: Cases = [
     ("It expects else", plain, nothing),
     ("Because of if", plain, always),
     ("OV circuit promotes else", plain, from_a_comma),
     ("known to promote", plain, without_the_control),
     ("QK circuit looks", plain, whatever_the_query),
-    ("One head does both", plain, separation),
+    ("One head does both", plain, apart),
     ("Heads take it from if", plain, from_anything),
     ("After a closing bracket too", plain, from_the_bracket),
     ("A few heads suffice", plain, many_heads),
     ("What they read at if suffices", plain, from_the_bracket),
-    ("Tokens suffice", plain, by_place),
+    ("Tokens suffice", plain, by_position),
     ("No two heads", plain, many_heads),
     ("Attributions tell", plain, one_reason),
     ("better than what knows nothing", plain, one_reason),
@@ -185,7 +194,7 @@ def untrained() -> list[Separation]:
 
 
 @lru_cache
-def found(build: Callable[[], HookedTransformer]) -> tuple[Claim, ...]:
+def found(build: Callable[[], HookedTransformer]) -> Claims:
     with shared_forward_pass():
         return claims(build(), prompts().generated, untrained())
 
@@ -194,17 +203,11 @@ def found(build: Callable[[], HookedTransformer]) -> tuple[Claim, ...]:
 def test_a_claim_holds_and_fails_where_it_must(
     says: str, accepted: Callable[[], HookedTransformer], rejected: Callable[[], HookedTransformer]
 ):
-    at, claim = next((i, claim) for i, claim in enumerate(found(accepted)) if says in claim.says)
-    assert claim.holds, claim
-    claim = found(rejected)[at]
-    assert not claim.holds, claim
-    assert np.isfinite(claim.number), claim
+    check_case(found(accepted), found(rejected), says)
 
 
 def test_every_claim_is_tested():
-    said = [claim.says for claim in found(plain)]
-    first = [next(i for i, claim in enumerate(said) if says in claim) for says, _, _ in CLAIMS]
-    assert first == list(range(len(said)))
+    check_all_are_tested(found(plain), CLAIMS)
 
 
 def random(layers: int = 1, **changes: object) -> HookedTransformer:
@@ -313,8 +316,7 @@ def test_the_ends_of_a_subcircuit(network: str):
     assert found.logit == pytest.approx(raised(whole, ELSE_TOKEN).mean().item(), abs=1e-5)
     assert found.loss == pytest.approx(-whole.log_softmax(-1)[:, ELSE_TOKEN].mean().item(), abs=1e-5)
     none = subcircuits.left(model, some, [])
-    assert found.share(none, found) == subcircuits.Left(1.0, 1.0)
-    assert none.share(none, found) == subcircuits.Left(0.0, 0.0)
+    assert (found.share_of_logit(none, found), none.share_of_logit(none, found)) == (1, 0)
     # The network's own function of loss, of a task whose every position counts, says the same of ordinary text.
     text = some.ordinary._replace(task=Text())
     clean = ablated_loss(model, text, []).loss.item()
@@ -406,11 +408,11 @@ def test_nothing_is_told_apart_by_noise_that_texts_have_in_common():
     assert found.null_low - 0.1 < found.auroc < found.null_high + 0.1
 
 
-def test_what_heads_take_is_parted_by_place():
+def test_what_heads_take_is_partedby_place():
     some = prompts().generated
     source = torch.arange(16.0)
     by_source = xr.DataArray(source.expand(2, len(some.anomalous), 16).numpy(), dims=("head", "prompt", "source"))
-    found = _by_place(by_source, some)
+    found = by_place(by_source, some)
     at = some.batch.info["if_position"]
     assert not found["BOS"].any()
     torch.testing.assert_close(found["if"], 2.0 * at)
@@ -435,9 +437,9 @@ def test_scores_by_distance_have_their_peak_where_a_head_looks():
 def test_an_untrained_network_makes_no_claim():
     some = prompts().generated
     config = ModelConfig(n_layers=1, d_model=61, n_ctx=17, d_head=13, n_heads=4, d_vocab=V, attn_only=True)
+    controls = list(anomalies.untrained(HookedTransformer(config, TOKENIZER), some).values())
     for seed in range(11, 17):
-        model = HookedTransformer(config, TOKENIZER, seed=seed)
-        made = claims(model, some, list(anomalies.untrained(model, some).values()))
+        made = claims(HookedTransformer(config, TOKENIZER, seed=seed), some, controls)
         held = {claim.says for claim in made if claim.holds}
         # Whatever writes the last token tells apart what is defined by it: that is why there are controls.
         assert held <= {"No two heads have the same circuit", "Attributions tell anomalous prompts from normal ones"}
@@ -445,47 +447,28 @@ def test_an_untrained_network_makes_no_claim():
 
 def test_the_heads_that_add_most_come_first():
     some = prompts().generated
-    assert by_what_they_add(plain(), some)[:2] == [Head(0, 0), Head(0, 1)]
-    assert subcircuits.few_of(by_what_they_add(plain(), some)) == [Head(0, 0), Head(0, 1)]
+    assert most_first(plain(), some)[:2] == [Head(0, 0), Head(0, 1)]
+    assert subcircuits.few_of(most_first(plain(), some)) == [Head(0, 0), Head(0, 1)]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Text]:
     folder = tmp_path_factory.mktemp("texts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADWAY_CACHE", str(folder / "cache"))
-        task = Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).resolved()
-        yield train(**vars(recipe(task)), out=folder / "run")
+        yield Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).resolved()
 
 
-def test_from_end_to_end(run: Run, capsys: pytest.CaptureFixture[str]):
-    main(
-        [
-            "study",
-            "if-else",
-            str(run.path),
-            "--sequences",
-            "11",
-            "--length",
-            "13",
-            "--pair",
-            "(",
-            ",",
-            "--pair",
-            IF,
-            ELSE,
-        ]
-    )
-    printed = capsys.readouterr().out
-    result = StudyResult.read(run.study_file("if-else", run.steps[-1]))
-    for claim in result.claims:
-        assert claim.says.split()[-1] in printed
+def test_from_end_to_end(task: Text, tmp_path: Path):
+    run = untrained_run(tmp_path / "run", recipe(task), (0, 3))
+    result = study("if-else", run, sequences=11, length=13, pair=[["(", ","], [IF, ELSE]])
+    xr.testing.assert_identical(StudyResult.read(run.study_file("if-else", 3)).to_tree(), result.to_tree())
     assert json.dumps(result.claims[0].says)[1:-1] in run.report_file.read_text()
-    tree = run.study("if-else")
-    assert tree["How it formed/Measures, over training"].step.values.tolist() == run.steps
+    tree = result.to_tree()
+    assert tree["How it formed/Measures, over training"].step.values.tolist() == [0, 3]
     pairs = tree["OV: other pairs/The best head for each"]
     assert pairs.pair.values.tolist()[-2:] == ["'(' → ','", "' if' → ' else'"]
-    # The network has been trained for 3 steps only.
+    # The network has not been trained.
     perplexity = tree["Behaviour/Perplexity on all text held out"].perplexity
     assert perplexity.sel(predictor="chance").item() == pytest.approx(331)
     assert 1.5 * 331 > perplexity.sel(predictor="this network").item() > perplexity.sel(predictor="bigram").item()
@@ -493,24 +476,25 @@ def test_from_end_to_end(run: Run, capsys: pytest.CaptureFixture[str]):
     kinds = tree["Behaviour/How much it expects ' else'"]
     assert kinds["count"].sel(prompts="generated, normal").item() == 11
     assert kinds["count"].sel(prompts="real, normal").item() > 5
+    # What no head and all heads differ by is next to nothing, of which no share is given.
+    left = tree["Subcircuits/What is left, and what comes back"]
+    assert left.loss_back.isnull().all()
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"n_layers": 2},
-        {"positional_embedding_type": "none"},
-        {"positional_embedding_type": "shortformer"},
-        {"normalization_type": None, "attn_only": False, "d_mlp": 23},
+        {"n_layers": 2, "positional_embedding_type": "shortformer"},
+        {"positional_embedding_type": "none", "normalization_type": None, "attn_only": False, "d_mlp": 23},
     ],
-    ids=["two layers", "no positions", "shortformer", "no LN, MLP"],
+    ids=["two layers, shortformer", "no positions, no LN, MLP"],
 )
-def test_any_network_on_text_can_be_studied(run: Run, changes: dict, tmp_path: Path):
-    small = recipe(run.task)  # pyright: ignore[reportArgumentType]
-    model = ModelConfig(**{**small.model.to_dict(), **changes})
-    result = study(train(**{**vars(small), "model": model, "steps": 1}, out=tmp_path / "run"), sequences=7, length=13)
-    result.write(tmp_path / "result.nc")
-    xr.testing.assert_identical(StudyResult.read(tmp_path / "result.nc").to_tree(), result.to_tree())
+def test_any_network_on_text_can_be_studied(task: Text, changes: dict, tmp_path: Path):
+    small = recipe(task)
+    run = untrained_run(tmp_path / "run", replace(small, model=ModelConfig(**{**small.model.to_dict(), **changes})))
+    found = find_study("if-else")
+    result = run_study(found, run, found.given({"sequences": 7, "length": 13}))
+    xr.testing.assert_identical(StudyResult.from_tree(result.to_tree()).to_tree(), result.to_tree())
 
 
 @pytest.fixture(scope="module")
@@ -519,40 +503,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved_gpt2(tmp_path_factory.mktemp("models") / "gpt2-code", "\n".join(map(source, range(7))))
 
 
-def test_a_language_model_is_studied_in_its_own_tokens(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    texts = write_corpus(tmp_path / "texts")
-    arguments = ["--sequences", "7", "--length", "17", "--corpus", str(texts), "--out", str(tmp_path / "out")]
-    main(["study", "if-else", str(folder), *arguments])
-    result = StudyResult.read(tmp_path / "out" / "studies" / "if-else.nc")
+def test_a_language_model_is_studied_in_its_own_tokens(folder: Path, tmp_path: Path):
+    texts, found = write_corpus(tmp_path / "texts"), find_study("if-else")
+    given = found.given({"sequences": 7, "length": 17, "corpus": str(texts)})
+    result = run_study(found, load_bridge(str(folder)), given)
     assert result.step is None
-    assert result.claims[0].says in (tmp_path / "out" / "report.html").read_text()
     assert "Perplexity on all text held out" not in result.to_tree()["Behaviour"]
 
 
-def test_bad_input_is_one_line_and_changes_nothing(
-    run: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    other = train(**vars(TOKENS), out=tmp_path / "other").path
-    before, _ = contents(run.path), capsys.readouterr()
+def test_what_is_wrong_is_one_line(task: Text, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = str(untrained_run(tmp_path / "run", recipe(task)).path)
     cases = {
-        (str(other),): "is of the task RepeatedTokens; it must be Text",
-        (str(run.path), "--overwrite", "--length", "18"): "length: 18 is not valid; ",
-        (str(run.path), "--overwrite", "--length", "3"): "length: 3 is not valid; it must be at least 4",
-        (str(run.path), "--overwrite", "--sequences", "2"): "sequences: 2 is not valid; it must be at least 3",
-        (
-            str(run.path),
-            "--overwrite",
-            "--pair",
-            "zebra",
-            ")",
-        ): "token: 'zebra' is not one token of this tokenizer; it is",
-        (str(run.path), "--overwrite", "--pair", "("): "pair",
-        (str(folder), "--corpus", str(tmp_path / "nowhere")): "no folder or file matches",
+        (run, "--length", "18"): "length: 18 is not valid; ",
+        (run, "--length", "3"): "length: 3 is not valid; it must be at least 4",
+        (run, "--sequences", "2"): "sequences: 2 is not valid; it must be at least 3",
+        (run, "--pair", "zebra", ")"): "token: 'zebra' is not one token of this tokenizer; it is",
+        (run, "--pair", "("): "pair",
+        (str(folder), "--corpus", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")): "nowhere",
     }
+    capsys.readouterr()
     for arguments, message in cases.items():
-        out = ["--out", str(tmp_path / "out")] if str(folder) in arguments else []
-        assert message in refused(["study", "if-else", *arguments, *out], capsys), arguments
-    assert contents(run.path) == before
+        assert message in refused(["study", "if-else", *arguments], capsys), arguments
     assert not (tmp_path / "out").exists()

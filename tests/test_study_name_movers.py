@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,34 +11,35 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from claim_cases import Cases, check_all_are_tested, check_case
 from language_models import saved_gpt2
 from networks import with_random_biases
-from test_command import contents, refused
+from test_command import refused
+from toy_studies import untrained_run
 from toys import TOKENS
 
-from headway.__main__ import main
 from headway.analyze.measures.attribution import unembedding
-from headway.analyze.network.forward import forward_pass
-from headway.analyze.studies.name_movers import (
+from headway.analyze.network.forward import forward_pass, shared_forward_pass
+from headway.analyze.studies import find_study
+from headway.analyze.studies.name_movers.claims import claims
+from headway.analyze.studies.name_movers.components import split_score
+from headway.analyze.studies.name_movers.fixed import fixed, key_vectors, query_vectors
+from headway.analyze.studies.name_movers.sentences import (
     Chosen,
     Sentences,
     attention_from_end,
     choose,
-    claims,
-    fixed,
-    key_vectors,
-    query_vectors,
-    split_score,
-    study,
+    lead_of_io,
+    logits_at_end,
 )
-from headway.analyze.studies.result import Claim, StudyResult
-from headway.checkpoints import Run
+from headway.analyze.studies.result import Claims, StudyResult
+from headway.analyze.studies.runner import run_study
+from headway.analyze.studying import study
 from headway.data.indirect_object import NAMES, OBJECTS, PLACES, TEMPLATES, IndirectObject, join_words, split_words
 from headway.models import handmade
 from headway.models.config import Head, ModelConfig
 from headway.models.convert import Model, load_bridge
 from headway.models.hooked_transformer import HookedTransformer
-from headway.train import train
 
 V = handmade.SENTENCES.d_vocab
 TOKEN, AGAIN, NOT, SAID = (slice(i * V, (i + 1) * V) for i in range(4))
@@ -45,18 +47,28 @@ TOKEN, AGAIN, NOT, SAID = (slice(i * V, (i + 1) * V) for i in range(4))
 Case = tuple[HookedTransformer, Head | None]
 
 
+@lru_cache
 def sentences() -> Sentences:
     batch = handmade.name_movers()[1]
     return Sentences(batch, handmade.SENTENCES.corrupted(batch), handmade.SENTENCES.name_tokens)
 
 
+@lru_cache
+def made_by_hand() -> HookedTransformer:
+    return handmade.name_movers()[0]
+
+
+def copied() -> HookedTransformer:
+    return deepcopy(made_by_hand())
+
+
 def plain() -> Case:
-    return handmade.name_movers()[0], None
+    return made_by_hand(), None
 
 
 @torch.no_grad()
 def nothing() -> Case:
-    model, _ = handmade.name_movers()
+    model = copied()
     for block in model.blocks:
         for parameter in block.attn.parameters():
             parameter.zero_()
@@ -66,7 +78,7 @@ def nothing() -> Case:
 @torch.no_grad()
 def by_suppression() -> Case:
     """The name mover says next to nothing: a head that takes S away does the rest."""
-    model, _ = handmade.name_movers()
+    model = copied()
     attention = model.blocks[2].attn
     attention.W_O[0] *= 0.1
     attention.b_Q[1, -1] = attention.W_K[1, AGAIN, -1] = 23.0
@@ -78,14 +90,14 @@ def by_suppression() -> Case:
 @torch.no_grad()
 def says_other_words_too() -> Case:
     """Whatever name the name mover looks at, it says six other words louder."""
-    model, _ = handmade.name_movers()
+    model = copied()
     model.blocks[2].attn.W_O[0, :V, SAID.stop - 6 : SAID.stop] = 2.0
     return model, None
 
 
 @torch.no_grad()
 def without_a_negative_head() -> Case:
-    model, _ = handmade.name_movers()
+    model = copied()
     model.blocks[3].attn.W_O.zero_()
     return model, None
 
@@ -93,7 +105,7 @@ def without_a_negative_head() -> Case:
 @torch.no_grad()
 def weakly_unembedded() -> Case:
     """What the name mover writes is much larger than the direction that raises the logit."""
-    model, _ = handmade.name_movers()
+    model = copied()
     model.W_U.mul_(0.01)
     model.blocks[2].attn.W_O.mul_(5)
     model.blocks[3].attn.W_O.mul_(5)
@@ -103,17 +115,17 @@ def weakly_unembedded() -> Case:
 @torch.no_grad()
 def looks_by_itself() -> Case:
     """The negative head looks for names that are not S, as the name mover does, and reads nothing of that one's."""
-    model, _ = handmade.name_movers()
+    model = copied()
     for name in ("W_Q", "b_Q", "W_K"):
         getattr(model.blocks[3].attn, name).copy_(getattr(model.blocks[2].attn, name))
     return model, None
 
 
 def of(head: Head) -> Callable[[], Case]:
-    return lambda: (handmade.name_movers()[0], head)
+    return lambda: (made_by_hand(), head)
 
 
-CLAIMS: list[tuple[str, Callable[[], Case], Callable[[], Case]]] = [
+CLAIMS: Cases = [
     ("says the name that comes once", plain, nothing),
     ("attends from the end to that name", plain, nothing),
     ("Name movers say it", plain, by_suppression),
@@ -129,26 +141,19 @@ CLAIMS: list[tuple[str, Callable[[], Case], Callable[[], Case]]] = [
 
 
 @lru_cache
-def found(build: Callable[[], Case]) -> tuple[Claim, ...]:
+def found(build: Callable[[], Case]) -> Claims:
     model, head = build()
-    some = sentences()
-    return claims(model, some, choose(model, some, head))
+    with shared_forward_pass():
+        return claims(model, sentences(), choose(model, sentences(), head))
 
 
 @pytest.mark.parametrize(("says", "accepted", "rejected"), CLAIMS, ids=[each[0] for each in CLAIMS])
 def test_a_claim_holds_and_fails_where_it_must(says: str, accepted: Callable[[], Case], rejected: Callable[[], Case]):
-    at, claim = next((i, claim) for i, claim in enumerate(found(accepted)) if says in claim.says)
-    assert claim.holds, claim
-    claim = found(rejected)[at]  # which may name other heads
-    assert not claim.holds, claim
-    assert np.isfinite(claim.number), claim
+    check_case(found(accepted), found(rejected), says)
 
 
 def test_every_claim_is_tested():
-    said = [claim.says for claim in found(plain)]
-    assert len(said) == len(CLAIMS)
-    first = [next(i for i, claim in enumerate(said) if says in claim) for says, _, _ in CLAIMS]
-    assert sorted(first) == list(range(len(CLAIMS)))
+    check_all_are_tested(found(plain), CLAIMS)
 
 
 def test_the_heads_are_found():
@@ -190,8 +195,7 @@ NETWORKS: dict[str, Callable[[], HookedTransformer]] = {
 }
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("place", ["io", "s1", "s2"])
+@pytest.mark.parametrize(("network", "place"), list(zip(NETWORKS, ["io", "s1", "s2"] * 2, strict=True)))
 def test_the_real_vectors_give_back_the_score_and_the_attention(network: str, place: str):
     model, some = NETWORKS[network](), Sentences.of(TASK, 0, 11)
     chosen = Chosen(Head(2, 1), (Head(1, 0),), place)  # pyright: ignore[reportArgumentType]
@@ -252,22 +256,24 @@ def test_stand_ins_are_normalised_as_the_layer_does_it():
     assert not any("with MLP 0" in name for name in key_vectors(attention_only, some, chosen))
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(**vars(SMALL), out=tmp_path_factory.mktemp("runs") / "sentences")
+def test_the_answer_is_ahead_where_its_logit_is_larger():
+    model, some = random(), Sentences.of(TASK, 0, 11)
+    logits, info, rows = logits_at_end(model, some.batch), some.batch.info, torch.arange(11)
+    torch.testing.assert_close(lead_of_io(model, some), logits[rows, info["io_token"]] - logits[rows, info["s_token"]])
+    logits = logits_at_end(model, some.corrupted)
+    lead = lead_of_io(model, some, corrupted=True)
+    torch.testing.assert_close(lead, logits[rows, info["io_token"]] - logits[rows, info["s_token"]])
 
 
-def test_from_end_to_end(run: Run, capsys: pytest.CaptureFixture[str]):
-    main(["study", "name-movers", str(run.path), "--sequences", "23"])
-    printed = capsys.readouterr().out
-    result = StudyResult.read(run.study_file("name-movers", run.steps[-1]))
-    for claim in result.claims:
-        assert claim.says.split()[-1] in printed
+def test_from_end_to_end(tmp_path: Path):
+    run = untrained_run(tmp_path / "run", SMALL, (0, 17))
+    result = study("name-movers", run, sequences=23)
     assert {figure.kind for section in result.sections for figure in section.figures} == {"lines", "maps", "table"}
+    xr.testing.assert_identical(StudyResult.read(run.study_file("name-movers", 17)).to_tree(), result.to_tree())
     assert json.dumps(result.claims[0].says)[1:-1] in run.report_file.read_text()
-    tree = run.study("name-movers")
+    tree = result.to_tree()
     formed = tree["How it formed/Measures, over training"]
-    assert formed.step.values.tolist() == run.steps
+    assert formed.step.values.tolist() == [0, 17]
     assert formed.copying.dims == ("layer", "head", "step")
     some = tree["Behaviour/Some sentences"]
     batch = TASK.evaluation_batch(run.recipe.eval_seed, 23)
@@ -281,26 +287,26 @@ def test_from_end_to_end(run: Run, capsys: pytest.CaptureFixture[str]):
     assert np.array_equal(means, np.sort(means))
 
 
-def test_at_another_step_another_head_and_another_place(run: Run):
-    result = study(run, at=0, sequences=11, head="L2H1", to="s2")
-    tree = result.to_tree()
-    assert "The score of L2H1 from END to S2" in tree["Keys fixed"].attrs["text"]
-    assert "W_U[S]" in tree["Keys fixed/Query-side vector: scores and attention"].vector.values
-    # A head of layer 0 has nothing before it to read.
-    first = study(run, at=0, sequences=11, head="L0H2").to_tree()
-    assert first["Path patching/Attention of L0H2 from END"].sizes["path, input"] == 1
-
-
 @pytest.mark.parametrize(
-    "changes",
-    [{"n_layers": 1}, {"attn_only": True}, {"positional_embedding_type": "shortformer"}, {"normalization_type": None}],
-    ids=["one layer", "attention only", "shortformer", "no LN"],
+    ("changes", "head", "place"),
+    [
+        ({"n_layers": 1, "attn_only": True, "normalization_type": None}, "L0H2", "io"),
+        ({"positional_embedding_type": "shortformer"}, "L2H1", "s2"),
+    ],
+    ids=["one layer, attention only, no LN", "shortformer"],
 )
-def test_any_network_of_the_task_can_be_studied(changes: dict, tmp_path: Path):
-    small = replace(SMALL, model=replace(SMALL.model, **changes), steps=1, schedule=replace(SMALL.schedule, at=()))
-    result = study(train(**vars(small), out=tmp_path / "run"), sequences=11)
-    result.write(tmp_path / "result.nc")
-    xr.testing.assert_identical(StudyResult.read(tmp_path / "result.nc").to_tree(), result.to_tree())
+def test_any_network_any_head_and_any_place_can_be_studied(changes: dict, head: str, place: str, tmp_path: Path):
+    found = find_study("name-movers")
+    run = untrained_run(tmp_path / "run", replace(SMALL, model=replace(SMALL.model, **changes)))
+    result = run_study(found, run, found.given({"sequences": 11, "head": head, "to": place}))
+    tree = result.to_tree()
+    xr.testing.assert_identical(StudyResult.from_tree(tree).to_tree(), tree)
+    assert f"The score of {head} from END to {place.upper()}" in tree["Keys fixed"].attrs["text"]
+    name = "W_U[IO]" if place == "io" else "W_U[S]"
+    assert name in tree["Keys fixed/Query-side vector: scores and attention"].vector.values
+    if head == "L0H2":
+        # A head of layer 0 has nothing before it to read.
+        assert tree["Path patching/Attention of L0H2 from END"].sizes["path, input"] == 1
 
 
 @pytest.fixture(scope="module")
@@ -311,42 +317,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved_gpt2(tmp_path_factory.mktemp("models") / "gpt2-names", words, n_layer=3)
 
 
-def test_a_language_model_is_studied_in_its_own_tokens(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    main(["study", "name-movers", str(folder), "--sequences", "13", "--out", str(tmp_path / "out")])
-    result = StudyResult.read(tmp_path / "out" / "studies" / "name-movers.nc")
-    assert result.step is None
+def test_a_language_model_is_studied_in_its_own_tokens(folder: Path):
+    found = find_study("name-movers")
+    result = run_study(found, load_bridge(str(folder)), found.given({"sequences": 13}))
+    assert (result.step, result.run) == (None, str(folder))
     sentence = result.to_tree()["Behaviour/Some sentences"].sentence.values[0]
     assert sentence.split()[0] in {text.split()[0] for text in TEMPLATES}
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert result.claims[0].says in page
-    # Both studies of a model stand on its page.
-    main(["study", "induction", str(folder), "--sequences", "3", "--out", str(tmp_path / "out")])
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert result.claims[0].says in page
-    assert "It predicts what repeats" in page
 
 
-def test_bad_input_is_one_line_and_changes_nothing(
-    run: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    other = train(**vars(TOKENS), out=tmp_path / "other").path
+def test_what_is_wrong_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run, out = str(untrained_run(tmp_path / "run", SMALL).path), ("--out", str(tmp_path / "out"))
     short = saved_gpt2(tmp_path / "short", join_words(NAMES[:7]) + " " + join_words(NAMES[:7]), n_positions=11)
-    before, _ = contents(run.path), capsys.readouterr()
     cases = {
-        (str(other),): "is of the task RepeatedTokens; name-movers needs IndirectObject",
-        (str(run.path), "--head", "L7H0", "--overwrite"): "head: L7H0 does not exist; this network has L0H0 to L2H2",
-        (str(run.path), "--head", "7", "--overwrite"): "head: '7' is not valid; it must be a name such as L0H7",
-        (str(run.path), "--to", "end", "--overwrite"): "to: 'end' is not valid; it must be one of io, s1, s2",
-        (str(run.path), "--sequences", "1", "--overwrite"): "sequences: 1 is not valid",
-        (str(run.path), "--names", "[Alice]", "--overwrite"): "names: Alice is not valid for a run",
-        (str(folder), "--names", "[Alice,Peter,Laura,Henry,Maria,Zebulon]"): "names: 'Zebulon' is not one token",
-        (str(folder), "--names", "[Alice,Peter]"): "names: 2 of 2 are one token of this tokenizer",
-        (str(short),): "reads 11 tokens; these sentences have",
+        (run, "--head", "L7H0"): "head: L7H0 does not exist; this network has L0H0 to L2H2",
+        (run, "--head", "7"): "head: '7' is not valid; it must be a name such as L0H7",
+        (run, "--to", "end"): "to: 'end' is not valid; it must be one of io, s1, s2",
+        (run, "--sequences", "1"): "sequences: 1 is not valid",
+        (run, "--names", "[Alice]"): "names: Alice is not valid for a run",
+        (str(folder), *out, "--names", "[Alice,Peter,Laura,Henry,Maria,Zebulon]"): "names: 'Zebulon' is not one token",
+        (str(folder), *out, "--names", "[Alice,Peter]"): "names: 2 of 2 are one token of this tokenizer",
+        (str(short), *out): "reads 11 tokens; these sentences have",
     }
+    capsys.readouterr()
     for arguments, message in cases.items():
-        out = [] if str(run.path) in arguments or str(other) in arguments else ["--out", str(tmp_path / "out")]
-        assert message in refused(["study", "name-movers", *arguments, *out], capsys), arguments
-    assert contents(run.path) == before
+        assert message in refused(["study", "name-movers", *arguments], capsys), arguments
     assert not (tmp_path / "out").exists()

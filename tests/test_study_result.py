@@ -9,15 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_studies import made_up_study
-from toys import TOKENS
 
 from headway.analyze.studies.result import Claim, Claims, Figure, Kind, Section, StudyResult, by_layer, table
-from headway.analyze.studies.runner import over_steps
-from headway.checkpoints import Run
-from headway.models.hooked_transformer import HookedTransformer
+from headway.analyze.studies.runner import over_checkpoints
 
 LINES = Figure("Squares", xr.Dataset({"y": ("x", [0, 1, 4])}), "lines")
 EMPTY = StudyResult("empty", "runs/empty", 0, (), ())
@@ -133,6 +130,7 @@ claims = st.builds(
 )
 
 
+@settings(max_examples=30)
 @given(claims=st.lists(claims, max_size=5))
 def test_claims_come_back_to_the_last_digit(claims: list[Claim]):
     result = replace(EMPTY, claims=tuple(claims))
@@ -283,10 +281,9 @@ def test_a_claim_holds_on_the_right_side_of_its_bound(number: float, above: bool
     assert (claim.needs, replace(claim, below=True).needs) == ("> 0.5", "< 0.5")
 
 
-# Over the steps
+# Over the checkpoints
 
 
-STEPS = [0, 3, 7, 13, 17]
 NUMBERS = {0: (0.1, 9.0, 0.9), 3: (0.7, 9.0, 0.9), 7: (0.2, 0.2, 0.9), 13: (0.8, 0.1, math.nan), 17: (0.9, 0.1, 0.1)}
 
 
@@ -299,17 +296,12 @@ def found_at(step: int) -> Claims:
     )
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """A run that kept five steps."""
-    run = Run.create(tmp_path / "run", TOKENS)
-    for step in STEPS:
-        run.keep(step, HookedTransformer(TOKENS.model))
-    return run
+def figures_until(last: int) -> tuple[Figure, ...]:
+    return over_checkpoints({step: (found_at(step), None) for step in NUMBERS if step <= last})
 
 
-def test_a_claim_is_said_to_hold_since_the_step_from_which_it_held_for_good(run: Run):
-    formed, lines = over_steps(run, 17, found_at)
+def test_a_claim_is_said_to_hold_since_the_step_from_which_it_held_for_good():
+    formed, lines = figures_until(17)
     assert (formed.kind, lines.kind, lines.log) == ("table", "lines", "x")
     rows = formed.data
     assert rows.claim.values.tolist() == ["It rises", "It falls", "It stays"]
@@ -319,41 +311,36 @@ def test_a_claim_is_said_to_hold_since_the_step_from_which_it_held_for_good(run:
     assert rows.needs.values.tolist() == ["> 0.5", "< 0.5", "> 0.5"]
     assert rows.since.attrs["long_name"] == "holds since step"
     assert [rows[name].attrs["long_name"] for name in ("first", "last")] == ["at step 0", "at step 17"]
+    # At step 7 the first no longer holds, and the third still does, from the start.
+    np.testing.assert_array_equal(figures_until(7)[0].data.since, [math.nan, 7, 0])
+    np.testing.assert_array_equal(figures_until(0)[0].data.since, [math.nan, math.nan, 0])
 
 
-def test_the_numbers_of_each_claim_are_drawn_over_the_steps(run: Run):
-    _, lines = over_steps(run, 17, found_at)
-    assert lines.data.step.values.tolist() == STEPS
+def test_the_numbers_of_each_claim_are_drawn_over_the_steps():
+    _, lines = figures_until(17)
+    assert lines.data.step.values.tolist() == list(NUMBERS)
     assert list(lines.data.data_vars) == ["claim_0", "claim_1", "claim_2"]
     for i, name in enumerate(lines.data.data_vars):
-        np.testing.assert_array_equal(lines.data[name], [NUMBERS[step][i] for step in STEPS])
+        np.testing.assert_array_equal(lines.data[name], [numbers[i] for numbers in NUMBERS.values()])
     assert lines.data.claim_1.attrs["long_name"] == "It falls: rest (< 0.5)"
 
 
-def test_steps_after_the_one_that_is_looked_at_play_no_part(run: Run):
-    asked: list[int] = []
-
-    def claims(step: int) -> Claims:
-        asked.append(step)
-        return found_at(step)
-
-    formed, lines = over_steps(run, 7, claims)
-    assert asked == lines.data.step.values.tolist() == [0, 3, 7]
-    # At step 7 the first no longer holds, and the third still does, from the start.
-    np.testing.assert_array_equal(formed.data.since, [math.nan, 7, 0])
-    np.testing.assert_array_equal(formed.data["last"], NUMBERS[7])
+def test_what_is_measured_has_the_steps_as_its_last_axis():
+    """Also where a step has a variable, or an entry, that others lack."""
+    at = {
+        0: xr.Dataset({"score": ("head", [1.0, 2.0], {}), "alone": 3.0}, {"head": ["a", "b"]}),
+        3: xr.Dataset({"score": ("head", [4.0, 5.0])}, {"head": ["a", "c"]}),
+    }
+    measured = over_checkpoints({step: (found_at(step), each) for step, each in at.items()})[2].data
+    assert measured.score.dims == ("head", "step")
+    np.testing.assert_array_equal(measured.score.sel(head=["a", "b", "c"]), [[1, 4], [2, math.nan], [math.nan, 5]])
+    np.testing.assert_array_equal(measured.alone, [3, math.nan])
 
 
-def test_over_one_step_a_claim_holds_since_then_or_not(run: Run):
-    formed, _ = over_steps(run, 0, found_at)
-    np.testing.assert_array_equal(formed.data.since, [math.nan, math.nan, 0])
-
-
-def test_what_formed_over_the_steps_can_be_kept(run: Run):
-    result = around(*over_steps(run, 17, found_at), claims=found_at(17))
-    result.write(run.study_file("mine", 17))
-    assert same(StudyResult.read(run.study_file("mine", 17)), result)
-    assert run.studies == {"mine": 17}
+def test_what_formed_over_the_steps_can_be_kept(tmp_path: Path):
+    result = around(*figures_until(17), claims=found_at(17))
+    result.write(tmp_path / "mine.nc")
+    assert same(StudyResult.read(tmp_path / "mine.nc"), result)
 
 
 # Tables

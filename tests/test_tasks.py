@@ -118,6 +118,7 @@ BAD_FIELDS = [
     (RepeatedTokens, {"n_tokens": 44}, "n_tokens"),
     (RepeatedTokens, {"n_tokens": 15, "late_start": 0.0}, "n_tokens"),
     (RepeatedTokens, {"late_start": 1.5}, "late_start"),
+    (RepeatedTokens, {"late_start": -0.5}, "late_start"),
     (RepeatedTokens, {"late_start": math.nan}, "late_start"),
     (RepeatedTokens, {"length": 2}, "length"),
     (RepeatedTokens, {"period_min": 0}, "period_min"),
@@ -491,7 +492,7 @@ def test_the_baselines_without_bos():
 @pytest.mark.parametrize("bos", [True, False])
 def test_a_recipe_says_whether_there_is_a_bos(bos: bool):
     model = ModelConfig(n_layers=1, d_model=7, n_ctx=19, d_head=5, n_heads=3, d_vocab=12)
-    recipe = Recipe(replace(PREVIOUS, bos=bos), model)
+    recipe = Recipe(task=replace(PREVIOUS, bos=bos), model=model)
     assert recipe.to_dict()["task"]["bos"] is bos
     again = Recipe.from_dict(recipe.to_dict())
     assert again == recipe
@@ -548,6 +549,7 @@ def test_the_parts_of_synonyms_are_what_is_new_and_what_can_be_told():
         ({"period_max": 9}, "period_max: 9 is not valid; it must be at least period_min = 5 and at most"),
         ({"n_pairs": 11}, "n_pairs: 11 is not valid; it must be at least 12"),
         ({"late_start": 1.5}, "late_start: 1.5 is not valid; it must be a share"),
+        ({"late_start": -0.5}, "late_start: -0.5 is not valid; it must be a share"),
     ],
 )
 def test_synonyms_that_cannot_be_drawn_are_refused(changes: dict, message: str):

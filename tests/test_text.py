@@ -49,7 +49,13 @@ def task(folder: Path) -> Text:
 def recipe(task: Text) -> Recipe:
     model = ModelConfig(n_layers=1, d_model=19, n_ctx=LENGTH, d_head=5, n_heads=3, d_vocab=N_TOKENS, attn_only=True)
     return Recipe(
-        task, model, OptimConfig(lr=0.01), Schedule(log=0, linear=2), steps=3, batch_size=5, eval_batch_size=7
+        task=task,
+        model=model,
+        optim=OptimConfig(lr=0.01),
+        schedule=Schedule(log=0, linear=2),
+        steps=3,
+        batch_size=5,
+        eval_batch_size=7,
     )
 
 

@@ -540,6 +540,13 @@ def test_renamed_columns_are_asked_in_the_place_of_a_token_s_own(network: str):
     assert torch.equal(renamed.hits(1), whole.argmax(1) == order)
     with pytest.raises(ValueError, match=f"tokens: {len(whole)} does not exist"):
         circuit.renamed(order + 1)
+    # Columns are as many as there are outputs, of which there may be fewer than rows.
+    fewer = circuit.renamed(order[:7])
+    assert torch.equal(
+        fewer.renamed(torch.arange(7).flip(0)).rows(torch.arange(3)), fewer.rows(torch.arange(3)).flip(1)
+    )
+    with pytest.raises(ValueError, match="tokens: 7 does not exist; these are 0 to 6"):
+        fewer.renamed(torch.tensor([7]))
 
 
 def test_similar_pairs_are_each_other_s_nearest():

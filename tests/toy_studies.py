@@ -1,11 +1,82 @@
-"""A result that nobody found out, with every kind of figure a study can have."""
+"""A study that asks next to nothing, runs that nobody trained, and a result with every kind of figure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from torch.utils.tensorboard import SummaryWriter
 
-from headway.analyze.studies.result import Claim, Figure, Section, StudyResult, table
+from headway.analyze.measures.loss import loss
+from headway.analyze.studies.loading import LoadedModel
+from headway.analyze.studies.result import Claim, Claims, Figure, Section, StudyResult, table
+from headway.analyze.studies.runner import Findings
+from headway.analyze.studies.study import Study, check_at_least
+from headway.checkpoints import Recipe, Run
+from headway.models.hooked_transformer import HookedTransformer
 
 MARKUP = "</script><b>bold"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the toy study.
+
+    Args:
+        sequences: How many sequences the loss is taken over.
+        words: Words that are shown.
+    """
+
+    sequences: int = 3
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_at_least("sequences", self.sequences, 2)
+
+
+def study(network: LoadedModel, options: Options, others: Sequence[Run] = ()) -> Findings:
+    """The size of the embedding and, of a run, the loss on a few sequences."""
+    names = [network.name, *(str(run.path) for run in others)]
+    shown = Figure("Names", table("run", names, length=[len(name) for name in names]), "table")
+
+    def claims(each: LoadedModel) -> Claims:
+        task = each.task
+        nats = np.nan if task is None else loss(each.model, task.evaluation_batch(0, options.sequences)).loss.item()
+        return (Claim("It knows something", "loss", nats, 2.6, below=True),)
+
+    def measured(each: LoadedModel) -> xr.Dataset:
+        return xr.Dataset({"length_of_embeddings": ("token", each.model.W_E.detach().norm(dim=-1).numpy())})
+
+    return Findings([Section("Runs", " ".join(options.words), (shown,))], claims, measured)
+
+
+TOY = Study(
+    "toy",
+    "How long is the name of a run?",
+    "toy_studies:study",
+    "toy_studies:Options",
+    ("headway.data.repeated_tokens:RepeatedTokens",),
+    takes_models=True,
+    takes_runs=True,
+)
+
+
+def untrained_run(folder: Path, recipe: Recipe, steps: Sequence[int] = (0,), updates: int = 0) -> Run:
+    """A run that nobody trained: another network at each step, and a made-up loss of each update."""
+    run = Run.create(folder, recipe)
+    (run.path / "environment.json").write_text("{}")
+    for step in steps:
+        run.keep(step, HookedTransformer(recipe.model, seed=step))
+    if updates:
+        with SummaryWriter(str(run.path)) as writer:
+            for update in range(1, updates + 1):
+                numbers = {"loss/train": 3 / update, "optimiser/gradient_norm": 1 / update, "optimiser/lr": 0.01}
+                for tag, number in numbers.items():
+                    writer.add_scalar(tag, number, update)
+    return run
+
+
 STEPS = [0, 1, 10, 100, 1000, 4000]
 
 

@@ -48,7 +48,7 @@ class Known:
     def amount(self) -> float:
         """How much lower the loss is for the heads; NaN if that is less than a tenth of the loss without them."""
         amount = self.replaced - self.clean
-        return amount if amount >= LEAST_KNOWN * self.replaced else float("nan")
+        return amount if amount > 0 and amount >= LEAST_KNOWN * self.replaced else float("nan")
 
     def faithfulness(self, kept: float) -> float:
         """``(replaced - kept) / known`` of the loss with only some heads kept; see the function ``faithfulness``."""
@@ -113,8 +113,8 @@ def necessity(
     Example:
         >>> from headway.models.handmade import composing_pair
         >>> model, batch = composing_pair("k")
-        >>> [round(necessity(model, batch, [head], part="repeats"), 1) for head in (Head(0, 0), Head(0, 1))]
-        [1.0, 0.0]
+        >>> [necessity(model, batch, [head], part="repeats") > 0.9 for head in (Head(0, 0), Head(0, 1))]
+        [True, False]
     """
     without = ablated_loss(model, batch, tuple(heads), kind, reference=reference)
     return Known.of(model, batch, kind, part, reference).necessity(without[_variable(part)].item())

@@ -65,7 +65,8 @@ def writes_by_reads(scores: xr.DataArray) -> xr.DataArray:
     """Scores of pairs of heads as [writes, reads], with the heads of all layers in one row.
 
     Example:
-        >>> scores = xr.DataArray(np.zeros((2, 3, 2, 3)), dims=PAIR)
+        >>> axes = ("from_layer", "from_head", "to_layer", "to_head")
+        >>> scores = xr.DataArray(np.zeros((2, 3, 2, 3)), dims=axes)
         >>> writes_by_reads(scores).sel(writes="L0H2", reads="L1H0").item()
         0.0
     """

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headway.checkpoints.run import Run
+from headway.checkpoints.recipe import Recipe
 from headway.data.task import Task
 
 
@@ -25,11 +25,10 @@ class PublishedRun:
     batch_size: int
     lr: float | None = None
 
-    def is_like(self, run: Run) -> bool:
-        """Whether a run has the sizes and the data of this one."""
-        recipe = run.recipe
+    def is_like(self, recipe: Recipe) -> bool:
+        """Whether a recipe has the sizes and the data of this run."""
         return (
-            run.task == self.task
+            recipe.task == self.task
             and recipe.batch_size == self.batch_size
             and self.lr in (None, recipe.optim.lr)
             and all(getattr(recipe.model, name) == value for name, value in self.model.items())

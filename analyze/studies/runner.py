@@ -74,16 +74,22 @@ def run_study(
 
 
 def check_source(study: Study, source: Run | TransformerBridge, others: Sequence[Run] = ()) -> None:
-    """Refuse, with a ValueError, runs of a task that the study does not take, a language model, or further runs."""
+    """Refuse, with a ValueError, what the study does not take: a task, a language model, further runs, a run twice."""
     if others and not study.takes_runs:
         raise ValueError(f"others: {study.name} is a study of one run; {len(others)} more were given")
     if not isinstance(source, Run) and not study.takes_models:
         raise ValueError(f"run: {study.name} takes no language model; it needs a run of {study.task_names}")
-    tasks = tuple(imported(path) for path in study.tasks)
-    for run in (source, *others):
-        if isinstance(run, Run) and not isinstance(run.task, tasks):
+    tasks, runs = (
+        tuple(imported(path) for path in study.tasks),
+        [run for run in (source, *others) if isinstance(run, Run)],
+    )
+    paths = [run.path.resolve() for run in runs]
+    for run in runs:
+        if not isinstance(run.task, tasks):
             task = type(run.task).__name__
             raise ValueError(f"run: {run.path} is of the task {task}; {study.name} needs {study.task_names}")
+        if paths.count(run.path.resolve()) > 1:
+            raise ValueError(f"run: {run.path} is given twice")
 
 
 def _before(run: Run, last: int, progress: bool) -> Iterable[int]:

@@ -53,8 +53,7 @@ class Study:
         for name in values:
             if name not in known:
                 raise ValueError(f"{name}: {self.name} has no such option{nearest(name, known)}")
-        # Options are tuples; a list compares as unequal to the default.
-        return self.option_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return self.option_type(**{name: _tuples(value) for name, value in values.items()})
 
     def changed(self, options: Any) -> list[str]:
         """The names of the options that differ from their defaults."""
@@ -72,7 +71,17 @@ def imported(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def check_at_least(name: str, value: float, least: float, why: str = "") -> None:
+def _tuples(value: Any) -> Any:
+    """Tuples in the place of lists, which would differ from the default of an option.
+
+    Example:
+        >>> _tuples([["if", "else"]])
+        (('if', 'else'),)
+    """
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def check_at_least(name: str, value: int, least: int, why: str = "") -> None:
     """Refuse, with a ValueError, an option below its least value."""
     if value < least:
         raise ValueError(f"{name}: {value} is not valid; it must be at least {least}{why and f', {why}'}")

@@ -12,13 +12,6 @@ const SECTIONS = [
   ],
   ["loss", "Loss", null, lossSection],
   [
-    "network",
-    "Scores of the network",
-    "Other scores of the whole network or of single layers, over training; the dotted line is the null.",
-    networkSection,
-    (run) => run.curves.length > 0,
-  ],
-  [
     "diagram",
     "Circuit diagram",
     "The colour of a head is the role it is furthest in, and its strength how far: (score - chance) / (1 - chance), 0 for chance and 1 for all attention. Uncoloured: no score above its null band. Edges are compositions that stay above the band of random pairs from some checkpoint on, as wide as their z. A large z means that two heads share directions; it does not mean that the network uses the circuit.",
@@ -41,6 +34,13 @@ const SECTIONS = [
     "Scores of heads",
     "One line for each head over training; the shaded area is the 99 % band of the null.",
     headsSection,
+  ],
+  [
+    "network",
+    "Scores of the network",
+    "Other scores of the whole network or of single layers, over training; the dotted line is the null.",
+    networkSection,
+    (run) => run.curves.length > 0,
   ],
   [
     "pairs",

@@ -54,7 +54,7 @@ def ablation_section(model: Model, batch: Batch) -> Section:
         ),
     ]
     if model.cfg.n_layers > 2:
-        figures += _patterns_without_layer_1(model, batch)
+        figures += patterns_without_layer_1(model, batch)
     return Section(
         "Ablation",
         f"Mean squared error where the answer is determined, of {n_vectors(batch)} vectors; {clean:.2g} with "
@@ -64,7 +64,7 @@ def ablation_section(model: Model, batch: Batch) -> Section:
     )
 
 
-def _patterns_without_layer_1(model: Model, batch: Batch) -> list[Figure]:
+def patterns_without_layer_1(model: Model, batch: Batch) -> list[Figure]:
     """What later heads look at when the heads of layer 1 write nothing but their mean."""
     before = forward_pass(model, batch).patterns[2:]
     z = forward_pass(model, batch).activations["blocks.1.attn.hook_z"]

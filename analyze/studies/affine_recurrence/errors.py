@@ -16,6 +16,9 @@ from headway.data.affine_recurrence import least_squares_oracle
 from headway.data.task import Batch
 from headway.models.convert import Model
 
+# The coefficients whose error is shown, as long as sequences do not grow too large.
+COEFFICIENTS = np.linspace(-4, 4, 81).round(1).tolist()
+
 
 def predictions_section(model: Model, batch: Batch, c: float) -> Section:
     """One entry of one sequence, and how well the residual stream predicts after each layer."""
@@ -79,7 +82,7 @@ def coefficients_section(network: LoadedModel, sequences: int, length: int) -> S
     """The loss as a function of c, in and outside of the trained range, and recurrences of higher order."""
     task = task_of(network)
     batches: dict[float, Batch] = {}
-    for c in np.linspace(-4, 4, 81).round(1).tolist():
+    for c in COEFFICIENTS:
         try:
             batches[c] = sequences_of(network, sequences, length, c=c)
         except ValueError:

@@ -33,7 +33,7 @@ def training_section(network: LoadedModel) -> Section:
         "single batches": training.sel(step=shown).values,
         "median of the last 100": median.sel(step=shown).values,
     }
-    if PUBLISHED.is_like(run):
+    if PUBLISHED.is_like(run.recipe):
         published = {max(each, 1): value for each, value in PUBLISHED.losses.items()}
         curves["published, single batches"] = np.array([published.get(each, np.nan) for each in shown.tolist()])
     lines = xr.DataArray(
@@ -43,7 +43,7 @@ def training_section(network: LoadedModel) -> Section:
         attrs={"long_name": "training loss, all positions"},
     )
     figures = [Figure("Loss of the training batches", xr.Dataset({"loss": lines}), "lines", "", "xy")]
-    if PUBLISHED.is_like(run):
+    if PUBLISHED.is_like(run.recipe):
         known = [each for each in PUBLISHED.losses if each + 1 in steps]
         kept = {each: min((k for k in run.steps if k <= step), key=lambda k: abs(k - each)) for each in known}
         near = {each: k for each, k in kept.items() if abs(k - each) <= 0.1 * each}

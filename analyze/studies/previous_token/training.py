@@ -36,7 +36,7 @@ def training_section(network: LoadedModel, run: Run, others: Sequence[Run]) -> S
     longest = max((len(each.step) for each in training.values()), default=0)
     drawn = {name: _largest(each, max(1, longest // POINTS)) for name, each in training.items() if len(each.step)}
     spikes = {name: loss_spikes(each) for name, each in training.items()}
-    figures = [] if not PUBLISHED.is_like(run) else [_beside_published(training[name])]
+    figures = [] if not PUBLISHED.is_like(run.recipe) else [_beside_published(training[name])]
     if drawn:
         curves = xr.concat(drawn.values(), dim=xr.Variable("run", list(drawn)), join="outer")
         figures.append(

@@ -1,0 +1,219 @@
+"""The study of affine recurrences: each claim on networks where it must hold and where it must fail, and all of it."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from claim_cases import Cases, check_all_are_tested, check_case, the_one
+from test_command import refused
+from toy_studies import untrained_run
+from toys import VECTORS
+
+from headway.analyze.studies import find_study
+from headway.analyze.studies.affine_recurrence import errors, probes
+from headway.analyze.studies.affine_recurrence.causes import patterns_without_layer_1
+from headway.analyze.studies.affine_recurrence.claims import claims
+from headway.analyze.studies.affine_recurrence.training import PUBLISHED
+from headway.analyze.studies.result import Claims, StudyResult
+from headway.analyze.studies.runner import run_study
+from headway.analyze.studying import study
+from headway.analyze.tools.probe import mlp_probe
+from headway.checkpoints import Recipe
+from headway.data.affine_recurrence import AffineRecurrence
+from headway.data.task import Batch
+from headway.models import handmade
+from headway.models.config import ModelConfig
+from headway.models.hooked_transformer import HookedTransformer
+
+Network = tuple[HookedTransformer, Batch]
+
+
+@torch.no_grad()
+def changed(network: Network, change: Callable[[HookedTransformer], None]) -> Network:
+    change(network[0])
+    return network
+
+
+def layers_swapped() -> Network:
+    """Layer 0 does what layer 1 should, and the other way round; layer 2 as it should not."""
+
+    def swap(model: HookedTransformer) -> None:
+        first, second, third = (block.attn for block in model.blocks)
+        for name in ("W_Q", "W_K", "W_V", "W_O"):
+            a, b = getattr(first, name), getattr(second, name)
+            kept = a.clone()
+            a.copy_(b)
+            b.copy_(kept)
+        # It looks at the vector before, which here is the least alike, and copies.
+        third.W_Q.copy_(second.W_Q)
+        third.W_K.copy_(second.W_K)
+        third.W_O.mul_(-1)
+
+    return changed(handmade.affine_reader(), swap)
+
+
+def looks_for_its_like() -> Network:
+    """Queries and keys of the last layer whose product is a projector already, of vectors large enough to matter."""
+
+    def soften(model: HookedTransformer) -> None:
+        model.W_E.mul_(4)
+        model.W_U.div_(4)
+        third = model.blocks[2].attn
+        third.W_Q.copy_(third.W_Q.sign())
+        third.W_K.copy_(third.W_K.sign())
+
+    return changed(handmade.affine_reader(), soften)
+
+
+def values_read_layer_1() -> Network:
+    def read_aside(model: HookedTransformer) -> None:
+        third = model.blocks[2].attn
+        third.W_V.zero_()
+        third.W_V[0, 7:14, :7] = torch.eye(7)
+
+    return changed(handmade.affine_reader(), read_aside)
+
+
+def smears() -> Network:
+    """It adds up the entries of each vector."""
+    return handmade.linear_network(torch.ones(7, 7).triu(1))
+
+
+CLAIMS: Cases = [
+    ("looks at the vector before", handmade.affine_reader, layers_swapped),
+    ("is a multiple of it", handmade.affine_reader, smears),
+    ("looks at the second vector", handmade.affine_reader, layers_swapped),
+    ("writes outside", handmade.affine_reader, layers_swapped),
+    ("take away", handmade.affine_reader, layers_swapped),
+    ("looks for vectors like", handmade.affine_reader, layers_swapped),
+    ("all that their queries and keys", looks_for_its_like, handmade.affine_reader),
+    ("Q-composition", handmade.affine_reader, layers_swapped),
+    ("K-composition", handmade.affine_reader, layers_swapped),
+    ("not by values", handmade.affine_reader, values_read_layer_1),
+]
+
+
+@lru_cache
+def found(build: Callable[[], Network]) -> Claims:
+    return claims(*build())
+
+
+@pytest.mark.parametrize(("says", "accepted", "rejected"), CLAIMS, ids=[each[0] for each in CLAIMS])
+def test_a_claim_holds_and_fails_where_it_must(
+    says: str, accepted: Callable[[], Network], rejected: Callable[[], Network]
+):
+    check_case(found(accepted), found(rejected), says)
+
+
+def test_every_claim_is_tested():
+    check_all_are_tested(found(CLAIMS[0][1]), CLAIMS)
+
+
+def test_what_a_network_does_not_have_is_not_measured():
+    """One layer has no second layer, no composition, and no embedding to write beside."""
+    made = claims(*handmade.linear_network(torch.eye(7)))
+    for says in ("second vector", "writes outside", "Q-composition", "K-composition", "not by values"):
+        claim = the_one(made, says)
+        assert np.isnan(claim.number)
+        assert not claim.holds
+
+
+@pytest.fixture(autouse=True)
+def short() -> Iterator[None]:
+    """Probes that are hardly trained, and few coefficients."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "mlp_probe", partial(mlp_probe, steps=3))
+        patch.setattr(errors, "COEFFICIENTS", [-4.0, -1.5, 0.0, 1.0])
+        yield
+
+
+FEW: dict[str, Any] = {"sequences": 11, "probe_sequences": 23, "length": 7}
+
+
+def test_from_end_to_end(tmp_path: Path):
+    run = untrained_run(tmp_path / "run", VECTORS, (0, 17), updates=17)
+    result = study("affine-recurrence", run, **FEW)
+    figures = [figure for section in result.sections for figure in section.figures]
+    assert {figure.kind for figure in figures} == {"lines", "maps", "table"}
+    xr.testing.assert_identical(StudyResult.read(run.study_file("affine-recurrence", 17)).to_tree(), result.to_tree())
+    formed = result.to_tree()["How it formed/The numbers that decide the claims, over training"]
+    assert formed.step.values.tolist() == [0, 17]
+    training = result.to_tree()["Training/Loss of the training batches"].loss
+    assert training.step.values.tolist() == list(range(1, 18))
+    np.testing.assert_allclose(training[0], 3 / np.arange(1, 18), rtol=1e-5)
+    assert "Beside the published run" not in result.to_tree()["Training"]
+    assert json.dumps(result.claims[0].says)[1:-1] in run.report_file.read_text()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(VECTORS, model=replace(VECTORS.model, n_layers=1, attn_only=True, normalization_type=None, d_model=5)),
+        replace(
+            VECTORS,
+            model=replace(VECTORS.model, n_layers=3, positional_embedding_type="shortformer"),
+            task=AffineRecurrence(d_vector=7, compl=2, length_min=5, length_max=12),
+        ),
+    ],
+    ids=["one layer, no MLP, no LN, no room beside the embedding", "three layers, shortformer, order 2"],
+)
+def test_any_network_of_the_task_can_be_studied_before_its_first_update(recipe: Recipe, tmp_path: Path):
+    run = untrained_run(tmp_path / "run", recipe)
+    found = find_study("affine-recurrence")
+    result = run_study(found, run, found.given(FEW))
+    # What can be drawn can be stored.
+    xr.testing.assert_identical(StudyResult.from_tree(result.to_tree()).to_tree(), result.to_tree())
+    assert "None" not in str(result.sections[1:])
+
+
+def test_a_published_run_is_one_of_its_sizes_and_its_data():
+    task = AffineRecurrence()
+    model = ModelConfig(
+        n_layers=3, n_heads=8, d_model=128, d_head=64, d_mlp=3072, n_ctx=task.n_ctx, d_vocab=40, input_type="vectors"
+    )
+    like = replace(VECTORS, task=task, model=model, batch_size=16)
+    others = [
+        replace(like, batch_size=17),
+        replace(like, model=replace(model, n_heads=4)),
+        replace(like, task=AffineRecurrence(length_max=12)),
+    ]
+    assert [PUBLISHED.is_like(each) for each in (like, *others)] == [True, False, False, False]
+
+
+def test_attention_that_reads_layer_1_moves_without_it():
+    """In the hand-made network queries and keys of L2H0 read what L1H0 writes, which here makes attention sharper."""
+    model, batch = handmade.affine_reader()
+    uniform, _ = layers_swapped()
+    with torch.no_grad():
+        for W in (uniform.blocks[2].attn.W_Q, uniform.blocks[2].attn.W_K):
+            W.zero_()
+    sharp, flat = (patterns_without_layer_1(each, batch)[1].data.moved.item() for each in (model, uniform))
+    assert flat == 0
+    assert 0 < sharp <= 1
+
+
+def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = str(untrained_run(tmp_path / "run", VECTORS).path)
+    few = ("--sequences", "11", "--length", "7")
+    cases = {
+        (
+            *few,
+            "--probe_sequences",
+            "19",
+        ): "probe_sequences: 19 is not valid; it must be at least 21, more samples than",
+        ("--length", "3"): "length: 3 is not valid; it must be at least 4, for an answer",
+        ("--heads", "[L7H0]"): "head: L7H0 does not exist; this network has L0H0 to L1H2",
+        ("--heads", "[7]"): "it must be a list such as [L0H3, L1H0]",
+        ("--heads", "[7H0]"): "head: '7H0' is not valid; it must be a name such as L0H7",
+        ("--sequences", "1"): "sequences: 1 is not valid; it must be at least 2, for a mean",
+        ("--c", "1e30"): "c: 1e+30 is not valid; sequences of 12 vectors grow too large",
+    }
+    for arguments, message in cases.items():
+        assert message in refused(["study", "affine-recurrence", run, *arguments], capsys), arguments

@@ -1,0 +1,113 @@
+"""Recipes and their parts are values: nobody can change one in passing, and what one leaves out keeps its meaning."""
+
+import importlib
+from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+from toys import TOKENS
+
+from headway.checkpoints import Recipe
+from headway.checkpoints.recipe import TrainerConfig
+from headway.checkpoints.schedule import Schedule
+from headway.data.affine_recurrence import AffineRecurrence
+from headway.data.indirect_object import IndirectObject
+from headway.data.previous_token import PreviousToken
+from headway.data.repeated_synonyms import RepeatedSynonyms
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.text import Text
+from headway.models.config import ModelConfig
+from headway.models.optim import OptimConfig
+
+ROOT = Path(__file__).parent.parent
+MODULES = [
+    ".".join(("headway", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    for folder in ("data", "models", "checkpoints", "analyze")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+# A config.yaml may leave an option out, and then means what the option was when the file was written. So a default
+# is part of the format, as a name is: whoever changes one here changes what runs made before are.
+DEFAULTS = {
+    Recipe: {"steps": 1500, "batch_size": 64, "seed": 0, "eval_seed": 0, "eval_batch_size": 64, "compile": False},
+    ModelConfig: {
+        "d_vocab_out": -1,
+        "d_mlp": -1,
+        "act_fn": "relu",
+        "attn_only": False,
+        "attention_dir": "causal",
+        "positional_embedding_type": "standard",
+        "normalization_type": "LN",
+        "eps": 1e-5,
+        "initializer_range": 0.02,
+        "input_type": "tokens",
+    },
+    OptimConfig: {
+        "optimizer": "AdamW",
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "momentum": 0.0,
+        "weight_decay": 0.01,
+        "warmup_steps": 0,
+        "decay": "constant",
+        "max_grad_norm": 1.0,
+    },
+    Schedule: {"log": 32, "linear": 12, "at": ()},
+    TrainerConfig: {"precision": "32-true", "accelerator": "auto", "threads": None},
+    RepeatedTokens: {"n_tokens": 64, "length": 48, "period_min": 3, "period_max": 16, "late_start": 0.5},
+    RepeatedSynonyms: {"n_pairs": 100, "length": 48, "period_min": 8, "period_max": 24, "late_start": 0.0},
+    PreviousToken: {"n_tokens": 299, "length": 50, "bos": True},
+    AffineRecurrence: {
+        "d_vector": 40,
+        "compl": 1,
+        "length_min": 4,
+        "length_max": 29,
+        "c_min": -2.0,
+        "c_max": 2.0,
+        "d_min": -2.0,
+        "d_max": 2.0,
+        "a_min": -3.0,
+        "a_max": 3.0,
+        "cap_min": 1.0,
+        "cap_max": 2.0,
+        "shared_start": False,
+    },
+    IndirectObject: {"n_names": 100, "order": "mixed"},
+    Text: {
+        "corpus": "stdlib",
+        "n_tokens": 4096,
+        "length": 128,
+        "held_out": 0.1,
+        "corpus_hash": None,
+        "tokenizer_hash": None,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", DEFAULTS, ids=lambda kind: kind.__name__)
+def test_an_option_that_is_left_out_means_what_it_always_meant(kind: type):
+    assert {f.name: f.default for f in fields(kind) if f.init and f.default is not MISSING} == DEFAULTS[kind]
+
+
+def test_a_config_may_leave_options_out():
+    whole = TOKENS.to_dict()
+    short = {name: whole[name] for name in ("version", "task", "model")}
+    assert Recipe.from_dict(short) == Recipe(task=TOKENS.task, model=TOKENS.model)
+    assert Recipe.from_dict({**short, "optim": {"lr": 0.5}}).optim == replace(OptimConfig(), lr=0.5)
+
+
+# TransformerLens's switches (use_attn_result and others) are set on a network's configuration; a pack grows.
+CHANGE = ("ModelConfig", "Packed")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_dataclasses_are_values(module: str):
+    found = importlib.import_module(module)
+    for kind in vars(found).values():
+        if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module and kind.__name__ not in CHANGE:
+            assert kind.__dataclass_params__.frozen, kind  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_value_cannot_be_changed_in_passing():
+    with pytest.raises(FrozenInstanceError):
+        TOKENS.steps = 3  # pyright: ignore[reportAttributeAccessIssue]

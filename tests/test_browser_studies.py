@@ -101,6 +101,8 @@ def test_the_first_section_is_open_and_a_closed_one_is_drawn_when_it_opens(run: 
     dark = image_of(canvas)
     assert (abs(dark - np.array((242, 249, 255))).max(-1) > 100).any()  # not all of it is bright
     page.locator("#theme").click()
+    # The button lies at the top of the page, and what is out of sight is drawn when it comes back.
+    canvas.scroll_into_view_if_needed()
     drawn(page)
     assert not np.array_equal(dark, image_of(canvas))
 

@@ -20,7 +20,7 @@ LEAST_KNOWN = 0.1
 
 @dataclass(frozen=True)
 class Known:
-    """What a network knows through its heads: the loss with every head replaced, minus the clean loss.
+    """The clean loss and the loss with every head replaced; their difference is what the heads know.
 
     Args:
         clean: The loss of the clean network.

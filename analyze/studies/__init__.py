@@ -35,10 +35,7 @@ STUDIES = {
             "Which heads form an induction circuit, and does it also work after a synonym?",
             f"{_HERE}.induction.study:study",
             f"{_HERE}.induction.options:Options",
-            (
-                "headway.data.repeated_tokens:RepeatedTokens",
-                "headway.data.repeated_synonyms:RepeatedSynonyms",
-            ),
+            ("headway.data.repeated_tokens:RepeatedTokens", "headway.data.repeated_synonyms:RepeatedSynonyms"),
             takes_models=True,
             takes_runs=True,
         ),

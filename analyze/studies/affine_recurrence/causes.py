@@ -19,9 +19,7 @@ from headway.analyze.measures.surgery import (
 from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.interventions import output_with
-from headway.analyze.studies.affine_recurrence.sequences import (
-    n_vectors,
-)
+from headway.analyze.studies.affine_recurrence.sequences import n_vectors
 from headway.analyze.studies.result import Figure, Section, by_layer, table
 from headway.data.task import Batch
 from headway.models.config import Head

@@ -8,14 +8,10 @@ import torch
 
 from headway.analyze.measures.attention import previous_token
 from headway.analyze.measures.composition import k_composition, q_composition, v_composition
-from headway.analyze.measures.eigenvalues import (
-    ov_eigenvalue_residual,
-)
+from headway.analyze.measures.eigenvalues import ov_eigenvalue_residual
 from headway.analyze.measures.geometry import linearity, outside_embedding
 from headway.analyze.measures.loss import loss
-from headway.analyze.measures.surgery import (
-    qk_identity_loss,
-)
+from headway.analyze.measures.surgery import qk_identity_loss
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.studies.affine_recurrence.causes import loss_with_uniform_attention

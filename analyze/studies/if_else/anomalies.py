@@ -21,7 +21,7 @@ from headway.models.hooked_transformer import HookedTransformer
 
 ATTRIBUTIONS = "attributions (OV × attention)"
 ELSE_PROBABILITY = "log probability of ' else'"
-AT_IF = "where ' if' stands"
+AT_IF = "position of ' if'"
 UNTRAINED = [f"attributions, untrained network {number}" for number in range(1, 6)]
 NONE = Separation(*[float("nan")] * 5)
 Features = Float[Tensor, "prompt feature"]

@@ -12,7 +12,7 @@ from headway.models.convert import Model
 # Number of prompts that are shown.
 SHOWN = 6
 # Rank up to which `` else`` counts as predicted.
-LIKELIEST = 10
+TOP = 10
 
 
 def behaviour_section(network: LoadedModel, prompts: Prompts) -> Section:
@@ -34,7 +34,7 @@ def behaviour_section(network: LoadedModel, prompts: Prompts) -> Section:
                 count=[int(which.sum()) for which in kinds.values()],
                 probability=[likely["with if"][which].exp().mean().item() for which in kinds.values()],
                 median_rank=[places[which].float().median().item() for which in kinds.values()],
-                among_10=[(places[which] <= LIKELIEST).float().mean().item() for which in kinds.values()],
+                among_10=[(places[which] <= TOP).float().mean().item() for which in kinds.values()],
                 logit=[over_mean_logit(logits["with if"], token)[which].mean().item() for which in kinds.values()],
                 without_if=[likely["without if"][which].exp().mean().item() for which in kinds.values()],
                 nats_lost=[(likely["with if"] - likely["without if"])[which].mean().item() for which in kinds.values()],
@@ -49,7 +49,7 @@ def behaviour_section(network: LoadedModel, prompts: Prompts) -> Section:
                 "prompt",
                 [repr(prompts.tokenizer.decode(batch.inputs[i, 1:], clean_up_tokenization_spaces=False)) for i in few],
                 kind=[name for i in few for name, which in kinds.items() if which[i]],
-                likeliest=[prompts.label(int(best[i])) for i in few],
+                top_token=[prompts.label(int(best[i])) for i in few],
                 probability_of_else=[likely["with if"][i].exp().item() for i in few],
                 rank_of_else=[int(places[i]) for i in few],
             ),

@@ -14,7 +14,7 @@ from headway.analyze.studies.if_else.attributions import (
     heads_by_contribution,
     share_from_if,
 )
-from headway.analyze.studies.if_else.behaviour import LIKELIEST
+from headway.analyze.studies.if_else.behaviour import TOP
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, ranks
 from headway.analyze.studies.if_else.scores import attention_to_if
 from headway.analyze.studies.if_else.subcircuits import Kept
@@ -56,8 +56,8 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> C
     return (
         Claim(
             "The network predicts else",
-            f"share of normal prompts with ' else' among the top {LIKELIEST} tokens",
-            (ranks(logits, token)[normal] <= LIKELIEST).float().mean().item(),
+            f"share of normal prompts with ' else' among the top {TOP} tokens",
+            (ranks(logits, token)[normal] <= TOP).float().mean().item(),
             0.5,
         ),
         Claim(

@@ -11,9 +11,7 @@ from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.studies.figures import lengths_of_first, patterns_of_first, predictions_of_first
 from headway.analyze.studies.heads import heads_above, listed, mean_where
-from headway.analyze.studies.induction.circuit import (
-    parts_of,
-)
+from headway.analyze.studies.induction.circuit import parts_of
 from headway.analyze.studies.induction.options import Options
 from headway.analyze.studies.induction.sequences import Sequences
 from headway.analyze.studies.loading import LoadedModel

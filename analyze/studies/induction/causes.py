@@ -14,9 +14,7 @@ from headway.analyze.network.forward import hooked_forward_pass
 from headway.analyze.network.interventions import Kind, heads_except, through_paths
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.studies.heads import listed
-from headway.analyze.studies.induction.circuit import (
-    Circuit,
-)
+from headway.analyze.studies.induction.circuit import Circuit
 from headway.analyze.studies.induction.sequences import Sequences
 from headway.analyze.studies.result import Figure, Section, table
 from headway.models.convert import Model

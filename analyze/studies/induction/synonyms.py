@@ -10,11 +10,7 @@ from headway.analyze.measures.attention import prefix_matching
 from headway.analyze.measures.attention import previous_token as previous_token_score
 from headway.analyze.measures.loss import accuracy, loss
 from headway.analyze.studies.figures import predictions_of_first
-from headway.analyze.studies.induction.circuit import (
-    CircuitNumbers,
-    find_circuit,
-    parts_of,
-)
+from headway.analyze.studies.induction.circuit import CircuitNumbers, find_circuit, parts_of
 from headway.analyze.studies.induction.options import Options
 from headway.analyze.studies.induction.sequences import Sequences, in_synonyms, own_repeats
 from headway.analyze.studies.loading import LoadedModel
@@ -23,12 +19,7 @@ from headway.checkpoints.run import Run
 
 
 def fuzzy_section(
-    network: LoadedModel,
-    main: Sequences,
-    fuzzy: Sequences,
-    source: str,
-    others: Sequence[Run],
-    options: Options,
+    network: LoadedModel, main: Sequences, fuzzy: Sequences, source: str, others: Sequence[Run], options: Options
 ) -> Section:
     """Measures of induction with synonyms as equal tokens, beside plain induction, and beside other networks."""
     networks = {f"{network.name}, synonyms": (network, fuzzy)}

@@ -21,13 +21,7 @@ from headway.analyze.network.interventions import heads_except
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.studies.heads import listed, way_from_chance, writes_by_reads
-from headway.analyze.studies.induction.circuit import (
-    Circuit,
-    copying_share,
-    matching_shares,
-    of_pair,
-    position_share,
-)
+from headway.analyze.studies.induction.circuit import Circuit, copying_share, matching_shares, of_pair, position_share
 from headway.analyze.studies.induction.sequences import Sequences
 from headway.analyze.studies.loading import LoadedModel
 from headway.analyze.studies.result import Figure, Section, table
@@ -200,11 +194,7 @@ def inputs_section(network: LoadedModel, copies: Sequences, circuit: Circuit) ->
             ),
             Figure(
                 "The largest pairs of components",
-                table(
-                    "query, key",
-                    [f"{q}, {k}" for q, k in best.pair.values],
-                    spread=best.values,
-                ),
+                table("query, key", [f"{q}, {k}" for q, k in best.pair.values], spread=best.values),
                 "table",
             ),
         ),
@@ -239,8 +229,7 @@ def composition_section(network: LoadedModel, sequences: Sequences, circuit: Cir
             Figure(
                 f"K-composition circuit of {h1} and {h2}",
                 xr.Dataset(
-                    {"score": (("query", "key"), whole.rows(tokens)[:, tokens].numpy())},
-                    {"query": names, "key": names},
+                    {"score": (("query", "key"), whole.rows(tokens)[:, tokens].numpy())}, {"query": names, "key": names}
                 ),
                 "maps",
                 f"{len(tokens)} tokens." if len(tokens) < model.cfg.d_vocab else "",

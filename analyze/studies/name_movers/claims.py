@@ -78,18 +78,8 @@ def claims(model: Model, sentences: Sentences, chosen: Chosen) -> Claims:
             -added.values[head].item() / added.values[mover].item() if mover is not None else np.nan,
             SUBTRACTS,
         ),
-        Claim(
-            f"{head} suppresses names",
-            "copying score with its output negated",
-            negative.values[head].item(),
-            0.5,
-        ),
-        Claim(
-            f"{head} attends to {chosen.there}",
-            f"attention from END to {chosen.there}",
-            here,
-            0.5,
-        ),
+        Claim(f"{head} suppresses names", "copying score with its output negated", negative.values[head].item(), 0.5),
+        Claim(f"{head} attends to {chosen.there}", f"attention from END to {chosen.there}", here, 0.5),
         Claim(
             f"The unembedding of {mine} on the query side raises its score above the actual one",
             f"mean of the score with W_U[{mine}] on the query side minus the actual score",

@@ -8,18 +8,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from headway.analyze.measures.attribution import (
-    as_scaled,
-    attribute_inputs,
-)
+from headway.analyze.measures.attribution import as_scaled, attribute_inputs
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.weights import bias, weight
 from headway.analyze.studies.name_movers.fixed import query_vectors
-from headway.analyze.studies.name_movers.sentences import (
-    Chosen,
-    Sentences,
-    has_mlp,
-)
+from headway.analyze.studies.name_movers.sentences import Chosen, Sentences, has_mlp
 from headway.analyze.studies.result import Figure, Section, table
 from headway.data.task import Batch
 from headway.models.config import Head

@@ -7,12 +7,7 @@ import torch
 from headway.analyze.network.forward import forward_pass, hooked_forward_pass
 from headway.analyze.network.interventions import Input, heads_except, through_paths
 from headway.analyze.studies.heads import listed
-from headway.analyze.studies.name_movers.sentences import (
-    Chosen,
-    Sentences,
-    attention_from_end,
-    chance_at_end,
-)
+from headway.analyze.studies.name_movers.sentences import Chosen, Sentences, attention_from_end, chance_at_end
 from headway.analyze.studies.result import Figure, Section, table
 from headway.models.config import Head
 from headway.models.convert import Model

@@ -9,9 +9,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from headway.analyze.measures.attribution import (
-    attribute_outputs,
-)
+from headway.analyze.measures.attribution import attribute_outputs
 from headway.analyze.measures.logit_difference import logit_difference
 from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import forward_pass

@@ -11,9 +11,7 @@ from headway.analyze.network.axes import HEAD
 from headway.analyze.network.interventions import Entries
 from headway.analyze.network.weights import ov, weight
 from headway.analyze.studies.loading import LoadedModel
-from headway.analyze.studies.previous_token.sequences import (
-    every_activation,
-)
+from headway.analyze.studies.previous_token.sequences import every_activation
 from headway.analyze.studies.result import Figure, Section, table
 from headway.data.task import Batch
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headway.analyze.studies import find_study
+from headway.analyze.studies.study import is_model_name
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -95,7 +96,6 @@ def study_files(
         ValueError: a run or a checkpoint that does not exist, a checkpoint of a language model, an ``out`` that is not
             valid.
     """
-    from headway.analyze.studies.loading import is_model_name
     from headway.checkpoints.run import Run, holds_run
 
     found = find_study(name)

@@ -20,7 +20,7 @@ from headway.analyze.studies import STUDIES, find_study, loading
 from headway.analyze.studies.loading import LoadedModel, open_run_or_model
 from headway.analyze.studies.result import StudyResult
 from headway.analyze.studies.runner import run_study
-from headway.analyze.studies.study import imported
+from headway.analyze.studies.study import imported, is_model_name
 from headway.analyze.studying import study, study_files
 from headway.checkpoints import Run
 from headway.models.hooked_transformer import HookedTransformer
@@ -63,7 +63,7 @@ def test_what_the_list_says_of_a_study_is_so(name: str):
 
 
 def test_the_list_its_usage_and_the_help_of_a_study_come_without_torch():
-    """So does the refusal of what is wrong whatever the network is."""
+    """So do errors of options, the public function, and the results on disk."""
     code = """
 import sys
 from headway.__main__ import main
@@ -74,6 +74,10 @@ for arguments in ([], ["inductoin", "x"], ["induction", "--help"], ["if-else", "
     except SystemExit as end:
         assert end.code == 2
 assert not {"torch", "xarray", "transformer_lens"} & set(sys.modules)
+import headway
+from headway.analyze.studies.result import StudyResult
+assert callable(headway.study)
+assert not {"torch", "h5netcdf", "transformer_lens"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -108,7 +112,7 @@ def test_a_name_is_that_of_a_model_or_of_a_directory(tmp_path: Path, model: Path
     (tmp_path / "folder").mkdir()
     names = {"gpt2": True, "someone/some-model": True, str(model): True, str(tmp_path / "folder"): False}
     names |= {str(tmp_path / "nothing"): False, "": False, "~/": False}
-    assert {name: loading.is_model_name(name) for name in names} == names
+    assert {name: is_model_name(name) for name in names} == names
     with pytest.raises(ValueError, match="holds no run"):
         open_run_or_model(str(tmp_path / "nothing"))
 

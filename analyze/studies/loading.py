@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from headway.analyze.studies.study import is_model_name
 from headway.checkpoints.run import Run
 from headway.data.task import Batch, Task
 from headway.models.convert import Model, load_bridge
@@ -98,17 +98,3 @@ def open_run_or_model(name: str) -> Run | TransformerBridge:
         ValueError: a name of neither.
     """
     return load_bridge(name) if is_model_name(name) else Run(name)
-
-
-def is_model_name(name: str) -> bool:
-    """Return whether a name is that of a language model, not of a directory.
-
-    Example:
-        >>> is_model_name("roneneldan/TinyStories-1M"), is_model_name("."), is_model_name("")
-        (True, False, False)
-    """
-    path = Path(name).expanduser()
-    if (path / "config.json").is_file() and not (path / "config.yaml").exists():
-        return True
-    # A path in an existing folder is a directory, even if it does not exist.
-    return bool(name) and not path.exists() and not (len(path.parts) > 1 and path.parent.exists())

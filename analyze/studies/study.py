@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from headway.options import nearest
@@ -91,3 +92,17 @@ def check_at_least(name: str, value: int, least: int, why: str = "") -> None:
     """Raise a ValueError for an option below its smallest value."""
     if value < least:
         raise ValueError(f"{name}: {value} is not valid; it must be at least {least}{why and f', {why}'}")
+
+
+def is_model_name(name: str) -> bool:
+    """Return whether a name is that of a language model, not of a directory.
+
+    Example:
+        >>> is_model_name("roneneldan/TinyStories-1M"), is_model_name("."), is_model_name("")
+        (True, False, False)
+    """
+    path = Path(name).expanduser()
+    if (path / "config.json").is_file() and not (path / "config.yaml").exists():
+        return True
+    # A path in an existing folder is a directory, even if it does not exist.
+    return bool(name) and not path.exists() and not (len(path.parts) > 1 and path.parent.exists())

@@ -230,7 +230,7 @@ def pairs_section(circuits: TokenCircuits, prompts: Prompts, pairs: Sequence[Pai
     columns = {name: [getattr(found[pair][i], name) for pair, i in best.items()] for name in RankedEntry._fields}
     cfg = circuits.model.cfg
     grid = torch.tensor([[each.row_percentile for each in places] for places in found.values()])
-    left_out = f" SubcircuitResult out, because the tokenizer splits them: {', '.join(split)}." if split else ""
+    left_out = f" Left out, because the tokenizer splits them: {', '.join(split)}." if split else ""
     return Section(
         "OV: other pairs",
         f"The same for known pairs of Python, as positive controls, and for the pairs of the option --pair.{left_out}",

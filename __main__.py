@@ -52,7 +52,7 @@ model.d_vocab, model.input_type) follow the task's options unless they are given
 
 
 STUDY_USAGE = """\
-usage: headway study STUDY RUN [RUN ...] [options]   (for some, instead of RUN the name of a language model)
+usage: headway study STUDY RUN [RUN ...] [options]   (some take the name of a language model in place of RUN)
 
 studies:
 {}
@@ -274,7 +274,7 @@ def measure_command(arguments: list[str]) -> None:
 
 
 def study_command(arguments: list[str]) -> None:
-    """Make a study of a run, print its tables, and keep it with the run."""
+    """Run a study, print its tables and claims, and write it to disk."""
     from headway.analyze.studies import STUDIES, find_study
 
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -290,16 +290,16 @@ def study_command(arguments: list[str]) -> None:
     usage = f"headway study {name} RUN{' [RUN ...]' if chosen.takes_runs else ''} [options]"
     parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
     of_what = "directory of the run" + (", or name of a language model" if chosen.takes_models else "")
-    others = "; other runs beside it" if chosen.takes_runs else ""
+    others = "; further runs to compare with" if chosen.takes_runs else ""
     parser.add_argument("runs", nargs="+" if chosen.takes_runs else 1, help=f"{of_what}{others}")
-    parser.add_argument("--at", type=int | None, help="the kept step to look at; the last one if not given")
+    parser.add_argument("--at", type=int | None, help="the checkpoint; the last one if not given")
     parser.add_class_arguments(chosen.option_type, as_group=False, skip={"pair"})
     if hasattr(chosen.option_type, "pair"):
-        text = "two tokens whose place in the OV circuits is looked up; may be given several times"
+        text = "two tokens whose entry in the OV circuits is ranked; may be given several times"
         parser.add_argument("--pair", nargs=2, action="append", default=[], metavar=("SRC", "DST"), help=text)
     if chosen.takes_models:
-        parser.add_argument("--out", type=str | None, help="of a language model: its directory; runs/NAME if not given")
-    parser.add_argument("--overwrite", action="store_true", help="make it again if it has been made at this step")
+        parser.add_argument("--out", type=str | None, help="directory for a language model; runs/NAME if not given")
+    parser.add_argument("--overwrite", action="store_true", help="run it again if its file exists")
     if {"-h", "--help"} & set(rest):
         parser.print_help()
         return
@@ -307,7 +307,7 @@ def study_command(arguments: list[str]) -> None:
     runs, at, overwrite, out = (options.pop(each, None) for each in ("runs", "at", "overwrite", "out"))
     run, *further = [path if chosen.takes_models and not i else _directory("run", path) for i, path in enumerate(runs)]
     out = None if out is None else _directory("out", out)
-    # What can be refused is refused before torch is imported.
+    # Wrong options fail before torch is imported.
     chosen.given(options)
 
     from rich.console import Console
@@ -319,9 +319,9 @@ def study_command(arguments: list[str]) -> None:
     there = files.result.exists() and not overwrite
     result = study(name, run, further, at, bool(overwrite), out, progress=True, **options)
     if there:
-        print(f"{files.result} has been made; --overwrite makes it again.\n")
+        print(f"{files.result} exists; --overwrite runs it again.\n")
     print_study(result, Console(width=None if sys.stdout.isatty() else 160))
-    print(f"\nIts figures, as data: {files.result}\nThe page that shows them: {files.page}")
+    print(f"\nFigures as data: {files.result}\nPage: {files.page}")
 
 
 def text_command(arguments: list[str]) -> None:

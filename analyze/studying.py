@@ -1,4 +1,4 @@
-"""Making a study, keeping it on disk, and renewing the page that shows it."""
+"""Run a study, write it to disk, and write the page that shows it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headway.analyze.studies import find_study
+from headway.analyze.studies.study import is_model_name
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """The file that holds a study, and the page that shows it."""
+    """The file of a study, and the page that shows it."""
 
     result: Path
     page: Path
@@ -34,24 +35,23 @@ def study(
     progress: bool = False,
     **options: Any,
 ) -> StudyResult:
-    """Make a study of a run or a language model, keep it on disk, and renew the page that shows it.
+    """Run a study of a run or a language model, write it to disk, and write the page that shows it.
 
-    A study that has been made at this checkpoint is read from its file, unless ``overwrite``.
+    If the file of the study exists at this checkpoint, it is read and nothing runs, unless ``overwrite``.
 
     Args:
         name: One of STUDIES, such as ``induction``.
-        run: A run or its directory; or, for studies that take them, a language model or its name.
-        others: Further runs that stand beside it, for studies that take them.
-        at: The checkpoint; the last one if not given.
-        overwrite: Make it again if it has been made.
-        out: The directory of what is kept of a language model; ``runs/NAME`` if not given. A study of a run is kept
-            with it.
-        progress: Show a bar while going through the checkpoints.
-        options: The study's own options; ``headway study NAME --help`` lists them.
+        run: A run or its directory; or, for studies that accept them, a language model or its name.
+        others: Further runs to compare with, for studies that accept them.
+        at: The checkpoint; the last one if None.
+        overwrite: Run it again if its file exists.
+        out: The directory for a language model; ``runs/NAME`` if None. A study of a run is written to the run.
+        progress: Show a progress bar over the checkpoints.
+        options: The options of the study; ``headway study NAME --help`` lists them.
 
     Raises:
-        ValueError: a study, an option, a run or a checkpoint that does not exist, a run of another task, other options
-            than those it has been made with.
+        ValueError: a study, an option, a run or a checkpoint that does not exist, a run of another task, options that
+            differ from the defaults while the file exists.
 
     Example:
         >>> result = study("induction", "runs/induction", sequences=32)  # doctest: +SKIP
@@ -69,7 +69,7 @@ def study(
     if files.result.exists() and not overwrite:
         changed = ", ".join(found.changed(chosen)) or ("these runs" if others else "")
         if changed:
-            raise ValueError(f"study: {files.result} has been made; --overwrite makes it again, with {changed}")
+            raise ValueError(f"study: {files.result} exists; --overwrite runs it again, with {changed}")
         return StudyResult.read(files.result)
 
     from headway.analyze.report.live import report_if_possible
@@ -90,13 +90,12 @@ def study(
 def study_files(
     name: str, run: Run | TransformerBridge | str | Path, at: int | None = None, out: str | Path | None = None
 ) -> StudyFiles:
-    """Where a study is kept, which has been made if its file exists: the arguments are those of ``study``.
+    """Return the paths that ``study`` writes to; the arguments are those of ``study``.
 
     Raises:
         ValueError: a run or a checkpoint that does not exist, a checkpoint of a language model, an ``out`` that is not
             valid.
     """
-    from headway.analyze.studies.loading import is_model_name
     from headway.checkpoints.run import Run, holds_run
 
     found = find_study(name)
@@ -104,12 +103,12 @@ def study_files(
         run = Run(run)
     if isinstance(run, Run):
         if out is not None:
-            raise ValueError(f"out: {str(out)!r} is not valid; a study of a run is kept with it")
+            raise ValueError(f"out: {str(out)!r} is not valid; a study of a run is written to the run")
         return StudyFiles(run.study_file(name, run.check_step(at)), run.report_file)
     if at is not None:
-        raise ValueError(f"at: {at} is not valid; a model that was not trained here has no steps")
+        raise ValueError(f"at: {at} is not valid; a language model has no checkpoints here")
     model = str(run if isinstance(run, str | Path) else run.cfg.model_name)
     folder = Path("runs") / Path(model).name if out is None else Path(out).expanduser()
     if holds_run(folder):
-        raise ValueError(f"out: {folder} holds a run; it must be another directory")
+        raise ValueError(f"out: {folder} holds a run; give another directory")
     return StudyFiles(folder / "studies" / f"{name}.nc", folder / "report.html")

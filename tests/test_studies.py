@@ -20,7 +20,7 @@ from headway.analyze.studies import STUDIES, find_study, loading
 from headway.analyze.studies.loading import LoadedModel, open_run_or_model
 from headway.analyze.studies.result import StudyResult
 from headway.analyze.studies.runner import run_study
-from headway.analyze.studies.study import imported
+from headway.analyze.studies.study import imported, is_model_name
 from headway.analyze.studying import study, study_files
 from headway.checkpoints import Run
 from headway.models.hooked_transformer import HookedTransformer
@@ -63,7 +63,7 @@ def test_what_the_list_says_of_a_study_is_so(name: str):
 
 
 def test_the_list_its_usage_and_the_help_of_a_study_come_without_torch():
-    """So does the refusal of what is wrong whatever the network is."""
+    """So do errors of options, the public function, and the results on disk."""
     code = """
 import sys
 from headway.__main__ import main
@@ -74,6 +74,10 @@ for arguments in ([], ["inductoin", "x"], ["induction", "--help"], ["if-else", "
     except SystemExit as end:
         assert end.code == 2
 assert not {"torch", "xarray", "transformer_lens"} & set(sys.modules)
+import headway
+from headway.analyze.studies.result import StudyResult
+assert callable(headway.study)
+assert not {"torch", "h5netcdf", "transformer_lens"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -95,7 +99,9 @@ def test_options_are_those_of_the_study():
     assert TOY.given({"words": ["a", "b"]}) == Options(words=("a", "b"))
     assert TOY.changed(TOY.given({"sequences": 3, "words": []})) == []
     assert TOY.changed(TOY.given({"sequences": 5, "words": ["a"]})) == ["sequences", "words"]
-    with pytest.raises(ValueError, match=r"^word: toy has no such option; nearest is 'words'$"):
+    with pytest.raises(
+        ValueError, match=r"^word: not an option of toy; options: sequences, words; nearest is 'words'$"
+    ):
         TOY.given({"word": "a"})
 
 
@@ -106,7 +112,7 @@ def test_a_name_is_that_of_a_model_or_of_a_directory(tmp_path: Path, model: Path
     (tmp_path / "folder").mkdir()
     names = {"gpt2": True, "someone/some-model": True, str(model): True, str(tmp_path / "folder"): False}
     names |= {str(tmp_path / "nothing"): False, "": False, "~/": False}
-    assert {name: loading.is_model_name(name) for name in names} == names
+    assert {name: is_model_name(name) for name in names} == names
     with pytest.raises(ValueError, match="holds no run"):
         open_run_or_model(str(tmp_path / "nothing"))
 
@@ -132,17 +138,17 @@ def test_a_study_is_made_printed_kept_and_shown(run: Run, capsys: pytest.Capture
     assert run.studies == {"toy": 17}
     result = StudyResult.read(run.study_file("toy", 17))
     assert (result.study, result.run, result.step) == ("toy", str(run.path), 17)
-    assert [section.title for section in result.sections] == ["Runs", "How it formed"]
+    assert [section.title for section in result.sections] == ["Runs", "Over training"]
     assert result.sections[0].text == "hear hear"
     for text in ("hear hear", "Names", str(run.path), "It knows something", str(run.study_file("toy", 17))):
         assert text in printed.replace("\n", "")
     assert "It knows something" in run.report_file.read_text()
     # What holds of the network at the end is the last of what held on the way.
     tree = run.study("toy")
-    numbers = tree["How it formed/The numbers that decide the claims, over training"].claim_0
+    numbers = tree["Over training/Numbers of the claims over training"].claim_0
     assert numbers.step.values.tolist() == STEPS
     assert numbers.values[-1] == result.claims[0].number
-    measured = tree["How it formed/Measures, over training"].length_of_embeddings
+    measured = tree["Over training/Measures over training"].length_of_embeddings
     for at, step in enumerate(STEPS):
         np.testing.assert_allclose(measured[:, at], run.model(step).W_E.norm(dim=-1).detach(), rtol=1e-6)
 
@@ -161,13 +167,13 @@ def test_what_has_been_made_is_read_and_made_again_when_asked_for(run: Run, caps
     made = study("toy", str(run.path), sequences=5)
     before = contents(run.path)
     main(["study", "toy", str(run.path)])
-    assert "has been made; --overwrite makes it again." in capsys.readouterr().out
+    assert "exists; --overwrite runs it again." in capsys.readouterr().out
     xr.testing.assert_identical(study("toy", run).to_tree(), made.to_tree())
     # The options it was made with are not those of the default; others than those are refused.
     other = untrained_run(run.path.parent / "other", TOKENS)
     for arguments, said in ((["--sequences", "7"], "sequences"), ([str(other.path)], "these runs")):
         message = refused(["study", "toy", str(run.path), *arguments], capsys)
-        assert f"{run.study_file('toy', 17)} has been made; --overwrite makes it again, with {said}\n" in message
+        assert f"{run.study_file('toy', 17)} exists; --overwrite runs it again, with {said}\n" in message
     assert contents(run.path) == before
     again = study("toy", run, overwrite=True, sequences=7)
     assert again.claims != made.claims
@@ -187,7 +193,7 @@ def test_a_language_model_is_studied_and_has_a_page_of_its_own(
 ):
     monkeypatch.chdir(tmp_path)
     main(["study", "toy", str(model)])
-    assert "What it comes to\n" in capsys.readouterr().out
+    assert "Claims\n" in capsys.readouterr().out
     files = study_files("toy", str(model))
     assert files.result == Path("runs/gpt2-tiny/studies/toy.nc")
     result = StudyResult.read(files.result)
@@ -216,12 +222,12 @@ def test_what_is_wrong_is_one_line_and_changes_nothing(
         ("toy", mine, mine): f"{mine} is given twice",
         ("toy", mine, "--at", "6"): "step: 6 was not kept; nearest is 3",
         ("toy", mine, "--sequences", "1"): "sequences: 1 is not valid; it must be at least 2",
-        ("toy", mine, "--out", out): f"out: {out!r} is not valid; a study of a run is kept with it",
+        ("toy", mine, "--out", out): f"out: {out!r} is not valid; a study of a run is written to the run",
         ("toy", f"{mine}-x"): "holds no run",
         ("toy", str(tmp_path)): "holds no run",
         ("toy",): "runs: is missing",
-        ("toy", str(model), "--at", "3", "--out", out): "at: 3 is not valid; a model that was not trained here has no",
-        ("toy", str(model), "--out", mine): "holds a run; it must be another directory",
+        ("toy", str(model), "--at", "3", "--out", out): "at: 3 is not valid; a language model has no checkpoints",
+        ("toy", str(model), "--out", mine): "holds a run; give another directory",
         ("previous-token", ""): "run: '' is not valid; it must be a directory",
         ("previous-token", str(model)): "holds no run",
     }
@@ -233,7 +239,7 @@ def test_what_is_wrong_is_one_line_and_changes_nothing(
 def test_what_a_study_does_not_take_is_refused(run: Run, tmp_path: Path, model: Path):
     other = untrained_run(tmp_path / "other", TOKENS)
     alone = replace(TOY, takes_runs=False, takes_models=False)
-    with pytest.raises(ValueError, match=r"^others: toy is a study of one run; 1 more were given$"):
+    with pytest.raises(ValueError, match=r"^others: toy accepts one run; 1 further runs are given$"):
         run_study(alone, run, others=[other])
-    with pytest.raises(ValueError, match=r"^run: toy takes no language model; it needs a run of RepeatedTokens$"):
+    with pytest.raises(ValueError, match=r"^run: toy accepts no language model; give a run of RepeatedTokens$"):
         run_study(alone, open_run_or_model(str(model)))  # pyright: ignore[reportArgumentType]

@@ -87,16 +87,16 @@ def smears() -> Network:
 
 
 CLAIMS: Cases = [
-    ("looks at the vector before", handmade.affine_reader, layers_swapped),
-    ("is a multiple of it", handmade.affine_reader, smears),
-    ("looks at the second vector", handmade.affine_reader, layers_swapped),
+    ("has a previous-token head", handmade.affine_reader, layers_swapped),
+    ("add a multiple", handmade.affine_reader, smears),
+    ("attends to the second vector", handmade.affine_reader, layers_swapped),
     ("writes outside", handmade.affine_reader, layers_swapped),
-    ("take away", handmade.affine_reader, layers_swapped),
-    ("looks for vectors like", handmade.affine_reader, layers_swapped),
-    ("all that their queries and keys", looks_for_its_like, handmade.affine_reader),
+    ("subtract what they attend to", handmade.affine_reader, layers_swapped),
+    ("attends to vectors similar", handmade.affine_reader, layers_swapped),
+    ("similarity and nothing else", looks_for_its_like, handmade.affine_reader),
     ("Q-composition", handmade.affine_reader, layers_swapped),
     ("K-composition", handmade.affine_reader, layers_swapped),
-    ("not by values", handmade.affine_reader, values_read_layer_1),
+    ("not with values", handmade.affine_reader, values_read_layer_1),
 ]
 
 
@@ -119,7 +119,7 @@ def test_every_claim_is_tested():
 def test_what_a_network_does_not_have_is_not_measured():
     """One layer has no second layer, no composition, and no embedding to write beside."""
     made = claims(*handmade.linear_network(torch.eye(7)))
-    for says in ("second vector", "writes outside", "Q-composition", "K-composition", "not by values"):
+    for says in ("second vector", "writes outside", "Q-composition", "K-composition", "not with values"):
         claim = the_one(made, says)
         assert np.isnan(claim.number)
         assert not claim.holds
@@ -143,12 +143,12 @@ def test_from_end_to_end(tmp_path: Path):
     figures = [figure for section in result.sections for figure in section.figures]
     assert {figure.kind for figure in figures} == {"lines", "maps", "table"}
     xr.testing.assert_identical(StudyResult.read(run.study_file("affine-recurrence", 17)).to_tree(), result.to_tree())
-    formed = result.to_tree()["How it formed/The numbers that decide the claims, over training"]
+    formed = result.to_tree()["Over training/Numbers of the claims over training"]
     assert formed.step.values.tolist() == [0, 17]
-    training = result.to_tree()["Training/Loss of the training batches"].loss
+    training = result.to_tree()["Training/Training loss"].loss
     assert training.step.values.tolist() == list(range(1, 18))
     np.testing.assert_allclose(training[0], 3 / np.arange(1, 18), rtol=1e-5)
-    assert "Beside the published run" not in result.to_tree()["Training"]
+    assert "Comparison with the published run" not in result.to_tree()["Training"]
     assert json.dumps(result.claims[0].says)[1:-1] in run.report_file.read_text()
 
 
@@ -212,7 +212,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         ("--heads", "[L7H0]"): "head: L7H0 does not exist; this network has L0H0 to L1H2",
         ("--heads", "[7]"): "it must be a list such as [L0H3, L1H0]",
         ("--heads", "[7H0]"): "head: '7H0' is not valid; it must be a name such as L0H7",
-        ("--sequences", "1"): "sequences: 1 is not valid; it must be at least 2, for a mean",
+        ("--sequences", "1"): "sequences: 1 is not valid; it must be at least 2",
         ("--c", "1e30"): "c: 1e+30 is not valid; sequences of 12 vectors grow too large",
     }
     for arguments, message in cases.items():

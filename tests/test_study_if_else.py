@@ -27,10 +27,10 @@ from headway.analyze.network.interventions import heads_except
 from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.studies import find_study
 from headway.analyze.studies.if_else import anomalies, scores, subcircuits
-from headway.analyze.studies.if_else.attributions import by_place, most_first
+from headway.analyze.studies.if_else.attributions import by_source_part, heads_by_contribution
 from headway.analyze.studies.if_else.claims import claims
-from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
-from headway.analyze.studies.if_else.token_circuits import TokenCircuits, layer_norm, place
+from headway.analyze.studies.if_else.prompts import Prompts, at_end, over_mean_logit
+from headway.analyze.studies.if_else.token_circuits import TokenCircuits, layer_norm, rank_entry
 from headway.analyze.studies.result import Claims, StudyResult
 from headway.analyze.studies.runner import run_study
 from headway.analyze.studying import study
@@ -171,20 +171,20 @@ def one_reason() -> HookedTransformer:
 
 
 CLAIMS: Cases = [
-    ("It expects else", plain, nothing),
-    ("Because of if", plain, always),
-    ("OV circuit promotes else", plain, from_a_comma),
-    ("known to promote", plain, without_the_control),
-    ("QK circuit looks", plain, whatever_the_query),
-    ("One head does both", plain, apart),
-    ("Heads take it from if", plain, from_anything),
-    ("After a closing bracket too", plain, from_the_bracket),
-    ("A few heads suffice", plain, many_heads),
-    ("What they read at if suffices", plain, from_the_bracket),
-    ("Tokens suffice", plain, by_position),
+    ("The network predicts else", plain, nothing),
+    ("because of if", plain, always),
+    ("maps if to else", plain, from_a_comma),
+    ("known pair of Python", plain, without_the_control),
+    ("attends from a closing bracket", plain, whatever_the_query),
+    ("One head has both", plain, apart),
+    ("contribution of heads comes from if", plain, from_anything),
+    ("It also does after a closing bracket", plain, from_the_bracket),
+    ("A few heads are sufficient", plain, many_heads),
+    ("value at if is sufficient", plain, from_the_bracket),
+    ("Tokens are sufficient", plain, by_position),
     ("No two heads", plain, many_heads),
-    ("Attributions tell", plain, one_reason),
-    ("better than what knows nothing", plain, one_reason),
+    ("Attributions separate", plain, one_reason),
+    ("better than controls", plain, one_reason),
 ]
 
 
@@ -242,7 +242,7 @@ def test_parts_and_directions_add_up_to_the_scores(network: str):
     assert ("position" in parts.query_part) == (network != "no positions")
     assert ("other" in parts.query_part) == (model.cfg.n_layers > 1)
     attention = scores.patterns_from_parts(parts)
-    torch.testing.assert_close(attention["as it is"], whole.softmax(-1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(attention["actual"], whole.softmax(-1), rtol=1e-3, atol=1e-4)
     margin = whole[some.at_if] - whole.mean(1)
     _, terms = scores.margin_terms(model, some, head)
     torch.testing.assert_close(terms.sum(0), margin, rtol=1e-3, atol=1e-3)
@@ -250,7 +250,7 @@ def test_parts_and_directions_add_up_to_the_scores(network: str):
     expected = [margin[~some.anomalous].mean(), margin[some.anomalous].mean()]
     np.testing.assert_allclose(by_part, expected, rtol=1e-3, atol=1e-3)
     if network == "no positions":
-        torch.testing.assert_close(attention["tokens alone"], attention["as it is"])
+        torch.testing.assert_close(attention["tokens alone"], attention["actual"])
 
 
 @pytest.mark.parametrize("network", ["LN", "no LN"])
@@ -296,7 +296,7 @@ def test_the_scale_of_embeddings_alone_is_what_ln1_divides_by():
 
 def test_an_entry_stands_where_it_is_counted_to_stand():
     values = torch.randn(23, 29, generator=torch.Generator().manual_seed(0))
-    found = place(VocabularyCircuit(values, torch.eye(29)), 3, 5)
+    found = rank_entry(VocabularyCircuit(values, torch.eye(29)), 3, 5)
     assert found.value == pytest.approx(values[3, 5].item())
     assert found.row_rank == 1 + int((values[3] > values[3, 5]).sum())
     assert found.column_rank == 1 + int((values[:, 5] > values[3, 5]).sum())
@@ -312,10 +312,10 @@ def test_the_ends_of_a_subcircuit(network: str):
     model, some = NETWORKS[network](), prompts().generated
     every = heads_except(model)
     whole = at_end(model, some.batch)
-    found = subcircuits.left(model, some, every)
-    assert found.logit == pytest.approx(raised(whole, ELSE_TOKEN).mean().item(), abs=1e-5)
+    found = subcircuits.run_subcircuit(model, some, every)
+    assert found.logit == pytest.approx(over_mean_logit(whole, ELSE_TOKEN).mean().item(), abs=1e-5)
     assert found.loss == pytest.approx(-whole.log_softmax(-1)[:, ELSE_TOKEN].mean().item(), abs=1e-5)
-    none = subcircuits.left(model, some, [])
+    none = subcircuits.run_subcircuit(model, some, [])
     assert (found.share_of_logit(none, found), none.share_of_logit(none, found)) == (1, 0)
     # The network's own function of loss, of a task whose every position counts, says the same of ordinary text.
     text = some.ordinary._replace(task=Text())
@@ -326,8 +326,8 @@ def test_the_ends_of_a_subcircuit(network: str):
     # Reading all that it reads changes nothing: without positions, that is reading tokens alone.
     if network == "no positions":
         last = [Head(1, head) for head in range(3)]
-        alone = subcircuits.left(model, some, last, subcircuits.TOKENS_ALONE)
-        assert alone.logit == pytest.approx(subcircuits.left(model, some, last).logit, abs=1e-4)
+        alone = subcircuits.run_subcircuit(model, some, last, subcircuits.TOKENS_ALONE)
+        assert alone.logit == pytest.approx(subcircuits.run_subcircuit(model, some, last).logit, abs=1e-4)
 
 
 def test_what_is_read_at_if_alone_is_the_rest_at_its_mean():
@@ -337,10 +337,10 @@ def test_what_is_read_at_if_alone_is_the_rest_at_its_mean():
         for head in range(2, 8):
             model.blocks[0].attn.W_O[head] = 0.0
     every = heads_except(model)
-    whole, alone = (subcircuits.left(model, some, every, read) for read in (None, subcircuits.IF_ALONE))
+    whole, alone = (subcircuits.run_subcircuit(model, some, every, read) for read in (None, subcircuits.IF_ALONE))
     # The mean value holds that of the few ` if` of ordinary text.
     assert alone.logit == pytest.approx(whole.logit, rel=0.01)
-    by_position = subcircuits.left(model, some, every, subcircuits.POSITIONS_ALONE)
+    by_position = subcircuits.run_subcircuit(model, some, every, subcircuits.POSITIONS_ALONE)
     assert by_position.logit < 0.2 * whole.logit
 
 
@@ -370,7 +370,7 @@ def test_features_are_what_their_names_say():
         "residual stream": 23,
         "all logits": V,
         "embedding of the last token": 23,
-        anomalies.SAID: 1,
+        anomalies.ELSE_PROBABILITY: 1,
         anomalies.AT_IF: 16,
     }
     with torch.no_grad():
@@ -380,13 +380,13 @@ def test_features_are_what_their_names_say():
         "attention scores (QK)": (scores - scores.mean(-1, keepdim=True)).flatten(1),
         "residual stream": cache["blocks.0.hook_resid_post"][:, -1],
         "all logits": logits[:, -1],
-        anomalies.SAID: logits[:, -1].log_softmax(-1)[:, [ELSE_TOKEN]],
+        anomalies.ELSE_PROBABILITY: logits[:, -1].log_softmax(-1)[:, [ELSE_TOKEN]],
         "embedding of the last token": model.W_E.detach()[some.batch.inputs[:, -1]],
     }
     for name, values in expected.items():
         torch.testing.assert_close(every[name], values, rtol=1e-4, atol=1e-5, msg=lambda text, at=name: f"{at}: {text}")
     assert torch.equal(every[anomalies.AT_IF].argmax(1), some.batch.info["if_position"])
-    direct = anomalies.to_else(model, some).sum("source").sum("head").values
+    direct = anomalies.else_attributions(model, some).sum("source").sum("head").values
     np.testing.assert_allclose(every[anomalies.ATTRIBUTIONS].sum(1), direct, rtol=1e-4, atol=1e-5)
     # Normal prompts that are all the same, or two, leave nothing to judge by.
     assert math.isnan(anomalies.mahalanobis_separation(torch.ones(len(some.anomalous), 3), some).auroc)
@@ -412,7 +412,7 @@ def test_what_heads_take_is_partedby_place():
     some = prompts().generated
     source = torch.arange(16.0)
     by_source = xr.DataArray(source.expand(2, len(some.anomalous), 16).numpy(), dims=("head", "prompt", "source"))
-    found = by_place(by_source, some)
+    found = by_source_part(by_source, some)
     at = some.batch.info["if_position"]
     assert not found["BOS"].any()
     torch.testing.assert_close(found["if"], 2.0 * at)
@@ -442,13 +442,16 @@ def test_an_untrained_network_makes_no_claim():
         made = claims(HookedTransformer(config, TOKENIZER, seed=seed), some, controls)
         held = {claim.says for claim in made if claim.holds}
         # Whatever writes the last token tells apart what is defined by it: that is why there are controls.
-        assert held <= {"No two heads have the same circuit", "Attributions tell anomalous prompts from normal ones"}
+        assert held <= {
+            "No two heads have the same circuit",
+            "Attributions separate anomalous prompts from normal ones",
+        }
 
 
 def test_the_heads_that_add_most_come_first():
     some = prompts().generated
-    assert most_first(plain(), some)[:2] == [Head(0, 0), Head(0, 1)]
-    assert subcircuits.few_of(most_first(plain(), some)) == [Head(0, 0), Head(0, 1)]
+    assert heads_by_contribution(plain(), some)[:2] == [Head(0, 0), Head(0, 1)]
+    assert subcircuits.top_quarter(heads_by_contribution(plain(), some)) == [Head(0, 0), Head(0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -465,19 +468,19 @@ def test_from_end_to_end(task: Text, tmp_path: Path):
     xr.testing.assert_identical(StudyResult.read(run.study_file("if-else", 3)).to_tree(), result.to_tree())
     assert json.dumps(result.claims[0].says)[1:-1] in run.report_file.read_text()
     tree = result.to_tree()
-    assert tree["How it formed/Measures, over training"].step.values.tolist() == [0, 3]
-    pairs = tree["OV: other pairs/The best head for each"]
+    assert tree["Over training/Measures over training"].step.values.tolist() == [0, 3]
+    pairs = tree["OV: other pairs/Best head of each pair"]
     assert pairs.pair.values.tolist()[-2:] == ["'(' → ','", "' if' → ' else'"]
     # The network has not been trained.
-    perplexity = tree["Behaviour/Perplexity on all text held out"].perplexity
+    perplexity = tree["Behaviour/Perplexity on held-out text"].perplexity
     assert perplexity.sel(predictor="chance").item() == pytest.approx(331)
     assert 1.5 * 331 > perplexity.sel(predictor="this network").item() > perplexity.sel(predictor="bigram").item()
-    assert tree["Behaviour/Some prompts"].prompt.values[0].startswith(("'", '"'))
-    kinds = tree["Behaviour/How much it expects ' else'"]
+    assert tree["Behaviour/Examples"].prompt.values[0].startswith(("'", '"'))
+    kinds = tree["Behaviour/Probability of ' else'"]
     assert kinds["count"].sel(prompts="generated, normal").item() == 11
     assert kinds["count"].sel(prompts="real, normal").item() > 5
     # What no head and all heads differ by is next to nothing, of which no share is given.
-    left = tree["Subcircuits/What is left, and what comes back"]
+    left = tree["Subcircuits/Logit and loss of subcircuits"]
     assert left.loss_back.isnull().all()
 
 
@@ -508,7 +511,7 @@ def test_a_language_model_is_studied_in_its_own_tokens(folder: Path, tmp_path: P
     given = found.given({"sequences": 7, "length": 17, "corpus": str(texts)})
     result = run_study(found, load_bridge(str(folder)), given)
     assert result.step is None
-    assert "Perplexity on all text held out" not in result.to_tree()["Behaviour"]
+    assert "Perplexity on held-out text" not in result.to_tree()["Behaviour"]
 
 
 def test_what_is_wrong_is_one_line(task: Text, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

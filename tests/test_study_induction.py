@@ -106,18 +106,18 @@ def by_content() -> Case:
 
 
 CLAIMS: Cases = [
-    ("predicts what repeats", plain, nothing),
-    ("looks at the token before", plain, by_content),
-    ("finds that token by position", plain, by_content),
-    ("followed the current token before", plain, partial(twice, "q")),
-    ("keys read", plain, partial(twice, "q")),
-    ("finds where it was written", plain, partial(twice, "v")),
-    ("it says", plain, partial(twice, "v")),
-    ("said by these heads directly", plain, partial(twice, "q")),
-    ("need those keys", plain, by_the_order_of_tokens),
+    ("predicts repeated tokens", plain, nothing),
+    ("has a previous-token head", plain, by_content),
+    ("attends by position", plain, by_content),
+    ("has an induction head", plain, partial(twice, "q")),
+    ("keys of the induction head read", plain, partial(twice, "q")),
+    ("tokens match themselves", plain, partial(twice, "v")),
+    ("OV circuit of the induction heads copies", plain, partial(twice, "v")),
+    ("write the right logit directly", plain, partial(twice, "q")),
+    ("need keys", plain, by_the_order_of_tokens),
     ("is necessary", plain, half_of_the_tokens_each),
     ("is sufficient", plain, half_of_the_tokens_each),
-    ("Without positions", plain, by_the_order_of_tokens),
+    ("needs positional embeddings", plain, by_the_order_of_tokens),
     ("followed a synonym", fuzzy, plain),
     ("predicts the synonyms", fuzzy, plain),
 ]
@@ -179,7 +179,7 @@ def test_a_later_previous_token_head_does_not_hide_the_circuit():
 
 
 def test_what_is_lost_is_not_measured_of_a_network_that_knows_nothing():
-    for says in ("need those keys", "necessary", "sufficient", "Without positions"):
+    for says in ("need keys", "necessary", "sufficient", "needs positional embeddings"):
         assert np.isnan(the_one(found(nothing), says).number)
 
 
@@ -201,16 +201,16 @@ def test_from_end_to_end(kind: str, tmp_path: Path):
     xr.testing.assert_identical(StudyResult.read(run.study_file("induction", 17)).to_tree(), result.to_tree())
     assert json.dumps(result.claims[0].says)[1:-1] in run.report_file.read_text()
     tree = result.to_tree()
-    formed = tree["How it formed/Measures, over training"]
+    formed = tree["Over training/Measures over training"]
     assert formed.step.values.tolist() == [0, 17]
     assert formed.prefix_matching.dims == ("layer", "head", "step")
     # What is said at the last step is what is said over training.
     scores = tree["Heads/Scores of all heads"].prefix_matching
     np.testing.assert_array_equal(scores, formed.prefix_matching.isel(step=-1))
-    networks = tree["Fuzzy induction/Induction, and fuzzy induction"].network.values.tolist()
+    networks = tree["Fuzzy induction/Induction and fuzzy induction"].network.values.tolist()
     beside = [f"{run.path}, equal", f"{run.path}, synonyms", f"{fuzzy.path}, synonyms"]
     assert networks == (beside if kind == "plain" else [f"{run.path}, synonyms"])
-    removed = tree["Ablation/Loss without the circuit, and with nothing else"]
+    removed = tree["Ablation/Loss when sets of heads are ablated"]
     assert removed.heads.values[[0, -1]].tolist() == [0, 6]
 
 
@@ -236,7 +236,7 @@ def test_pairs_come_from_a_file(tmp_path: Path):
     network = LoadedModel.of(untrained_run(tmp_path / "run", TOKENS))
     synonyms = in_synonyms(network, own_repeats(network), str(file))
     assert synonyms is not None
-    assert "5 pairs of pairs.txt, of which 2 were left out because a token stands in another" in synonyms.told
+    assert "5 pairs of pairs.txt, of which 2 are left out because a token is in an earlier pair" in synonyms.source
     sequences = synonyms.sequences(seed=0, count=7)
     tokens = {1, 8, 2, 9, 3, 10, 4, 11, 6, 13}
     assert set(sequences.batch.inputs[:, 1:].flatten().tolist()) <= tokens
@@ -253,9 +253,9 @@ def test_a_language_model_is_studied_in_its_own_tokens(bridge: TransformerBridge
     found = find_study("induction")
     result = run_study(found, bridge, found.given({"sequences": 3}))
     assert (result.step, result.run) == (None, bridge.cfg.model_name)
-    tokens = result.to_tree()["Predictions/What is predicted in the second copy"].token.values.tolist()
+    tokens = result.to_tree()["Predictions/Predictions in the second copy"].token.values.tolist()
     assert set(tokens) <= {bridge.tokenizer.decode([token]) for token in range(bridge.cfg.d_vocab)}
-    assert "How it formed" not in [section.title for section in result.sections]
+    assert "Over training" not in [section.title for section in result.sections]
 
 
 def test_words_that_a_tokenizer_splits_are_left_out_and_named(bridge: TransformerBridge, tmp_path: Path):
@@ -264,8 +264,8 @@ def test_words_that_a_tokenizer_splits_are_left_out_and_named(bridge: Transforme
     network = LoadedModel.of(bridge)
     synonyms = in_synonyms(network, own_repeats(network), str(file))
     assert synonyms is not None
-    assert "2 pairs of pairs.txt" in synonyms.told
-    assert "words that the tokenizer splits, such as MaryJohn (ĠMary+" in synonyms.told
+    assert "2 pairs of pairs.txt" in synonyms.source
+    assert "words that the tokenizer splits, such as MaryJohn (ĠMary+" in synonyms.source
 
 
 def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -282,7 +282,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         (run, "--pairs", str(tmp_path / "none")): "none cannot be read",
         (run, "--pairs", str(no_pairs)): "line 1 of",
         (run, "--pairs", str(wrong)): "has '77'; tokens of this run are 1 to 13",
-        (run, "--pairs", str(few)): "has 1 pairs that can be used; there must be at least 2",
+        (run, "--pairs", str(few)): "has 1 valid pairs; give at least 2",
         (fuzzy, "--pairs", str(few)): "which has its own",
     }
     for arguments, message in cases.items():

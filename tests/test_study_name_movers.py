@@ -29,7 +29,7 @@ from headway.analyze.studies.name_movers.sentences import (
     Sentences,
     attention_from_end,
     choose,
-    lead_of_io,
+    io_minus_s,
     logits_at_end,
 )
 from headway.analyze.studies.result import Claims, StudyResult
@@ -126,17 +126,17 @@ def of(head: Head) -> Callable[[], Case]:
 
 
 CLAIMS: Cases = [
-    ("says the name that comes once", plain, nothing),
-    ("attends from the end to that name", plain, nothing),
-    ("Name movers say it", plain, by_suppression),
-    ("They copy the names", plain, says_other_words_too),
-    ("takes some of it back", plain, without_a_negative_head),
-    ("It suppresses the names", plain, without_a_negative_head),
+    ("predicts the name that occurs once", plain, nothing),
+    ("attends from the end of the sentence", plain, nothing),
+    ("Name movers write", plain, by_suppression),
+    ("They copy names", plain, says_other_words_too),
+    ("is a negative name mover", plain, without_a_negative_head),
+    ("suppresses names", plain, without_a_negative_head),
     ("L3H0 attends to IO", plain, of(Head(1, 0))),
     ("The unembedding of IO", plain, weakly_unembedded),
-    ("that of other tokens does not", plain, of(Head(2, 0))),
-    ("What layer 0 makes of IO", plain, of(Head(1, 0))),
-    ("queries read what name movers write", plain, looks_by_itself),
+    ("unembedding of other tokens", plain, of(Head(2, 0))),
+    ("effective embedding of IO", plain, of(Head(1, 0))),
+    ("queries read the name movers", plain, looks_by_itself),
 ]
 
 
@@ -259,9 +259,9 @@ def test_stand_ins_are_normalised_as_the_layer_does_it():
 def test_the_answer_is_ahead_where_its_logit_is_larger():
     model, some = random(), Sentences.of(TASK, 0, 11)
     logits, info, rows = logits_at_end(model, some.batch), some.batch.info, torch.arange(11)
-    torch.testing.assert_close(lead_of_io(model, some), logits[rows, info["io_token"]] - logits[rows, info["s_token"]])
+    torch.testing.assert_close(io_minus_s(model, some), logits[rows, info["io_token"]] - logits[rows, info["s_token"]])
     logits = logits_at_end(model, some.corrupted)
-    lead = lead_of_io(model, some, corrupted=True)
+    lead = io_minus_s(model, some, corrupted=True)
     torch.testing.assert_close(lead, logits[rows, info["io_token"]] - logits[rows, info["s_token"]])
 
 
@@ -272,16 +272,16 @@ def test_from_end_to_end(tmp_path: Path):
     xr.testing.assert_identical(StudyResult.read(run.study_file("name-movers", 17)).to_tree(), result.to_tree())
     assert json.dumps(result.claims[0].says)[1:-1] in run.report_file.read_text()
     tree = result.to_tree()
-    formed = tree["How it formed/Measures, over training"]
+    formed = tree["Over training/Measures over training"]
     assert formed.step.values.tolist() == [0, 17]
     assert formed.copying.dims == ("layer", "head", "step")
-    some = tree["Behaviour/Some sentences"]
+    some = tree["Behaviour/Examples"]
     batch = TASK.evaluation_batch(run.recipe.eval_seed, 23)
     words = TASK.labels(batch)[0][1 : int(batch.info["end"][0]) + 1]
     assert some.sentence.values[0] == " ".join(words)
     assert some.io.values[0] == TASK.words[int(batch.info["io_token"][0])]
     # Histograms hold each sentence once, and stand in the order of their means.
-    counts = tree["Keys fixed/Query-side vector: scores, how often"].sentences
+    counts = tree["Keys fixed/Query-side vector: histogram of scores"].sentences
     assert set(counts.sum("score").values.tolist()) == {23}
     means = tree["Keys fixed/Query-side vector: scores and attention"].mean_score.values
     assert np.array_equal(means, np.sort(means))
@@ -321,7 +321,7 @@ def test_a_language_model_is_studied_in_its_own_tokens(folder: Path):
     found = find_study("name-movers")
     result = run_study(found, load_bridge(str(folder)), found.given({"sequences": 13}))
     assert (result.step, result.run) == (None, str(folder))
-    sentence = result.to_tree()["Behaviour/Some sentences"].sentence.values[0]
+    sentence = result.to_tree()["Behaviour/Examples"].sentence.values[0]
     assert sentence.split()[0] in {text.split()[0] for text in TEMPLATES}
 
 
@@ -336,7 +336,7 @@ def test_what_is_wrong_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.
         (run, "--names", "[Alice]"): "names: Alice is not valid for a run",
         (str(folder), *out, "--names", "[Alice,Peter,Laura,Henry,Maria,Zebulon]"): "names: 'Zebulon' is not one token",
         (str(folder), *out, "--names", "[Alice,Peter]"): "names: 2 of 2 are one token of this tokenizer",
-        (str(short), *out): "reads 11 tokens; these sentences have",
+        (str(short), *out): "has a context of 11 tokens; the sentences have",
     }
     capsys.readouterr()
     for arguments, message in cases.items():

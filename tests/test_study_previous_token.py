@@ -105,18 +105,18 @@ def by_token() -> Network:
 
 
 CLAIMS: Cases = [
-    ("It says the token before", handmade.position_from_bos, nothing),
-    ("A head of the last layer", handmade.position_from_bos, nothing),
-    ("hardly at others", handmade.position_from_bos, nothing),
+    ("predicts the previous token", handmade.position_from_bos, nothing),
+    ("has a previous-token head", handmade.position_from_bos, nothing),
+    ("the current and the previous token only", handmade.position_from_bos, nothing),
     ("not attention itself", by_the_mlp, handmade.position_from_bos),
-    ("looks by position", handmade.position_from_bos, by_token),
-    ("all tokens alike", handmade.position_from_bos, looks_at_its_like),
-    ("share of position 0 says", handmade.position_from_bos, looks_at_its_like),
-    ("leaves behind tells", handmade.position_from_bos, nothing),
-    ("attention carries the position", handmade.position_from_bos, with_positions),
-    ("needed for nothing else", handmade.position_from_bos, with_positions),
-    ("MLP hands the position on", handmade.position_from_bos, with_positions),
-    ("needs BOS", handmade.position_from_bos, with_positions),
+    ("attends by position", handmade.position_from_bos, by_token),
+    ("is uniform", handmade.position_from_bos, looks_at_its_like),
+    ("Attention to BOS in layer 0 determines", handmade.position_from_bos, looks_at_its_like),
+    ("output of layer 0 determines", handmade.position_from_bos, nothing),
+    ("attention of layer 0 carries the position", handmade.position_from_bos, with_positions),
+    ("nothing else that is needed", handmade.position_from_bos, with_positions),
+    ("passes the position on", handmade.position_from_bos, with_positions),
+    ("derived from BOS", handmade.position_from_bos, with_positions),
 ]
 
 
@@ -139,11 +139,11 @@ def test_every_claim_is_tested():
 def test_what_is_lost_is_not_measured_of_a_network_that_knows_nothing():
     for says in (
         "not attention itself",
-        "looks by position",
+        "attends by position",
         "carries the position",
-        "nothing else",
-        "hands the position",
-        "needs BOS",
+        "nothing else that is needed",
+        "passes the position",
+        "derived from BOS",
     ):
         assert np.isnan(the_one(found(nothing), says).number)
 
@@ -162,18 +162,18 @@ def test_from_end_to_end(tmp_path: Path):
     xr.testing.assert_identical(StudyResult.read(run.study_file("previous-token", 17)).to_tree(), result.to_tree())
     assert json.dumps(result.claims[0].says)[1:-1] in run.report_file.read_text()
     tree = result.to_tree()
-    assert tree["How it formed/The numbers that decide the claims, over training"].step.values.tolist() == [0, 17]
+    assert tree["Over training/Numbers of the claims over training"].step.values.tolist() == [0, 17]
     # The other run stands beside it.
-    beside = tree["Training/Runs beside each other"]
+    beside = tree["Training/Comparison of runs"]
     assert beside.run.values.tolist() == ["run", "positions"]
     assert beside.updates.values.tolist() == [17, 5]
     assert beside.positions.values.tolist() == ["none", "standard"]
-    trained = tree["Without BOS, and with positions/Trained with and without positions and BOS"]
+    trained = tree["Without BOS, and with positional embeddings/Runs with and without positional embeddings and BOS"]
     assert trained.step.values.tolist() == [17, 5]
     # Two figures of one circuit, folded and divided by sqrt(d_head) alike.
-    maps = tree["Tokens/QK map of each head"].score.values
+    maps = tree["Tokens/QK circuit of each head"].score.values
     for layer, head in np.ndindex(*maps.shape[:2]):
-        keys = tree[f"Keys and combinations of keys/Keys that L{layer}H{head} looks for, by token"].to_dataset()
+        keys = tree[f"Keys and combinations of keys/Best keys of L{layer}H{head}, by query token"].to_dataset()
         for query, best, scores in zip(keys["query"].values, keys.key.values, keys.score.values, strict=True):
             row = maps[layer, head, int(query.removeprefix("token "))]
             np.testing.assert_allclose(scores, np.sort(row)[::-1][: len(scores)], rtol=1e-4, atol=1e-7)
@@ -202,7 +202,7 @@ def test_any_network_of_the_task_can_be_studied_before_its_first_update(recipe: 
 def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = str(untrained_run(tmp_path / "run", SMALL).path)
     cases = {
-        ("--sequences", "2"): "sequences: 2 is not valid; its 20 positions are too few for 19 features",
+        ("--sequences", "2"): "sequences: 2 is not valid; 20 positions are too few for a probe of 19 features",
         ("--sequences", "1"): "sequences: 1 is not valid; it must be at least 2",
         ("--top", "0"): "top: 0 is not valid",
     }

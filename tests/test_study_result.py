@@ -223,7 +223,7 @@ def test_a_figure_has_the_axes_that_it_is_drawn_by(kind: Kind, fits: list[int]):
             assert Figure("Drawn", of_axes(*axes), kind).data.y.dims == tuple(axes)
         else:
             named = ", ".join(axes) or "none"
-            with pytest.raises(ValueError, match=f"^data: y has the axes {named}; {kind} cannot be drawn of them$"):
+            with pytest.raises(ValueError, match=f"^data: y has the axes {named}; {kind} needs"):
                 Figure("Drawn", of_axes(*axes), kind)
 
 
@@ -240,7 +240,7 @@ def test_columns_of_a_table_have_the_same_rows():
     # Also where there are as many of them.
     fewer, as_many = (columns.assign(c=("line", range(number))) for number in (2, 3))
     for other in (fewer, as_many, columns.transpose("head", ...)):
-        with pytest.raises(ValueError, match=r"^data: the columns of the table 'Two' have not the same rows$"):
+        with pytest.raises(ValueError, match=r"^data: the variables of the table 'Two' must have the same first axis$"):
             Figure("Two", other, "table")
 
 
@@ -261,7 +261,7 @@ def test_a_kind_that_does_not_exist_is_named():
 
 
 def test_figures_of_a_section_can_be_told_apart():
-    with pytest.raises(ValueError, match=r"^figures: two of the section 'One' have the same title$"):
+    with pytest.raises(ValueError, match=r"^figures: two figures of the section 'One' have the same title$"):
         Section("One", "Its text.", (LINES, replace(LINES, kind="table")))
     Section("One", "Its text.", (LINES, replace(LINES, title="Squares ")))
 
@@ -389,5 +389,5 @@ def test_a_table_by_layer_takes_scores_as_they_are_stored():
 @pytest.mark.parametrize("titles", [("claims",), ("One", "Two", "One")])
 def test_sections_of_a_result_can_be_told_apart(titles: tuple[str, ...]):
     sections = tuple(Section(title, "", ()) for title in titles)
-    with pytest.raises(ValueError, match=r"^sections: '(claims|One)' is the title of two nodes"):
+    with pytest.raises(ValueError, match=r"^sections: '(claims|One)' is a title twice"):
         StudyResult("study", "runs/run", 0, sections, ())

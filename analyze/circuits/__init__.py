@@ -1,1 +1,1 @@
-"""What carries a behaviour: how much of what a network knows some of its heads do."""
+"""Circuits: which parts of a network carry a behaviour."""

@@ -1,7 +1,7 @@
-"""How much of what a network knows some of its heads carry: faithfulness and necessity.
+"""Faithfulness and necessity: the share of what a network knows that some of its heads carry.
 
-Both compare three losses: of the network as it is, with every head replaced, and with some heads replaced. What takes a
-head's place decides what the numbers mean; see ``ablated_loss``. Everything that is no head stays as it is.
+Both compare three losses: of the clean network, with every head replaced, and with some heads replaced. Their meaning
+depends on the replacement; see ``ablated_loss``. Embeddings and MLPs stay in place.
 """
 
 from collections.abc import Iterable
@@ -14,16 +14,16 @@ from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model
 
-# Where every head together lowers the loss by less than this share of it, no head can be said to carry anything.
+# If all heads together lower the loss by less than this share of it, there is nothing to explain.
 LEAST_KNOWN = 0.1
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a network knows through its heads: the loss with every head replaced, minus the loss as it is.
+    """The clean loss and the loss with every head replaced; their difference is what the heads know.
 
     Args:
-        clean: The loss of the network as it is.
+        clean: The loss of the clean network.
         replaced: Its loss with every head replaced.
 
     Example:
@@ -39,23 +39,23 @@ class Known:
     def of(
         cls, model: Model, batch: Batch, kind: Kind = "mean", part: str | None = None, reference: Batch | None = None
     ) -> "Known":
-        """The two losses of a network; the arguments are those of ``faithfulness``."""
+        """Measure the two losses of a network; the arguments are those of ``faithfulness``."""
         replaced = ablated_loss(model, batch, heads_except(model), kind, reference=reference)
         variable = _variable(part)
         return cls(loss(model, batch)[variable].item(), replaced[variable].item())
 
     @property
     def amount(self) -> float:
-        """How much lower the loss is for the heads; NaN if that is less than a tenth of the loss without them."""
+        """``replaced - clean``; NaN if that is less than a tenth of ``replaced``."""
         amount = self.replaced - self.clean
         return amount if amount > 0 and amount >= LEAST_KNOWN * self.replaced else float("nan")
 
     def faithfulness(self, kept: float) -> float:
-        """``(replaced - kept) / known`` of the loss with only some heads kept; see the function ``faithfulness``."""
+        """Return ``(replaced - kept) / known`` for the loss with only some heads kept; see ``faithfulness``."""
         return _share(self.replaced - kept, self.amount)
 
     def necessity(self, without: float) -> float:
-        """``(without - clean) / known`` of the loss with some heads replaced; see the function ``necessity``."""
+        """Return ``(without - clean) / known`` for the loss with some heads replaced; see ``necessity``."""
         return _share(without - self.clean, self.amount)
 
 
@@ -67,20 +67,20 @@ def faithfulness(
     part: str | None = None,
     reference: Batch | None = None,
 ) -> float:
-    """The share of what a network knows that some heads carry alone, with every other head replaced.
+    """Return the share of what a network knows that some heads carry alone, with every other head replaced.
 
-    ``(loss(all replaced) - loss(only these kept)) / known``, where ``known = loss(all replaced) - loss(clean)``. 0 is
-    no head at all, 1 the whole network; below 0 these heads mislead, above 1 the others do. NaN where ``known`` is less
-    than a tenth of the loss with all replaced. Rounded to six decimals, since two ways to the same loss differ in their
-    last bits. It does not say that no other heads could carry as much; see ``necessity``.
+    ``(loss(all replaced) - loss(only these kept)) / known``, where ``known = loss(all replaced) - loss(clean)``. 0: as
+    with no heads, 1: as with all heads; below 0 these heads mislead, above 1 the other heads do. NaN where ``known`` is
+    less than a tenth of the loss with all replaced. Rounded to six decimals, since two ways to the same loss differ in
+    their last bits. It does not show that no other heads carry as much; see ``necessity``.
 
     Args:
         model: The network.
         batch: Sequences of a task.
         heads: The heads that are kept.
-        kind: What takes the place of the others; see ``ablated_loss``.
-        part: The part of the task whose loss is taken; all positions that count if not given.
-        reference: Where what takes their place is taken from; see ``ablated_loss``.
+        kind: What replaces the other heads; see ``ablated_loss``.
+        part: The part of the task, such as ``repeats``; all unmasked positions if None.
+        reference: The batch that replacements are computed on; see ``ablated_loss``.
 
     Raises:
         DoesNotApplyError: ``resample`` with a single sequence and no reference.
@@ -105,10 +105,10 @@ def necessity(
     part: str | None = None,
     reference: Batch | None = None,
 ) -> float:
-    """The share of what a network knows that is lost without some heads; the arguments are those of ``faithfulness``.
+    """Return the share of what a network knows that is lost if some heads are replaced.
 
-    ``(loss(these replaced) - loss(clean)) / known``. 0: nothing is lost, 1: everything that the heads know. It is one
-    minus the faithfulness of all other heads.
+    ``(loss(these replaced) - loss(clean)) / known``; the arguments are those of ``faithfulness``. 0: nothing is lost,
+    1: everything that the heads know. It equals one minus the faithfulness of all other heads.
 
     Example:
         >>> from headway.models.handmade import composing_pair

@@ -1,4 +1,4 @@
-"""How far a right answer is ahead of a wrong one that is named."""
+"""Logit difference between a right answer and a named wrong one."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,11 +11,11 @@ from headway.models.convert import Model
 
 
 def logit_difference(model: Model, batch: Batch, wrong: Int[Tensor, "batch pos"]) -> Float[Tensor, "answer"]:
-    """The logit of the right answer minus that of a named wrong one, at each position that counts.
+    """Return the logit of the right answer minus that of a named wrong one, at each unmasked position.
 
-    One number a position where ``batch.mask`` is True, in the order of the batch; their mean is the network's. In
-    logits, any real number: 0 is a network that prefers neither, and exp of it is the ratio of the two probabilities.
-    It does not say that either answer is the likeliest of all.
+    ``logit[right] - logit[wrong]`` where ``batch.mask`` is True, in the order of the batch. In logits, any real number;
+    null 0: the network prefers neither answer; exp of it is the ratio of the two probabilities. It does not show
+    whether either answer is the most likely token.
 
     Args:
         model: The network.
@@ -24,11 +24,11 @@ def logit_difference(model: Model, batch: Batch, wrong: Int[Tensor, "batch pos"]
 
     Raises:
         DoesNotApplyError: targets that are vectors.
-        ValueError: a wrong answer that is no output, or is not given for each position.
+        ValueError: a wrong answer that is not a token of the output, or not one for each position.
 
     Example:
         >>> from headway.models.handmade import name_movers
-        >>> model, batch = name_movers()  # it says IO, the name that comes once, and not S
+        >>> model, batch = name_movers()  # it predicts IO, the name that occurs once, not S
         >>> end = batch._replace(mask=batch.task.parts(batch)["end"])
         >>> S = batch.info["s_token"][:, None].expand_as(batch.targets)
         >>> bool((logit_difference(model, end, S) > 0).all())

@@ -1,7 +1,8 @@
-"""STUDIES: every question that can be asked of a whole network, each answered by one folder here.
+"""STUDIES: the list of all studies, one folder each.
 
-A study takes a run at a checkpoint, or a language model, calls the measures, and gives figures, tables, and claims
-that their numbers support or refute. ``headway.study`` makes it and writes it to disk; the page draws what is there.
+A study asks one question of a network: a run at a checkpoint, or a language model. It calls the measures and returns
+figures, tables, and claims that their numbers support or refute. ``headway.study`` runs it and writes it to disk; the
+page draws what is on disk.
 
 The list names functions and imports none of them, so that listing the studies starts at once.
 """
@@ -16,14 +17,14 @@ STUDIES = {
     for study in (
         Study(
             "affine-recurrence",
-            "How a network predicts an affine recurrence, layer by layer (arXiv 2410.17438).",
+            "How does a network predict an affine recurrence, layer by layer? (arXiv 2410.17438)",
             f"{_HERE}.affine_recurrence.study:study",
             f"{_HERE}.affine_recurrence.options:Options",
             ("headway.data.affine_recurrence:AffineRecurrence",),
         ),
         Study(
             "previous-token",
-            "How a network without positions finds the token before; further runs stand beside it.",
+            "How does a network without positional embeddings find the previous token?",
             f"{_HERE}.previous_token.study:study",
             f"{_HERE}.previous_token.options:Options",
             ("headway.data.previous_token:PreviousToken",),
@@ -31,19 +32,16 @@ STUDIES = {
         ),
         Study(
             "induction",
-            "Which heads find and copy what followed a token before, or a synonym; also of a language model.",
+            "Which heads form an induction circuit, and does it also work after a synonym?",
             f"{_HERE}.induction.study:study",
             f"{_HERE}.induction.options:Options",
-            (
-                "headway.data.repeated_tokens:RepeatedTokens",
-                "headway.data.repeated_synonyms:RepeatedSynonyms",
-            ),
+            ("headway.data.repeated_tokens:RepeatedTokens", "headway.data.repeated_synonyms:RepeatedSynonyms"),
             takes_models=True,
             takes_runs=True,
         ),
         Study(
             "name-movers",
-            "Why a head attends from the end of a sentence to a name in it; also of a language model.",
+            "Why does a head attend from the end of a sentence to a name?",
             f"{_HERE}.name_movers.study:study",
             f"{_HERE}.name_movers.options:Options",
             ("headway.data.indirect_object:IndirectObject",),
@@ -51,7 +49,7 @@ STUDIES = {
         ),
         Study(
             "if-else",
-            "What makes a network say else in `a if b else c`, and whether after `)` too; also of a model.",
+            "Why does a network predict `else` after `a if b`, and for the same reason after `)`?",
             f"{_HERE}.if_else.study:study",
             f"{_HERE}.if_else.options:Options",
             ("headway.data.text:Text",),
@@ -62,7 +60,7 @@ STUDIES = {
 
 
 def find_study(name: str) -> Study:
-    """The study of this name; a ValueError with the nearest name for one that does not exist.
+    """Return the study of this name; raise a ValueError with the nearest name if there is none.
 
     Example:
         >>> find_study("induction").takes_models

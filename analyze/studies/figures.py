@@ -1,4 +1,4 @@
-"""Figures that several studies draw alike."""
+"""Figures that several studies share."""
 
 from collections.abc import Sequence
 
@@ -14,29 +14,29 @@ from headway.data.task import Batch
 
 
 def patterns_of_first(network: LoadedModel, batch: Batch) -> Figure:
-    """The attention pattern of every head on the first sequence."""
+    """Attention pattern of every head on the first sequence."""
     patterns, tokens = forward_pass(network.model, batch).patterns[:, 0], network.labels(batch)
     attention = xr.Dataset({"attention": ((*HEAD, "query", "key"), patterns.numpy())}, {"query": tokens, "key": tokens})
-    return Figure("Where each head looks", attention, "maps")
+    return Figure("Attention patterns", attention, "maps")
 
 
 def lengths_of_first(network: LoadedModel, batch: Batch) -> Figure:
-    """How much each head moves at each token of the first sequence."""
+    """Norm of hook_z of every head at each token of the first sequence."""
     shown, layers = forward_pass(network.model, batch).activations, range(network.model.cfg.n_layers)
     z = torch.stack([shown[f"blocks.{layer}.attn.hook_z"][0] for layer in layers])
     lengths = einops.rearrange(z.norm(dim=-1), "layer pos head -> layer head pos").numpy()
     return Figure(
-        "What each head reads, in length",
+        "Norm of hook_z",
         xr.Dataset({"z": ((*HEAD, "token"), lengths)}, {"token": network.labels(batch)}),
         "lines",
-        "The length of hook_z at each token.",
+        "At each token: the norm of the values that the head reads, weighted by attention.",
     )
 
 
 def predictions_of_first(
     title: str, network: LoadedModel, batch: Batch, positions: Sequence[int], note: str, probability: bool = False
 ) -> Figure:
-    """What is predicted at some positions of the first sequence, and whether it is right."""
+    """Table of the predictions at some positions of the first sequence, beside the right tokens."""
     output, following = forward_pass(network.model, batch).output[0], batch.targets[0]
     tokens, predicted, where = network.tokens(batch)[0], output.argmax(-1), list(positions)
     columns = {

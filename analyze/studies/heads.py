@@ -1,4 +1,4 @@
-"""Heads, as studies choose and name them."""
+"""Helpers of studies for heads: names, the best head, scores from chance."""
 
 from collections.abc import Iterable
 from itertools import product
@@ -13,7 +13,7 @@ from headway.models.config import Head
 
 
 def listed(heads: Iterable[Head]) -> str:
-    """Heads as text, or none.
+    """Return heads as text, ``none`` for no heads.
 
     Example:
         >>> listed([Head(0, 3), Head(1, 2)]), listed([])
@@ -23,7 +23,7 @@ def listed(heads: Iterable[Head]) -> str:
 
 
 def best_head(scores: Float[np.ndarray, "layer head"]) -> Head:
-    """The head with the largest score.
+    """Return the head with the largest score.
 
     Example:
         >>> best_head(np.array([[0.1, 0.2], [0.5, 0.3]]))
@@ -34,7 +34,7 @@ def best_head(scores: Float[np.ndarray, "layer head"]) -> Head:
 
 
 def heads_above(scores: Float[np.ndarray, "layer head"], threshold: float) -> list[Head]:
-    """The heads whose score is above a threshold.
+    """Return the heads whose score is above a threshold.
 
     Example:
         >>> heads_above(np.array([[0.1, 0.2], [0.5, 0.3]]), 0.25)
@@ -44,7 +44,7 @@ def heads_above(scores: Float[np.ndarray, "layer head"], threshold: float) -> li
 
 
 def way_from_chance(scores: xr.Dataset, name: str) -> xr.DataArray:
-    """The attention scores of a measure from chance, 0, to all attention, 1: ``(score - chance) / (1 - chance)``.
+    """Return the scores of an attention measure from chance (0) to all attention (1): (score - chance) / (1 - chance).
 
     Example:
         >>> attention = xr.DataArray([[1.0, 0.2]], dims=("layer", "head"))
@@ -57,12 +57,12 @@ def way_from_chance(scores: xr.Dataset, name: str) -> xr.DataArray:
 
 
 def mean_where(terms: xr.DataArray, where: Bool[Tensor, "batch pos"]) -> xr.DataArray:
-    """The mean of terms [..., batch, pos] over some positions of all sequences."""
+    """Return the mean of terms [..., batch, pos] over some positions of all sequences."""
     return terms.where(xr.DataArray(where.numpy(), dims=("batch", "pos"))).mean(("batch", "pos"))
 
 
 def writes_by_reads(scores: xr.DataArray) -> xr.DataArray:
-    """Scores of pairs of heads as [writes, reads], with the heads of all layers in one row.
+    """Return scores of pairs of heads as [writes, reads], with the heads of all layers on one axis.
 
     Example:
         >>> axes = ("from_layer", "from_head", "to_layer", "to_head")

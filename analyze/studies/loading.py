@@ -1,13 +1,13 @@
-"""A network with what a study needs to know of it: a checkpoint of a run, or a language model trained elsewhere."""
+"""Networks as studies load them: a checkpoint of a run, or a language model."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from headway.analyze.studies.study import is_model_name
 from headway.checkpoints.run import Run
 from headway.data.task import Batch, Task
 from headway.models.convert import Model, load_bridge
@@ -16,13 +16,13 @@ from headway.models.hooked_transformer import HookedTransformer
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network, as a study sees it.
+    """A network, with the run that it comes from.
 
     Args:
-        name: Where it comes from: the run's directory, or the model's name.
-        step: The checkpoint of a run; None for a bridge.
-        model: The network as it computes.
-        run: The run; None for a bridge.
+        name: The directory of the run, or the name of the language model.
+        step: The checkpoint of the run; None for a TransformerBridge.
+        model: The network.
+        run: The run; None for a TransformerBridge.
     """
 
     name: str
@@ -32,26 +32,24 @@ class LoadedModel:
 
     @classmethod
     def of(cls, source: Run | TransformerBridge, at: int | None = None) -> "LoadedModel":
-        """A run at one of its checkpoints, the last if ``at`` is None; or a bridge, which has none.
-
-        A bridge is taken as it is; ``load_bridge`` gives one whose LayerNorm is folded.
+        """Load a run at a checkpoint (the last one if ``at`` is None), or take a TransformerBridge as it is.
 
         Raises:
-            ValueError: a step that was not kept, or a step of a bridge.
+            ValueError: a checkpoint that the run does not have, any checkpoint of a TransformerBridge.
         """
         if isinstance(source, Run):
             step = source.check_step(at)
             return cls(str(source.path), step, source.model(step), source)
         if at is not None:
-            raise ValueError(f"at: {at} is not valid; a model that was not trained here has no steps")
+            raise ValueError(f"at: {at} is not valid; a language model has no checkpoints here")
         return cls(source.cfg.model_name, None, source)
 
     @cached_property
     def folded(self) -> Model:
-        """The same function with LayerNorm folded and what is written centred, where that is possible.
+        """The same function with LayerNorm folded into the weights and writing weights centred, where possible.
 
-        For what is read from weights. The unembedding is not centred, so outputs stay what they are and not only
-        their differences.
+        For measures of weights. The unembedding is not centred, so that the outputs stay the same and not only their
+        differences. ``load_bridge`` has folded a TransformerBridge already.
         """
         if not isinstance(self.model, HookedTransformer):
             return self.model
@@ -62,55 +60,41 @@ class LoadedModel:
 
     @property
     def task(self) -> Task | None:
-        """What a run was trained on, which says what its tokens are called; None for a bridge."""
+        """The task of the run, which also names its tokens; None for a TransformerBridge."""
         return None if self.run is None else self.run.task
 
     @property
     def tokenizer(self) -> Any:
-        """What spells strings in its tokens; None where they stand for none."""
+        """The tokenizer; None where tokens stand for no strings."""
         return self.model.tokenizer
 
     @property
     def eval_seed(self) -> int:
-        """The seed of sequences to evaluate on: the run's, 0 for a bridge."""
+        """The seed of evaluation sequences: that of the run, 0 for a TransformerBridge."""
         return 0 if self.run is None else self.run.recipe.eval_seed
 
     def tokens(self, batch: Batch) -> list[list[str]]:
-        """The tokens of each sequence, as text."""
+        """Return the tokens of each sequence as text."""
         if self.task is None:
             return [[self.tokenizer.decode([token]) for token in row] for row in batch.inputs.tolist()]
         return self.task.labels(batch)
 
     def token(self, token: int) -> str:
-        """One token as text."""
+        """Return one token as text."""
         alone = torch.tensor([[token]])
         return self.tokens(Batch(alone, alone, torch.ones_like(alone, dtype=torch.bool)))[0][0]
 
     def labels(self, batch: Batch) -> list[str]:
-        """The tokens of the first sequence, each with its position."""
+        """Return the tokens of the first sequence as text, each with its position."""
         return [f"{q}: {token}" for q, token in enumerate(self.tokens(batch)[0])]
 
 
 def open_run_or_model(name: str) -> Run | TransformerBridge:
-    """The run that a directory holds, or the language model of that name.
+    """Open the run in a directory, or load the language model of that name.
 
-    A name is that of a folder that ``save_pretrained`` wrote, or else of a model on Hugging Face's hub.
+    The name of a language model is a folder that ``save_pretrained`` wrote, or a model on Hugging Face's hub.
 
     Raises:
-        ValueError: neither.
+        ValueError: a name of neither.
     """
     return load_bridge(name) if is_model_name(name) else Run(name)
-
-
-def is_model_name(name: str) -> bool:
-    """Whether a name is that of a language model, and not of a directory that holds a run or should.
-
-    Example:
-        >>> is_model_name("roneneldan/TinyStories-1M"), is_model_name("."), is_model_name("")
-        (True, False, False)
-    """
-    path = Path(name).expanduser()
-    if (path / "config.json").is_file() and not (path / "config.yaml").exists():
-        return True
-    # What lies in a folder that is here is meant to be here.
-    return bool(name) and not path.exists() and not (len(path.parts) > 1 and path.parent.exists())

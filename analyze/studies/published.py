@@ -1,4 +1,4 @@
-"""Runs that a notebook or a paper published, beside which a run of ours can stand."""
+"""Published runs, to compare with runs of the same sizes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from headway.data.task import Task
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """The losses of a published run, and what a run of ours has in common with it.
+    """The losses of a published run, and the sizes of it that are known.
 
     Args:
-        losses: Training losses of single batches, by the number of updates before them.
-        task: Its task.
-        model: The fields of its ModelConfig that are known.
-        batch_size: Sequences in a batch.
-        lr: Its learning rate; any if not given.
+        losses: Training losses of single batches, by the number of earlier updates.
+        task: The task.
+        model: The known fields of its ModelConfig.
+        batch_size: The number of sequences in a batch.
+        lr: The learning rate; None for any.
     """
 
     losses: Mapping[int, float]
@@ -26,7 +26,7 @@ class PublishedRun:
     lr: float | None = None
 
     def is_like(self, recipe: Recipe) -> bool:
-        """Whether a recipe has the sizes and the data of this run."""
+        """Return whether a recipe has the sizes and the data of this run."""
         return (
             recipe.task == self.task
             and recipe.batch_size == self.batch_size

@@ -1,7 +1,7 @@
-"""What a study finds: sections of figures and tables, and the claims that their numbers support or refute.
+"""The result of a study: sections of figures and tables, and claims that their numbers support or refute.
 
-A result is data, and says how each figure is drawn without drawing it: the command prints its tables, the page draws
-them all, and the file holds them for whoever wants to go on.
+A result is data. It names how each figure is drawn and draws nothing: the command prints the tables, the page draws all
+figures, and the file holds them for further analysis.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,29 +16,30 @@ from headway.checkpoints.files import read_tree, write_whole
 
 Kind = Literal["lines", "maps", "table"]
 Log = Literal["", "x", "y", "xy"]
-# What stands for the step of a model that has none: netCDF has no None.
+# The step of a model without checkpoints, on disk: netCDF has no None.
 NO_STEP = "none"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure or table: named numbers, and how they are drawn.
+    """A figure or table: named numbers, and how to draw them.
 
-    - ``lines``: each variable a panel; its last axis is x, and there is a line for each entry of the axes before it.
-    - ``maps``: each variable a row of pictures; its last two axes are rows and columns, and there is a picture for each
-      entry of the axes before them.
-    - ``table``: the variables have one first axis in common, which is the rows; a variable is a column, one with a
-      second axis a column for each entry of it.
+    - ``lines``: each variable is a panel. Its last axis is x; each entry of its other axes is a line.
+    - ``maps``: each variable is a row of heatmaps. Its last two axes are rows and columns; each entry of its other axes
+      is a heatmap.
+    - ``table``: all variables share their first axis, the rows. A variable is a column; one with a second axis has a
+      column for each entry of it.
 
     Args:
-        title: What it is of; no two figures of a section have the same.
-        data: Variables with named axes; ``attrs["long_name"]`` of a variable is what it is called, instead of its name.
-        kind: How it is drawn.
-        note: How to read it, in a sentence or two.
-        log: Which axes of lines are logarithmic.
+        title: The title, unique within the section.
+        data: Variables with named axes; ``attrs["long_name"]`` of a variable is shown in place of its name.
+        kind: ``lines``, ``maps`` or ``table``.
+        note: One or two sentences on how to read it.
+        log: The axes of lines that are logarithmic.
 
     Raises:
-        ValueError: a kind that does not exist, numbers whose axes it cannot draw, a title that is no name.
+        ValueError: an unknown kind, a variable with too few or too many axes for the kind, an empty title, or a title
+            with a slash.
 
     Example:
         >>> Figure("Squares", xr.Dataset({"y": ("x", [0, 1, 4])}), "lines").data.y.dims
@@ -52,7 +53,7 @@ class Figure:
     log: Log = ""
 
     def __post_init__(self) -> None:
-        """Refuse what could be neither stored nor drawn."""
+        """Check the title, the kind and the axes."""
         _check_title(self.title)
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind: {self.kind!r} is not one of {', '.join(get_args(Kind))}")
@@ -62,40 +63,41 @@ class Figure:
         for name, values in self.data.data_vars.items():
             if values.ndim < least or (most is not None and values.ndim > most):
                 axes = ", ".join(map(str, values.dims)) or "none"
-                raise ValueError(f"data: {name} has the axes {axes}; {self.kind} cannot be drawn of them")
+                number = f"{least} or more" if most is None else f"{least} to {most}"
+                raise ValueError(f"data: {name} has the axes {axes}; {self.kind} needs {number} axes")
         if self.kind == "table" and len({values.dims[0] for values in self.data.data_vars.values()}) > 1:
-            raise ValueError(f"data: the columns of the table {self.title!r} have not the same rows")
+            raise ValueError(f"data: the variables of the table {self.title!r} must have the same first axis")
 
 
 @dataclass(frozen=True)
 class Section:
-    """Figures that belong together, and what they are for."""
+    """Figures that belong together, with a text that explains them."""
 
     title: str
     text: str
     figures: tuple[Figure, ...]
 
     def __post_init__(self) -> None:
-        """Refuse titles that could not be told apart."""
+        """Check that titles are valid and unique."""
         _check_title(self.title)
         titles = [figure.title for figure in self.figures]
         if len(set(titles)) < len(titles):
-            raise ValueError(f"figures: two of the section {self.title!r} have the same title")
+            raise ValueError(f"figures: two figures of the section {self.title!r} have the same title")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement about a network, with the number that decides it.
+    """A statement about a network, with the number that decides it.
 
     Args:
         says: The statement.
-        measured: What ``number`` is, in words.
-        number: What was found; NaN if it could not be measured.
-        bound: What it is held against.
-        below: The claim needs a number below the bound, and not above it.
+        measured: The definition of ``number``, in words.
+        number: The measured number; NaN if it does not exist for this network.
+        bound: The bound that the number is compared with.
+        below: The number must be below the bound, not above it.
 
     Example:
-        >>> Claim("A head looks at the vector before", "previous_token of L0H3", number=0.9, bound=0.5).holds
+        >>> Claim("L0 has a previous-token head", "previous_token of L0H3", number=0.9, bound=0.5).holds
         True
     """
 
@@ -107,12 +109,12 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether the number is on the right side of the bound; not if there is none."""
+        """True if the number is on the required side of the bound; False for NaN."""
         return bool(self.number < self.bound if self.below else self.number > self.bound)
 
     @property
     def needs(self) -> str:
-        """What the number must be.
+        """The condition on the number, as text.
 
         Example:
             >>> Claim("", "", 0.0, bound=0.5, below=True).needs
@@ -126,14 +128,14 @@ Claims = tuple[Claim, ...]
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A study of one run at one step.
+    """The result of a study of one run at one checkpoint, or of one language model.
 
     Args:
-        study: The study's name, as on the command line.
-        run: The run's directory, or the name of a model that was not trained here.
-        step: The step that was looked at; None for such a model, which has none.
-        sections: What was looked at, in order.
-        claims: What it comes to.
+        study: The name of the study, as on the command line.
+        run: The directory of the run, or the name of the language model.
+        step: The checkpoint; None for a language model.
+        sections: The sections, in order.
+        claims: The claims.
     """
 
     study: str
@@ -143,16 +145,16 @@ class StudyResult:
     claims: Claims
 
     def __post_init__(self) -> None:
-        """Refuse sections that could not be told apart, or from the claims."""
+        """Check that titles of sections are unique, and that none is ``claims``."""
         titles = ["claims", *(section.title for section in self.sections)]
         for title in titles:
             if titles.count(title) > 1:
-                raise ValueError(f"sections: {title!r} is the title of two nodes; each needs its own, and not claims")
+                raise ValueError(f"sections: {title!r} is a title twice; titles must be unique, and none may be claims")
 
     def to_tree(self) -> xr.DataTree:
-        """The result as one tree of xarray Datasets: one node for each section, one below it for each figure.
+        """Return the result as a tree of xarray Datasets: a node for each section, and below it one for each figure.
 
-        ``tree["claims"]`` has the claims along the axis ``claim``. How a figure is drawn stands in its attributes.
+        ``tree["claims"]`` has the claims along the axis ``claim``. The attributes of a figure name how to draw it.
         """
         step = NO_STEP if self.step is None else self.step
         nodes = {"/": xr.Dataset(attrs={"study": self.study, "run": self.run, "step": step})}
@@ -166,7 +168,7 @@ class StudyResult:
 
     @classmethod
     def from_tree(cls, tree: xr.DataTree) -> "StudyResult":
-        """The result that ``to_tree`` made a tree of."""
+        """Return the result of a tree that ``to_tree`` made."""
         sections = []
         for title, node in tree.children.items():
             if title == "claims":
@@ -188,13 +190,17 @@ class StudyResult:
         )
 
     def write(self, path: Path) -> None:
-        """Write the tree as one netCDF file, which ``xarray.open_datatree`` reads without Headway."""
+        """Write the tree to a netCDF file, which ``xarray.open_datatree`` reads without Headway."""
         tree = self.to_tree()
         write_whole(path, lambda part: tree.to_netcdf(part, engine="h5netcdf"))
 
     @classmethod
     def read(cls, path: Path) -> "StudyResult":
-        """What ``write`` wrote; a ValueError if the file is damaged."""
+        """Read a file that ``write`` wrote.
+
+        Raises:
+            ValueError: a damaged file.
+        """
         tree = read_tree(path)
         try:
             return cls.from_tree(tree)
@@ -211,7 +217,7 @@ def _dataset_of(claims: Sequence[Claim]) -> xr.Dataset:
 
 
 def table(rows: str, names: Iterable[Any], **columns: Any) -> xr.Dataset:
-    """A Dataset whose variables are the columns of a table; ``rows`` is what the axis is called.
+    """Return a Dataset whose variables are the columns of a table; ``rows`` is the name of its first axis.
 
     Example:
         >>> table("part", ["a", "b"], loss=[0.1, 0.2]).loss.sel(part="b").item()
@@ -221,7 +227,7 @@ def table(rows: str, names: Iterable[Any], **columns: Any) -> xr.Dataset:
 
 
 def by_layer(**columns: xr.DataArray) -> xr.Dataset:
-    """A table with a row for each layer: of scores [layer] a column each, of scores [layer, head] one for each head.
+    """Return a table with a row for each layer: scores [layer] are a column, scores [layer, head] a column per head.
 
     Example:
         >>> by_layer(score=xr.DataArray([[0.1, 0.2]], dims=("layer", "head"))).score.sel(layer="L0", head="H1").item()

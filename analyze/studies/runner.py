@@ -1,4 +1,4 @@
-"""The runner of studies: it loads a network, has the study answer its question, and asks every earlier checkpoint."""
+"""The runner of studies: it loads a network, calls the study, and evaluates the claims at every earlier checkpoint."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,22 +19,22 @@ from headway.checkpoints.run import Run
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study says of one network, and what is to be asked of every checkpoint of its run.
+    """The findings of a study on one network, and what the runner evaluates at every checkpoint.
 
     Args:
-        sections: The figures and tables of the network.
-        claims: The claims of a network, with their numbers.
-        measured: Numbers of a network that are drawn over the checkpoints; None for none.
-        formed: What the section on the checkpoints says of itself.
+        sections: Figures and tables of the network.
+        claims: The function from a network to its claims.
+        measured: The function from a network to measures, which are drawn over the checkpoints; None for none.
+        formed: The text of the section on the checkpoints.
     """
 
     sections: Iterable[Section]
     claims: Callable[[LoadedModel], Claims]
     measured: Callable[[LoadedModel], xr.Dataset] | None = None
-    formed: str = "The claims at each kept step up to this one."
+    formed: str = "The claims at each checkpoint up to this one."
 
     def ask(self, network: LoadedModel) -> tuple[Claims, xr.Dataset | None]:
-        """The claims of a network, and what is measured of it."""
+        """Return the claims and the measures of a network."""
         return self.claims(network), None if self.measured is None else self.measured(network)
 
 
@@ -46,18 +46,18 @@ def run_study(
     at: int | None = None,
     progress: bool = False,
 ) -> StudyResult:
-    """Make a study, without writing it to disk; ``headway.study`` writes it too.
+    """Run a study without writing it to disk; ``headway.study`` also writes it.
 
     Args:
         study: One of STUDIES.
-        source: A run of one of its tasks, or a language model if it takes those.
-        options: Its options; the defaults if not given.
-        others: Further runs, if it takes those.
-        at: The checkpoint; the last one if not given.
-        progress: Show a bar while going through the checkpoints.
+        source: A run of one of its tasks, or a language model if the study accepts them.
+        options: Its options; the defaults if None.
+        others: Further runs to compare with, if the study accepts them.
+        at: The checkpoint; the last one if None.
+        progress: Show a progress bar over the checkpoints.
 
     Raises:
-        ValueError: a run of another task, a step that was not kept, a network or options that the study refuses.
+        ValueError: a run of another task, a checkpoint that the run does not have, options that do not fit the network.
     """
     check_source(study, source, others)
     options = study.given({}) if options is None else options
@@ -69,16 +69,16 @@ def run_study(
     if network.run is not None and network.step is not None:
         asked = {step: _ask(findings, network.run, step) for step in _before(network.run, network.step, progress)}
         figures = over_checkpoints(asked | {network.step: found})
-        sections.append(Section("How it formed", findings.formed, figures))
+        sections.append(Section("Over training", findings.formed, figures))
     return StudyResult(study.name, network.name, network.step, tuple(sections), found[0])
 
 
 def check_source(study: Study, source: Run | TransformerBridge, others: Sequence[Run] = ()) -> None:
-    """Refuse, with a ValueError, what the study does not take: a task, a language model, further runs, a run twice."""
+    """Raise a ValueError for what the study does not accept: a task, a language model, further runs, a run twice."""
     if others and not study.takes_runs:
-        raise ValueError(f"others: {study.name} is a study of one run; {len(others)} more were given")
+        raise ValueError(f"others: {study.name} accepts one run; {len(others)} further runs are given")
     if not isinstance(source, Run) and not study.takes_models:
-        raise ValueError(f"run: {study.name} takes no language model; it needs a run of {study.task_names}")
+        raise ValueError(f"run: {study.name} accepts no language model; give a run of {study.task_names}")
     tasks, runs = (
         tuple(imported(path) for path in study.tasks),
         [run for run in (source, *others) if isinstance(run, Run)],
@@ -94,7 +94,7 @@ def check_source(study: Study, source: Run | TransformerBridge, others: Sequence
 
 def _before(run: Run, last: int, progress: bool) -> Iterable[int]:
     steps = [step for step in run.steps if step < last]
-    return tqdm(steps, desc="how it formed", unit="step", disable=None if progress else True)
+    return tqdm(steps, desc="checkpoints", unit="checkpoint", disable=None if progress else True)
 
 
 def _ask(findings: Findings, run: Run, step: int) -> tuple[Claims, xr.Dataset | None]:
@@ -103,10 +103,10 @@ def _ask(findings: Findings, run: Run, step: int) -> tuple[Claims, xr.Dataset | 
 
 
 def over_checkpoints(asked: Mapping[int, tuple[Claims, xr.Dataset | None]]) -> tuple[Figure, ...]:
-    """When each claim came to hold: a table, the numbers of the claims as lines, and what was measured as lines.
+    """Return figures over the checkpoints: since when each claim holds, the numbers of the claims, and the measures.
 
-    ``asked`` has the claims and what was measured at each step, in order. ``since`` is the step from which on a claim
-    holds for good, NaN if it does not hold at the last.
+    ``asked`` has the claims and the measures at each step, in order. ``since`` is the step from which on a claim holds
+    at all later checkpoints; NaN if it does not hold at the last one.
     """
     steps, claims = list(asked), [claims for claims, _ in asked.values()]
     ends = claims[-1]
@@ -130,23 +130,23 @@ def over_checkpoints(asked: Mapping[int, tuple[Claims, xr.Dataset | None]]) -> t
     measured = [each for _, each in asked.values() if each is not None]
     return (
         Figure(
-            "When each claim came to hold",
+            "Since when each claim holds",
             formed,
             "table",
-            "The kept step from which on the number of a claim is on the right side of its bound for good.",
+            "holds since step: from this checkpoint on, the claim holds at every checkpoint.",
         ),
         Figure(
-            "The numbers that decide the claims, over training",
+            "Numbers of the claims over training",
             xr.Dataset(lines, {"step": steps}),
             "lines",
-            "One panel a claim; it says what the number is and what it must be.",
+            "One panel per claim, with the definition of its number and its bound.",
             "x",
         ),
-        *([Figure("Measures, over training", _along(measured, steps), "lines", "", "x")] if measured else []),
+        *([Figure("Measures over training", _along(measured, steps), "lines", "", "x")] if measured else []),
     )
 
 
 def _along(measured: Sequence[xr.Dataset], steps: Sequence[int]) -> xr.Dataset:
-    """What was measured at each step, with the steps as the last axis."""
+    """Join the measures of all steps; the step is the last axis."""
     together = xr.concat(measured, dim=xr.Variable("step", list(steps)), join="outer")
     return together.transpose(..., "step")

@@ -1,8 +1,9 @@
-"""Study: one entry of STUDIES. It names what a study needs and imports it only when the study is made."""
+"""Study: an entry of STUDIES. It names the code of a study, which is imported when the study runs."""
 
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from headway.options import nearest
@@ -10,18 +11,18 @@ from headway.options import nearest
 
 @dataclass(frozen=True)
 class Study:
-    """A question about one network, and where the code is that answers it.
+    """A question about a network, and the code that answers it.
 
     Args:
-        name: The name on the command line and of the file.
-        question: What it asks, in one sentence; ``headway study`` lists it.
-        function: Import path of the function ``(network, options) -> Findings``; with ``takes_runs`` it has a third
-            argument, the further runs.
-        options: Import path of the frozen dataclass of its options, which refuses what can be refused without a
-            network. Its module imports no torch, so that ``--help`` starts at once.
-        tasks: Import paths of the tasks whose runs it takes.
-        takes_models: It takes language models too.
-        takes_runs: It takes further runs, which stand beside the first.
+        name: The name on the command line, and of the file.
+        question: The question, in one sentence; ``headway study`` lists it.
+        function: Import path of the function ``(network, options) -> Findings``; with ``takes_runs`` its third argument
+            is the list of further runs.
+        options: Import path of the frozen dataclass of its options, which checks whatever needs no network. Its module
+            must not import torch, so that ``--help`` starts at once.
+        tasks: Import paths of the tasks whose runs it accepts.
+        takes_models: Whether it accepts language models.
+        takes_runs: Whether it accepts further runs, to compare with the first.
 
     Example:
         >>> from headway.analyze.studies import STUDIES
@@ -39,29 +40,35 @@ class Study:
 
     @property
     def task_names(self) -> str:
-        """The tasks whose runs it takes, as text."""
+        """The names of the tasks whose runs it accepts."""
         return " or ".join(path.partition(":")[2] for path in self.tasks)
 
     @property
     def option_type(self) -> type:
-        """The dataclass of its options."""
+        """The dataclass of its options, imported."""
         return imported(self.options)
 
     def given(self, values: Mapping[str, Any]) -> Any:
-        """Its options with these values; a ValueError for an option that it does not have, or a value out of range."""
+        """Return its options with these values.
+
+        Raises:
+            ValueError: an option that it does not have, a value out of range.
+        """
         known = [each.name for each in fields(self.option_type)]
         for name in values:
             if name not in known:
-                raise ValueError(f"{name}: {self.name} has no such option{nearest(name, known)}")
+                raise ValueError(
+                    f"{name}: not an option of {self.name}; options: {', '.join(known)}{nearest(name, known)}"
+                )
         return self.option_type(**{name: _tuples(value) for name, value in values.items()})
 
     def changed(self, options: Any) -> list[str]:
-        """The names of the options that differ from their defaults."""
+        """Return the names of the options that differ from their defaults."""
         return [each.name for each in fields(options) if getattr(options, each.name) != each.default]
 
 
 def imported(path: str) -> Any:
-    """The object that ``package.module:name`` names.
+    """Import the object that ``package.module:name`` names.
 
     Example:
         >>> imported("headway.analyze.studies.study:Study").__name__
@@ -72,7 +79,7 @@ def imported(path: str) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-    """Tuples in the place of lists, which would differ from the default of an option.
+    """Replace lists by tuples, because the defaults of options are tuples.
 
     Example:
         >>> _tuples([["if", "else"]])
@@ -82,6 +89,20 @@ def _tuples(value: Any) -> Any:
 
 
 def check_at_least(name: str, value: int, least: int, why: str = "") -> None:
-    """Refuse, with a ValueError, an option below its least value."""
+    """Raise a ValueError for an option below its smallest value."""
     if value < least:
         raise ValueError(f"{name}: {value} is not valid; it must be at least {least}{why and f', {why}'}")
+
+
+def is_model_name(name: str) -> bool:
+    """Return whether a name is that of a language model, not of a directory.
+
+    Example:
+        >>> is_model_name("roneneldan/TinyStories-1M"), is_model_name("."), is_model_name("")
+        (True, False, False)
+    """
+    path = Path(name).expanduser()
+    if (path / "config.json").is_file() and not (path / "config.yaml").exists():
+        return True
+    # A path in an existing folder is a directory, even if it does not exist.
+    return bool(name) and not path.exists() and not (len(path.parts) > 1 and path.parent.exists())

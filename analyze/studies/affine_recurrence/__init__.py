@@ -1,1 +1,1 @@
-"""How a network predicts an affine recurrence, layer by layer."""
+"""How does a network predict an affine recurrence, layer by layer?"""

@@ -1,4 +1,4 @@
-"""What is lost without heads and MLPs, and with heads that can do one thing only."""
+"""Ablation of heads and MLPs, and identity surgery of heads."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,9 +19,7 @@ from headway.analyze.measures.surgery import (
 from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.interventions import output_with
-from headway.analyze.studies.affine_recurrence.sequences import (
-    n_vectors,
-)
+from headway.analyze.studies.affine_recurrence.sequences import n_vectors
 from headway.analyze.studies.result import Figure, Section, by_layer, table
 from headway.data.task import Batch
 from headway.models.config import Head
@@ -29,7 +27,7 @@ from headway.models.convert import Model, evaluating
 
 
 def ablation_section(model: Model, batch: Batch) -> Section:
-    """The loss without each layer's attention, each MLP, and each head's OV."""
+    """Error when the heads of a layer, an MLP, or one head is ablated."""
     clean = loss(model, batch).loss_determined.item()
     parts: dict[str, str | list[Head]] = {}
     for layer in range(model.cfg.n_layers):
@@ -42,13 +40,13 @@ def ablation_section(model: Model, batch: Batch) -> Section:
         for kind in kinds
     }
     figures = [
-        Figure("Without a layer's heads, or its MLP", table("without", parts, **layers), "table"),
+        Figure("Error when the heads of a layer, or its MLP, are ablated", table("ablated", parts, **layers), "table"),
         *(
             Figure(
-                f"Without one head, {kind}",
+                f"Error when one head is ablated, {kind}",
                 by_layer(error=clean + ablation(model, batch, kind).ablation_determined),
                 "table",
-                "What the head's OV writes is replaced.",
+                "hook_z of the head is replaced.",
             )
             for kind in kinds
         ),
@@ -57,15 +55,15 @@ def ablation_section(model: Model, batch: Batch) -> Section:
         figures += patterns_without_layer_1(model, batch)
     return Section(
         "Ablation",
-        f"Mean squared error where the answer is determined, of {n_vectors(batch)} vectors; {clean:.2g} with "
-        "everything in place. Zero: nothing in its place (value biases, which are folded into b_O, stay). Mean: its "
-        "mean over all sequences and positions. Later attention is computed anew.",
+        f"Mean squared error where the answer is determined, on sequences of {n_vectors(batch)} vectors; the clean "
+        f"error is {clean:.2g}. zero: replaced by zero (value biases, which are folded into b_O, stay). mean: "
+        "replaced by the mean over all sequences and positions. Later attention is recomputed.",
         tuple(figures),
     )
 
 
 def patterns_without_layer_1(model: Model, batch: Batch) -> list[Figure]:
-    """What later heads look at when the heads of layer 1 write nothing but their mean."""
+    """Attention of later heads when the heads of layer 1 are replaced by their means."""
     before = forward_pass(model, batch).patterns[2:]
     z = forward_pass(model, batch).activations["blocks.1.attn.hook_z"]
     mean = einops.reduce(z, "batch pos head d_head -> 1 1 head d_head", "mean").expand_as(z)
@@ -80,7 +78,7 @@ def patterns_without_layer_1(model: Model, batch: Batch) -> list[Figure]:
     averaged = einops.reduce(after, "layer batch head q k -> layer head q k", "mean")
     return [
         Figure(
-            "Mean patterns without layer 1's heads",
+            "Mean attention patterns without the heads of layer 1",
             xr.Dataset(
                 {"attention": (("layer", "head", "query", "key"), averaged.numpy())},
                 {"layer": range(2, 2 + len(names))},
@@ -88,27 +86,27 @@ def patterns_without_layer_1(model: Model, batch: Batch) -> list[Figure]:
             "maps",
         ),
         Figure(
-            "How much attention moves without layer 1's heads",
+            "Change of attention without the heads of layer 1",
             xr.Dataset(
                 {"moved": (HEAD, moved.numpy())}, {"layer": names, "head": [f"H{i}" for i in range(moved.shape[1])]}
             ),
             "table",
-            "Mean over queries of the attention that goes elsewhere, from 0 to 1.",
+            "Share of attention that moves to other keys, from 0 to 1; mean over queries.",
         ),
     ]
 
 
 def surgery_section(model: Model, batch: Batch, chosen: list[Head]) -> Section:
-    """Chosen heads with a QK, or an OV, that is a projector."""
+    """Error when the QK or OV circuit of heads is replaced by a projector."""
     clean = loss(model, batch).loss_determined.item()
     errors = {
-        "as it is": clean,
+        "none": clean,
         "QK, trained W_Q": qk_identity_loss(model, batch, chosen, "trained").loss_determined.item(),
         "QK, random W_Q": qk_identity_loss(model, batch, chosen, "random").loss_determined.item(),
         "OV, plus": ov_identity_loss(model, batch, chosen, "+").loss_determined.item(),
         "OV, minus": ov_identity_loss(model, batch, chosen, "-").loss_determined.item(),
         "uniform attention": loss_with_uniform_attention(model, batch, chosen),
-        "mean in their place": ablated_loss(model, batch, chosen, "mean").loss_determined.item(),
+        "mean ablation": ablated_loss(model, batch, chosen, "mean").loss_determined.item(),
     }
     times = [after / clean for after in errors.values()]
     queries = qk_identity_surgery(model, batch, len(batch.inputs)).qk_identity_surgery_after
@@ -121,16 +119,16 @@ def surgery_section(model: Model, batch: Batch, chosen: list[Head]) -> Section:
     }
     return Section(
         "Identity surgery",
-        "W_K := pinv(W_Q).T leaves a head only looking for what is like its query; W_O := ±pinv(W_V) leaves it only "
-        "copying, or taking away. Random: after W_Q has been drawn anew. The projector's scores are small, so what "
-        "costs as much as uniform attention says that the heads only average; what costs as much as their mean, "
-        "that they are not needed.",
+        "With W_K := pinv(W_Q).T a head attends to what is similar to its query, and nothing else; with W_O := "
+        "±pinv(W_V) it copies, or subtracts, and nothing else. random: W_Q is drawn anew first. Scores of a projector "
+        "are small: an error like that of uniform attention means that the heads average; an error like that of mean "
+        "ablation means that they are not needed.",
         (
             Figure(
                 f"{', '.join(map(str, chosen))} together",
                 table("surgery", errors, error=list(errors.values()), times=times),
                 "table",
-                "Mean squared error where the answer is determined, and how many times that without surgery.",
+                "error: mean squared error where the answer is determined; times: relative to the clean error.",
             ),
             *(
                 Figure(f"One head at a time: {name}", by_layer(error=after), "table", "Error at all positions.")
@@ -141,14 +139,14 @@ def surgery_section(model: Model, batch: Batch, chosen: list[Head]) -> Section:
 
 
 def loss_with_uniform_attention(model: Model, batch: Batch, heads: Sequence[Head]) -> float:
-    """The error where the answer is determined when some heads attend to all they see alike."""
+    """Return the error where the answer is determined when some heads have uniform attention."""
     by_layer = {head.layer: [each.head for each in heads if each.layer == head.layer] for head in heads}
 
     def flat(scores: Tensor, hook: Any) -> Tensor:
         some = by_layer[hook.layer()]
-        alike = scores.clone()
-        alike[:, some] = torch.where(scores[:, some].isfinite(), 0.0, scores[:, some])
-        return alike
+        uniform = scores.clone()
+        uniform[:, some] = torch.where(scores[:, some].isfinite(), 0.0, scores[:, some])
+        return uniform
 
     hooks = [(f"blocks.{layer}.attn.hook_attn_scores", flat) for layer in by_layer]
     return by_part("loss", task_loss(output_with(model, batch, hooks), batch), batch).loss_determined.item()

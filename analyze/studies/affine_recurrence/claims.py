@@ -8,14 +8,10 @@ import torch
 
 from headway.analyze.measures.attention import previous_token
 from headway.analyze.measures.composition import k_composition, q_composition, v_composition
-from headway.analyze.measures.eigenvalues import (
-    ov_eigenvalue_residual,
-)
+from headway.analyze.measures.eigenvalues import ov_eigenvalue_residual
 from headway.analyze.measures.geometry import linearity, outside_embedding
 from headway.analyze.measures.loss import loss
-from headway.analyze.measures.surgery import (
-    qk_identity_loss,
-)
+from headway.analyze.measures.surgery import qk_identity_loss
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.studies.affine_recurrence.causes import loss_with_uniform_attention
@@ -28,11 +24,10 @@ from headway.models.convert import Model
 
 
 def claims(model: Model, batch: Batch) -> Claims:
-    """What the paper says of each layer, each statement with the number that decides it in this network.
+    """Return the claims of the paper on each layer, with the numbers that decide them for a network.
 
-    Which layer looks for similar vectors is not taken from the paper, where it is the last: it is the one after the
-    first whose heads do so most. A number that a network does not have (the second layer of one) is NaN, and its claim
-    does not hold.
+    The layer that attends to similar vectors is the last one in the paper; here it is the one after the first whose
+    heads do so most. A number that does not exist (there is no second layer) is NaN, and its claim does not hold.
     """
     layers = model.cfg.n_layers
     way = way_from_chance(previous_token(model, batch), "previous_token")
@@ -40,8 +35,8 @@ def claims(model: Model, batch: Batch) -> Claims:
     second, where = _second_vector(model, batch)
     try:
         outside = outside_embedding(model, batch)
-        nothing = outside.outside_embedding_null.item()
-        beside = (outside.outside_embedding[1].item() - nothing) / (1 - nothing) if layers > 1 else np.nan
+        null = outside.outside_embedding_null.item()
+        beside = (outside.outside_embedding[1].item() - null) / (1 - null) if layers > 1 else np.nan
     except DoesNotApplyError:
         beside = np.nan
     similar = similar_vector(model, batch).similar_vector.median("head")
@@ -52,60 +47,60 @@ def claims(model: Model, batch: Batch) -> Claims:
     projected = qk_identity_loss(model, batch, chosen, "trained").loss_determined.item()
     uniform = loss_with_uniform_attention(model, batch, chosen)
     shares = [_share_above(measure, model, batch, reader) for measure in (q_composition, k_composition, v_composition)]
-    pairs = f"share of the pairs L{reader - 1} to L{reader} above the 99 % band" if reader else "there is none"
+    pairs = f"share of the pairs L{reader - 1} to L{reader} above the 99 % band" if reader else "no pairs"
     return (
         Claim(
-            "Layer 0 has a head that looks at the vector before",
-            f"previous_token of L0H{int(way.sel(layer=0).values.argmax())}, from chance (0) to nothing else (1)",
+            "Layer 0 has a previous-token head",
+            f"previous_token of L0H{int(way.sel(layer=0).values.argmax())}, from chance (0) to all attention (1)",
             way.sel(layer=0).max().item(),
             0.5,
         ),
         Claim(
-            "What layer 0's heads add of a vector is a multiple of it",
-            "R² of its summed OV on isotropic vectors, linearity",
+            "The heads of layer 0 add a multiple of the vectors that they attend to",
+            "linearity of the summed OV circuits of L0: R² on isotropic vectors",
             copied,
             0.5,
         ),
         Claim(
-            "Layer 1 has a head that looks at the second vector",
-            f"attention to vector 1 of {where}, from chance (0) to nothing else (1)",
+            "Layer 1 has a head that attends to the second vector",
+            f"attention of {where} to vector 1, from chance (0) to all attention (1)",
             second,
             0.5,
         ),
         Claim(
             "Layer 1 writes outside of the embedding",
-            "outside_embedding of L1, heads and MLP, from a random direction (0) to all outside (1)",
+            "outside_embedding of L1 (heads and MLP), from a random direction (0) to all outside (1)",
             beside,
             0.5,
         ),
         Claim(
-            "A later layer looks for vectors like the current one",
+            "A later layer attends to vectors similar to the current one",
             f"median similar_vector of the heads of L{reader}, from no preference (0) to the most similar only (1)",
             similar[reader].item(),
             0.5,
         ),
         Claim(
-            "The heads of that layer take away what they look at",
+            "The heads of that layer subtract what they attend to",
             f"median ov_eigenvalue_residual of L{reader}",
             copying,
             -0.5,
             below=True,
         ),
         Claim(
-            "Looking for its like is all that their queries and keys do",
-            f"share of what L{reader}'s attention gains over uniform attention that is lost when each W_QK is a "
-            "projector (trained W_Q): (error - clean) / (error with uniform attention - clean)",
+            "Their queries and keys compute similarity and nothing else",
+            f"(error - clean) / (error with uniform attention - clean), with each W_QK of L{reader} replaced by a "
+            "projector (trained W_Q)",
             (projected - clean) / (uniform - clean) if uniform > 1.1 * clean else np.nan,
             0.5,
             below=True,
         ),
         *(
-            Claim(f"The layer before it sets its attention: {kind}-composition", pairs, share, 0.5)
+            Claim(f"Its attention reads the layer before it: {kind}-composition", pairs, share, 0.5)
             for kind, share in zip("QK", shares, strict=False)
         ),
         Claim(
-            "That is by queries or keys, not by values",
-            f"{pairs}: the larger of Q- and K- less that of V-composition",
+            "It reads that layer with queries or keys, not with values",
+            f"{pairs}: the larger of Q- and K-composition minus V-composition",
             max(shares[:2]) - shares[2],
             0.25,
         ),
@@ -120,7 +115,7 @@ def _copied_by_layer_0(model: Model, batch: Batch) -> float:
 
 
 def _second_vector(model: Model, batch: Batch) -> tuple[float, str]:
-    """How far the head of layer 1 that attends most to position 1 is from chance, and which it is."""
+    """Return attention to position 1 from chance (0) to 1, of the best head of layer 1, and the name of that head."""
     length = batch.inputs.shape[1]
     if model.cfg.n_layers < 2 or length < 3:
         return np.nan, "none"
@@ -132,7 +127,7 @@ def _second_vector(model: Model, batch: Batch) -> tuple[float, str]:
 
 
 def _share_above(measure: Any, model: Model, batch: Batch, reader: int) -> float:
-    """The share of the pairs from the layer before to ``reader`` whose composition is above the band of all pairs."""
+    """Return the share of pairs from the layer before ``reader`` to it whose composition is above the null band."""
     if reader == 0:
         return np.nan
     scores = measure(model, batch).sel(from_layer=reader - 1, to_layer=reader)

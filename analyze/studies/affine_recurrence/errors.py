@@ -1,4 +1,4 @@
-"""How well the network predicts, after each layer, by position, by length and by coefficient."""
+"""Prediction errors: after each layer, by position, by length and by coefficient."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,32 +16,33 @@ from headway.data.affine_recurrence import least_squares_oracle
 from headway.data.task import Batch
 from headway.models.convert import Model
 
-# The coefficients whose error is shown, as long as sequences do not grow too large.
+# Coefficients whose error is shown, unless sequences grow too large.
 COEFFICIENTS = np.linspace(-4, 4, 81).round(1).tolist()
 
 
 def predictions_section(model: Model, batch: Batch, c: float) -> Section:
-    """One entry of one sequence, and how well the residual stream predicts after each layer."""
+    """Predictions of one entry, and the error of the logit lens after each layer."""
     read = residual_outputs(model, batch)
     names = ["actual", "predicted", *(f"after L{layer}" for layer in range(model.cfg.n_layers - 1))]
     values = torch.stack([batch.targets, read[-1], *read[1:-1]])[:, 0, :, 0]
     lens_loss = lens(model, batch)
     return Section(
         "Predictions",
-        f"Sequences of {n_vectors(batch)} vectors with c = {c:g}. The residual stream after each layer is read as if "
-        "it were the last (ln_final, then the unembedding), beside the vectors that follow.",
+        f"Sequences of {n_vectors(batch)} vectors with c = {c:g}. Logit lens: the residual stream after each "
+        "layer goes through ln_final and the unembedding.",
         (
             Figure(
                 "One entry of one sequence",
                 xr.Dataset({"value": (("line", "pos"), values.numpy())}, {"line": names}),
                 "lines",
-                "Entry 0 of the first sequence; the value at a position is that of the next vector.",
+                "Entry 0 of the first sequence; the value at a position is that of the next vector (actual) or its "
+                "prediction.",
             ),
             Figure(
                 "Error after each layer",
                 lens_loss[["lens", "lens_determined"]],
                 "table",
-                "Mean squared error of what is read; embed is before layer 0.",
+                "Mean squared error of the logit lens; embed: before layer 0.",
             ),
             Figure("Error after each layer, by position", lens_loss[["lens_by_position"]], "lines", "", "y"),
         ),
@@ -49,7 +50,7 @@ def predictions_section(model: Model, batch: Batch, c: float) -> Section:
 
 
 def errors_section(network: LoadedModel, sequences: int) -> Section:
-    """Mean squared error by position and by length, beside what needs no learning."""
+    """Mean squared error by position and by length, beside baselines."""
     task = task_of(network)
     lengths = range(max(task.length_min, task.first_determined + 2), task.length_max + 1)
     compared = [_compared(network.folded, sequences_of(network, sequences, length)) for length in lengths]
@@ -58,8 +59,9 @@ def errors_section(network: LoadedModel, sequences: int) -> Section:
     by_position = np.array([compared[-1].errors[name] for name in names])
     return Section(
         "Errors",
-        "Beside the least-squares oracle, which fits c and d to what was seen, and two that learn nothing. From "
-        f"position {task.first_determined} on the answer is determined, and the oracle's error is rounding.",
+        "Baselines: a least-squares fit of c and d to the earlier vectors; predicting zero; repeating the last "
+        f"vector. From position {task.first_determined} on the answer is determined, and the error of least squares "
+        "is rounding.",
         (
             Figure(
                 "By position",
@@ -72,21 +74,21 @@ def errors_section(network: LoadedModel, sequences: int) -> Section:
                 "By length of the sequence",
                 table("length", lengths, **by_length),
                 "table",
-                "How many vectors a sequence has; mean squared error where the answer is determined.",
+                "length: number of vectors in a sequence. Mean squared error where the answer is determined.",
             ),
         ),
     )
 
 
 def coefficients_section(network: LoadedModel, sequences: int, length: int) -> Section:
-    """The loss as a function of c, in and outside of the trained range, and recurrences of higher order."""
+    """Error as a function of c, inside and outside of the range in training, and for recurrences of other orders."""
     task = task_of(network)
     batches: dict[float, Batch] = {}
     for c in COEFFICIENTS:
         try:
             batches[c] = sequences_of(network, sequences, length, c=c)
         except ValueError:
-            continue  # they would grow too large
+            continue  # vectors grow too large
     cs = list(batches)
     by_c = _beside_baselines([_compared(network.folded, each) for each in batches.values()])
     others = {}
@@ -94,19 +96,19 @@ def coefficients_section(network: LoadedModel, sequences: int, length: int) -> S
         try:
             other = replace(task, compl=order, length_min=task.length_max)
         except ValueError:
-            continue  # a sequence too short, or vectors, for this order to be determined
+            continue  # sequences, or vectors, are too short for this order
         batch = other.evaluation_batch(network.eval_seed, sequences)
         others[f"{order}"] = _compared(network.folded, batch)
     by_order = _beside_baselines(list(others.values()))
     return Section(
         "Other coefficients",
-        f"It was trained on c from {task.c_min:g} to {task.c_max:g}, and on order {task.compl}.",
+        f"In training, c is from {task.c_min:g} to {task.c_max:g}, and the order is {task.compl}.",
         (
             Figure(
                 "Error as a function of c",
                 xr.Dataset({"error": (("line", "c"), np.array(list(by_c.values())))}, {"line": list(by_c), "c": cs}),
                 "lines",
-                f"Mean squared error where the answer is determined, of {length} vectors."
+                f"Mean squared error where the answer is determined, on sequences of {length} vectors."
                 + (" All coefficients of a sequence have this value." if task.compl > 1 else ""),
                 "y",
             ),
@@ -114,14 +116,14 @@ def coefficients_section(network: LoadedModel, sequences: int, length: int) -> S
                 "Recurrences of other orders",
                 table("order", others, **by_order),
                 "table",
-                f"Mean squared error where the answer is determined, of {task.length_max} vectors.",
+                f"Mean squared error where the answer is determined, on sequences of {task.length_max} vectors.",
             ),
         ),
     )
 
 
 class Compared(NamedTuple):
-    """Mean squared errors by position, of a network and of what needs none; and from where the answer is determined."""
+    """Mean squared errors by position, of a network and of baselines, and the first determined position."""
 
     errors: dict[str, np.ndarray]
     determined: int
@@ -140,7 +142,7 @@ def _compared(model: Model, batch: Batch) -> Compared:
 
 
 def _beside_baselines(compared: list[Compared]) -> dict[str, list[float]]:
-    """Means where the answer is determined, by who predicts."""
+    """Return mean errors where the answer is determined, by predictor."""
     return {
         name: [each.errors[name][each.determined :].mean().item() for each in compared] for name in compared[0].errors
     }

@@ -7,17 +7,17 @@ from headway.analyze.studies.study import check_at_least
 
 @dataclass(frozen=True)
 class Options:
-    """Which sequences are looked at, and which heads are replaced by identities.
+    """Sequences, heads for the identity surgery, and numbers of sequences.
 
     Args:
-        c: The coefficient of the sequences whose attention is shown.
-        length: How many vectors a sequence has where one length is looked at; the task's longest, if that is shorter.
-        heads: The heads that are replaced by identities together, such as L2H0; those of the last layer if not given.
-        sequences: How many sequences each number is taken over.
-        probe_sequences: How many sequences probes are trained on; half as many are held out.
+        c: Coefficient of the sequences whose attention is shown.
+        length: Number of vectors in a sequence, for figures of one length; at most that of the task.
+        heads: Heads whose circuits are replaced by identities together, such as L2H0; the last layer if not given.
+        sequences: Number of sequences that each number is measured on.
+        probe_sequences: Number of sequences that probes are trained on; half as many are held out.
 
     Raises:
-        ValueError: too few sequences for a mean.
+        ValueError: fewer than 2 sequences.
     """
 
     c: float = -1.5
@@ -27,5 +27,5 @@ class Options:
     probe_sequences: int = 4096
 
     def __post_init__(self) -> None:
-        """Refuse what no network can be studied with."""
-        check_at_least("sequences", self.sequences, 2, "for a mean")
+        """Check the values that need no network."""
+        check_at_least("sequences", self.sequences, 2)

@@ -1,4 +1,4 @@
-"""What a probe reads of the constants and the coefficient at each depth."""
+"""Probes of the constants and the coefficient at each depth."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from headway.analyze.tools.probe import ProbeResult, Samples, linear_probe, mlp_
 
 
 def probes_section(network: LoadedModel, length: int, sequences: int) -> Section:
-    """What a probe reads of d and of c at each depth, beside the same probe on a network that was not trained."""
+    """Linear and MLP probes of d and c at each depth, beside the same probes of an untrained network."""
     train, held_out = (
         sequences_of(network, count, length, draw=draw) for draw, count in ((1, sequences), (2, max(2, sequences // 2)))
     )
@@ -28,33 +28,33 @@ def probes_section(network: LoadedModel, length: int, sequences: int) -> Section
     batches = (train, held_out)
     for name, model in networks.items():
         for point in depths.values():
-            there = [samples(model, batch, point, partial(known_of, "d"), last_position).x for batch in batches]
+            inputs = [samples(model, batch, point, partial(known_of, "d"), last_position).x for batch in batches]
             for target in ("d", "c"):
-                known = [known_of(target, batch)[last_position(batch)] for batch in batches]
+                targets = [known_of(target, batch)[last_position(batch)] for batch in batches]
                 for kind, probe in probes.items():
-                    found[f"{target}, {kind}, {name}"].append(probe(*map(Samples, there, known)))
+                    found[f"{target}, {kind}, {name}"].append(probe(*map(Samples, inputs, targets)))
     # [probe, depth, number]
     numbers = np.array([list(each) for each in found.values()])
-    shown = {
+    titles = {
         "train_error": "Error on the training sequences",
-        "held_out_error": "Error on the others",
+        "held_out_error": "Error on held-out sequences",
         "r_squared": "R²",
     }
     return Section(
         "Probes",
-        f"A linear and a small MLP probe for the constants d and the coefficient c, at the last position of {length} "
-        f"vectors: trained on {sequences} sequences, and tried on {len(held_out.inputs)} others. What they read of "
-        "an untrained network was not computed by training.",
+        f"Linear and small MLP probes of the constants d and the coefficient c, at the last position of {length} "
+        f"vectors: trained on {sequences} sequences, {len(held_out.inputs)} held out. Training has not computed what "
+        "they find in an untrained network.",
         tuple(
             Figure(
-                said,
+                title,
                 xr.Dataset(
                     {name: (("probe", "depth"), numbers[..., ProbeResult._fields.index(name)])},
                     {"probe": list(found), "depth": list(depths)},
                 ),
                 "table",
-                "On the sequences that it was not trained on." if name == "r_squared" else "Mean squared error.",
+                "On held-out sequences." if name == "r_squared" else "Mean squared error.",
             )
-            for name, said in shown.items()
+            for name, title in titles.items()
         ),
     )

@@ -12,30 +12,30 @@ from headway.data.task import Batch
 
 
 def task_of(network: LoadedModel | Batch) -> AffineRecurrence:
-    """The task of a network, or of a batch."""
+    """Return the task of a network or a batch."""
     assert isinstance(network.task, AffineRecurrence)
     return network.task
 
 
 def sequences_of(network: LoadedModel, count: int, length: int, c: float | None = None, draw: int = 0) -> Batch:
-    """Sequences of one length, and if asked for of one coefficient; another ``draw`` gives others."""
+    """Draw sequences of one length, and of one coefficient if ``c`` is given; each ``draw`` gives others."""
     bounds = {} if c is None else {"c_min": float(c), "c_max": float(c)}
     task = replace(task_of(network), length_min=length, length_max=length, **bounds)
     return task.evaluation_batch(network.eval_seed + draw, count)
 
 
 def known_of(name: str, batch: Batch) -> Tensor:
-    """What the task knows of each sequence, at each of its positions."""
+    """Return ``batch.info[name]`` at each position, as the target of a probe."""
     return einops.repeat(batch.info[name], "batch entry -> batch pos entry", pos=batch.inputs.shape[1])
 
 
 def last_position(batch: Batch) -> Tensor:
-    """The position that has seen most; one of each sequence, since more of the same would tell a probe little."""
+    """Return a mask of the last position, since positions of one sequence are not independent samples."""
     where = torch.zeros_like(batch.mask)
     where[:, -1] = True
     return where
 
 
 def n_vectors(batch: Batch) -> int:
-    """How many vectors a sequence has, with the last, which is not read."""
+    """Return the number of vectors in a sequence, with the last, which is a target only."""
     return batch.inputs.shape[1] + 1

@@ -1,8 +1,8 @@
-"""How does a network predict an affine recurrence? Bhargav & Gu's reading (arXiv 2410.17438), held against any run.
+"""How does a network predict an affine recurrence? A test of the account of Bhargav & Gu (arXiv 2410.17438).
 
-Their reading: layer 0 adds a multiple of the vector before to each vector; layer 1 looks for the second vector, and
-writes beside the embedding, where it steers the attention of layer 2; layer 2 looks for vectors that are like the
-current one, and takes them away. Weights are processed (LayerNorm folded, what is written centred), which changes no
+Their account: layer 0 adds a multiple of the previous vector to each vector. Layer 1 attends to the second vector, and
+writes outside of the embedding, which the queries and keys of layer 2 read. Layer 2 attends to vectors similar to the
+current one, and subtracts them. Weights are processed (LayerNorm folded, writing weights centred), which changes no
 output.
 """
 
@@ -28,11 +28,11 @@ from headway.models.config import Head
 
 
 def study(network: LoadedModel, options: Options) -> Findings:
-    """What is found in a network that predicts affine recurrences.
+    """Study a network that predicts affine recurrences.
 
     Raises:
-        ValueError: a head that does not exist, a length that leaves no answer determined, a coefficient whose sequences
-            grow too large, too few sequences for a probe.
+        ValueError: a head that does not exist, a length too short for a determined answer, a coefficient whose
+            sequences grow too large, too few sequences for a probe.
     """
     model, task, count, c = network.folded, task_of(network), options.sequences, options.c
     heads = [check_head(model, Head.named(name)) for name in dict.fromkeys(options.heads)]
@@ -65,5 +65,5 @@ def study(network: LoadedModel, options: Options) -> Findings:
     return Findings(
         sections,
         claims=lambda each: claims(each.folded, longest),
-        formed=f"The claims at each kept step up to this one, on sequences of {task.length_max} vectors.",
+        formed=f"The claims at each checkpoint up to this one, on sequences of {task.length_max} vectors.",
     )

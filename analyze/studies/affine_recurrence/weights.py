@@ -1,4 +1,4 @@
-"""What the weights say: OV and QK circuits, where layers write, eigenvalues, composition."""
+"""Weights: OV and QK circuits, linearity, the embedding subspace, eigenvalues, composition."""
 
 import einops
 import numpy as np
@@ -21,12 +21,12 @@ from headway.analyze.studies.result import Figure, Section, by_layer, table
 from headway.data.task import Batch
 from headway.models.convert import Model
 
-# An entry of W_OV is large above this.
+# Absolute value above which an entry of W_OV is large.
 LARGE = 0.05
 
 
 def circuits_section(model: Model, batch: Batch) -> Section:
-    """OV matrices, the entries that are large, and how many directions they have."""
+    """OV and QK matrices, shares of large entries, singular values and effective ranks."""
     W_OV = einops.einsum(weight(model, "W_V"), weight(model, "W_O"), "l h a d, l h d b -> l h a b")
     W_QK = einops.einsum(weight(model, "W_Q"), weight(model, "W_K"), "l h a d, l h b d -> l h a b")
     through = weight(model, "W_E") @ W_OV @ weight(model, "W_U")
@@ -42,7 +42,7 @@ def circuits_section(model: Model, batch: Batch) -> Section:
     }
     return Section(
         "OV and QK circuits",
-        "W_OV and W_QK are d_model by d_model; W_E W_OV W_U is what OV does from an input vector to an output.",
+        "W_OV and W_QK are d_model by d_model; W_E W_OV W_U maps an input vector to an output vector.",
         (
             Figure("W_OV", xr.Dataset({"W_OV": ((*HEAD, "from", "to"), W_OV.numpy())}), "maps"),
             Figure("W_QK", xr.Dataset({"W_QK": ((*HEAD, "query", "key"), W_QK.numpy())}), "maps"),
@@ -51,42 +51,43 @@ def circuits_section(model: Model, batch: Batch) -> Section:
                 "Share of large entries",
                 by_layer(share=xr.DataArray(large.numpy(), dims=HEAD)),
                 "table",
-                f"Entries of W_OV that are larger than {LARGE} in size.",
+                f"Share of entries of W_OV with an absolute value above {LARGE}.",
             ),
             Figure(
                 "Singular values",
                 xr.Dataset({name: ((*HEAD, "number"), values.numpy()) for name, values in spectra.items()}),
                 "lines",
-                "One line a head, largest first.",
+                "One line per head, largest first.",
             ),
             Figure(
                 "Effective ranks",
                 by_layer(**ranks),
                 "table",
-                "Means over the heads of a layer. rank_95: how many singular values hold 95 % of the sum of squares; "
-                "rank_entropy: exp of the entropy of their shares; rank_stable: sum of squares over the largest.",
+                "Means over the heads of a layer. rank_95: number of singular values with 95 % of the sum of squares; "
+                "rank_entropy: exp of the entropy of their shares; rank_stable: sum of squares over the largest "
+                "square.",
             ),
         ),
     )
 
 
 def geometry_section(model: Model, batch: Batch) -> Section:
-    """Whether layers copy vectors, and where they write."""
+    """Linearity of the OV circuits, and the share of outputs outside of the embedding."""
     figures, reasons = [], []
     try:
         lines = linearity(model, batch)
         copied = {
-            f"{said} ({inputs})": lines[name].sel(inputs=inputs)
+            f"{label} ({inputs})": lines[name].sel(inputs=inputs)
             for inputs in ("data", "isotropic")
-            for said, name in (("R²", "linearity"), ("slope", "linearity_slope"), ("intercept", "linearity_intercept"))
+            for label, name in (("R²", "linearity"), ("slope", "linearity_slope"), ("intercept", "linearity_intercept"))
         }
         figures.append(
             Figure(
-                "Linearity of each layer's summed OV",
+                "Linearity of the summed OV circuits of each layer",
                 by_layer(**copied),
                 "table",
-                "Entries of x W_E W_OV W_U against those of x, all heads of the layer together; a random circuit's "
-                f"R² is {lines.linearity_null:.3g} in the mean.",
+                "Fit of the entries of x W_E W_OV W_U to those of x, all heads of the layer together; the mean R² of "
+                f"random circuits is {lines.linearity_null:.3g}.",
             )
         )
     except DoesNotApplyError as reason:
@@ -95,20 +96,20 @@ def geometry_section(model: Model, batch: Batch) -> Section:
         outside = outside_embedding(model, batch)
         figures.append(
             Figure(
-                "Outside of the embedding",
+                "Share of outputs outside of the embedding",
                 by_layer(outside_embedding=outside.outside_embedding),
                 "table",
-                "Share of what a layer writes, heads and MLP, in length, that is orthogonal to the embeddings of all "
-                f"vectors; for a random direction it is {outside.outside_embedding_null:.3g}.",
+                "Norm of the part of a layer's output (heads and MLP) that is orthogonal to all embeddings, relative "
+                f"to the norm of the output; {outside.outside_embedding_null:.3g} for a random direction.",
             )
         )
     except DoesNotApplyError as reason:
         reasons.append(str(reason))
-    return Section("Copying, and where it is written", " ".join(reasons), tuple(figures))
+    return Section("Linearity and embedding subspace", " ".join(reasons), tuple(figures))
 
 
 def eigenvalues_section(model: Model, batch: Batch) -> Section:
-    """OV and QK, between inputs and outputs and within the residual stream."""
+    """Eigenvalue scores of OV and QK, between inputs and outputs and within the residual stream."""
     figures = []
     for measure in (ov_eigenvalue, ov_eigenvalue_residual, qk_eigenvalue, qk_eigenvalue_residual):
         scores, name = measure(model, batch), measure.__name__
@@ -116,16 +117,16 @@ def eigenvalues_section(model: Model, batch: Batch) -> Section:
         figures.append(Figure(name, by_layer(score=scores[name]), "table", f"Null: 0 ± {spread:.2g}."))
     return Section(
         "Eigenvalue scores",
-        "Sum of the eigenvalues over the sum of their sizes: 1 copies, or looks for its like; -1 takes away, or looks "
-        "for its opposite. Through the embeddings, and within the residual stream, which are different numbers.",
+        "Sum of the eigenvalues over the sum of their absolute values. OV: 1 copies, -1 subtracts; QK: 1 attends to "
+        "similar vectors, -1 to opposite ones. Between inputs and outputs, and within the residual stream (_residual).",
         tuple(figures),
     )
 
 
 def composition_section(model: Model, batch: Batch) -> Section:
-    """Q-, K- and V-composition of all pairs, beside random rotations."""
+    """Q-, K- and V-composition of all pairs, beside the null of random rotations."""
     if model.cfg.n_layers < 2:
-        return Section("Composition", "A network of one layer has no pairs of heads.", ())
+        return Section("Composition", "A network with one layer has no pairs of heads.", ())
     maps, rows = {}, {}
     for kind, measure in {"Q": q_composition, "K": k_composition, "V": v_composition}.items():
         scores, name = measure(model, batch), measure.__name__
@@ -143,15 +144,15 @@ def composition_section(model: Model, batch: Batch) -> Section:
     columns = ("mean", "largest", "null", "mean z", "mean of ceiling", "above the band")
     return Section(
         "Composition",
-        "How much the queries, keys and values of later heads read what earlier heads write: the length of the product "
-        "over the product of the lengths. Null: the same factors, rotated at random.",
+        "How much queries, keys and values of later heads read the outputs of earlier heads: the Frobenius norm of the "
+        "product over the product of the norms. Null: the same factors, rotated at random.",
         (
-            Figure("Every pair", xr.Dataset(maps), "maps"),
+            Figure("All pairs of heads", xr.Dataset(maps), "maps"),
             Figure(
-                "Layer by layer",
+                "Means by pair of layers",
                 table("layers", rows, **dict(zip(columns, zip(*rows.values(), strict=True), strict=True))),
                 "table",
-                "The last column is the share of pairs above the 99 % band of all pairs.",
+                "above the band: share of pairs above the 99 % band of the null for all pairs.",
             ),
         ),
     )

@@ -1,1 +1,1 @@
-"""What makes a network say `` else`` after ``a if b``."""
+"""Why does a network predict `` else`` after ``a if b``?"""

@@ -1,4 +1,4 @@
-"""Whether prompts that end in ``)`` can be told from others: by attributions, by activations, by what is said."""
+"""Detection of prompts that end in ``)``: from attributions, activations, and predictions."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -20,35 +20,35 @@ from headway.models.convert import Model
 from headway.models.hooked_transformer import HookedTransformer
 
 ATTRIBUTIONS = "attributions (OV × attention)"
-SAID = "log probability of ' else'"
-AT_IF = "where ' if' stands"
+ELSE_PROBABILITY = "log probability of ' else'"
+AT_IF = "position of ' if'"
 UNTRAINED = [f"attributions, untrained network {number}" for number in range(1, 6)]
 NONE = Separation(*[float("nan")] * 5)
 Features = Float[Tensor, "prompt feature"]
 
 
 class Halves(NamedTuple):
-    """Prompts to fit to, and prompts to try: no twin, and no neighbour in a text, of the one is in the other."""
+    """Masks of prompts to fit and to test on; twins, and prompts of one text, are in the same half."""
 
     fit: Bool[Tensor, "prompt"]
     tried: Bool[Tensor, "prompt"]
 
 
-def to_else(model: Model, prompts: Prompts) -> xr.DataArray:
-    """What each head adds to the logit of `` else`` over the mean logit at END, from where: [head, prompt, source]."""
+def else_attributions(model: Model, prompts: Prompts) -> xr.DataArray:
+    """Return contributions to the logit of `` else`` minus the mean logit at END: [head, prompt, source]."""
     ends = torch.full((len(prompts.batch.inputs),), prompts.end)
     return attribute_sources(model, prompts.batch, ends, over_mean=True).rename(batch="prompt")
 
 
 def features(model: Model, prompts: Prompts) -> dict[str, Features]:
-    """What a prompt may be judged by: a vector for each."""
+    """Return all features: a vector for each prompt."""
     shown = forward_pass(model, prompts.batch)
     layers = range(model.cfg.n_layers)
     scores = torch.stack([shown.activations[f"blocks.{layer}.attn.hook_attn_scores"] for layer in layers])
     over_mean = scores[:, :, :, prompts.end] - scores[:, :, :, prompts.end].mean(-1, keepdim=True)
     last = prompts.batch.inputs[:, prompts.end]
     return {
-        ATTRIBUTIONS: of_attributions(model, prompts),
+        ATTRIBUTIONS: attribution_features(model, prompts),
         "attention scores (QK)": einops.rearrange(over_mean, "layer prompt head key -> prompt (layer head key)"),
         "residual stream": shown.activations[f"blocks.{layers[-1]}.hook_resid_post"][:, prompts.end],
         "all logits": at_end(model, prompts.batch),
@@ -57,37 +57,37 @@ def features(model: Model, prompts: Prompts) -> dict[str, Features]:
 
 
 def controls(model: Model, prompts: Prompts) -> dict[str, Features]:
-    """What tells prompts apart without any account of what the network has learned to do.
+    """Return features that need no mechanism of the network.
 
-    How likely it holds `` else``, and where `` if`` stands, which is further back where a bracket has to be closed.
+    The log probability of `` else``, and the position of `` if``, which is further back before a bracket.
     """
     at_if = F.one_hot(prompts.batch.info["if_position"], prompts.end + 1).float()
-    return {SAID: of_what_is_said(model, prompts), AT_IF: at_if}
+    return {ELSE_PROBABILITY: else_log_probability(model, prompts), AT_IF: at_if}
 
 
 def untrained(model: Model, prompts: Prompts) -> dict[str, Separation]:
-    """What the attributions of networks tell apart such as training begins with; none for a language model."""
+    """Return the separation by attributions of untrained networks; none for a language model."""
     if not isinstance(model, HookedTransformer):
         return {}
     fresh = {name: HookedTransformer(model.cfg, seed=seed).eval() for seed, name in enumerate(UNTRAINED)}
-    return {name: mahalanobis_separation(of_attributions(each, prompts), prompts) for name, each in fresh.items()}
+    return {name: mahalanobis_separation(attribution_features(each, prompts), prompts) for name, each in fresh.items()}
 
 
-def of_attributions(model: Model, prompts: Prompts) -> Features:
-    """A prompt's attributions to `` else``, every head and source one after another."""
-    values = torch.from_numpy(to_else(model, prompts).values)
+def attribution_features(model: Model, prompts: Prompts) -> Features:
+    """Return the attributions to `` else`` of every head and source, as one vector for each prompt."""
+    values = torch.from_numpy(else_attributions(model, prompts).values)
     return einops.rearrange(values, "head prompt source -> prompt (head source)")
 
 
-def of_what_is_said(model: Model, prompts: Prompts) -> Features:
-    """How likely the network holds `` else``, alone."""
+def else_log_probability(model: Model, prompts: Prompts) -> Features:
+    """Return the log probability of `` else`` as a feature."""
     return at_end(model, prompts.batch).log_softmax(-1)[:, [prompts.else_token]]
 
 
 def mahalanobis_separation(x: Features, prompts: Prompts) -> Separation:
-    """By how far they are from normal prompts, half of which say what normal is.
+    """Return the separation by Mahalanobis distance from normal prompts; it is fitted on half of the prompts.
 
-    NaN where those are too few, or too much alike, to say how normal ones vary.
+    NaN if normal prompts are too few, or too similar, to fit a covariance.
     """
     fit, tried = _split(prompts)
     try:
@@ -98,26 +98,26 @@ def mahalanobis_separation(x: Features, prompts: Prompts) -> Separation:
 
 
 def above_controls(found: Separation, model: Model, prompts: Prompts, untrained: Iterable[Separation]) -> float:
-    """By how much the interval of a judgement lies above those of all controls, each in its better direction."""
+    """Return the lower end of an interval minus the largest upper end of all controls, in either direction."""
     others = [*(mahalanobis_separation(x, prompts) for x in controls(model, prompts).values()), *untrained]
     ends = [max(each.high, 1 - each.low) for each in others if each is not NONE]
     return found.low - max(ends, default=float("nan"))
 
 
 def probe_separation(x: Features, prompts: Prompts) -> Separation:
-    """By a classifier that was shown both kinds, on the other half of them."""
+    """Return the separation by a logistic regression that is fitted to both kinds, on the other half."""
     halves, anomalous = _halves(prompts), prompts.anomalous
     return separation(logistic_probe(x[halves.fit], anomalous[halves.fit], x[halves.tried]), anomalous[halves.tried])
 
 
 def _split(prompts: Prompts) -> Halves:
-    """For what is fitted to normal prompts alone."""
+    """Return halves to fit on normal prompts alone."""
     fit, tried = _halves(prompts)
     return Halves(fit & ~prompts.anomalous, tried)
 
 
 def _halves(prompts: Prompts) -> Halves:
-    """The prompts of every other text, those with anomalous ones first; of the grammar, every other pair."""
+    """Split prompts by text, texts with anomalous prompts first; generated prompts by pair."""
     text = prompts.batch.info["text"].unique(return_inverse=True)[1]
     with_anomalous = torch.zeros(int(text.max()) + 1, dtype=torch.bool)
     with_anomalous[text[prompts.anomalous]] = True
@@ -126,7 +126,7 @@ def _halves(prompts: Prompts) -> Halves:
 
 
 def _enough(prompts: Prompts) -> bool:
-    """One of each kind to fit to and one to try, and two normal ones to say how they vary."""
+    """Return whether both halves have both kinds, and two normal prompts to fit a covariance."""
     if not len(prompts.anomalous):
         return False
     kinds = (prompts.anomalous, ~prompts.anomalous)
@@ -135,12 +135,12 @@ def _enough(prompts: Prompts) -> bool:
 
 
 def _sizes(prompts: Prompts, which: Bool[Tensor, "prompt"]) -> tuple[int, int]:
-    """How many normal and anomalous ones."""
+    """Return the numbers of normal and of anomalous prompts."""
     return int((which & ~prompts.anomalous).sum()), int((which & prompts.anomalous).sum())
 
 
 def section(model: Model, prompts: Prompts) -> Section:
-    """The area under the ROC curve of everything that a prompt may be judged by."""
+    """Area under the ROC curve of all features."""
     rows: dict[str, Separation] = {}
     sizes: list[tuple[int, int]] = []
     for origin, some in {"generated": prompts.generated, "real": prompts.real}.items():
@@ -156,28 +156,27 @@ def section(model: Model, prompts: Prompts) -> Section:
     columns = {name: [getattr(each, name) for each in rows.values()] for name in Separation._fields}
     return Section(
         "Normal and anomalous prompts",
-        "Anomalous prompts end in ')'. Half of the prompts say what is normal, and the others are judged by their "
-        "Mahalanobis distance from that; no anomalous one is seen before. The probe, a logistic regression, has seen "
-        "both kinds and is the ceiling. The last token is what defines the kinds, so that whatever holds it can tell "
-        "them apart without any mechanism: its embedding alone stands beside the others. So do where ' if' stands, "
-        "which is further back before a bracket, and untrained networks. No real text has prompts in both halves; "
-        "those of one text are alike, so that intervals, which take prompts for independent, are too narrow."
-        + ("" if _enough(prompts.real) else " Of real texts there are too few of both kinds."),
+        "Anomalous prompts end in ')'. A Mahalanobis distance is fitted to the normal prompts of one half, and scores "
+        "the prompts of the other half. The probe, a logistic regression that is fitted to both kinds, is the "
+        "ceiling. The last token defines the kinds, so that features with the last token separate them without any "
+        "mechanism; controls are its embedding, the position of ' if', which is further back before a bracket, and "
+        "untrained networks. Prompts of one text are similar and are in one half; intervals assume independent "
+        "prompts and are "
+        "too narrow." + ("" if _enough(prompts.real) else " There are too few real prompts of both kinds."),
         (
             Figure(
                 "Area under the ROC curve",
                 table(
-                    "judged by",
+                    "feature",
                     rows,
                     normal=[normal for normal, _ in sizes],
                     anomalous=[anomalous for _, anomalous in sizes],
                     **columns,
                 ),
                 "table",
-                "The probability that an anomalous prompt is judged more anomalous than a normal one; normal and "
-                "anomalous are how many were judged. low to high is 95 % of a bootstrap over prompts, null_low to "
-                "null_high 95 % with shuffled labels. –: normal ones are too few, or too much "
-                "alike, to say how they vary.",
+                "auroc: the probability that an anomalous prompt has a larger score than a normal one. normal, "
+                "anomalous: numbers of prompts that are scored. low to high: 95 % of a bootstrap over prompts; "
+                "null_low to null_high: 95 % with shuffled labels. –: normal prompts are too few, or too similar.",
             ),
         ),
     )

@@ -7,9 +7,14 @@ import xarray as xr
 
 from headway.analyze.network.axes import HEAD
 from headway.analyze.studies.if_else import anomalies, subcircuits, token_circuits
-from headway.analyze.studies.if_else.anomalies import to_else
-from headway.analyze.studies.if_else.attributions import added_by_heads, by_place, most_first, share_from_if
-from headway.analyze.studies.if_else.behaviour import LIKELIEST
+from headway.analyze.studies.if_else.anomalies import else_attributions
+from headway.analyze.studies.if_else.attributions import (
+    added_by_heads,
+    by_source_part,
+    heads_by_contribution,
+    share_from_if,
+)
+from headway.analyze.studies.if_else.behaviour import TOP
 from headway.analyze.studies.if_else.prompts import Prompts, at_end, ranks
 from headway.analyze.studies.if_else.scores import attention_to_if
 from headway.analyze.studies.if_else.subcircuits import Kept
@@ -18,27 +23,27 @@ from headway.analyze.studies.result import Claim, Claims
 from headway.analyze.tools.anomaly_scores import Separation
 from headway.models.convert import Model
 
-# Nats that the probability of `` else`` falls by without `` if``, for that to be its reason.
+# The smallest decrease of the log probability of `` else`` without `` if``, in nats.
 FALLS = 1.0
-# Chance for any head of a network to have the two entries where it is said to have them.
+# The probability that any head of an untrained network has the percentile.
 BY_CHANCE = 0.01
 
 
 def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> Claims:
-    """What the circuit would have to do, each statement with the number that decides it; on generated prompts.
+    """Return the claims on the circuit, with the numbers that decide them for a network, on generated prompts.
 
-    ``untrained`` is what networks that know nothing tell separation, the same at each step.
+    ``untrained`` is the separation by untrained networks, the same at each checkpoint.
     """
-    circuits, order = TokenCircuits.of(model, prompts), most_first(model, prompts)
+    circuits, order = TokenCircuits.of(model, prompts), heads_by_contribution(model, prompts)
     token, normal = prompts.else_token, ~prompts.anomalous
     logits = at_end(model, prompts.batch)
     likely, without = (each.log_softmax(-1)[:, token] for each in (logits, at_end(model, prompts.without_if)))
-    found = token_circuits.places_of(circuits, prompts).values()
-    # Percentiles of one head are uniform by chance; so many heads have so many chances.
+    found = token_circuits.ranked_entries(circuits, prompts).values()
+    # Percentiles of a random head are uniform; the bound is corrected for the number of heads.
     high = 1 - BY_CHANCE / len(order)
-    places = by_place(to_else(model, prompts), prompts)
-    few = subcircuits.few_of(order)
-    back = subcircuits.shares_back(
+    places = by_source_part(else_attributions(model, prompts), prompts)
+    few = subcircuits.top_quarter(order)
+    back = subcircuits.logit_shares(
         model,
         prompts,
         {
@@ -47,91 +52,92 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> C
             "tokens alone": Kept(order, subcircuits.TOKENS_ALONE),
         },
     )
-    attributions = anomalies.mahalanobis_separation(anomalies.of_attributions(model, prompts), prompts)
+    attributions = anomalies.mahalanobis_separation(anomalies.attribution_features(model, prompts), prompts)
     return (
         Claim(
-            "It expects else",
-            f"share of normal prompts in which ' else' is among the {LIKELIEST} likeliest tokens",
-            (ranks(logits, token)[normal] <= LIKELIEST).float().mean().item(),
+            "The network predicts else",
+            f"share of normal prompts with ' else' among the top {TOP} tokens",
+            (ranks(logits, token)[normal] <= TOP).float().mean().item(),
             0.5,
         ),
         Claim(
-            "Because of if",
-            "nats by which its log probability falls with a comma in the place of ' if', mean of all prompts",
+            "It predicts else because of if",
+            "mean decrease of the log probability of ' else' with a comma in place of ' if', in nats",
             (likely - without).mean().item(),
             FALLS,
         ),
         Claim(
-            "A head's OV circuit promotes else from if",
-            "OV of ' if' and ' else': the smaller percentile, of row and column, in the best head",
+            "The OV circuit of a head maps if to else",
+            "entry [' if', ' else'] of OV: the smaller of its percentiles in row and column, best head",
             max(each.ov.least for each in found),
             high,
         ),
         Claim(
-            "What Python is known to promote is found",
-            f"the same of the best control ({', '.join(token_circuits.controls(prompts.tokenizer))})",
+            "The OV circuit of a head has a known pair of Python",
+            f"the same for the best control ({', '.join(token_circuits.controls(prompts.tokenizer))})",
             max(each.control for each in found),
             1 - BY_CHANCE / len(order) / len(token_circuits.CONTROLS),
         ),
         Claim(
-            "A head's QK circuit looks from a closing bracket for if",
-            "QK of ')' and ' if': the smaller percentile, of row and column, in the best head",
+            "The QK circuit of a head attends from a closing bracket to if",
+            "entry [')', ' if'] of QK: the smaller of its percentiles in row and column, best head",
             max(each.qk.least for each in found),
             high,
         ),
         Claim(
-            "One head does both",
-            "the smallest of its four percentiles, in the best head",
+            "One head has both circuits",
+            "the smallest of these four percentiles, best head",
             max(each.both for each in found),
             0.99,
         ),
         Claim(
-            "Heads take it from if",
-            "share of what they add to ' else' that comes from IF, normal prompts",
+            "The contribution of heads comes from if",
+            "direct attribution: share from IF of the contribution of heads to ' else', normal prompts",
             share_from_if(places, normal),
             0.5,
         ),
         Claim(
-            "After a closing bracket too",
+            "It also does after a closing bracket",
             "the same share, anomalous prompts",
             share_from_if(places, prompts.anomalous),
             0.5,
         ),
         Claim(
-            "A few heads suffice",
-            "share of the logit of ' else' that the quarter of heads that adds most brings back, with the direct path",
+            "A few heads are sufficient",
+            "share of the logit of ' else' with the top quarter of heads and the direct path alone",
             back["few"] if len(few) < len(order) else np.nan,
             0.9,
         ),
         Claim(
-            "What they read at if suffices",
-            "share that all heads bring back if of all values they read only that of IF",
+            "The value at if is sufficient",
+            "share of the logit with all other values of all heads replaced by their mean",
             back["if alone"],
             0.9,
         ),
         Claim(
-            "Tokens suffice to find it",
-            "share that all heads bring back if positions are taken out of the scores from END; in one layer",
-            # Later layers read what earlier heads know of positions.
+            "Tokens are sufficient to attend to it",
+            "share of the logit with positions left out of the scores from END (one layer only)",
+            # Later layers also read positions through earlier heads.
             back["tokens alone"] if model.cfg.n_layers == 1 else np.nan,
             0.9,
         ),
         Claim(
             "No two heads have the same circuit",
-            f"largest share of largest OV entries that two of the {token_circuits.HEADS} that add most have in common",
-            token_circuits.most_alike(circuits, order[: token_circuits.HEADS]),
+            f"largest overlap of the largest OV entries between two of the top {token_circuits.HEADS} heads",
+            token_circuits.largest_overlap(circuits, order[: token_circuits.HEADS]),
             0.5,
             below=True,
         ),
         Claim(
-            "Attributions tell anomalous prompts from normal ones",
-            "lower end of the interval of the area under the ROC curve, Mahalanobis distance",
+            "Attributions separate anomalous prompts from normal ones",
+            "AUROC of the Mahalanobis distance, lower end of the interval",
             attributions.low,
             0.9,
         ),
         Claim(
-            "And better than what knows nothing of it",
-            "that end less the largest upper end of log p(' else'), where ' if' stands, of a run untrained networks",
+            "They separate them better than controls",
+            "that end minus the largest upper end of log p(' else'), position of ' if' and, for a run, untrained "
+            "networks",
             anomalies.above_controls(attributions, model, prompts, untrained),
             0.0,
         ),
@@ -139,20 +145,20 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> C
 
 
 def measured(model: Model, prompts: Prompts) -> xr.Dataset:
-    """Every measure at one step."""
+    """Measures at one checkpoint."""
     which, token = ~prompts.anomalous, prompts.else_token
     logits = at_end(model, prompts.batch)
-    looks = attention_to_if(model, prompts)
+    attention = attention_to_if(model, prompts)
     shape = (model.cfg.n_layers, model.cfg.n_heads)
-    found = token_circuits.places_of(TokenCircuits.of(model, prompts), prompts).values()
+    found = token_circuits.ranked_entries(TokenCircuits.of(model, prompts), prompts).values()
     ov, qk = np.array([(each.ov.least, each.qk.least) for each in found]).T.reshape(2, *shape)
     added = np.array(list(added_by_heads(model, prompts).values())).reshape(shape)
     return xr.Dataset(
         {
             "log_probability_of_else": ((), logits.log_softmax(-1)[which, token].mean().item()),
             "adds_to_else": (HEAD, added),
-            "attention_to_if": (HEAD, looks[:, :, which].mean(-1).numpy()),
-            "attention_to_if_anomalous": (HEAD, looks[:, :, prompts.anomalous].mean(-1).numpy()),
+            "attention_to_if": (HEAD, attention[:, :, which].mean(-1).numpy()),
+            "attention_to_if_anomalous": (HEAD, attention[:, :, prompts.anomalous].mean(-1).numpy()),
             "ov_percentile": (HEAD, ov),
             "qk_percentile": (HEAD, qk),
         }

@@ -7,16 +7,16 @@ from headway.analyze.studies.study import check_at_least
 
 @dataclass(frozen=True)
 class Options:
-    """Which prompts are looked at, and which pairs of tokens.
+    """Prompts, and further pairs of tokens.
 
     Args:
-        sequences: How many pairs of prompts are generated, a normal and an anomalous one each.
-        length: How many tokens a prompt has, BOS among them.
-        corpus: Of a language model: the texts that other prompts are taken from, as in training. A run has its own.
-        pair: Further pairs of tokens whose place in the OV circuits is looked up.
+        sequences: Number of pairs of generated prompts, a normal and an anomalous one each.
+        length: Number of tokens in a prompt, with BOS.
+        corpus: Texts with real prompts, for a language model: a corpus as in training. A run uses its own.
+        pair: Further pairs of tokens whose entry in the OV circuits is ranked.
 
     Raises:
-        ValueError: too few prompts.
+        ValueError: fewer than 3 pairs of prompts.
     """
 
     sequences: int = 200
@@ -25,5 +25,5 @@ class Options:
     pair: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what no network can be studied with."""
+        """Check the values that need no network."""
         check_at_least("sequences", self.sequences, 3)

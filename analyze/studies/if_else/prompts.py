@@ -1,4 +1,4 @@
-"""What the study looks at: prompts that end before `` else``, of real texts and of a grammar, and ordinary text."""
+"""Prompts that end before `` else``, from real texts and from a grammar, and windows of ordinary text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from headway.data.text import Text
 from headway.data.tokenizer import format_token, one_token
 from headway.models.convert import Model
 
-# Stands in the place of `` if`` where there is to be no condition: "x = a, b".
+# Replaces `` if``, so that there is no condition: "x = a, b".
 INSTEAD = ","
-# Of a language model's corpus; a run has files of its own that are held out.
+# Share of a corpus that is used for a language model; a run uses its own held-out files.
 HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts before `` else``, those of real texts first; END is their last position, IF that of `` if``.
+    """Prompts that end before `` else``, real ones first. END is the last position, IF the position of `` if``.
 
     Args:
-        batch: All of them.
-        n_found: How many are of real texts; the others are pairs of the grammar, a normal one and its anomalous twin.
+        batch: All prompts.
+        n_found: Number of real prompts; the others are pairs from a grammar, a normal prompt and its anomalous twin.
         ordinary: As many windows of the same texts, which end anywhere.
-        tokenizer: What spells them.
+        tokenizer: The tokenizer.
     """
 
     batch: Batch
@@ -42,7 +42,7 @@ class Prompts:
 
     @classmethod
     def of(cls, texts: Sequence[str], tokenizer: Any, seed: int, pairs: int, length: int) -> "Prompts":
-        """Those of some texts, and ``pairs`` pairs of the grammar."""
+        """Find the prompts of some texts, and generate ``pairs`` pairs from the grammar."""
         real = find_prompts(texts, tokenizer, length)
         batch = concatenate([real, generate_prompts(tokenizer, seed, 2 * pairs, length)])
         return cls(
@@ -51,12 +51,12 @@ class Prompts:
 
     @property
     def real(self) -> "Prompts":
-        """Those of real texts alone."""
+        """The prompts from real texts."""
         return self._some(slice(self.n_found), self.n_found)
 
     @property
     def generated(self) -> "Prompts":
-        """Those of the grammar alone."""
+        """The prompts from the grammar."""
         return self._some(slice(self.n_found, None), 0)
 
     def _some(self, which: slice, n_found: int) -> "Prompts":
@@ -73,27 +73,27 @@ class Prompts:
 
     @property
     def end(self) -> int:
-        """The last position, the same of all."""
+        """The last position, the same for all prompts."""
         return self.batch.inputs.shape[1] - 1
 
     @property
     def at_if(self) -> tuple[Int[Tensor, "prompt"], Int[Tensor, "prompt"]]:
-        """Index of IF in what is [prompt, pos, ...]."""
+        """The index of IF in values [prompt, pos, ...]."""
         return torch.arange(len(self.batch.inputs)), self.batch.info["if_position"]
 
     @property
     def anomalous(self) -> Bool[Tensor, "prompt"]:
-        """Which end in ``)``."""
+        """A mask of the prompts that end in ``)``."""
         return self.batch.info["anomalous"]
 
     @property
     def made(self) -> Bool[Tensor, "prompt"]:
-        """Which are of the grammar."""
+        """A mask of the generated prompts."""
         return torch.arange(len(self.batch.inputs)) >= self.n_found
 
     @property
     def kinds(self) -> dict[str, Bool[Tensor, "prompt"]]:
-        """The prompts of each kind that there is."""
+        """Masks of the prompts of each kind that exists."""
         every = {
             f"{origin}, {kind}": made & anomalous
             for origin, made in (("generated", self.made), ("real", ~self.made))
@@ -103,29 +103,29 @@ class Prompts:
 
     @cached_property
     def without_if(self) -> Batch:
-        """The same prompts with a comma in the place of `` if``."""
+        """The same prompts with a comma in place of `` if``."""
         return replace_if(self.batch, one_token(self.tokenizer, INSTEAD))
 
     @property
     def if_token(self) -> int:
-        """`` if``."""
+        """The token `` if``."""
         return one_token(self.tokenizer, IF)
 
     @property
     def else_token(self) -> int:
-        """`` else``."""
+        """The token `` else``."""
         return one_token(self.tokenizer, ELSE)
 
     def label(self, token: int) -> str:
-        """A token in quotes."""
+        """Return a token as text in quotes."""
         return format_token(self.tokenizer, token)
 
 
 def texts_of(network: LoadedModel, corpus: str) -> Sequence[str]:
-    """Texts that the network has not been trained on: a run's own, or for a language model some of a corpus.
+    """Return the held-out texts of a run; for a language model, a part of a corpus.
 
     Raises:
-        ValueError: a corpus that is not there.
+        ValueError: a corpus that does not exist.
     """
     if network.task is None:
         return read_corpus(corpus).split(HELD_OUT)[1]
@@ -134,15 +134,15 @@ def texts_of(network: LoadedModel, corpus: str) -> Sequence[str]:
 
 
 def at_end(model: Model, batch: Batch) -> Float[Tensor, "prompt d_vocab_out"]:
-    """The logits at END."""
+    """Return the logits at END."""
     return forward_pass(model, batch).output[:, -1]
 
 
-def raised(logits: Float[Tensor, "prompt d_vocab_out"], token: int) -> Float[Tensor, "prompt"]:
-    """The logit of a token over the mean of all logits."""
+def over_mean_logit(logits: Float[Tensor, "prompt d_vocab_out"], token: int) -> Float[Tensor, "prompt"]:
+    """Return the logit of a token minus the mean logit."""
     return logits[:, token] - logits.mean(-1)
 
 
 def ranks(logits: Float[Tensor, "prompt d_vocab_out"], token: int) -> Int[Tensor, "prompt"]:
-    """The place of a token among the likeliest, from 1; after all that are as likely."""
+    """Return the rank of a token by its logit, from 1; ties count as larger."""
     return (logits >= logits[:, [token]]).sum(-1)

@@ -1,4 +1,4 @@
-"""What the scores from END are made of: tokens and positions, and the few directions that carry them."""
+"""Attention scores from END, split into tokens and positions, and into principal components."""
 
 import math
 from collections.abc import Sequence
@@ -19,22 +19,21 @@ from headway.analyze.tools.directions import Directions, principal_directions, s
 from headway.models.config import Head
 from headway.models.convert import Model
 
-# What a query and a key are the sum of; anything else that is written before a head is "other".
+# Parts of queries and keys by component; all other components are "other".
 PARTS = {"embed": "token", "pos_embed": "position", "constant": "constant"}
-# So many heads have their directions shown, and so many directions, with so many tokens at their ends.
+# Heads with figures of directions, directions in a figure, and tokens at each end of a direction.
 HEADS, SHOWN, TOKENS = 2, 6, 5
 
 
 def score_parts(model: Model, prompts: Prompts, head: Head) -> xr.DataArray:
-    """A head's scores from END, split by what query and key are made of: [query_part, key_part, prompt, key].
+    """Return the scores of a head from END, by parts of query and key: [query_part, key_part, prompt, key].
 
-    The parts are ``token`` (embeddings), ``position``, ``constant`` (b_Q, b_K and what LayerNorm adds) and, in networks
-    of several layers, ``other`` (what earlier ones write); each with the scale that LayerNorm has there. Over both they
-    add up to the score.
+    The parts are ``token`` (embeddings), ``position``, ``constant`` (b_Q, b_K and the bias of LayerNorm) and, with
+    several layers, ``other`` (outputs of earlier layers), at the actual scale of LayerNorm. They add up to the score.
     """
     inputs = attribute_inputs(model, prompts.batch, head)
     named = [PARTS.get(str(name), "other") for name in inputs.component.values]
-    # Of every head the same ones, so that heads can stand beside each other.
+    # The same parts for every head, so that heads can be compared.
     present = [part for part in PARTS.values() if part in named] + (["other"] if model.cfg.n_layers > 1 else [])
     values = torch.from_numpy(inputs.values)
     parts = torch.stack([values[:, [i for i, name in enumerate(named) if name == part]].sum(1) for part in present])
@@ -45,14 +44,14 @@ def score_parts(model: Model, prompts: Prompts, head: Head) -> xr.DataArray:
 
 
 def patterns_from_parts(parts: xr.DataArray) -> dict[str, Float[Tensor, "prompt key"]]:
-    """Attention from END as it is, with tokens alone, and with positions alone in the scores.
+    """Return attention from END: actual, with tokens alone, and with positions alone in the scores.
 
-    What neither side owes to positions is tokens alone, what neither owes to tokens positions alone; what one side owes
-    to the one and the other side to the other is in neither.
+    Tokens alone leaves positions out of queries and keys, positions alone leaves everything but positions and constants
+    out of both.
     """
     names = parts.query_part.values
     kept = {
-        "as it is": np.ones(len(names), dtype=bool),
+        "actual": np.ones(len(names), dtype=bool),
         "tokens alone": names != "position",
         "positions alone": np.isin(names, ["position", "constant"]),
     }
@@ -63,7 +62,7 @@ def patterns_from_parts(parts: xr.DataArray) -> dict[str, Float[Tensor, "prompt 
 
 
 def positions_section(model: Model, prompts: Prompts, heads: Sequence[Head]) -> Section:
-    """How positions enter the scores from END: how much each pair of parts moves, and attention without the others."""
+    """Parts of the scores from END: the spread of each pair of parts, and attention from tokens or positions alone."""
     split = {str(head): score_parts(model, prompts, head) for head in heads}
     spread = {name: parts.std("key").mean("prompt") for name, parts in split.items()}
     first = next(iter(spread.values()))
@@ -77,11 +76,11 @@ def positions_section(model: Model, prompts: Prompts, heads: Sequence[Head]) -> 
     }
     figures = [
         Figure(
-            "What moves the scores",
+            "Spread of the parts of the scores",
             table("head", split, **moves),
             "table",
-            "Query part → key part: the standard deviation over the keys of a prompt, mean over prompts. What is the "
-            "same for all keys moves no attention.",
+            "Query part → key part: standard deviation over the keys of a prompt, mean over prompts. A part that is "
+            "equal for all keys does not change attention.",
         ),
         Figure(
             "Attention from END to IF",
@@ -94,7 +93,7 @@ def positions_section(model: Model, prompts: Prompts, heads: Sequence[Head]) -> 
                 },
             ),
             "table",
-            "Of the generated prompts. tokens alone, positions alone: the other left out of query and key.",
+            "Generated prompts. tokens alone, positions alone: the other is left out of queries and keys.",
         ),
     ]
     if "position" in first.query_part:
@@ -108,19 +107,19 @@ def positions_section(model: Model, prompts: Prompts, heads: Sequence[Head]) -> 
                     {"head": list(split), "distance": far.flip(0)},
                 ),
                 "lines",
-                "Over the mean of all keys; mean over the prompts.",
+                "Minus the mean of all keys; mean over the prompts.",
             )
         )
     return Section(
         "Positions in QK",
-        "The score from END is a sum over what its query and each key are made of: the token, the position, and "
-        "constants, with the scale of LayerNorm as it is.",
+        "The score from END is a sum over the parts of query and key: token, position, and constants, at the actual "
+        "scale of LayerNorm.",
         tuple(figures),
     )
 
 
 def _position_score(parts: xr.DataArray) -> Float[Tensor, "key"]:
-    """The mean score of positions with positions at each key, over the mean of the keys."""
+    """Return the mean score of positions with positions at each key, minus the mean of the keys."""
     mean = torch.from_numpy(parts.sel(query_part="position", key_part="position").mean("prompt").values)
     return mean - mean.mean()
 
@@ -128,7 +127,7 @@ def _position_score(parts: xr.DataArray) -> Float[Tensor, "key"]:
 def query_and_keys(
     model: Model, prompts: Prompts, head: Head
 ) -> tuple[Float[Tensor, "prompt d_head"], Float[Tensor, "prompt key d_head"]]:
-    """The head's query at END and its keys, biases in them; the keys over sqrt(d_head), so that products are scores."""
+    """Return the query at END and the keys of a head, with biases; keys are divided by sqrt(d_head)."""
     x = reads(model, prompts.batch, head.layer)
     q = x[:, prompts.end] @ weight(model, "W_Q")[head] + bias(model, "b_Q")[head]
     k = x @ weight(model, "W_K")[head] + bias(model, "b_K")[head]
@@ -136,7 +135,7 @@ def query_and_keys(
 
 
 def directions_section(model: Model, prompts: Prompts, heads: Sequence[Head]) -> Section:
-    """The principal components of queries and keys of the strongest heads, and what attends to IF through each."""
+    """Principal components of queries and keys of the strongest heads, and the score of IF through each."""
     figures = [
         figure
         for head in heads[:HEADS]
@@ -144,14 +143,14 @@ def directions_section(model: Model, prompts: Prompts, heads: Sequence[Head]) ->
     ]
     return Section(
         "Directions",
-        "How far the score of IF is above the mean of the prompt's keys, split by principal components: of the queries "
-        "at END, and of all keys of the prompts. How few of them hold the reason for attending?",
+        "The score of IF minus the mean of the keys of its prompt, split by principal components: of the queries at "
+        "END, and of all keys of the prompts. Few components may carry most of it.",
         tuple(figures),
     )
 
 
 def margin_terms(model: Model, prompts: Prompts, head: Head) -> tuple[Directions, Float[Tensor, "term prompt"]]:
-    """The principal components of the queries at END, and the score of IF over the mean key through each.
+    """Return the principal components of the queries at END, and the score of IF minus the mean key through each.
 
     The first term is that of the mean query; see ``through_directions``.
     """
@@ -169,14 +168,14 @@ def _query_directions(model: Model, prompts: Prompts, head: Head) -> Figure:
         terms,
         x @ weight(model, "W_Q")[head] + bias(model, "b_Q")[head],
         prompts,
-        "The mean query is what all prompts have in common, and the tokens are those whose query lies furthest along.",
+        "mean: the mean query of all prompts. most, least: tokens whose query is furthest along the direction.",
     )
 
 
 def _key_directions(model: Model, prompts: Prompts, head: Head) -> Figure:
     q, k = query_and_keys(model, prompts, head)
     found = principal_directions(einops.rearrange(k, "prompt key d_head -> (prompt key) d_head"))
-    # The mean is that of all keys; what IF has over the keys of its own prompt holds none of it.
+    # The mean of all keys cancels in the difference of IF and the keys of its prompt.
     terms = through_directions(found, k[prompts.at_if], q) - through_directions(found, k.mean(1), q)
     x = as_read(model, head.layer, weight(model, "W_E"))
     keys = x @ weight(model, "W_K")[head] + bias(model, "b_K")[head]
@@ -186,14 +185,14 @@ def _key_directions(model: Model, prompts: Prompts, head: Head) -> Figure:
         terms,
         keys / math.sqrt(model.cfg.d_head),
         prompts,
-        "The mean key moves nothing, and the tokens are those whose key lies furthest along.",
+        "most, least: tokens whose key is furthest along the direction.",
     )
 
 
 def _directions(
     title: str, found: Directions, terms: Tensor, tokens: Float[Tensor, "d_vocab d_head"], prompts: Prompts, note: str
 ) -> Figure:
-    """A row for the mean, for each of the first directions, and for all others together."""
+    """Table of the mean, the first directions, and all other directions together."""
     shares, variance = shares_of_variance(terms), found.variance
     few = min(SHOWN, len(variance))
     along = (tokens - found.mean) @ found.axes.T
@@ -217,13 +216,13 @@ def _directions(
             least=["", *(least for _, least in ends), ""],
         ),
         "table",
-        f"variance: the share of theirs along it. margin: the score of IF over the mean key, {means.sum():.2f} in all; "
-        f"of_its_variance: how much of what differs between prompts. {note}",
+        f"variance: share of the variance along the direction. margin: the score of IF minus the mean key, "
+        f"{means.sum():.2f} in all. of its variance: share of the variance of the margin over prompts. {note}",
     )
 
 
 def key_margins(model: Model, prompts: Prompts, heads: Sequence[Head]) -> Figure:
-    """The score of IF over the mean key, by what query and key are made of."""
+    """Table of the score of IF minus the mean key, by parts of query and key."""
     rows, columns = [], {}
     for head in heads:
         parts = score_parts(model, prompts, head)
@@ -239,15 +238,15 @@ def key_margins(model: Model, prompts: Prompts, heads: Sequence[Head]) -> Figure
                 columns.setdefault(name, []).append(margins[i, j, which].mean().item())
     sums = [sum(column[i] for column in columns.values()) for i in range(len(rows))]
     return Figure(
-        "Through QK: what makes END look at IF",
+        "Score from END to IF, by parts of query and key",
         table("head, prompts", rows, **columns, all=sums),
         "table",
-        "The score of IF over the mean of the prompt's keys, by query part → key part; the columns add up to it.",
+        "Query part → key part: the score of IF minus the mean of the keys of its prompt; the columns add up to all.",
     )
 
 
 def attention_to_if(model: Model, prompts: Prompts) -> Float[Tensor, "layer head prompt"]:
-    """Attention of every head from END to IF."""
+    """Return the attention of every head from END to IF."""
     patterns = forward_pass(model, prompts.batch).patterns[:, :, :, prompts.end]
     which, where = prompts.at_if
     return einops.rearrange(patterns[:, which, :, where], "prompt layer head -> layer head prompt")

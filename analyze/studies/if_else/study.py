@@ -1,8 +1,8 @@
-"""What makes a network say `` else`` after ``a if b``? The circuit of the notebook on a one-layer language model.
+"""Why does a network predict `` else`` after ``a if b``? After the notebook on a one-layer language model.
 
-A head looks from the end of the condition back to `` if`` (its QK circuit), and what it finds there raises `` else``
-(its OV circuit). Both are tables between tokens that can be read from weights; whether the network says `` else`` for
-this reason, and for the same one after a closing bracket, shows on prompts.
+A head attends from the end of the condition back to `` if`` (its QK circuit) and raises the logit of `` else`` (its OV
+circuit). Both circuits are tables between tokens that the weights determine. Prompts show whether the network predicts
+`` else`` for this reason, and for the same reason after a closing bracket.
 """
 
 from headway.analyze.studies.if_else import anomalies, subcircuits, token_circuits
@@ -17,21 +17,20 @@ from headway.analyze.studies.loading import LoadedModel
 from headway.analyze.studies.runner import Findings
 from headway.data.tokenizer import one_token
 
-# So many heads, the strongest ones, have their skip trigrams shown.
+# Number of heads whose skip trigrams are shown.
 TRIGRAM_HEADS = 3
 
 
 def study(network: LoadedModel, options: Options) -> Findings:
-    """What is found of a network that may say ``else`` in ``a if b else c``.
+    """Study the prediction of ``else`` in ``a if b else c``.
 
     Raises:
-        ValueError: prompts longer than what the network reads, a token that the tokenizer splits, a corpus that is not
-            there.
+        ValueError: prompts longer than the context, a token that the tokenizer splits, a corpus that does not exist.
     """
     texts = texts_of(network, options.corpus)
     model, tokenizer, length = network.folded, network.tokenizer, options.length
     if length > model.cfg.n_ctx:
-        raise ValueError(f"length: {length} is not valid; {network.name} reads {model.cfg.n_ctx} tokens at most")
+        raise ValueError(f"length: {length} is not valid; the context of {network.name} is {model.cfg.n_ctx} tokens")
     pairs = [(source, destination) for source, destination in options.pair]
     for string in (string for each in pairs for string in each):
         one_token(tokenizer, string)
@@ -60,5 +59,5 @@ def study(network: LoadedModel, options: Options) -> Findings:
         sections,
         claims=lambda each: claims(each.folded, generated, untrained),
         measured=lambda each: measured(each.folded, generated),
-        formed="The claims and the measures at each kept step up to this one.",
+        formed="The claims and the measures at each checkpoint up to this one.",
     )

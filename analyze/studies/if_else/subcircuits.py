@@ -1,4 +1,4 @@
-"""How much of what the network does before `` else`` a few heads do, and a part of what they read."""
+"""Subcircuits: a few heads alone, and heads that read only a part of their inputs."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -15,53 +15,54 @@ from headway.analyze.circuits.faithfulness import Known
 from headway.analyze.network.forward import Hook, forward_pass, hooked_forward_pass, shared_forward_pass
 from headway.analyze.network.interventions import Kind, ablation_hooks, heads_except, output_with
 from headway.analyze.network.requirements import needs_plain_scores
-from headway.analyze.studies.if_else.prompts import Prompts, at_end, raised
+from headway.analyze.studies.if_else.prompts import Prompts, at_end, over_mean_logit
 from headway.analyze.studies.if_else.scores import patterns_from_parts, score_parts
 from headway.analyze.studies.result import Figure, Section, table
 from headway.models.config import Head
 from headway.models.convert import Model
 
-# No more than so many heads are kept one after another.
+# The largest number of heads that are added one after another.
 MOST = 12
-# The part of all heads of which it is claimed that they suffice.
+# One in this many heads is in the small circuit.
 FEW = 4
 TOKENS_ALONE, POSITIONS_ALONE, IF_ALONE = "tokens alone in QK", "positions alone in QK", "IF alone in OV"
-# By so much must all heads raise the logit of `` else`` for it to be asked which of them do.
+# If all heads raise the logit of `` else`` by less than this, shares of it are not measured.
 LEAST = 1.0
-# What the heads that are not kept write.
+# The replacement of heads that are not kept.
 KIND: Kind = "position_mean"
 READS = (TOKENS_ALONE, POSITIONS_ALONE, IF_ALONE)
 
 
 class Kept(NamedTuple):
-    """Heads, and the part of what they read that is left to them; all of it if None."""
+    """The heads of a subcircuit, and the part of their inputs that they read; all inputs if None."""
 
     heads: Sequence[Head]
     read: str | None = None
 
 
 @dataclass(frozen=True)
-class Left:
-    """What is left of the logit of `` else`` over the mean logit, and of its loss; means over the prompts."""
+class SubcircuitResult:
+    """The logit of `` else`` minus the mean logit, and its loss; means over the prompts."""
 
     logit: float
     loss: float
 
-    def share_of_logit(self, none: "Left", everything: "Left") -> float:
-        """How much of the logit has come back, from no head, 0, to all of them, 1; NaN if they differ by nothing."""
+    def share_of_logit(self, none: "SubcircuitResult", everything: "SubcircuitResult") -> float:
+        """Return the share of the logit, from no heads (0) to all heads (1); NaN if these are equal."""
         whole = everything.logit - none.logit
         return (self.logit - none.logit) / whole if whole else float("nan")
 
 
-def left(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None = None) -> Left:
-    """With these heads and the direct path: every other head writes its mean over ordinary text, at each position.
+def run_subcircuit(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None = None) -> SubcircuitResult:
+    """Measure these heads and the direct path alone.
 
-    With ``read``, what the kept heads write at END is made of a part of what they read: attention by tokens alone or by
-    positions alone, or of all values only that of IF, and in the place of each other the mean over ordinary text.
+    Every other head is replaced by its mean at each position over ordinary text. With ``read``, the kept heads read a
+    part of their inputs at END: tokens alone or positions alone in QK, or the value of IF alone in OV, with every other
+    value replaced by the mean over ordinary text.
     """
     hooks = ablation_hooks(model, prompts.batch, heads_except(model, heads), KIND, reference=prompts.ordinary)
     if read is not None:
-        # Before there are hooks, since it may have to run the network on other tokens.
+        # Without hooks, because it may run the network on other tokens.
         needs_plain_scores("if-else", model)
         with (
             hooked_forward_pass(model, hooks) if hooks else nullcontext(),
@@ -70,19 +71,19 @@ def left(model: Model, prompts: Prompts, heads: Sequence[Head], read: str | None
             instead = {head: _instead(model, prompts, head, read) for head in heads}
         hooks = hooks + [_at_end(head, value, prompts.end) for head, value in instead.items()]
     logits = output_with(model, prompts.batch, hooks)[:, prompts.end] if hooks else at_end(model, prompts.batch)
-    said = logits.log_softmax(-1)[:, prompts.else_token]
-    return Left(raised(logits, prompts.else_token).mean().item(), -said.mean().item())
+    log_probability = logits.log_softmax(-1)[:, prompts.else_token]
+    return SubcircuitResult(over_mean_logit(logits, prompts.else_token).mean().item(), -log_probability.mean().item())
 
 
 def text_loss(model: Model, prompts: Prompts, heads: Sequence[Head]) -> float:
-    """The loss on ordinary text with these heads and the direct path."""
+    """Return the loss on ordinary text with these heads and the direct path."""
     batch = prompts.ordinary
     output = output_with(model, batch, ablation_hooks(model, batch, heads_except(model, heads), KIND))
     return F.cross_entropy(output.flatten(0, 1), batch.targets.flatten()).item()
 
 
 def _instead(model: Model, prompts: Prompts, head: Head, read: str) -> Float[Tensor, "prompt d_head"]:
-    """What a head's z would be at END if it read only a part."""
+    """Return hook_z of a head at END if it reads only a part of its inputs."""
     block = f"blocks.{head.layer}.attn"
     cache = forward_pass(model, prompts.batch).activations
     v = cache[f"{block}.hook_v"][:, :, head.head]
@@ -104,15 +105,15 @@ def _at_end(head: Head, value: Float[Tensor, "prompt d_head"], end: int) -> Hook
 
 
 def section(model: Model, prompts: Prompts, order: Sequence[Head]) -> Section:
-    """How much comes back with one head after another, and with a part of what they read."""
+    """Logit and loss with one head added after another, and with a part of the inputs."""
     n_heads = len(order)
     counts = [*range(min(n_heads, MOST) + 1), *([n_heads] if n_heads > MOST else [])]
-    kept = {_said(order, count): left(model, prompts, order[:count]) for count in counts}
+    kept = {_said(order, count): run_subcircuit(model, prompts, order[:count]) for count in counts}
     text = [text_loss(model, prompts, order[:count]) for count in counts]
     none, *_, everything = kept.values()
-    few = few_of(order)
+    few = top_quarter(order)
     parts = {
-        f"{name}; {read}": left(model, prompts, heads, read)
+        f"{name}; {read}": run_subcircuit(model, prompts, heads, read)
         for name, heads in (("all heads", order), (", ".join(map(str, few)), few))
         for read in READS
     }
@@ -129,12 +130,12 @@ def section(model: Model, prompts: Prompts, order: Sequence[Head]) -> Section:
     not_taken = [float("nan")] * len(parts)
     return Section(
         "Subcircuits",
-        "Some heads and the direct path are kept; every other head writes at each position its mean over ordinary "
-        "text, so that nothing it says is about the prompt. Shares are of what no head and all heads differ by, over "
-        "the generated prompts. Heads are added in the order of what they add to ' else'.",
+        "Some heads and the direct path are kept; every other head is replaced by its mean at each position over "
+        "ordinary text. Shares are from no heads (0) to all heads (1), over the generated prompts. Heads are added in "
+        "the order of their contribution to ' else'.",
         (
             Figure(
-                "What is left, and what comes back",
+                "Logit and loss of subcircuits",
                 table(
                     "kept",
                     rows,
@@ -146,12 +147,13 @@ def section(model: Model, prompts: Prompts, order: Sequence[Head]) -> Section:
                     loss_on_text_back=text_back + not_taken,
                 ),
                 "table",
-                "logit: of ' else' over the mean logit. loss: -log p(' else'). loss on text: of windows that end "
-                "anywhere. tokens or positions alone: the scores from END without the other. IF alone: of all values "
-                "that of IF; in the place of each other one the mean over ordinary text.",
+                "logit: of ' else' minus the mean logit. loss: -log p(' else'). loss on text: on ordinary text. back: "
+                "share of the logit, and faithfulness of losses (– if all heads know less than a tenth of the loss). "
+                "tokens or positions alone: in the scores from END. IF alone: all other values are replaced by their "
+                "mean over ordinary text.",
             ),
             Figure(
-                "What comes back with so many heads",
+                "Shares by number of heads",
                 xr.Dataset({"share": (("of", "heads"), list(curves.values()))}, {"of": list(curves), "heads": counts}),
                 "lines",
             ),
@@ -165,17 +167,19 @@ def _said(order: Sequence[Head], count: int) -> str:
     return f"{'all' if count == len(order) else count} heads, with {order[count - 1]}"
 
 
-def few_of(order: Sequence[Head]) -> Sequence[Head]:
-    """The first quarter of the heads, one at least."""
+def top_quarter(order: Sequence[Head]) -> Sequence[Head]:
+    """Return the first quarter of the heads, at least one."""
     return order[: max(1, len(order) // FEW)]
 
 
-def shares_back(model: Model, prompts: Prompts, cases: Mapping[str, Kept]) -> dict[str, float]:
-    """The share of the logit of `` else`` that each brings back, of what no head and all heads differ by.
+def logit_shares(model: Model, prompts: Prompts, cases: Mapping[str, Kept]) -> dict[str, float]:
+    """Return the share of the logit of `` else`` with each subcircuit, from no heads (0) to all heads (1).
 
-    NaN where all heads raise it by less than LEAST: a share of nothing can be anything.
+    NaN if all heads raise the logit by less than LEAST.
     """
-    none, everything = left(model, prompts, []), left(model, prompts, heads_except(model))
+    none, everything = run_subcircuit(model, prompts, []), run_subcircuit(model, prompts, heads_except(model))
     if everything.logit - none.logit < LEAST:
         return dict.fromkeys(cases, float("nan"))
-    return {name: left(model, prompts, *kept).share_of_logit(none, everything) for name, kept in cases.items()}
+    return {
+        name: run_subcircuit(model, prompts, *kept).share_of_logit(none, everything) for name, kept in cases.items()
+    }

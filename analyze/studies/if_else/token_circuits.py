@@ -1,4 +1,4 @@
-"""What the heads' weights say about pairs of tokens: what promotes `` else``, what looks for `` if``, and how alike."""
+"""OV and QK circuits of heads between tokens: entries of `` if``, `` else`` and ``)``, skip trigrams, overlaps."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,18 +28,18 @@ from headway.models.config import Head
 from headway.models.convert import Model
 
 CLOSING = ")"
-# What is held to be known of Python: positive controls of the measure, and of the network.
+# Pairs of Python: positive controls.
 CONTROLS = (("(", ")"), ("from", " import"), (" for", " in"))
-# So many tokens, skip trigrams or heads are shown.
+# Numbers of tokens, skip trigrams and heads that are shown.
 TOKENS, TRIGRAMS, HEADS = 10, 8, 8
-# So many entries of every circuit are compared with those of others, and of so few tokens all.
+# The number of largest entries of circuits that are compared; at most d_vocab.
 LARGEST = 1000
 
 Pair = tuple[str, str]
 
 
-class Place(NamedTuple):
-    """Where an entry stands in its circuit."""
+class RankedEntry(NamedTuple):
+    """An entry of a circuit, with its percentiles and ranks in row and column."""
 
     value: float
     row_percentile: float
@@ -54,11 +54,11 @@ class Place(NamedTuple):
         return min(self.row_percentile, self.column_percentile)
 
 
-def place(circuit: VocabularyCircuit, row: int, column: int) -> Place:
-    """Where one entry stands."""
+def rank_entry(circuit: VocabularyCircuit, row: int, column: int) -> RankedEntry:
+    """Rank one entry of a circuit."""
     at, there = torch.tensor([row]), torch.tensor([column])
     flipped = circuit.T
-    return Place(
+    return RankedEntry(
         (circuit.A[row] @ circuit.B[:, column]).item(),
         circuit.percentiles(at, there).item(),
         int(circuit.ranks(at, there)),
@@ -70,12 +70,11 @@ def place(circuit: VocabularyCircuit, row: int, column: int) -> Place:
 
 @dataclass(frozen=True)
 class TokenCircuits:
-    """The circuits of each head between tokens, as the network would use them if a position held its token alone.
+    """OV and QK circuits of heads between tokens, from token embeddings alone.
 
-    A token is what LayerNorm makes of its embedding, with the scale of that embedding itself: rows of keys and inputs
-    can be compared with each other. Positions, and what earlier layers write, are left out. ``ov`` is in logits, over
-    the mean logit, with the scale of ln_final that the prompts have on average at END; ``qk`` is the attention score
-    with b_Q in it, over the mean of all keys. ln_final is never applied to what one head writes.
+    Embeddings are normalized, each at its own scale. Positions and outputs of earlier layers are left out. ``ov`` is in
+    logits minus the mean logit, at the mean scale of ln_final at END of the prompts; ``qk`` is the attention score with
+    b_Q, minus the mean of all keys. ln_final is never applied to the output of one head.
     """
 
     model: Model
@@ -83,19 +82,19 @@ class TokenCircuits:
 
     @classmethod
     def of(cls, model: Model, prompts: Prompts) -> "TokenCircuits":
-        """Those of a network; a ValueError if its attention scores are no such products."""
+        """Take the circuits of a network; raise a ValueError if its attention scores are not ``x W_QK y``."""
         needs_plain_scores("if-else", model)
         scales = forward_pass(model, prompts.batch).activations.get("ln_final.hook_scale")
         return cls(model, 1.0 if scales is None else scales[:, prompts.end].mean().item())
 
     def ov(self, head: Head) -> VocabularyCircuit:
-        """[input token, output token]: what it adds to logits when it attends to the input alone."""
+        """Return [input token, output token]: the contribution to logits when the head attends to the input alone."""
         return VocabularyCircuit(
             self._tokens(head) @ weight(self.model, "W_V")[head], weight(self.model, "W_O")[head] @ self._logits
         )
 
     def qk(self, head: Head) -> VocabularyCircuit:
-        """[query token, key token]: the attention score."""
+        """Return [query token, key token]: the attention score."""
         x = self._tokens(head)
         queries = x @ weight(self.model, "W_Q")[head] + bias(self.model, "b_Q")[head]
         keys = x @ weight(self.model, "W_K")[head]
@@ -111,7 +110,7 @@ class TokenCircuits:
 
 
 def layer_norm(model: Model, prompts: Prompts) -> Section:
-    """The scales that LayerNorm divides by, and what was done about them."""
+    """Scales of LayerNorm, and how they are handled."""
     cache = forward_pass(model, prompts.batch).activations
     scales = {
         f"{name}, {where}": values[:, chosen].flatten()
@@ -127,13 +126,13 @@ def layer_norm(model: Model, prompts: Prompts) -> Section:
         scales["embeddings alone, all tokens"] = (centred.square().mean(-1) + model.cfg.eps).sqrt()
     return Section(
         "LayerNorm",
-        "Its weights are folded into a copy wherever that leaves the function as it is; what it divides by cannot be. "
-        "Attributions and scores of prompts use the scale of each position as it was. Circuits between tokens use that "
-        "of each token's embedding alone, and of ln_final the mean at END; ln_final is never applied to one head's "
-        "output, whose own mean and scale it does not have." + ("" if scales else " This network has no LayerNorm."),
+        "Weights of LayerNorm are folded where possible; scales cannot be. Attributions and scores of prompts use the "
+        "actual scale at each position. Circuits between tokens use the scale of each embedding alone, and the mean "
+        "scale of ln_final at END; ln_final is never applied to the output of one head."
+        + ("" if scales else " This network has no LayerNorm."),
         (
             Figure(
-                "What it divides by",
+                "Scales",
                 table(
                     "point",
                     scales,
@@ -143,64 +142,68 @@ def layer_norm(model: Model, prompts: Prompts) -> Section:
                     most=[each.max().item() for each in scales.values()],
                 ),
                 "table",
-                "spread: the standard deviation as a share of the mean.",
+                "spread: standard deviation over mean.",
             ),
         ),
     )
 
 
 def ov_section(circuits: TokenCircuits, prompts: Prompts, heads: Sequence[Head]) -> Section:
-    """Whether `` if`` promotes `` else`` in each head, what else does, and what else `` if`` promotes."""
+    """The entry [`` if``, `` else``] of the OV circuits, and the largest entries of its row and column."""
     row, column = prompts.if_token, prompts.else_token
     every = {head: circuits.ov(head) for head in heads}
     columns = {head: each.T.top(torch.tensor([column]), TOKENS) for head, each in every.items()}
     rows = {head: each.top(torch.tensor([row]), TOKENS) for head, each in every.items()}
     return Section(
         "OV: from if to else",
-        "What each head would add to logits, over the mean logit, if it attended to one token alone. The row of ' if' "
-        "is all that it promotes, the column of ' else' all that promotes it. "
-        f"Heads are in the order of what they add to ' else' on the generated prompts{_strongest(circuits, heads)}.",
+        "Contribution of a head to logits, minus the mean logit, if it attends to one token alone. The row of ' if' "
+        "has the tokens that it promotes, the column of ' else' the tokens that promote it. Heads are sorted by their "
+        f"contribution to ' else' on the generated prompts{_strongest(circuits, heads)}.",
         (
             _places(every, row, column, "output tokens"),
-            _tops("What promotes ' else'", columns, prompts, "The largest of its column, with the logit they add."),
-            _tops("What ' if' promotes", rows, prompts, "The largest of its row, with the logit that it adds."),
+            _tops("Tokens that promote ' else'", columns, prompts, "Largest entries of its column, with their logits."),
+            _tops("Tokens that ' if' promotes", rows, prompts, "Largest entries of its row, with their logits."),
         ),
     )
 
 
 def qk_section(circuits: TokenCircuits, prompts: Prompts, heads: Sequence[Head]) -> Section:
-    """Whether ``)`` looks for `` if`` in each head, what else it looks for, and what else looks for `` if``."""
+    """The entry [``)``, `` if``] of the QK circuits, and the largest entries of its row and column."""
     row, column = one_token(prompts.tokenizer, CLOSING), prompts.if_token
     every = {head: circuits.qk(head) for head in heads}
     rows = {head: each.top(torch.tensor([row]), TOKENS) for head, each in every.items()}
     columns = {head: each.T.top(torch.tensor([column]), TOKENS) for head, each in every.items()}
     return Section(
-        "QK: from closing brackets to if",
-        "The attention score of a query token with a key token, over the mean of all keys of that query, without "
-        "positions. The row of ')' is all that it looks for, the column of ' if' all that looks for it.",
+        "QK: from closing bracket to if",
+        "Attention score of a query token with a key token, minus the mean of all keys, without positions. The row of "
+        "')' has the keys that it attends to, the column of ' if' the queries that attend to it.",
         (
             _places(every, row, column, "keys"),
-            _tops("What ')' looks for", rows, prompts, "The largest of its row, with their scores."),
-            _tops("What looks for ' if'", columns, prompts, "The largest of its column, with their scores."),
+            _tops("Keys of ')'", rows, prompts, "Largest entries of its row, with their scores."),
+            _tops("Queries of ' if'", columns, prompts, "Largest entries of its column, with their scores."),
         ),
     )
 
 
 def _strongest(circuits: TokenCircuits, heads: Sequence[Head]) -> str:
     every = len(heads_except(circuits.model))
-    return "" if len(heads) == every else f"; the {len(heads)} of {every} that add or take most are shown"
+    return (
+        ""
+        if len(heads) == every
+        else f"; the {len(heads)} of {every} heads with the largest absolute contribution are shown"
+    )
 
 
 def _places(circuits: Mapping[Head, VocabularyCircuit], row: int, column: int, of_what: str) -> Figure:
-    places = [place(circuit, row, column) for circuit in circuits.values()]
-    columns = {name: [getattr(each, name) for each in places] for name in Place._fields}
+    places = [rank_entry(circuit, row, column) for circuit in circuits.values()]
+    columns = {name: [getattr(each, name) for each in places] for name in RankedEntry._fields}
     n_rows, n_columns = next(iter(circuits.values())).shape
     return Figure(
-        "Where the entry stands",
+        "Rank of the entry",
         table("head", map(str, circuits), **columns),
         "table",
-        f"Ranks are of {n_columns} in the row and {n_rows} in the column, 1 the largest; percentiles are the share of "
-        f"the others that is smaller. softmax: over the {of_what} of the row; chance is {1 / n_columns:.2g}.",
+        f"rank: of {n_columns} in the row and {n_rows} in the column, 1 is the largest. percentile: share of the other "
+        f"entries that are smaller. softmax: over the {of_what} of the row; chance is {1 / n_columns:.2g}.",
     )
 
 
@@ -214,30 +217,29 @@ def _tops(title: str, tops: Mapping[Head, Top], prompts: Prompts, note: str) -> 
 
 
 def pairs_section(circuits: TokenCircuits, prompts: Prompts, pairs: Sequence[Pair]) -> Section:
-    """Other pairs of tokens in the OV circuits: the controls that this tokenizer has, and those that were asked for."""
+    """Entries of other pairs of tokens in the OV circuits: controls, and the pairs of the option."""
     asked = {_arrow(pair): tuple(one_token(prompts.tokenizer, each) for each in pair) for pair in pairs}
     tokens = controls(prompts.tokenizer) | asked
     split = [_arrow(pair) for pair in CONTROLS if _arrow(pair) not in tokens]
     heads = heads_except(circuits.model)
-    of_heads = [[place(circuit, *each) for each in tokens.values()] for circuit in map(circuits.ov, heads)]
+    of_heads = [[rank_entry(circuit, *each) for each in tokens.values()] for circuit in map(circuits.ov, heads)]
     found = dict(zip(tokens, zip(*of_heads, strict=True), strict=True))
-    # Which head does most for a pair is read off the smaller percentile; of equals the one that adds more.
+    # The best head has the largest smaller percentile; of equal ones, the larger logit.
     best = {pair: max(range(len(heads)), key=lambda i: (each[i].least, each[i].value)) for pair, each in found.items()}
     named = list(found)
-    columns = {name: [getattr(found[pair][i], name) for pair, i in best.items()] for name in Place._fields}
+    columns = {name: [getattr(found[pair][i], name) for pair, i in best.items()] for name in RankedEntry._fields}
     cfg = circuits.model.cfg
     grid = torch.tensor([[each.row_percentile for each in places] for places in found.values()])
-    left_out = f" Left out, since the tokenizer splits them: {', '.join(split)}." if split else ""
+    left_out = f" Left out, because the tokenizer splits them: {', '.join(split)}." if split else ""
     return Section(
         "OV: other pairs",
-        "The same for pairs of tokens of which the first is known to promote the second, as a control, and for any "
-        f"others that were asked for.{left_out}",
+        f"The same for known pairs of Python, as positive controls, and for the pairs of the option --pair.{left_out}",
         (
             Figure(
-                "The best head for each",
+                "Best head of each pair",
                 table("pair", named, head=[str(heads[i]) for i in best.values()], **columns),
                 "table",
-                "The head in which the smaller of the two percentiles is largest.",
+                "The head with the largest smaller percentile of row and column.",
             ),
             Figure(
                 "Percentile within the row",
@@ -246,7 +248,7 @@ def pairs_section(circuits: TokenCircuits, prompts: Prompts, pairs: Sequence[Pai
                     {"pair": named},
                 ),
                 "maps",
-                "The share of output tokens that the first of the pair promotes less than the second.",
+                "Share of output tokens that the first token of the pair promotes less than the second.",
             ),
         ),
     )
@@ -257,18 +259,21 @@ def _arrow(pair: Pair) -> str:
 
 
 def trigrams_section(circuits: TokenCircuits, prompts: Prompts, heads: Sequence[Head]) -> Section:
-    """The skip trigrams of the strongest heads: best of all, and best of those that say `` else``."""
+    """Skip trigrams of the strongest heads: the largest of all, and the largest that end in `` else``."""
     figures = []
     for head in heads:
         qk, ov = circuits.qk(head), circuits.ov(head)
-        for what, chosen in (("the best of all", {}), (f"those that say {ELSE!r}", {"output": prompts.else_token})):
+        for what, chosen in (
+            ("the largest", {}),
+            (f"the largest that end in {ELSE!r}", {"output": prompts.else_token}),
+        ):
             best = skip_trigrams(qk, ov, TRIGRAMS, **chosen)
             if best:
                 figures.append(_trigrams(f"{head}: {what}", best, prompts))
     return Section(
         "Skip trigrams",
-        "What a head does with three tokens, 'key … query → output': from the query it looks for the key, and raises "
-        "the output. The pivot table of all three is never built; these are its largest entries, exactly.",
+        "A skip trigram is 'key … query → output': the head attends from the query to the key, and raises the output. "
+        "These are exactly the largest of all; the table of all three tokens is never built.",
         tuple(figures),
     )
 
@@ -281,12 +286,12 @@ def _trigrams(title: str, best: Sequence[SkipTrigram], prompts: Prompts) -> Figu
         title,
         table("rank", range(1, 1 + len(best)), **columns, **numbers),
         "table",
-        "score: attention score over the mean of all keys; raised: logit over the mean logit; worth: their product.",
+        "score: attention score minus the mean of all keys; raised: logit minus the mean logit; worth: their product.",
     )
 
 
 def distinct_section(circuits: TokenCircuits, heads: Sequence[Head]) -> Section:
-    """How much the circuits of heads have in common: their largest entries, and the directions they read and write."""
+    """Overlap of the circuits of heads: of their largest entries, and of the subspaces that they read and write."""
     model = circuits.model
     names = [str(head) for head in heads]
     largest = min(LARGEST, model.cfg.d_vocab)
@@ -304,8 +309,8 @@ def distinct_section(circuits: TokenCircuits, heads: Sequence[Head]) -> Section:
     pairs = ("head", "other_head")
     n_tokens, chance = model.cfg.d_vocab, model.cfg.d_head / model.cfg.d_model
     return Section(
-        "How distinct the heads are",
-        "1 on the diagonal, where a head is compared with itself.",
+        "Overlap of heads",
+        "The diagonal, a head with itself, is 1.",
         tuple(
             Figure(
                 title,
@@ -318,68 +323,68 @@ def distinct_section(circuits: TokenCircuits, heads: Sequence[Head]) -> Section:
             )
             for title, each, note in (
                 (
-                    "Largest entries in common",
+                    "Overlap of the largest entries",
                     entries,
-                    f"Of the {largest} largest entries of either circuit, those that are in both; by chance "
+                    f"Share of the {largest} largest entries of either circuit that are in both; chance is "
                     f"{largest / (2 * n_tokens**2 - largest):.1g}.",
                 ),
                 (
-                    "Subspaces in common",
+                    "Overlap of subspaces",
                     overlaps,
-                    f"The mean squared cosine of the angles between what they read, or write; by chance {chance:.2g}.",
+                    f"Mean squared cosine of the angles between the subspaces; chance is {chance:.2g}.",
                 ),
             )
         ),
     )
 
 
-def most_alike(circuits: TokenCircuits, heads: Sequence[Head]) -> float:
-    """The largest share of largest OV entries that two heads have in common; NaN of one head."""
+def largest_overlap(circuits: TokenCircuits, heads: Sequence[Head]) -> float:
+    """Return the largest overlap of the largest OV entries of two heads; NaN for one head."""
     if len(heads) < 2:
         return float("nan")
     shared = shared_entries([circuits.ov(head) for head in heads], min(LARGEST, circuits.model.cfg.d_vocab))
     return shared.fill_diagonal_(0).max().item()
 
 
-class Places(NamedTuple):
-    """Where a head has the entries that the claims are about.
+class RankedEntries(NamedTuple):
+    """The entries of a head that the claims use.
 
     Args:
         ov: [`` if``, `` else``] in OV.
         qk: [``)``, `` if``] in QK.
-        control: The smaller percentile of that control in OV of which it is largest.
+        control: The smaller percentile of the best control in OV.
     """
 
-    ov: Place
-    qk: Place
+    ov: RankedEntry
+    qk: RankedEntry
     control: float
 
     @property
     def both(self) -> float:
-        """The smallest percentile of OV and QK."""
+        """The smallest percentile of both entries."""
         return min(self.ov.least, self.qk.least)
 
 
-def places_of(circuits: TokenCircuits, prompts: Prompts) -> dict[Head, Places]:
-    """Those of every head."""
+def ranked_entries(circuits: TokenCircuits, prompts: Prompts) -> dict[Head, RankedEntries]:
+    """Rank the entries of every head."""
     closing = one_token(prompts.tokenizer, CLOSING)
     known = controls(prompts.tokenizer).values()
     found = {}
     for head in heads_except(circuits.model):
         ov, qk = circuits.ov(head), circuits.qk(head)
-        found[head] = Places(
-            place(ov, prompts.if_token, prompts.else_token),
-            place(qk, closing, prompts.if_token),
-            max(place(ov, *pair).least for pair in known),
+        found[head] = RankedEntries(
+            rank_entry(ov, prompts.if_token, prompts.else_token),
+            rank_entry(qk, closing, prompts.if_token),
+            max(rank_entry(ov, *pair).least for pair in known),
         )
     return found
 
 
 def controls(tokenizer: Any) -> dict[str, tuple[int, int]]:
-    """The controls whose tokens this tokenizer does not split; ``(`` and ``)`` are bytes, so that one is there."""
+    """Return the controls of single tokens; ``(`` and ``)`` are single bytes, so that there is at least one."""
     found = {}
     for pair in CONTROLS:
-        # What is split has no entry of its own.
+        # A pair with a split token has no entry.
         with suppress(ValueError):
             found[_arrow(pair)] = one_token(tokenizer, pair[0]), one_token(tokenizer, pair[1])
     return found

@@ -1,1 +1,1 @@
-"""How a network finds what followed a token before, and whether it also does so after a synonym."""
+"""Which heads form an induction circuit, and does it also work after a synonym?"""

@@ -1,4 +1,4 @@
-"""What the network predicts, where its heads look, and which of them say the right token."""
+"""Predictions of the network, attention of its heads, and their direct effect on the right logit."""
 
 import numpy as np
 import xarray as xr
@@ -11,9 +11,7 @@ from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.studies.figures import lengths_of_first, patterns_of_first, predictions_of_first
 from headway.analyze.studies.heads import heads_above, listed, mean_where
-from headway.analyze.studies.induction.circuit import (
-    parts_of,
-)
+from headway.analyze.studies.induction.circuit import parts_of
 from headway.analyze.studies.induction.options import Options
 from headway.analyze.studies.induction.sequences import Sequences
 from headway.analyze.studies.loading import LoadedModel
@@ -22,7 +20,7 @@ from headway.models.convert import Model
 
 
 def heads_section(model: Model, sequences: Sequences, options: Options) -> Section:
-    """Which heads look at their own position, the one before, the first, and what followed the current token."""
+    """Attention of heads to the current position, the previous one, position 0, and what followed the current token."""
     batch, thresholds = sequences.batch, options.thresholds
     measured = {
         "current": current_token(model, batch),
@@ -36,10 +34,10 @@ def heads_section(model: Model, sequences: Sequences, options: Options) -> Secti
     chosen = sorted({head for heads in found.values() for head in heads})
     figures = [
         Figure(
-            "Detectors",
+            "Kinds of heads",
             table(
-                "heads that look at",
-                ["their own position", "the position before", "position 0", "what followed the current token"],
+                "heads that attend to",
+                ["the current position", "the previous position", "position 0", "what followed the current token"],
                 measure=list(names.values()),
                 above=list(thresholds.values()),
                 chance=[measured[kind][f"{name}_chance"].item() for kind, name in names.items()],
@@ -47,18 +45,18 @@ def heads_section(model: Model, sequences: Sequences, options: Options) -> Secti
                 heads=[listed(heads) for heads in found.values()],
             ),
             "table",
-            "A head is named if its score is above the threshold; chance is attention to all alike.",
+            "A head is listed if its score is above the threshold. chance: uniform attention.",
         ),
         Figure("Scores of all heads", xr.Dataset({name: (HEAD, each.values) for name, each in scores.items()}), "maps"),
     ]
     if chosen:
         of_each = {name: [each.values[head] for head in chosen] for name, each in scores.items()}
         figures.insert(1, Figure("Scores of these heads", table("head", map(str, chosen), **of_each), "table"))
-    return Section("Heads", "Means over all queries of the sequences.", tuple(figures))
+    return Section("Heads", "Attention scores: means over all queries of the sequences.", tuple(figures))
 
 
 def predictions_section(network: LoadedModel, sequences: Sequences, copies: Sequences) -> Section:
-    """The loss on what is new and on what repeats, by position, and what is predicted right."""
+    """Loss and accuracy on new and on repeated tokens, by position, and predictions."""
     model, batch = network.model, copies.batch
     losses, right = loss(model, sequences.batch), accuracy(model, sequences.batch)
     assert sequences.batch.task is not None
@@ -70,8 +68,8 @@ def predictions_section(network: LoadedModel, sequences: Sequences, copies: Sequ
     hits = forward_pass(model, batch).output[0].argmax(-1) == batch.targets[0]
     return Section(
         "Predictions",
-        "Tokens that are new cannot be told; those that repeat can. The copies in these sequences begin anywhere and "
-        f"have any length that the task draws; the sequences of one length have {S} tokens and then the same again.",
+        "New tokens are random; repeated tokens can be predicted. Copies start at any position and have any period "
+        f"that the task draws; the sequences with two equal copies have {S} tokens, repeated once.",
         (
             Figure(
                 "Loss and accuracy",
@@ -82,21 +80,21 @@ def predictions_section(network: LoadedModel, sequences: Sequences, copies: Sequ
                     accuracy=[*(right[f"accuracy_{part}"].item() for part in parts), *[np.nan] * len(baselines)],
                 ),
                 "table",
-                "Nats. first: no such token stands before; repeats: from the second token of a copy on.",
+                "In nats. first: tokens of the first copy; repeats: from the second token of a later copy on.",
             ),
             Figure(
                 "Loss by position, first and second copy",
                 xr.Dataset({"loss": (("copy", "pos"), halves)}, {"copy": ["first", "second"]}),
                 "lines",
-                "One line a copy, by the position within it; the first token of the second copy is new.",
+                "By the position within the copy; the first token of the second copy cannot be predicted.",
             ),
             predictions_of_first(
-                "What is predicted in the second copy",
+                "Predictions in the second copy",
                 network,
                 batch,
                 range(S, 2 * S),
-                f"The first sequence. {int(hits[:S].sum())} of {S} are right in its first copy, "
-                f"{int(hits[S:].sum())} of {S} in the second; the probability is that of the next token.",
+                f"The first sequence: {int(hits[:S].sum())} of {S} predictions are right in its first copy, "
+                f"{int(hits[S:].sum())} of {S} in the second. probability: of the next token.",
                 probability=True,
             ),
         ),
@@ -104,32 +102,33 @@ def predictions_section(network: LoadedModel, sequences: Sequences, copies: Sequ
 
 
 def activations_section(network: LoadedModel, copies: Sequences) -> Section:
-    """Where each head looks, token by token, and how much it moves."""
+    """Attention patterns of one sequence, and norms of hook_z."""
     figures = (patterns_of_first(network, copies.batch), lengths_of_first(network, copies.batch))
     return Section("Activations", "The first sequence of two equal copies.", figures)
 
 
 def attribution_section(model: Model, sequences: Sequences, copies: Sequences) -> Section:
-    """What the direct path and each head add to the right logit, on new tokens and on repeats."""
+    """Contribution of each component to the right logit, on new tokens and on repeats."""
     terms = attribute_outputs(model, sequences.batch, over_mean=True)
     columns = {part: mean_where(terms, where) for part, where in parts_of(sequences.batch).items()}
     by_position = attribute_outputs(model, copies.batch, over_mean=True).mean("batch")
     return Section(
         "Direct attribution",
-        "What each component adds to the logit of the right token over the mean of all logits, with the scale of the "
-        "last LayerNorm; embed is the direct path. The components add up to it, which is checked at every position.",
+        "What each component adds to the logit of the right token minus the mean logit, at the scale of the last "
+        "LayerNorm; embed is the direct path. The contributions add up to the logit, which is checked at every "
+        "position.",
         (
             Figure(
                 "By component",
                 xr.Dataset({**columns, "difference": columns["repeats"] - columns["first"]}),
                 "table",
-                "Means over the tokens that are new, and over those that repeat.",
+                "Means over new tokens (first) and over repeated tokens (repeats).",
             ),
             Figure(
                 "By component and position",
                 xr.Dataset({"logit_over_the_mean": by_position}),
                 "maps",
-                "On two equal copies; the second begins in the middle.",
+                "Sequences of two equal copies; the second starts in the middle.",
             ),
         ),
     )

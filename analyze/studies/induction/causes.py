@@ -1,4 +1,4 @@
-"""What is lost without heads, and without the paths between them."""
+"""Ablation of heads, and patching of paths between them."""
 
 from itertools import product
 
@@ -14,28 +14,26 @@ from headway.analyze.network.forward import hooked_forward_pass
 from headway.analyze.network.interventions import Kind, heads_except, through_paths
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.studies.heads import listed
-from headway.analyze.studies.induction.circuit import (
-    Circuit,
-)
+from headway.analyze.studies.induction.circuit import Circuit
 from headway.analyze.studies.induction.sequences import Sequences
 from headway.analyze.studies.result import Figure, Section, table
 from headway.models.convert import Model
 
-# With more heads than this, each is replaced by its mean alone: a forward pass for each is enough.
+# With more heads than this, heads are replaced by their means only, which takes one forward pass per head.
 MANY_HEADS = 64
 
 
 def ablation_section(model: Model, sequences: Sequences, circuit: Circuit | None) -> Section:
-    """What is lost without each head, without the circuit, and with nothing but the circuit."""
+    """Loss without each head, without the circuit, and with the circuit alone."""
     batch = sequences.batch
     kinds: tuple[Kind, ...] = ("mean", "zero") if len(heads_except(model)) <= MANY_HEADS else ("mean",)
     each = {kind: ablation(model, batch, kind).ablation_repeats.values for kind in kinds}
     figures = [
         Figure(
-            "Change in loss on repeats without each head",
+            "Change in loss on repeats when one head is ablated",
             xr.Dataset({"change": (("kind", *HEAD), np.stack(list(each.values())))}, {"kind": list(each)}),
             "maps",
-            f"Replaced by its {' or by '.join(kinds)} over the batch; nats.",
+            f"In nats. Replaced by: {' or '.join(kinds)}.",
         )
     ]
     if circuit is not None:
@@ -54,9 +52,9 @@ def ablation_section(model: Model, sequences: Sequences, circuit: Circuit | None
         left = [ablated_loss(model, batch, heads) for heads in without.values()]
         figures.append(
             Figure(
-                "Loss without the circuit, and with nothing else",
+                "Loss when sets of heads are ablated",
                 table(
-                    "without",
+                    "ablated",
                     without,
                     heads=[len(heads) for heads in without.values()],
                     loss_first=[each.loss_first.item() for each in left],
@@ -64,16 +62,16 @@ def ablation_section(model: Model, sequences: Sequences, circuit: Circuit | None
                     lost=[known.necessity(each.loss_repeats.item()) for each in left],
                 ),
                 "table",
-                "Heads are replaced together by their means. lost: the share of what repeats tell through attention, "
-                "(loss - clean) / (loss without all heads - clean); the circuit is necessary if all is lost without "
-                "it, and sufficient if nothing is lost without all others.",
+                "Heads are replaced together by their means. lost: necessity on repeats, (loss - clean) / (loss with "
+                "all heads replaced - clean). The circuit is necessary if everything is lost without it (1), and "
+                "sufficient if nothing is lost without all other heads (0).",
             )
         )
     return Section("Ablation", "", tuple(figures))
 
 
 def paths_section(model: Model, sequences: Sequences, circuit: Circuit) -> Section:
-    """What is lost when later heads read, at one input, what the previous-token heads write on other sequences."""
+    """Loss when later heads read, at one input, the output of the previous-token heads on other sequences."""
     batch = sequences.batch
     senders = {
         f"{circuit.previous} → {circuit.induction}": ((circuit.previous,), (circuit.induction,)),
@@ -93,20 +91,21 @@ def paths_section(model: Model, sequences: Sequences, circuit: Circuit) -> Secti
     whole = prefix_matching(model, batch, sequences.same).prefix_matching.values[circuit.induction]
     return Section(
         "Path patching",
-        "The later heads read, at one of their inputs, what the earlier ones write on other sequences; all other "
-        "readers see them as they are.",
+        "The later heads read, at one input (q, k or v), the output of the earlier heads on other sequences; "
+        "everything else is unchanged.",
         (
             Figure(
-                "Loss on repeats with a path from other sequences",
+                "Loss on repeats when a path is patched",
                 table(
                     "path, input",
-                    ["as it is", *rows],
+                    ["none", *rows],
                     loss_repeats=[known.clean, *losses],
                     lost=[known.necessity(each) for each in (known.clean, *losses)],
                     prefix_matching=[whole, *attention],
                 ),
                 "table",
-                f"lost: the share of what repeats tell. prefix_matching is that of {circuit.induction}.",
+                f"lost: (loss - clean) / (loss with all heads replaced by their means - clean). prefix_matching: of "
+                f"{circuit.induction}.",
             ),
         ),
     )

@@ -1,4 +1,4 @@
-"""The heads of an induction circuit, and the numbers that say whether they are one."""
+"""The heads of an induction circuit, and the numbers that decide whether they form one."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from headway.models.convert import Model
 
 @dataclass(frozen=True)
 class Circuit:
-    """The heads that look at the token before, and those that look at what followed; the best two of them."""
+    """Previous-token heads and induction heads, and the best pair of them."""
 
     previous: Head
     induction: Head
@@ -44,7 +44,7 @@ class Circuit:
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """All of them."""
+        """All heads of the circuit."""
         return self.previous_heads + self.induction_heads
 
     def __str__(self) -> str:
@@ -52,53 +52,54 @@ class Circuit:
 
 
 def find_circuit(model: Model, sequences: Sequences, options: Options) -> Circuit | None:
-    """The heads above the thresholds, and the best two: a previous-token head, and an induction head in a later layer.
+    """Return the heads above the thresholds, and the best pair: a previous-token head and a later induction head.
 
-    Where no head is above its threshold, the best one is taken. None in a network of one layer.
+    The best pair has the largest product of previous_token and prefix_matching; it is in the circuit even if below the
+    thresholds. None for a network with one layer.
     """
     if model.cfg.n_layers < 2:
         return None
     before = previous_token_score(model, sequences.batch).previous_token.values
     after = prefix_matching(model, sequences.batch, sequences.same).prefix_matching.values
-    # The best head that looks at the token before may have no induction head behind it, and another one have.
+    # The best previous-token head may have no induction head in a later layer.
     pairs = [(a, b) for a, b in product(heads_except(model), repeat=2) if a.layer < b.layer]
     previous, induction = max(pairs, key=lambda pair: before[pair[0]] * after[pair[1]])
-    looks_before = {previous, *heads_above(before, options.previous_above)}
-    looks_after = {induction, *heads_above(after, options.induction_above)} - {previous}
-    first, last = min(head.layer for head in looks_before), max(head.layer for head in looks_after)
+    previous_heads = {previous, *heads_above(before, options.previous_above)}
+    induction_heads = {induction, *heads_above(after, options.induction_above)} - {previous}
+    first, last = min(head.layer for head in previous_heads), max(head.layer for head in induction_heads)
     return Circuit(
         previous,
         induction,
-        tuple(sorted(head for head in looks_before - looks_after if head.layer < last)),
-        tuple(sorted(head for head in looks_after if head.layer > first)),
+        tuple(sorted(head for head in previous_heads - induction_heads if head.layer < last)),
+        tuple(sorted(head for head in induction_heads if head.layer > first)),
     )
 
 
 @dataclass(frozen=True)
 class CircuitNumbers:
-    """The numbers that say whether a network's circuit is an induction circuit; NaN where there is none to ask.
+    """The numbers that decide whether a circuit is an induction circuit; NaN without a circuit.
 
     Args:
-        looks_before: previous_token of its best previous-token head, from chance (0) to nothing else (1).
-        looks_after: prefix_matching of its best induction head, likewise.
-        by_position: The first of these by what positions and biases alone add to queries and keys.
-        composes: K-composition of the two, from a random pair (0) to all that their singular values allow (1).
-        matches: Share of tokens that are the best key of themselves in the K-composition of the two.
-        copies: Share of tokens that the OV circuit of the induction heads raises most.
-        adds: What the induction heads add to the right logit over the mean of all on repeats, of all components.
-        through_keys: What is lost if the keys of the induction heads read other sequences.
-        without: What is lost without the circuit: its necessity.
-        alone: What is lost without all heads but the circuit: one minus its faithfulness.
-        no_positions: The second of these with positions zero.
+        previous_token: Score of the best previous-token head, from chance (0) to all attention (1).
+        prefix_matching: Score of the best induction head, likewise.
+        by_position: previous_token from positions and biases alone in queries and keys.
+        k_composition: Of the best pair, from a random pair (0) to the ceiling (1).
+        token_matching: Share of tokens that are their own best key in the K-composition circuit of the pair.
+        copying: Share of tokens whose own logit is the largest in the OV circuit of the induction heads.
+        direct_attribution: Share of the right logit on repeats that the induction heads write directly.
+        through_keys: Share that is lost if the keys of the induction heads read other sequences.
+        without: Necessity of the circuit.
+        alone: One minus the faithfulness of the circuit.
+        no_positions: prefix_matching with positional embeddings zero.
     """
 
-    looks_before: float = np.nan
-    looks_after: float = np.nan
+    previous_token: float = np.nan
+    prefix_matching: float = np.nan
     by_position: float = np.nan
-    composes: float = np.nan
-    matches: float = np.nan
-    copies: float = np.nan
-    adds: float = np.nan
+    k_composition: float = np.nan
+    token_matching: float = np.nan
+    copying: float = np.nan
+    direct_attribution: float = np.nan
     through_keys: float = np.nan
     without: float = np.nan
     alone: float = np.nan
@@ -106,7 +107,7 @@ class CircuitNumbers:
 
     @classmethod
     def of(cls, network: LoadedModel, sequences: Sequences, circuit: Circuit | None) -> "CircuitNumbers":
-        """The numbers of a circuit on some sequences."""
+        """Measure the numbers of a circuit on some sequences."""
         if circuit is None:
             return cls()
         model, folded, batch = network.model, network.folded, sequences.batch
@@ -118,13 +119,13 @@ class CircuitNumbers:
             for heads in (circuit.heads, heads_except(model, circuit.heads))
         )
         return cls(
-            looks_before=previous.values[circuit.previous].item(),
-            looks_after=_looks_after(model, sequences, circuit.induction),
+            previous_token=previous.values[circuit.previous].item(),
+            prefix_matching=_prefix_matching(model, sequences, circuit.induction),
             by_position=position_share(model, batch, circuit.previous),
-            composes=composition_share(folded, batch, circuit),
-            matches=match_shares(folded, sequences, circuit.previous, circuit.induction)[0],
-            copies=says_share(folded, sequences, circuit.induction_heads, 1),
-            adds=share_of(logit, circuit.induction_heads),
+            k_composition=composition_share(folded, batch, circuit),
+            token_matching=matching_shares(folded, sequences, circuit.previous, circuit.induction)[0],
+            copying=copying_share(folded, sequences, circuit.induction_heads, 1),
+            direct_attribution=share_of(logit, circuit.induction_heads),
             through_keys=lost_through(model, batch, circuit, "k", known),
             without=known.necessity(without),
             alone=1 - known.faithfulness(alone),
@@ -133,15 +134,15 @@ class CircuitNumbers:
 
 
 def better_than_chance(model: Model, batch: Batch) -> float:
-    """0 for the loss on repeats of one who knows nothing, 1 for none."""
+    """Return ``1 - loss on repeats / loss at chance``."""
     assert batch.task is not None
     return 1 - loss(model, batch).loss_repeats.item() / batch.task.baselines()["chance"]
 
 
 def position_share(model: Model, batch: Batch, head: Head) -> float:
-    """How far a head is from chance to looking at the token before, by positions and biases alone; NaN without any.
+    """Return previous_token of a head from chance (0) to 1, from positions and biases alone; NaN without positions.
 
-    Its queries and keys are what positions and biases add to them, with the scale of LayerNorm as it is.
+    Queries and keys are the contributions of positions and biases, at the actual scale of LayerNorm.
     """
     try:
         parts = attribute_inputs(model, batch, head)
@@ -158,7 +159,7 @@ def position_share(model: Model, batch: Batch, head: Head) -> float:
 
 
 def composition_share(folded: Model, batch: Batch, circuit: Circuit) -> float:
-    """K-composition of the best two, from a random pair, 0, to all that their singular values allow, 1."""
+    """Return K-composition of the best pair, from a random pair (0) to the ceiling (1)."""
     try:
         scores = k_composition(folded, batch).sel(of_pair(circuit.previous, circuit.induction))
     except DoesNotApplyError:
@@ -167,8 +168,8 @@ def composition_share(folded: Model, batch: Batch, circuit: Circuit) -> float:
     return ((scores.k_composition - null) / (scores.k_composition_ceiling - null)).item()
 
 
-def match_shares(folded: Model, sequences: Sequences, h1: Head, h2: Head) -> tuple[float, float]:
-    """The share of tokens that are the best key of themselves, and the best query; of their synonyms."""
+def matching_shares(folded: Model, sequences: Sequences, h1: Head, h2: Head) -> tuple[float, float]:
+    """Return the shares of tokens whose best key, and best query, is the token itself or its synonym."""
     if h1.layer >= h2.layer:
         return np.nan, np.nan
     try:
@@ -180,14 +181,14 @@ def match_shares(folded: Model, sequences: Sequences, h1: Head, h2: Head) -> tup
     return key, query
 
 
-def says_share(folded: Model, sequences: Sequences, heads: Sequence[Head], k: int) -> float:
-    """The share of tokens whose own logit, or their synonym's, is among the k largest that these heads write."""
+def copying_share(folded: Model, sequences: Sequences, heads: Sequence[Head], k: int) -> float:
+    """Return the share of tokens whose own logit, or that of their synonym, is among the top k of these heads."""
     circuit = VocabularyCircuit.ov(folded, heads).renamed(sequences.synonyms)
     return circuit.hits(min(k, folded.cfg.d_vocab))[sequences.paired].float().mean().item()
 
 
 def lost_through(model: Model, batch: Batch, circuit: Circuit, input: Input, known: Known) -> float:
-    """What is lost if the induction heads read there what previous-token heads write on other sequences."""
+    """Return the share that is lost if induction heads read previous-token heads on other sequences at one input."""
     try:
         hooks = through_paths(model, batch, circuit.previous_heads, circuit.induction_heads, input)
     except DoesNotApplyError:
@@ -198,30 +199,30 @@ def lost_through(model: Model, batch: Batch, circuit: Circuit, input: Input, kno
 
 
 def without_positions(model: Model, sequences: Sequences, circuit: Circuit) -> float:
-    """How far the induction head is from chance when positions are zero; NaN if it is none, or there are none."""
-    there = _looks_after(model, sequences, circuit.induction)
+    """Return prefix_matching of the induction head without positions; NaN without positions or induction head."""
+    there = _prefix_matching(model, sequences, circuit.induction)
     if there < MAINLY or model.cfg.positional_embedding_type not in ("standard", "shortformer"):
         return np.nan
     with hooked_forward_pass(model, [("hook_pos_embed", to_zero)]):
-        return _looks_after(model, sequences, circuit.induction)
+        return _prefix_matching(model, sequences, circuit.induction)
 
 
-def _looks_after(model: Model, sequences: Sequences, head: Head) -> float:
+def _prefix_matching(model: Model, sequences: Sequences, head: Head) -> float:
     scores = prefix_matching(model, sequences.batch, sequences.same)
     return way_from_chance(scores, "prefix_matching").values[head].item()
 
 
 def share_of(terms: xr.DataArray, heads: Sequence[Head]) -> float:
-    """Of the sum over all components, what these heads add."""
+    """Return the share of the sum over all components that these heads contribute."""
     return (terms.sel(component=[str(head) for head in heads]).sum() / terms.sum()).item()
 
 
 def parts_of(batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
-    """The parts of a batch by its task: what is new, and what repeats."""
+    """Return the parts of the batch: ``first`` (new tokens) and ``repeats``."""
     assert batch.task is not None
     return batch.task.parts(batch)
 
 
 def of_pair(h1: Head, h2: Head) -> dict[str, int]:
-    """Where scores of pairs of heads have this pair."""
+    """Return the index of a pair in scores of pairs of heads."""
     return {"from_layer": h1.layer, "from_head": h1.head, "to_layer": h2.layer, "to_head": h2.head}

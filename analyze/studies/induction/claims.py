@@ -20,10 +20,10 @@ from headway.analyze.studies.heads import best_head, mean_where, way_from_chance
 from headway.analyze.studies.induction.circuit import (
     CircuitNumbers,
     better_than_chance,
+    copying_share,
     find_circuit,
-    match_shares,
+    matching_shares,
     parts_of,
-    says_share,
 )
 from headway.analyze.studies.induction.options import Options
 from headway.analyze.studies.induction.sequences import Sequences
@@ -34,11 +34,10 @@ from headway.models.convert import Model
 
 
 def claims(network: LoadedModel, sequences: Sequences, fuzzy: Sequences | None, options: Options) -> Claims:
-    """What an induction circuit would have to do, each statement with the number that decides it in this network.
+    """Return the claims on an induction circuit, with the numbers that decide them for a network.
 
-    What is lost is a share of what repeats tell: (loss on repeats - clean) / (loss on repeats with the means of all
-    heads - clean); it is NaN where that is next to nothing. So is what a network does not have, a second layer or a
-    table of positions.
+    Necessity and faithfulness are on repeats, with heads replaced by their means. A number is NaN if the network knows
+    too little, or has no second layer or no positional embeddings.
     """
     model, batch = network.model, sequences.batch
     circuit = find_circuit(model, sequences, options)
@@ -46,101 +45,96 @@ def claims(network: LoadedModel, sequences: Sequences, fuzzy: Sequences | None, 
     pair, heads = "a previous-token head and an induction head", "heads"
     if circuit is not None:
         pair, heads = f"{circuit.previous} and {circuit.induction}", f"{circuit}"
-    fuzzily = {"looks": np.nan, "says": np.nan}
+    fuzzy_numbers = {"attention": np.nan, "predicts": np.nan}
     if fuzzy is not None:
-        of_it = prefix_matching(model, fuzzy.batch, fuzzy.same)
-        best = best_head(of_it.prefix_matching.values)
-        fuzzily = {
-            "looks": way_from_chance(of_it, "prefix_matching").values[best].item(),
-            "says": better_than_chance(model, fuzzy.batch),
+        scores = prefix_matching(model, fuzzy.batch, fuzzy.same)
+        best = best_head(scores.prefix_matching.values)
+        fuzzy_numbers = {
+            "attention": way_from_chance(scores, "prefix_matching").values[best].item(),
+            "predicts": better_than_chance(model, fuzzy.batch),
         }
     return (
         Claim(
-            "It predicts what repeats",
-            "1 - loss on repeats / loss of knowing nothing",
+            "The network predicts repeated tokens",
+            "1 - loss on repeats / loss at chance",
             better_than_chance(model, batch),
             0.5,
         ),
         Claim(
-            "A head looks at the token before",
-            "previous_token of the best head that another layer follows, from chance (0) to nothing else (1)",
-            found.looks_before,
+            "An early layer has a previous-token head",
+            "previous_token of the best head before the last layer, from chance (0) to all attention (1)",
+            found.previous_token,
             0.5,
         ),
         Claim(
-            "It finds that token by position",
-            "the same by what positions and biases alone add to its queries and keys, with LayerNorm's scale as it is",
+            "The previous-token head attends by position",
+            "its previous_token from positions and biases alone in queries and keys, at the actual scale of LayerNorm",
             found.by_position,
             0.5,
         ),
         Claim(
-            "A later head looks at what followed the current token before",
-            "prefix_matching of the best head of a later layer, from chance (0) to nothing else (1)",
-            found.looks_after,
+            "A later layer has an induction head",
+            "prefix_matching of the best head of a later layer, from chance (0) to all attention (1)",
+            found.prefix_matching,
             0.5,
         ),
         Claim(
-            "Its keys read what the first head writes",
-            f"K-composition of {pair}, from a random pair (0) to all that their singular values allow (1)",
-            found.composes,
+            "The keys of the induction head read the previous-token head",
+            f"K-composition of {pair}, from a random pair (0) to its ceiling (1)",
+            found.k_composition,
             0.5,
         ),
         Claim(
-            "So that a token finds where it was written",
-            f"share of tokens whose best key is their own, in the K-composition circuit of {pair}",
-            found.matches,
+            "In their K-composition circuit, tokens match themselves",
+            f"share of tokens whose best key is the token itself, in the K-composition circuit of {pair}",
+            found.token_matching,
             0.5,
         ),
         Claim(
-            "What it looks at it says",
-            "share of tokens whose logit the OV circuit of the induction heads, together, raises most",
-            found.copies,
+            "The OV circuit of the induction heads copies",
+            "share of tokens whose own logit is the largest in the OV circuit of the induction heads together",
+            found.copying,
             0.5,
         ),
         Claim(
-            "The right token is said by these heads directly",
-            "their share of its logit over the mean of all, on repeats",
-            found.adds,
+            "The induction heads write the right logit directly",
+            "direct attribution: their share of the right logit minus the mean logit, on repeats",
+            found.direct_attribution,
             0.5,
         ),
         Claim(
-            "They need those keys",
-            "what is lost if the keys of the induction heads read what previous-token heads write on other sequences",
+            "The induction heads need keys from the previous-token heads",
+            "share of what the network knows that is lost if their keys read the previous-token heads on other "
+            "sequences",
             found.through_keys,
             0.5,
         ),
-        Claim("The circuit is necessary", f"what is lost without {heads}, of what repeats tell", found.without, 0.9),
+        Claim("The circuit is necessary", f"necessity of {heads} on repeats", found.without, 0.9),
+        Claim("The circuit is sufficient", f"1 - faithfulness of {heads} on repeats", found.alone, 0.1, below=True),
         Claim(
-            "The circuit is sufficient",
-            f"what is lost without all heads but {heads}, of what repeats tell",
-            found.alone,
-            0.1,
-            below=True,
-        ),
-        Claim(
-            "Without positions there is no induction",
-            "prefix_matching of the best induction head with positions zero, from chance (0) to nothing else (1)",
+            "Induction needs positional embeddings",
+            "prefix_matching of the best induction head with hook_pos_embed zero, from chance (0) to all attention (1)",
             found.no_positions,
             0.1,
             below=True,
         ),
         Claim(
-            "A head looks at what followed a synonym of the current token",
-            "prefix_matching under synonyms, best head, from chance (0) to nothing else (1)",
-            fuzzily["looks"],
+            "A head attends to what followed a synonym of the current token",
+            "prefix_matching with synonyms as equal tokens, best head, from chance (0) to all attention (1)",
+            fuzzy_numbers["attention"],
             0.5,
         ),
         Claim(
-            "It predicts the synonyms of what followed",
-            "1 - loss on the synonyms / loss of knowing nothing",
-            fuzzily["says"],
+            "The network predicts the synonyms of repeated tokens",
+            "1 - loss on repeats in synonyms / loss at chance",
+            fuzzy_numbers["predicts"],
             0.5,
         ),
     )
 
 
 def measured(network: LoadedModel, sequences: Sequences) -> xr.Dataset:
-    """Every measure of heads and pairs of heads at one step."""
+    """Measures of heads and of pairs of heads at one checkpoint."""
     model, batch = network.model, sequences.batch
     losses, right = loss(model, batch), accuracy(model, batch)
     parts = list(parts_of(batch))
@@ -152,13 +146,13 @@ def measured(network: LoadedModel, sequences: Sequences) -> xr.Dataset:
         "first_token": first_token(model, batch).first_token,
         "prefix_matching": prefix_matching(model, batch, sequences.same).prefix_matching,
         "ablation_repeats": ablation(model, batch).ablation_repeats,
-        "ov_top1": _by_head(model, lambda head: says_share(network.folded, sequences, [head], 1)),
+        "ov_top1": _by_head(model, lambda head: copying_share(network.folded, sequences, [head], 1)),
         "logit_on_repeats": mean_where(attribute_outputs(model, batch, over_mean=True), parts_of(batch)["repeats"]),
     }
     for name, measure in {
         "position_pattern": lambda: position_pattern(network.folded, batch).position_pattern,
         "k_composition": lambda: _reading(k_composition(network.folded, batch).k_composition),
-        "k_composition_top1": lambda: _by_pair(model, lambda a, b: match_shares(network.folded, sequences, a, b)[0]),
+        "k_composition_top1": lambda: _by_pair(model, lambda a, b: matching_shares(network.folded, sequences, a, b)[0]),
     }.items():
         try:
             found[name] = measure()
@@ -168,7 +162,7 @@ def measured(network: LoadedModel, sequences: Sequences) -> xr.Dataset:
 
 
 def _reading(scores: xr.DataArray) -> xr.DataArray:
-    """[pair], those that can have a score."""
+    """Return the scores [pair] of all pairs that have one."""
     flat = writes_by_reads(scores).stack(pair=("writes", "reads")).dropna("pair")
     return xr.DataArray(flat.values, {"pair": [f"{a} → {b}" for a, b in flat.pair.values]})
 

@@ -7,19 +7,19 @@ from headway.analyze.studies.study import check_at_least
 
 @dataclass(frozen=True)
 class Options:
-    """How many sequences are looked at, and from which score on a head is named after it.
+    """Number of sequences, thresholds of heads, and synonyms.
 
     Args:
-        sequences: How many sequences each number is taken over.
-        current_above: Attention to its own position above which a head is called a current-token head.
-        previous_above: Attention to the position before above which a head is called a previous-token head.
-        first_above: Attention to position 0 above which a head is called a first-token head.
-        induction_above: Attention to what followed the current token above which a head is called an induction head.
-        pairs: A file of tokens that mean the same, two in a line with a comma between them; those that the network
-            embeds alike if not given.
+        sequences: Number of sequences that each number is measured on.
+        current_above: Score above which a head is a current-token head (attention to the current position).
+        previous_above: Score above which a head is a previous-token head (attention to the previous position).
+        first_above: Score above which a head is a first-token head (attention to position 0).
+        induction_above: Score above which a head is an induction head (attention to what followed the current token).
+        pairs: A file of synonyms, two tokens per line separated by a comma; tokens with similar embeddings if not
+            given.
 
     Raises:
-        ValueError: too few sequences, a threshold that is no share.
+        ValueError: too few sequences, a threshold outside 0 to 1.
     """
 
     sequences: int = 64
@@ -30,14 +30,14 @@ class Options:
     pairs: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no network can be studied with."""
+        """Check the values that need no network."""
         check_at_least("sequences", self.sequences, 2)
         for kind, value in self.thresholds.items():
             if not 0 <= value <= 1:
-                raise ValueError(f"{kind}_above: {value} is not valid; attention is from 0 to 1")
+                raise ValueError(f"{kind}_above: {value} is not valid; it must be 0 to 1")
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Above which attention a head is called what: ``current``, ``previous``, ``first``, ``induction``."""
+        """The thresholds by kind of head: ``current``, ``previous``, ``first``, ``induction``."""
         kinds = ("current", "previous", "first", "induction")
         return {kind: getattr(self, f"{kind}_above") for kind in kinds}

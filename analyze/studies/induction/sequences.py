@@ -1,4 +1,4 @@
-"""Sequences in which something comes again: a network's own, two copies of one length, and copies in synonyms."""
+"""Sequences with repeats: those of the task, two equal copies, and copies in synonyms."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,60 +18,60 @@ from headway.data.task import Batch, Task
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences in which something repeats, and which token stands for which in the copy: itself, or its synonym."""
+    """Sequences with repeats, and the token that each token becomes in a copy: itself, or its synonym."""
 
     batch: Batch
     synonyms: Int[Tensor, "d_vocab"]
 
     @property
     def same(self) -> Int[Tensor, "d_vocab"]:
-        """A class for each token, the same for synonyms."""
+        """A class for each token; synonyms have the same class."""
         return torch.minimum(torch.arange(len(self.synonyms)), self.synonyms)
 
     @property
     def paired(self) -> Int[Tensor, "token"]:
-        """The tokens that the sequences can hold: those with a synonym, or all if every token is its own."""
+        """The tokens of the sequences: those with a synonym, or all if copies are equal."""
         own = torch.arange(len(self.synonyms))
         return own if torch.equal(own, self.synonyms) else own[own != self.synonyms]
 
 
 class Repeats(NamedTuple):
-    """A task in which something comes again, which token stands for which in a copy, and where synonyms are from."""
+    """A task with repeats, the token that each token becomes in a copy, and the source of synonyms as text."""
 
     task: Task
     synonyms: Int[Tensor, "d_vocab"]
-    told: str = ""
+    source: str = ""
 
     def sequences(self, seed: int, count: int) -> Sequences:
-        """Some of them, to evaluate on."""
+        """Draw evaluation sequences."""
         return Sequences(self.task.evaluation_batch(seed, count), self.synonyms)
 
     @property
     def inner(self) -> RepeatedTokens | RepeatedSynonyms:
-        """The task in its own tokens."""
+        """The task before its tokens are renamed."""
         task = self.task.task if isinstance(self.task, Renamed) else self.task
         assert isinstance(task, RepeatedTokens | RepeatedSynonyms)
         return task
 
 
 def own_repeats(network: LoadedModel) -> Repeats:
-    """What a run was trained on; for a language model random tokens of its vocabulary that come again.
+    """Return the task of a run; for a language model, random tokens of its vocabulary that repeat.
 
-    Those come again after 10 to 50 tokens, in 100, or in proportion where it reads fewer.
+    They repeat after 10 to 50 tokens, in sequences of 100; in proportion for a shorter context.
 
     Raises:
-        ValueError: a tokenizer without a token to begin with.
+        ValueError: a tokenizer without BOS and EOS.
     """
     cfg, task, own = network.model.cfg, network.task, torch.arange(network.model.cfg.d_vocab)
     if isinstance(task, RepeatedSynonyms):
         own[: task.d_vocab] = task.synonyms
-        return Repeats(task, own, "The synonyms are those the network was trained on.")
+        return Repeats(task, own, "Synonyms are those of the task.")
     if task is not None:
         return Repeats(task, own)
     tokenizer, length = network.tokenizer, min(100, cfg.n_ctx)
     bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if bos is None:
-        raise ValueError(f"model: {network.name!r} has neither a BOS token nor an EOS token to begin with")
+        raise ValueError(f"model: {network.name!r} has a tokenizer without BOS and EOS token; the study needs one")
     special = {bos, *tokenizer.all_special_ids}
     # Some networks have more embeddings than there are tokens.
     others = [token for token in range(len(tokenizer)) if token not in special]
@@ -80,7 +80,7 @@ def own_repeats(network: LoadedModel) -> Repeats:
 
 
 def two_copies(repeats: Repeats) -> Repeats:
-    """The same with one length for all sequences, which are a segment and its copy and nothing else."""
+    """Return the task with sequences of two equal copies: a segment and its repeat, all of one length."""
     inner = repeats.inner
     S = max(2, min(inner.period_max, inner.length // 2))
     sizes: dict[str, int] = {"length": 2 * S, "period_min": S, "period_max": S}
@@ -90,36 +90,36 @@ def two_copies(repeats: Repeats) -> Repeats:
 
 
 def in_synonyms(network: LoadedModel, repeats: Repeats, file: str | None = None) -> Repeats | None:
-    """The same in synonyms: the task's own, those of a file, or tokens that are embedded alike; None for too few.
+    """Return the task with synonyms: its own, those of a file, or tokens with similar embeddings; None for too few.
 
     Raises:
-        ValueError: a file that cannot be read, or that holds what cannot be used; see ``study``.
+        ValueError: a file that cannot be read, or with fewer than 2 valid pairs.
     """
     inner = repeats.inner
     if isinstance(inner, RepeatedSynonyms):
         if file is not None:
-            raise ValueError(f"pairs: {file!r} is not valid for a run of RepeatedSynonyms, which has its own")
+            raise ValueError(f"pairs: {file!r} is not valid for a run of RepeatedSynonyms, which has its own synonyms")
         return repeats
     known = repeats.task.tokens if isinstance(repeats.task, Renamed) else tuple(range(inner.d_vocab))
     if file is None:
         pairs = similar_pairs(network.model, torch.tensor(known[1:]))[: 10 * inner.length]
-        told = f"Synonyms are the {len(pairs)} pairs of tokens that are each other's nearest by embedding."
+        source = f"Synonyms are the {len(pairs)} pairs of tokens that are mutual nearest neighbours by embedding."
     else:
-        pairs, told = _read_pairs(network, file, set(known[1:]))
+        pairs, source = _read_pairs(network, file, set(known[1:]))
     if len(pairs) < 2:
         return None
-    # No pair may stand twice, so that few pairs make short sequences.
+    # A segment has each pair at most once, so that few pairs make short sequences.
     low = min(max(2, inner.period_min), (len(pairs) + 2) // 2)
     length = min(inner.length, len(pairs) + low)
     task = RepeatedSynonyms(len(pairs), length, low, max(low, min(inner.period_max, length // 2)), inner.late_start)
     synonyms = torch.arange(network.model.cfg.d_vocab)
     first, second = torch.tensor(pairs).unbind(1)
     synonyms[first], synonyms[second] = second, first
-    return Repeats(Renamed(task, (known[0], *first.tolist(), *second.tolist())), synonyms, told)
+    return Repeats(Renamed(task, (known[0], *first.tolist(), *second.tolist())), synonyms, source)
 
 
 def _read_pairs(network: LoadedModel, file: str, known: set[int]) -> tuple[list[tuple[int, int]], str]:
-    """The pairs of a file, each token in the first pair that has it; and what was left out."""
+    """Read the pairs of a file, each token in the first pair that has it; the text says what is left out."""
     try:
         lines = Path(file).expanduser().read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -132,9 +132,9 @@ def _read_pairs(network: LoadedModel, file: str, known: set[int]) -> tuple[list[
         if words == [""]:
             continue
         if len(words) != 2 or not all(words):
-            raise ValueError(f"pairs: line {number} of {file} is {line!r}; it must be two tokens with a comma between")
+            raise ValueError(f"pairs: line {number} of {file} is {line!r}; it must be two tokens separated by a comma")
         found = [_token_of(network, word, known, f"pairs: line {number} of {file}") for word in words]
-        split += [f"{word} ({said})" for word, said in zip(words, found, strict=True) if isinstance(said, str)]
+        split += [f"{word} ({pieces})" for word, pieces in zip(words, found, strict=True) if isinstance(pieces, str)]
         tokens = [each for each in found if isinstance(each, int)]
         if len(tokens) < 2:
             continue
@@ -145,15 +145,15 @@ def _read_pairs(network: LoadedModel, file: str, known: set[int]) -> tuple[list[
         pairs.append((tokens[0], tokens[1]))
     if len(pairs) < 2:
         because = f"; the tokenizer splits {split[0]}" if split else ""
-        raise ValueError(f"pairs: {file} has {len(pairs)} pairs that can be used; there must be at least 2{because}")
-    told = f"Synonyms are {len(pairs)} pairs of {Path(file).name}"
-    told += f", of which {again} were left out because a token stands in another" if again else ""
-    told += f", and {len(split)} words that the tokenizer splits, such as {split[0]}" if split else ""
-    return pairs, f"{told}."
+        raise ValueError(f"pairs: {file} has {len(pairs)} valid pairs; give at least 2{because}")
+    source = f"Synonyms are {len(pairs)} pairs of {Path(file).name}"
+    source += f", of which {again} are left out because a token is in an earlier pair" if again else ""
+    source += f", and {len(split)} words that the tokenizer splits, such as {split[0]}" if split else ""
+    return pairs, f"{source}."
 
 
 def _token_of(network: LoadedModel, word: str, known: set[int], where: str) -> int | str:
-    """The token of a word, as it stands behind a space; for a run its number. What it is split into if it is."""
+    """Return the token of a word after a space, for a run of a number; if the tokenizer splits it, its pieces."""
     if network.task is not None:
         if not word.isdecimal() or int(word) not in known:
             raise ValueError(f"{where} has {word!r}; tokens of this run are {min(known)} to {max(known)}")

@@ -1,8 +1,9 @@
-"""Which heads find what followed a token before, and copy it? Asked of any network, as ARENA's notebook asks it of one.
+"""Which heads form an induction circuit, and does it also work after a synonym? After ARENA's notebook on circuits.
 
-A head of an early layer writes into each position which token stood before it; the keys of a later head read that, its
-queries the current token, so that it attends to what followed that token before, and copies it. The claims at the end
-ask whether this network does so, whether that is all it needs, and whether it also does it fuzzily: after a synonym.
+A previous-token head writes into each position which token precedes it. The keys of an induction head in a later layer
+read this (K-composition), its queries read the current token, so that it attends to what followed that token earlier,
+and it copies what it attends to. The claims test whether this network does so, whether the circuit is necessary and
+sufficient, and whether it also works after a synonym (fuzzy induction).
 """
 
 from collections.abc import Sequence
@@ -31,12 +32,12 @@ from headway.checkpoints.run import Run
 
 
 def study(network: LoadedModel, options: Options, others: Sequence[Run] = ()) -> Findings:
-    """What is found in a network that predicts repeated tokens, or their synonyms.
+    """Study a network that predicts repeated tokens, or their synonyms.
 
-    ``others`` are further runs, whose fuzzy induction stands beside, each at its last step.
+    ``others`` are further runs whose fuzzy induction is compared, each at its last checkpoint.
 
     Raises:
-        ValueError: a file of pairs that cannot be read, a tokenizer without a token to begin with.
+        ValueError: a file of pairs that cannot be read, a tokenizer without BOS and EOS.
     """
     repeats = own_repeats(network)
     synonyms = in_synonyms(network, repeats, options.pairs)
@@ -59,10 +60,10 @@ def study(network: LoadedModel, options: Options, others: Sequence[Run] = ()) ->
             paths_section(network.model, main, circuit),
         ]
     if synonyms is not None and fuzzy is not None:
-        sections.append(fuzzy_section(network, main, fuzzy, synonyms.told, others, options))
+        sections.append(fuzzy_section(network, main, fuzzy, synonyms.source, others, options))
     return Findings(
         sections,
         claims=lambda each: claims(each, main, fuzzy, options),
         measured=lambda each: measured(each, main),
-        formed="The claims and the measures at each kept step up to this.",
+        formed="The claims and the measures at each checkpoint up to this one.",
     )

@@ -1,4 +1,4 @@
-"""What the weights of the circuit say: copying, positions, queries and keys, composition."""
+"""Weights of the circuit: copying, positions, queries and keys, composition."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -21,28 +21,22 @@ from headway.analyze.network.interventions import heads_except
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.studies.heads import listed, way_from_chance, writes_by_reads
-from headway.analyze.studies.induction.circuit import (
-    Circuit,
-    match_shares,
-    of_pair,
-    position_share,
-    says_share,
-)
+from headway.analyze.studies.induction.circuit import Circuit, copying_share, matching_shares, of_pair, position_share
 from headway.analyze.studies.induction.sequences import Sequences
 from headway.analyze.studies.loading import LoadedModel
 from headway.analyze.studies.result import Figure, Section, table
 from headway.models.config import Head
 
-# Of so many tokens, and so many positions, a picture is drawn.
+# The largest number of tokens, and of positions, in a heatmap.
 SHOWN_TOKENS, SHOWN_POSITIONS = 100, 100
 # Numbers in the scores of all pairs of components: 400 MB.
 MOST_SCORES = 10**8
-# Multiplications in the OV circuits of all heads; beyond that only those of the circuit's heads are asked.
+# Multiplications in the OV circuits of all heads; with more, only the heads of the circuit are measured.
 MOST_OV = 10**11
 
 
 def copying_section(network: LoadedModel, sequences: Sequences, circuit: Circuit | None) -> Section:
-    """The full OV circuit: which tokens a head, or a set of heads, says when it looks at one."""
+    """The full OV circuit: which tokens a head, or a set of heads, copies."""
     model = network.folded
     heads = heads_except(model)
     work = len(heads) * model.cfg.d_vocab**2 * model.cfg.d_head
@@ -54,22 +48,22 @@ def copying_section(network: LoadedModel, sequences: Sequences, circuit: Circuit
     if work <= MOST_OV:
         last = model.cfg.n_layers - 1
         sets[f"all of L{last} together"] = [Head(last, head) for head in range(model.cfg.n_heads)]
-    top = {k: [says_share(model, sequences, some, k) for some in sets.values()] for k in (1, 5)}
+    top = {k: [copying_share(model, sequences, some, k) for some in sets.values()] for k in (1, 5)}
     best = circuit.induction if circuit is not None else Head(0, 0)
     tokens = _some(sequences)
     entries = VocabularyCircuit.ov(model, best).rows(tokens)[:, tokens]
     names = [network.token(token) for token in tokens.tolist()]
     return Section(
         "OV circuit",
-        "W_E W_OV W_U, [input token, output token], with LayerNorm's weights folded and its scales left out.",
+        "W_E W_OV W_U [input token, output token], with the weights of LayerNorm folded and its scales left out.",
         (
             Figure(
-                "Tokens that are copied",
+                "Share of tokens that are copied",
                 table("heads", sets, top1=top[1], top5=top[5]),
                 "table",
-                "The share of tokens whose own logit (or that of their synonym, where copies are synonyms) is the "
-                f"largest, or among the five largest, of what the heads would write; chance is "
-                f"{1 / model.cfg.d_vocab_out:.2g} and {5 / model.cfg.d_vocab_out:.2g}.",
+                "Share of tokens whose own logit (or that of their synonym) is the largest (top1), or among the five "
+                f"largest (top5), of what the heads write for them; chance is {1 / model.cfg.d_vocab_out:.2g} and "
+                f"{5 / model.cfg.d_vocab_out:.2g}.",
             ),
             Figure(
                 f"OV circuit of {best}",
@@ -82,9 +76,9 @@ def copying_section(network: LoadedModel, sequences: Sequences, circuit: Circuit
 
 
 def positions_sections(network: LoadedModel, sequences: Sequences, circuit: Circuit) -> list[Section]:
-    """Whether the previous-token head finds its token by position, and what is left without positions."""
+    """Attention of the previous-token head from positions alone, and induction without positions."""
     model, batch = network.model, sequences.batch
-    text = "What heads would look at if positions were all there is, and what they look at without them."
+    text = "Attention from positional embeddings alone, and attention without them."
     try:
         by_head = position_pattern(network.folded, batch)
         pattern = position_attention(network.folded, circuit.previous)[:SHOWN_POSITIONS, :SHOWN_POSITIONS]
@@ -100,55 +94,55 @@ def positions_sections(network: LoadedModel, sequences: Sequences, circuit: Circ
     by_weights = way_from_chance(by_head, "position_pattern").values[circuit.previous].item()
     figures = (
         Figure(
-            f"How far {circuit.previous} looks at the position before",
+            f"Attention of {circuit.previous} to the previous position",
             table(
                 "by",
-                ["all it reads", "positions and biases", "positions, LayerNorm's scale left out"],
+                ["all inputs", "positions and biases", "positions, scale of LayerNorm left out"],
                 way=[real, position_share(model, batch, circuit.previous), by_weights],
             ),
             "table",
-            "From chance (0) to nothing else (1). Without the scale, weights say what a head is drawn to and not how "
+            "From chance (0) to all attention (1). Without the scale, weights show what a head prefers, not how "
             "sharply.",
         ),
         Figure(
-            "Attention to the position before, from positions alone",
+            "Attention to the previous position, from positions alone",
             xr.Dataset({"position_pattern": (HEAD, by_head.position_pattern.values)}),
             "maps",
-            f"softmax(W_pos W_QK W_pos.T / sqrt(d_head)), its mean sub-diagonal; chance is "
+            f"Mean sub-diagonal of softmax(W_pos W_QK W_pos.T / sqrt(d_head)); chance is "
             f"{by_head.position_pattern_chance.item():.2g}.",
         ),
         Figure(
-            f"Pattern of {circuit.previous} from positions alone",
+            f"Attention pattern of {circuit.previous} from positions alone",
             xr.Dataset({"attention": (("query", "key"), pattern.float().numpy())}),
             "maps",
             f"Its mean sub-diagonal is {by_head.position_pattern.values[circuit.previous]:.3g}."
             + (f" The first {SHOWN_POSITIONS} positions." if model.cfg.n_ctx > SHOWN_POSITIONS else ""),
         ),
         Figure(
-            "Prefix matching with and without positions",
-            xr.Dataset({"prefix_matching": (("positions", *HEAD), scores)}, {"positions": ["as they are", "zero"]}),
+            "Prefix matching with and without positional embeddings",
+            xr.Dataset({"prefix_matching": (("positions", *HEAD), scores)}, {"positions": ["unchanged", "zero"]}),
             "maps",
             "hook_pos_embed replaced by zero.",
         ),
         Figure(
-            "Without positions, in numbers",
+            "Prefix matching and loss with and without positional embeddings",
             table(
                 "positions",
-                ["as they are", "zero"],
+                ["unchanged", "zero"],
                 most_prefix_matching=[before.max().item(), after.max().item()],
                 of_the_circuit=[before.values[circuit.induction], after.values[circuit.induction]],
                 loss_first=[clean.loss_first.item(), lost.loss_first.item()],
                 loss_repeats=[clean.loss_repeats.item(), lost.loss_repeats.item()],
             ),
             "table",
-            "of_the_circuit: the best induction head.",
+            "of_the_circuit: prefix_matching of the best induction head.",
         ),
     )
     return [Section("Positions", text, figures)]
 
 
 def inputs_section(network: LoadedModel, copies: Sequences, circuit: Circuit) -> Section:
-    """What the induction head's queries and keys are made of, and which parts find each other."""
+    """Queries and keys of the induction head, split by component, and the scores between components."""
     model = network.model
     try:
         parts = attribute_inputs(model, copies.batch.first(1), circuit.induction).isel(batch=0)
@@ -165,11 +159,11 @@ def inputs_section(network: LoadedModel, copies: Sequences, circuit: Circuit) ->
     means = size.mean("pos")
     return Section(
         "Queries and keys",
-        f"The inputs of {circuit.induction}, split into what each component of the network writes. All terms add up to "
-        "the score, which is checked.",
+        f"The queries and keys of {circuit.induction}, split by the component that writes them. The terms add up to "
+        "the attention score, which is checked.",
         (
             Figure(
-                "Lengths of the components of queries and keys",
+                "Norms of the components of queries and keys",
                 xr.Dataset({"length": (size.dims, size.values)}, {**size.coords, "pos": tokens}).drop_vars(
                     "batch", errors="ignore"
                 ),
@@ -177,7 +171,7 @@ def inputs_section(network: LoadedModel, copies: Sequences, circuit: Circuit) ->
                 "At each token of the first sequence.",
             ),
             Figure(
-                "Lengths, in the mean",
+                "Mean norms",
                 table(
                     "component",
                     means.component.values,
@@ -190,21 +184,17 @@ def inputs_section(network: LoadedModel, copies: Sequences, circuit: Circuit) ->
                 f"Scores between the embedding and {circuit.previous}",
                 xr.Dataset({"score": (("query", "key"), composed.values)}, {"query": tokens, "key": tokens}),
                 "maps",
-                "What (embed, the previous-token head) adds to the score, divided by sqrt(d_head) as scores are.",
+                "Contribution of the pair (embed, previous-token head) to the attention score.",
             ),
             Figure(
-                "Which parts find each other",
+                "Pairs of components in the score",
                 xr.Dataset({"spread": (spread.dims, spread.values)}, dict(spread.coords)),
                 "maps",
-                "Standard deviation, over all visible queries and keys, of what each pair adds to the score.",
+                "Standard deviation, over all visible queries and keys, of the contribution of each pair to the score.",
             ),
             Figure(
-                "The pairs of components that matter most",
-                table(
-                    "query, key",
-                    [f"{q}, {k}" for q, k in best.pair.values],
-                    spread=best.values,
-                ),
+                "The largest pairs of components",
+                table("query, key", [f"{q}, {k}" for q, k in best.pair.values], spread=best.values),
                 "table",
             ),
         ),
@@ -212,7 +202,7 @@ def inputs_section(network: LoadedModel, copies: Sequences, circuit: Circuit) ->
 
 
 def composition_section(network: LoadedModel, sequences: Sequences, circuit: Circuit) -> Section:
-    """Through which heads queries, keys and values read, in the weights."""
+    """Q-, K- and V-composition of the pair and of all pairs, and the K-composition circuit."""
     model, h1, h2 = network.folded, circuit.previous, circuit.induction
     tokens = _some(sequences)
     try:
@@ -230,23 +220,22 @@ def composition_section(network: LoadedModel, sequences: Sequences, circuit: Cir
     }
     here = {kind: each.sel(of_pair(h1, h2)) for kind, each in scored.items()}
     strongest = _strongest(scored["k"])
-    tops = [match_shares(model, sequences, a, b) for a, b in pairs]
+    tops = [matching_shares(model, sequences, a, b) for a, b in pairs]
     return Section(
         "K-composition",
-        f"How {h2} reads what {h1} writes. W_E W_QK W_OV.T W_E.T says which key token, written by {h1} one position "
-        f"later, a query token looks for. LayerNorm's weights are folded, its scales left out.",
+        f"How {h2} reads what {h1} writes. W_E W_QK W_OV.T W_E.T [query token, key token] scores a key token that "
+        f"{h1} has written one position later. The weights of LayerNorm are folded, its scales left out.",
         (
             Figure(
                 f"K-composition circuit of {h1} and {h2}",
                 xr.Dataset(
-                    {"score": (("query", "key"), whole.rows(tokens)[:, tokens].numpy())},
-                    {"query": names, "key": names},
+                    {"score": (("query", "key"), whole.rows(tokens)[:, tokens].numpy())}, {"query": names, "key": names}
                 ),
                 "maps",
                 f"{len(tokens)} tokens." if len(tokens) < model.cfg.d_vocab else "",
             ),
             Figure(
-                "Tokens that find themselves",
+                "Share of tokens that match themselves",
                 table(
                     "pair",
                     [f"{a} → {b}" for a, b in pairs],
@@ -254,11 +243,10 @@ def composition_section(network: LoadedModel, sequences: Sequences, circuit: Cir
                     best_query=[query for _, query in tops],
                 ),
                 "table",
-                "The share of tokens that are the best key of themselves as query, and the best query of themselves as "
-                "key (of their synonym, where copies are synonyms).",
+                "Share of tokens whose best key, or best query, is the token itself (or its synonym).",
             ),
             Figure(
-                f"Composition of {h1} and {h2}, beside the null",
+                f"Composition of {h1} and {h2} beside the null",
                 table(
                     "composition",
                     kinds,
@@ -269,21 +257,21 @@ def composition_section(network: LoadedModel, sequences: Sequences, circuit: Cir
                     ceiling=[here[kind][f"{kind}_composition_ceiling"].item() for kind in kinds],
                 ),
                 "table",
-                "null: the same singular values, turned at random. The strongest K-composition of all pairs is that "
-                f"of {strongest}.",
+                "null: the same singular values, rotated at random. The pair with the largest z of K-composition: "
+                f"{strongest}.",
             ),
             Figure(
                 "Composition of all pairs",
                 xr.Dataset({f"{kind}_composition": each for kind, each in every.items()}),
                 "maps",
-                "Rows write, columns read.",
+                "Rows: heads that write; columns: heads that read.",
             ),
         ),
     )
 
 
 def _strongest(scores: xr.Dataset) -> str:
-    """The pair of heads with the largest K-composition beyond its null."""
+    """Return the pair of heads with the largest z of K-composition."""
     z = scores.k_composition_z.values
     if not np.isfinite(z).any():
         return "no pair"
@@ -292,6 +280,6 @@ def _strongest(scores: xr.Dataset) -> str:
 
 
 def _some(sequences: Sequences) -> Int[Tensor, "token"]:
-    """Some of the tokens that the sequences can hold, evenly."""
+    """Return tokens of the sequences, evenly spaced."""
     tokens = sequences.paired
     return tokens[torch.linspace(0, len(tokens) - 1, min(len(tokens), SHOWN_TOKENS)).long()]

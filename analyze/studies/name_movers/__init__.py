@@ -1,1 +1,1 @@
-"""Why a head attends from the end of a sentence to a name in it."""
+"""Why does a head attend from the end of a sentence to a name?"""

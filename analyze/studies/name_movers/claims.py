@@ -6,111 +6,102 @@ import xarray as xr
 from headway.analyze.studies.heads import listed
 from headway.analyze.studies.name_movers.fixed import fixed, key_vectors, query_vectors
 from headway.analyze.studies.name_movers.options import PLACES
-from headway.analyze.studies.name_movers.paths import looks_of, looks_with
+from headway.analyze.studies.name_movers.paths import attention_of_head, attention_with_paths
 from headway.analyze.studies.name_movers.sentences import (
     Chosen,
     Sentences,
     added_by_heads,
     attention_from_end,
     has_mlp,
-    lead_of_io,
+    io_minus_s,
     logits_at_end,
 )
 from headway.analyze.studies.result import Claim, Claims
 from headway.analyze.tools.copying import copying_score
 from headway.models.convert import Model
 
-# It takes back what the strongest name mover says if it takes off more than this share of it.
-TAKES_BACK = 0.1
+# The smallest share of what the strongest name mover adds that a negative name mover subtracts.
+SUBTRACTS = 0.1
 
 
 def claims(model: Model, sentences: Sentences, chosen: Chosen) -> Claims:
-    """What name movers and a negative head would have to do, each statement with the number that decides it.
+    """Return the claims on name movers and a negative name mover, with the numbers that decide them for a network.
 
-    Those about the head hold the head, and the name movers, that were chosen; a claim without a number (no name mover,
-    none before the head) does not hold.
+    The head and the name movers are the chosen ones. A number is NaN without a name mover (before the head), and its
+    claim does not hold.
     """
-    head, difference = chosen.head, lead_of_io(model, sentences)
-    says, looks = added_by_heads(model, sentences), attention_from_end(model, sentences)
+    head, difference = chosen.head, io_minus_s(model, sentences)
+    added, attention = added_by_heads(model, sentences), attention_from_end(model, sentences)
     copies, negative = (copying_score(model, sentences.names, sign=sign) for sign in (1, -1))
     mover = chosen.movers[0] if chosen.movers else None
     total = difference.mean().item()
-    by_movers = sum(says.values[each].item() for each in chosen.movers)
+    by_movers = sum(added.values[each].item() for each in chosen.movers)
     keys, queries = (fixed(model, sentences, chosen, side) for side in ("keys", "queries"))
     query = {name: keys.scores(each) for name, each in query_vectors(model, sentences, chosen).items()}
     key = {name: queries.scores(each) for name, each in key_vectors(model, sentences, chosen).items()}
     mine, other = ("IO", "S") if chosen.place == "io" else ("S", "IO")
     layer_0 = "with MLP 0" if has_mlp(model) else "without MLP 0"
     found, left = (key[f"effective embedding of {name} {layer_0}"] for name in (mine, other))
-    here = looks_of(model, sentences, chosen)[chosen.place]
+    here = attention_of_head(model, sentences, chosen)[chosen.place]
     patched = np.nan
     if chosen.earlier:
-        patched = looks_with(model, sentences, chosen, chosen.earlier, "q")[chosen.place]
+        patched = attention_with_paths(model, sentences, chosen, chosen.earlier, "q")[chosen.place]
     W_U = query[f"W_U[{mine}]"]
     return (
         Claim(
-            "It says the name that comes once",
+            "The network predicts the name that occurs once",
             "share of sentences in which the logit of IO is above that of S",
             (difference > 0).float().mean().item(),
             0.9,
         ),
         Claim(
-            "A head attends from the end to that name",
+            "A head attends from the end of the sentence to that name",
             "attention from END to IO, best head",
-            looks["io"].max().item(),
+            attention["io"].max().item(),
             0.5,
         ),
         Claim(
-            "Name movers say it",
-            f"what {listed(chosen.movers)} add to logit(IO) - logit(S), of the whole",
+            "Name movers write the logit difference directly",
+            f"direct attribution: share of logit(IO) - logit(S) from {listed(chosen.movers)}",
             by_movers / total if mover is not None and total > 0 else np.nan,
             0.5,
         ),
         Claim(
-            "They copy the names that they attend to",
-            "copying score of the strongest name mover; names among the 5 largest logits",
+            "They copy names",
+            "copying score of the strongest name mover: share of names among its top 5 logits",
             copies.values[mover].item() if mover is not None else np.nan,
             0.5,
         ),
         Claim(
-            f"{head} takes some of it back",
-            "what it takes from logit(IO) - logit(S), of what the strongest name mover adds",
-            -says.values[head].item() / says.values[mover].item() if mover is not None else np.nan,
-            TAKES_BACK,
+            f"{head} is a negative name mover",
+            "direct attribution: what it subtracts from logit(IO) - logit(S), relative to the strongest name mover",
+            -added.values[head].item() / added.values[mover].item() if mover is not None else np.nan,
+            SUBTRACTS,
         ),
+        Claim(f"{head} suppresses names", "copying score with its output negated", negative.values[head].item(), 0.5),
+        Claim(f"{head} attends to {chosen.there}", f"attention from END to {chosen.there}", here, 0.5),
         Claim(
-            f"It suppresses the names that {head} attends to",
-            "copying score with its output turned round",
-            negative.values[head].item(),
-            0.5,
-        ),
-        Claim(
-            f"{head} attends to {chosen.there}",
-            f"its attention from END to {chosen.there}",
-            here,
-            0.5,
-        ),
-        Claim(
-            f"The unembedding of {mine} makes it look there, more than what the query really reads",
-            f"score with W_U[{mine}] on the query side over the real score, mean",
+            f"The unembedding of {mine} on the query side raises its score above the actual one",
+            f"mean of the score with W_U[{mine}] on the query side minus the actual score",
             (W_U - query["real"]).mean().item(),
             0.0,
         ),
         Claim(
-            "And that of other tokens does not",
+            "The unembedding of other tokens raises it less",
             f"share of sentences in which W_U[{mine}] gives a larger score than W_U of a random token",
             (query["W_U[random]"] < W_U).float().mean().item(),
             0.9,
         ),
         Claim(
-            f"What layer 0 makes of {mine} is what it finds",
+            f"Its keys read the effective embedding of {mine}",
             f"share of sentences in which the effective embedding of {mine} gives a larger score than that of {other}",
             (found > left).float().mean().item(),
             0.9,
         ),
         Claim(
-            "Its queries read what name movers write",
-            f"share of its attention to {chosen.there} that is lost when they come from sentences with other names",
+            "Its queries read the name movers",
+            f"share of its attention to {chosen.there} that is lost if its queries read name movers on corrupted "
+            "sentences",
             1 - patched / here,
             0.5,
         ),
@@ -118,15 +109,15 @@ def claims(model: Model, sentences: Sentences, chosen: Chosen) -> Claims:
 
 
 def measured(model: Model, sentences: Sentences) -> xr.Dataset:
-    """Every measure of heads at one step."""
+    """Measures of heads at one checkpoint."""
     logits, info = logits_at_end(model, sentences.batch), sentences.batch.info
-    looks = attention_from_end(model, sentences)
+    attention = attention_from_end(model, sentences)
     return xr.Dataset(
         {
-            "logit_difference": ((), lead_of_io(model, sentences).mean().item()),
+            "logit_difference": ((), io_minus_s(model, sentences).mean().item()),
             "accuracy_at_end": ((), (logits.argmax(-1) == info["io_token"]).float().mean().item()),
             "logit_io_minus_s": added_by_heads(model, sentences),
-            **{f"attention_to_{place}": looks[place] for place in PLACES},
+            **{f"attention_to_{place}": attention[place] for place in PLACES},
             "copying": copying_score(model, sentences.names).drop_attrs(),
             "negative_copying": copying_score(model, sentences.names, sign=-1).drop_attrs(),
         }

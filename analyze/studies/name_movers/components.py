@@ -1,4 +1,4 @@
-"""The score of the head, split by what each component writes."""
+"""The attention score of the head, split by component."""
 
 import math
 from typing import Literal
@@ -8,88 +8,81 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from headway.analyze.measures.attribution import (
-    as_scaled,
-    attribute_inputs,
-)
+from headway.analyze.measures.attribution import as_scaled, attribute_inputs
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.weights import bias, weight
 from headway.analyze.studies.name_movers.fixed import query_vectors
-from headway.analyze.studies.name_movers.sentences import (
-    Chosen,
-    Sentences,
-    has_mlp,
-)
+from headway.analyze.studies.name_movers.sentences import Chosen, Sentences, has_mlp
 from headway.analyze.studies.result import Figure, Section, table
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model
 
-# So many components have a row of their own.
+# Components in the table.
 ROWS = 20
 
 
 def components_section(model: Model, sentences: Sentences, chosen: Chosen) -> Section:
-    """Which components the head finds on either side, and with the unembedding on the other."""
+    """Contributions of components to the score, on the key side, on the query side, and with W_U as query."""
     mine = "IO" if chosen.place == "io" else "S"
-    told = {
+    splits = {
         "key side": split_score(model, sentences, chosen, "k"),
         "query side": split_score(model, sentences, chosen, "q"),
         f"key side, W_U[{mine}] as query": split_score(
             model, sentences, chosen, "k", query_vectors(model, sentences, chosen)[f"W_U[{mine}]"]
         ),
     }
-    means = xr.concat([each.mean("batch") for each in told.values()], xr.Variable("side", list(told)))
+    means = xr.concat([each.mean("batch") for each in splits.values()], xr.Variable("side", list(splits)))
     by_layer, misc = _arranged(means, chosen.head.layer, model.cfg.n_heads)
     order = np.argsort(-np.abs(means.isel(side=0).values))[:ROWS]
     most = means.isel(component=order)
-    columns = {side: most.sel(side=side).values for side in told}
+    columns = {side: most.sel(side=side).values for side in splits}
     figures = [
         Figure(
-            "The components that matter most on the key side",
+            "Largest components on the key side",
             xr.Dataset(
                 {"score": (("component", "side"), np.stack(list(columns.values()), 1))},
                 {"component": most.component.values, "side": list(columns)},
             ),
             "table",
-            "Largest first. On the key side: the query as it is; on the query side: the key as it is.",
+            "key side: with the actual query; query side: with the actual key.",
         ),
         Figure(
             "Embedding, positions and biases",
             xr.Dataset(
                 {"score": (("component", "side"), misc.values.T)},
-                {"component": misc.component.values, "side": list(told)},
+                {"component": misc.component.values, "side": list(splits)},
             ),
             "table",
-            "constant: b_K on the key side, b_Q on the query side, and what LayerNorm adds.",
+            "constant: b_K on the key side, b_Q on the query side, with the bias of LayerNorm.",
         ),
         Figure(
-            "The sum of all",
-            table("side", told, score=[each.mean("batch").sum().item() for each in told.values()]),
+            "Sum of all components",
+            table("side", splits, score=[each.mean("batch").sum().item() for each in splits.values()]),
             "table",
-            "The first two are the mean of the head's scores.",
+            "key side, query side: the mean score of the head.",
         ),
     ]
     if by_layer is not None:
         figures.insert(
             1,
             Figure(
-                "By layer and part",
+                "By layer and component",
                 xr.Dataset({"score": by_layer}),
                 "maps",
-                "Rows are layers, columns its heads, its MLP, and their biases.",
+                "Rows: layers; columns: heads, MLP and biases of the layer.",
             ),
         )
     return Section(
         "Components",
         f"The score of {chosen.head} from END to {chosen.there}, mean over the first {len(sentences.batch.inputs)} "
-        "sentences, split by what each component writes; with the scale of LayerNorm as it is.",
+        "sentences, split by component, at the actual scale of LayerNorm.",
         tuple(figures),
     )
 
 
 def _arranged(means: xr.DataArray, layers: int, heads: int) -> tuple[xr.DataArray | None, xr.DataArray]:
-    """[side, layer, part] of what layers write; and [side, component] of everything else."""
+    """Return contributions of layers [side, layer, part], and of everything else [side, component]."""
     names = [str(name) for name in means.component.values]
     columns = [f"H{i}" for i in range(heads)] + ["MLP", "b_O", "b_out"]
     values = np.full((means.sizes["side"], layers, len(columns)), np.nan)
@@ -107,10 +100,11 @@ def _arranged(means: xr.DataArray, layers: int, heads: int) -> tuple[xr.DataArra
 def split_score(
     model: Model, sentences: Sentences, chosen: Chosen, side: Literal["q", "k"], instead: Tensor | None = None
 ) -> xr.DataArray:
-    """What each component adds to the score from END to the place, on the side of the query or of the key.
+    """Return the contribution of each component to the score from END to the position, on the query or key side.
 
-    [component, batch]; each b_O and b_out, and b_Q or b_K with what LayerNorm adds (``constant``), are terms of their
-    own. The sum is the score, which is checked; with ``instead``, [batch, d_model], another vector on the other side.
+    [component, batch]; each b_O and b_out is a separate term, and so is ``constant``: b_Q or b_K with the bias of
+    LayerNorm. The sum is the score, which is checked. ``instead`` [batch, d_model] replaces the vector on the other
+    side.
 
     Raises:
         ValueError: terms that do not add up to the score.
@@ -148,7 +142,7 @@ def _with_mlp_biases(
     opposite: xr.DataArray,
     terms: xr.DataArray,
 ) -> xr.DataArray:
-    """The terms with each b_out taken from its MLP's, as one of its own."""
+    """Separate each b_out from the term of its MLP."""
     if not has_mlp(model):
         return terms
     W = weight(model, f"W_{side.upper()}")[chosen.head]

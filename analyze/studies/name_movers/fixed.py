@@ -1,4 +1,4 @@
-"""The score of the head with one side as it is, and other vectors in the place of the other."""
+"""Attention scores of the head with keys or queries fixed, and other vectors on the other side."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -25,31 +25,31 @@ from headway.analyze.tools.copying import effective_embedding
 from headway.data.seeds import generator
 from headway.models.convert import Model
 
-# So many bins has a histogram.
+# Bins of a histogram.
 BINS = 60
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A head's score from END to one place of each sentence, with one side as it is."""
+    """The attention score of a head from END to a position of each sentence, with one side fixed."""
 
     score: AffineScore
     row: Float[Tensor, "batch key"]
     place: Int[Tensor, "batch"]
 
     def scores(self, vectors: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch"]:
-        """With these vectors, as the head reads them, on the free side."""
+        """Return the scores with these vectors, as the head reads them, on the free side."""
         return self.score(vectors[:, None])[:, 0, 0]
 
     def probabilities(self, scores: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
-        """Attention with only that entry of the row of END replaced."""
+        """Return attention with only this entry of the row of END replaced."""
         row = self.row.clone()
         row[torch.arange(len(row)), self.place] = scores
         return row.softmax(-1)[torch.arange(len(row)), self.place]
 
 
 def fixed(model: Model, sentences: Sentences, chosen: Chosen, side: Literal["keys", "queries"]) -> Fixed:
-    """The score as an affine function of what END reads (keys fixed), or of what the place holds (queries fixed)."""
+    """Return the score as an affine function of the vector at END (keys fixed) or at the position (queries fixed)."""
     batch, info = sentences.batch, sentences.batch.info
     everywhere = range(batch.inputs.shape[1])
     if side == "keys":
@@ -63,7 +63,7 @@ def fixed(model: Model, sentences: Sentences, chosen: Chosen, side: Literal["key
 
 
 def query_vectors(model: Model, sentences: Sentences, chosen: Chosen) -> dict[str, Float[Tensor, "batch d_model"]]:
-    """What may stand in for what END reads, each as a LayerNorm would read it; ``real`` is what it does read."""
+    """Return vectors to replace the query side, each normalized as the head reads it; ``real`` is the actual one."""
     batch, info, layer = sentences.batch, sentences.batch.info, chosen.head.layer
     directions = unembedding(model).T
     draws = torch.randint(model.cfg.d_vocab_out, (len(batch.inputs),), generator=generator("null", 0))
@@ -79,7 +79,7 @@ def query_vectors(model: Model, sentences: Sentences, chosen: Chosen) -> dict[st
 
 
 def key_vectors(model: Model, sentences: Sentences, chosen: Chosen) -> dict[str, Float[Tensor, "batch d_model"]]:
-    """What may stand in for what is read at the place, each as a LayerNorm would read it; ``real`` is what is there."""
+    """Return vectors to replace the key side, each normalized as the head reads it; ``real`` is the actual one."""
     info, layer = sentences.batch.info, chosen.head.layer
     token, other = ("io_token", "s_token") if chosen.place == "io" else ("s_token", "io_token")
     mine, its = ("IO", "S") if chosen.place == "io" else ("S", "IO")
@@ -98,39 +98,38 @@ def _as_read(
 ) -> dict[str, Float[Tensor, "batch d_model"]]:
     read = {name: as_read(model, layer, each) for name, each in vectors.items()}
     if model.cfg.positional_embedding_type == "shortformer":
-        # Such positions are added after LayerNorm, whatever stands there.
+        # Shortformer positions are added after LayerNorm.
         positions = sentences.at(forward_pass(model, sentences.batch).activations["hook_pos_embed"], place)
         read = {name: each + positions for name, each in read.items()}
     return read | {"real": sentences.at(reads(model, sentences.batch, layer), place)}
 
 
 def keys_fixed_section(model: Model, sentences: Sentences, chosen: Chosen) -> Section:
-    """The score with the keys as they are, and other vectors in the place of the query's."""
+    """Scores with the keys fixed and other vectors on the query side."""
     found = fixed(model, sentences, chosen, "keys")
     return Section(
         "Keys fixed",
-        f"The score of {chosen.head} from END to {chosen.there} is affine in what END reads. Each vector stands in for "
-        "that, as LayerNorm reads it; W_U is the direction that raises a token's logit. The real one gives back the "
-        "score, which is checked.",
+        f"The score of {chosen.head} from END to {chosen.there} is affine in the vector at END. Each vector replaces "
+        "it, after LayerNorm; W_U is the direction that raises the logit of a token. The real vector gives the actual "
+        "score.",
         _histograms(found, query_vectors(model, sentences, chosen), "Query-side vector"),
     )
 
 
 def queries_fixed_section(model: Model, sentences: Sentences, chosen: Chosen) -> Section:
-    """The score with the queries as they are, and other vectors in the place of the key's."""
+    """Scores with the queries fixed and other vectors on the key side."""
     found = fixed(model, sentences, chosen, "queries")
     without = "" if has_mlp(model) else " This network has no MLP 0."
     return Section(
         "Queries fixed",
-        f"The score of {chosen.head} from END to {chosen.there} is affine in what stands at {chosen.there}. An "
-        "effective embedding is what layer 0 makes of a token by itself, with and without what MLP 0 adds to that."
-        f"{without}",
+        f"The score of {chosen.head} from END to {chosen.there} is affine in the vector at {chosen.there}. The "
+        f"effective embedding of a token is the output of layer 0 for it alone, with and without MLP 0.{without}",
         _histograms(found, key_vectors(model, sentences, chosen), "Key-side vector"),
     )
 
 
 def _histograms(found: Fixed, vectors: dict[str, Float[Tensor, "batch d_model"]], title: str) -> tuple[Figure, ...]:
-    """Scores and probabilities for each vector, in the order of their means."""
+    """Scores and attention for each vector, in the order of their mean scores."""
     scores = {name: found.scores(each) for name, each in vectors.items()}
     scores = dict(sorted(scores.items(), key=lambda each: each[1].mean().item()))
     attention = {name: found.probabilities(each) for name, each in scores.items()}
@@ -149,8 +148,8 @@ def _histograms(found: Fixed, vectors: dict[str, Float[Tensor, "batch d_model"]]
                 median_attention=[each.median().item() for each in attention.values()],
             ),
             "table",
-            "Sorted by the mean score. Attention: only this entry of the row is replaced before the softmax. above "
-            "real: in which share of the sentences the score is above the real one.",
+            "Sorted by the mean score. attention: with only this entry of the row replaced before the softmax. above "
+            "real: share of sentences whose score is above the real one.",
         )
     ]
     for kind, values, (start, stop) in (
@@ -161,13 +160,13 @@ def _histograms(found: Fixed, vectors: dict[str, Float[Tensor, "batch d_model"]]
         counts = np.stack([np.histogram(each.numpy(), edges)[0] for each in values.values()])
         figures.append(
             Figure(
-                f"{title}: {kind}s, how often",
+                f"{title}: histogram of {kind}s",
                 xr.Dataset(
                     {"sentences": (("vector", kind), counts)},
                     {"vector": list(values), kind: (edges[1:] + edges[:-1]) / 2},
                 ),
                 "lines",
-                f"A histogram of {BINS} bins, one line a vector, in the order of their means.",
+                f"{BINS} bins; one line per vector, in the order of their mean scores.",
             )
         )
     return tuple(figures)

@@ -11,17 +11,17 @@ PLACES: tuple[Place, ...] = ("io", "s1", "s2")
 
 @dataclass(frozen=True)
 class Options:
-    """Which head is explained, and on which sentences.
+    """The head to explain, and the sentences.
 
     Args:
-        sequences: How many sentences each number is taken over.
-        head: The head whose scores are explained, such as L10H7; if not given the negative name mover that takes back
-            most, or the strongest name mover where there is none.
-        to: Whose position is attended to: io, s1 or s2.
-        names: Of a language model: the names in the sentences, each one token of its tokenizer; ours if not given.
+        sequences: Number of sentences that each number is measured on.
+        head: The head whose attention scores are explained, such as L10H7; if not given, the strongest negative name
+            mover, or the strongest name mover if there is none.
+        to: The position that it attends to: io, s1 or s2.
+        names: Names in the sentences for a language model, each a single token; the built-in names if not given.
 
     Raises:
-        ValueError: too few sentences.
+        ValueError: fewer than 2 sentences, an unknown position.
     """
 
     sequences: int = 200
@@ -30,7 +30,7 @@ class Options:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no network can be studied with."""
+        """Check the values that need no network."""
         check_at_least("sequences", self.sequences, 2)
         if self.to not in PLACES:
             raise ValueError(f"to: {self.to!r} is not one of {', '.join(PLACES)}")

@@ -1,4 +1,4 @@
-"""Sentences with two names, what heads add to the right one, and the heads that are called name movers for it."""
+"""Sentences with two names, contributions of heads to the right name, and the name movers."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from headway.analyze.measures.attribution import (
-    attribute_outputs,
-)
+from headway.analyze.measures.attribution import attribute_outputs
 from headway.analyze.measures.logit_difference import logit_difference
 from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import forward_pass
@@ -22,13 +20,13 @@ from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model
 
-# A head is called a name mover, or a negative one, if it adds or takes away this share of the logit difference.
+# The smallest share of the logit difference that a name mover adds, or a negative name mover subtracts.
 WORTH = 0.05
 
 
 @dataclass(frozen=True)
 class Sentences:
-    """Sentences with two names, and the same with three others."""
+    """Sentences with two names, and the same sentences with three other names."""
 
     batch: Batch
     corrupted: Batch
@@ -36,22 +34,22 @@ class Sentences:
 
     @classmethod
     def of(cls, task: IndirectObject, seed: int, count: int) -> "Sentences":
-        """Some sentences of a task, always the same."""
+        """Draw evaluation sentences of a task."""
         batch = task.evaluation_batch(seed, count)
         return cls(batch, task.corrupted(batch), task.name_tokens)
 
     def first(self, count: int) -> "Sentences":
-        """The first of them."""
+        """Return the first ``count`` sentences."""
         return Sentences(self.batch.first(count), self.corrupted.first(count), self.names)
 
     def at(self, values: Float[Tensor, "batch pos *rest"], place: str) -> Float[Tensor, "batch *rest"]:
-        """What stands at one position of each: ``io``, ``s1``, ``s2`` or ``end``."""
+        """Return the values at one position of each sentence: ``io``, ``s1``, ``s2`` or ``end``."""
         return values[torch.arange(len(values)), self.batch.info[place]]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The head whose attention is explained, the heads that say the name, and where the head looks."""
+    """The head whose attention is explained, the name movers, and the position that the head attends to."""
 
     head: Head
     movers: tuple[Head, ...]
@@ -59,45 +57,45 @@ class Chosen:
 
     @property
     def earlier(self) -> tuple[Head, ...]:
-        """The name movers whose output the head can read."""
+        """The name movers in earlier layers, whose output the head can read."""
         return tuple(head for head in self.movers if head.layer < self.head.layer)
 
     @property
     def token(self) -> str:
-        """In ``info``: the token at that place."""
+        """The key of ``info`` for the token at the position."""
         return "io_token" if self.place == "io" else "s_token"
 
     @property
     def there(self) -> str:
-        """The place as it is written."""
+        """The position as text."""
         return self.place.upper()
 
 
 def choose(model: Model, sentences: Sentences, head: Head | None = None, place: Place = "io") -> Chosen:
-    """The name movers, and the head to explain if none is given.
+    """Find the name movers, and choose the head to explain if none is given.
 
-    A name mover attends from END to IO, more than to S1 and more than chance, and adds at least a twentieth of
-    logit(IO) - logit(S); strongest first. A negative one attends so too, and takes away as much.
+    A name mover attends from END to IO more than to S1 and more than chance, and adds at least a twentieth of
+    logit(IO) - logit(S); strongest first. A negative name mover attends in the same way and subtracts as much.
     """
-    says, looks = added_by_heads(model, sentences), attention_from_end(model, sentences)
-    toward = (looks["io"] > looks["s1"]) & (looks["io"] > chance_at_end(sentences))
-    least = WORTH * max(lead_of_io(model, sentences).mean().item(), 0.0)
-    ranked = [head_at(i, model) for i in np.argsort(-says.values, axis=None).tolist()]
-    movers = tuple(each for each in ranked if toward.values[each] and says.values[each] > least)
+    added, attention = added_by_heads(model, sentences), attention_from_end(model, sentences)
+    toward = (attention["io"] > attention["s1"]) & (attention["io"] > chance_at_end(sentences))
+    least = WORTH * max(io_minus_s(model, sentences).mean().item(), 0.0)
+    ranked = [head_at(i, model) for i in np.argsort(-added.values, axis=None).tolist()]
+    movers = tuple(each for each in ranked if toward.values[each] and added.values[each] > least)
     if head is None:
-        negative = [each for each in ranked if toward.values[each] and says.values[each] < -least]
-        # Where none attends to IO, the one that does most for the right name is looked at.
+        negative = [each for each in ranked if toward.values[each] and added.values[each] < -least]
+        # If no head attends to IO, the head that adds most.
         head = negative[-1] if negative else movers[0] if movers else ranked[0]
     return Chosen(head, movers, place)
 
 
 def head_at(place: int, model: Model) -> Head:
-    """The head at one place of a flat [layer, head]."""
+    """Return the head at an index of a flat [layer, head]."""
     return Head(*divmod(place, model.cfg.n_heads))
 
 
 def attention_from_end(model: Model, sentences: Sentences) -> dict[str, xr.DataArray]:
-    """Attention [layer, head] from END to IO, S1, S2, BOS and END itself, means over the sentences."""
+    """Return mean attention [layer, head] from END to IO, S1, S2, BOS and END."""
     patterns = einops.rearrange(
         forward_pass(model, sentences.batch).patterns, "layer batch head q k -> batch q layer head k"
     )
@@ -108,12 +106,12 @@ def attention_from_end(model: Model, sentences: Sentences) -> dict[str, xr.DataA
 
 
 def chance_at_end(sentences: Sentences) -> float:
-    """Attention to one of the keys that END sees, if all were alike."""
+    """Return the attention from END to one visible key if attention is uniform."""
     return (1 / (sentences.batch.info["end"] + 1)).mean().item()
 
 
 def added_by_heads(model: Model, sentences: Sentences) -> xr.DataArray:
-    """What each head adds directly to logit(IO) - logit(S) at END: [layer, head]."""
+    """Return the direct contribution of each head to logit(IO) - logit(S) at END: [layer, head]."""
     terms = added_to_difference(model, sentences).mean("batch")
     return xr.DataArray(
         terms.sel(component=[str(head) for head in heads_except(model)]).values.reshape(model.cfg.n_layers, -1),
@@ -122,13 +120,13 @@ def added_by_heads(model: Model, sentences: Sentences) -> xr.DataArray:
 
 
 def added_to_difference(model: Model, sentences: Sentences) -> xr.DataArray:
-    """What each component adds to logit(IO) - logit(S) at END: [component, batch]."""
+    """Return the direct contribution of each component to logit(IO) - logit(S) at END: [component, batch]."""
     io, s = (added_to_name(model, sentences, name) for name in ("io_token", "s_token"))
     return io - s
 
 
 def added_to_name(model: Model, sentences: Sentences, name: str) -> xr.DataArray:
-    """What each component adds to the logit of one name at END: [component, batch]."""
+    """Return the direct contribution of each component to the logit of one name at END: [component, batch]."""
     batch = sentences.batch
     terms = attribute_outputs(model, batch._replace(targets=_everywhere(batch, name)), over_mean=True)
     end = xr.DataArray(batch.info["end"].numpy(), dims="batch")
@@ -136,13 +134,13 @@ def added_to_name(model: Model, sentences: Sentences, name: str) -> xr.DataArray
 
 
 def logits_at_end(model: Model, batch: Batch) -> Float[Tensor, "batch d_vocab_out"]:
-    """The output at END."""
+    """Return the logits at END."""
     output = forward_pass(model, batch).output
     return output[torch.arange(len(output)), batch.info["end"]]
 
 
-def lead_of_io(model: Model, sentences: Sentences, corrupted: bool = False) -> Float[Tensor, "batch"]:
-    """logit(IO) - logit(S) at END; of corrupted sentences too IO and S are those of the original."""
+def io_minus_s(model: Model, sentences: Sentences, corrupted: bool = False) -> Float[Tensor, "batch"]:
+    """Return logit(IO) - logit(S) at END; IO and S of a corrupted sentence are those of the original."""
     batch, task = sentences.batch, sentences.batch.task
     assert task is not None
     inputs = sentences.corrupted.inputs if corrupted else batch.inputs
@@ -151,10 +149,10 @@ def lead_of_io(model: Model, sentences: Sentences, corrupted: bool = False) -> F
 
 
 def _everywhere(batch: Batch, name: str) -> Int[Tensor, "batch pos"]:
-    """A token of each sentence, at every position."""
+    """Repeat a token of each sentence at every position."""
     return einops.repeat(batch.info[name], "batch -> batch pos", pos=batch.inputs.shape[1])
 
 
 def has_mlp(model: Model) -> bool:
-    """Whether the network has MLPs."""
+    """Return whether the network has MLPs."""
     return not getattr(model.cfg, "attn_only", False)

@@ -1,10 +1,10 @@
-"""Why does a head attend from the end of a sentence to a name? McDougall's notebook on fixed keys and queries.
+"""Why does a head attend from the end of a sentence to a name? After McDougall's notebook on fixed keys and queries.
 
-"Mary and John went … John gave a drink to": a name mover attends from the last word (END) to the name that comes once
-(IO) and says it; a negative head attends there as well and takes some of it back. A head's score is affine in its
-query's vector with the keys as they are, and in its key's vector with the queries as they are. So it can be asked which
-vector makes it look: what stands in for the query, the unembedding of IO or what a name mover writes; what for the key,
-the token's embedding or what layer 0 makes of it.
+"Mary and John went … John gave a drink to": a name mover attends from the last word (END) to the name that occurs once
+(IO) and raises its logit; a negative name mover attends there too and lowers it. With the keys fixed, the attention
+score is affine in the residual vector of the query; with the queries fixed, in that of the key. So other vectors can
+replace them: the unembedding of IO or the output of a name mover for the query, the embedding of a token or its
+effective embedding (after layer 0) for the key.
 """
 
 from headway.analyze.network.requirements import check_head
@@ -20,25 +20,28 @@ from headway.analyze.studies.runner import Findings
 from headway.data.indirect_object import IndirectObject, in_tokens
 from headway.models.config import Head
 
-# So many sentences have their scores split by component.
+# Number of sentences whose scores are split by component.
 SPLIT = 64
 
 
 def study(network: LoadedModel, options: Options) -> Findings:
-    """What is found of the heads that attend from the end of a sentence to its names.
+    """Study the heads that attend from the end of a sentence to its names.
 
     Raises:
-        ValueError: a head that does not exist, a tokenizer that splits a name, a network that reads fewer tokens than
-            the sentences have.
+        ValueError: a head that does not exist, a tokenizer that splits a name, a context shorter than the sentences.
     """
     model, task = network.folded, network.task
     if task is not None and options.names is not None:
-        raise ValueError(f"names: {', '.join(options.names)} is not valid for a run, whose task has its own")
+        raise ValueError(
+            f"names: {', '.join(options.names)} is not valid for a run; the task of a run has its own names"
+        )
     head = None if options.head is None else check_head(model, Head.named(options.head))
     task = in_tokens(network.tokenizer, names=options.names) if task is None else task
     assert isinstance(task, IndirectObject)
     if model.cfg.n_ctx < task.n_ctx:
-        raise ValueError(f"run: {network.name} reads {model.cfg.n_ctx} tokens; these sentences have {task.n_ctx}")
+        raise ValueError(
+            f"run: {network.name} has a context of {model.cfg.n_ctx} tokens; the sentences have {task.n_ctx}"
+        )
     sentences = Sentences.of(task, network.eval_seed, options.sequences)
     chosen = choose(model, sentences, head, options.to)
     sections = (
@@ -53,5 +56,5 @@ def study(network: LoadedModel, options: Options) -> Findings:
         sections,
         claims=lambda each: claims(each.folded, sentences, chosen),
         measured=lambda each: measured(each.folded, sentences),
-        formed="The claims and the measures at each kept step up to this one, with the heads that are chosen here.",
+        formed="The claims and the measures at each checkpoint up to this one, with the heads chosen at this one.",
     )

@@ -1,1 +1,1 @@
-"""How a network without positions finds the token before."""
+"""How does a network without positional embeddings find the previous token?"""

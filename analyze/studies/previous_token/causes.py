@@ -1,4 +1,4 @@
-"""What is lost without each activation, without BOS, and what others were trained with."""
+"""Mean ablation of every activation, and sequences without BOS."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ from headway.models.convert import Model
 
 
 def ablation_section(model: Model, batch: Batch) -> Section:
-    """The loss when each activation is replaced by its mean, over everything and at each position."""
+    """Loss when an activation is replaced by its mean over all, by its mean at each position, or loses its position."""
     clean = loss(model, batch).loss.item()
     points = [
         point
@@ -40,13 +40,13 @@ def ablation_section(model: Model, batch: Batch) -> Section:
         for point in points
     ]
     return Section(
-        "Mean ablation of everything",
-        f"The loss is {clean:.3g} as it is. The mean over sequences and positions takes everything away; the mean at "
-        "each position leaves the position; without its position, the rest. Attention scores and patterns are "
-        "replaced by their mean at each query and key.",
+        "Mean ablation of every activation",
+        f"The clean loss is {clean:.3g}. mean: over sequences and positions, which removes everything; mean at each "
+        "position: keeps the position only; without its position: removes the position only. Attention scores and "
+        "patterns are replaced by their mean at each query and key.",
         (
             Figure(
-                "Loss without each activation",
+                "Loss when an activation is replaced",
                 table(
                     "hook point",
                     points,
@@ -61,24 +61,24 @@ def ablation_section(model: Model, batch: Batch) -> Section:
 
 
 def without_bos_section(network: LoadedModel, run: Run, batch: Batch, others: Sequence[Run]) -> Section:
-    """What a network does on sequences that do not begin with BOS, and what others were trained with."""
+    """Loss on sequences that do not start with BOS, and comparison with other runs."""
     model = network.model
-    variants = {"as it was trained": batch, "position 0 is cut off": without_first(batch)}
+    variants = {"as in training": batch, "position 0 removed": without_first(batch)}
     if task_of(run).bos:
-        variants["position 0 holds another token"] = with_another_first(batch)
+        variants["another token at position 0"] = with_another_first(batch)
     else:
-        variants["position 0 holds BOS"] = replace(task_of(run), bos=True).evaluation_batch(
+        variants["BOS at position 0"] = replace(task_of(run), bos=True).evaluation_batch(
             run.recipe.eval_seed, len(batch.inputs)
         )
     losses = [mean_loss(forward_pass(model, each).output, each).item() for each in variants.values()]
-    figures = [Figure("On other sequences", table("sequences", variants, loss=losses), "table", "Nats.")]
+    figures = [Figure("Loss on changed sequences", table("sequences", variants, loss=losses), "table", "In nats.")]
     if others:
         runs, networks = (run, *others), (network, *map(LoadedModel.of, others))
         batches = [each.batch() for each in runs]
         on_its_own = [(each.model, own) for each, own in zip(networks, batches, strict=True)]
         figures.append(
             Figure(
-                "Trained with and without positions and BOS",
+                "Runs with and without positional embeddings and BOS",
                 table(
                     "run",
                     runs_by_name(runs),
@@ -91,8 +91,8 @@ def without_bos_section(network: LoadedModel, run: Run, batch: Batch, others: Se
                     ],
                 ),
                 "table",
-                "This run at this step, others at their last, on batches of their own; previous_token is the best "
-                "of the last layer.",
+                "This run at this checkpoint, the others at their last one, each on its own evaluation batch. "
+                "previous_token: the best head of the last layer.",
             )
         )
-    return Section("Without BOS, and with positions", "", tuple(figures))
+    return Section("Without BOS, and with positional embeddings", "", tuple(figures))

@@ -1,4 +1,4 @@
-"""Which neurons matter, and for what."""
+"""Neurons: inputs from tokens, activations by position, and effects on the loss."""
 
 import einops
 import numpy as np
@@ -11,21 +11,19 @@ from headway.analyze.network.axes import HEAD
 from headway.analyze.network.interventions import Entries
 from headway.analyze.network.weights import ov, weight
 from headway.analyze.studies.loading import LoadedModel
-from headway.analyze.studies.previous_token.sequences import (
-    every_activation,
-)
+from headway.analyze.studies.previous_token.sequences import every_activation
 from headway.analyze.studies.result import Figure, Section, table
 from headway.data.task import Batch
 
-# Of so many neurons of a layer each has a row of its own.
+# Neurons of a layer in the table.
 NEURONS = 12
 
 
 def neurons_section(network: LoadedModel, batch: Batch) -> Section:
-    """From tokens through OV into neurons, what neurons do by position, and which of them matter."""
+    """Paths from tokens through OV into neurons, activations by position, and ablation of neurons."""
     model, folded = network.model, network.folded
     if model.cfg.attn_only:
-        return Section("Neurons", "This network has none.", ())
+        return Section("Neurons", "This network has no MLPs.", ())
     W_E, W_in = weight(folded, "W_E"), torch.stack([block.mlp.W_in.detach() for block in folded.blocks])
     circuits = ov(folded)
     W_OV = einops.rearrange(circuits.A @ circuits.B, "(layer head) a b -> layer head a b", layer=model.cfg.n_layers)
@@ -58,25 +56,26 @@ def neurons_section(network: LoadedModel, batch: Batch) -> Section:
             "Tokens into neurons",
             xr.Dataset({"into": ((*HEAD, "token", "neuron"), into.numpy())}),
             "maps",
-            "W_E W_OV W_in: what attention to a token alone adds before the activation; token 0 is BOS.",
+            "W_E W_OV W_in: the pre-activation from attention to a token; token 0 is BOS.",
         ),
         Figure(
-            "Neurons by position",
+            "Mean activation by position",
             xr.Dataset({"activation": (("layer", "pos", "neuron"), by_position.numpy())}),
             "maps",
             "Means over the batch.",
         ),
         Figure(
-            "Which neurons matter",
+            "Change in loss when one neuron is ablated",
             xr.Dataset({"change": (("layer", "rank"), -np.sort(-effect, axis=-1))}),
             "lines",
-            "Change in loss when one neuron is replaced by its mean, largest first. Most change nothing.",
+            "Replaced by its mean; largest change first.",
         ),
         Figure(
-            "Keeping the most important ones",
+            "Loss with the most important neurons alone",
             xr.Dataset({"loss": (("layer", "kept"), keeping)}, {"kept": kept}),
             "lines",
-            "Loss when so many neurons of a layer are kept, in that order, and all others are their means.",
+            "kept: the number of neurons of a layer that are kept, in the order above; all others are replaced by "
+            "their means.",
             "xy",
         ),
     ]
@@ -87,7 +86,7 @@ def neurons_section(network: LoadedModel, batch: Batch) -> Section:
         rest = into[layer, :, 1:].mean(1).sum(0)[first]
         figures.append(
             Figure(
-                f"Neurons of L{layer} that matter most",
+                f"Most important neurons of L{layer}",
                 table(
                     "neuron",
                     first,
@@ -97,8 +96,8 @@ def neurons_section(network: LoadedModel, batch: Batch) -> Section:
                     from_others=rest.tolist(),
                 ),
                 "table",
-                "with_position: correlation of the mean activation with the position. from_bos, from_others: what "
-                "OV of this layer's heads carries in from BOS, and from other tokens in the mean.",
+                "with_position: correlation of the mean activation with the position. from_bos, from_others: input "
+                "through OV of the heads of this layer, from BOS and from the mean of the other tokens.",
             )
         )
-    return Section("Neurons", "Which of them matter, and for what.", tuple(figures))
+    return Section("Neurons", "Effects of neurons on the loss, and their inputs.", tuple(figures))

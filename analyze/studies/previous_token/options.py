@@ -7,20 +7,20 @@ from headway.analyze.studies.study import check_at_least
 
 @dataclass(frozen=True)
 class Options:
-    """How many sequences, and how many keys, are looked at.
+    """Numbers of sequences and of keys.
 
     Args:
-        sequences: How many sequences each number is taken over; probes are tried on as many others.
-        top: How many keys are shown of those that a query looks for.
+        sequences: Number of sequences that each number is measured on; probes are tested on as many others.
+        top: Number of best keys that are shown for a query.
 
     Raises:
-        ValueError: a number that is too small.
+        ValueError: a number below 2.
     """
 
     sequences: int = 64
     top: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse what no network can be studied with."""
+        """Check the values that need no network."""
         check_at_least("sequences", self.sequences, 2)
         check_at_least("top", self.top, 2)

@@ -1,4 +1,4 @@
-"""What says the right token, and with which logit."""
+"""Direct attribution of the right logit, and logits by position."""
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from headway.models.convert import Model
 
 
 def attribution_section(model: Model, batch: Batch) -> Section:
-    """What each part adds to the logit of the right token."""
+    """Contribution of each component to the logit of the right token."""
     plain, over_mean = (attribute_outputs(model, batch, over_mean=over) for over in (False, True))
-    means = {"logit": mean_where(plain, batch.mask), "logit over the mean": mean_where(over_mean, batch.mask)}
+    means = {"logit": mean_where(plain, batch.mask), "logit minus mean logit": mean_where(over_mean, batch.mask)}
     by_position = over_mean.where(xr.DataArray(batch.mask.numpy(), dims=("batch", "pos"))).mean("batch")
     return Section(
         "Direct attribution",
-        "What each component adds to the right token's logit directly, and to that logit over the mean of all logits.",
+        "Direct contribution of each component to the logit of the right token, and to that logit minus the mean "
+        "logit.",
         (
             Figure("By component", xr.Dataset(means), "table"),
             Figure("By component and position", xr.Dataset({"logit_over_the_mean": by_position}), "maps"),
@@ -28,13 +29,13 @@ def attribution_section(model: Model, batch: Batch) -> Section:
 
 
 def logits_section(model: Model, batch: Batch) -> Section:
-    """Logits with and without their mean over the vocabulary, which no probability depends on."""
+    """Logits with and without their mean over the vocabulary, which does not change probabilities."""
     output = forward_pass(model, batch).output
     right = output.gather(-1, batch.targets[..., None])[..., 0]
     lines = {
-        "the right token": right,
+        "right token": right,
         "mean over the vocabulary": output.mean(-1),
-        "the right token over the mean": right - output.mean(-1),
+        "right token minus mean": right - output.mean(-1),
     }
     counted = torch.where(batch.mask, 1.0, torch.nan)
     values = np.stack([(each * counted).mean(0).numpy() for each in lines.values()])
@@ -46,6 +47,6 @@ def logits_section(model: Model, batch: Batch) -> Section:
             {"line": list(lines)},
         ),
         "lines",
-        "Means over the batch; the probability of the right token depends on differences alone.",
+        "Means over the batch. The probability of the right token depends on differences of logits alone.",
     )
-    return Section("Logits", "Adding a number to all logits changes nothing.", (figure,))
+    return Section("Logits", "Adding a constant to all logits changes no probability.", (figure,))

@@ -1,4 +1,4 @@
-"""Where heads look, and how well the position can be read off what they write."""
+"""Attention of heads, and linear probes of the position."""
 
 import einops
 import torch
@@ -19,36 +19,36 @@ from headway.models.convert import Model
 
 
 def activations_section(network: LoadedModel, batch: Batch) -> Section:
-    """How much each head moves at each token, and where it looks."""
+    """Norms of hook_z and attention patterns of one sequence."""
     return Section(
         "Activations",
-        "The first sequence of the evaluation batch; its tokens are named by position and number.",
+        "The first sequence of the evaluation batch; tokens are named by position and number.",
         (lengths_of_first(network, batch), patterns_of_first(network, batch)),
     )
 
 
 def attention_section(model: Model, fresh: Model, batch: Batch) -> Section:
-    """Attention averaged over the batch, and the share of position 0, where BOS stands."""
+    """Mean attention patterns over the batch, and attention to position 0, the position of BOS."""
     by_network = {"trained": _mean_pattern(model, batch), "untrained": _mean_pattern(fresh, batch)}
     shares = torch.stack([pattern[..., 0] for pattern in by_network.values()])
     uniform = uniform_pattern(model, batch)[0, 0, 0, :, 0]
     trained = xr.Dataset({"attention": (("layer", "head", "query", "key"), by_network["trained"].numpy())})
     return Section(
         "Attention",
-        "Averaged over the batch: what is left depends on positions alone.",
+        "Means over the batch depend on positions alone.",
         (
-            Figure("Mean pattern", trained, "maps"),
+            Figure("Mean attention pattern", trained, "maps"),
             Figure(
-                "Share of position 0, by row",
+                "Mean attention to position 0, by query",
                 xr.Dataset(
                     {
                         "share": (("network", *HEAD, "query"), shares.numpy()),
-                        "alike": ("query", uniform.cpu().numpy(), {"long_name": "all tokens alike: 1 / (q + 1)"}),
+                        "alike": ("query", uniform.cpu().numpy(), {"long_name": "uniform attention: 1 / (q + 1)"}),
                     },
                     {"network": list(by_network)},
                 ),
                 "lines",
-                "Position 0 is where BOS stands, if there is one.",
+                "Position 0 is BOS, if the task has one.",
                 "y",
             ),
         ),
@@ -56,7 +56,7 @@ def attention_section(model: Model, fresh: Model, batch: Batch) -> Section:
 
 
 def position_section(model: Model, fresh: Model, batch: Batch, held_out: Batch) -> Section:
-    """How well the position can be read off attention, and off what layer 0 writes, by linear regression."""
+    """R² of linear probes of the position, from attention and from activations of layer 0."""
     points = {
         "token embedding": "hook_embed",
         "after layer 0's attention": "blocks.0.attn.hook_z",
@@ -65,7 +65,10 @@ def position_section(model: Model, fresh: Model, batch: Batch, held_out: Batch) 
     }
     rows: dict[str, list[float]] = {}
     networks = (model, fresh)
-    for name, read in {"share of position 0 in L0": _share, "1 / that share": _one_over_share}.items():
+    for name, read in {
+        "attention to position 0 in L0": _attention_to_first,
+        "1 / attention to position 0": _one_over_attention,
+    }.items():
         rows[name] = [
             linear_probe(
                 *(Samples(read(network, each), position_target(each)[each.mask]) for each in (batch, held_out))
@@ -77,14 +80,17 @@ def position_section(model: Model, fresh: Model, batch: Batch, held_out: Batch) 
             probe_activation(network, batch, held_out, point, position_target).r_squared for network in networks
         ]
     return Section(
-        "Reading the position",
-        "R² of a linear regression of the position, tried on other sequences than it was fitted to. Without BOS or "
-        "positions, causal attention alone makes a mean over more tokens the later it is taken.",
+        "Linear probes of the position",
+        "R² of a linear regression of the position, on sequences that it is not fitted to. Even without BOS and "
+        "positional embeddings, causal attention averages over more tokens at later positions.",
         (
             Figure(
                 "R² of the position",
                 table(
-                    "read from", rows, trained=[r[0] for r in rows.values()], untrained=[r[1] for r in rows.values()]
+                    "input of the probe",
+                    rows,
+                    trained=[r[0] for r in rows.values()],
+                    untrained=[r[1] for r in rows.values()],
                 ),
                 "table",
             ),
@@ -96,11 +102,11 @@ def _mean_pattern(model: Model, batch: Batch) -> Float[Tensor, "layer head query
     return einops.reduce(forward_pass(model, batch).patterns, "layer batch head q k -> layer head q k", "mean")
 
 
-def _share(model: Model, batch: Batch) -> Float[Tensor, "sample head"]:
+def _attention_to_first(model: Model, batch: Batch) -> Float[Tensor, "sample head"]:
     return einops.rearrange(forward_pass(model, batch).patterns[0, :, :, :, 0], "batch head q -> batch q head")[
         batch.mask
     ]
 
 
-def _one_over_share(model: Model, batch: Batch) -> Float[Tensor, "sample head"]:
-    return 1 / _share(model, batch).clamp(min=1e-6)
+def _one_over_attention(model: Model, batch: Batch) -> Float[Tensor, "sample head"]:
+    return 1 / _attention_to_first(model, batch).clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""The task's sequences with other beginnings, and what the network computes on them."""
+"""Sequences of the task with another first token, and activations on them."""
 
 import einops
 import torch
@@ -12,37 +12,37 @@ from headway.models.convert import Model, evaluating
 
 
 def task_of(run: Run | Batch) -> PreviousToken:
-    """The task of a run, or of a batch."""
+    """Return the task of a run or a batch."""
     assert isinstance(run.task, PreviousToken)
     return run.task
 
 
 def after_first(batch: Batch, count: int) -> Batch:
-    """The sequences after the first ``count``."""
+    """Return the sequences after the first ``count``."""
     return batch._replace(inputs=batch.inputs[count:], targets=batch.targets[count:], mask=batch.mask[count:], info={})
 
 
 def with_another_first(batch: Batch) -> Batch:
-    """The same sequences with another's first drawn token in the place of BOS."""
+    """Replace BOS by the first random token of another sequence."""
     inputs, targets = batch.inputs.clone(), batch.targets.clone()
     inputs[:, 0] = targets[:, 1] = batch.inputs.roll(1, 0)[:, 1]
     return batch._replace(inputs=inputs, targets=targets)
 
 
 def without_first(batch: Batch) -> Batch:
-    """The sequences without position 0; what then stands first has nothing before it."""
+    """Remove position 0; the new first position has no previous token, and is masked."""
     mask = batch.mask[:, 1:].clone()
     mask[:, 0] = False
     return batch._replace(inputs=batch.inputs[:, 1:], targets=batch.targets[:, 1:], mask=mask)
 
 
 def every_activation(model: Model, batch: Batch) -> dict[str, Tensor]:
-    """Every activation."""
+    """Run the network and return every activation."""
     with torch.no_grad(), evaluating(model):
         return model.run_with_cache(batch.inputs, return_cache_object=False)[1]
 
 
 def position_target(batch: Batch) -> Float[Tensor, "batch pos 1"]:
-    """The position at each position, for a probe."""
+    """Return the position of each token, as the target of a probe."""
     rows, length = batch.inputs.shape
     return einops.repeat(torch.arange(float(length)), "pos -> batch pos 1", batch=rows)

@@ -1,8 +1,9 @@
-"""How does a network without positions find the token before? TransformerLens's No Position Experiment, of any run.
+"""How does a network without positional embeddings find the previous token?
 
-A causal network can derive where it is: what stands at position 0 is always BOS, so a head that looks at everything
-alike gives BOS a share of 1 / (q + 1). The claims at the end ask whether this run does it in that way: whether layer
-0's attention carries the position, its MLP hands it on, and the last layer finds the token before by position alone.
+After the No Position Experiment of TransformerLens. A causal network can derive the position: BOS is always at
+position 0, so a head with uniform attention attends to it with weight 1 / (q + 1). The claims test whether this network
+does so: whether the attention of layer 0 carries the position, its MLP passes it on, and the last layer attends to the
+previous token by position alone.
 """
 
 from collections.abc import Sequence
@@ -23,9 +24,9 @@ from headway.checkpoints.run import Run
 
 
 def study(network: LoadedModel, options: Options, others: Sequence[Run] = ()) -> Findings:
-    """What is found in a network that predicts the token before.
+    """Study a network that predicts the previous token.
 
-    ``others`` are further runs, whose training stands beside: other learning rates, clipping, batches, positions.
+    ``others`` are further runs to compare training with: other learning rates, clipping, batches, positions.
 
     Raises:
         ValueError: too few sequences for a probe.
@@ -37,7 +38,7 @@ def study(network: LoadedModel, options: Options, others: Sequence[Run] = ()) ->
     samples, half = (some * (task.length - 1) for some in (count, count // 2))
     if samples < features + 2 or half < cfg.d_model + 2:
         raise ValueError(
-            f"sequences: {count} is not valid; its {samples} positions are too few for {features} features"
+            f"sequences: {count} is not valid; {samples} positions are too few for a probe of {features} features"
         )
     batch, held_out = (task.evaluation_batch(network.eval_seed + draw, count) for draw in (0, 1))
     fresh = untrained(cfg)

@@ -1,4 +1,4 @@
-"""How the run was trained: losses, gradients and spikes, beside other runs and the published one."""
+"""Training of the run: losses, gradients and spikes, beside other runs and the published one."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from headway.analyze.tools.spikes import Spike, loss_spikes
 from headway.checkpoints.run import Run
 from headway.data.previous_token import PreviousToken
 
-# Single-batch losses of the published run, by step.
+# Losses of single batches of the published run, by step.
 PUBLISHED = PublishedRun(
     {0: 6.00, 400: 4.11, 700: 0.65, 1000: 0.077, 3000: 0.0078, 3900: 0.0032},
     PreviousToken(),
@@ -21,14 +21,14 @@ PUBLISHED = PublishedRun(
     batch_size=256,
     lr=1e-4,
 )
-# So many points of a training curve are drawn: the largest of the updates that fall together.
+# Points of a training curve; each is the largest of some consecutive updates.
 POINTS = 400
-# Of so many spikes of a run each has a row of its own.
+# Spikes of a run in the table.
 SPIKES = 8
 
 
 def training_section(network: LoadedModel, run: Run, others: Sequence[Run]) -> Section:
-    """Loss and gradient norm of every update, the spikes in them, and the loss at each position."""
+    """Loss and gradient norm of every update, loss spikes, and the loss by position."""
     runs, step = runs_by_name((run, *others)), network.step or 0
     training = {name: each.training for name, each in runs.items()}
     name = next(iter(runs))
@@ -44,18 +44,18 @@ def training_section(network: LoadedModel, run: Run, others: Sequence[Run]) -> S
                 "Loss and gradient norm",
                 curves[["loss", "gradient_norm"]],
                 "lines",
-                f"Of each {max(1, longest // POINTS)} updates that follow each other the largest, so that no spike "
-                "is lost; the gradient before clipping.",
+                f"Maximum of every {max(1, longest // POINTS)} consecutive updates, which keeps spikes; gradient norm "
+                "before clipping.",
                 "y",
             )
         )
     figures.append(
         Figure(
-            "Runs beside each other",
+            "Comparison of runs",
             _settings(runs, training, spikes),
             "table",
-            "A spike: a loss above 1.5 times the median of the 50 updates before it, and by more than 6 deviations. "
-            "The last loss is the median of the last 50 updates.",
+            "spike: a loss above 1.5 times the median of the 50 updates before it, and by more than 6 deviations. "
+            "last loss: median of the last 50 updates.",
         )
     )
     if any(spikes.values()):
@@ -64,23 +64,23 @@ def training_section(network: LoadedModel, run: Run, others: Sequence[Run]) -> S
     per_token = np.array([loss(run.model(each), run.batch()).loss_by_position.values for each in kept])
     figures.append(
         Figure(
-            "Loss by position, over training",
+            "Loss by position over training",
             xr.Dataset({"loss": (("pos", "step"), per_token.T)}, {"step": kept}),
             "lines",
-            "Nats, on the evaluation batch; one line a position. Position 0 has no token before it.",
+            "In nats, on the evaluation batch; one line per position. Position 0 has no previous token.",
             "x",
         )
     )
-    return Section("Training", "Cross-entropy of each batch before its update, in nats.", tuple(figures))
+    return Section("Training", "Cross-entropy of each training batch before its update, in nats.", tuple(figures))
 
 
 def _beside_published(training: xr.Dataset) -> Figure:
-    """The training loss where the published one is known: single batches, and the median of 100."""
+    """Table of training losses beside the published ones: single batches, and medians of 100."""
     losses = training.loss
     known = [each for each in PUBLISHED.losses if each + 1 in losses.step.values]
     median = losses.rolling(step=100, min_periods=1, center=True).median()
     return Figure(
-        "Beside the published run",
+        "Comparison with the published run",
         table(
             "step",
             known,
@@ -89,13 +89,13 @@ def _beside_published(training: xr.Dataset) -> Figure:
             median_around=[median.sel(step=each + 1).item() for each in known],
         ),
         "table",
-        "Single batches; the last column is the median of the 100 updates around. The published run was probably "
-        "made with a warm-up that overshoots its learning rate.",
+        "Single batches; median around: of the 100 updates around the step. The warm-up of the published run probably "
+        "overshoots its learning rate.",
     )
 
 
 def _largest(training: xr.Dataset, together: int) -> xr.Dataset:
-    """The largest numbers of each so many updates."""
+    """Return the maximum of every ``together`` consecutive updates."""
     return training.coarsen(step=together, boundary="pad", coord_func="min").max()
 
 
@@ -120,7 +120,7 @@ def _settings(runs: dict[str, Run], training: dict[str, xr.Dataset], spikes: dic
 
 
 def _spike_table(runs: dict[str, Run], spikes: dict[str, list[Spike]]) -> Figure:
-    """The largest spikes of each run, and what one has who stops before each."""
+    """Table of the largest spikes of each run, and of the checkpoints around them."""
     rows = [
         (
             name,
@@ -132,7 +132,7 @@ def _spike_table(runs: dict[str, Run], spikes: dict[str, list[Spike]]) -> Figure
         for spike in sorted(sorted(found, key=lambda spike: -spike.size)[:SPIKES])
     ]
 
-    def there(name: str, kept: int | None) -> float:
+    def loss_at(name: str, kept: int | None) -> float:
         return np.nan if kept is None else loss(runs[name].model(kept), runs[name].batch()).loss.item()
 
     return Figure(
@@ -144,19 +144,18 @@ def _spike_table(runs: dict[str, Run], spikes: dict[str, list[Spike]]) -> Figure
             peak=[spike.peak for _, spike, *_ in rows],
             size=[spike.size for _, spike, *_ in rows],
             gradient_norm=[spike.gradient_norm for _, spike, *_ in rows],
-            last_kept_step_before=[kept for *_, kept, _ in rows],
-            its_loss=[there(name, kept) for name, _, kept, _ in rows],
-            first_kept_step_after=[np.nan if kept is None else kept for *_, kept in rows],
-            and_its_loss=[there(name, kept) for name, *_, kept in rows],
+            checkpoint_before=[kept for *_, kept, _ in rows],
+            loss_at_checkpoint_before=[loss_at(name, kept) for name, _, kept, _ in rows],
+            checkpoint_after=[np.nan if kept is None else kept for *_, kept in rows],
+            loss_at_checkpoint_after=[loss_at(name, kept) for name, *_, kept in rows],
         ),
         "table",
-        f"The {SPIKES} largest of each run. Stopping before a spike is going back to the last kept step before it, "
-        "which loses what was learnt since; beside it the first kept step from the spike on. Both losses are of the "
-        "evaluation batch.",
+        f"The {SPIKES} largest spikes of each run. Stopping before a spike means going back to the last checkpoint "
+        "before it. Both losses of checkpoints are on the evaluation batch.",
     )
 
 
 def runs_by_name(runs: Sequence[Run]) -> dict[str, Run]:
-    """Runs by the names of their directories, or by their whole paths if those are the same."""
+    """Return runs by the names of their directories, or by their paths if names are equal."""
     names = [run.path.name for run in runs]
     return dict(zip(names if len(set(names)) == len(names) else [str(run.path) for run in runs], runs, strict=True))

@@ -1,4 +1,4 @@
-"""What the weights say of tokens: their unembedding, the keys they look for, and the neurons they reach."""
+"""Weights between tokens: the unembedding, QK circuits, and the best keys of a query."""
 
 from itertools import combinations
 
@@ -19,7 +19,7 @@ from headway.models.convert import Model
 
 
 def vocabulary_section(network: LoadedModel) -> Section:
-    """The unembedding with LayerNorm folded in, and the maps between tokens."""
+    """The unembedding with LayerNorm folded, and QK circuits between tokens."""
     model, folded = network.model, network.folded
     spectra = torch.stack([torch.linalg.svdvals(weight(each, "W_U")) for each in (model, folded)])
     heads, every = heads_except(model), torch.arange(len(weight(folded, "W_E")))
@@ -27,23 +27,23 @@ def vocabulary_section(network: LoadedModel) -> Section:
     scores = einops.rearrange(maps, "(layer head) query key -> layer head query key", layer=model.cfg.n_layers)
     return Section(
         "Tokens",
-        "With LayerNorm's weights folded into what reads them; its scale is left out. The token alone: what earlier "
-        "layers add, such as a position, is not in it.",
+        "With the weights of LayerNorm folded and its scales left out, from token embeddings alone: contributions of "
+        "earlier layers, such as a position, are left out.",
         (
-            Figure("Folded W_U", xr.Dataset({"W_U": (("d_model", "token"), weight(folded, "W_U").numpy())}), "maps"),
+            Figure("W_U, folded", xr.Dataset({"W_U": (("d_model", "token"), weight(folded, "W_U").numpy())}), "maps"),
             Figure(
                 "Singular values of W_U",
-                xr.Dataset({"singular_value": (("W_U", "number"), spectra.numpy())}, {"W_U": ["as it is", "folded"]}),
+                xr.Dataset({"singular_value": (("W_U", "number"), spectra.numpy())}, {"W_U": ["unfolded", "folded"]}),
                 "lines",
             ),
             Figure(
-                "QK map of each head",
+                "QK circuit of each head",
                 xr.Dataset({"score": ((*HEAD, "query_token", "key_token"), scores.numpy())}),
                 "maps",
                 "W_E W_Q W_K.T W_E.T / sqrt(d_head); token 0 is BOS.",
             ),
             Figure(
-                "QK map in numbers",
+                "Scores in the QK circuits",
                 table(
                     "head",
                     map(str, heads),
@@ -53,14 +53,14 @@ def vocabulary_section(network: LoadedModel) -> Section:
                     spread=maps.std((-1, -2)),
                 ),
                 "table",
-                "Mean score of a token with itself and with BOS, and mean and standard deviation of all.",
+                "Mean score of a token with itself and with BOS; mean and standard deviation (spread) of all scores.",
             ),
         ),
     )
 
 
 def keys_section(model: Model, batch: Batch, top: int) -> Section:
-    """Which keys a query looks for, among all tokens and among those of a sequence, alone and together."""
+    """The best keys of a query, among all tokens and among the tokens of a sequence, alone and in pairs."""
     few = batch.first(1)
     row = few.inputs[0]
     figures = []
@@ -74,38 +74,39 @@ def keys_section(model: Model, batch: Batch, top: int) -> Section:
         names = {"query": [f"token {token}" for token in queries.tolist()], "rank": range(1, top + 1)}
         figures += [
             Figure(
-                f"Keys that {head} looks for, by token",
+                f"Best keys of {head}, by query token",
                 xr.Dataset(found, names),
                 "table",
-                "The largest entries in the row of W_E W_Q W_K.T W_E.T / sqrt(d_head), LayerNorm folded and its "
-                "scales left out: what the token alone looks for.",
+                "The largest entries in the row of W_E W_Q W_K.T W_E.T / sqrt(d_head), with LayerNorm folded and its "
+                "scales left out.",
             ),
             _combinations(model, few, head, top),
         ]
     terms = qk_attribution(model, batch)
     figures.append(
         Figure(
-            "Which parts find each other",
+            "Pairs of components in the score",
             xr.Dataset({"spread": terms.qk_attribution}),
             "maps",
-            "Spread, over all query and key positions, of what each pair of components adds to the attention score.",
+            "Standard deviation, over all queries and keys, of the contribution of each pair to the attention score.",
         )
     )
     return Section(
         "Keys and combinations of keys",
-        "A score is linear in the key, so that of several keys is the sum; attention is not, since keys compete.",
+        "Scores are linear in the key, so that scores of several keys add up; attention is not, because of the "
+        "softmax.",
         tuple(figures),
     )
 
 
 def _combinations(model: Model, few: Batch, head: Head, top: int) -> Figure:
-    """The best keys of the last query of one sequence, and the best pairs of them, from the head's real scores."""
+    """Table of the best keys, and the best pairs of keys, of the last query of one sequence, from actual scores."""
     query = few.inputs.shape[1] - 1
     keys = list(range(query + 1))
     whole = score_given_keys(model, few, head, keys)
     scores = whole(reads(model, few, head.layer))[0, query]
     names = [f"{k}: {token}" for k, token in enumerate(few.inputs[0].tolist())]
-    # Equal tokens are one key to what reads tokens alone; the one with the largest score stands for them.
+    # Of equal tokens, the one with the largest score.
     first = {few.inputs[0, key].item(): key for key in sorted(keys, key=lambda key: scores[key].item())}
     keys = sorted(first.values())
     summed = {some: scores[list(some)].sum().item() for size in (1, 2) for some in combinations(keys, size)}
@@ -124,6 +125,6 @@ def _combinations(model: Model, few: Batch, head: Head, top: int) -> Figure:
             attention=[pattern[list(each)].sum().item() for each in rows],
         ),
         "table",
-        "The best single keys and the best pairs of the first sequence (position: token; of equal tokens the best), "
-        "with the sum of their scores and of the attention they get.",
+        "The best keys and the best pairs of keys (position: token) of the first sequence, with the sums of their "
+        "scores and of their attention.",
     )

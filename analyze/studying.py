@@ -61,7 +61,6 @@ def study(
     chosen = found.given(options)
     files = study_files(name, run, at, out)
 
-    from headway.analyze.studies.loading import open_run_or_model
     from headway.analyze.studies.result import StudyResult
     from headway.checkpoints.run import Run
 
@@ -74,6 +73,7 @@ def study(
 
     from headway.analyze.report.live import report_if_possible
     from headway.analyze.report.page import write_studies
+    from headway.analyze.studies.loading import open_run_or_model
     from headway.analyze.studies.runner import run_study
 
     if isinstance(run, str | Path):

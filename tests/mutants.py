@@ -66,14 +66,17 @@ NEAREST = {
     "analyze/measures/attribution.py": ["attribution"],
     "analyze/measures/callback.py": ["runs"],
     "analyze/measures/composition.py": ["ground_truth", "measures"],
+    "analyze/measures/descriptions.py": ["scores"],
     "analyze/measures/eigenvalues.py": ["ground_truth", "measures"],
     "analyze/measures/geometry.py": ["ground_truth", "geometry"],
+    "analyze/measures/logit_difference.py": ["faithfulness"],
     "analyze/measures/loss.py": ["handmade", "measures"],
     "analyze/measures/measure.py": ["measures", "runs"],
     "analyze/measures/nulls.py": ["nulls"],
     "analyze/measures/pairs.py": ["measures"],
     "analyze/measures/positions.py": ["ground_truth", "vocabulary"],
     "analyze/measures/ranks.py": ["measures"],
+    "analyze/measures/run_nulls.py": ["scores"],
     "analyze/measures/scales.py": ["nulls"],
     "analyze/measures/scoring.py": ["runs"],
     "analyze/measures/surgery.py": ["ablation"],
@@ -82,17 +85,18 @@ NEAREST = {
     "data/conditionals.py": ["conditionals"],
     "data/corpus.py": ["text"],
     "data/indirect_object.py": ["values", "indirect_object"],
-    "data/prepared.py": ["text"],
+    "data/tokenized_corpus.py": ["text"],
+    "data/cache.py": ["text"],
     "data/text.py": ["values", "text"],
     "data/tokenizer.py": ["text", "conditionals"],
     "data/": ["values", "tasks"],
     "models/config.py": ["values", "config", "parity"],
-    "models/convert.py": ["measures", "typed"],
+    "models/convert.py": ["measures", "prompt"],
     "models/handmade.py": ["handmade", "ground_truth"],
-    "models/lightning_module.py": ["runs"],
-    "models/optim.py": ["values", "runs"],
+    "models/lightning_module.py": ["lightning_module", "runs"],
+    "models/optim.py": ["values", "recipe", "runs"],
     "models/": ["parity", "transformer_lens_tools"],
-    "checkpoints/": ["values", "runs"],
+    "checkpoints/": ["values", "recipe", "scores", "runs"],
 }
 # A minute of the C++ compiler, which tells nothing about a mutant.
 LEFT_OUT = "tests/test_runs.py::test_compiled_training_is_the_same_up_to_rounding"
@@ -145,7 +149,7 @@ class Place:
 
 def places(root: Path, stratum: str) -> list[Place]:
     """The places of all mutants of a stratum."""
-    from cosmic_ray.commands.init import _all_work_items
+    from cosmic_ray.commands.init import _all_work_items  # pyright: ignore[reportMissingImports]
 
     kind_of = {name: kind for kind, names in KINDS.items() for name in names}
     found, seen = [], Counter()
@@ -174,8 +178,8 @@ def places(root: Path, stratum: str) -> list[Place]:
 
 def mutant_at(root: Path, place: Place) -> Mutant | None:
     """The mutant, or None if the change gives no Python."""
-    from cosmic_ray.mutating import mutate_code
-    from cosmic_ray.plugins import get_operator
+    from cosmic_ray.mutating import mutate_code  # pyright: ignore[reportMissingImports]
+    from cosmic_ray.plugins import get_operator  # pyright: ignore[reportMissingImports]
 
     source = (root / place.path).read_text(encoding="utf-8")
     changed = mutate_code(source, get_operator(place.operator)(), place.occurrence)
@@ -251,8 +255,8 @@ def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
 
 def tried(tree: Path, mutant: Mutant) -> Result:
     """Make the change, run the nearest tests, undo it."""
-    from cosmic_ray.mutating import use_mutation
-    from cosmic_ray.plugins import get_operator
+    from cosmic_ray.mutating import use_mutation  # pyright: ignore[reportMissingImports]
+    from cosmic_ray.plugins import get_operator  # pyright: ignore[reportMissingImports]
 
     start = time.monotonic()
     with use_mutation(tree / mutant.path, get_operator(mutant.operator)(), mutant.occurrence):

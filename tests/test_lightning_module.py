@@ -60,7 +60,7 @@ def test_the_gradient_norm_is_kept_as_it_was_before_clipping(bound: float | None
     norms = []
 
     class Norms(L.Callback):
-        def on_train_batch_end(self, *_: object) -> None:
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             gradient = torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
             norms.append((gradient.norm().item(), training.grad_norm.item()))
 

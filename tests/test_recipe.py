@@ -40,10 +40,10 @@ def test_linear_steps_are_spaced_evenly_from_zero_which_is_not_counted():
 @pytest.mark.parametrize("name", ["log", "linear"])
 def test_as_many_steps_are_spaced_as_can_be_kept(name: str):
     for valid in (0, 10_000):
-        assert Schedule(**{"log": 0, "linear": 0, name: valid}).steps(20_000)[-1] == 20_000
+        assert replace(Schedule(log=0, linear=0), **{name: valid}).steps(20_000)[-1] == 20_000
     for wrong in (-1, 10_001):
         with pytest.raises(ValueError, match=f"^{name}: {wrong} is not valid; .*10000"):
-            Schedule(**{name: wrong})
+            replace(Schedule(), **{name: wrong})
 
 
 @pytest.mark.parametrize("name", ["steps", "batch_size", "eval_batch_size"])
@@ -51,9 +51,7 @@ def test_counts_begin_at_one_and_end_at_a_billion(name: str):
     for valid in (1, 10**9):
         assert getattr(replace(TOKENS, schedule=Schedule(), **{name: valid}), name) == valid
     for wrong in (0, 10**9 + 1):
-        with pytest.raises(
-            ValueError, match=f"^{name}: {wrong} is not valid; .*1000000000"
-        ):
+        with pytest.raises(ValueError, match=f"^{name}: {wrong} is not valid; .*1000000000"):
             replace(TOKENS, schedule=Schedule(), **{name: wrong})
 
 

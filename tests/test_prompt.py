@@ -192,7 +192,7 @@ def test_of_a_long_string_the_first_position_and_those_before_the_one_asked_abou
         ([STRING, "--position", "-1"], "position: -1 does not exist"),
         ([STRING, "--token", " Mary and"], "' Mary and' is not one token .* it is split into ' Mary', ' and'"),
         ([STRING, "--top", "0"], "top: 0 is not valid; it must be at least 1"),
-        ([STRING, "--at", "3"], "at: 3 is not valid; a model that was not trained here has no steps"),
+        ([STRING, "--at", "3"], "at: 3 is not valid; a language model has no checkpoints here"),
         ([STRING, "--out", "."], "out: . is a directory; it must be a file"),
         ([STRING, "--out", ""], "out: '' is not valid"),
         ([STRING, "--out", "taken.html"], "out: taken.html is not a page of Headway; --overwrite replaces it"),

@@ -96,7 +96,8 @@ class Scorer:
         """Attributes that the task adds, by variable: baselines of losses, tokens of the stored attention patterns."""
         parts = self.batch.task.parts(self.batch) if self.batch.task is not None else {}
         task = self.run.task
-        baselines = {"baselines": task.baselines()}
+        # A user's baselines may be numpy's numbers, which no file of attributes holds.
+        baselines = {"baselines": {name: float(value) for name, value in task.baselines().items()}}
         losses = dict.fromkeys(("loss", *(f"loss_{part}" for part in parts)), baselines)
         stored = self.batch.first(STORED_SEQUENCES)
         length = stored.inputs.shape[1]

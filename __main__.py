@@ -129,7 +129,7 @@ def train_command(arguments: list[str]) -> None:
 
 
 def _base_recipe(name: str | None, config: str | None, task_path: str | None) -> "tuple[str, Recipe]":
-    """What the options start from: the name of the run's directory, and a recipe."""
+    """Return what the options change: the name of the run's directory, and a recipe."""
     from headway.options import nearest
 
     if config is not None and (name is not None or task_path is not None):

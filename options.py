@@ -87,7 +87,7 @@ def _not_valid(name: str, value: str, kind: Any) -> str:
 
 
 def _in_words(kind: Any) -> str:
-    """What a value of type ``kind`` looks like.
+    """Describe a value of type ``kind`` in words.
 
     Example:
         >>> _in_words(tuple[int, ...]), _in_words(float | None)
@@ -106,7 +106,7 @@ def _in_words(kind: Any) -> str:
 
 
 def imported(option: str, path: str, form: str) -> Any:
-    """What ``package.module:name`` names; a ValueError about ``option``, which must be of this ``form``."""
+    """Import ``package.module:name``; raise a ValueError about ``option``, which must be of this ``form``."""
     module_name, _, name = path.partition(":")
     try:
         return attrgetter(name)(importlib.import_module(module_name))

@@ -169,7 +169,8 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool, live: bool) -> No
     with _threads(recipe, module.model), _without_advice():
         if not resumed:
             write_whole(
-                run.path / "environment.json", lambda part: part.write_text(json.dumps(environment(), indent=2))
+                run.path / "environment.json",
+                lambda part: part.write_text(json.dumps(environment(), indent=2), encoding="utf-8"),
             )
         trainer = L.Trainer(
             accelerator=recipe.trainer.accelerator,
@@ -281,7 +282,7 @@ def check_hardware(config: TrainerConfig) -> None:
 
 
 def bf16_slowdown() -> float:
-    """How many times as long as in float32 this CPU takes for a matrix product in bf16: below 1 if it has bf16."""
+    """Return how much longer this CPU takes for a matrix product in bf16 than in float32: below 1 if it has bf16."""
 
     def seconds(dtype: torch.dtype) -> float:
         x = torch.ones(128, 128, dtype=dtype)
@@ -299,7 +300,7 @@ class LossBar(TQDMProgressBar):
         self.train_progress_bar.set_description("training")
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """What stands at the end of the bar: the loss, and how many positions a second the network has learnt from."""
+        """Return the fields at the end of the bar: the loss, and the positions per second."""
         assert isinstance(pl_module, TrainingModule)
         bar = self.train_progress_bar
         # tqdm's own rate is of the time since the bar was last drawn.

@@ -21,7 +21,7 @@ _KINDS = {
 def read_values(path: Path) -> dict[str, Any]:
     """The values of a config.yaml; a ValueError that names the file if it is not there or holds no recipe."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"config: {path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError, RecursionError):

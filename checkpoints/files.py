@@ -13,8 +13,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "scores" / "note.txt"
-        >>> write_whole(path, lambda part: part.write_text("done"))
-        >>> path.read_text()
+        >>> write_whole(path, lambda part: part.write_text("done", encoding="utf-8"))
+        >>> path.read_text(encoding="utf-8")
         'done'
     """
     path.parent.mkdir(parents=True, exist_ok=True)

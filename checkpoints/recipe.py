@@ -29,7 +29,7 @@ SIZES_OF_TASK = ("n_ctx", "d_vocab", "input_type")
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What Lightning's Trainer runs on.
+    """Precision and hardware of Lightning's Trainer.
 
     Args:
         precision: float32 by default; mixed precision is for hardware that has it. Kept weights are float32 always.
@@ -52,7 +52,7 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is trained on what, how, for how long, from which seeds, and what is kept.
+    """Everything that determines a run: task, network, optimiser, checkpoints, hardware, length and seeds.
 
     Args:
         task: What the network is trained on.
@@ -182,7 +182,7 @@ class Recipe:
         return cls(**values)
 
     def to_yaml(self) -> str:
-        """What config.yaml holds.
+        """Return the text of config.yaml.
 
         Raises:
             ValueError: a recipe that would come back as another one.
@@ -201,7 +201,7 @@ class Recipe:
 
     def save(self, path: Path) -> None:
         """Write config.yaml."""
-        path.write_text(self.to_yaml())
+        path.write_text(self.to_yaml(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":

@@ -102,7 +102,7 @@ class Run:
 
     @property
     def _state(self) -> str:
-        """How far it has come, in a few words."""
+        """The number of checkpoints, and whether the run is finished."""
         kept = f"{len(self.steps)} checkpoint{'' if len(self.steps) == 1 else 's'}"
         try:
             return f"{kept}, {'finished' if self.finished else 'not finished'}"
@@ -127,12 +127,12 @@ class Run:
 
     @property
     def task(self) -> "Task":
-        """What the network was trained on."""
+        """The task that the network was trained on."""
         return self.recipe.task
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast | None":
-        """What spells strings in this network's tokens; None where tokens stand for no strings.
+        """The tokenizer of this network; None if its tokens stand for no strings.
 
         Raises:
             ValueError: its file is gone, or is not the one that the network was trained with.
@@ -177,7 +177,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the last step of the recipe is kept."""
+        """True if the last step of the recipe has a checkpoint."""
         return self.config["steps"] in self.steps
 
     @property
@@ -191,7 +191,7 @@ class Run:
         return self.path / "report.html"
 
     def weights_file(self, step: int) -> Path:
-        """Where the weights of ``step`` are kept."""
+        """Return the path of the weights of ``step``."""
         return self.path / "weights" / f"step-{step:08d}.safetensors"
 
     def model(
@@ -218,7 +218,7 @@ class Run:
 
         step, tokenizer = self.check_step(step, nearest), self.tokenizer
         try:
-            config = ModelConfig(**json.loads((self.path / "weights" / "config.json").read_text()))
+            config = ModelConfig(**json.loads((self.path / "weights" / "config.json").read_text(encoding="utf-8")))
             model = HookedTransformer(config, tokenizer)
             model.load_state_dict(load_file(self.weights_file(step)))
         except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
@@ -246,7 +246,7 @@ class Run:
 
     @property
     def training(self) -> xr.Dataset:
-        """What each update was, from TensorBoard's files: ``loss``, ``gradient_norm`` (before clipping) and ``lr``.
+        """Numbers of every update, from TensorBoard's files: ``loss``, ``gradient_norm`` (before clipping) and ``lr``.
 
         Axis ``step``, the number of updates with this one, from 1: the loss of its batch was taken before it. Empty for
         a run that has trained no step.
@@ -272,7 +272,7 @@ class Run:
         )
 
     def study_file(self, name: str, step: int) -> Path:
-        """Where the study ``name`` of ``step`` is kept."""
+        """Return the path of the study ``name`` at ``step``."""
         return self.path / "studies" / f"step-{step:08d}" / f"{name}.nc"
 
     @property
@@ -309,7 +309,7 @@ class Run:
         return ShownRun(self, step)
 
     def summary(self) -> str:
-        """What training prints at its end: loss and baselines, and the strongest heads with the steps when they formed.
+        """Return the summary that ends a training: loss and baselines, and the strongest heads with their steps.
 
         Raises:
             ValueError: a run without scores.
@@ -342,7 +342,9 @@ class Run:
         weights = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}
         config = self.path / "weights" / "config.json"
         if not config.exists():
-            write_whole(config, lambda part: part.write_text(json.dumps(model.cfg.to_dict(), indent=2)))
+            write_whole(
+                config, lambda part: part.write_text(json.dumps(model.cfg.to_dict(), indent=2), encoding="utf-8")
+            )
         write_whole(self.weights_file(step), lambda part: save_file(weights, part))
 
     @classmethod
@@ -368,7 +370,7 @@ class Run:
             tokenizer = recipe.task.tokenizer_json
             if tokenizer is not None:
                 write_whole(path / TOKENIZER, lambda part: part.write_bytes(tokenizer))
-            write_whole(path / CONFIG, lambda part: part.write_text(config))
+            write_whole(path / CONFIG, lambda part: part.write_text(config, encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"out: {path} cannot be written ({error.strerror})") from None
         return cls(path)
@@ -376,7 +378,7 @@ class Run:
 
 @dataclass(frozen=True)
 class ShownRun:
-    """What a notebook shows of a run: its page, in a frame of its own, at one step."""
+    """The page of a run at one step, which a notebook shows in a frame."""
 
     run: Run
     step: int
@@ -384,7 +386,7 @@ class ShownRun:
     def _repr_html_(self) -> str:
         page = self.run.report_file
         place = f'<head><meta name="place" content="step={self.step}">'
-        frame = html.escape(page.read_text().replace("<head>", place, 1))
+        frame = html.escape(page.read_text(encoding="utf-8").replace("<head>", place, 1))
         scored = max((folder.stat().st_mtime for folder in self.run.path.glob("scores/step-*")), default=0)
         stale = f"Scored since this page was written; headway report {self.run.path} renews it."
         note = f"<p>{html.escape(stale)}</p>" if scored > page.stat().st_mtime else ""
@@ -393,9 +395,9 @@ class ShownRun:
 
 
 def holds_run(path: Path) -> bool:
-    """Whether a directory has the config.yaml of a run, and not just anybody's or a lonely one."""
+    """Return whether a directory holds a run: its config.yaml is one of Headway, and environment.json exists."""
     try:
-        values = yaml.safe_load((path / CONFIG).read_text())
+        values = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, ValueError):
         return False
     ours = isinstance(values, dict) and {"version", "task", "model"} <= values.keys()

@@ -21,7 +21,7 @@ NULL = "null"
 
 
 def score_file(run: Path, step: int | None, name: str) -> Path:
-    """Where the scores of measure ``name`` at ``step`` are kept; ``step`` None for the null of the whole run."""
+    """Return the path of the scores of measure ``name`` at ``step``; of the null of the run if ``step`` is None."""
     folder = NULL if step is None else f"step-{step:08d}"
     return run / "scores" / folder / f"{name}.safetensors"
 
@@ -52,7 +52,7 @@ class ScoreFile(NamedTuple):
         return xr.Dataset(variables, coords=self.labels)
 
     def is_like(self, other: "ScoreFile") -> bool:
-        """Whether both hold the same variables over the same axes and labels."""
+        """Return whether both hold the same variables over the same axes and labels."""
         shapes, others = ({name: array.shape for name, array in each.arrays.items()} for each in (self, other))
         return (shapes, self.axes, self.labels) == (others, other.axes, other.labels)
 

@@ -105,7 +105,7 @@ class TokenizedCorpus:
         """Return the cached tokens of these texts and settings; None if they are missing or damaged."""
         folder = _folder(corpus_hash, n_tokens, held_out)
         try:
-            metadata = json.loads((folder / "found.json").read_text())
+            metadata = json.loads((folder / "found.json").read_text(encoding="utf-8"))
             whole = metadata["hashes"] == {name: _hash(folder / name) for name in _FILE_NAMES}
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -137,7 +137,7 @@ class TokenizedCorpus:
                 counts[name] = {"files": len(files.lengths), "tokens": len(files.tokens)}
             hashes = {name: _hash(part / name) for name in _FILE_NAMES}
             metadata = {"corpus": corpus.name, "corpus_hash": corpus.hash, "skipped": corpus.skipped, **counts}
-            (part / "found.json").write_text(json.dumps({**metadata, "hashes": hashes}, indent=2))
+            (part / "found.json").write_text(json.dumps({**metadata, "hashes": hashes}, indent=2), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(part, folder)
         except OSError:

@@ -1,1 +1,1 @@
-"""When something formed: the steps at which scores leave their null bands, the roles of heads, sentences about both."""
+"""Formation: steps at which scores leave their null bands, the roles of heads, sentences about both."""

@@ -18,7 +18,7 @@ MAINLY = 0.5
 
 
 def roles(scores: xr.Dataset) -> xr.Dataset:
-    """What each head attends to at each step: ``role`` [step, layer, head], one of ROLES or "", and ``role_share``.
+    """Role of each head at each step: ``role`` [step, layer, head], one of ROLES or "", and ``role_share``.
 
     ``role`` is the attention score furthest on the way from chance to all attention, among those above their null
     band; ``role_share`` is how far, ``(score - chance) / (1 - chance)``, NaN for no role. A head may have several

@@ -54,7 +54,7 @@ class Formed:
 
     @property
     def sentence(self) -> str:
-        """What formed and when, with its numbers; or that nothing formed, with the highest score.
+        """A sentence on what formed and when, with its numbers; or that nothing formed, with the highest score.
 
         A head has formed if it is more than half of the way from its null to attending to nothing else.
         """

@@ -46,7 +46,7 @@ def complete(measure: str, variable: str, stored: Mapping[str, Any], config: Map
 
 
 def role_of(measure: str, variable: str, stored: Mapping[str, Any]) -> str:
-    """How a variable stands to the score of its measure: ``measures.descriptions.role``."""
+    """The role of a variable beside the score of its measure: ``measures.descriptions.role``."""
     return stored.get("role") or role(measure, variable)
 
 

@@ -1,4 +1,4 @@
-"""What figures are drawn from: one class for each kind of figure, with numbers over training and their attributes."""
+"""Data of figures: one class for each kind of figure, with numbers over training and their attributes."""
 
 from typing import NamedTuple
 
@@ -59,7 +59,7 @@ class Spectrum(NamedTuple):
 
 
 class Attribution(NamedTuple):
-    """What each component adds [step, component], in ``units``."""
+    """The contribution of each component [step, component], in ``units``."""
 
     label: str
     values: xr.DataArray
@@ -75,7 +75,7 @@ class NotShown(NamedTuple):
 
 
 class Definition(NamedTuple):
-    """What a measure says, the values it can take, and its null in words."""
+    """The meaning of a measure, the values it can take, and its null, in words."""
 
     summary: str
     range: str

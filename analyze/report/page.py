@@ -99,7 +99,7 @@ def _write(out: Path, text: str, overwrite: bool) -> Path:
     try:
         if out.exists() and not overwrite and MARK not in out.read_text(errors="replace")[:1000]:
             raise ValueError(f"out: {out} is not a page of Headway; --overwrite replaces it")
-        write_whole(out, lambda part: part.write_text(text))
+        write_whole(out, lambda part: part.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"out: {out} cannot be written ({error.strerror})") from None
     return out
@@ -130,13 +130,13 @@ def _text(title: str, data: dict[str, Any], scripts: Sequence[str] = SCRIPTS) ->
     parts = {
         "mark": MARK,
         "title": html.escape(title),
-        "style": (folder / "page.css").read_text(),
-        "script": "\n".join((folder / f"{name}.js").read_text() for name in scripts),
+        "style": (folder / "page.css").read_text(encoding="utf-8"),
+        "script": "\n".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in scripts),
         # No token and no path can end the script element.
         "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
     }
     # One pass, so that a part may hold such a place.
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (folder / "page.html").read_text())
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (folder / "page.html").read_text(encoding="utf-8"))
 
 
 def _names(paths: list[Path]) -> list[str]:
@@ -154,7 +154,7 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 def run_data(stored: StoredScores) -> dict[str, Any]:
-    """What the page's scripts draw one run from."""
+    """Return the data from which the page's scripts draw one run."""
     config, packed = stored.run.config, Packed()
     layers, heads = stored.heads
     data = {
@@ -187,7 +187,7 @@ def run_data(stored: StoredScores) -> dict[str, Any]:
 
 
 def _nothing_trained(name: str, folder: Path, model: "TransformerBridge") -> dict[str, Any]:
-    """What stands on the page of a model without steps and scores."""
+    """Return the page's data of a model without checkpoints and scores."""
     cfg = model.cfg
     sizes = (
         f"{cfg.n_layers} layers of {cfg.n_heads} heads, d_model {cfg.d_model}, d_head {cfg.d_head}, "

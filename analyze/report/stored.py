@@ -56,7 +56,7 @@ class Variable(NamedTuple):
 
     @property
     def role(self) -> str:
-        """How it stands to the score of its measure: ``measures.descriptions.role``."""
+        """Its role beside the score of its measure: ``measures.descriptions.role``."""
         return self.attributes["role"]
 
     @property
@@ -105,7 +105,7 @@ class StoredScores:
         return cls(run, steps, variables, dict(sorted(left_out.items())), lacking)
 
     def index(self, step: int | None) -> int:
-        """Where a step is among those shown, the last for None.
+        """Return the index of a step among those shown; of the last one for None.
 
         Raises:
             ValueError: a run without scores, or a step that has none; the nearest that has scores is named.
@@ -128,12 +128,12 @@ class StoredScores:
 
     @property
     def heads(self) -> tuple[int, int]:
-        """How many layers, and how many heads in each."""
+        """The number of layers, and of heads in each."""
         return self.run.config["model"]["n_layers"], self.run.config["model"]["n_heads"]
 
     @property
     def sentences(self) -> list[str]:
-        """What formed: the loss, the circuits, and the strongest head or pair of each kind."""
+        """Sentences on what formed: the loss, the circuits, and the strongest head or pair of each kind."""
         if not self.steps:
             return []
         ends = [(each.label, *each.values.values[[0, -1]]) for each in self.losses]
@@ -168,7 +168,7 @@ class StoredScores:
 
     @property
     def loss_units(self) -> str:
-        """What the loss is measured in; empty where that is not known."""
+        """The units of the loss; empty if they are not known."""
         return next((each.attributes["units"] for each in self._by_figure["loss"]), "")
 
     @property
@@ -246,7 +246,7 @@ class StoredScores:
 
     @property
     def attributions(self) -> list[Attribution]:
-        """What each component adds to the output directly, on all positions and on each of the task's parts."""
+        """Direct contribution of each component to the output, on all positions and on each of the task's parts."""
         return [
             Attribution(self._label(each), each.values, each.attributes["units"])
             for each in self._by_figure["attribution"]
@@ -259,7 +259,7 @@ class StoredScores:
 
     @property
     def definitions(self) -> dict[str, Definition]:
-        """What each measure says."""
+        """The definition of each measure."""
         found = {}
         for measure, variables in self.variables.items():
             for each in variables.values():
@@ -314,7 +314,7 @@ class StoredScores:
         return f"{start}on {name.removeprefix(start)}" if is_part else name
 
     def _beside(self, variable: Variable) -> dict[str, xr.DataArray]:
-        """What stands beside a score, by role; nothing stands beside a part of it."""
+        """Return the variables beside a score, by role; a part of a score has none."""
         if variable.role != SCORE:
             return {}
         return {each.role: each.values for each in self.variables[variable.measure].values() if each.role in NOT_ALONE}

@@ -272,7 +272,7 @@ def _spoken(name: str) -> str:
 
 
 def _words(*labels: Iterable[Any]) -> bool:
-    """Whether any label is not a number; a bool is a word too."""
+    """Return whether any label is not a number; a bool is a word too."""
     return any(isinstance(each, bool) or not isinstance(each, (int, float)) for row in labels for each in row)
 
 

@@ -1,4 +1,4 @@
-"""What each component adds to the output directly."""
+"""Direct contribution of each component to the output."""
 
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def attribution(stored: StoredScores, at: int | None = None) -> "Figure":
-    """What each component adds to the output directly, on all positions and on each of the task's parts."""
+    """Direct contribution of each component to the output, on all positions and on each of the task's parts."""
     index = stored.index(at)
     parts = stored.attributions
     if not parts:

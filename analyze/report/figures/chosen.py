@@ -50,7 +50,7 @@ def chosen_scores(
 
 
 def is_scored(stored: StoredScores, measure: str, index: int) -> bool:
-    """Whether the run has scores of a measure at the step of this index."""
+    """Return whether the run has scores of a measure at the step of this index."""
     return score_file(stored.run.path, stored.steps[index], measure).exists()
 
 

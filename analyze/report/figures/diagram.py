@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """How a composition is drawn: its colour, its dashes, and where on the later head it ends, from -1 to 1."""
+    """The look of a composition: its colour, its dashes, and where on the later head it ends, from -1 to 1."""
 
     color: str
     dashes: Any

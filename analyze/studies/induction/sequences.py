@@ -121,7 +121,7 @@ def in_synonyms(network: LoadedModel, repeats: Repeats, file: str | None = None)
 def _read_pairs(network: LoadedModel, file: str, known: set[int]) -> tuple[list[tuple[int, int]], str]:
     """Read the pairs of a file, each token in the first pair that has it; the text says what is left out."""
     try:
-        lines = Path(file).expanduser().read_text().splitlines()
+        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"pairs: {file} cannot be read ({error})") from None
     pairs: list[tuple[int, int]] = []

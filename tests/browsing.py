@@ -47,10 +47,22 @@ def opened(browser: Browser) -> Iterator[Open]:
 
 
 def drawn(page: Page) -> None:
-    """Wait until what has changed is drawn."""
-    page.evaluate(
-        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
-    )
+    """Wait until what has changed is drawn.
+
+    The page draws in the frame after an observer has told it what came into view or what changed its size. Observers
+    are told together, in the order in which they were made, so that one made here hears of it last. What is drawn may
+    change the sizes of other figures: hence the second round.
+    """
+    for _ in range(2):
+        page.evaluate(
+            """() => new Promise((done) => {
+                const observer = new IntersectionObserver(() => {
+                    observer.disconnect();
+                    requestAnimationFrame(() => setTimeout(done));
+                });
+                observer.observe(document.body);
+            })"""
+        )
 
 
 def go(page: Page, place: int) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,9 @@ import torch
 from browsing import browser, opened  # noqa: F401  # fixtures
 
 if TYPE_CHECKING:
-    from headway.checkpoints import Recipe, Run
+    from toys import Train
+
+    from headway.checkpoints import Recipe
 
 # Tests run side by side on the machine's cores.
 torch.set_num_threads(1)
@@ -33,7 +35,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(shared: Path) -> "Callable[[Recipe, Path], Run]":
+def trained(shared: Path) -> "Train":
     """Gives a trained run of a recipe, in a folder that does not exist yet; a recipe is trained once in a session.
 
     Each call copies that run, so a test may change what it gets. Whoever tests training calls ``train`` itself.
@@ -45,10 +47,10 @@ def trained(shared: Path) -> "Callable[[Recipe, Path], Run]":
         first = shared / "runs" / hashlib.sha256(recipe.to_yaml().encode()).hexdigest()
         if not first.exists():
             own = first.with_name(f"{first.name}-{os.getpid()}")
-            train(**vars(recipe), out=own)
+            train(**vars(recipe), out=own / "run")
             with suppress(OSError):  # the other worker was first
                 own.rename(first)
-        shutil.copytree(first, folder)
+        shutil.copytree(first / "run", folder)
         return Run(folder)
 
     return trained

@@ -236,34 +236,43 @@ def alike(one: str, other: str) -> str:
     return "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-class TestTwins:
-    PAIRS = tuple(twins(draw, lines=2) for draw in [generator("data", 3)] for _ in range(3001))
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[str, str]]:
+    draw = generator("data", 3)
+    return [twins(draw, lines=2) for _ in range(3001)]
 
-    def test_endings_are_of_all_kinds_alike(self):
-        normal = Counter(kind(text) for text, _ in self.PAIRS)
-        anomalous = Counter(kind(text) for _, text in self.PAIRS)
+
+@pytest.fixture(scope="module")
+def generated() -> Batch:
+    return generate_prompts(TOKENIZER, seed=0, count=1000)
+
+
+class TestTwins:
+    def test_endings_are_of_all_kinds_alike(self, pairs: list[tuple[str, str]]):
+        normal = Counter(kind(text) for text, _ in pairs)
+        anomalous = Counter(kind(text) for _, text in pairs)
         assert set(normal) == {"Name", "Attribute", "int", "str", "Subscript"}
         assert set(anomalous) == {"call of 0", "call of 1", "call of 2", "comparison in brackets"}
         for kinds in (normal, anomalous):
             # Four standard deviations of a share.
             share = 1 / len(kinds)
-            wide = 4 * (share * (1 - share) / len(self.PAIRS)) ** 0.5
-            assert all(abs(count / len(self.PAIRS) - share) < wide for count in kinds.values())
+            wide = 4 * (share * (1 - share) / len(pairs)) ** 0.5
+            assert all(abs(count / len(pairs) - share) < wide for count in kinds.values())
 
-    def test_statements_are_of_all_kinds(self):
-        last = [ast.parse(text).body[-1] for text, _ in self.PAIRS]
+    def test_statements_are_of_all_kinds(self, pairs: list[tuple[str, str]]):
+        last = [ast.parse(text).body[-1] for text, _ in pairs]
         kinds = Counter(
             type(each.value) if isinstance(each, ast.Assign | ast.Expr | ast.Return) else type(each)
             for statement in last
             for each in (statement.body[-1] if isinstance(statement, ast.FunctionDef) else statement,)
         )
-        returned = sum("    return " in text.splitlines()[-1] for text, _ in self.PAIRS)
+        returned = sum("    return " in text.splitlines()[-1] for text, _ in pairs)
         assert set(kinds) == {ast.IfExp, ast.Call, ast.List}
         for count in (kinds[ast.IfExp] - returned, returned, kinds[ast.Call], kinds[ast.List]):
-            assert count / len(self.PAIRS) == pytest.approx(1 / 4, abs=4 * (3 / 16 / len(self.PAIRS)) ** 0.5)
+            assert count / len(pairs) == pytest.approx(1 / 4, abs=4 * (3 / 16 / len(pairs)) ** 0.5)
 
-    def test_twins_differ_in_the_ending_alone(self):
-        for normal, anomalous in self.PAIRS:
+    def test_twins_differ_in_the_ending_alone(self, pairs: list[tuple[str, str]]):
+        for normal, anomalous in pairs:
             before, after = alike(normal, anomalous), alike(normal[::-1], anomalous[::-1])[::-1]
             assert " if " in before
             assert " else " in after
@@ -272,8 +281,6 @@ class TestTwins:
 
 
 class TestGenerated:
-    BATCH = generate_prompts(TOKENIZER, seed=0, count=1000)
-
     @each_tokenizer
     def test_else_follows_as_a_token_of_its_own(self, tokenizer: Any):
         batch = generate_prompts(tokenizer, seed=1, count=22, length=29)
@@ -286,14 +293,14 @@ class TestGenerated:
         assert (batch.inputs[torch.arange(22), at] == one_token(tokenizer, " if")).all()
         assert (batch.inputs == one_token(tokenizer, " if")).sum() == 22
 
-    def test_every_second_prompt_ends_in_a_closing_bracket(self):
-        assert self.BATCH.info["anomalous"].tolist() == [False, True] * 500
-        ends = [text.endswith(")") for text in strings(self.BATCH)]
+    def test_every_second_prompt_ends_in_a_closing_bracket(self, generated: Batch):
+        assert generated.info["anomalous"].tolist() == [False, True] * 500
+        ends = [text.endswith(")") for text in strings(generated)]
         assert ends == [False, True] * 500
 
-    def test_twins_share_what_stands_before_the_ending(self):
-        if_at = self.BATCH.info["if_position"].tolist()
-        rows = self.BATCH.inputs.tolist()
+    def test_twins_share_what_stands_before_the_ending(self, generated: Batch):
+        if_at = generated.info["if_position"].tolist()
+        rows = generated.inputs.tolist()
         for normal in range(0, 1000, 2):
             # The condition's first word too.
             shared = [rows[each][1 : if_at[each] + 2] for each in (normal, normal + 1)]
@@ -301,8 +308,8 @@ class TestGenerated:
             assert reach >= 2
             assert shared[0][-reach:] == shared[1][-reach:]
 
-    def test_endings_are_varied(self):
-        normal = Counter(text.split()[-1][-1] for text in strings(self.BATCH)[::2])
+    def test_endings_are_varied(self, generated: Batch):
+        normal = Counter(text.split()[-1][-1] for text in strings(generated)[::2])
         share = {
             "letter": sum(count for end, count in normal.items() if end.isalpha()),
             "number": sum(count for end, count in normal.items() if end.isdigit()),
@@ -313,8 +320,8 @@ class TestGenerated:
         assert share["letter"] > share["number"] > 50 < share["string"]
         assert share["bracket"] > 50
 
-    def test_a_bracket_elsewhere_tells_nothing(self):
-        closing = [")" in text[:-1] for text in strings(self.BATCH)]
+    def test_a_bracket_elsewhere_tells_nothing(self, generated: Batch):
+        closing = [")" in text[:-1] for text in strings(generated)]
         assert 0.2 < sum(closing[::2]) / 500 < 0.8
 
     def test_there_are_thousands_and_none_comes_twice(self):
@@ -325,10 +332,10 @@ class TestGenerated:
         batch = generate_prompts(TOKENIZER, seed=0, count=100, length=5)
         assert batch.info["anomalous"].tolist() == [False, True] * 50
 
-    def test_a_seed_gives_the_same_and_another_others(self):
+    def test_a_seed_gives_the_same_and_another_others(self, generated: Batch):
         torch.manual_seed(5)
         again = generate_prompts(TOKENIZER, seed=0, count=100)
-        assert torch.equal(again.inputs, self.BATCH.inputs[:100])
+        assert torch.equal(again.inputs, generated.inputs[:100])
         other = generate_prompts(TOKENIZER, seed=1, count=100)
         assert not set(map(tuple, other.inputs.tolist())) & set(map(tuple, again.inputs.tolist()))
 

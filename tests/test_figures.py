@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, PathPatch
 from matplotlib.text import Text
-from toys import TOKENS, VECTORS
+from toys import TOKENS, VECTORS, Train
 
 from headway.analyze import MEASURES, measure
 from headway.analyze.formation.roles import ROLES, roles
@@ -37,18 +37,18 @@ LAST = 17
 
 
 @pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(**vars(TOKENS), out=tmp_path_factory.mktemp("runs") / "tokens")
+def tokens(trained: Train, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained(TOKENS, tmp_path_factory.mktemp("runs") / "tokens")
 
 
 @pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(**vars(VECTORS), out=tmp_path_factory.mktemp("runs") / "vectors")
+def vectors(trained: Train, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained(VECTORS, tmp_path_factory.mktemp("runs") / "vectors")
 
 
 @pytest.fixture(scope="module")
-def one_layer(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(**vars(ONE_LAYER), out=tmp_path_factory.mktemp("runs") / "one")
+def one_layer(trained: Train, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained(ONE_LAYER, tmp_path_factory.mktemp("runs") / "one")
 
 
 @pytest.fixture

@@ -33,8 +33,9 @@ def test_commands_name_programs_and_targets_that_exist():
             assert (ROOT / first).name == "train.py"
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_commands_and_python_run_on_a_demo_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Every command and every block of Python, in the order of a reader. Other runs than the demo have few steps."""
+    """Every command and every block of Python, in the order of a reader. Other runs than the demo are small."""
     monkeypatch.chdir(tmp_path)
     main(["train", "induction"])  # what make demo runs
     for program, *arguments in command_lines():
@@ -47,6 +48,8 @@ def test_commands_and_python_run_on_a_demo_run(tmp_path: Path, monkeypatch: pyte
         if arguments[0] == "train" and not {"--resume", "--config"} & set(arguments):
             # The last of an option counts.
             arguments += ["--steps", "4", "--batch_size", "2", "--eval_batch_size", "3"]
+        if arguments[:2] == ["train", "text"]:
+            arguments += ["--task.corpus", "package:email", "--task.n_tokens", "1009"]
         if arguments[0] == "study":
             arguments += ["--sequences", "7"]
         main(arguments)

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard import SummaryWriter
-from toys import TOKENS, VECTORS
+from toys import TOKENS, VECTORS, Train
 
 from headway.analyze import LIVE
 from headway.analyze.network.axes import HEAD, PAIR
@@ -73,8 +73,8 @@ def scored(scores: xr.Dataset, axes: tuple[str, ...]) -> list[str]:
     params=[TOKENS, VECTORS, ONE_LAYER, replace(TOKENS, schedule=replace(TOKENS.schedule, linear=17))],
     ids=["tokens", "vectors", "one layer", "every step"],
 )
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(**vars(request.param), out=tmp_path_factory.mktemp("runs") / "run")
+def run(request: pytest.FixtureRequest, trained: Train, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained(request.param, tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")

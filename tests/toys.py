@@ -1,5 +1,6 @@
 """Small tasks and recipes for tests; a task of one's own is found here by its import path."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +22,9 @@ from headway.data.task import Batch, Task
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
+
+Train = Callable[[Recipe, Path], Run]
+"""What the fixture ``trained`` is."""
 
 TOKENS = Recipe(
     task=RepeatedTokens(n_tokens=13, length=11, period_min=2, period_max=5),

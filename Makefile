@@ -25,7 +25,7 @@ demo: $(READY)  ## train the induction recipe and report the circuits that form
 	else $(BIN)/headway train induction; fi
 
 test: $(READY)  ## run the tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3 --dist worksteal
 
 check: $(READY)  ## lint, types, tests
 	$(BIN)/ruff check .

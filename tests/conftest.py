@@ -1,7 +1,6 @@
 """What every test shares: one thread, one cache for the whole session, and where shapes are checked."""
 
 import hashlib
-import inspect
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
+import shapes
 import torch
 from browsing import browser, opened  # noqa: F401  # fixtures
 
@@ -57,23 +57,8 @@ def trained(shared: Path) -> "Train":
 
 
 @pytest.fixture(autouse=True, scope="module")
-def checked_parts(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Check shapes inside networks in the tests of networks alone: checks make a forward pass three times as long."""
-    from headway.models import components, hooked_transformer
-
-    functions = [
-        function
-        for module in (components, hooked_transformer)
-        for holder in (module, *(kind for kind in vars(module).values() if inspect.isclass(kind)))
-        for function in vars(holder).values()
-        if inspect.isfunction(function) and function.__module__ == module.__name__
-    ]
-    skip = not request.module.__name__.endswith(TESTS_OF_NETWORKS)
-    for function in functions:
-        vars(function)["__no_type_check__"] = skip  # jaxtyping reads it at each call
-    yield
-    for function in functions:
-        vars(function)["__no_type_check__"] = False
+def shape_checks(request: pytest.FixtureRequest) -> None:
+    shapes.set_checks(inside_networks=request.module.__name__.endswith(TESTS_OF_NETWORKS))
 
 
 @pytest.fixture

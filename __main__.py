@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
     from headway.analyze import Measure
     from headway.checkpoints import Recipe, Run
 
@@ -44,6 +46,7 @@ recipes:
   --config FILE         the recipe of an earlier run (its config.yaml)
   --task MODULE:CLASS   a task of your own, with the sizes of RECIPE (induction if none is given)
   --resume RUN          go on with a run where it stopped
+  --trust               with --config or --resume: import the task that it names, and read the corpus that it names
   --live                write the run's page at every kept step, and not only at the end
 
 headway train RECIPE --help lists the options of that recipe. Sizes of the network that the task decides (model.n_ctx,
@@ -116,24 +119,26 @@ def train_command(arguments: list[str]) -> None:
     first.add_argument("--resume")
     first.add_argument("--task")
     first.add_argument("--live", action="store_true")
+    first.add_argument("--trust", action="store_true")
     try:
         chosen, rest = first.parse_known_args(arguments)
     except ArgumentError as error:
         raise ValueError(str(error).replace("argument --", "")) from None
     if chosen.resume is not None:
-        if rest or any(given is not None for given in (name, chosen.config, chosen.task)):
+        if rest or any(given is not None for given in (name, chosen.config)):
             raise ValueError("resume: a run goes on as it was; no recipe or option can be given beside --resume")
-        _resume(_directory("resume", chosen.resume), chosen.live)
-    else:
-        _train(*_base_recipe(name, chosen.config, chosen.task), rest, chosen.live)
+        _resume(_directory("resume", chosen.resume), chosen.live, chosen.task, chosen.trust)
+        return
+    out, base = _base_recipe(name, chosen.config, chosen.task, chosen.trust)
+    _train(out, base, rest, chosen.live, trust=chosen.config is None or chosen.trust or chosen.task is not None)
 
 
-def _base_recipe(name: str | None, config: str | None, task_path: str | None) -> "tuple[str, Recipe]":
+def _base_recipe(name: str | None, config: str | None, task_path: str | None, trust: bool) -> "tuple[str, Recipe]":
     """Return what the options change: the name of the run's directory, and a recipe."""
     from headway.options import nearest
 
-    if config is not None and (name is not None or task_path is not None):
-        raise ValueError("config: a config names its task; no recipe or task can be given beside --config")
+    if config is not None and name is not None:
+        raise ValueError("config: a config is a recipe; no other can be given beside --config")
     recipes = ", ".join(RECIPE_LINES)
     if name is None and task_path is None and config is None:
         raise ValueError(f"recipe: none given before the options; it must be one of {recipes}")
@@ -144,7 +149,8 @@ def _base_recipe(name: str | None, config: str | None, task_path: str | None) ->
     from headway.recipes import RECIPES
 
     if config is not None:
-        return Path(config).resolve().parent.name, Recipe.load(Path(config))
+        task = None if task_path is None else task_class(task_path)
+        return Path(config).resolve().parent.name, Recipe.load(Path(config), task, trust)
     base = RECIPES[name or "induction"]
     if task_path is None:
         return name or "induction", base
@@ -161,8 +167,8 @@ def _base_recipe(name: str | None, config: str | None, task_path: str | None) ->
     return type(task).__name__, replace(base, task=task, model=model)
 
 
-def _train(name: str, base: "Recipe", rest: list[str], live: bool) -> None:
-    """Read the options over ``base``, and train."""
+def _train(name: str, base: "Recipe", rest: list[str], live: bool, trust: bool) -> None:
+    """Read the options over ``base``, and train; files that it names are read if ``trust``, or named in ``rest``."""
     from headway.checkpoints.recipe import Recipe
     from headway.options import parse
 
@@ -178,10 +184,19 @@ def _train(name: str, base: "Recipe", rest: list[str], live: bool) -> None:
     following = [size for size in base.sizes_of_task if f"--model.{size}" not in given]
     recipe = Recipe.from_options(kind, options, following)
     out = _directory("out", options.out)
+    if recipe.task.outside_files is not None and recipe.task.outside_files == base.task.outside_files and not trust:
+        raise ValueError(f"config: this recipe reads {base.task.outside_files}; say --trust to let it")
 
     from headway.train import train
 
     _until_it_stops(lambda: train(**vars(recipe), out=out, overwrite=options.overwrite, live=live), out)
+
+
+def _add_trust(parser: "ArgumentParser") -> None:
+    parser.add_argument("--task", type=str | None, help="the run's task, package.module:Class, if it is not Headway's")
+    parser.add_argument(
+        "--trust", action="store_true", help="import the task that the run names, and read the corpus that it names"
+    )
 
 
 def _directory(option: str, path: str) -> Path:
@@ -190,7 +205,7 @@ def _directory(option: str, path: str) -> Path:
     return Path(path).expanduser()
 
 
-def _resume(path: Path, live: bool) -> None:
+def _resume(path: Path, live: bool, task: str | None, trust: bool) -> None:
     from headway.checkpoints import Run
 
     if Run(path).finished:
@@ -198,7 +213,7 @@ def _resume(path: Path, live: bool) -> None:
 
     from headway.train import resume
 
-    _until_it_stops(lambda: resume(path, live=live), path)
+    _until_it_stops(lambda: resume(path, live=live, task=task, trust=trust), path)
 
 
 def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
@@ -247,6 +262,7 @@ def measure_command(arguments: list[str]) -> None:
     parser.add_argument("--only", help="measures, separated by commas; all if not given; package.module:name is yours")
     parser.add_argument("--at", help="kept steps, separated by commas; all if not given")
     parser.add_argument("--overwrite", action="store_true", help="compute again what is there")
+    _add_trust(parser)
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return
@@ -256,7 +272,7 @@ def measure_command(arguments: list[str]) -> None:
     from headway.options import parse
 
     options = parse(parser, arguments)
-    run = Run(_directory("run", options.run))
+    run = Run(_directory("run", options.run), options.task, options.trust)
     try:
         steps = None if options.at is None else [int(step) for step in options.at.split(",")]
     except ValueError:
@@ -300,11 +316,13 @@ def study_command(arguments: list[str]) -> None:
     if chosen.takes_models:
         parser.add_argument("--out", type=str | None, help="directory for a language model; runs/NAME if not given")
     parser.add_argument("--overwrite", action="store_true", help="run it again if its file exists")
+    _add_trust(parser)
     if {"-h", "--help"} & set(rest):
         parser.print_help()
         return
     options = vars(parse(parser, rest))
     runs, at, overwrite, out = (options.pop(each, None) for each in ("runs", "at", "overwrite", "out"))
+    task, trust = options.pop("task"), options.pop("trust")
     run, *further = [path if chosen.takes_models and not i else _directory("run", path) for i, path in enumerate(runs)]
     out = None if out is None else _directory("out", out)
     # Wrong options fail before torch is imported.
@@ -317,7 +335,7 @@ def study_command(arguments: list[str]) -> None:
 
     files = study_files(name, run, at, out)
     there = files.result.exists() and not overwrite
-    result = study(name, run, further, at, bool(overwrite), out, progress=True, **options)
+    result = study(name, run, further, at, bool(overwrite), out, task, trust, progress=True, **options)
     if there:
         print(f"{files.result} exists; --overwrite runs it again.\n")
     print_study(result, Console(width=None if sys.stdout.isatty() else 160))
@@ -445,7 +463,8 @@ def plot_command(arguments: list[str]) -> None:
 def _measure(name: str) -> "Measure":
     """One of ours by its name, or a function of the user's by its import path."""
     from headway.analyze import MEASURES, Measure
-    from headway.options import imported, nearest
+    from headway.checkpoints.imports import imported
+    from headway.options import nearest
 
     ours = {each.name: each for each in MEASURES}
     if ":" not in name:
@@ -453,12 +472,23 @@ def _measure(name: str) -> "Measure":
             raise ValueError(f"only: {name!r} is not a measure (headway measures lists them){nearest(name, ours)}")
         return ours[name]
     function = imported("only", name, "the name of a measure, or package.module:function")
-    if not callable(function):
+    if not _takes_two(function):
         raise ValueError(f"only: {name!r} is not a function (model, batch)")
     found = function if isinstance(function, Measure) else Measure(function)  # pyright: ignore[reportArgumentType]
     if found.name in ours:
         raise ValueError(f"only: {name!r} has the name of a measure of ours; give it another")
     return found
+
+
+def _takes_two(function: object) -> bool:
+    """Return whether a function can be called with a model and a batch, and with these alone."""
+    from inspect import signature
+
+    try:
+        signature(function).bind(None, None)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
 """Reading options, from a command line or from a config.yaml, with errors that say in one line what would be valid."""
 
-import importlib
 import re
 from argparse import Action, ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from operator import attrgetter
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -103,14 +101,3 @@ def _in_words(kind: Any) -> str:
         return f"a list such as {examples.get(get_args(kind)[0], '[3, 5]')}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words.get(kind, getattr(kind, "__name__", str(kind)))
-
-
-def imported(option: str, path: str, form: str) -> Any:
-    """Import ``package.module:name``; raise a ValueError about ``option``, which must be of this ``form``."""
-    module_name, _, name = path.partition(":")
-    try:
-        return attrgetter(name)(importlib.import_module(module_name))
-    except Exception as error:  # whatever a module of one's own may raise
-        raise ValueError(
-            f"{option}: {path!r} cannot be imported ({type(error).__name__}: {error}); it must be {form}"
-        ) from None

@@ -135,12 +135,30 @@ class _CallableModule(ModuleType):
 sys.modules[__name__].__class__ = _CallableModule
 
 
-def resume(path: str | Path, measures: Sequence[Measure] | None = None, live: bool = False) -> Run:
+def resume(
+    path: str | Path,
+    measures: Sequence[Measure] | None = None,
+    live: bool = False,
+    task: type[Task] | str | None = None,
+    trust: bool = False,
+) -> Run:
     """Go on with a run where it stopped; what comes out is bit for bit what an undisturbed run would have given.
 
     A finished run is not trained again; a score that is missing, because the run died before it, is computed.
+
+    Args:
+        path: Directory of the run.
+        measures: What is scored at each checkpoint; the live ones of MEASURES if None.
+        live: Write the page at every kept step, and not only at the end.
+        task: The class of the run's task or its import path, as of ``Run``.
+        trust: Import whatever task the run names, as of ``Run``.
+
+    Raises:
+        ValueError: a run that cannot go on. Nothing on disk has changed.
     """
-    run, measures = Run(path), LIVE if measures is None else measures
+    run, measures = Run(path, task, trust), LIVE if measures is None else measures
+    if not run.finished:
+        _ = run.task  # whose code, or whose files, may need the user's word
     if run.resume_file.exists():
         read_resume_file(run)
     if not run.finished:

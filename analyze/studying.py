@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from headway.analyze.studies.result import StudyResult
     from headway.checkpoints.run import Run
+    from headway.data.task import Task
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ def study(
     at: int | None = None,
     overwrite: bool = False,
     out: str | Path | None = None,
+    task: type[Task] | str | None = None,
+    trust: bool = False,
     progress: bool = False,
     **options: Any,
 ) -> StudyResult:
@@ -46,6 +49,8 @@ def study(
         at: The checkpoint; the last one if None.
         overwrite: Run it again if its file exists.
         out: The directory for a language model; ``runs/NAME`` if None. A study of a run is written to the run.
+        task: The class of the task of a run that is given by its directory, or its import path, as of ``Run``.
+        trust: Import whatever task such a run names, as of ``Run``.
         progress: Show a progress bar over the checkpoints.
         options: The options of the study; ``headway study NAME --help`` lists them.
 
@@ -64,7 +69,7 @@ def study(
     from headway.analyze.studies.result import StudyResult
     from headway.checkpoints.run import Run
 
-    further = [other if isinstance(other, Run) else Run(other) for other in others]
+    further = [other if isinstance(other, Run) else Run(other, task, trust) for other in others]
     if files.result.exists() and not overwrite:
         changed = ", ".join(found.changed(chosen)) or ("these runs" if others else "")
         if changed:
@@ -73,11 +78,12 @@ def study(
 
     from headway.analyze.report.live import report_if_possible
     from headway.analyze.report.page import write_studies
-    from headway.analyze.studies.loading import open_run_or_model
     from headway.analyze.studies.runner import run_study
+    from headway.models.convert import load_bridge
 
     if isinstance(run, str | Path):
-        run = open_run_or_model(str(run)) if found.takes_models else Run(run)
+        is_model = found.takes_models and is_model_name(str(run))
+        run = load_bridge(str(run)) if is_model else Run(run, task, trust)
     result = run_study(found, run, chosen, further, at, progress)
     result.write(files.result)
     if isinstance(run, Run):

@@ -61,14 +61,14 @@ class KeepCheckpoints(AtCheckpoints):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the recipe in Lightning's checkpoint, because a run must resume with the same recipe."""
-        checkpoint["recipe"] = self.run.recipe.to_dict()
+        checkpoint["recipe"] = self.run.config
 
 
 def read_resume_file(run: Run) -> None:
     """Raise a ValueError if Lightning's checkpoint is damaged, or its recipe differs from the one in config.yaml."""
     try:
         then = torch.load(run.resume_file, map_location="cpu", weights_only=True)["recipe"]
-        now = run.recipe.to_dict()
+        now = run.config
         changed = [f"{part} was {then[part]}" for part in then if then[part] != now[part]]
     except Exception as error:  # torch raises many kinds
         raise ValueError(f"resume: {run.resume_file} is damaged ({str(error).splitlines()[0]})") from None

@@ -11,7 +11,8 @@ from headway.options import nearest
 
 # Of config.yaml. Another number means that its options have other names or meanings.
 VERSION = 1
-# What every run's config.yaml holds. A recipe that a user writes may leave out what has a default.
+# Options that runs made before there were any do not have; every other option stands in every config.yaml.
+ADDED_LATER = ("compile", "trainer.threads")
 _KINDS = {
     "task": dict, "model": dict, "optim": dict, "schedule": dict, "trainer": dict,
     "steps": int, "batch_size": int, "seed": int, "eval_seed": int, "eval_batch_size": int,
@@ -65,6 +66,9 @@ def _check_model(options: dict[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise ValueError(f"model.{name}: there is no such option{nearest(str(name), known)}")
+    for name in known:
+        if name not in options:
+            raise ValueError(f"model.{name}: is missing; a recipe in a file holds every option")
     for name, f in known.items():
         value = options.get(name, None if f.default is MISSING else f.default)
         if f.type is int and type(value) is not int:

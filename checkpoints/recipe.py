@@ -13,13 +13,14 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 import headway.data
-from headway.checkpoints.config import VERSION, check_version, read_values
+from headway.checkpoints.config import ADDED_LATER, VERSION, check_version, read_values
+from headway.checkpoints.imports import imported, is_loaded
 from headway.checkpoints.schedule import Schedule
 from headway.data.seeds import check_seed
 from headway.data.task import Task
 from headway.models.config import ModelConfig
 from headway.models.optim import OptimConfig
-from headway.options import imported, nearest, parse
+from headway.options import nearest, parse
 
 # Of steps, and of sequences in a batch.
 MOST = 10**9
@@ -121,20 +122,35 @@ class Recipe:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+    def from_dict(cls, values: dict[str, Any], task: type[Task] | None = None, trust: bool = False) -> "Recipe":
         """The inverse of ``to_dict``.
 
+        Args:
+            values: The options. A recipe may come from somebody else, so the code that it names is imported only if
+                it is a task of Headway, or is loaded already.
+            task: The class of the task, in place of the one that the recipe names.
+            trust: Import the class that the recipe names, whatever it is.
+
         Raises:
-            ValueError: another version, an option that is unknown, missing, or of a wrong type.
+            ValueError: another version, an option that is unknown, missing, or of a wrong type, a task whose code would
+                have to be imported.
         """
         check_version(values)
         values = {name: value for name, value in values.items() if name != "version"}
-        task = values.pop("task", None)
-        if not (isinstance(task, dict) and isinstance(task.get("class"), str)):
+        options = values.pop("task", None)
+        if not (isinstance(options, dict) and isinstance(options.get("class"), str)):
             raise ValueError("task.class: is missing; it must be package.module:Class")
-        kind = task_class(task["class"])
-        task = {name: value for name, value in task.items() if name != "class"}
-        return cls.from_options(kind, parse(cls.parser(kind), {"task": task, **values} if task else values))
+        kind = _class_of(options["class"], trust) if task is None else task
+        options = {name: value for name, value in options.items() if name != "class"}
+        values = {"task": options, **values} if options else values
+        parsed = parse(cls.parser(kind), values)
+        for part, of_part in {"task": kind, **cls.parts, "": cls}.items():
+            given = values.get(part, {}) if part else values
+            for f in fields(of_part):
+                name = f"{part}.{f.name}" if part else f.name
+                if f.init and f.name not in given and f.name not in cls.parts and name not in ("task", *ADDED_LATER):
+                    raise ValueError(f"{name}: is missing; a recipe in a file holds every option")
+        return cls.from_options(kind, parsed)
 
     @classmethod
     def parser(cls, task: type[Task]) -> ArgumentParser:
@@ -193,7 +209,7 @@ class Recipe:
             raise ValueError(
                 f"config: a value is not a number, text or list, and cannot be written ({error})"
             ) from None
-        back = Recipe.from_dict(yaml.safe_load(text))
+        back = Recipe.from_dict(yaml.safe_load(text), trust=True)
         for f in fields(self):
             if getattr(back, f.name) != getattr(self, f.name):
                 raise ValueError(f"{f.name}: {getattr(self, f.name)} comes back from a file as {getattr(back, f.name)}")
@@ -204,11 +220,15 @@ class Recipe:
         path.write_text(self.to_yaml(), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> "Recipe":
-        """Read config.yaml; a ValueError that names the file if it is not there or holds no recipe."""
+    def load(cls, path: Path, task: type[Task] | None = None, trust: bool = False) -> "Recipe":
+        """Read config.yaml; ``task`` and ``trust`` as in ``from_dict``.
+
+        Raises:
+            ValueError: a file that is not there or holds no recipe, with the name of the file.
+        """
         values = read_values(path)
         try:
-            return cls.from_dict(values)
+            return cls.from_dict(values, task, trust)
         except ValueError as error:
             raise ValueError(f"config: {path}: {error}") from None
 
@@ -247,6 +267,16 @@ def task_class(path: str) -> type[Task]:
     if isabstract(kind):
         raise ValueError(f"task: {path!r} lacks {', '.join(sorted(kind.__abstractmethods__))}")
     return kind
+
+
+def _class_of(path: str, trust: bool) -> type[Task]:
+    """The class that a recipe names; a ValueError if that would run code which nobody has asked for."""
+    if not (trust or path.startswith("headway.data.") or is_loaded(path)):
+        raise ValueError(
+            f"task: {path!r} is not a task of Headway, and its code is not run unasked; name the class yourself "
+            f"(--task {path}, Run(..., task={path.rpartition(':')[2]})), or say --trust (trust=True)"
+        )
+    return task_class(path)
 
 
 def _our_tasks() -> list[str]:

@@ -55,8 +55,13 @@ CONTENTS = (
 class Run:
     """A training run on disk.
 
+    A run may come from somebody else. To open it imports no code that is not Headway's and reads no file outside its
+    directory, until the user names its task or trusts it; weights and scores need neither.
+
     Args:
         path: The run's directory.
+        task: The class of the run's task, or its import path, if it is not one of Headway's.
+        trust: Import the task that config.yaml names, and let it read files outside the run, such as a corpus.
 
     Raises:
         ValueError: the directory holds no run.
@@ -69,8 +74,9 @@ class Run:
         2
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, task: "type[Task] | str | None" = None, trust: bool = False):
         self.path = Path(path).expanduser()
+        self._task, self._trust = task, trust
         if not (self.path / CONFIG).is_file():
             raise ValueError(f"run: {self.path} holds no run (there is no {CONFIG} in it)")
         # What ``scores`` has read, with the state of its files at that time.
@@ -120,15 +126,30 @@ class Run:
 
     @cached_property
     def recipe(self) -> "Recipe":
-        """Everything that determined this run."""
-        from headway.checkpoints.recipe import Recipe
+        """Everything that determined this run.
 
-        return Recipe.load(self.path / CONFIG)
+        Raises:
+            ValueError: a damaged file, a task whose code would have to be imported.
+        """
+        from headway.checkpoints.recipe import Recipe, task_class
+
+        named = task_class(self._task) if isinstance(self._task, str) else self._task
+        return Recipe.load(self.path / CONFIG, named, self._trust)
 
     @property
     def task(self) -> "Task":
-        """The task that the network was trained on."""
-        return self.recipe.task
+        """The task that the network was trained on.
+
+        Raises:
+            ValueError: as for ``recipe``; a task that reads files outside the run.
+        """
+        task = self.recipe.task
+        if task.outside_files is not None and not self._trust and self._task is None:
+            raise ValueError(
+                f"task: this run reads {task.outside_files}, which lies outside of it; "
+                "say --trust (Run(..., trust=True)) to let it"
+            )
+        return task
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast | None":
@@ -137,14 +158,15 @@ class Run:
         Raises:
             ValueError: its file is gone, or is not the one that the network was trained with.
         """
-        if self.task.tokenizer_hash is None:
-            return None
         path = self.path / TOKENIZER
+        recorded = self.config["task"].get("tokenizer_hash")
+        if recorded is None and not path.exists():
+            return None
         try:
             written = path.read_bytes()
         except OSError as error:
             raise ValueError(f"run: {path}, which spells its tokens, cannot be read ({error.strerror})") from None
-        if hashlib.sha256(written).hexdigest() != self.task.tokenizer_hash:
+        if recorded not in (None, hashlib.sha256(written).hexdigest()):
             raise ValueError(f"run: {path} is not the tokenizer that this network was trained with; it was altered")
 
         from headway.data.tokenizer import read_tokenizer
@@ -373,7 +395,7 @@ class Run:
             write_whole(path / CONFIG, lambda part: part.write_text(config, encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"out: {path} cannot be written ({error.strerror})") from None
-        return cls(path)
+        return cls(path, type(recipe.task), trust=True)
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,14 @@ class Task(ABC):
         """SHA-256 hash of the tokenizer file; None if there is none."""
         return None
 
+    @property
+    def outside_files(self) -> str | None:
+        """What this task would read besides the files of its run, in words; None if nothing of the user's.
+
+        A run from somebody else reads it only if the user says so.
+        """
+        return None
+
     def resolved(self) -> Task:
         """Return the same task with every field set that its batches depend on, as config.yaml holds it.
 

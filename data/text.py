@@ -88,6 +88,12 @@ class Text(Task):
         return replace(self, corpus_hash=tokenized.corpus_hash, tokenizer_hash=tokenized.tokenizer_hash)
 
     @property
+    def outside_files(self) -> str | None:
+        """The corpus; None for the standard library, and for texts of which this machine has these very tokens."""
+        known = self.corpus_hash and TokenizedCorpus.cached(self.corpus_hash, self.n_tokens, self.held_out)
+        return None if known or self.corpus == "stdlib" else f"the corpus {self.corpus!r}"
+
+    @property
     def tokenizer_json(self) -> bytes:
         """The file of the BPE."""
         return self.tokenized_corpus.tokenizer_json

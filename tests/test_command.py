@@ -455,11 +455,13 @@ def test_a_task_from_a_notebook_trains_resumes_and_reloads(tmp_path: Path, monke
     subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, check=True, capture_output=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("mine").look("by-path")
+    mine = importlib.import_module("mine")
+    mine.look("by-path")
     assert yaml.safe_load((tmp_path / "notebook" / "config.yaml").read_text())["task"]["class"] == "__main__:Doubling"
     assert yaml.safe_load((tmp_path / "by-path" / "config.yaml").read_text())["task"]["class"] == "mine:Doubling"
     with pytest.raises(ValueError, match="task: '__main__:Doubling' cannot be imported"):
-        _ = Run(tmp_path / "notebook").task
+        _ = Run(tmp_path / "notebook", trust=True).task
+    assert Run(tmp_path / "notebook", task=mine.Doubling).task == mine.Doubling(modulus=13)
 
 
 NOTEBOOK = """

@@ -5,7 +5,7 @@ import math
 
 from headway.analyze.formation.strongest import what_formed
 from headway.analyze.report.stored import StoredScores
-from headway.checkpoints.run import TOKENIZER, Run
+from headway.checkpoints.run import Run
 
 WIDTH = 120
 EXPLANATION = (
@@ -39,7 +39,11 @@ def summary(run: Run, progress: bool = False) -> str:
     reached = ", ".join(f"{each.label} {each.values.values[-1]:.4f}" for each in stored.losses)
     known = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in stored.baselines.items())
     console.print(f"{reached}  (baselines: {known})" if known else reached, soft_wrap=True)
-    held_out = _loss_on_held_out_text(run, progress)
+    try:
+        held_out = _loss_on_held_out_text(run, progress)
+    except ValueError as error:
+        held_out = None
+        console.print(f"perplexity on all text held out is left out: {error}", soft_wrap=True)
     if held_out is not None:
         nats = {"this network": held_out, **stored.baselines}
         perplexities = ", ".join(f"{name} {math.exp(loss):.1f}" for name, loss in nats.items())
@@ -57,10 +61,11 @@ def summary(run: Run, progress: bool = False) -> str:
 
 
 def _loss_on_held_out_text(run: Run, progress: bool) -> float | None:
-    """Of a run of text; None for any other. Only runs of tasks with a tokenizer need their task to tell."""
-    if not (run.path / TOKENIZER).exists():
+    """Of a run of text; None for any other."""
+    if run.config["task"]["class"] != "headway.data.text:Text":
         return None
     from headway.analyze.tools.perplexity import held_out_loss
     from headway.data.text import Text
 
-    return held_out_loss(run.model(), run.task, progress) if isinstance(run.task, Text) else None
+    assert isinstance(run.task, Text)
+    return held_out_loss(run.model(), run.task, progress)

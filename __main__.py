@@ -91,8 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from headway.options import nearest
 
         fail(f"command: {command!r} is not one of {', '.join(commands)}{nearest(command, commands)}")
+    from headway.checkpoints.files import NotWrittenError
+
     try:
         commands[command](rest)
+    except NotWrittenError as error:
+        fail(f"{error.strerror}; what was there is whole; when it can be, give the same command again", code=1)
     except (ValueError, OSError) as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -219,6 +223,7 @@ def _resume(path: Path, live: bool, task: str | None, trust: bool) -> None:
 def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
     """Train, and print the run's summary, or why it ended before its last step."""
     from headway.analyze.report.summary import summary
+    from headway.checkpoints.files import NotWrittenError
     from headway.models.lightning_module import DivergedError
     from headway.train import StoppedError
 
@@ -226,8 +231,10 @@ def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
         run = go()
     except DivergedError as error:
         fail(f"{error}; what was kept before that is in {path}", code=1)
+    except NotWrittenError as error:
+        fail(f"{error.strerror}; go on with: headway train --resume {path}", code=1)
     except StoppedError as error:
-        fail(f"{error}; go on with: headway train --resume {path}", code=130)
+        fail(f"{error}; go on with: headway train --resume {path}", code=128 + error.signal)
     print(f"\n{summary(run, progress=True)}")
 
 
@@ -372,7 +379,7 @@ def text_command(arguments: list[str]) -> None:
     from headway.analyze.studies.loading import LoadedModel, open_run_or_model
     from headway.analyze.tools.prompt import run_prompt
     from headway.checkpoints import Run
-    from headway.checkpoints.run import holds_run
+    from headway.checkpoints.files import holds_run
 
     string = sys.stdin.read().removesuffix("\n") if options.string == "-" else options.string
     studied = open_run_or_model(options.run)

@@ -11,19 +11,14 @@ if __name__ == "__main__":
 
 
 import inspect
-import json
 import logging
-import os
-import platform
 import signal
-import subprocess
 import sys
 import threading
 import timeit
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -37,10 +32,10 @@ from headway.analyze import LIVE, Measure, measure
 from headway.analyze.measures.callback import MeasureWhileTraining
 from headway.analyze.report.callback import ReportWhileTraining
 from headway.analyze.report.live import report_if_possible
-from headway.analyze.report.tensorboard import RunLogger, log_scores
-from headway.checkpoints.callback import KeepCheckpoints, read_resume_file
-from headway.checkpoints.files import write_whole
+from headway.analyze.report.tensorboard import RunLogger, log_scores, mend_log
+from headway.checkpoints.callback import KeepCheckpoints, WholeFiles
 from headway.checkpoints.recipe import Recipe, TrainerConfig
+from headway.checkpoints.resuming import check_resume_file
 from headway.checkpoints.run import Run
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import score_files
@@ -50,9 +45,16 @@ from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import TrainingModule
 from headway.models.optim import OptimConfig
 
+# What ends a run in an orderly way: Ctrl-C, a cluster that is about to kill, a terminal that is closed.
+STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 
 class StoppedError(RuntimeError):
-    """A run was stopped by hand before its last step; the step it stopped at is kept."""
+    """A run was stopped by a signal before its last step; the step it stopped at is kept."""
+
+    def __init__(self, step: int, by: signal.Signals):
+        super().__init__(f"stopped at step {step}")
+        self.signal = by
 
 
 def train(
@@ -94,7 +96,7 @@ def train(
     Raises:
         ValueError: arguments that do not fit together, or an ``out`` that holds a run. Nothing on disk has changed.
         DivergedError: the loss is no longer a number; the checkpoints kept so far stay.
-        StoppedError: Ctrl-C; the step it stopped at is kept.
+        StoppedError: Ctrl-C, SIGTERM or SIGHUP; the step it stopped at is kept.
 
     Example:
         >>> from headway.data.previous_token import PreviousToken
@@ -118,7 +120,7 @@ def train(
     )
     check_first_batch(recipe)
     run = Run.create(out, recipe, overwrite)
-    _fit(run, LIVE if measures is None else measures, resumed=False, live=live)
+    _fit(run, LIVE if measures is None else measures, None, live)
     return run
 
 
@@ -159,19 +161,20 @@ def resume(
     run, measures = Run(path, task, trust), LIVE if measures is None else measures
     if not run.finished:
         _ = run.task  # whose code, or whose files, may need the user's word
-    if run.resume_file.exists():
-        read_resume_file(run)
-    if not run.finished:
         check_hardware(run.recipe.trainer)
-        _fit(run, measures, resumed=True, live=live)
+        step = check_resume_file(run)
+        mend_log(run, step)
+        _fit(run, measures, step, live)
     scored = len(score_files(run.path))
     measure(run, measures)
+    mend_log(run, run.steps[-1])
     if len(score_files(run.path)) > scored or not run.report_file.exists():
         report_if_possible(run)
     return run
 
 
-def _fit(run: Run, measures: Sequence[Measure], resumed: bool, live: bool) -> None:
+def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool) -> None:
+    """Train from the checkpoint of step ``after``, or from the beginning."""
     recipe = run.recipe
     module = TrainingModule(
         HookedTransformer(recipe.model, seed=recipe.seed),
@@ -183,13 +186,8 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool, live: bool) -> No
         compile=recipe.compile,
     )
     steps = recipe.schedule.steps(recipe.steps)
-    stop = StopAtCtrlC()
+    stop = StopAtSignal()
     with _threads(recipe, module.model), _without_advice():
-        if not resumed:
-            write_whole(
-                run.path / "environment.json",
-                lambda part: part.write_text(json.dumps(environment(), indent=2), encoding="utf-8"),
-            )
         trainer = L.Trainer(
             accelerator=recipe.trainer.accelerator,
             devices=1,
@@ -197,6 +195,7 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool, live: bool) -> No
             max_steps=recipe.steps,
             max_epochs=-1,
             logger=RunLogger(run),
+            plugins=[WholeFiles()],
             callbacks=[
                 stop,
                 KeepCheckpoints(run, steps),
@@ -207,13 +206,13 @@ def _fit(run: Run, measures: Sequence[Measure], resumed: bool, live: bool) -> No
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        checkpoint = str(run.resume_file) if resumed and run.resume_file.exists() else None
+        checkpoint = None if after is None else str(run.resume_file)
         try:
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         finally:
             report_if_possible(run)  # also of a run that was stopped, or diverged
-    if stop.asked and not run.finished:
-        raise StoppedError(f"stopped at step {trainer.global_step}")
+    if stop.asked is not None and not run.finished:
+        raise StoppedError(trainer.global_step, stop.asked)
 
 
 @contextmanager
@@ -327,44 +326,28 @@ class LossBar(TQDMProgressBar):
         return {"loss": f"{pl_module.loss.item():.4f}", "positions/s": f"{positions:,.0f}"}
 
 
-class StopAtCtrlC(L.Callback):
-    """Ends a run after the step at which Ctrl-C came, so that it can go on from there; a second one kills it."""
+class StopAtSignal(L.Callback):
+    """Ends a run after the step at which a signal came, so that it can go on from there; a second one kills it."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked: signal.Signals | None = None
+        self.before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over SIGINT; only the main thread may."""
+        """Take over the signals, also from Lightning, which would end well at SIGTERM; only the main thread may."""
         if threading.current_thread() is not threading.main_thread():
             return
-        before = signal.getsignal(signal.SIGINT)
+        self.before = {each: signal.getsignal(each) for each in STOPPING}
 
-        def ask(_signal: int, _frame: FrameType | None) -> None:
-            self.asked = trainer.should_stop = True
-            signal.signal(signal.SIGINT, before)
+        def ask(number: int, _frame: FrameType | None) -> None:
+            self.asked = signal.Signals(number)
+            trainer.should_stop = True
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-        signal.signal(signal.SIGINT, ask)
-        self.restore = lambda: signal.signal(signal.SIGINT, before)
+        for each in STOPPING:
+            signal.signal(each, ask)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give SIGINT back."""
-        if hasattr(self, "restore"):
-            self.restore()
-
-
-def environment() -> dict[str, Any]:
-    """Versions, commit and hardware: what a number may depend on beside the recipe."""
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    packages = ("headway", "torch", "lightning", "transformer_lens", "numpy")
-    return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-        "commit": commit or None,
-        "machine": f"{platform.system()} {platform.machine()}",
-        "processors": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "command": sys.argv,
-    }
+        """Give the signals back."""
+        for each, handler in self.before.items():
+            signal.signal(each, handler)

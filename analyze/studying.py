@@ -102,7 +102,8 @@ def study_files(
         ValueError: a run or a checkpoint that does not exist, a checkpoint of a language model, an ``out`` that is not
             valid.
     """
-    from headway.checkpoints.run import Run, holds_run
+    from headway.checkpoints.files import holds_run
+    from headway.checkpoints.run import Run
 
     found = find_study(name)
     if isinstance(run, str | Path) and not (found.takes_models and is_model_name(str(run))):

@@ -1,12 +1,16 @@
 """Callbacks that act at checkpoints, and the one that saves them."""
 
+import io
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from headway.checkpoints.files import write_whole
+from headway.checkpoints.resuming import digest
 from headway.checkpoints.run import Run
 from headway.models.lightning_module import DivergedError, TrainingModule
 
@@ -57,26 +61,21 @@ class KeepCheckpoints(AtCheckpoints):
                 f"the last gradient norm {module.grad_norm.item():g}"
             )
         self.run.keep(step, module.model)
-        write_whole(self.run.resume_file, lambda part: trainer.save_checkpoint(part))
+        trainer.save_checkpoint(self.run.resume_file)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the recipe in Lightning's checkpoint, because a run must resume with the same recipe."""
         checkpoint["recipe"] = self.run.config
 
 
-def read_resume_file(run: Run) -> None:
-    """Raise a ValueError if Lightning's checkpoint is damaged, or its recipe differs from the one in config.yaml."""
-    try:
-        then = torch.load(run.resume_file, map_location="cpu", weights_only=True)["recipe"]
-        now = run.config
-        changed = [f"{part} was {then[part]}" for part in then if then[part] != now[part]]
-    except Exception as error:  # torch raises many kinds
-        raise ValueError(f"resume: {run.resume_file} is damaged ({str(error).splitlines()[0]})") from None
-    if changed:
-        raise ValueError(
-            f"resume: a run must resume with the recipe it started with, but config.yaml has changed: "
-            f"{', '.join(changed)}; undo the change or train a new run"
-        )
+class WholeFiles(TorchCheckpointIO):
+    """Writes Lightning's checkpoint as a run writes all of its files, and with a digest of what is in it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write the checkpoint beside its place, and move it there."""
+        content = io.BytesIO()
+        torch.save({**checkpoint, "digest": digest(checkpoint)}, content)
+        write_whole(Path(path), content.getvalue())
 
 
 def _training_module(module: L.LightningModule) -> TrainingModule:

@@ -1,32 +1,94 @@
-"""Atomic writing of files, and reading of netCDF files."""
+"""What makes a directory a run, atomic writing of files, and reading of netCDF files."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import xarray as xr
+import yaml
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write ``path`` atomically: ``write`` fills a temporary file beside it, which is synced and then renamed.
+class NotWrittenError(OSError):
+    """A file could not be written; what was there before is whole."""
+
+
+def holds_run(path: Path) -> bool:
+    """Return whether a directory holds a run: its config.yaml is one of Headway, and environment.json exists."""
+    try:
+        values = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError):
+        return False
+    ours = isinstance(values, dict) and {"version", "task", "model"} <= values.keys()
+    return ours and (path / ENVIRONMENT).exists()
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file atomically: a temporary file beside it is filled, synced and renamed.
+
+    Raises:
+        NotWrittenError: the disk is full, or the file cannot be written for another reason.
+        ValueError: a link in place of a folder leads out of the run in which the file lies.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "scores" / "note.txt"
-        >>> write_whole(path, lambda part: part.write_text("done", encoding="utf-8"))
+        >>> write_whole(path, "done")
         >>> path.read_text(encoding="utf-8")
         'done'
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_links(path)
     # Two processes may write the same file; the last one wins.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        write(part)
-        with part.open("rb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        with part.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise NotWrittenError(error.errno, f"{path} cannot be written ({error.strerror})") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes that were killed have left half-written."""
+    for part in folder.rglob(".*.part"):
+        process = part.name.split(".")[-2]
+        if not (process.isdigit() and _is_alive(int(process))):
+            part.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to another user
+        return True
+    return True
+
+
+def _sync(folder: Path) -> None:
+    """Have a renamed file survive a crash of the machine, where the system can."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _check_links(path: Path) -> None:
+    """A run from somebody else may hold a link in place of a folder."""
+    root = next((each for each in path.parents[:3] if (each / CONFIG).is_file()), None)
+    if root is not None and not path.parent.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"run: {path.parent} is a link that leads out of the run; nothing is written there")
 
 
 def read_tree(path: Path) -> xr.DataTree:

@@ -7,7 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from headway.checkpoints.run import holds_run
+from headway.checkpoints.files import holds_run
 
 
 def imported(option: str, path: str, form: str) -> Any:

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
-import yaml
 
 from headway.checkpoints.config import read_config
-from headway.checkpoints.files import read_tree, write_whole
+from headway.checkpoints.files import CONFIG, ENVIRONMENT, holds_run, read_tree, write_whole
 from headway.checkpoints.scores import read_scores, score_files
 from headway.models.config import ModelConfig
 
@@ -33,12 +32,10 @@ if TYPE_CHECKING:
     from headway.data.task import Batch, Task
     from headway.models.hooked_transformer import HookedTransformer
 
-CONFIG = "config.yaml"
 TOKENIZER = "tokenizer.json"
 # What a run writes into its directory; --overwrite removes these and leaves anything else.
-# config.yaml goes last, so that a removal that is cut off still leaves something that is known for a run.
+# The two that make a directory a run go last, so that one whose removal was cut off is still known for one.
 CONTENTS = (
-    "environment.json",
     TOKENIZER,
     "weights",
     "resume.ckpt",
@@ -49,6 +46,7 @@ CONTENTS = (
     "report.html",
     "text.html",
     CONFIG,
+    ENVIRONMENT,
 )
 
 
@@ -77,8 +75,9 @@ class Run:
     def __init__(self, path: str | Path, task: "type[Task] | str | None" = None, trust: bool = False):
         self.path = Path(path).expanduser()
         self._task, self._trust = task, trust
-        if not (self.path / CONFIG).is_file():
-            raise ValueError(f"run: {self.path} holds no run (there is no {CONFIG} in it)")
+        for name in (CONFIG, ENVIRONMENT):
+            if not (self.path / name).is_file():
+                raise ValueError(f"run: {self.path} holds no run (there is no {name} in it)")
         # What ``scores`` has read, with the state of its files at that time.
         self._read: tuple[dict[Path, tuple[int, int]], xr.Dataset] | None = None
 
@@ -199,8 +198,14 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """True if the last step of the recipe has a checkpoint."""
-        return self.config["steps"] in self.steps
+        """True if the last step of the recipe has a checkpoint, and its file is whole."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.weights_file(self.config["steps"]), framework="np"):
+                return True
+        except (SafetensorError, OSError):
+            return False
 
     @property
     def resume_file(self) -> Path:
@@ -281,16 +286,12 @@ class Run:
         logged = set(events.Tags()["scalars"])
         tags = {"loss": "loss/train", "gradient_norm": "optimiser/gradient_norm", "lr": "optimiser/lr"}
         series = {name: events.Scalars(tag) if tag in logged else [] for name, tag in tags.items()}
+        values = {name: {event.step: event.value for event in each} for name, each in series.items()}
         # A run that goes on may have written one number of an update and not yet the next.
-        return xr.merge(
-            (
-                xr.Dataset(
-                    {name: (("step",), np.array([event.value for event in each]))},
-                    {"step": np.array([event.step for event in each], dtype=int)},
-                )
-                for name, each in series.items()
-            ),
-            join="inner",
+        steps = sorted(set.intersection(*(set(each) for each in values.values())))
+        return xr.Dataset(
+            {name: (("step",), np.array([each[step] for step in steps])) for name, each in values.items()},
+            {"step": np.array(steps, dtype=int)},
         )
 
     def study_file(self, name: str, step: int) -> Path:
@@ -359,19 +360,19 @@ class Run:
 
     def keep(self, step: int, model: "HookedTransformer") -> None:
         """Write the weights of ``step``, as float32."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         weights = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}
         config = self.path / "weights" / "config.json"
         if not config.exists():
-            write_whole(
-                config, lambda part: part.write_text(json.dumps(model.cfg.to_dict(), indent=2), encoding="utf-8")
-            )
-        write_whole(self.weights_file(step), lambda part: save_file(weights, part))
+            write_whole(config, json.dumps(model.cfg.to_dict(), indent=2))
+        write_whole(self.weights_file(step), save(weights))
 
     @classmethod
     def create(cls, path: str | Path, recipe: "Recipe", overwrite: bool = False) -> "Run":
         """A new, empty run. A directory that holds a run is refused unless ``overwrite``, which removes that run."""
+        from headway.checkpoints.environment import environment
+
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")
@@ -381,18 +382,21 @@ class Run:
         config = recipe.to_yaml()
         there = [old for pattern in CONTENTS for old in path.glob(pattern)]
         if there:
-            if not holds_run(path):
+            # A run that was killed while it was made has these alone.
+            begun = {old.name for old in there} <= {ENVIRONMENT, TOKENIZER}
+            if not (begun or holds_run(path)):
                 raise ValueError(f"out: {path} holds {there[0].name} but no run; it must be empty, or hold a run")
-            if not overwrite:
+            if not (begun or overwrite):
                 raise ValueError(f"out: {path} holds a run already; --overwrite replaces it, --resume {path} goes on")
             for old in there:
                 shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         try:
             path.mkdir(parents=True, exist_ok=True)
             tokenizer = recipe.task.tokenizer_json
+            write_whole(path / ENVIRONMENT, json.dumps(environment(), indent=2))
             if tokenizer is not None:
-                write_whole(path / TOKENIZER, lambda part: part.write_bytes(tokenizer))
-            write_whole(path / CONFIG, lambda part: part.write_text(config, encoding="utf-8"))
+                write_whole(path / TOKENIZER, tokenizer)
+            write_whole(path / CONFIG, config)
         except OSError as error:
             raise ValueError(f"out: {path} cannot be written ({error.strerror})") from None
         return cls(path, type(recipe.task), trust=True)
@@ -414,13 +418,3 @@ class ShownRun:
         note = f"<p>{html.escape(stale)}</p>" if scored > page.stat().st_mtime else ""
         size = "width:100%;height:860px;border:0"
         return f'{note}<iframe srcdoc="{frame}" style="{size}" title="{html.escape(str(self.run.path))}"></iframe>'
-
-
-def holds_run(path: Path) -> bool:
-    """Return whether a directory holds a run: its config.yaml is one of Headway, and environment.json exists."""
-    try:
-        values = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, ValueError):
-        return False
-    ours = isinstance(values, dict) and {"version", "task", "model"} <= values.keys()
-    return ours and (path / "environment.json").exists()

@@ -18,6 +18,7 @@ import xarray as xr
 from headway.checkpoints.files import write_whole
 
 NULL = "null"
+DESCRIBED = "described"
 
 
 def score_file(run: Path, step: int | None, name: str) -> Path:
@@ -34,8 +35,8 @@ def write_scores(path: Path, scores: xr.Dataset) -> None:
         "attributes": {name: scores[name].attrs for name in arrays},
         "labels": {str(axis): scores[axis].values.tolist() for axis in scores.dims if axis in scores.coords},
     }
-    metadata = {key: json.dumps(value) for key, value in described.items()}
-    write_whole(path, lambda part: safetensors.numpy.save_file(arrays, part, metadata))
+    # One entry, because the order of several is another in each process.
+    write_whole(path, safetensors.numpy.save(arrays, {DESCRIBED: json.dumps(described)}))
 
 
 class ScoreFile(NamedTuple):
@@ -61,7 +62,7 @@ def read_arrays(path: Path) -> ScoreFile:
     """One file; a ValueError if it is damaged."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            axes, attributes, labels = (json.loads(file.metadata()[key]) for key in ("axes", "attributes", "labels"))
+            axes, attributes, labels = _described(file.metadata())
             arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
         for name, array in arrays.items():
             if len(axes[name]) != array.ndim or not isinstance(attributes[name], dict):
@@ -69,6 +70,14 @@ def read_arrays(path: Path) -> ScoreFile:
         return ScoreFile(arrays, axes, attributes, labels)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"scores: {path} is damaged ({error}); remove it and measure again") from None
+
+
+def _described(metadata: dict[str, str]) -> tuple[Any, Any, Any]:
+    """Axes, attributes and labels; older files have an entry for each."""
+    if DESCRIBED in metadata:
+        together = json.loads(metadata[DESCRIBED])
+        return together["axes"], together["attributes"], together["labels"]
+    return json.loads(metadata["axes"]), json.loads(metadata["attributes"]), json.loads(metadata["labels"])
 
 
 def read_file(path: Path) -> xr.Dataset:

@@ -103,8 +103,10 @@ class TrainingModule(L.LightningModule):
             self._log_updates()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Log all updates so far: a run that is resumed from this checkpoint does not repeat them."""
+        """Log all updates so far, to disk: a run that is resumed from this checkpoint does not repeat them."""
         self._log_updates()
+        if self.logger is not None:
+            self.logger.save()
 
     def on_train_end(self) -> None:
         """Log the last updates."""

@@ -13,9 +13,8 @@ import yaml
 from toys import TOKENS, VECTORS, Counting
 
 from headway.checkpoints import Recipe, Run
-from headway.checkpoints.files import write_whole
+from headway.checkpoints.files import holds_run
 from headway.checkpoints.recipe import TrainerConfig, task_class
-from headway.checkpoints.run import holds_run
 from headway.checkpoints.schedule import Schedule
 from headway.data.seeds import check_seed
 from headway.data.task import Task
@@ -225,9 +224,7 @@ def test_options_are_named_in_full():
 
 
 def folder_of_a_run(path: Path) -> Path:
-    Run.create(path, TOKENS)
-    (path / "environment.json").write_text("{}")
-    return path
+    return Run.create(path, TOKENS).path
 
 
 def test_a_run_needs_a_folder_of_its_own(tmp_path: Path):
@@ -254,7 +251,7 @@ def test_a_run_is_replaced_by_request_alone(tmp_path: Path):
     (run / "scores").mkdir()
     (run / "report.html").write_text("")
     Run.create(run, replace(TOKENS, seed=3), overwrite=True)
-    assert [path.name for path in run.iterdir()] == ["config.yaml"]
+    assert {path.name for path in run.iterdir()} == {"config.yaml", "environment.json"}
     assert Run(run).recipe.seed == 3
     # A link to a folder is removed, and the folder is not.
     assert (tmp_path / "kept" / "thesis.txt").read_text() == "mine"
@@ -279,12 +276,24 @@ def test_a_run_is_known_by_its_config_and_its_environment(tmp_path: Path):
     # Anything more is no harm.
     config.write_text(f"note: mine\n{whole}")
     assert holds_run(run)
-    environment.unlink()
-    assert not holds_run(run)
-    config.unlink()
-    assert not holds_run(run)
-    with pytest.raises(ValueError, match=f"^run: {run} "):
-        Run(run)
+    for missing in (environment, config):
+        missing.rename(run / "elsewhere")
+        assert not holds_run(run)
+        with pytest.raises(ValueError, match=f"^run: {run} holds no run .*{missing.name}"):
+            Run(run)
+        (run / "elsewhere").rename(missing)
+
+
+def test_a_run_that_was_killed_while_it_was_made_is_in_nobody_s_way(tmp_path: Path):
+    whole = Run.create(tmp_path / "whole", TOKENS).path
+    for last in ((), ("environment.json",), ("environment.json", "tokenizer.json")):
+        begun = tmp_path / str(len(last))
+        begun.mkdir()
+        for name in last:
+            (begun / name).write_bytes((whole / "environment.json").read_bytes())
+        with pytest.raises(ValueError, match="holds no run"):
+            Run(begun)
+        assert Run.create(begun, TOKENS).recipe == TOKENS
 
 
 def test_steps_are_those_whose_weights_are_there(tmp_path: Path):
@@ -301,22 +310,6 @@ def test_steps_are_those_whose_weights_are_there(tmp_path: Path):
         run.check_step(13)
     run.keep(TOKENS.steps, model)
     assert run.finished
-
-
-def test_a_file_is_whole_or_not_there(tmp_path: Path):
-    path = tmp_path / "not" / "there" / "note.txt"
-    write_whole(path, lambda part: part.write_text("first"))
-
-    def dies(part: Path) -> None:
-        part.write_text("sec")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(path, dies)
-    with pytest.raises(ZeroDivisionError):
-        write_whole(path, lambda part: 1 / 0)
-    assert [each.name for each in path.parent.iterdir()] == ["note.txt"]
-    assert path.read_text() == "first"
 
 
 def test_a_page_older_than_its_scores_says_so(tmp_path: Path):

@@ -510,7 +510,8 @@ def test_a_step_that_was_not_kept_is_named(run: Run):
         run.model(step=7)
 
 
-def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path):
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(sent: str, tmp_path: Path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "headway", "train", "induction", "--out", str(out), "--steps", "100000"]
     process = subprocess.Popen(
@@ -525,11 +526,11 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.Signals[sent])
     _, errors = process.communicate(timeout=100)
     run = Run(out)
     last = run.steps[-1]
-    assert process.returncode == 130
+    assert process.returncode == 128 + signal.Signals[sent]
     assert errors.strip().endswith(f"stopped at step {last}; go on with: headway train --resume {out}")
     assert last > 0
     assert run.resume_file.exists()

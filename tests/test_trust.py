@@ -1,4 +1,4 @@
-"""A run from somebody else: opening it runs none of its code and reads no file outside of it, unless the user says so."""
+"""A run from somebody else: opening it runs no code and reads no file outside of it, until the user says so."""
 
 import sys
 from collections.abc import Callable

@@ -21,7 +21,7 @@ from headway.analyze.report.stored import Damaged, StoredScores, read_study
 from headway.analyze.report.study_page import study_data
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
-from headway.checkpoints.files import write_whole
+from headway.checkpoints.files import NotWrittenError, write_whole
 from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ def _write(out: Path, text: str, overwrite: bool) -> Path:
     try:
         if out.exists() and not overwrite and MARK not in out.read_text(errors="replace")[:1000]:
             raise ValueError(f"out: {out} is not a page of Headway; --overwrite replaces it")
-        write_whole(out, lambda part: part.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"out: {out} cannot be written ({error.strerror})") from None
+        write_whole(out, text)
+    except NotWrittenError as error:
+        raise ValueError(f"out: {error.strerror}") from None
     return out
 
 

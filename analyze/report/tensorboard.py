@@ -8,6 +8,8 @@ import io
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import einops
@@ -17,6 +19,7 @@ import xarray as xr
 from jaxtyping import Float
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 from torch.utils.tensorboard import SummaryWriter
@@ -26,8 +29,11 @@ from headway.analyze.report.attributes import role_of
 from headway.analyze.report.palette import DIVERGING, NOTHING, SEQUENTIAL, rgb
 from headway.checkpoints.recipe import Recipe
 from headway.checkpoints.run import Run
+from headway.checkpoints.scores import read_file, score_files
 from headway.models.config import Head
 
+# What the training module logs of each update.
+OF_UPDATES = {"loss/train", "optimiser/gradient_norm", "optimiser/lr"}
 ATTENTION = ("layer", "head", "batch", "query", "key")
 # TensorBoard's table of runs shows five options at first, and prefers options that are marked as differing.
 FIRST = ("model.n_layers", "optim.lr", "seed", "steps", "task.class")
@@ -43,13 +49,50 @@ class RunLogger(TensorBoardLogger):
     """Lightning's logger, writing into a run's own directory."""
 
     def __init__(self, run: Run):
-        # A run that died takes the steps since its last checkpoint again; TensorBoard shows them once.
         self.run = run
-        super().__init__(run.path, name="", version="", purge_step=run.steps[-1] + 1 if run.steps else None)
+        super().__init__(run.path, name="", version="")
 
     def save(self) -> None:
         """Flush. Lightning's hparams.yaml is not written, because config.yaml holds the options."""
         self.experiment.flush()
+
+
+def mend_log(run: Run, step: int | None) -> None:
+    """Bring TensorBoard's files to the state in which an undisturbed run has them after its checkpoint at ``step``.
+
+    What a run has written of later steps before it died is left out, because these are taken again, what was written
+    twice is written once, and scores that were never shown are shown. If nothing is amiss no file changes.
+    """
+    old = sorted(run.path.glob("events.out.tfevents.*"))
+    events = [event for path in old for event in LegacyEventFileLoader(str(path)).Load()]
+    kept, seen = [], set()
+    for event in events:
+        tags = tuple(value.tag for value in event.summary.value)
+        if not tags or event.step > (-1 if step is None else step) or (event.step, tags) in seen:
+            continue
+        seen.add((event.step, tags))
+        kept.append(event)
+    shown = {event.step for event in kept if not {value.tag for value in event.summary.value} <= OF_UPDATES}
+    scored: dict[int, dict[str, xr.Dataset]] = {}
+    for (at, name), path in score_files(run.path).items():
+        if at not in shown and step is not None and at <= step:
+            scored.setdefault(at, {})[name] = read_file(path)
+    if not scored and len(kept) == sum(bool(event.summary.value) for event in events):
+        return
+    with TemporaryDirectory(dir=run.path, prefix=".log-") as folder:
+        # Their time is that of the writer: after the old files, and before those that are still to come.
+        writer = SummaryWriter(folder)
+        for event in kept:
+            writer._get_file_writer().add_event(event, event.step)
+        for at, measured in sorted(scored.items()):
+            if at == 0:
+                show_run(writer, run.recipe, measured)
+            show(writer, measured, at)
+        writer.close()
+        for path in Path(folder).iterdir():
+            path.rename(run.path / path.name)
+    for path in old:
+        path.unlink()
 
 
 def log_scores(trainer: L.Trainer, scores: Mapping[str, xr.Dataset], step: int) -> None:

@@ -4,6 +4,7 @@ A result is data. It names how each figure is drawn and draws nothing: the comma
 figures, and the file holds them for further analysis.
 """
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,8 +192,10 @@ class StudyResult:
 
     def write(self, path: Path) -> None:
         """Write the tree to a netCDF file, which ``xarray.open_datatree`` reads without Headway."""
-        tree = self.to_tree()
-        write_whole(path, lambda part: tree.to_netcdf(part, engine="h5netcdf"))
+        # HDF5 ends the whole process where a disk is full, so it writes into memory.
+        content = io.BytesIO()
+        self.to_tree().to_netcdf(content, engine="h5netcdf")
+        write_whole(path, content.getvalue())
 
     @classmethod
     def read(cls, path: Path) -> "StudyResult":

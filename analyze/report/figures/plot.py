@@ -3,6 +3,7 @@
 pyplot is not touched, and so neither are the settings and open figures of the caller.
 """
 
+import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from inspect import signature
@@ -21,7 +22,7 @@ from headway.analyze.report.figures import (
 )
 from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Run
-from headway.checkpoints.files import write_whole
+from headway.checkpoints.files import NotWrittenError, write_whole
 from headway.options import nearest
 
 if TYPE_CHECKING:  # an extra, which is imported where it draws
@@ -133,9 +134,11 @@ def save(figure: "Figure", out: str | Path, overwrite: bool = False) -> Path:
         raise ValueError(f"out: {out} is not a figure of Headway; --overwrite replaces it")
     try:
         with _style():
-            write_whole(out, lambda part: figure.savefig(part, format=ending[1:], metadata=METADATA[ending]))
-    except OSError as error:
-        raise ValueError(f"out: {out} cannot be written ({error.strerror})") from None
+            content = io.BytesIO()
+            figure.savefig(content, format=ending[1:], metadata=METADATA[ending])
+            write_whole(out, content.getvalue())
+    except NotWrittenError as error:
+        raise ValueError(f"out: {error.strerror}") from None
     return out
 
 

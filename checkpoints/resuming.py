@@ -1,0 +1,101 @@
+"""The checks of resume.ckpt: a run goes on only from what it was at its last kept step."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from headway.checkpoints.run import Run
+
+# What Lightning needs to go on, each with its type.
+NEEDED = {
+    "recipe": dict,
+    "global_step": int,
+    "state_dict": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+}
+
+
+def check_resume_file(run: Run) -> int | None:
+    """The step from which a run goes on; None for one that has kept nothing and begins.
+
+    The file must be whole, of this recipe, of the last kept step or the one before (a run that died between two files
+    has written the weights of a step and nothing else), and its weights must be those that the run has kept of that
+    step.
+
+    Raises:
+        ValueError: a file that is missing, damaged or altered, or does not belong to what the run has kept.
+    """
+    file, steps = run.resume_file, run.steps
+    if not file.exists():
+        if steps:
+            raise _refused(run, f"{file} is missing, and the run has kept step {steps[-1]}")
+        return None
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        for name, kind in NEEDED.items():
+            if not isinstance(checkpoint[name], kind):
+                raise TypeError(f"{name} is a {type(checkpoint[name]).__name__}")
+        step = checkpoint["global_step"]
+        # Files of older runs have no digest.
+        whole = checkpoint.get("digest", "") in ("", digest(checkpoint))
+        for optimizer in checkpoint["optimizer_states"]:
+            whole &= step == 0 or len(optimizer["state"]) == sum(len(g["params"]) for g in optimizer["param_groups"])
+        whole &= len(checkpoint["optimizer_states"]) == len(checkpoint["lr_schedulers"]) == 1
+    except Exception as error:  # torch raises many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _refused(run, f"{file} is damaged ({reason})") from None
+    if not whole:
+        raise _refused(run, f"{file} was altered")
+    then, now = checkpoint["recipe"], run.config
+    changed = [f"{part} was {then.get(part)}" for part in now if then.get(part) != now[part]]
+    if changed:
+        raise ValueError(
+            f"resume: a run must resume with the recipe it started with, but config.yaml has changed: "
+            f"{', '.join(changed)}; undo the change or train a new run"
+        )
+    if step not in steps[-2:]:
+        raise _refused(run, f"{file} is of step {step}, but the run has kept step {steps[-1] if steps else 'none'}")
+    kept = run.model(step).state_dict()
+    ours = {name.removeprefix("model."): value.float() for name, value in checkpoint["state_dict"].items()}
+    if kept.keys() != ours.keys() or any(not torch.equal(ours[name], value) for name, value in kept.items()):
+        raise _refused(run, f"{file} has other weights than {run.weights_file(step)}")
+    return step
+
+
+def digest(checkpoint: Any) -> str:
+    """SHA-256 over everything in a checkpoint but its own entry ``digest``.
+
+    Example:
+        >>> digest({"lr": 0.1, "w": torch.ones(2)}) == digest({"w": torch.ones(2), "lr": 0.1, "digest": "any"})
+        True
+        >>> digest({"lr": 0.1}) == digest({"lr": 0.2})
+        False
+    """
+    found = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        found.update(type(value).__name__.encode() if isinstance(value, list | tuple) else b"")
+        if isinstance(value, torch.Tensor):
+            found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, Mapping):
+            for name in sorted(value, key=repr):
+                found.update(repr(name).encode())
+                add(value[name])
+        elif isinstance(value, list | tuple):
+            for each in value:
+                add(each)
+        else:
+            found.update(repr(value).encode())
+
+    add({name: value for name, value in checkpoint.items() if name != "digest"})
+    return found.hexdigest()
+
+
+def _refused(run: Run, reason: str) -> ValueError:
+    again = f"headway train --config {run.path / 'config.yaml'} --out DIRECTORY"
+    return ValueError(f"resume: {reason}, so it cannot go on; its checkpoints stay; {again} trains it again")

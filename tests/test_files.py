@@ -1,0 +1,127 @@
+"""Files are whole or not there: whatever ends a process, whatever is full, wherever a link leads."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from toy_studies import made_up_study
+from toys import TOKENS, Train
+
+from headway.__main__ import main
+from headway.analyze import LIVE, measure
+from headway.checkpoints import Run
+from headway.checkpoints.files import NotWrittenError, remove_parts, write_whole
+from headway.checkpoints.scores import read_file, write_scores
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """What a full disk is like: a file cannot grow beyond this many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*")}
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "not" / "there" / "note.txt"
+    write_whole(path, "first ä")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write_whole(path, b"second")
+    with files_of_at_most(2003), pytest.raises(NotWrittenError, match=r"note\.txt cannot be written"):
+        write_whole(path, b"second" * 1009)
+    assert names(path.parent) == {"note.txt"}
+    assert path.read_text(encoding="utf-8") == "first ä"
+
+
+def test_a_link_in_place_of_the_file_or_of_its_part_is_not_followed(tmp_path: Path):
+    (tmp_path / "mine").write_text("mine")
+    for name in ("note", f".note.{os.getpid()}.part"):
+        (tmp_path / name).symlink_to(tmp_path / "mine")
+    write_whole(tmp_path / "note", "theirs")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "note").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("folder", ["scores", "scores/step-00000005", "weights"])
+def test_a_link_that_leads_out_of_a_run_is_not_followed(folder: str, trained: Train, tmp_path: Path):
+    run = trained(TOKENS, tmp_path / "run")
+    outside = tmp_path / "outside"
+    (run.path / folder).rename(outside)
+    (run.path / folder).symlink_to(outside)
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"is a link that leads out of the run; nothing is written there"):
+        run.keep(5, run.model(17)) if folder == "weights" else measure(run, LIVE, steps=[5], overwrite=True)
+    assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+
+
+def test_a_link_within_a_run_is_the_user_s(trained: Train, tmp_path: Path):
+    run = trained(TOKENS, tmp_path / "run")
+    (run.path / "scores").rename(run.path / "elsewhere")
+    (run.path / "scores").symlink_to("elsewhere")
+    assert measure(run, LIVE, steps=[5], overwrite=True) == {}
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    parts = [tmp_path / "weights" / f".step.safetensors.{process}.part" for process in (dead.pid, os.getpid())]
+    parts[0].parent.mkdir()
+    for part in parts:
+        part.touch()
+    remove_parts(tmp_path)
+    assert [part.exists() for part in parts] == [False, True]
+
+
+def test_training_on_a_full_disk_ends_in_one_line_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    TOKENS.save(tmp_path / "config.yaml")
+    arguments = ["train", "--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")]
+    with files_of_at_most(20_011), pytest.raises(SystemExit) as end:  # weights have 12 kB, resume.ckpt 60
+        main(arguments)
+    assert end.value.code == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "resume.ckpt cannot be written (File too large); go on with: headway train --resume" in said
+    assert not any(name.endswith(".part") for name in names(tmp_path))
+
+
+def test_measuring_on_a_full_disk_ends_in_one_line(trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = trained(TOKENS, tmp_path / "run")
+    before = run.scores
+    with files_of_at_most(2003), pytest.raises(SystemExit) as end:
+        main(["measure", str(run.path), "--only", "attention", "--overwrite"])
+    assert end.value.code == 1
+    assert "attention.safetensors cannot be written" in capsys.readouterr().err.splitlines()[-1]
+    assert Run(run.path).scores.equals(before)
+
+
+def test_a_study_on_a_full_disk_does_not_end_the_process(tmp_path: Path):
+    result = made_up_study()
+    with files_of_at_most(2003), pytest.raises(NotWrittenError):
+        result.write(tmp_path / "study.nc")
+    assert names(tmp_path) == set()
+
+
+def test_the_same_scores_are_the_same_bytes_in_any_process(tmp_path: Path):
+    scores = xr.Dataset(
+        {"a": ("head", np.arange(3.0), {"units": "nats"}), "b": ((), 2.0)}, coords={"head": list("xyz")}
+    )
+    paths = [tmp_path / str(number) for number in range(13)]
+    for path in paths:
+        write_scores(path, scores)
+    assert len({path.read_bytes() for path in paths}) == 1
+    xr.testing.assert_identical(read_file(paths[0]), scores)

@@ -1,0 +1,182 @@
+"""A run goes on from what it was, or says in one line why it cannot; its log is that of an undisturbed run."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import xarray as xr
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toys import TOKENS, Train
+
+from headway.__main__ import main
+from headway.checkpoints import Run
+from headway.checkpoints.resuming import digest
+from headway.models.lightning_module import TrainingModule
+from headway.train import resume, train
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def begin_again(run: Run, step: int) -> Run:
+    """The run as it was when it had kept ``step`` and nothing later, but for resume.ckpt and the log."""
+    for later in run.steps:
+        if later > step:
+            run.weights_file(later).unlink()
+            shutil.rmtree(run.path / "scores" / f"step-{later:08d}")
+    return Run(run.path)
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that was killed after its checkpoint of step 8, and had trained two steps more."""
+
+    def killed(module: TrainingModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        if module.global_step == 10:
+            raise ZeroDivisionError
+        return step(module, batch, batch_idx)
+
+    step = TrainingModule.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "training_step", killed)
+        with pytest.raises(ZeroDivisionError):
+            train(**vars(TOKENS), out=tmp_path / "stopped")
+    return Run(tmp_path / "stopped")
+
+
+def emptied(checkpoint: dict[str, Any]) -> None:
+    checkpoint["optimizer_states"][0]["state"] = {}
+
+
+def other_rate(checkpoint: dict[str, Any]) -> None:
+    checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] *= 2
+
+
+def other_weights(checkpoint: dict[str, Any]) -> None:
+    next(iter(checkpoint["state_dict"].values()))[0] += 1
+
+
+def other_weights_signed(checkpoint: dict[str, Any]) -> None:
+    other_weights(checkpoint)
+    checkpoint["digest"] = digest(checkpoint)
+
+
+def of_another_step(checkpoint: dict[str, Any]) -> None:
+    checkpoint["global_step"] = 4
+    checkpoint["digest"] = digest(checkpoint)
+
+
+def emptied_without_a_digest(checkpoint: dict[str, Any]) -> None:
+    emptied(checkpoint)
+    del checkpoint["digest"]
+
+
+def without(name: str) -> Callable[[dict[str, Any]], None]:
+    def remove(checkpoint: dict[str, Any]) -> None:
+        del checkpoint[name]
+
+    return remove
+
+
+NEEDED = ("recipe", "state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
+ALTERED = {
+    "emptied optimiser": emptied,
+    "emptied, without a digest": emptied_without_a_digest,
+    "another learning rate": other_rate,
+    "other weights": other_weights,
+    "other weights with their digest": other_weights_signed,
+    "of another step": of_another_step,
+    **{f"without {name}": without(name) for name in NEEDED},
+}
+
+
+@pytest.mark.parametrize("how", ALTERED)
+def test_a_resume_file_that_is_not_the_run_s_is_refused(how: str, stopped: Run, capsys: pytest.CaptureFixture[str]):
+    checkpoint = torch.load(stopped.resume_file, weights_only=True)
+    ALTERED[how](checkpoint)
+    torch.save(checkpoint, stopped.resume_file)
+    refused(stopped, capsys)
+
+
+@pytest.mark.parametrize("content", [b"", b"none", None], ids=["empty", "of another kind", "gone"])
+def test_a_resume_file_that_is_none_is_refused(content: bytes | None, stopped: Run, capsys: pytest.CaptureFixture[str]):
+    stopped.resume_file.unlink()
+    if content is not None:
+        stopped.resume_file.write_bytes(content)
+    refused(stopped, capsys)
+
+
+def test_a_resume_file_of_an_earlier_moment_is_refused(
+    stopped: Run, trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    whole = trained(TOKENS, tmp_path / "whole")
+    early = begin_again(trained(TOKENS, tmp_path / "early"), 5)
+    shutil.copy(stopped.resume_file, early.resume_file)  # of step 8
+    refused(early, capsys)
+    shutil.copy(whole.resume_file, stopped.resume_file)  # of step 17
+    refused(stopped, capsys)
+
+
+def refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(run.path)
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--resume", str(run.path)])
+    assert end.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"headway: resume: {run.resume_file}")
+    assert "headway train --config" in said
+    assert contents(run.path) == before
+
+
+def test_a_last_step_that_is_cut_off_is_not_the_end(trained: Train, tmp_path: Path):
+    run = trained(TOKENS, tmp_path / "run")
+    last = run.weights_file(17)
+    assert run.finished
+    last.write_bytes(last.read_bytes()[:-1])
+    assert not run.finished
+    last.write_bytes(b"")
+    assert not run.finished
+
+
+def logged(run: Run) -> dict[str, list[tuple[int, Any]]]:
+    """Every number and picture of the log, by tag, with its step."""
+    events = EventAccumulator(str(run.path), size_guidance={"scalars": 0, "images": 0}).Reload()
+    tags = events.Tags()
+    numbers = {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in tags["scalars"]}
+    images = {tag: [(each.step, each.encoded_image_string) for each in events.Images(tag)] for tag in tags["images"]}
+    return numbers | images
+
+
+@pytest.mark.parametrize(
+    "lost", ["nothing", "the scores of its last step", "the log of its last step", "the whole log"]
+)
+def test_the_log_of_a_run_that_goes_on_is_that_of_an_undisturbed_one(
+    lost: str, stopped: Run, trained: Train, tmp_path: Path
+):
+    whole = trained(TOKENS, tmp_path / "whole")
+    if lost == "the scores of its last step":
+        shutil.rmtree(stopped.path / "scores" / "step-00000008")
+    for path in stopped.path.glob("events*"):
+        if lost == "the log of its last step":
+            path.write_bytes(path.read_bytes()[: -path.stat().st_size // 5])
+        if lost == "the whole log":
+            path.unlink()
+    again = resume(stopped.path)
+    expected, found = logged(whole), logged(again)
+    if lost in ("nothing", "the scores of its last step"):
+        xr.testing.assert_identical(again.training, whole.training)
+        assert found == expected
+    # Updates whose log was destroyed are lost; scores are shown again, each once.
+    assert found.keys() == expected.keys()
+    scores = expected.keys() - {"loss/train", "optimiser/gradient_norm", "optimiser/lr"}
+    assert {tag: found[tag] for tag in scores} == {tag: expected[tag] for tag in scores}
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins(tmp_path: Path, trained: Train):
+    run = Run.create(tmp_path / "begun", replace(TOKENS))
+    xr.testing.assert_identical(resume(run.path).scores, trained(TOKENS, tmp_path / "whole").scores)

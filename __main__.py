@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -67,6 +68,10 @@ headway study STUDY --help lists the options of that study.
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a subcommand. Bad input is one line on stderr and exit code 2; a run that diverges is exit code 1."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal may not have every letter.
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
     # A task of one's own may stand in the folder one works in.
     sys.path.append(os.getcwd())
     commands: dict[str, Callable[[list[str]], None]] = {

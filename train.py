@@ -34,6 +34,7 @@ from headway.analyze.report.callback import ReportWhileTraining
 from headway.analyze.report.live import report_if_possible
 from headway.analyze.report.tensorboard import RunLogger, log_scores, mend_log
 from headway.checkpoints.callback import KeepCheckpoints, WholeFiles
+from headway.checkpoints.lock import writing
 from headway.checkpoints.recipe import Recipe, TrainerConfig
 from headway.checkpoints.resuming import check_resume_file
 from headway.checkpoints.run import Run
@@ -119,8 +120,10 @@ def train(
         compile=compile,
     )
     check_first_batch(recipe)
-    run = Run.create(out, recipe, overwrite)
-    _fit(run, LIVE if measures is None else measures, None, live)
+    path, *_ = Run.place(out, recipe, overwrite)
+    with writing(path):
+        run = Run.create(path, recipe, overwrite)
+        _fit(run, LIVE if measures is None else measures, None, live)
     return run
 
 
@@ -159,17 +162,18 @@ def resume(
         ValueError: a run that cannot go on. Nothing on disk has changed.
     """
     run, measures = Run(path, task, trust), LIVE if measures is None else measures
-    if not run.finished:
-        _ = run.task  # whose code, or whose files, may need the user's word
-        check_hardware(run.recipe.trainer)
-        step = check_resume_file(run)
-        mend_log(run, step)
-        _fit(run, measures, step, live)
-    scored = len(score_files(run.path))
-    measure(run, measures)
-    mend_log(run, run.steps[-1])
-    if len(score_files(run.path)) > scored or not run.report_file.exists():
-        report_if_possible(run)
+    with writing(run.path):
+        if not run.finished:
+            _ = run.task  # whose code, or whose files, may need the user's word
+            check_hardware(run.recipe.trainer)
+            step = check_resume_file(run)
+            mend_log(run, step)
+            _fit(run, measures, step, live)
+        scored = len(score_files(run.path))
+        measure(run, measures)
+        mend_log(run, run.steps[-1])
+        if len(score_files(run.path)) > scored or not run.report_file.exists():
+            report_if_possible(run)
     return run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,13 +80,15 @@ def study(
     from headway.analyze.report.live import report_if_possible
     from headway.analyze.report.page import write_studies
     from headway.analyze.studies.runner import run_study
+    from headway.checkpoints.lock import writing
     from headway.models.convert import load_bridge
 
     if isinstance(run, str | Path):
         is_model = found.takes_models and is_model_name(str(run))
         run = load_bridge(str(run)) if is_model else Run(run, task, trust)
-    result = run_study(found, run, chosen, further, at, progress)
-    result.write(files.result)
+    with writing(run.path) if isinstance(run, Run) else nullcontext():
+        result = run_study(found, run, chosen, further, at, progress)
+        result.write(files.result)
     if isinstance(run, Run):
         report_if_possible(run)
     else:

@@ -21,6 +21,7 @@ import xarray as xr
 
 from headway.checkpoints.config import read_config
 from headway.checkpoints.files import CONFIG, ENVIRONMENT, holds_run, read_tree, write_whole
+from headway.checkpoints.lock import writing
 from headway.checkpoints.scores import read_scores, score_files
 from headway.models.config import ModelConfig
 
@@ -370,9 +371,29 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, recipe: "Recipe", overwrite: bool = False) -> "Run":
-        """A new, empty run. A directory that holds a run is refused unless ``overwrite``, which removes that run."""
+        """A new, empty run. A directory that holds a run is refused unless ``overwrite``, which removes that run.
+
+        Raises:
+            ValueError: a directory that cannot be that of a new run, or a recipe that would come back as another one.
+        """
         from headway.checkpoints.environment import environment
 
+        path, *_ = cls.place(path, recipe, overwrite)
+        with writing(path):
+            # Another process may have come first.
+            path, config, there = cls.place(path, recipe, overwrite)
+            for old in there:
+                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+            tokenizer = recipe.task.tokenizer_json
+            write_whole(path / ENVIRONMENT, json.dumps(environment(), indent=2))
+            if tokenizer is not None:
+                write_whole(path / TOKENIZER, tokenizer)
+            write_whole(path / CONFIG, config)
+        return cls(path, type(recipe.task), trust=True)
+
+    @staticmethod
+    def place(path: str | Path, recipe: "Recipe", overwrite: bool) -> tuple[Path, str, list[Path]]:
+        """Where a new run goes, its config.yaml, and what it replaces; a ValueError if it may not."""
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")
@@ -388,18 +409,7 @@ class Run:
                 raise ValueError(f"out: {path} holds {there[0].name} but no run; it must be empty, or hold a run")
             if not (begun or overwrite):
                 raise ValueError(f"out: {path} holds a run already; --overwrite replaces it, --resume {path} goes on")
-            for old in there:
-                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            tokenizer = recipe.task.tokenizer_json
-            write_whole(path / ENVIRONMENT, json.dumps(environment(), indent=2))
-            if tokenizer is not None:
-                write_whole(path / TOKENIZER, tokenizer)
-            write_whole(path / CONFIG, config)
-        except OSError as error:
-            raise ValueError(f"out: {path} cannot be written ({error.strerror})") from None
-        return cls(path, type(recipe.task), trust=True)
+        return path, config, there
 
 
 @dataclass(frozen=True)
@@ -417,4 +427,6 @@ class ShownRun:
         stale = f"Scored since this page was written; headway report {self.run.path} renews it."
         note = f"<p>{html.escape(stale)}</p>" if scored > page.stat().st_mtime else ""
         size = "width:100%;height:860px;border:0"
-        return f'{note}<iframe srcdoc="{frame}" style="{size}" title="{html.escape(str(self.run.path))}"></iframe>'
+        # A page from somebody else can draw itself, and do nothing to the notebook around it.
+        kept_apart = f'sandbox="allow-scripts" title="{html.escape(str(self.run.path))}"'
+        return f'{note}<iframe srcdoc="{frame}" style="{size}" {kept_apart}></iframe>'

@@ -156,6 +156,8 @@ class Task(ABC):
 class Batches:
     """The training batches ``first`` to ``last - 1`` of a task, in order, for a Trainer to iterate over.
 
+    A batch of which no position counts has no mean loss: it is a ValueError.
+
     The length is ``last``, that of the whole run, because a Trainer that resumes a run continues its count.
     """
 
@@ -167,7 +169,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         for index in range(self.first, self.last):
-            yield self.task.batch(self.seed, index, self.batch_size)
+            batch = self.task.batch(self.seed, index, self.batch_size)
+            if not batch.mask.any():
+                raise ValueError(f"task: no position of batch {index} counts; its mask must be True somewhere")
+            yield batch
 
     def __len__(self) -> int:
         return self.last

@@ -395,6 +395,9 @@ def test_a_notebook_s_frame_shows_the_page_at_its_step(run: Run, tmp_path: Path,
     assert frame.locator("#place").inner_text().startswith(f"step {run.steps[1]}, 2 of ")
     frame.locator("#slider").fill("0")
     assert frame.locator("#place").inner_text().startswith("step 0, 1 of ")
+    # It cannot reach what is around it, such as the notebook's cookies.
+    reached = "() => { try { return String(parent.document.body); } catch (error) { return error.name; } }"
+    assert frame.locator("body").evaluate(reached) == "SecurityError"
 
 
 def test_a_network_of_144_heads_opens_and_slides(tmp_path: Path, opened: Open):

@@ -1,6 +1,7 @@
 """The command line: what it makes of good input, and one line and exit code 2 for bad."""
 
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from toys import TOKENS, NoFields
+from toys import TOKENS, NoFields, made_up_run
 
 from headway.__main__ import main
 from headway.analyze import MEASURES
@@ -498,3 +499,12 @@ def look(out):
 if __name__ == "__main__":
     look("notebook")
 """
+
+
+def test_a_terminal_that_lacks_a_letter_is_no_reason_to_fail(tmp_path: Path):
+    """What is printed has ± and →; a terminal of ASCII shows them as question marks."""
+    run = made_up_run(tmp_path / "rün", layers=2, heads=2, kept=2)
+    script = f"from headway.__main__ import main; main(['report', {str(run.path)!r}]); print('ü → ±')"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True)
+    assert done.stdout.splitlines()[-1] == b"? ? ?"

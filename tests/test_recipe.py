@@ -251,7 +251,7 @@ def test_a_run_is_replaced_by_request_alone(tmp_path: Path):
     (run / "scores").mkdir()
     (run / "report.html").write_text("")
     Run.create(run, replace(TOKENS, seed=3), overwrite=True)
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "environment.json"}
+    assert {path.name for path in run.iterdir()} == {".lock", "config.yaml", "environment.json"}
     assert Run(run).recipe.seed == 3
     # A link to a folder is removed, and the folder is not.
     assert (tmp_path / "kept" / "thesis.txt").read_text() == "mine"

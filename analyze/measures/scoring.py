@@ -14,6 +14,7 @@ from headway.analyze.measures.nulls import beside_null
 from headway.analyze.measures.run_nulls import Nulls
 from headway.analyze.network.forward import shared_forward_pass
 from headway.analyze.network.requirements import DoesNotApplyError
+from headway.checkpoints.lock import writing
 from headway.checkpoints.run import Run
 from headway.checkpoints.scores import score_file, write_scores
 from headway.data.task import Batch
@@ -47,11 +48,17 @@ def measure(
     for step in steps:
         run.check_step(step)
     scorer = Scorer(run, wanted, batch)
+    with writing(run.path):
+        _score(scorer, steps, overwrite, progress)
+    return scorer.inapplicable
+
+
+def _score(scorer: "Scorer", steps: Sequence[int], overwrite: bool, progress: bool) -> None:
+    run = scorer.run
     for step in tqdm(steps, desc="checkpoints", unit="step", disable=None if progress else True):
         missing = [each for each in scorer.measures if overwrite or not score_file(run.path, step, each.name).exists()]
         if missing:
             scorer.score(step, run.model(step), missing)
-    return scorer.inapplicable
 
 
 class Scorer:

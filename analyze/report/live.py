@@ -10,6 +10,8 @@ from headway.checkpoints import Run
 from headway.checkpoints.scores import score_files
 
 SECONDS_BETWEEN_LOOKS = 0.5
+# Steps may come faster than one looks, so that there is never a look without anything new.
+LOOKS_BETWEEN_PAGES = 4
 # A slow measure may lie between the weights of a step and its scores, or between two files of scores. A finished run
 # whose last step has no scores is watched for LOOKS_AT_MOST looks.
 LOOKS_AT_THE_END, LOOKS_AT_MOST = 10, 60
@@ -30,14 +32,16 @@ def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False)
     """
     written = seen = None
     looks = 0  # at which nothing was new
+    busy = 0  # since the last page, at which something was new
     try:
         while not all(run.finished and looks >= _looks(run) for run in runs):
             now = [(run.finished, *score_files(run.path)) for run in runs]
             looks = looks + 1 if now == seen else 0
+            busy = 0 if looks else busy + 1
             # A step whose files are still coming in is waited for.
-            if looks and now != written:
+            if now != written and (looks or busy >= LOOKS_BETWEEN_PAGES):
                 write_report(runs, out, overwrite, live=True)
-                written = now
+                written, busy = now, 0
             seen = now
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:

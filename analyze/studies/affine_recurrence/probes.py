@@ -14,25 +14,32 @@ from headway.analyze.tools.probe import ProbeResult, Samples, linear_probe, mlp_
 
 def probes_section(network: LoadedModel, length: int, sequences: int) -> Section:
     """Linear and MLP probes of d and c at each depth, beside the same probes of an untrained network."""
-    train, held_out = (
-        sequences_of(network, count, length, draw=draw) for draw, count in ((1, sequences), (2, max(2, sequences // 2)))
-    )
+    half = max(2, sequences // 2)
+    batches = {
+        name: sequences_of(network, count, length, draw=draw)
+        for draw, (name, count) in enumerate({"train": sequences, "held_out": half, "validation": half}.items(), 1)
+    }
     assert network.run is not None
     networks = {"trained": network.folded, "untrained": untrained(network.run.recipe.model)}
     depths = {"embed": "blocks.0.hook_resid_pre"}
     depths |= {f"after L{layer}": f"blocks.{layer}.hook_resid_post" for layer in range(network.model.cfg.n_layers)}
-    probes = {"linear": linear_probe, "mlp": mlp_probe}
+    probes = {
+        "linear": lambda of: linear_probe(of["train"], of["held_out"]),
+        "mlp": lambda of: mlp_probe(of["train"], of["held_out"], validation=of["validation"]),
+    }
     found: dict[str, list[ProbeResult]] = {
         f"{target}, {kind}, {name}": [] for target in ("d", "c") for kind in probes for name in networks
     }
-    batches = (train, held_out)
     for name, model in networks.items():
         for point in depths.values():
-            inputs = [samples(model, batch, point, partial(known_of, "d"), last_position).x for batch in batches]
+            read = {
+                each: samples(model, batch, point, partial(known_of, "d"), last_position)
+                for each, batch in batches.items()
+            }
             for target in ("d", "c"):
-                targets = [known_of(target, batch)[last_position(batch)] for batch in batches]
+                of = {each: Samples(read[each].x, batch.info[target]) for each, batch in batches.items()}
                 for kind, probe in probes.items():
-                    found[f"{target}, {kind}, {name}"].append(probe(*map(Samples, inputs, targets)))
+                    found[f"{target}, {kind}, {name}"].append(probe(of))
     # [probe, depth, number]
     numbers = np.array([list(each) for each in found.values()])
     titles = {
@@ -43,8 +50,8 @@ def probes_section(network: LoadedModel, length: int, sequences: int) -> Section
     return Section(
         "Probes",
         f"Linear and small MLP probes of the constants d and the coefficient c, at the last position of {length} "
-        f"vectors: trained on {sequences} sequences, {len(held_out.inputs)} held out. Training has not computed what "
-        "they find in an untrained network.",
+        f"vectors: trained on {sequences} sequences, evaluated on {half} others; the loss on {half} further ones stops "
+        "an MLP probe. Training has not computed what they find in an untrained network.",
         tuple(
             Figure(
                 title,

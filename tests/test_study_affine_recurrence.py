@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from claim_cases import Cases, check_all_are_tested, check_case, the_one
+from claim_cases import (
+    Cases,
+    Premises,
+    check_all_are_tested,
+    check_all_premises_are_tested,
+    check_case,
+    check_premise,
+    the_one,
+)
 from test_command import refused
 from toy_studies import untrained_run
 from toys import VECTORS
@@ -86,17 +94,43 @@ def smears() -> Network:
     return handmade.linear_network(torch.ones(7, 7).triu(1))
 
 
+def copies_its_like() -> Network:
+    """The last layer adds the vectors that it attends to."""
+    return changed(handmade.affine_reader(), lambda model: model.blocks[2].attn.W_O.neg_())
+
+
+def reads_vectors_alone() -> Network:
+    """The last layer attends to vectors similar to the current one, and reads nothing that layer 1 writes."""
+
+    def read(model: HookedTransformer) -> None:
+        model.blocks[0].attn.W_O.zero_()
+        for W in (model.blocks[2].attn.W_Q, model.blocks[2].attn.W_K):
+            W[0, 7:14] = 0.0
+
+    return changed(handmade.affine_reader(), read)
+
+
 CLAIMS: Cases = [
     ("has a previous-token head", handmade.affine_reader, layers_swapped),
     ("add a multiple", handmade.affine_reader, smears),
     ("attends to the second vector", handmade.affine_reader, layers_swapped),
     ("writes outside", handmade.affine_reader, layers_swapped),
-    ("subtract what they attend to", handmade.affine_reader, layers_swapped),
+    ("subtract what they attend to", handmade.affine_reader, copies_its_like),
     ("attends to vectors similar", handmade.affine_reader, layers_swapped),
     ("similarity and nothing else", looks_for_its_like, handmade.affine_reader),
-    ("Q-composition", handmade.affine_reader, layers_swapped),
-    ("K-composition", handmade.affine_reader, layers_swapped),
+    ("Q-composition", handmade.affine_reader, reads_vectors_alone),
+    ("K-composition", handmade.affine_reader, reads_vectors_alone),
     ("not with values", handmade.affine_reader, values_read_layer_1),
+]
+
+
+# No layer attends to similar vectors, or the one that does reads nothing of the layer before it.
+PREMISES: Premises = [
+    ("subtract what they attend to", layers_swapped),
+    ("similarity and nothing else", layers_swapped),
+    ("Q-composition", layers_swapped),
+    ("K-composition", layers_swapped),
+    ("not with values", reads_vectors_alone),
 ]
 
 
@@ -114,6 +148,15 @@ def test_a_claim_holds_and_fails_where_it_must(
 
 def test_every_claim_is_tested():
     check_all_are_tested(found(CLAIMS[0][1]), CLAIMS)
+
+
+@pytest.mark.parametrize(("says", "fails"), PREMISES, ids=[each[0] for each in PREMISES])
+def test_a_claim_whose_premise_fails_is_not_measured(says: str, fails: Callable):
+    check_premise(found(fails), says)
+
+
+def test_every_premise_is_tested():
+    check_all_premises_are_tested(found(CLAIMS[0][1]), PREMISES)
 
 
 def test_what_a_network_does_not_have_is_not_measured():

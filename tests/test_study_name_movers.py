@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from claim_cases import Cases, check_all_are_tested, check_case
+from claim_cases import Cases, Premises, check_all_are_tested, check_all_premises_are_tested, check_case, check_premise
 from language_models import saved_gpt2
 from networks import with_random_biases
 from test_command import refused
@@ -24,6 +24,7 @@ from headway.analyze.studies import find_study
 from headway.analyze.studies.name_movers.claims import claims
 from headway.analyze.studies.name_movers.components import split_score
 from headway.analyze.studies.name_movers.fixed import fixed, key_vectors, query_vectors
+from headway.analyze.studies.name_movers.options import Place
 from headway.analyze.studies.name_movers.sentences import (
     Chosen,
     Sentences,
@@ -43,8 +44,8 @@ from headway.models.hooked_transformer import HookedTransformer
 
 V = handmade.SENTENCES.d_vocab
 TOKEN, AGAIN, NOT, SAID = (slice(i * V, (i + 1) * V) for i in range(4))
-# A network, and the head to explain; the one that the study chooses if None.
-Case = tuple[HookedTransformer, Head | None]
+# A network, the head to explain (the one that the study chooses if None), and the position that it attends to.
+Case = tuple[HookedTransformer, Head | None, Place]
 
 
 @lru_cache
@@ -63,7 +64,7 @@ def copied() -> HookedTransformer:
 
 
 def plain() -> Case:
-    return made_by_hand(), None
+    return made_by_hand(), None, "io"
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ def nothing() -> Case:
     for block in model.blocks:
         for parameter in block.attn.parameters():
             parameter.zero_()
-    return model, None
+    return model, None, "io"
 
 
 @torch.no_grad()
@@ -84,7 +85,7 @@ def by_suppression() -> Case:
     attention.b_Q[1, -1] = attention.W_K[1, AGAIN, -1] = 23.0
     attention.W_V[1, AGAIN, :V] = torch.eye(V)
     attention.W_O[1, :V, SAID] = -torch.eye(V)
-    return model, None
+    return model, None, "io"
 
 
 @torch.no_grad()
@@ -92,14 +93,14 @@ def says_other_words_too() -> Case:
     """Whatever name the name mover looks at, it says six other words louder."""
     model = copied()
     model.blocks[2].attn.W_O[0, :V, SAID.stop - 6 : SAID.stop] = 2.0
-    return model, None
+    return model, None, "io"
 
 
 @torch.no_grad()
 def without_a_negative_head() -> Case:
     model = copied()
     model.blocks[3].attn.W_O.zero_()
-    return model, None
+    return model, None, "io"
 
 
 @torch.no_grad()
@@ -109,7 +110,7 @@ def weakly_unembedded() -> Case:
     model.W_U.mul_(0.01)
     model.blocks[2].attn.W_O.mul_(5)
     model.blocks[3].attn.W_O.mul_(5)
-    return model, None
+    return model, None, "io"
 
 
 @torch.no_grad()
@@ -118,11 +119,11 @@ def looks_by_itself() -> Case:
     model = copied()
     for name in ("W_Q", "b_Q", "W_K"):
         getattr(model.blocks[3].attn, name).copy_(getattr(model.blocks[2].attn, name))
-    return model, None
+    return model, None, "io"
 
 
-def of(head: Head) -> Callable[[], Case]:
-    return lambda: (made_by_hand(), head)
+def of(head: Head, place: Place = "io") -> Callable[[], Case]:
+    return lambda: (made_by_hand(), head, place)
 
 
 CLAIMS: Cases = [
@@ -135,16 +136,30 @@ CLAIMS: Cases = [
     ("L3H0 attends to IO", plain, of(Head(1, 0))),
     ("The unembedding of IO", plain, weakly_unembedded),
     ("unembedding of other tokens", plain, of(Head(2, 0))),
-    ("effective embedding of IO", plain, of(Head(1, 0))),
+    ("effective embedding of IO", plain, of(Head(1, 0), "s2")),
     ("queries read the name movers", plain, looks_by_itself),
+]
+
+
+LOOKS_AWAY = of(Head(1, 0))
+# There is no name mover, or the head does not attend to the name.
+PREMISES: Premises = [
+    ("Name movers write", nothing),
+    ("They copy names", nothing),
+    ("is a negative name mover", LOOKS_AWAY),
+    ("suppresses names", LOOKS_AWAY),
+    ("The unembedding of IO", LOOKS_AWAY),
+    ("unembedding of other tokens", LOOKS_AWAY),
+    ("effective embedding of IO", LOOKS_AWAY),
+    ("queries read the name movers", LOOKS_AWAY),
 ]
 
 
 @lru_cache
 def found(build: Callable[[], Case]) -> Claims:
-    model, head = build()
+    model, head, place = build()
     with shared_forward_pass():
-        return claims(model, sentences(), choose(model, sentences(), head))
+        return claims(model, sentences(), choose(model, sentences(), head, place))
 
 
 @pytest.mark.parametrize(("says", "accepted", "rejected"), CLAIMS, ids=[each[0] for each in CLAIMS])
@@ -154,6 +169,15 @@ def test_a_claim_holds_and_fails_where_it_must(says: str, accepted: Callable[[],
 
 def test_every_claim_is_tested():
     check_all_are_tested(found(plain), CLAIMS)
+
+
+@pytest.mark.parametrize(("says", "fails"), PREMISES, ids=[each[0] for each in PREMISES])
+def test_a_claim_whose_premise_fails_is_not_measured(says: str, fails: Callable):
+    check_premise(found(fails), says)
+
+
+def test_every_premise_is_tested():
+    check_all_premises_are_tested(found(CLAIMS[0][1]), PREMISES)
 
 
 def test_the_heads_are_found():

@@ -5,7 +5,7 @@ figures, and the file holds them for further analysis.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -121,6 +121,22 @@ class Claim:
             '< 0.5'
         """
         return f"{'<' if self.below else '>'} {self.bound:.4g}"
+
+    def given(self, *premises: "Claim") -> "Claim":
+        """Return the claim if all premises hold, and otherwise the claim without a number: it is not measured.
+
+        A claim that presupposes another ("the keys of the induction head read ...") is neither true nor false without
+        it. ``measured`` names the premises.
+
+        Example:
+            >>> head = Claim("L0H3 attends to IO", "attention from END to IO", number=0.002, bound=0.5)
+            >>> claim = Claim("Its keys read IO", "share of sentences", number=1.0, bound=0.9).given(head)
+            >>> claim.holds, claim.number, claim.measured
+            (False, nan, 'share of sentences; not measured unless: L0H3 attends to IO')
+        """
+        number = self.number if all(premise.holds for premise in premises) else np.nan
+        named = "; ".join(premise.says for premise in premises)
+        return replace(self, number=number, measured=f"{self.measured}; not measured unless: {named}")
 
 
 Claims = tuple[Claim, ...]

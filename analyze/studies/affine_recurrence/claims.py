@@ -27,7 +27,8 @@ def claims(model: Model, batch: Batch) -> Claims:
     """Return the claims of the paper on each layer, with the numbers that decide them for a network.
 
     The layer that attends to similar vectors is the last one in the paper; here it is the one after the first whose
-    heads do so most. A number that does not exist (there is no second layer) is NaN, and its claim does not hold.
+    heads do so most. A number that does not exist (there is no second layer), or whose claim presupposes another that
+    fails, is NaN, and its claim does not hold.
     """
     layers = model.cfg.n_layers
     way = way_from_chance(previous_token(model, batch), "previous_token")
@@ -48,6 +49,13 @@ def claims(model: Model, batch: Batch) -> Claims:
     uniform = loss_with_uniform_attention(model, batch, chosen)
     shares = [_share_above(measure, model, batch, reader) for measure in (q_composition, k_composition, v_composition)]
     pairs = f"share of the pairs L{reader - 1} to L{reader} above the 99 % band" if reader else "no pairs"
+    alike = Claim(
+        "A later layer attends to vectors similar to the current one",
+        f"median similar_vector of the heads of L{reader}, from no preference (0) to the most similar only (1)",
+        similar[reader].item(),
+        0.5,
+    )
+    reads = Claim("It reads the layer before it", f"{pairs}: the largest of Q-, K- and V-composition", max(shares), 0.5)
     return (
         Claim(
             "Layer 0 has a previous-token head",
@@ -73,19 +81,14 @@ def claims(model: Model, batch: Batch) -> Claims:
             beside,
             0.5,
         ),
-        Claim(
-            "A later layer attends to vectors similar to the current one",
-            f"median similar_vector of the heads of L{reader}, from no preference (0) to the most similar only (1)",
-            similar[reader].item(),
-            0.5,
-        ),
+        alike,
         Claim(
             "The heads of that layer subtract what they attend to",
             f"median ov_eigenvalue_residual of L{reader}",
             copying,
             -0.5,
             below=True,
-        ),
+        ).given(alike),
         Claim(
             "Their queries and keys compute similarity and nothing else",
             f"(error - clean) / (error with uniform attention - clean), with each W_QK of L{reader} replaced by a "
@@ -93,9 +96,9 @@ def claims(model: Model, batch: Batch) -> Claims:
             (projected - clean) / (uniform - clean) if uniform > 1.1 * clean else np.nan,
             0.5,
             below=True,
-        ),
+        ).given(alike),
         *(
-            Claim(f"Its attention reads the layer before it: {kind}-composition", pairs, share, 0.5)
+            Claim(f"Its attention reads the layer before it: {kind}-composition", pairs, share, 0.5).given(alike)
             for kind, share in zip("QK", shares, strict=False)
         ),
         Claim(
@@ -103,7 +106,7 @@ def claims(model: Model, batch: Batch) -> Claims:
             f"{pairs}: the larger of Q- and K-composition minus V-composition",
             max(shares[:2]) - shares[2],
             0.25,
-        ),
+        ).given(alike, reads),
     )
 
 

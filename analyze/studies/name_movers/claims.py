@@ -113,6 +113,13 @@ def claims(model: Model, sentences: Sentences, chosen: Chosen) -> Claims:
             0.9,
         ).given(attends),
         Claim(
+            "The unembedding of other names gives it a lower score",
+            f"share of sentences in which W_U[{mine}] gives a larger score than W_U of a random name that is not in "
+            "the sentence",
+            (query["W_U[other name]"] < W_U).float().mean().item(),
+            0.9,
+        ).given(attends),
+        Claim(
             f"Its keys read the effective embedding of {mine}",
             f"share of sentences in which the effective embedding of {mine} gives a larger score than that of {other}",
             (found > left).float().mean().item(),

@@ -28,6 +28,11 @@ from headway.analyze.studies import find_study
 from headway.analyze.studies.affine_recurrence import errors, probes
 from headway.analyze.studies.affine_recurrence.causes import patterns_without_layer_1
 from headway.analyze.studies.affine_recurrence.claims import claims
+from headway.analyze.studies.affine_recurrence.equations import (
+    attended_vectors,
+    offset_of_layer_0,
+    previous_vector_of_layer_0,
+)
 from headway.analyze.studies.affine_recurrence.training import PUBLISHED
 from headway.analyze.studies.result import Claims, StudyResult
 from headway.analyze.studies.runner import run_study
@@ -110,13 +115,26 @@ def reads_vectors_alone() -> Network:
     return changed(handmade.affine_reader(), read)
 
 
+def adds_an_offset() -> Network:
+    """Layer 0 adds one vector to every vector, and next to nothing else."""
+
+    def add(model: HookedTransformer) -> None:
+        model.blocks[0].attn.W_O.mul_(0.1)
+        model.blocks[0].attn.b_O[:7] = torch.arange(1.0, 8.0)
+
+    return changed(handmade.affine_reader(), add)
+
+
 CLAIMS: Cases = [
     ("has a previous-token head", handmade.affine_reader, layers_swapped),
     ("add a multiple", handmade.affine_reader, smears),
+    ("adds an offset", adds_an_offset, handmade.affine_reader),
+    ("multiple of the previous vector, and", handmade.affine_reader, smears),
     ("attends to the second vector", handmade.affine_reader, layers_swapped),
     ("writes outside", handmade.affine_reader, layers_swapped),
     ("subtract what they attend to", handmade.affine_reader, copies_its_like),
     ("attends to vectors similar", handmade.affine_reader, layers_swapped),
+    ("takes the mean of what it attends to away", handmade.affine_reader, copies_its_like),
     ("similarity and nothing else", looks_for_its_like, handmade.affine_reader),
     ("Q-composition", handmade.affine_reader, reads_vectors_alone),
     ("K-composition", handmade.affine_reader, reads_vectors_alone),
@@ -127,6 +145,7 @@ CLAIMS: Cases = [
 # No layer attends to similar vectors, or the one that does reads nothing of the layer before it.
 PREMISES: Premises = [
     ("subtract what they attend to", layers_swapped),
+    ("takes the mean of what it attends to away", layers_swapped),
     ("similarity and nothing else", layers_swapped),
     ("Q-composition", layers_swapped),
     ("K-composition", layers_swapped),
@@ -148,6 +167,27 @@ def test_a_claim_holds_and_fails_where_it_must(
 
 def test_every_claim_is_tested():
     check_all_are_tested(found(CLAIMS[0][1]), CLAIMS)
+
+
+def test_equations_give_back_the_numbers_of_a_network_that_follows_them():
+    """Layer 0 adds half of the vector before and an offset, layer 2 takes away what its head attends to."""
+    model, batch = handmade.affine_reader()
+    with torch.no_grad():
+        model.blocks[0].attn.b_O[:7] = torch.arange(1.0, 8.0)
+    before, attended = previous_vector_of_layer_0(model, batch), attended_vectors(model, batch, 2)
+    assert (before.slope, before.explained) == pytest.approx((0.5, 1), abs=1e-4)
+    assert (attended.slope, attended.explained) == pytest.approx((1, 1), abs=1e-4)
+    # Another sequence tells nothing of what is added; the offset does not change that.
+    assert before.control < 0.1
+    assert offset_of_layer_0(model, batch).control < 0.1
+    assert before.share == pytest.approx(previous_vector_of_layer_0(*handmade.affine_reader()).share, abs=1e-3)
+
+
+def test_layers_that_do_nothing_of_the_kind_follow_no_equation():
+    """What a layer adds is a map of the vectors that is drawn at random."""
+    model, batch = handmade.linear_network(torch.randn(7, 7, generator=torch.Generator().manual_seed(0)))
+    assert previous_vector_of_layer_0(model, batch).share < 0.2
+    assert offset_of_layer_0(model, batch).share < 0.2
 
 
 @pytest.mark.parametrize(("says", "fails"), PREMISES, ids=[each[0] for each in PREMISES])

@@ -15,6 +15,11 @@ from headway.analyze.measures.surgery import qk_identity_loss
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.studies.affine_recurrence.causes import loss_with_uniform_attention
+from headway.analyze.studies.affine_recurrence.equations import (
+    attended_vectors,
+    offset_of_layer_0,
+    previous_vector_of_layer_0,
+)
 from headway.analyze.studies.heads import way_from_chance
 from headway.analyze.studies.result import Claim, Claims
 from headway.analyze.tools.similar_vector import similar_vector
@@ -41,7 +46,9 @@ def claims(model: Model, batch: Batch) -> Claims:
     except DoesNotApplyError:
         beside = np.nan
     similar = similar_vector(model, batch).similar_vector.median("head")
-    reader = min(1, layers - 1) + int(similar.fillna(-np.inf).values[min(1, layers - 1) :].argmax())
+    reader = reads_similar(model, batch)
+    offset, before = offset_of_layer_0(model, batch), previous_vector_of_layer_0(model, batch)
+    attended = attended_vectors(model, batch, reader)
     copying = ov_eigenvalue_residual(model, batch).ov_eigenvalue_residual[reader].median().item()
     clean = loss(model, batch).loss_determined.item()
     chosen = [Head(reader, head) for head in range(model.cfg.n_heads)]
@@ -70,6 +77,18 @@ def claims(model: Model, batch: Batch) -> Claims:
             0.5,
         ),
         Claim(
+            "Layer 0 adds an offset",
+            f"{offset.says}: share of its mean square, from the control ({offset.against}, 0) to 1, held-out sequences",
+            offset.share,
+            0.5,
+        ),
+        Claim(
+            "Layer 0 adds a multiple of the previous vector, and an offset",
+            f"{before.says}: R² beside the offset, from the control ({before.against}, 0) to 1, held-out sequences",
+            before.share,
+            0.5,
+        ),
+        Claim(
             "Layer 1 has a head that attends to the second vector",
             f"attention of {where} to vector 1, from chance (0) to all attention (1)",
             second,
@@ -90,6 +109,13 @@ def claims(model: Model, batch: Batch) -> Claims:
             below=True,
         ).given(alike),
         Claim(
+            "It takes the mean of what it attends to away from the vector",
+            f"{attended.says}: R² beside the offset, from the control ({attended.against}, 0) to 1, held-out "
+            "sequences; negative if c is",
+            attended.share * np.sign(attended.slope) if reader else np.nan,
+            0.5,
+        ).given(alike),
+        Claim(
             "Their queries and keys compute similarity and nothing else",
             f"(error - clean) / (error with uniform attention - clean), with each W_QK of L{reader} replaced by a "
             "projector (trained W_Q)",
@@ -108,6 +134,13 @@ def claims(model: Model, batch: Batch) -> Claims:
             0.25,
         ).given(alike, reads),
     )
+
+
+def reads_similar(model: Model, batch: Batch) -> int:
+    """Return the layer after the first whose heads attend to similar vectors most; 0 if there is one layer."""
+    first = min(1, model.cfg.n_layers - 1)
+    similar = similar_vector(model, batch).similar_vector.median("head")
+    return first + int(similar.fillna(-np.inf).values[first:].argmax())
 
 
 def _copied_by_layer_0(model: Model, batch: Batch) -> float:

@@ -24,9 +24,12 @@ from test_command import refused
 from toy_studies import untrained_run
 from toys import VECTORS
 
+from headway.analyze.measures.loss import loss
+from headway.analyze.measures.ranks import rank_95
+from headway.analyze.measures.surgery import ov_identity_loss
 from headway.analyze.studies import find_study
 from headway.analyze.studies.affine_recurrence import errors, probes
-from headway.analyze.studies.affine_recurrence.causes import patterns_without_layer_1
+from headway.analyze.studies.affine_recurrence.causes import loss_with_random_values, patterns_without_layer_1
 from headway.analyze.studies.affine_recurrence.claims import claims
 from headway.analyze.studies.affine_recurrence.equations import (
     attended_vectors,
@@ -34,15 +37,17 @@ from headway.analyze.studies.affine_recurrence.equations import (
     previous_vector_of_layer_0,
 )
 from headway.analyze.studies.affine_recurrence.training import PUBLISHED
+from headway.analyze.studies.affine_recurrence.weights import circuits_section
 from headway.analyze.studies.result import Claims, StudyResult
 from headway.analyze.studies.runner import run_study
 from headway.analyze.studying import study
 from headway.analyze.tools.probe import mlp_probe
 from headway.checkpoints import Recipe
 from headway.data.affine_recurrence import AffineRecurrence
+from headway.data.seeds import generator
 from headway.data.task import Batch
 from headway.models import handmade
-from headway.models.config import ModelConfig
+from headway.models.config import Head, ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 
 Network = tuple[HookedTransformer, Batch]
@@ -254,6 +259,50 @@ def test_any_network_of_the_task_can_be_studied_before_its_first_update(recipe: 
     # What can be drawn can be stored.
     xr.testing.assert_identical(StudyResult.from_tree(result.to_tree()).to_tree(), result.to_tree())
     assert "None" not in str(result.sections[1:])
+
+
+def test_random_values_are_an_identity_surgery_of_a_network_with_other_values():
+    model, batch = handmade.affine_reader()
+    clean = loss(model, batch).loss.item()
+    for sign, name in ((1, "+"), (-1, "-")):
+        other, _ = handmade.affine_reader()
+        with torch.no_grad():
+            drawn = torch.randn(3, 1, 29, other.cfg.d_head, generator=generator("null", 0))
+            other.blocks[2].attn.W_V[0] = drawn[2, 0]
+        expected = ov_identity_loss(other, batch, [Head(2, 0)], name).loss.item()  # pyright: ignore[reportArgumentType]
+        # The empty set after it: the network is as it was.
+        found = loss_with_random_values(model, batch, [[Head(2, 0)], []], sign, "loss")  # pyright: ignore
+        assert found == pytest.approx([expected, clean], rel=1e-4)
+        assert expected != pytest.approx(clean, rel=0.01)
+    assert loss(model, batch).loss.item() == clean
+
+
+def test_ranks_of_heads_have_a_distribution():
+    model, batch = handmade.affine_reader()
+    with torch.no_grad():
+        model.blocks[0].attn.W_O[0, 3:] = 0
+    tree = {figure.title: figure.data for figure in circuits_section(model, batch).figures}
+    shown = tree["Distribution of effective ranks over heads"].sel(rank="rank_95_OV, L0")
+    own = rank_95(model, batch).rank_95.sel(circuit="OV", layer=0)
+    assert (shown.least, shown["median"], shown.largest) == (own.min(), own.median(), own.max())
+    assert tree["rank_95_OV of each head"]["rank"].shape == (3, 1)
+    assert tree["rank_95_OV of each head"]["rank"].sel(layer="L0", head="H0") == own[0]
+
+
+def test_what_is_written_outside_of_the_embedding_is_found_there():
+    """Layer 1 writes the second vector beside the embedding, after layer 0 added half of the first; layer 2 into it."""
+    model, batch = handmade.affine_reader()
+    pair = []
+    for each in (handmade.OSCILLATING.evaluation_batch(1, 61), batch):
+        aside, inside = (probes.written_outside(model, each, layer) for layer in (1, 2))
+        second = each.inputs[:, 1] + each.inputs[:, 0] / 2
+        assert inside.abs().max() < 1e-5
+        torch.testing.assert_close(aside.norm(dim=-1), second.norm(dim=-1), rtol=1e-4, atol=1e-5)
+        pair.append(probes.Samples(aside, second))
+    assert probes.linear_probe(*pair).r_squared > 0.99
+    basis = probes.outside_basis(model)
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(22), atol=1e-5, rtol=0)
+    assert (model.W_E @ basis).abs().max() < 1e-5
 
 
 def test_a_published_run_is_one_of_its_sizes_and_its_data():

@@ -13,7 +13,7 @@ from headway.analyze.studies.affine_recurrence.claims import claims, reads_simil
 from headway.analyze.studies.affine_recurrence.equations import equations_section
 from headway.analyze.studies.affine_recurrence.errors import coefficients_section, errors_section, predictions_section
 from headway.analyze.studies.affine_recurrence.options import Options
-from headway.analyze.studies.affine_recurrence.probes import probes_section
+from headway.analyze.studies.affine_recurrence.probes import outside_section, probes_section
 from headway.analyze.studies.affine_recurrence.sequences import sequences_of, task_of
 from headway.analyze.studies.affine_recurrence.training import training_section
 from headway.analyze.studies.affine_recurrence.weights import (
@@ -62,6 +62,7 @@ def study(network: LoadedModel, options: Options) -> Findings:
         surgery_section(model, batch, heads),
         composition_section(model, batch),
         probes_section(network, length, options.probe_sequences),
+        outside_section(network, length, options.probe_sequences),
         coefficients_section(network, count, length),
     )
     return Findings(

@@ -36,7 +36,7 @@ def circuits_section(model: Model, batch: Batch) -> Section:
         for name, circuit in (("OV", ov(model)), ("QK", qk(model)))
     }
     ranks = {
-        f"{rank.__name__}_{circuit}": rank(model, batch)[rank.__name__].sel(circuit=circuit).mean("head")
+        f"{rank.__name__}_{circuit}": rank(model, batch)[rank.__name__].sel(circuit=circuit)
         for rank in (rank_95, rank_entropy, rank_stable)
         for circuit in ("OV", "QK")
     }
@@ -61,13 +61,37 @@ def circuits_section(model: Model, batch: Batch) -> Section:
             ),
             Figure(
                 "Effective ranks",
-                by_layer(**ranks),
+                by_layer(**{name: each.mean("head") for name, each in ranks.items()}),
                 "table",
                 "Means over the heads of a layer. rank_95: number of singular values with 95 % of the sum of squares; "
                 "rank_entropy: exp of the entropy of their shares; rank_stable: sum of squares over the largest "
                 "square.",
             ),
+            Figure(
+                "Distribution of effective ranks over heads",
+                _distributions(ranks),
+                "table",
+                "Of the heads of each layer; spread: standard deviation.",
+            ),
+            *(
+                Figure(f"{name} of each head", by_layer(rank=each), "table", "The circuit follows the measure's name.")
+                for name, each in ranks.items()
+            ),
         ),
+    )
+
+
+def _distributions(ranks: dict[str, xr.DataArray]) -> xr.Dataset:
+    """Return the least, the median, the largest and the spread of each rank in each layer."""
+    rows = [(name, layer) for name, each in ranks.items() for layer in range(each.sizes["layer"])]
+    of_heads = [ranks[name].sel(layer=layer) for name, layer in rows]
+    return table(
+        "rank",
+        [f"{name}, L{layer}" for name, layer in rows],
+        least=[each.min().item() for each in of_heads],
+        median=[each.median().item() for each in of_heads],
+        largest=[each.max().item() for each in of_heads],
+        spread=[each.std().item() for each in of_heads],
     )
 
 

@@ -24,6 +24,7 @@ from test_command import refused
 from toy_studies import untrained_run
 from toys import VECTORS
 
+from headway.analyze.measures.geometry import linearity
 from headway.analyze.measures.loss import loss
 from headway.analyze.measures.ranks import rank_95
 from headway.analyze.measures.surgery import ov_identity_loss
@@ -37,7 +38,7 @@ from headway.analyze.studies.affine_recurrence.equations import (
     previous_vector_of_layer_0,
 )
 from headway.analyze.studies.affine_recurrence.training import PUBLISHED
-from headway.analyze.studies.affine_recurrence.weights import circuits_section
+from headway.analyze.studies.affine_recurrence.weights import circuits_section, geometry_section
 from headway.analyze.studies.result import Claims, StudyResult
 from headway.analyze.studies.runner import run_study
 from headway.analyze.studying import study
@@ -229,7 +230,7 @@ def test_from_end_to_end(tmp_path: Path):
     run = untrained_run(tmp_path / "run", VECTORS, (0, 17), updates=17)
     result = study("affine-recurrence", run, **FEW)
     figures = [figure for section in result.sections for figure in section.figures]
-    assert {figure.kind for figure in figures} == {"lines", "maps", "table"}
+    assert {figure.kind for figure in figures} == {"lines", "maps", "scatter", "table"}
     xr.testing.assert_identical(StudyResult.read(run.study_file("affine-recurrence", 17)).to_tree(), result.to_tree())
     formed = result.to_tree()["Over training/Numbers of the claims over training"]
     assert formed.step.values.tolist() == [0, 17]
@@ -275,6 +276,17 @@ def test_random_values_are_an_identity_surgery_of_a_network_with_other_values():
         assert found == pytest.approx([expected, clean], rel=1e-4)
         assert expected != pytest.approx(clean, rel=0.01)
     assert loss(model, batch).loss.item() == clean
+
+
+def test_points_of_a_copying_circuit_lie_on_a_line():
+    model, batch = handmade.linear_network(-3 * torch.eye(7))
+    (points,) = (figure.data for figure in geometry_section(model, batch).figures if figure.kind == "scatter")
+    lines = linearity(model, batch)
+    for name in ("data", "isotropic"):
+        x, y = points[name].sel(layer="L0").values.T
+        assert len(x) == 7 * (512 // 7)
+        np.testing.assert_allclose(y, -3 * x, rtol=1e-4, atol=1e-5)
+        assert np.polyfit(x, y, 1)[0] == pytest.approx(lines.linearity_slope.sel(inputs=name, layer=0).item(), rel=1e-3)
 
 
 def test_ranks_of_heads_have_a_distribution():

@@ -139,8 +139,8 @@ def geometry_section(model: Model, batch: Batch) -> Section:
                 "OV output against input",
                 _entries_through(model, batch),
                 "scatter",
-                "Entries of x W_E W_OV W_U against those of x, all heads of the layer together, for the first inputs and "
-                "as many normal vectors. A layer that copies gives a line.",
+                "Entries of x W_E W_OV W_U against those of x, all heads of the layer together, for the first inputs "
+                "and as many normal vectors. A layer that copies gives a line.",
             )
         )
     except DoesNotApplyError as reason:

@@ -246,7 +246,7 @@ def probe_activation(
         return linear_probe(of["train"], of["held_out"])
     if validation is None:
         of["train"], of["validation"] = _split(of["train"], _sequence_of_each(train, where), seed=0)
-    return mlp_probe(**of)
+    return mlp_probe(of["train"], of["held_out"], validation=of["validation"])
 
 
 def _check_apart(batches: Mapping[str, Batch], where: Callable[[Batch], Bool[Tensor, "batch pos"]] | None) -> None:

@@ -124,7 +124,8 @@ def surgery_section(model: Model, batch: Batch, chosen: list[Head]) -> Section:
         "OV, minus": values.sel(sign="-"),
     }
     each_head = [[head] for head in heads_except(model)]
-    for name, sign in (("plus", 1), ("minus", -1)):
+    signs: dict[str, Literal[1, -1]] = {"plus": 1, "minus": -1}
+    for name, sign in signs.items():
         after = loss_with_random_values(model, batch, each_head, sign, "loss")
         one_by_one[f"OV, random W_V, {name}"] = xr.DataArray(np.reshape(after, (model.cfg.n_layers, -1)), dims=HEAD)
     return Section(

@@ -1,5 +1,6 @@
 """Attention scores of the head with keys or queries fixed, and other vectors on the other side."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -208,9 +209,9 @@ def _histograms(found: Fixed, vectors: dict[str, Float[Tensor, "batch d_model"]]
 
 def two_heads_section(model: Model, sentences: Sentences, chosen: Chosen, beside: Chosen) -> Section:
     """Scores and attention of two heads with the same vectors on one side, a column for each head."""
-    of = (chosen, beside)
-    figures = []
-    for side, vectors in (("keys", query_vectors), ("queries", key_vectors)):
+    of, figures = (chosen, beside), []
+    sides: dict[Side, Callable[..., dict[str, Tensor]]] = {"keys": query_vectors, "queries": key_vectors}
+    for side, vectors in sides.items():
         pairs = [(fixed(model, sentences, each, side), vectors(model, sentences, each)) for each in of]
         shared = [name for name in pairs[0][1] if name in pairs[1][1]]
         columns = {

@@ -8,6 +8,8 @@ from headway.analyze.studies.result import Claim, Claims
 
 # The words that tell a claim from the others, a network that it holds of, and one that it does not hold of.
 Cases = Sequence[tuple[str, Callable, Callable]]
+# The words that tell a claim with premises from the others, and a network of which a premise does not hold.
+Premises = Sequence[tuple[str, Callable]]
 
 
 def the_one(claims: Claims, says: str) -> Claim:
@@ -24,6 +26,20 @@ def check_case(holds: Claims, fails: Claims, says: str) -> None:
     claim = fails[holds.index(claim)]
     assert not claim.holds, claim
     assert np.isfinite(claim.number), claim
+
+
+def check_premise(found: Claims, says: str) -> None:
+    """Without its premise a claim is neither true nor false, although it has a number."""
+    (named,) = {claim.says for claim in found if says in claim.says}
+    claim = the_one(found, named)
+    assert np.isnan(claim.number), claim
+    assert not claim.holds
+
+
+def check_all_premises_are_tested(claims: Claims, premises: Premises) -> None:
+    """The table has each claim that names a premise, once."""
+    having = [claim.says for claim in claims if "not measured unless: " in claim.measured]
+    assert sorted(the_one(claims, says).says for says, _ in premises) == sorted(having)
 
 
 def check_all_are_tested(claims: Claims, cases: Cases) -> None:

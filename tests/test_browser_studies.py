@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from browsing import Open, drawn, go, needs_chromium, pixels, seen
 from networks import gpt2_bridge
 from PIL import Image
@@ -19,6 +20,7 @@ from toys import made_up_run
 
 from headway.analyze.report import write_report
 from headway.analyze.report.page import write_studies
+from headway.analyze.studies.result import Figure, Section, StudyResult
 from headway.checkpoints import Run
 
 pytestmark = needs_chromium
@@ -154,6 +156,35 @@ def test_lines_lie_where_their_numbers_are_on_logarithmic_axes(run: Run, opened:
     told = panel.locator("xpath=following-sibling::output").inner_text()
     assert told == f"Highest at the end: {MARKUP}, step 4000: 3 (1 of 9 points are not above 0 and not on a log axis)"
     assert page.locator("#studies .keys").first.locator("li").all_text_contents() == ["first", MARKUP]
+
+
+def test_points_lie_where_their_numbers_are_and_keys_read_them(tmp_path: Path, opened: Open):
+    values = np.array([[[0.0, 1.0], [-1.0, 3.0], [2.0, np.nan], [3.0, -1.0]], [[1.0, 0.0]] * 4])
+    data = xr.Dataset({"pairs": (("layer", "entry", "of"), values)}, {"layer": ["L0", "L1"], "of": ["in", "out"]})
+    section = Section("Points", "", (Figure("Pairs", data, "scatter", "What goes in and comes out."),))
+    StudyResult("made_up", "gpt2", None, (section,), ()).write(tmp_path / "studies" / "made_up.nc")
+    page = opened(write_studies(tmp_path, gpt2_bridge()))
+    unfolded(page)
+    plots = page.locator("#studies .lines")
+    assert plots.count() == 2
+    dots = [stroke[0] for stroke in points_of(plots.nth(0).locator("path.dots").get_attribute("d") or "")]
+    x, y = np.array(dots).T
+    # From left to right, without the point that has no number; both axes are linear.
+    np.testing.assert_allclose(np.diff(x) / (x[2] - x[0]), [1 / 4, 3 / 4], atol=0.01)
+    np.testing.assert_allclose(np.diff(y) / (y[2] - y[0]), [2 / 4, 2 / 4], atol=0.01)
+    assert y[2] > y[0]  # downwards
+    told = plots.nth(0).locator("xpath=following-sibling::output")
+    assert told.inner_text() == "3 points of 4"
+    plots.nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    assert told.inner_text() == "entry 0: in 0, out 1"
+    box = plots.nth(0).bounding_box()
+    assert box
+    page.mouse.move(box["x"] + x[2] + 2, box["y"] + y[2] - 3)
+    assert told.inner_text() == "entry 3: in 3, out -1"
+    # All plots of a variable have the same scale.
+    other = points_of(plots.nth(1).locator("path.dots").get_attribute("d") or "")[0][0]
+    assert other[0] == pytest.approx(x[0] + (x[2] - x[0]) / 2, abs=0.3)
 
 
 def test_keys_and_pointer_read_a_line_and_leave_the_slider(run: Run, opened: Open):

@@ -65,11 +65,66 @@ def test_noise_is_learnt_by_heart_as_much_as_theory_says():
     assert (4 * error < 0.03).all()
 
 
-@pytest.mark.parametrize("probe", PROBES)
-def test_noise_is_not_read_and_learning_by_heart_is_visible(probe):
-    result = probe(Samples(X, normal(N, TARGETS, seed=5)), Samples(X_HELD, normal(HELD, TARGETS, seed=6)))
+def test_noise_is_not_read_and_learning_by_heart_is_visible():
+    result = linear_probe(Samples(X, normal(N, TARGETS, seed=5)), Samples(X_HELD, normal(HELD, TARGETS, seed=6)))
     assert result.r_squared < 0
     assert result.train_error < 0.95 < result.held_out_error
+
+
+def of_known_r_squared(n: int, features: int, r_squared: float) -> list[Samples]:
+    """Samples to train on, to hold out and to validate on: a share of the variance of the target is a linear map."""
+    w = normal(features, 1, seed=11) / math.sqrt(features)
+    made = []
+    for i, count in enumerate((n, n // 2, n // 2)):
+        x, noise = normal(count, features, seed=12 + i), normal(count, 1, seed=22 + i)
+        made.append(Samples(x, math.sqrt(r_squared) * x @ w + math.sqrt(1 - r_squared) * noise))
+    return made
+
+
+@pytest.mark.parametrize(("n", "features"), [(37, 31), (211, 13), (1009, 127)])
+@pytest.mark.parametrize("own_validation", [True, False])
+def test_the_mlp_finds_nothing_in_noise_however_few_samples_there_are(n: int, features: int, own_validation: bool):
+    train, held_out, validation = of_known_r_squared(n, features, 0.0)
+    found = mlp_probe(train, held_out, validation=validation if own_validation else None)
+    assert -0.02 < found.r_squared < 0.01
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
+def test_the_mlp_decodes_what_a_linear_probe_decodes(share: float):
+    """p features of n samples cost a linear probe about (1 - share) p / n of R²; the MLP costs little more."""
+    train, held_out, validation = of_known_r_squared(1009, 53, share)
+    linear = linear_probe(train, held_out).r_squared
+    assert linear == pytest.approx(share - (1 - share) * 53 / 1009, abs=0.07)
+    assert mlp_probe(train, held_out, validation=validation).r_squared > linear - 0.02
+    # A fifth of the training samples is given up for the validation.
+    assert mlp_probe(train, held_out).r_squared > linear - 0.05
+
+
+def test_an_mlp_reads_more_than_a_linear_probe_where_there_is_more():
+    """A linear and an absolute value, half of the variance each."""
+    pair = [
+        Samples(x, (x[:, :1] + (x[:, 1:2].abs() - math.sqrt(2 / math.pi)) / math.sqrt(1 - 2 / math.pi)) / math.sqrt(2))
+        for x in (normal(499, 5, seed=31), normal(211, 5, seed=32))
+    ]
+    assert linear_probe(*pair).r_squared == pytest.approx(0.5, abs=0.1)
+    assert mlp_probe(*pair).r_squared > 0.85
+
+
+def test_held_out_samples_stop_nothing():
+    """Other held-out samples give the same fit, and so the same error on the training samples."""
+    train, held_out, validation = of_known_r_squared(211, 13, 0.3)
+    found = [mlp_probe(train, each, validation=validation) for each in (held_out, Samples(X_HELD, X_HELD[:, :1]))]
+    assert found[0].train_error == found[1].train_error
+    assert found[0].held_out_error != found[1].held_out_error
+
+
+def test_the_fit_that_validates_best_is_kept():
+    """Validation samples that follow the opposite map leave the probe where it starts."""
+    x, y = normal(211, 3), normal(211, 3)[:, :1]
+    train, held_out = Samples(x, y), Samples(X_HELD[:, :3], X_HELD[:, :1])
+    against = Samples(train.x, -train.y)
+    assert mlp_probe(train, held_out, validation=against).r_squared == pytest.approx(0, abs=1e-9)
+    assert mlp_probe(train, held_out, validation=train).r_squared > 0.99
 
 
 @pytest.mark.parametrize(
@@ -87,9 +142,12 @@ def test_the_mlp_reads_what_no_linear_map_shows(target):
 def test_the_mlp_minds_no_units():
     x, y = X[:, :3], X[:, :1] * X[:, 1:2]
     x_held, y_held = X_HELD[:, :3], X_HELD[:, :1] * X_HELD[:, 1:2]
-    plain = mlp_probe(Samples(x, y), Samples(x_held, y_held))
+    plain = mlp_probe(Samples(x, y), Samples(x_held, y_held), steps=101)
+    assert plain.r_squared > 0.5
     units, origin = torch.tensor([1e-6, 1.0, 1e5]), torch.tensor([3e-6, 7.0, -1e5])
-    moved = mlp_probe(Samples(x * units + origin, 1e4 * y - 1e3), Samples(x_held * units + origin, 1e4 * y_held - 1e3))
+    moved = mlp_probe(
+        Samples(x * units + origin, 1e4 * y - 1e3), Samples(x_held * units + origin, 1e4 * y_held - 1e3), steps=101
+    )
     assert moved.r_squared == pytest.approx(plain.r_squared, abs=1e-2)
     assert moved.held_out_error == pytest.approx(1e8 * plain.held_out_error, rel=0.1)
 
@@ -120,9 +178,10 @@ def test_samples_may_carry_gradients_and_nothing_flows_into_them(probe):
 
 def test_the_seed_draws_other_weights_and_more_of_everything_learns_more_by_heart():
     pair = linear_target(noise=1.0)
-    assert mlp_probe(*pair, seed=1) != mlp_probe(*pair)
-    for name, values in (("hidden", (1, 11, 101)), ("steps", (5, 53, 503))):
-        errors = [mlp_probe(*pair, **{name: value}).train_error for value in values]
+    assert mlp_probe(*pair, steps=5, seed=1) != mlp_probe(*pair, steps=5)
+    # Where nothing stops the probe, as on its own training samples, more of everything learns more by heart.
+    for name, values in (("hidden", (1, 11, 53)), ("steps", (5, 23, 71))):
+        errors = [mlp_probe(*pair, validation=pair[0], **{"steps": 53, name: value}).train_error for value in values]
         assert all(more < less for less, more in pairwise(errors)), name
 
 
@@ -201,6 +260,17 @@ def test_what_cannot_be_probed_is_refused(probe):
     ):
         with pytest.raises(ValueError, match=message):
             probe(train, broken)
+
+
+def test_validation_samples_must_fit_too():
+    train, held_out = linear_target()
+    for broken, message in (
+        (Samples(X_HELD[:, 1:], held_out.y), "validation: it has 12 features; it must have as many as train, 13"),
+        (Samples(X_HELD / 0, held_out.y), "validation: .* values of x are NaN or infinite"),
+        (Samples(X_HELD[:0], held_out.y[:0]), "validation: x and y have the shapes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mlp_probe(train, held_out, validation=broken)
 
 
 def test_the_mlp_needs_units_steps_and_a_seed():
@@ -333,6 +403,27 @@ def test_sequences_are_on_one_side_only():
         ValueError, match="train: 34 samples are too few for 43 features and an intercept; give more sequences"
     ):
         probe_activation(model, train.first(2), held_out, point, before)
+
+
+def test_an_mlp_probe_validates_on_whole_sequences_that_it_is_not_fitted_to():
+    """Each sequence has numbers of its own at all positions, which no other sequence tells: nothing is learnt."""
+    model, point = linear_network(torch.eye(7))[0], "blocks.0.hook_resid_pre"
+    train, held_out, validation = (VECTORS.task.evaluation_batch(seed, 23) for seed in (3, 4, 5))
+
+    def own(batch: Batch) -> Tensor:
+        return (1e7 * batch.inputs[:, :1, :5]).sin().expand(-1, batch.inputs.shape[1], -1)
+
+    for given in (None, validation):
+        found = probe_activation(model, train, held_out, point, own, kind="mlp", validation=given)
+        assert -0.1 < found.r_squared < 0.05
+    # Twice the same sequences: the copies are on one side.
+    twice = train._replace(
+        **{name: getattr(train, name).repeat_interleave(2, 0) for name in ("inputs", "targets", "mask")}, info={}
+    )
+    found = probe_activation(model, twice, held_out, point, own, kind="mlp")
+    assert -0.1 < found.r_squared < 0.05
+    with pytest.raises(ValueError, match="validation: 23 of its 23 sequences are in held_out; leave these out"):
+        probe_activation(model, train, held_out, point, own, kind="mlp", validation=held_out)
 
 
 def test_wrong_arguments_are_named():

@@ -144,6 +144,18 @@ def test_large_maps_are_means_over_blocks_and_say_so():
     assert figure["less"] == ["means over 3 entries of row"]
 
 
+def test_points_are_drawn_as_they_are_or_left_out():
+    """A mean of points would be no point."""
+    points = np.arange(2 * 2051 * 2, dtype=float).reshape(2, 2051, 2)
+    data = xr.Dataset({"pairs": (("layer", "entry", "of"), points)}, {"layer": ["L0", "L1"], "of": ["input", "output"]})
+    [figure] = of(Figure("Points", data, "scatter"))
+    [part] = figure["parts"]
+    np.testing.assert_allclose(part["values"], points[:, ::3], rtol=1 / 4000)
+    assert (part["entries"], part["axes"], part["points"]) == (["L0", "L1"], ["input", "output"], "entry")
+    assert (part["labels"][:3], len(part["labels"])) == (["0", "3", "6"], 684)
+    assert figure["less"] == ["one of every 3 points"]
+
+
 def test_a_last_block_may_be_shorter():
     [figure] = of(Figure("Lines", xr.Dataset({"y": ("x", np.arange(2001.0))}), "lines"))
     [part] = figure["parts"]

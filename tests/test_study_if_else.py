@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from claim_cases import Cases, check_all_are_tested, check_case
+from claim_cases import Cases, Premises, check_all_are_tested, check_all_premises_are_tested, check_case, check_premise
 from corpora import source, write_corpus
 from language_models import saved_gpt2
 from networks import with_random_biases
@@ -184,7 +184,16 @@ CLAIMS: Cases = [
     ("Tokens are sufficient", plain, by_position),
     ("No two heads", plain, many_heads),
     ("Attributions separate", plain, one_reason),
-    ("better than controls", plain, one_reason),
+    ("better than controls", plain, from_the_bracket),
+]
+
+
+PREMISES: Premises = [
+    ("because of if", from_a_comma),  # it does not predict else
+    ("It also does after a closing bracket", from_anything),  # else does not come from if
+    ("Tokens are sufficient", from_anything),
+    ("No two heads", from_a_comma),  # no head maps if to else
+    ("better than controls", one_reason),  # attributions do not separate
 ]
 
 
@@ -208,6 +217,15 @@ def test_a_claim_holds_and_fails_where_it_must(
 
 def test_every_claim_is_tested():
     check_all_are_tested(found(plain), CLAIMS)
+
+
+@pytest.mark.parametrize(("says", "fails"), PREMISES, ids=[each[0] for each in PREMISES])
+def test_a_claim_whose_premise_fails_is_not_measured(says: str, fails: Callable):
+    check_premise(found(fails), says)
+
+
+def test_every_premise_is_tested():
+    check_all_premises_are_tested(found(CLAIMS[0][1]), PREMISES)
 
 
 def random(layers: int = 1, **changes: object) -> HookedTransformer:

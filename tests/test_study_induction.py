@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from claim_cases import Cases, check_all_are_tested, check_case, the_one
+from claim_cases import (
+    Cases,
+    Premises,
+    check_all_are_tested,
+    check_all_premises_are_tested,
+    check_case,
+    check_premise,
+    the_one,
+)
 from language_models import saved_gpt2
 from test_command import refused
 from toy_studies import untrained_run
@@ -80,9 +88,7 @@ def by_the_order_of_tokens() -> Case:
     attention.W_K[1, handmade.PREVIOUS] = 0
     attention.W_K[1, handmade.TOKEN, : handmade.D_VOCAB] = handmade.SHARP * torch.eye(handmade.D_VOCAB)
     attention.W_Q[1, handmade.TOKEN] = attention.W_Q[1, handmade.TOKEN].roll(-1, 0)
-    tokens = 1 + torch.arange(-1, 17) % batch.info["period"][:, None]
-    tokens[:, 0] = 0
-    return Case((model, batch._replace(inputs=tokens[:, :-1], targets=tokens[:, 1:])))
+    return Case((model, in_order(batch)))
 
 
 @torch.no_grad()
@@ -105,21 +111,73 @@ def by_content() -> Case:
     return Case((model, batch))
 
 
+@torch.no_grad()
+def previous_by_content() -> Case:
+    """Its head of layer 0 attends to the token that is one smaller, which in these sequences is the token before."""
+    model, batch = handmade.composing_pair("k")
+    attention, one = model.blocks[0].attn, handmade.SHARP * torch.eye(handmade.D_VOCAB)
+    attention.W_Q[0], attention.W_K[0] = 0, 0
+    attention.W_K[0, handmade.TOKEN, : handmade.D_VOCAB] = one
+    attention.W_Q[0, handmade.TOKEN, : handmade.D_VOCAB] = one.roll(-1, 1)
+    return Case((model, in_order(batch, 8)))
+
+
+@torch.no_grad()
+def copies_another_token() -> Case:
+    """The induction head attends as it should, and writes the token that is one larger."""
+    model, batch = handmade.composing_pair("k")
+    model.blocks[1].attn.W_V[1] = model.blocks[1].attn.W_V[1].roll(1, -1)
+    return Case((model, batch))
+
+
+@torch.no_grad()
+def another_head_writes_more() -> Case:
+    """Beside the induction head, a head that attends by the order of tokens writes twice as much of the right logit."""
+    model, batch = handmade.composing_pair("k")
+    attention, one = model.blocks[1].attn, handmade.SHARP * torch.eye(handmade.D_VOCAB)
+    attention.W_K[0, handmade.TOKEN, : handmade.D_VOCAB] = one
+    attention.W_Q[0, handmade.TOKEN, : handmade.D_VOCAB] = one.roll(1, 1)
+    attention.W_V[0], attention.W_O[0] = attention.W_V[1], 2 * attention.W_O[1]
+    return Case((model, in_order(batch)), Options(induction_above=0.95))
+
+
+def in_order(batch: Batch, period: int | None = None) -> Batch:
+    """Sequences whose tokens grow by one within each copy."""
+    periods = batch.info["period"] if period is None else torch.full_like(batch.info["period"], period)
+    tokens = 1 + torch.arange(-1, 17) % periods[:, None]
+    tokens[:, 0] = 0
+    return batch._replace(inputs=tokens[:, :-1], targets=tokens[:, 1:], info={**batch.info, "period": periods})
+
+
 CLAIMS: Cases = [
     ("predicts repeated tokens", plain, nothing),
     ("has a previous-token head", plain, by_content),
-    ("attends by position", plain, by_content),
+    ("attends by position", plain, previous_by_content),
     ("has an induction head", plain, partial(twice, "q")),
-    ("keys of the induction head read", plain, partial(twice, "q")),
-    ("tokens match themselves", plain, partial(twice, "v")),
-    ("OV circuit of the induction heads copies", plain, partial(twice, "v")),
-    ("write the right logit directly", plain, partial(twice, "q")),
+    ("keys of the induction head read", plain, by_the_order_of_tokens),
+    ("tokens match themselves", plain, by_the_order_of_tokens),
+    ("OV circuit of the induction heads copies", plain, copies_another_token),
+    ("write the right logit directly", plain, another_head_writes_more),
     ("need keys", plain, by_the_order_of_tokens),
     ("is necessary", plain, half_of_the_tokens_each),
     ("is sufficient", plain, half_of_the_tokens_each),
     ("needs positional embeddings", plain, by_the_order_of_tokens),
     ("followed a synonym", fuzzy, plain),
     ("predicts the synonyms", fuzzy, plain),
+]
+
+
+# There is no previous-token head, no induction head, or neither.
+PREMISES: Premises = [
+    ("attends by position", by_content),
+    ("keys of the induction head read", partial(twice, "q")),
+    ("tokens match themselves", partial(twice, "v")),
+    ("OV circuit of the induction heads copies", partial(twice, "q")),
+    ("write the right logit directly", partial(twice, "q")),
+    ("need keys", by_content),
+    ("is necessary", by_content),
+    ("is sufficient", by_content),
+    ("needs positional embeddings", partial(twice, "q")),
 ]
 
 
@@ -140,6 +198,15 @@ def test_a_claim_holds_and_fails_where_it_must(says: str, accepted: Callable[[],
 
 def test_every_claim_is_tested():
     check_all_are_tested(found(plain), CLAIMS)
+
+
+@pytest.mark.parametrize(("says", "fails"), PREMISES, ids=[each[0] for each in PREMISES])
+def test_a_claim_whose_premise_fails_is_not_measured(says: str, fails: Callable):
+    check_premise(found(fails), says)
+
+
+def test_every_premise_is_tested():
+    check_all_premises_are_tested(found(CLAIMS[0][1]), PREMISES)
 
 
 def test_under_synonyms_the_fuzzy_circuit_is_an_induction_circuit():

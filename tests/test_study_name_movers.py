@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from claim_cases import Cases, check_all_are_tested, check_case
+from claim_cases import Cases, Premises, check_all_are_tested, check_all_premises_are_tested, check_case, check_premise
 from language_models import saved_gpt2
 from networks import with_random_biases
 from test_command import refused
@@ -24,6 +24,7 @@ from headway.analyze.studies import find_study
 from headway.analyze.studies.name_movers.claims import claims
 from headway.analyze.studies.name_movers.components import split_score
 from headway.analyze.studies.name_movers.fixed import fixed, key_vectors, query_vectors
+from headway.analyze.studies.name_movers.options import Place
 from headway.analyze.studies.name_movers.sentences import (
     Chosen,
     Sentences,
@@ -43,8 +44,8 @@ from headway.models.hooked_transformer import HookedTransformer
 
 V = handmade.SENTENCES.d_vocab
 TOKEN, AGAIN, NOT, SAID = (slice(i * V, (i + 1) * V) for i in range(4))
-# A network, and the head to explain; the one that the study chooses if None.
-Case = tuple[HookedTransformer, Head | None]
+# A network, the head to explain (the one that the study chooses if None), and the position that it attends to.
+Case = tuple[HookedTransformer, Head | None, Place]
 
 
 @lru_cache
@@ -63,7 +64,7 @@ def copied() -> HookedTransformer:
 
 
 def plain() -> Case:
-    return made_by_hand(), None
+    return made_by_hand(), None, "io"
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ def nothing() -> Case:
     for block in model.blocks:
         for parameter in block.attn.parameters():
             parameter.zero_()
-    return model, None
+    return model, None, "io"
 
 
 @torch.no_grad()
@@ -84,7 +85,7 @@ def by_suppression() -> Case:
     attention.b_Q[1, -1] = attention.W_K[1, AGAIN, -1] = 23.0
     attention.W_V[1, AGAIN, :V] = torch.eye(V)
     attention.W_O[1, :V, SAID] = -torch.eye(V)
-    return model, None
+    return model, None, "io"
 
 
 @torch.no_grad()
@@ -92,14 +93,14 @@ def says_other_words_too() -> Case:
     """Whatever name the name mover looks at, it says six other words louder."""
     model = copied()
     model.blocks[2].attn.W_O[0, :V, SAID.stop - 6 : SAID.stop] = 2.0
-    return model, None
+    return model, None, "io"
 
 
 @torch.no_grad()
 def without_a_negative_head() -> Case:
     model = copied()
     model.blocks[3].attn.W_O.zero_()
-    return model, None
+    return model, None, "io"
 
 
 @torch.no_grad()
@@ -109,7 +110,7 @@ def weakly_unembedded() -> Case:
     model.W_U.mul_(0.01)
     model.blocks[2].attn.W_O.mul_(5)
     model.blocks[3].attn.W_O.mul_(5)
-    return model, None
+    return model, None, "io"
 
 
 @torch.no_grad()
@@ -118,11 +119,11 @@ def looks_by_itself() -> Case:
     model = copied()
     for name in ("W_Q", "b_Q", "W_K"):
         getattr(model.blocks[3].attn, name).copy_(getattr(model.blocks[2].attn, name))
-    return model, None
+    return model, None, "io"
 
 
-def of(head: Head) -> Callable[[], Case]:
-    return lambda: (made_by_hand(), head)
+def of(head: Head, place: Place = "io") -> Callable[[], Case]:
+    return lambda: (made_by_hand(), head, place)
 
 
 CLAIMS: Cases = [
@@ -135,16 +136,32 @@ CLAIMS: Cases = [
     ("L3H0 attends to IO", plain, of(Head(1, 0))),
     ("The unembedding of IO", plain, weakly_unembedded),
     ("unembedding of other tokens", plain, of(Head(2, 0))),
-    ("effective embedding of IO", plain, of(Head(1, 0))),
+    ("unembedding of other names", plain, looks_by_itself),
+    ("effective embedding of IO", plain, of(Head(1, 0), "s2")),
     ("queries read the name movers", plain, looks_by_itself),
+]
+
+
+LOOKS_AWAY = of(Head(1, 0))
+# There is no name mover, or the head does not attend to the name.
+PREMISES: Premises = [
+    ("Name movers write", nothing),
+    ("They copy names", nothing),
+    ("is a negative name mover", LOOKS_AWAY),
+    ("suppresses names", LOOKS_AWAY),
+    ("The unembedding of IO", LOOKS_AWAY),
+    ("unembedding of other tokens", LOOKS_AWAY),
+    ("unembedding of other names", LOOKS_AWAY),
+    ("effective embedding of IO", LOOKS_AWAY),
+    ("queries read the name movers", LOOKS_AWAY),
 ]
 
 
 @lru_cache
 def found(build: Callable[[], Case]) -> Claims:
-    model, head = build()
+    model, head, place = build()
     with shared_forward_pass():
-        return claims(model, sentences(), choose(model, sentences(), head))
+        return claims(model, sentences(), choose(model, sentences(), head, place))
 
 
 @pytest.mark.parametrize(("says", "accepted", "rejected"), CLAIMS, ids=[each[0] for each in CLAIMS])
@@ -154,6 +171,15 @@ def test_a_claim_holds_and_fails_where_it_must(says: str, accepted: Callable[[],
 
 def test_every_claim_is_tested():
     check_all_are_tested(found(plain), CLAIMS)
+
+
+@pytest.mark.parametrize(("says", "fails"), PREMISES, ids=[each[0] for each in PREMISES])
+def test_a_claim_whose_premise_fails_is_not_measured(says: str, fails: Callable):
+    check_premise(found(fails), says)
+
+
+def test_every_premise_is_tested():
+    check_all_premises_are_tested(found(CLAIMS[0][1]), PREMISES)
 
 
 def test_the_heads_are_found():
@@ -206,7 +232,42 @@ def test_the_real_vectors_give_back_the_score_and_the_attention(network: str, pl
         affine = fixed(model, some, chosen, side)  # pyright: ignore[reportArgumentType]
         real = affine.scores(vectors(model, some, chosen)["real"])
         torch.testing.assert_close(real, score, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(affine.probabilities(real), attention, rtol=1e-4, atol=1e-5)
+        real = vectors(model, some, chosen)["real"]
+        torch.testing.assert_close(affine.attention(real), attention, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("side", ["keys", "queries"])
+def test_attention_with_another_vector_is_that_of_the_network_that_reads_it(network: str, side: str):
+    """Another query changes the scores of all keys, another key the score of one."""
+    model, some = NETWORKS[network](), Sentences.of(TASK, 0, 11)
+    chosen, info, rows = Chosen(Head(2, 1), (Head(1, 0),), "s1"), some.batch.info, torch.arange(11)
+    affine = fixed(model, some, chosen, side)  # pyright: ignore[reportArgumentType]
+    vectors = (query_vectors if side == "keys" else key_vectors)(model, some, chosen)
+    letter, where = ("Q", info["end"]) if side == "keys" else ("K", info["s1"])
+    for name, read in vectors.items():
+        changed = (read @ getattr(model, f"W_{letter}")[2, 1] + getattr(model, f"b_{letter}")[2, 1]).detach()
+
+        def put(x: torch.Tensor, hook: object, changed: torch.Tensor = changed) -> torch.Tensor:
+            x = x.clone()
+            x[rows, where, 1] = changed
+            return x
+
+        with model.hooks(fwd_hooks=[(f"blocks.2.attn.hook_{letter.lower()}", put)]):
+            _, cache = model.run_with_cache(some.batch.inputs)
+        pattern = cache["blocks.2.attn.hook_pattern"][rows, 1, info["end"]].detach()
+        torch.testing.assert_close(affine.rows(read).softmax(-1), pattern, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(affine.attention(read), pattern[rows, info["s1"]], rtol=1e-3, atol=1e-4)
+
+
+def test_the_control_of_names_is_a_name_that_the_sentence_lacks():
+    model, some = random(normalization_type=None), Sentences.of(TASK, 0, 101)
+    drawn = query_vectors(model, some, Chosen(Head(2, 1), (), "io"))["W_U[other name]"]
+    same = (drawn[:, None] == unembedding(model).T[some.names]).all(-1)
+    assert (same.sum(1) == 1).all()
+    names = some.names[same.float().argmax(1)]
+    assert not ((names == some.batch.info["io_token"]) | (names == some.batch.info["s_token"])).any()
+    assert len(names.unique()) == len(some.names)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -237,7 +298,7 @@ def test_stand_ins_are_normalised_as_the_layer_does_it():
     model, some = random(), Sentences.of(TASK, 0, 11)
     chosen = Chosen(Head(2, 1), (Head(1, 0),), "io")
     vectors = query_vectors(model, some, chosen)
-    assert list(vectors) == ["W_U[IO]", "W_U[S]", "W_U[random]", "output of L1H0", "real"]
+    assert list(vectors) == ["W_U[IO]", "W_U[S]", "W_U[other name]", "W_U[random]", "output of L1H0", "real"]
     direction = unembedding(model)[:, some.batch.info["io_token"]].T
     centred = direction - direction.mean(-1, keepdim=True)
     scale = (centred.pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt()
@@ -249,11 +310,18 @@ def test_stand_ins_are_normalised_as_the_layer_does_it():
         "W_E[S]",
         "effective embedding of IO without MLP 0",
         "effective embedding of IO with MLP 0",
+        "MLP 0 alone of IO",
         "effective embedding of S with MLP 0",
         "real",
     ]
+    # What MLP 0 writes for the token is what it adds to the embedding that layer 0 makes of it.
+    no_norm = random(normalization_type=None)
+    vectors = key_vectors(no_norm, some, chosen)
+    with torch.no_grad():
+        alone = no_norm.blocks[0].mlp(vectors["effective embedding of IO without MLP 0"][:, None])[:, 0]
+    torch.testing.assert_close(vectors["MLP 0 alone of IO"], alone, rtol=1e-4, atol=1e-5)
     attention_only = random(attn_only=True)
-    assert not any("with MLP 0" in name for name in key_vectors(attention_only, some, chosen))
+    assert not any("MLP 0 alone" in name or "with MLP 0" in name for name in key_vectors(attention_only, some, chosen))
 
 
 def test_the_answer_is_ahead_where_its_logit_is_larger():
@@ -263,6 +331,21 @@ def test_the_answer_is_ahead_where_its_logit_is_larger():
     logits = logits_at_end(model, some.corrupted)
     lead = io_minus_s(model, some, corrupted=True)
     torch.testing.assert_close(lead, logits[rows, info["io_token"]] - logits[rows, info["s_token"]])
+
+
+def test_two_heads_stand_beside_each_other(tmp_path: Path):
+    """The columns of each head are those of a study of this head."""
+    run, found = untrained_run(tmp_path / "run", SMALL), find_study("name-movers")
+    both = run_study(found, run, found.given({"sequences": 11, "head": "L2H1", "beside": "L1H0"})).to_tree()
+    for head in ("L2H1", "L1H0"):
+        alone = run_study(found, run, found.given({"sequences": 11, "head": head})).to_tree()
+        assert "Two heads" not in alone
+        for title, own in (("Keys", "Query-side"), ("Queries", "Key-side")):
+            table = both[f"Two heads/{title} fixed"].to_dataset().sel(head=head)
+            of_one = alone[f"{title} fixed/{own} vector: scores and attention"].to_dataset().sel(vector=table.vector)
+            for name in ("mean_score", "mean_attention", "above_real"):
+                np.testing.assert_allclose(table[name], of_one[name], rtol=1e-5, atol=1e-6)
+            assert "real" in table.vector
 
 
 def test_from_end_to_end(tmp_path: Path):
@@ -331,6 +414,8 @@ def test_what_is_wrong_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.
     cases = {
         (run, "--head", "L7H0"): "head: L7H0 does not exist; this network has L0H0 to L2H2",
         (run, "--head", "7"): "head: '7' is not valid; it must be a name such as L0H7",
+        (run, "--beside", "L7H0"): "head: L7H0 does not exist",
+        (run, "--head", "L2H1", "--beside", "L2H1"): "beside: L2H1 is not valid; it must be another head",
         (run, "--to", "end"): "to: 'end' is not valid; it must be one of io, s1, s2",
         (run, "--sequences", "1"): "sequences: 1 is not valid",
         (run, "--names", "[Alice]"): "names: Alice is not valid for a run",

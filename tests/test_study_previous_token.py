@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from claim_cases import Cases, check_all_are_tested, check_case, the_one
+from claim_cases import (
+    Cases,
+    Premises,
+    check_all_are_tested,
+    check_all_premises_are_tested,
+    check_case,
+    check_premise,
+    the_one,
+)
 from test_command import refused
 from toy_studies import untrained_run
 from toys import NO_POSITIONS
@@ -104,6 +112,27 @@ def by_token() -> Network:
     return changed(with_positions(), take_away)
 
 
+@torch.no_grad()
+def through_attention() -> Network:
+    """Layer 0 attends to the current position and copies position and token; layer 1 reads these copies alone."""
+    task, n = handmade.NO_POSITIONS, handmade.NO_POSITIONS.length
+    at, copied_at, copied = slice(26, 26 + n), slice(26 + n, 26 + 2 * n), slice(26 + 2 * n, 39 + 2 * n)
+    sizes = ModelConfig(
+        n_layers=2, d_model=copied.stop, n_ctx=n, d_head=13 + n, n_heads=1, d_vocab=13, d_mlp=7,
+        normalization_type=None, initializer_range=0.0,
+    )  # fmt: skip
+    model = HookedTransformer(sizes)
+    model.W_E[:, TOKEN], model.W_pos[:, at], model.W_U[BEFORE] = torch.eye(13), torch.eye(n), 20 * torch.eye(13)
+    first, second = (block.attn for block in model.blocks)
+    first.W_Q[0, at, :n] = first.W_K[0, at, :n] = handmade.SHARP * torch.eye(n)
+    first.W_V[0, at, :n] = first.W_O[0, :n, copied_at] = torch.eye(n)
+    first.W_V[0, TOKEN, n:] = first.W_O[0, n:, copied] = torch.eye(13)
+    second.W_K[0, copied_at, :n] = handmade.SHARP * torch.eye(n)
+    second.W_Q[0, copied_at, :n] = handmade.SHARP * torch.eye(n).roll(-1, 1)
+    second.W_V[0, copied, :13] = second.W_O[0, :13, BEFORE] = torch.eye(13)
+    return model.eval(), task.evaluation_batch(seed=0, batch_size=29)
+
+
 CLAIMS: Cases = [
     ("predicts the previous token", handmade.position_from_bos, nothing),
     ("has a previous-token head", handmade.position_from_bos, nothing),
@@ -114,9 +143,17 @@ CLAIMS: Cases = [
     ("Attention to BOS in layer 0 determines", handmade.position_from_bos, looks_at_its_like),
     ("output of layer 0 determines", handmade.position_from_bos, nothing),
     ("attention of layer 0 carries the position", handmade.position_from_bos, with_positions),
-    ("nothing else that is needed", handmade.position_from_bos, with_positions),
-    ("passes the position on", handmade.position_from_bos, with_positions),
+    ("nothing else that is needed", handmade.position_from_bos, through_attention),
+    ("passes the position on", handmade.position_from_bos, through_attention),
     ("derived from BOS", handmade.position_from_bos, with_positions),
+]
+
+
+PREMISES: Premises = [
+    ("attends by position", with_positions),  # the attention of the last layer does nothing
+    ("nothing else that is needed", with_positions),  # the attention of layer 0 does not carry the position
+    ("passes the position on", with_positions),
+    ("derived from BOS", nothing),  # layer 0 does not tell the position
 ]
 
 
@@ -134,6 +171,15 @@ def test_a_claim_holds_and_fails_where_it_must(
 
 def test_every_claim_is_tested():
     check_all_are_tested(found(CLAIMS[0][1]), CLAIMS)
+
+
+@pytest.mark.parametrize(("says", "fails"), PREMISES, ids=[each[0] for each in PREMISES])
+def test_a_claim_whose_premise_fails_is_not_measured(says: str, fails: Callable):
+    check_premise(found(fails), says)
+
+
+def test_every_premise_is_tested():
+    check_all_premises_are_tested(found(CLAIMS[0][1]), PREMISES)
 
 
 def test_what_is_lost_is_not_measured_of_a_network_that_knows_nothing():

@@ -214,7 +214,7 @@ def of_axes(*axes: str) -> xr.Dataset:
 
 @pytest.mark.parametrize(
     ("kind", "fits"),
-    [("lines", [1, 2, 3, 4]), ("maps", [2, 3, 4]), ("table", [1, 2])],
+    [("lines", [1, 2, 3, 4]), ("maps", [2, 3, 4]), ("scatter", [2, 3, 4]), ("table", [1, 2])],
 )
 def test_a_figure_has_the_axes_that_it_is_drawn_by(kind: Kind, fits: list[int]):
     for number in range(5):
@@ -225,6 +225,12 @@ def test_a_figure_has_the_axes_that_it_is_drawn_by(kind: Kind, fits: list[int]):
             named = ", ".join(axes) or "none"
             with pytest.raises(ValueError, match=f"^data: y has the axes {named}; {kind} needs"):
                 Figure("Drawn", of_axes(*axes), kind)
+
+
+def test_points_have_two_coordinates():
+    data = xr.Dataset({"points": (("point", "of"), np.zeros((5, 3)))})
+    with pytest.raises(ValueError, match=r"^data: the last axis of points has 3 entries; scatter needs two, x and y$"):
+        Figure("Points", data, "scatter")
 
 
 def test_one_variable_that_cannot_be_drawn_is_enough():
@@ -256,7 +262,7 @@ def test_a_title_is_a_name(title: str):
 def test_a_kind_that_does_not_exist_is_named():
     figure = replace(LINES)
     object.__setattr__(figure, "kind", "pie")  # the type checker of the tests would refuse it as an argument
-    with pytest.raises(ValueError, match=r"^kind: 'pie' is not one of lines, maps, table$"):
+    with pytest.raises(ValueError, match=r"^kind: 'pie' is not one of lines, maps, scatter, table$"):
         figure.__post_init__()
 
 

@@ -1,7 +1,7 @@
 """Studies for a page: figures and claims as data for its scripts; large figures are made smaller and say so."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import einops
@@ -125,7 +125,11 @@ def _fitted(figure: Figure, limits: Limits) -> _Fitted:
 
 
 def _fitted_part(name: str, values: xr.DataArray, kind: str, limits: Limits) -> tuple[_Part, list[str]]:
-    inner, most, what = (1, limits.points, "lines") if kind == "lines" else (2, limits.side, "pictures")
+    inner, most, what = {
+        "lines": (1, limits.points, "lines"),
+        "maps": (2, limits.side, "pictures"),
+        "scatter": (2, limits.points, "plots"),
+    }[kind]
     outer, last = values.dims[:-inner], values.dims[-inner:]
     flat = einops.rearrange(_floats(values.values), "... x -> (...) x" if inner == 1 else "... y x -> (...) y x")
     names = entry_names([(str(dim), _labels(values, dim)) for dim in outer])
@@ -136,7 +140,11 @@ def _fitted_part(name: str, values: xr.DataArray, kind: str, limits: Limits) -> 
         flat, names = flat[: limits.entries], names[: limits.entries]
     for place, dim in enumerate(last):
         axis, block = _axis(values, dim), -(-values.sizes[dim] // most)
-        if block > 1:
+        if block > 1 and kind == "scatter":
+            # The mean of points is no point.
+            flat, axis = flat[:, ::block], replace(axis, labels=axis.labels[::block])
+            less.append(f"one of every {block} points")
+        elif block > 1:
             flat, axis = _means_of_blocks(flat, 1 + place, block), _blocks(axis, block)
             less.append(f"means over {block} entries of {axis.name}")
         axes.append(axis)
@@ -199,7 +207,7 @@ def _section(key: str, section: Section, figures: list[_Fitted], packed: Packed)
 
 def _figure(key: str, fitted: _Fitted, packed: Packed) -> dict[str, Any]:
     figure = fitted.figure
-    draw = {"lines": _lines, "maps": _maps, "table": _table}[figure.kind]
+    draw = {"lines": _lines, "maps": _maps, "scatter": _scatter, "table": _table}[figure.kind]
     return {
         "title": figure.title,
         "note": figure.note,
@@ -227,6 +235,16 @@ def _maps(key: str, parts: list[_Part], packed: Packed) -> dict[str, Any]:
         "parts": [
             _drawn(key, part, packed)
             | {"across": part.across, "rows": side(part.axes[0]), "columns": side(part.axes[1])}
+            for part in parts
+        ]
+    }
+
+
+def _scatter(key: str, parts: list[_Part], packed: Packed) -> dict[str, Any]:
+    return {
+        "parts": [
+            _drawn(key, part, packed)
+            | {"points": part.axes[0].name, "labels": part.axes[0].labels, "axes": part.axes[1].labels}
             for part in parts
         ]
     }

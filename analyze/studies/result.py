@@ -6,7 +6,7 @@ figures, and the file holds them for further analysis.
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,7 +15,7 @@ import xarray as xr
 
 from headway.checkpoints.files import read_tree, write_whole
 
-Kind = Literal["lines", "maps", "table"]
+Kind = Literal["lines", "maps", "scatter", "table"]
 Log = Literal["", "x", "y", "xy"]
 # The step of a model without checkpoints, on disk: netCDF has no None.
 NO_STEP = "none"
@@ -28,19 +28,21 @@ class Figure:
     - ``lines``: each variable is a panel. Its last axis is x; each entry of its other axes is a line.
     - ``maps``: each variable is a row of heatmaps. Its last two axes are rows and columns; each entry of its other axes
       is a heatmap.
+    - ``scatter``: each variable is a row of scatter plots. Its last axis has two entries, x and y; the axis before it
+      has an entry for each point. Each entry of its other axes is a plot.
     - ``table``: all variables share their first axis, the rows. A variable is a column; one with a second axis has a
       column for each entry of it.
 
     Args:
         title: The title, unique within the section.
         data: Variables with named axes; ``attrs["long_name"]`` of a variable is shown in place of its name.
-        kind: ``lines``, ``maps`` or ``table``.
+        kind: ``lines``, ``maps``, ``scatter`` or ``table``.
         note: One or two sentences on how to read it.
         log: The axes of lines that are logarithmic.
 
     Raises:
-        ValueError: an unknown kind, a variable with too few or too many axes for the kind, an empty title, or a title
-            with a slash.
+        ValueError: an unknown kind, a variable with too few or too many axes for the kind, a scatter plot whose last
+            axis has not two entries, an empty title, or a title with a slash.
 
     Example:
         >>> Figure("Squares", xr.Dataset({"y": ("x", [0, 1, 4])}), "lines").data.y.dims
@@ -60,12 +62,16 @@ class Figure:
             raise ValueError(f"kind: {self.kind!r} is not one of {', '.join(get_args(Kind))}")
         if self.log not in get_args(Log):
             raise ValueError(f"log: {self.log!r} is not one of x, y, xy, or nothing")
-        least, most = {"lines": (1, None), "maps": (2, None), "table": (1, 2)}[self.kind]
+        least, most = {"lines": (1, None), "maps": (2, None), "scatter": (2, None), "table": (1, 2)}[self.kind]
         for name, values in self.data.data_vars.items():
             if values.ndim < least or (most is not None and values.ndim > most):
                 axes = ", ".join(map(str, values.dims)) or "none"
                 number = f"{least} or more" if most is None else f"{least} to {most}"
                 raise ValueError(f"data: {name} has the axes {axes}; {self.kind} needs {number} axes")
+            if self.kind == "scatter" and values.shape[-1] != 2:
+                raise ValueError(
+                    f"data: the last axis of {name} has {values.shape[-1]} entries; scatter needs two, x and y"
+                )
         if self.kind == "table" and len({values.dims[0] for values in self.data.data_vars.values()}) > 1:
             raise ValueError(f"data: the variables of the table {self.title!r} must have the same first axis")
 
@@ -122,6 +128,22 @@ class Claim:
             '< 0.5'
         """
         return f"{'<' if self.below else '>'} {self.bound:.4g}"
+
+    def given(self, *premises: "Claim") -> "Claim":
+        """Return the claim if all premises hold, and otherwise the claim without a number: it is not measured.
+
+        A claim that presupposes another ("the keys of the induction head read ...") is neither true nor false without
+        it. ``measured`` names the premises.
+
+        Example:
+            >>> head = Claim("L0H3 attends to IO", "attention from END to IO", number=0.002, bound=0.5)
+            >>> claim = Claim("Its keys read IO", "share of sentences", number=1.0, bound=0.9).given(head)
+            >>> claim.holds, claim.number, claim.measured
+            (False, nan, 'share of sentences; not measured unless: L0H3 attends to IO')
+        """
+        number = self.number if all(premise.holds for premise in premises) else np.nan
+        named = "; ".join(premise.says for premise in premises)
+        return replace(self, number=number, measured=f"{self.measured}; not measured unless: {named}")
 
 
 Claims = tuple[Claim, ...]

@@ -5,12 +5,13 @@ ablation tests the latter (``ablated_loss``). Any invertible map of the inputs p
 each number with a baseline: the same probe at another hook point, or of an untrained network.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headway.analyze.network.interventions import check_one_of
@@ -22,6 +23,12 @@ from headway.models.convert import Model, evaluating
 Probe = Literal["linear", "mlp"]
 # Singular values of standardised features below this share of the largest one are float32 rounding error.
 ROUNDING = 1e-6
+# Without validation samples, an MLP probe validates on one of this many parts of its training samples.
+PARTS = 5
+# An MLP probe stops after this many updates without a better validation loss.
+PATIENCE = 100
+# It must be better than the mean of the targets by this many standard errors over the validation samples.
+ERRORS = 2
 
 
 class Samples(NamedTuple):
@@ -36,8 +43,9 @@ class ProbeResult(NamedTuple):
 
     ``train_error`` and ``held_out_error`` are means over samples and targets, in the targets' squared unit.
     ``r_squared`` = 1 - sum ‖y - prediction‖² / sum ‖y - mean‖², where the sums run over held-out samples and targets,
-    and the mean is that of the *training* targets. It is at most 1; 0 is the error of predicting that mean, and a
-    worse prediction is negative. NaN if no held-out target differs from the mean.
+    and the mean is that of the *training* targets, without those that an MLP probe validates on. It is at most 1; 0 is
+    the error of predicting that mean, and a worse prediction is negative. NaN if no held-out target differs from the
+    mean.
     """
 
     train_error: float
@@ -64,26 +72,39 @@ def linear_probe(train: Samples, held_out: Samples) -> ProbeResult:
         >>> [round(each, 6) for each in result]  # the held-out target is 8, the prediction 7, the training mean 3
         [0.0, 1.0, 0.96]
     """
-    (x, y), (x_held, y_held) = _comparable(train, held_out)
+    (x, y), (x_held, y_held) = _comparable(train, held_out=held_out)
     x, x_held = _standardised(x, x_held)
-    W = torch.linalg.lstsq(x, y - y.mean(0), rcond=ROUNDING, driver="gelsd").solution
+    W = _least_squares(x, y - y.mean(0))
     return _result(y, y_held, x @ W + y.mean(0), x_held @ W + y.mean(0))
 
 
-def mlp_probe(train: Samples, held_out: Samples, hidden: int = 64, steps: int = 500, seed: int = 0) -> ProbeResult:
-    """Fit one hidden layer, ``y ≈ relu(x W_in + b_in) W_out + b_out``, which also decodes nonlinear functions of x.
+def mlp_probe(
+    train: Samples,
+    held_out: Samples,
+    hidden: int = 64,
+    steps: int = 500,
+    seed: int = 0,
+    validation: Samples | None = None,
+) -> ProbeResult:
+    """Fit a linear map and one hidden layer, ``y ≈ x W + relu(x W_in + b_in) W_out + b``, stopped by validation.
 
-    Features and targets are standardised by the training samples, so all targets have equal weight. AdamW minimises the
-    mean squared error on the full batch (learning rate 0.01, weight decay 0.1). The initial weights depend on ``seed``
-    alone: the same samples give the same numbers for the same number of threads. A probe with few samples overfits;
-    then ``train_error`` is far below ``held_out_error``, and ``r_squared`` of uninformative features is negative.
+    The hidden layer also decodes nonlinear functions of x. Features and targets are standardised by the samples that
+    the probe is fitted to, so all targets have equal weight. AdamW minimises the mean squared error on the full batch
+    (learning rate 0.01, weight decay 0.1) from two starts: the mean of the targets (W and W_out are 0), and the linear
+    probe. The probe keeps the weights with the smallest validation loss, and predicts the mean of the targets if that
+    loss is not smaller than that of the mean by two standard errors. So ``r_squared`` of uninformative features is
+    about 0, and a target that a linear probe decodes is decoded about as well. A probe of few samples finds less than
+    there is. The initial weights depend on ``seed`` alone: the same samples give the same numbers for the same number
+    of threads.
 
     Args:
         train: Training samples.
-        held_out: Evaluation samples.
+        held_out: Evaluation samples, which stop nothing.
         hidden: Width of the hidden layer.
-        steps: Number of updates; there is no early stopping.
-        seed: Seed of the initial weights.
+        steps: Largest number of updates from each start.
+        seed: Seed of the initial weights, and of the samples that are validated on.
+        validation: Validation samples; if not given, a random fifth of the training samples, to which the probe is not
+            fitted. If several samples are of one sequence, give samples of other sequences.
 
     Raises:
         ValueError: as for ``linear_probe``; ``hidden`` or ``steps`` below 1.
@@ -97,28 +118,75 @@ def mlp_probe(train: Samples, held_out: Samples, hidden: int = 64, steps: int = 
     for name, value in (("hidden", hidden), ("steps", steps)):
         if value < 1:
             raise ValueError(f"{name}: {value} is not valid; it must be at least 1")
+    if validation is None:
+        train, held_out = _comparable(train, held_out=held_out)
+        train, validation = _split(train, torch.arange(len(train.x)), seed)
+    else:
+        train, held_out, validation = _comparable(train, held_out=held_out, validation=validation)
     draws = generator("init", seed, index=1)  # index 0 initialises networks
-    (x, y), (x_held, y_held) = _comparable(train, held_out)
-
-    def normal(*shape: int, size: float = 1.0) -> Tensor:
-        return (size * torch.randn(shape, generator=draws)).requires_grad_()
-
-    def forward(x: Float[Tensor, "sample feature"]) -> Float[Tensor, "sample target"]:
-        return torch.addmm(b_out, torch.addmm(b_in, x, W_in).relu(), W_out)
-
     with torch.inference_mode(False), torch.enable_grad():
-        features, features_held = (each.float() for each in _standardised(x, x_held))
-        targets = _standardised(y, y_held)[0].float()
-        W_in, b_in = normal(x.shape[1], hidden, size=(2 / x.shape[1]) ** 0.5), normal(hidden)
-        W_out, b_out = normal(hidden, y.shape[1], size=hidden**-0.5), torch.zeros(y.shape[1], requires_grad=True)
-        optimizer = torch.optim.AdamW([W_in, b_in, W_out, b_out], lr=0.01, weight_decay=0.1)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            (forward(features) - targets).square().mean().backward()
-            optimizer.step()
-    with torch.no_grad():
-        predictions = [forward(each).double() * _spread(y) + y.mean(0) for each in (features, features_held)]
-    return _result(y, y_held, *predictions)
+        features = _standardised(train.x, held_out.x, validation.x)
+        targets = _standardised(train.y, validation.y)
+        x, x_held, x_validation = (each.float() for each in features)
+        y, y_validation = (each.float() for each in targets)
+        W_in = (2 / x.shape[1]) ** 0.5 * torch.randn(x.shape[1], hidden, generator=draws)
+        b_in, W_out = torch.randn(hidden, generator=draws), torch.zeros(hidden, y.shape[1])
+        fits = [
+            _fit([W, W_in, b_in, W_out, torch.zeros(y.shape[1])], (x, y), (x_validation, y_validation), steps)
+            for W in (torch.zeros(x.shape[1], y.shape[1]), _least_squares(features[0], targets[0]).float())
+        ]
+        weights = min(fits, key=lambda fit: fit[0])[1]
+        better = _better_than_mean(_predictions(weights, x_validation), y_validation)
+    spread, mean = better * _spread(train.y), train.y.mean(0)
+    return _result(train.y, held_out.y, *(_predictions(weights, each).double() * spread + mean for each in (x, x_held)))
+
+
+def _better_than_mean(predicted: Float[Tensor, "sample target"], y: Float[Tensor, "sample target"]) -> bool:
+    """Return whether predictions of standardised targets beat their mean, 0, by two standard errors."""
+    gained = (y.square() - (y - predicted).square()).mean(1)
+    return bool(gained.mean() > ERRORS * gained.std() / len(gained) ** 0.5)
+
+
+def _fit(
+    start: list[Tensor], train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], steps: int
+) -> tuple[float, list[Tensor]]:
+    """Return the smallest validation loss on the way of AdamW from the start, and the weights that have it."""
+    weights = [each.clone().requires_grad_() for each in start]
+    optimizer = torch.optim.AdamW(weights, lr=0.01, weight_decay=0.1)
+    least, best, since = float("inf"), start, 0
+    for step in range(steps + 1):
+        with torch.no_grad():
+            loss = F.mse_loss(_predictions(weights, validation[0]), validation[1]).item()
+        if loss < least:
+            least, best, since = loss, [each.detach().clone() for each in weights], step
+        if step - since == PATIENCE:
+            break
+        optimizer.zero_grad()
+        F.mse_loss(_predictions(weights, train[0]), train[1]).backward()
+        optimizer.step()
+    return least, best
+
+
+def _predictions(weights: list[Tensor], x: Float[Tensor, "sample feature"]) -> Float[Tensor, "sample target"]:
+    W, W_in, b_in, W_out, b = weights
+    return x @ W + torch.addmm(b, torch.addmm(b_in, x, W_in).relu(), W_out)
+
+
+def _split(train: Samples, sequence: Int[Tensor, "sample"], seed: int) -> tuple[Samples, Samples]:
+    """Return the samples to fit to and those to validate on: a random part of the sequences."""
+    count = int(sequence.max()) + 1
+    order = torch.randperm(count, generator=generator("init", seed, index=2))
+    held = torch.isin(sequence, order[: max(1, count // PARTS)])
+    fitted, validation = (Samples(*(values[some.to(values.device)] for values in train)) for some in (~held, held))
+    return fitted, validation
+
+
+def _sequence_of_each(
+    batch: Batch, where: Callable[[Batch], Bool[Tensor, "batch pos"]] | None
+) -> Int[Tensor, "sample"]:
+    """Return the sequence of each sample, as an index; equal sequences are one."""
+    rows = _positions(batch, where).nonzero()[:, 0]
+    return torch.unique(batch.inputs[rows].flatten(1), dim=0, return_inverse=True)[1].cpu()
 
 
 def probe_activation(
@@ -129,6 +197,7 @@ def probe_activation(
     target: Callable[[Batch], Tensor],
     where: Callable[[Batch], Bool[Tensor, "batch pos"]] | None = None,
     kind: Probe = "linear",
+    validation: Batch | None = None,
 ) -> ProbeResult:
     """Fit a probe from the activation at a hook point to a target, one probe for all positions.
 
@@ -146,6 +215,8 @@ def probe_activation(
         target: A function from a batch to the target [batch, pos, target].
         where: A function from a batch to the positions to use [batch, pos]; ``batch.mask`` by default.
         kind: ``linear`` or ``mlp``, with default settings; for other settings call the probes directly.
+        validation: Sequences that stop an MLP probe, none of them in ``train`` or ``held_out``. Draw fresh ones where
+            the task can; if not given, a random fifth of the different training sequences. A linear probe needs none.
 
     Raises:
         ValueError: a hook point that does not exist or whose activation has no positions; a target or positions of
@@ -166,15 +237,29 @@ def probe_activation(
         1.0
     """
     check_one_of("kind", kind, get_args(Probe))
-    used: list[set[tuple]] = []
-    for name, batch in (("train", train), ("held_out", held_out)):
-        used.append({tuple(row.flatten().tolist()) for row in batch.inputs[_positions(batch, where).any(1)]})
-        if (count := len(used[-1])) < 2:
-            raise ValueError(f"{name}: {count} different sequences have positions to probe; at least 2 must")
-    if common := len(used[0] & used[1]):
-        raise ValueError(f"held_out: {common} of its {len(used[1])} sequences are in train; leave these out")
-    fitted, evaluated = (samples(model, batch, point, target, where) for batch in (train, held_out))
-    return linear_probe(fitted, evaluated) if kind == "linear" else mlp_probe(fitted, evaluated)
+    batches = {"train": train, "held_out": held_out}
+    if validation is not None:
+        batches["validation"] = validation
+    _check_apart(batches, where)
+    of = {name: samples(model, batch, point, target, where) for name, batch in batches.items()}
+    if kind == "linear":
+        return linear_probe(of["train"], of["held_out"])
+    if validation is None:
+        of["train"], of["validation"] = _split(of["train"], _sequence_of_each(train, where), seed=0)
+    return mlp_probe(of["train"], of["held_out"], validation=of["validation"])
+
+
+def _check_apart(batches: Mapping[str, Batch], where: Callable[[Batch], Bool[Tensor, "batch pos"]] | None) -> None:
+    """Refuse fewer than two different sequences, and sequences that are in two batches."""
+    used: dict[str, set[tuple]] = {}
+    for name, batch in batches.items():
+        own = {tuple(row.flatten().tolist()) for row in batch.inputs[_positions(batch, where).any(1)]}
+        if len(own) < 2:
+            raise ValueError(f"{name}: {len(own)} different sequences have positions to probe; at least 2 must")
+        for other, there in used.items():
+            if common := len(own & there):
+                raise ValueError(f"{name}: {common} of its {len(own)} sequences are in {other}; leave these out")
+        used[name] = own
 
 
 def samples(
@@ -245,9 +330,9 @@ def _activation(model: Model, batch: Batch, point: str) -> Float[Tensor, "batch 
     return cache[point]
 
 
-def _comparable(train: Samples, held_out: Samples) -> tuple[Samples, Samples]:
-    """Return both in float64; refuse samples that a probe cannot be fitted to and evaluated on."""
-    for name, (x, y) in (("train", train), ("held_out", held_out)):
+def _comparable(train: Samples, **others: Samples) -> list[Samples]:
+    """Return all in float64; refuse samples that a probe cannot be fitted to and evaluated on."""
+    for name, (x, y) in {"train": train, **others}.items():
         if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or 0 in (*x.shape, *y.shape):
             raise ValueError(
                 f"{name}: x and y have the shapes {tuple(x.shape)} and {tuple(y.shape)}; "
@@ -257,27 +342,33 @@ def _comparable(train: Samples, held_out: Samples) -> tuple[Samples, Samples]:
             if not values.isfinite().all():
                 count = int((~values.isfinite()).sum())
                 raise ValueError(f"{name}: {count} values of {what} are NaN or infinite; all must be finite")
-    for what, here, there in zip(("features", "targets"), train, held_out, strict=True):
-        if here.shape[1] != there.shape[1]:
-            raise ValueError(
-                f"held_out: it has {there.shape[1]} {what}; it must have as many as train, {here.shape[1]}"
-            )
+    for name, other in others.items():
+        for what, here, there in zip(("features", "targets"), train, other, strict=True):
+            if here.shape[1] != there.shape[1]:
+                raise ValueError(
+                    f"{name}: it has {there.shape[1]} {what}; it must have as many as train, {here.shape[1]}"
+                )
     count, features = train.x.shape
     if count < features + 1:
         raise ValueError(
             f"train: {count} samples are too few for {features} features and an intercept; give more sequences"
         )
-    train, held_out = (Samples(*(values.detach().cpu().double() for values in each)) for each in (train, held_out))
-    return train, held_out
+    return [Samples(*(values.detach().cpu().double() for values in each)) for each in (train, *others.values())]
+
+
+def _least_squares(
+    x: Float[Tensor, "sample feature"], y: Float[Tensor, "sample target"]
+) -> Float[Tensor, "feature target"]:
+    """Return the W of minimum norm that minimises ‖x W - y‖²."""
+    return torch.linalg.lstsq(x, y, rcond=ROUNDING, driver="gelsd").solution
 
 
 def _standardised(
-    train: Float[Tensor, "sample entry"], held_out: Float[Tensor, "other entry"]
-) -> tuple[Float[Tensor, "sample entry"], Float[Tensor, "other entry"]]:
-    """Standardise both by the mean and standard deviation of train; entries that are constant in train become 0."""
+    train: Float[Tensor, "sample entry"], *others: Float[Tensor, "_ entry"]
+) -> list[Float[Tensor, "_ entry"]]:
+    """Standardise all by the mean and standard deviation of train; entries that are constant in train become 0."""
     scale, mean = _spread(train), train.mean(0)
-    x, x_held = (((each - mean) / scale).where(scale > 0, 0) for each in (train, held_out))
-    return x, x_held
+    return [((each - mean) / scale).where(scale > 0, 0) for each in (train, *others)]
 
 
 def _spread(x: Float[Tensor, "sample entry"]) -> Float[Tensor, "entry"]:

@@ -89,7 +89,7 @@ function studySection(study, section, open) {
 // A figure that cannot be built must not take the study with it.
 function studyFigure(each) {
   try {
-    return { lines: linesFigure, maps: mapsFigure, table: tableFigure }[each.kind](each);
+    return { lines: linesFigure, maps: mapsFigure, scatter: scatterFigure, table: tableFigure }[each.kind](each);
   } catch (error) {
     console.error(error);
     return el("p", { class: "warn" }, `This figure cannot be drawn (${error.message}).`);
@@ -109,19 +109,19 @@ function still(host, draw) {
 }
 
 // The smallest and the largest number of a variable in all runs beside each other, which are drawn on one scale; null
-// if there is none.
-function extent(key, log = false) {
+// if there is none. Counted are the numbers of a variable at the places that ``counts`` accepts.
+function extent(key, log = false, counts = () => true) {
   let low = Infinity,
     high = -Infinity;
   const figures = RUNS.flatMap((run) => run.studies)
     .flatMap((study) => study.sections ?? [])
     .flatMap((section) => section.figures);
   for (const part of figures.flatMap((each) => each.parts ?? []).filter((each) => each.key === key))
-    for (const value of part.values.data)
-      if (Number.isFinite(value) && (!log || value > 0)) {
-        low = Math.min(low, value);
-        high = Math.max(high, value);
-      }
+    part.values.data.forEach((value, at) => {
+      if (!Number.isFinite(value) || (log && !(value > 0)) || !counts(at)) return;
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    });
   return low <= high ? [low, high] : null;
 }
 
@@ -395,6 +395,118 @@ function linePanel(part, log) {
     // They are not for the slider.
     event.stopPropagation();
     at = [Math.min(at[0], count - 1), Math.min(at[1], points - 1)];
+    tell();
+  });
+  return [host, readout];
+}
+
+function scatterFigure({ parts }) {
+  return parts.map((part) =>
+    el(
+      "div",
+      {},
+      el("p", { class: "part" }, part.label),
+      el(
+        "div",
+        { class: "panels", style: "--least:290px" },
+        part.entries.map((name, entry) =>
+          el("div", {}, name ? el("p", { class: "note" }, name) : null, scatterPlot(part, entry)),
+        ),
+      ),
+    ),
+  );
+}
+
+function scatterPlot(part, entry) {
+  const [, count] = part.values.shape,
+    [nameX, nameY] = part.axes;
+  const all = Array.from({ length: count }, (_, at) => [
+    part.values.get(entry, at, 0),
+    part.values.get(entry, at, 1),
+    at,
+  ]);
+  // Arrow keys go from left to right.
+  const points = all.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y)).sort((a, b) => a[0] - b[0]);
+  if (!points.length) return el("p", { class: "note" }, "There is no number to draw.");
+  const widened = ([low, high]) => (low < high ? [low, high] : [low - 0.5, high + 0.5]);
+  const [[left0, right0], [low, high]] = [0, 1].map((side) =>
+    widened(extent(part.key, false, (at) => at % 2 === side)),
+  );
+  const height = 190,
+    top = 8;
+  const host = el("div", { class: "lines", role: "img", tabindex: 0 }),
+    readout = el("output", { class: "readout", "aria-live": "off" });
+  const about = `${points.length} points${points.length < count ? ` of ${count}` : ""}`;
+  host.setAttribute("aria-label", `${part.label}: ${nameY} over ${nameX}, ${about}. Arrow keys read single points.`);
+  readout.value = about;
+  let x = null,
+    y = null,
+    mark = null,
+    at = 0;
+  const tell = () => {
+    const [px, py, place] = points[at];
+    mark.setAttribute("r", 4);
+    mark.setAttribute("cx", x(px));
+    mark.setAttribute("cy", y(py));
+    const name = `${part.points} ${part.labels[place]}`;
+    readout.value = `${name}: ${nameX} ${formattedCell(px)}, ${nameY} ${formattedCell(py)}`;
+  };
+  const rest = () => {
+    mark?.setAttribute("r", 0);
+    readout.value = about;
+  };
+  still(host, (width) => {
+    const side = ticksOf(low, high, false, 5);
+    const left = marginFor(
+        side.map(([, text]) => text),
+        9,
+      ),
+      right = width - 14,
+      bottom = top + height;
+    const scale = (from, to, start, stop) => (value) => start + ((stop - start) * (value - from)) / (to - from);
+    x = scale(left0, right0, left + 6, right - 6);
+    y = scale(low, high, bottom - 6, top + 6);
+    const svg = el("svg", { width, height: bottom + 32, "aria-hidden": "true" });
+    const axis = (x1, x2, y1, y2) => svg.append(el("line", { class: "axis", x1, x2, y1, y2 }));
+    for (const [value, text] of ticksOf(left0, right0, false, Math.max(2, Math.floor(width / 60)))) {
+      axis(x(value), x(value), bottom, bottom + 4);
+      svg.append(el("text", { x: x(value), y: bottom + 15, "text-anchor": "middle" }, text));
+    }
+    for (const [value, text] of side) {
+      axis(left - 4, left, y(value), y(value));
+      svg.append(el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, text));
+    }
+    axis(left, right, bottom, bottom);
+    axis(left, left, top, bottom);
+    if (low < 0 && high > 0) axis(left, right, y(0), y(0));
+    if (left0 < 0 && right0 > 0) axis(x(0), x(0), top, bottom);
+    svg.append(el("text", { x: right, y: bottom + 29, "text-anchor": "end" }, `${nameX}; upwards: ${nameY}`));
+    const d = points.map(([px, py]) => `M${x(px).toFixed(1)} ${y(py).toFixed(1)}h0`).join("");
+    svg.append(
+      el("path", { class: "dots", d, "stroke-width": 3, "stroke-linecap": "round", stroke: PALETTE.categories[0] }),
+    );
+    mark = el("circle", { r: 0, fill: PALETTE.categories[1] });
+    svg.append(mark);
+    host.replaceChildren(svg);
+    if (document.activeElement === host) tell();
+    else rest();
+  });
+  host.addEventListener("pointermove", (event) => {
+    if (!x) return;
+    const box = host.getBoundingClientRect();
+    const far = ([px, py]) => Math.hypot(x(px) - event.clientX + box.left, y(py) - event.clientY + box.top);
+    at = points.reduce((best, point, other) => (far(point) < far(points[best]) ? other : best), 0);
+    tell();
+  });
+  host.addEventListener("pointerleave", rest);
+  host.addEventListener("focus", () => mark && tell());
+  host.addEventListener("blur", rest);
+  host.addEventListener("keydown", (event) => {
+    const place = [0, at];
+    if (!mark || !moved(event, place, points.length)) return;
+    // They are not for the slider.
+    event.stopPropagation();
+    at = place[1];
     tell();
   });
   return [host, readout];

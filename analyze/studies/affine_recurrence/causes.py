@@ -1,9 +1,12 @@
 """Ablation of heads and MLPs, and identity surgery of heads."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, Literal
 
 import einops
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
@@ -18,9 +21,10 @@ from headway.analyze.measures.surgery import (
 )
 from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import forward_pass
-from headway.analyze.network.interventions import output_with
+from headway.analyze.network.interventions import heads_except, output_with
 from headway.analyze.studies.affine_recurrence.sequences import n_vectors
 from headway.analyze.studies.result import Figure, Section, by_layer, table
+from headway.data.seeds import generator
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model, evaluating
@@ -105,6 +109,8 @@ def surgery_section(model: Model, batch: Batch, chosen: list[Head]) -> Section:
         "QK, random W_Q": qk_identity_loss(model, batch, chosen, "random").loss_determined.item(),
         "OV, plus": ov_identity_loss(model, batch, chosen, "+").loss_determined.item(),
         "OV, minus": ov_identity_loss(model, batch, chosen, "-").loss_determined.item(),
+        "OV, random W_V, plus": loss_with_random_values(model, batch, [chosen], 1, "loss_determined")[0],
+        "OV, random W_V, minus": loss_with_random_values(model, batch, [chosen], -1, "loss_determined")[0],
         "uniform attention": loss_with_uniform_attention(model, batch, chosen),
         "mean ablation": ablated_loss(model, batch, chosen, "mean").loss_determined.item(),
     }
@@ -117,10 +123,16 @@ def surgery_section(model: Model, batch: Batch, chosen: list[Head]) -> Section:
         "OV, plus": values.sel(sign="+"),
         "OV, minus": values.sel(sign="-"),
     }
+    each_head = [[head] for head in heads_except(model)]
+    signs: dict[str, Literal[1, -1]] = {"plus": 1, "minus": -1}
+    for name, sign in signs.items():
+        after = loss_with_random_values(model, batch, each_head, sign, "loss")
+        one_by_one[f"OV, random W_V, {name}"] = xr.DataArray(np.reshape(after, (model.cfg.n_layers, -1)), dims=HEAD)
     return Section(
         "Identity surgery",
         "With W_K := pinv(W_Q).T a head attends to what is similar to its query, and nothing else; with W_O := "
-        "±pinv(W_V) it copies, or subtracts, and nothing else. random: W_Q is drawn anew first. Scores of a projector "
+        "±pinv(W_V) it copies, or subtracts, and nothing else. random: W_Q or W_V is drawn anew first. If a "
+        "random W_V does as well as the trained one, what the head reads does not matter. Scores of a projector "
         "are small: an error like that of uniform attention means that the heads average; an error like that of mean "
         "ablation means that they are not needed.",
         (
@@ -136,6 +148,43 @@ def surgery_section(model: Model, batch: Batch, chosen: list[Head]) -> Section:
             ),
         ),
     )
+
+
+def loss_with_random_values(
+    model: Model,
+    batch: Batch,
+    sets: Sequence[Sequence[Head]],
+    sign: Literal[1, -1],
+    part: Literal["loss", "loss_determined"],
+) -> list[float]:
+    """Return the error for each set of heads when their W_V is drawn anew, and W_O := ±pinv(W_V).
+
+    ``W_V W_O`` is then a projector on d_head random dimensions: the control of ``ov_identity_loss``.
+    """
+    changed, found = deepcopy(model), []
+    for heads in sets:
+        with _random_projectors(changed, heads, sign):
+            found.append(loss(changed, batch)[part].item())
+    return found
+
+
+@contextmanager
+def _random_projectors(model: Model, heads: Sequence[Head], sign: int) -> Iterator[None]:
+    """Replace W_V and W_O of heads, and restore them."""
+    drawn = torch.randn(
+        model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model, model.cfg.d_head, generator=generator("null", 0)
+    )
+    attention = {head: model.blocks[head.layer].attn for head in heads}
+    kept = {head: (each.W_V[head.head].clone(), each.W_O[head.head].clone()) for head, each in attention.items()}
+    with torch.no_grad():
+        try:
+            for head, each in attention.items():
+                each.W_V[head.head] = drawn[head]
+                each.W_O[head.head] = sign * torch.linalg.pinv(drawn[head])
+            yield
+        finally:
+            for head, each in attention.items():
+                each.W_V[head.head], each.W_O[head.head] = kept[head]
 
 
 def loss_with_uniform_attention(model: Model, batch: Batch, heads: Sequence[Head]) -> float:

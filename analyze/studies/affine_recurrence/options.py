@@ -14,7 +14,8 @@ class Options:
         length: Number of vectors in a sequence, for figures of one length; at most that of the task.
         heads: Heads whose circuits are replaced by identities together, such as L2H0; the last layer if not given.
         sequences: Number of sequences that each number is measured on.
-        probe_sequences: Number of sequences that probes are trained on; half as many are held out.
+        probe_sequences: Number of sequences that probes are trained on; half as many are held out, and half as many
+            stop an MLP probe.
 
     Raises:
         ValueError: fewer than 2 sequences.

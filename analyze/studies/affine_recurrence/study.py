@@ -9,10 +9,11 @@ output.
 from headway.analyze.network.requirements import check_head
 from headway.analyze.studies.affine_recurrence.attention import attention_section, attribution_section
 from headway.analyze.studies.affine_recurrence.causes import ablation_section, surgery_section
-from headway.analyze.studies.affine_recurrence.claims import claims
+from headway.analyze.studies.affine_recurrence.claims import claims, reads_similar
+from headway.analyze.studies.affine_recurrence.equations import equations_section
 from headway.analyze.studies.affine_recurrence.errors import coefficients_section, errors_section, predictions_section
 from headway.analyze.studies.affine_recurrence.options import Options
-from headway.analyze.studies.affine_recurrence.probes import probes_section
+from headway.analyze.studies.affine_recurrence.probes import outside_section, probes_section
 from headway.analyze.studies.affine_recurrence.sequences import sequences_of, task_of
 from headway.analyze.studies.affine_recurrence.training import training_section
 from headway.analyze.studies.affine_recurrence.weights import (
@@ -56,10 +57,12 @@ def study(network: LoadedModel, options: Options) -> Findings:
         ablation_section(model, batch),
         circuits_section(model, batch),
         geometry_section(model, batch),
+        equations_section(model, batch, reads_similar(model, batch)),
         eigenvalues_section(model, batch),
         surgery_section(model, batch, heads),
         composition_section(model, batch),
         probes_section(network, length, options.probe_sequences),
+        outside_section(network, length, options.probe_sequences),
         coefficients_section(network, count, length),
     )
     return Findings(

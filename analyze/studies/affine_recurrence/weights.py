@@ -2,6 +2,7 @@
 
 import einops
 import numpy as np
+import torch
 import xarray as xr
 
 from headway.analyze.measures.composition import k_composition, q_composition, v_composition
@@ -18,11 +19,14 @@ from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.network.weights import ov, qk, weight
 from headway.analyze.studies.heads import writes_by_reads
 from headway.analyze.studies.result import Figure, Section, by_layer, table
+from headway.data.seeds import generator
 from headway.data.task import Batch
 from headway.models.convert import Model
 
 # Absolute value above which an entry of W_OV is large.
 LARGE = 0.05
+# Points of a scatter plot.
+POINTS = 512
 
 
 def circuits_section(model: Model, batch: Batch) -> Section:
@@ -36,7 +40,7 @@ def circuits_section(model: Model, batch: Batch) -> Section:
         for name, circuit in (("OV", ov(model)), ("QK", qk(model)))
     }
     ranks = {
-        f"{rank.__name__}_{circuit}": rank(model, batch)[rank.__name__].sel(circuit=circuit).mean("head")
+        f"{rank.__name__}_{circuit}": rank(model, batch)[rank.__name__].sel(circuit=circuit)
         for rank in (rank_95, rank_entropy, rank_stable)
         for circuit in ("OV", "QK")
     }
@@ -61,13 +65,53 @@ def circuits_section(model: Model, batch: Batch) -> Section:
             ),
             Figure(
                 "Effective ranks",
-                by_layer(**ranks),
+                by_layer(**{name: each.mean("head") for name, each in ranks.items()}),
                 "table",
                 "Means over the heads of a layer. rank_95: number of singular values with 95 % of the sum of squares; "
                 "rank_entropy: exp of the entropy of their shares; rank_stable: sum of squares over the largest "
                 "square.",
             ),
+            Figure(
+                "Distribution of effective ranks over heads",
+                _distributions(ranks),
+                "table",
+                "Of the heads of each layer; spread: standard deviation.",
+            ),
+            *(
+                Figure(f"{name} of each head", by_layer(rank=each), "table", "The circuit follows the measure's name.")
+                for name, each in ranks.items()
+            ),
         ),
+    )
+
+
+def _entries_through(model: Model, batch: Batch) -> xr.Dataset:
+    """Return pairs [layer, entry, of] of entries of vectors, and of what the OV circuits of a layer map them to."""
+    W_OV = einops.einsum(weight(model, "W_V"), weight(model, "W_O"), "l h a d, l h d b -> l a b")
+    circuits = weight(model, "W_E") @ W_OV @ weight(model, "W_U")
+    data = batch.inputs[batch.mask][: max(1, POINTS // model.cfg.d_vocab)].to(circuits)
+    pairs = {}
+    for name, x in (("data", data), ("isotropic", torch.randn(data.shape, generator=generator("null", 0)).to(data))):
+        through = einops.einsum(x, circuits, "vector a, layer a b -> layer vector b")
+        both = torch.stack([x.expand_as(through), through], -1)
+        pairs[name] = (
+            ("layer", "entry", "of"),
+            einops.rearrange(both, "layer vector b of -> layer (vector b) of").numpy(),
+        )
+    return xr.Dataset(pairs, {"layer": [f"L{i}" for i in range(len(circuits))], "of": ["input", "output"]})
+
+
+def _distributions(ranks: dict[str, xr.DataArray]) -> xr.Dataset:
+    """Return the least, the median, the largest and the spread of each rank in each layer."""
+    rows = [(name, layer) for name, each in ranks.items() for layer in range(each.sizes["layer"])]
+    of_heads = [ranks[name].sel(layer=layer) for name, layer in rows]
+    return table(
+        "rank",
+        [f"{name}, L{layer}" for name, layer in rows],
+        least=[each.min().item() for each in of_heads],
+        median=[each.median().item() for each in of_heads],
+        largest=[each.max().item() for each in of_heads],
+        spread=[each.std().item() for each in of_heads],
     )
 
 
@@ -88,6 +132,15 @@ def geometry_section(model: Model, batch: Batch) -> Section:
                 "table",
                 "Fit of the entries of x W_E W_OV W_U to those of x, all heads of the layer together; the mean R² of "
                 f"random circuits is {lines.linearity_null:.3g}.",
+            )
+        )
+        figures.append(
+            Figure(
+                "OV output against input",
+                _entries_through(model, batch),
+                "scatter",
+                "Entries of x W_E W_OV W_U against those of x, all heads of the layer together, for the first inputs "
+                "and as many normal vectors. A layer that copies gives a line.",
             )
         )
     except DoesNotApplyError as reason:

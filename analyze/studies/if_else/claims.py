@@ -32,7 +32,8 @@ BY_CHANCE = 0.01
 def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> Claims:
     """Return the claims on the circuit, with the numbers that decide them for a network, on generated prompts.
 
-    ``untrained`` is the separation by untrained networks, the same at each checkpoint.
+    ``untrained`` is the separation by untrained networks, the same at each checkpoint. A number is NaN if the heads
+    raise the logit by less than LEAST, or if a premise of its claim fails.
     """
     circuits, order = TokenCircuits.of(model, prompts), heads_by_contribution(model, prompts)
     token, normal = prompts.else_token, ~prompts.anomalous
@@ -53,25 +54,39 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> C
         },
     )
     attributions = anomalies.mahalanobis_separation(anomalies.attribution_features(model, prompts), prompts)
+    predicts = Claim(
+        "The network predicts else",
+        f"share of normal prompts with ' else' among the top {TOP} tokens",
+        (ranks(logits, token)[normal] <= TOP).float().mean().item(),
+        0.5,
+    )
+    maps = Claim(
+        "The OV circuit of a head maps if to else",
+        "entry [' if', ' else'] of OV: the smaller of its percentiles in row and column, best head",
+        max(each.ov.least for each in found),
+        high,
+    )
+    from_if = Claim(
+        "The contribution of heads comes from if",
+        "direct attribution: share from IF of the contribution of heads to ' else', normal prompts",
+        share_from_if(places, normal),
+        0.5,
+    )
+    separate = Claim(
+        "Attributions separate anomalous prompts from normal ones",
+        "AUROC of the Mahalanobis distance, lower end of the interval",
+        attributions.low,
+        0.9,
+    )
     return (
-        Claim(
-            "The network predicts else",
-            f"share of normal prompts with ' else' among the top {TOP} tokens",
-            (ranks(logits, token)[normal] <= TOP).float().mean().item(),
-            0.5,
-        ),
+        predicts,
         Claim(
             "It predicts else because of if",
             "mean decrease of the log probability of ' else' with a comma in place of ' if', in nats",
             (likely - without).mean().item(),
             FALLS,
-        ),
-        Claim(
-            "The OV circuit of a head maps if to else",
-            "entry [' if', ' else'] of OV: the smaller of its percentiles in row and column, best head",
-            max(each.ov.least for each in found),
-            high,
-        ),
+        ).given(predicts),
+        maps,
         Claim(
             "The OV circuit of a head has a known pair of Python",
             f"the same for the best control ({', '.join(token_circuits.controls(prompts.tokenizer))})",
@@ -90,18 +105,13 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> C
             max(each.both for each in found),
             0.99,
         ),
-        Claim(
-            "The contribution of heads comes from if",
-            "direct attribution: share from IF of the contribution of heads to ' else', normal prompts",
-            share_from_if(places, normal),
-            0.5,
-        ),
+        from_if,
         Claim(
             "It also does after a closing bracket",
             "the same share, anomalous prompts",
             share_from_if(places, prompts.anomalous),
             0.5,
-        ),
+        ).given(from_if),
         Claim(
             "A few heads are sufficient",
             "share of the logit of ' else' with the top quarter of heads and the direct path alone",
@@ -120,27 +130,22 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> C
             # Later layers also read positions through earlier heads.
             back["tokens alone"] if model.cfg.n_layers == 1 else np.nan,
             0.9,
-        ),
+        ).given(from_if),
         Claim(
             "No two heads have the same circuit",
             f"largest overlap of the largest OV entries between two of the top {token_circuits.HEADS} heads",
             token_circuits.largest_overlap(circuits, order[: token_circuits.HEADS]),
             0.5,
             below=True,
-        ),
-        Claim(
-            "Attributions separate anomalous prompts from normal ones",
-            "AUROC of the Mahalanobis distance, lower end of the interval",
-            attributions.low,
-            0.9,
-        ),
+        ).given(maps),
+        separate,
         Claim(
             "They separate them better than controls",
             "that end minus the largest upper end of log p(' else'), position of ' if' and, for a run, untrained "
             "networks",
             anomalies.above_controls(attributions, model, prompts, untrained),
             0.0,
-        ),
+        ).given(separate),
     )
 
 

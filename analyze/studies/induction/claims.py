@@ -37,7 +37,7 @@ def claims(network: LoadedModel, sequences: Sequences, fuzzy: Sequences | None, 
     """Return the claims on an induction circuit, with the numbers that decide them for a network.
 
     Necessity and faithfulness are on repeats, with heads replaced by their means. A number is NaN if the network knows
-    too little, or has no second layer or no positional embeddings.
+    too little, has no second layer or no positional embeddings, or if a premise of its claim fails.
     """
     model, batch = network.model, sequences.batch
     circuit = find_circuit(model, sequences, options)
@@ -53,71 +53,76 @@ def claims(network: LoadedModel, sequences: Sequences, fuzzy: Sequences | None, 
             "attention": way_from_chance(scores, "prefix_matching").values[best].item(),
             "predicts": better_than_chance(model, fuzzy.batch),
         }
+    predicts = Claim(
+        "The network predicts repeated tokens",
+        "1 - loss on repeats / loss at chance",
+        better_than_chance(model, batch),
+        0.5,
+    )
+    before = Claim(
+        "An early layer has a previous-token head",
+        "previous_token of the best head before the last layer, from chance (0) to all attention (1)",
+        found.previous_token,
+        0.5,
+    )
+    after = Claim(
+        "A later layer has an induction head",
+        "prefix_matching of the best head of a later layer, from chance (0) to all attention (1)",
+        found.prefix_matching,
+        0.5,
+    )
     return (
-        Claim(
-            "The network predicts repeated tokens",
-            "1 - loss on repeats / loss at chance",
-            better_than_chance(model, batch),
-            0.5,
-        ),
-        Claim(
-            "An early layer has a previous-token head",
-            "previous_token of the best head before the last layer, from chance (0) to all attention (1)",
-            found.previous_token,
-            0.5,
-        ),
+        predicts,
+        before,
         Claim(
             "The previous-token head attends by position",
             "its previous_token from positions and biases alone in queries and keys, at the actual scale of LayerNorm",
             found.by_position,
             0.5,
-        ),
-        Claim(
-            "A later layer has an induction head",
-            "prefix_matching of the best head of a later layer, from chance (0) to all attention (1)",
-            found.prefix_matching,
-            0.5,
-        ),
+        ).given(before),
+        after,
         Claim(
             "The keys of the induction head read the previous-token head",
             f"K-composition of {pair}, from a random pair (0) to its ceiling (1)",
             found.k_composition,
             0.5,
-        ),
+        ).given(before, after),
         Claim(
             "In their K-composition circuit, tokens match themselves",
             f"share of tokens whose best key is the token itself, in the K-composition circuit of {pair}",
             found.token_matching,
             0.5,
-        ),
+        ).given(before, after),
         Claim(
             "The OV circuit of the induction heads copies",
             "share of tokens whose own logit is the largest in the OV circuit of the induction heads together",
             found.copying,
             0.5,
-        ),
+        ).given(after),
         Claim(
             "The induction heads write the right logit directly",
             "direct attribution: their share of the right logit minus the mean logit, on repeats",
             found.direct_attribution,
             0.5,
-        ),
+        ).given(predicts, after),
         Claim(
             "The induction heads need keys from the previous-token heads",
             "share of what the network knows that is lost if their keys read the previous-token heads on other "
             "sequences",
             found.through_keys,
             0.5,
-        ),
-        Claim("The circuit is necessary", f"necessity of {heads} on repeats", found.without, 0.9),
-        Claim("The circuit is sufficient", f"1 - faithfulness of {heads} on repeats", found.alone, 0.1, below=True),
+        ).given(before, after),
+        Claim("The circuit is necessary", f"necessity of {heads} on repeats", found.without, 0.9).given(before, after),
+        Claim(
+            "The circuit is sufficient", f"1 - faithfulness of {heads} on repeats", found.alone, 0.1, below=True
+        ).given(before, after),
         Claim(
             "Induction needs positional embeddings",
             "prefix_matching of the best induction head with hook_pos_embed zero, from chance (0) to all attention (1)",
             found.no_positions,
             0.1,
             below=True,
-        ),
+        ).given(after),
         Claim(
             "A head attends to what followed a synonym of the current token",
             "prefix_matching with synonyms as equal tokens, best head, from chance (0) to all attention (1)",

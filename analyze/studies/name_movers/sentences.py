@@ -78,7 +78,7 @@ def choose(model: Model, sentences: Sentences, head: Head | None = None, place: 
     logit(IO) - logit(S); strongest first. A negative name mover attends in the same way and subtracts as much.
     """
     added, attention = added_by_heads(model, sentences), attention_from_end(model, sentences)
-    toward = (attention["io"] > attention["s1"]) & (attention["io"] > chance_at_end(sentences))
+    toward = toward_io(attention, sentences)
     least = WORTH * max(io_minus_s(model, sentences).mean().item(), 0.0)
     ranked = [head_at(i, model) for i in np.argsort(-added.values, axis=None).tolist()]
     movers = tuple(each for each in ranked if toward.values[each] and added.values[each] > least)
@@ -87,6 +87,11 @@ def choose(model: Model, sentences: Sentences, head: Head | None = None, place: 
         # If no head attends to IO, the head that adds most.
         head = negative[-1] if negative else movers[0] if movers else ranked[0]
     return Chosen(head, movers, place)
+
+
+def toward_io(attention: dict[str, xr.DataArray], sentences: Sentences) -> xr.DataArray:
+    """Return which heads [layer, head] attend from END to IO more than to S1 and more than chance."""
+    return (attention["io"] > attention["s1"]) & (attention["io"] > chance_at_end(sentences))
 
 
 def head_at(place: int, model: Model) -> Head:

@@ -7,12 +7,18 @@ replace them: the unembedding of IO or the output of a name mover for the query,
 effective embedding (after layer 0) for the key.
 """
 
+from dataclasses import replace
+
 from headway.analyze.network.requirements import check_head
 from headway.analyze.studies.loading import LoadedModel
 from headway.analyze.studies.name_movers.behaviour import behaviour_section, finding_section
 from headway.analyze.studies.name_movers.claims import claims, measured
 from headway.analyze.studies.name_movers.components import components_section
-from headway.analyze.studies.name_movers.fixed import keys_fixed_section, queries_fixed_section
+from headway.analyze.studies.name_movers.fixed import (
+    keys_fixed_section,
+    queries_fixed_section,
+    two_heads_section,
+)
 from headway.analyze.studies.name_movers.options import Options
 from headway.analyze.studies.name_movers.paths import paths_section
 from headway.analyze.studies.name_movers.sentences import Sentences, choose
@@ -28,14 +34,17 @@ def study(network: LoadedModel, options: Options) -> Findings:
     """Study the heads that attend from the end of a sentence to its names.
 
     Raises:
-        ValueError: a head that does not exist, a tokenizer that splits a name, a context shorter than the sentences.
+        ValueError: a head that does not exist or that is given twice, a tokenizer that splits a name, a context shorter
+            than the sentences.
     """
     model, task = network.folded, network.task
     if task is not None and options.names is not None:
         raise ValueError(
             f"names: {', '.join(options.names)} is not valid for a run; the task of a run has its own names"
         )
-    head = None if options.head is None else check_head(model, Head.named(options.head))
+    head, beside = (
+        None if name is None else check_head(model, Head.named(name)) for name in (options.head, options.beside)
+    )
     task = in_tokens(network.tokenizer, names=options.names) if task is None else task
     assert isinstance(task, IndirectObject)
     if model.cfg.n_ctx < task.n_ctx:
@@ -44,11 +53,14 @@ def study(network: LoadedModel, options: Options) -> Findings:
         )
     sentences = Sentences.of(task, network.eval_seed, options.sequences)
     chosen = choose(model, sentences, head, options.to)
+    if beside == chosen.head:
+        raise ValueError(f"beside: {beside} is not valid; it must be another head than the one that is explained")
     sections = (
         behaviour_section(network, sentences),
         finding_section(model, sentences, chosen),
         keys_fixed_section(model, sentences, chosen),
         queries_fixed_section(model, sentences, chosen),
+        *([] if beside is None else [two_heads_section(model, sentences, chosen, replace(chosen, head=beside))]),
         components_section(model, sentences.first(SPLIT), chosen),
         paths_section(model, sentences, chosen),
     )

@@ -27,7 +27,7 @@ def claims(model: Model, batch: Batch) -> Claims:
 
     "Share lost" is (loss - clean) / (loss at chance - clean), where chance is the baseline ``bos_known`` of the task.
     It is NaN if the clean loss is above half of chance. A number is also NaN if the network has no MLP or no second
-    layer.
+    layer, or if a premise of its claim fails.
     """
     last = model.cfg.n_layers - 1
     way = way_from_chance(previous_token_score(model, batch), "previous_token")
@@ -55,6 +55,24 @@ def claims(model: Model, batch: Batch) -> Claims:
     without_bos = mean_loss(forward_pass(model, changed).output, changed).item()
     added = mean_where(attribute_outputs(model, batch, over_mean=True), batch.mask)
     mlp = f"{last}_mlp_out"
+    attends = Claim(
+        f"The attention of L{last} is needed",
+        f"share lost with the mean output of the attention of L{last}",
+        lost(f"blocks.{last}.hook_attn_out", "mean"),
+        0.5,
+    )
+    determines = Claim(
+        "The output of layer 0 determines the position",
+        "R² of a linear probe of the position on held-out sequences",
+        read if model.cfg.n_layers > 1 else np.nan,
+        0.9,
+    )
+    carries = Claim(
+        "The attention of layer 0 carries the position",
+        "share lost without the position in its output",
+        lost("blocks.0.hook_attn_out", "without_position"),
+        0.5,
+    )
     return (
         Claim("The network predicts the previous token", "accuracy", accuracy(model, batch).accuracy.item(), 0.9),
         Claim(
@@ -81,7 +99,7 @@ def claims(model: Model, batch: Batch) -> Claims:
             lost(f"blocks.{last}.attn.hook_pattern", "position_mean"),
             0.1,
             below=True,
-        ),
+        ).given(attends),
         Claim(
             "The attention of layer 0 is uniform",
             "smallest attention_entropy of its heads; 1 is uniform",
@@ -94,37 +112,27 @@ def claims(model: Model, batch: Batch) -> Claims:
             float(np.nanmax(fits)) if np.isfinite(fits).any() and task_of(batch).bos else np.nan,
             0.9,
         ),
-        Claim(
-            "The output of layer 0 determines the position",
-            "R² of a linear probe of the position on held-out sequences",
-            read if model.cfg.n_layers > 1 else np.nan,
-            0.9,
-        ),
-        Claim(
-            "The attention of layer 0 carries the position",
-            "share lost without the position in its output",
-            lost("blocks.0.hook_attn_out", "without_position"),
-            0.5,
-        ),
+        determines,
+        carries,
         Claim(
             "The attention of layer 0 carries nothing else that is needed",
             "share lost with only the position in its output",
             lost("blocks.0.hook_attn_out", "position_mean"),
             0.1,
             below=True,
-        ),
+        ).given(carries),
         Claim(
             "The MLP of layer 0 passes the position on",
             "share lost without the position in its output",
             lost("blocks.0.hook_mlp_out", "without_position"),
             0.5,
-        ),
+        ).given(carries),
         Claim(
             "The position is derived from BOS",
             "share lost with another token in place of BOS",
             (without_bos - clean) / known if task_of(batch).bos else np.nan,
             0.5,
-        ),
+        ).given(determines),
     )
 
 

@@ -5,7 +5,7 @@ uses the names of TransformerLens's HookedTransformer for parameters, hooks, and
 leaves out what toy models do not need: rotary and grouped-query attention, generation, pretrained weights.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
+from transformer_lens import FactoredMatrix, HookedRootModule
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.utilities import lm_cross_entropy_loss
+from transformer_lens.utilities import Slice, lm_cross_entropy_loss
 
 from headway.data.seeds import generator
+from headway.models.activation_cache import ActivationCache, position_axis, slice_positions
 from headway.models.components import (
     Embed,
     LayerNormPre,
@@ -33,7 +34,9 @@ from headway.models.config import Head, ModelConfig
 from headway.models.processing import process_weights
 
 ReturnType = Literal["logits", "loss", "both"] | None
-Hooks = Sequence[tuple[str | Callable[[str], bool], Callable]]
+# A hook name, several, or a filter: a function from a name to a bool.
+HookNames = str | Sequence[str] | Set[str] | Callable[[str], bool]
+Hooks = Sequence[tuple[HookNames, Callable]]
 
 # Hook points that fire only while a switch in cfg is on, and that switch.
 _SWITCHED = {
@@ -182,14 +185,51 @@ class HookedTransformer(HookedRootModule):
         self,
         *model_args: Any,
         return_cache_object: bool = True,
+        names_filter: HookNames | None = None,
+        device: Any = None,
         remove_batch_dim: bool = False,
-        **kwargs: Any,
+        incl_bwd: bool = False,
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        pos_slice: Any = None,
+        **model_kwargs: Any,
     ) -> tuple[Any, Any]:
-        """Return the output and an ActivationCache, or a dict of activations if ``return_cache_object`` is False."""
-        output, cache = super().run_with_cache(*model_args, remove_batch_dim=remove_batch_dim, **kwargs)
+        """Return the output and an ActivationCache, or a dict of activations if ``return_cache_object`` is False.
+
+        Args:
+            *model_args: Arguments of ``forward``.
+            return_cache_object: Whether the cache has TransformerLens's methods.
+            names_filter: A hook name, several, or a function from a name to a bool; None caches every activation.
+            device: Where the cache is kept; None keeps it where the network is.
+            remove_batch_dim: Drop the batch axis of the activations of a single sequence.
+            incl_bwd: Also cache the gradients of the output, which must be one number.
+            reset_hooks_end: Remove the hooks at the end.
+            clear_contexts: Clear what hooks have kept in their hook points.
+            pos_slice: The positions to cache: a number, a tuple ``(start, stop)``, or a list.
+            **model_kwargs: Arguments of ``forward``.
+
+        Raises:
+            ValueError: nothing is selected, or an activation that ``names_filter`` names is not computed.
+        """
+        cache, forward, backward = self.get_caching_hooks(
+            names_filter, incl_bwd, device, remove_batch_dim=remove_batch_dim, pos_slice=pos_slice
+        )
+        with self.hooks(forward, backward, reset_hooks_end, clear_contexts):
+            output = self(*model_args, **model_kwargs)
+            if incl_bwd:
+                if not isinstance(output, Tensor) or output.numel() != 1:
+                    raise ValueError("incl_bwd: True is not valid for this output; it needs one number, as of a loss")
+                output.backward()
+        named = [names_filter] if isinstance(names_filter, str) else [] if callable(names_filter) else names_filter
+        missing = [name for name in named or [] if name not in cache]
+        if missing or not cache:
+            raise ValueError(
+                f"names_filter: {missing[0] if missing else names_filter!r} is not computed from start_at_layer to "
+                "stop_at_layer; select a hook point between them"
+            )
         if not return_cache_object:
             return output, cache
-        return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)  # pyright: ignore
+        return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
 
     def setup(self) -> None:
         """Name the hook points; the inputs of queries, keys and values also have their TransformerBridge names."""
@@ -199,36 +239,103 @@ class HookedTransformer(HookedRootModule):
                 self.mod_dict[f"blocks.{layer}.attn.hook_{x}_input"] = getattr(block, f"hook_{x}_input")
 
     def hooks(self, fwd_hooks: Hooks = (), bwd_hooks: Hooks = (), *args: Any, **kwargs: Any) -> Any:
-        """Add hooks for the duration of a context; raise a ValueError for a hook point that cannot fire."""
-        for name, _ in [*fwd_hooks, *bwd_hooks]:
-            if isinstance(name, str):
-                self._check_hook_name(name)
-        return super().hooks(list(fwd_hooks), list(bwd_hooks), *args, **kwargs)
+        """Add hooks for the duration of a context; raise a ValueError for one that no hook point would call."""
+        each = [
+            [(name, hook) for names, hook in some for name in self._names_or_filter(names)]
+            for some in (fwd_hooks, bwd_hooks)
+        ]
+        return super().hooks(*each, *args, **kwargs)
 
-    def get_caching_hooks(self, *args: Any, **kwargs: Any) -> tuple[dict, list, list]:
+    def get_caching_hooks(
+        self,
+        names_filter: HookNames | None = None,
+        incl_bwd: bool = False,
+        device: Any = None,
+        remove_batch_dim: bool = False,
+        cache: dict[str, Tensor] | None = None,
+        pos_slice: Any = None,
+    ) -> tuple[dict[str, Tensor], list, list]:
         """Return a cache and the hooks that fill it, as in TransformerLens, for the hook points that can fire."""
-        cache, *both = super().get_caching_hooks(*args, **kwargs)
-        forward, backward = ([(name, hook) for name, hook in some if not self._missing_switch(name)] for some in both)
-        return cache, forward, backward
+        names = self._firing_names(names_filter, "names_filter")
+        cache, positions = {} if cache is None else cache, Slice.unwrap(pos_slice)
+        self.is_caching = True
 
-    def add_hook(self, name: str | Callable[[str], bool], *args: Any, **kwargs: Any) -> None:
-        """Add a hook that stays until ``reset_hooks``; raise a ValueError for a hook point that cannot fire."""
-        if isinstance(name, str):
-            self._check_hook_name(name)
-        super().add_hook(name, *args, **kwargs)
+        def save(name: str, activation: Tensor, axis: int) -> None:
+            kept = activation.detach().to(device)
+            if remove_batch_dim:
+                if len(kept) != 1:
+                    raise ValueError(f"remove_batch_dim: True is not valid for {len(kept)} sequences; it takes one")
+                kept = kept[0]
+            cache[name] = slice_positions(kept, positions, axis)
 
-    def _check_hook_name(self, name: str) -> None:
-        if not isinstance(self.mod_dict.get(name), HookPoint):
-            nearest = get_close_matches(name, self.hook_dict, n=1)
-            raise ValueError(f"hook: {name!r} does not exist" + (f"; nearest is {nearest[0]!r}" if nearest else ""))
-        switch = self._missing_switch(name)
-        if switch:
-            raise ValueError(f"hook: {name!r} never fires while cfg.{switch} is False; call model.set_{switch}(True)")
+        def saving(name: str, ending: str = "") -> tuple[str, Callable]:
+            return name, lambda value, hook: save(name + ending, value, position_axis(self.cfg, name))
 
-    def _missing_switch(self, name: str) -> str | None:
-        """Return the switch that must be on for this hook point to fire and is off, or None."""
-        switch = _SWITCHED.get(name.rpartition(".")[2])
-        return switch if switch and not getattr(self.cfg, switch) else None
+        return cache, [saving(name) for name in names], [saving(name, "_grad") for name in names if incl_bwd]
+
+    def add_caching_hooks(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Add the hooks of ``get_caching_hooks``, whose arguments this takes, and return the cache that they fill."""
+        cache, forward, backward = self.get_caching_hooks(*args, **kwargs)
+        for name, hook in forward:
+            self.add_hook(name, hook)
+        for name, hook in backward:
+            self.add_hook(name, hook, dir="bwd")
+        return cache
+
+    def add_hook(self, name: HookNames, *args: Any, **kwargs: Any) -> None:
+        """Add a hook that stays until ``reset_hooks``; raise a ValueError for one that no hook point would call."""
+        for one in self._names_or_filter(name):
+            super().add_hook(one, *args, **kwargs)
+
+    def _names_or_filter(self, names: HookNames) -> Sequence[str | Callable[[str], bool]]:
+        """Return names one by one, and a filter as it is: its hook also fires at a point that is switched on later."""
+        firing = self._firing_names(names, "hook")
+        return [names] if callable(names) else firing
+
+    def _firing_names(self, names: HookNames | None, argument: str) -> list[str]:
+        """Return the selected hook points that can fire; raise a ValueError if a name, or a whole filter, has none."""
+        if names is None and argument == "names_filter":
+            return [name for name in self.hook_dict if not self._why_silent(name)]
+        if callable(names):
+            selected = [name for name in self.hook_dict if names(name)]
+            firing = [name for name in selected if not self._why_silent(name)]
+            if not firing and selected:
+                raise ValueError(
+                    f"{argument}: the filter selects only {selected[0]!r} and its like, "
+                    f"which never fires {self._why_silent(selected[0])}"
+                )
+        elif isinstance(names, str | list | tuple | set | frozenset):
+            firing = [names] if isinstance(names, str) else list(names)
+            for name in firing:
+                self._check_hook_name(name, argument)
+        else:
+            raise ValueError(f"{argument}: {names!r} is not valid; it must be a name, a list of names, or a filter")
+        if not firing:
+            some = ", ".join(list(self.hook_dict)[:3])
+            asked = "the filter" if callable(names) else repr(names)
+            raise ValueError(f"{argument}: {asked} selects no hook point; model.hook_dict lists all ({some}, ...)")
+        return firing
+
+    def _check_hook_name(self, name: str, argument: str) -> None:
+        if not isinstance(name, str) or not isinstance(self.mod_dict.get(name), HookPoint):
+            nearest = get_close_matches(str(name), self.hook_dict, n=3) or list(self.hook_dict)[:3]
+            raise ValueError(f"{argument}: {name!r} does not exist; near names are {', '.join(map(repr, nearest))}")
+        why = self._why_silent(name)
+        if why:
+            raise ValueError(f"{argument}: {name!r} never fires {why}")
+
+    def _why_silent(self, name: str) -> str | None:
+        """Return the reason why a hook point cannot fire, and how to switch it on, or None if it can fire."""
+        point = name.rpartition(".")[2]
+        if point == "hook_mlp_in" and self.cfg.attn_only:
+            return "in an attn_only network, which has no MLP"
+        if point == "hook_attn_input":
+            on = [name for name in ("use_split_qkv_input", "use_attn_in") if getattr(self.cfg, name)]
+            return f"while cfg.{on[0]} is True; call model.set_{on[0]}(False)" if on else None
+        switch = _SWITCHED.get(point)
+        if switch is None or getattr(self.cfg, switch):
+            return None
+        return f"while cfg.{switch} is False; call model.set_{switch}(True)"
 
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Toggle a separate output for each head, at ``attn.hook_result``."""

@@ -525,7 +525,7 @@ def test_inputs_the_network_cannot_take_are_refused(model: HookedTransformer, to
     for token in (d_vocab, -1):
         with pytest.raises(ValueError, match=rf"input: tokens from .*{token}.* not valid.* 0 to {d_vocab - 1}"):
             model(torch.where(tokens == tokens[0, 0], token, tokens))
-    with pytest.raises(ValueError, match=r"input: torch.float64 is not valid; .*integer tokens"):
+    with pytest.raises(ValueError, match=r"input: torch.float64 of shape .* is not valid; .*integer tokens"):
         model(torch.zeros(BATCH, POS, dtype=torch.float64))
     with pytest.raises(ValueError, match=rf"input: torch.int64 .*float vectors \[batch, pos, {d_vocab}\]"):
         vectors(torch.zeros(BATCH, POS, d_vocab, dtype=torch.long))

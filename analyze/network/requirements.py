@@ -151,6 +151,8 @@ def check_batch(model: Model, batch: Batch) -> None:
     shape = tuple(batch.inputs.shape)
     if len(shape) != (3 if kind == "vectors" else 2) or 0 in shape:
         raise ValueError(f"batch: its inputs have the shape {shape}; they must be sequences of {kind}")
+    if batch.mask.dtype != torch.bool:
+        raise ValueError(f"batch: its mask is {batch.mask.dtype}; it must be torch.bool")
 
 
 def check_targets(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> None:

@@ -270,7 +270,9 @@ class Attention(nn.Module):
             (k,) = project(key_input, (self.W_K,), (self.b_K,))
             (v,) = project(value_input, (self.W_V,), (self.b_V,))
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        if attention_mask is None and fuses(self.hook_attn_scores, self.hook_pattern):
+        # A hook may give queries, keys or values another dtype, which the kernel does not take.
+        same_dtype = q.dtype == k.dtype == v.dtype
+        if attention_mask is None and same_dtype and fuses(self.hook_attn_scores, self.hook_pattern):
             z = self.fused(q, k, v)
         else:
             z = self.explicit(q, k, v, attention_mask)

@@ -206,6 +206,8 @@ class HookedTransformer(HookedRootModule):
             residual, shortformer_pos_embed = self.input_to_embed(input, attention_mask)
         else:
             residual = input.to(self.W_E.dtype)
+            if shortformer_pos_embed is not None:
+                shortformer_pos_embed = shortformer_pos_embed.to(residual)
         # In a slice negative layers count from the end, as in TransformerLens.
         for block in list(self.blocks)[start_at_layer:stop_at_layer]:
             residual = block(residual, shortformer_pos_embed, attention_mask)
@@ -450,14 +452,14 @@ class HookedTransformer(HookedRootModule):
     def _firing_names(self, names: HookNames | None, argument: str) -> list[str]:
         """Return the selected hook points that can fire; raise a ValueError if a name, or a whole filter, has none."""
         if names is None and argument == "names_filter":
-            return [name for name in self.hook_dict if not self._why_silent(name)]
+            return [name for name in self.hook_dict if not self.why_silent(name)]
         if callable(names):
             selected = [name for name in self.hook_dict if names(name)]
-            firing = [name for name in selected if not self._why_silent(name)]
+            firing = [name for name in selected if not self.why_silent(name)]
             if not firing and selected:
                 raise ValueError(
                     f"{argument}: the filter selects only {selected[0]!r} and its like, "
-                    f"which never fires {self._why_silent(selected[0])}"
+                    f"which never fires {self.why_silent(selected[0])}"
                 )
         elif isinstance(names, str | list | tuple | set | frozenset):
             firing = [names] if isinstance(names, str) else list(names)
@@ -475,11 +477,11 @@ class HookedTransformer(HookedRootModule):
         if not isinstance(name, str) or not isinstance(self.mod_dict.get(name), HookPoint):
             nearest = get_close_matches(str(name), self.hook_dict, n=3) or list(self.hook_dict)[:3]
             raise ValueError(f"{argument}: {name!r} does not exist; near names are {', '.join(map(repr, nearest))}")
-        why = self._why_silent(name)
+        why = self.why_silent(name)
         if why:
             raise ValueError(f"{argument}: {name!r} never fires {why}")
 
-    def _why_silent(self, name: str) -> str | None:
+    def why_silent(self, name: str) -> str | None:
         """Return the reason why a hook point cannot fire, and how to switch it on, or None if it can fire."""
         point = name.rpartition(".")[2]
         if point == "hook_mlp_in" and self.cfg.attn_only:

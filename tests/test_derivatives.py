@@ -172,6 +172,15 @@ def test_both_paths_are_as_exact_in_every_dtype(kind: dict[str, Any], dtype: tor
     assert max(errors) < 1.5 * min(errors)
 
 
+def test_a_hook_may_give_queries_another_dtype():
+    model = network(dtype=torch.bfloat16, n_layers=1, normalization_type=None)
+    tokens = inputs_for(model)
+    hook = ("blocks.0.attn.hook_q", lambda q, hook: q.float())
+    promoted = model.run_with_hooks(tokens, fwd_hooks=[hook])
+    assert promoted.dtype == torch.bfloat16
+    assert torch.equal(promoted, write_out(model)(tokens))
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0)])
 def test_an_empty_batch_gives_an_empty_output(shape: tuple[int, int]):
     model = network()

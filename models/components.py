@@ -48,7 +48,8 @@ def fuses(*points: HookPoint) -> bool:
         return False
     # Inside a compiled function there is neither a transform nor a dual level, and these names cannot be traced.
     return torch.compiler.is_compiling() or (
-        torch._C._functorch.maybe_current_level() is None and forward_ad._current_level < 0
+        torch._C._functorch.maybe_current_level() is None  # pyright: ignore[reportAttributeAccessIssue]
+        and forward_ad._current_level < 0
     )
 
 

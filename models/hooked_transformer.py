@@ -248,7 +248,7 @@ class HookedTransformer(HookedRootModule):
             if layer is not None and not -n_layers <= layer <= n_layers:
                 raise ValueError(f"{name}: {layer} is not valid; it must be {-n_layers} to {n_layers}")
         first, last = (
-            (layer or 0) % n_layers if layer != n_layers else layer for layer in (start_at_layer, stop_at_layer)
+            n_layers if layer == n_layers else (layer or 0) % n_layers for layer in (start_at_layer, stop_at_layer)
         )
         if stop_at_layer is not None:
             if last < first:
@@ -397,11 +397,11 @@ class HookedTransformer(HookedRootModule):
 
     def hooks(self, fwd_hooks: Hooks = (), bwd_hooks: Hooks = (), *args: Any, **kwargs: Any) -> Any:
         """Add hooks for the duration of a context; raise a ValueError for one that no hook point would call."""
-        each = [
+        forward, backward = (
             [(name, hook) for names, hook in some for name in self._names_or_filter(names)]
             for some in (fwd_hooks, bwd_hooks)
-        ]
-        return super().hooks(*each, *args, **kwargs)
+        )
+        return super().hooks(forward, backward, *args, **kwargs)
 
     def get_caching_hooks(
         self,
@@ -840,13 +840,13 @@ class HookedTransformer(HookedRootModule):
         """
         if isinstance(tokens, str):
             tokens = self.to_single_token(tokens)
-        tokens = _integers(tokens)
+        found = _integers(tokens)
         last = self.cfg.d_vocab_out - 1
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) <= last:
-            raise ValueError(f"tokens: {tokens.tolist()} are not valid; the columns of W_U are 0 to {last}")
-        if tokens.numel() == 1:
-            return self.W_U[:, int(tokens)]
-        return einops.rearrange(self.W_U[:, tokens], "d_model ... -> ... d_model")
+        if found.numel() and not 0 <= int(found.min()) <= int(found.max()) <= last:
+            raise ValueError(f"tokens: {found.tolist()} are not valid; the columns of W_U are 0 to {last}")
+        if found.numel() == 1:
+            return self.W_U[:, int(found)]
+        return einops.rearrange(self.W_U[:, found], "d_model ... -> ... d_model")
 
     def set_tokenizer(self, tokenizer: Any) -> None:
         """Set the Hugging Face tokenizer that converts strings."""
@@ -915,11 +915,11 @@ class HookedTransformer(HookedRootModule):
         """Convert tokens to a string, or a batch of tokens to a list of strings."""
         if isinstance(tokens, list) and any(isinstance(row, list | np.ndarray | Tensor) and len(row) for row in tokens):
             return [str(self.to_string(row)) for row in tokens]
-        tokens = _integers(tokens)
+        found = _integers(tokens)
         decode = self._needs_tokenizer().decode
-        if tokens.ndim > 2:
-            raise ValueError(f"tokens: the shape {tuple(tokens.shape)} is not valid; it must be [pos] or [batch, pos]")
-        return [decode(row) for row in tokens] if tokens.ndim == 2 else decode(tokens)
+        if found.ndim > 2:
+            raise ValueError(f"tokens: the shape {tuple(found.shape)} is not valid; it must be [pos] or [batch, pos]")
+        return [decode(row) for row in found] if found.ndim == 2 else decode(found)
 
     def to_str_tokens(
         self, input: str | Int[Tensor, "..."] | np.ndarray | list, prepend_bos: bool | None = True

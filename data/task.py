@@ -131,7 +131,9 @@ class Task(ABC):
         if batch.targets.is_floating_point():
             return einops.reduce((output - batch.targets) ** 2, "batch pos d_vocab_out -> batch pos", "mean")
         # One row for each prediction, because a softmax over an axis that is not the last is slow.
-        return F.cross_entropy(output.flatten(0, 1), batch.targets.flatten(), reduction="none").view_as(batch.targets)
+        return F.cross_entropy(output.flatten(0, 1), batch.targets.flatten().long(), reduction="none").view_as(
+            batch.targets
+        )
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
         """Return named sets of positions whose loss is reported separately, such as first occurrences and repeats."""

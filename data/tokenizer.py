@@ -1,6 +1,8 @@
 """Tokenizers: a byte-level BPE trained on a corpus, and strings and tokens of any Hugging Face tokenizer."""
 
+import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -101,6 +103,34 @@ def bos_token_id(tokenizer: Any) -> int:
     return bos
 
 
+def token_string(tokenizer: Any, token: int) -> str:
+    r"""Return a token's string; a token that is only a part of a character is shown by its bytes, such as ``\xe6``.
+
+    Example:
+        >>> bpe = wrapped(train_bpe(["a b"], n_tokens=257))
+        >>> print(token_string(bpe, bpe("a")["input_ids"][0]), *(token_string(bpe, t) for t in bpe("é")["input_ids"]))
+        a \xc3 \xa9
+    """
+    string = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    if "\ufffd" not in string:
+        return string
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):  # a byte of SentencePiece
+        return f"\\x{piece[3:5].lower()}"
+    alphabet = _bytes_of_characters()
+    if not all(character in alphabet for character in piece):
+        return string
+    return bytes(alphabet[character] for character in piece).decode(errors="backslashreplace")
+
+
+@cache
+def _bytes_of_characters() -> dict[str, int]:
+    """Return the byte for which each character of a byte-level vocabulary stands; printable ones are themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(256) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
 def format_token(tokenizer: Any, token: int) -> str:
     """Return a token's string in quotes, so that a space or a line break at its ends is visible.
 
@@ -108,4 +138,7 @@ def format_token(tokenizer: Any, token: int) -> str:
         >>> format_token(wrapped(train_bpe(["a b"], n_tokens=257)), 0)
         "'<|bos|>'"
     """
-    return repr(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+    string = token_string(tokenizer, token)
+    # Bytes are written as they are: quoting them again would double their backslashes.
+    decoded = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    return repr(string) if string == decoded else f"'{string}'"

@@ -1,7 +1,9 @@
 """Components of a HookedTransformer, with the parameter shapes and hook names of TransformerLens.
 
 A component that has a fused kernel uses it unless a hook needs an activation that the kernel does not expose (attention
-scores and pattern; a LayerNorm's scale and normalised input). With such a hook, it computes each step explicitly.
+scores and pattern; a LayerNorm's scale and normalised input), or a transform of torch.func or a forward-mode derivative
+needs a formula that the kernel does not have. Then it computes each step explicitly. Both compute half precision in
+float32 and round once, so that they agree in every dtype.
 
 Code that runs at every training step reshapes with torch's own methods: a call of einops costs 5 to 10 µs, and the step
 of a toy model has only a few hundred µs for everything that is not arithmetic.
@@ -10,12 +12,14 @@ of a toy model has only a few hundred µs for everything that is not arithmetic.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import einops
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities import get_offset_position_ids
@@ -36,6 +40,67 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def has_hooks(*points: HookPoint) -> bool:
     """Return True if any of the hook points has a forward or backward hook."""
     return any(point.fwd_hooks or point.bwd_hooks for point in points)
+
+
+def fuses(*points: HookPoint) -> bool:
+    """Return True if a fused kernel may stand in for the explicit steps, to which these hook points belong."""
+    if has_hooks(*points):
+        return False
+    # Inside a compiled function there is neither a transform nor a dual level, and these names cannot be traced.
+    return torch.compiler.is_compiling() or (
+        torch._C._functorch.maybe_current_level() is None  # pyright: ignore[reportAttributeAccessIssue]
+        and forward_ad._current_level < 0
+    )
+
+
+def in_full_precision(x: Tensor) -> Tensor:
+    """Return ``x`` in float32 if it is in half precision, and ``x`` itself otherwise."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def give_explicit_gradients(output: Tensor, kernel: str, explicit: Callable[..., Any]) -> None:
+    """Have a second derivative of a fused kernel's output come from the explicit steps.
+
+    Torch has no second derivative of fused attention, and a wrong third one of layer_norm. A backward pass with
+    ``create_graph=True`` gets the gradients that ``explicit(node)`` returns: the inputs of the kernel, and a
+    differentiable function of them. Any other backward pass pays for one call of a function that returns at once.
+    """
+    node = output.grad_fn
+    if node is not None and kernel not in node.name():
+        # Attention that pads d_head cuts its output afterwards.
+        node = node.next_functions[0][0] if node.next_functions else None
+    if node is not None and kernel in node.name():
+        node.register_hook(partial(_explicit_gradients, explicit))
+
+
+def _explicit_gradients(
+    explicit: Callable[..., Any], gradients: Sequence[Tensor | None], of_outputs: Sequence[Tensor | None]
+) -> Sequence[Tensor | None] | None:
+    """Return differentiable gradients of the inputs of a kernel if a graph of them is wanted, and None if not."""
+    if not torch.is_grad_enabled():
+        return None
+    inputs, output = explicit(torch._C._current_autograd_node())
+    wanted = [x for x, gradient in zip(inputs, gradients, strict=False) if gradient is not None]
+    found = iter(torch.autograd.grad(output, wanted, of_outputs[0], create_graph=True))
+    return tuple(None if gradient is None else next(found) for gradient in gradients)
+
+
+def attention_of(node: Any) -> tuple[Sequence[Tensor], Tensor]:
+    """Return the queries, keys and values of a node of fused attention, and the weighted values by explicit steps."""
+    q, k, v = node._saved_query, node._saved_key, node._saved_value
+    scores = in_full_precision(q) @ in_full_precision(k).mT * (node._saved_scale or q.shape[-1] ** -0.5)
+    if node._saved_is_causal:
+        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~visible, -torch.inf)
+    return (q, k, v), scores.softmax(-1).to(v.dtype) @ v
+
+
+def layer_norm_of(node: Any, eps: float) -> tuple[Sequence[Tensor | None], Tensor]:
+    """Return the input, weights and biases of a node of layer_norm, and the normalised input by explicit steps."""
+    x, w, b = node._saved_input, node._saved_weight, node._saved_bias
+    centred = in_full_precision(x) - in_full_precision(x).mean(-1, keepdim=True)
+    normalized = centred / (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+    return (x, w, b), (normalized if w is None else normalized * w + b).to(x.dtype)
 
 
 class Embed(nn.Module):
@@ -99,12 +164,22 @@ class LayerNormPre(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
         """Normalise the last axis of ``x``."""
-        if not has_hooks(self.hook_scale, self.hook_normalized):
-            return F.layer_norm(x, x.shape[-1:], eps=self.eps)
-        return self.explicit(x)
+        if fuses(self.hook_scale, self.hook_normalized):
+            return self.fused(x)
+        return self.explicit(x).to(x.dtype)
+
+    def fused(
+        self, x: Float[Tensor, "batch pos *head d"], w: Tensor | None = None, b: Tensor | None = None
+    ) -> Float[Tensor, "batch pos *head d"]:
+        """Normalise in one kernel, which exposes neither the scale nor the normalised input."""
+        normalized = F.layer_norm(x, x.shape[-1:], w, b, self.eps)
+        if normalized.requires_grad and not torch.compiler.is_compiling():
+            give_explicit_gradients(normalized, "LayerNorm", partial(layer_norm_of, eps=self.eps))
+        return normalized
 
     def explicit(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
         """Normalise step by step, so that hooks can read and replace the scale and the normalised input."""
+        x = in_full_precision(x)
         x = x - x.mean(-1, keepdim=True)
         scale = self.hook_scale((x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
         return self.hook_normalized(x / scale)
@@ -120,9 +195,9 @@ class LayerNorm(LayerNormPre):
 
     def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
         """Normalise the last axis of ``x``, then scale and shift it."""
-        if not has_hooks(self.hook_scale, self.hook_normalized):
-            return F.layer_norm(x, x.shape[-1:], self.w, self.b, self.eps)
-        return self.explicit(x) * self.w + self.b
+        if fuses(self.hook_scale, self.hook_normalized):
+            return self.fused(x, self.w, self.b)
+        return (self.explicit(x) * self.w + self.b).to(x.dtype)
 
 
 def normalization(cfg: ModelConfig, length: int) -> nn.Module:
@@ -196,7 +271,9 @@ class Attention(nn.Module):
             (k,) = project(key_input, (self.W_K,), (self.b_K,))
             (v,) = project(value_input, (self.W_V,), (self.b_V,))
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        if attention_mask is None and not has_hooks(self.hook_attn_scores, self.hook_pattern):
+        # A hook may give queries, keys or values another dtype, which the kernel does not take.
+        same_dtype = q.dtype == k.dtype == v.dtype
+        if attention_mask is None and same_dtype and fuses(self.hook_attn_scores, self.hook_pattern):
             z = self.fused(q, k, v)
         else:
             z = self.explicit(q, k, v, attention_mask)
@@ -217,6 +294,8 @@ class Attention(nn.Module):
         """Return the weighted values from one fused kernel, which exposes no scores and no pattern."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         z = F.scaled_dot_product_attention(q, k, v, is_causal=self.cfg.attention_dir == "causal")
+        if z.requires_grad and not torch.compiler.is_compiling():
+            give_explicit_gradients(z, "ScaledDotProduct", attention_of)
         return z.transpose(1, 2)
 
     def explicit(
@@ -228,7 +307,9 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch pos head d_head"]:
         """Return the weighted values by scores and pattern ``[batch, head, query, key]``, which hooks may replace."""
         scores = einops.einsum(
-            q, k, "batch query head d_head, batch key head d_head -> batch head query key"
+            in_full_precision(q),
+            in_full_precision(k),
+            "batch query head d_head, batch key head d_head -> batch head query key",
         ) / math.sqrt(self.cfg.d_head)
         visible = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
         if self.cfg.attention_dir == "causal":

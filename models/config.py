@@ -112,6 +112,13 @@ class ModelConfig:
             if getattr(self, kind) not in valid:
                 raise ValueError(f"{kind}: {getattr(self, kind)!r} is not one of {', '.join(map(str, valid))}")
 
+    @property
+    def n_params(self) -> int:
+        """Number of weights inside the blocks: W_Q, W_K, W_V, W_O, W_in and W_out, as TransformerLens counts."""
+        attention = 4 * self.d_model * self.d_head * self.n_heads
+        mlp = 0 if self.attn_only else 2 * self.d_model * self.d_mlp
+        return self.n_layers * (attention + mlp)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that define the network, as plain values: ``ModelConfig(**config.to_dict()) == config``."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 # Tests run side by side on the machine's cores.
 torch.set_num_threads(1)
 
-TESTS_OF_NETWORKS = ("test_parity", "test_transformer_lens_tools", "test_handmade")
+TESTS_OF_NETWORKS = (
+    "test_parity",
+    "test_transformer_lens_tools",
+    "test_handmade",
+    "test_hooks",
+    "test_cache",
+    "test_derivatives",
+)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -95,7 +95,7 @@ NEAREST = {
     "models/handmade.py": ["handmade", "ground_truth"],
     "models/lightning_module.py": ["lightning_module", "runs"],
     "models/optim.py": ["values", "recipe", "runs"],
-    "models/": ["parity", "transformer_lens_tools"],
+    "models/": ["parity", "transformer_lens_tools", "hooks", "cache", "derivatives", "arguments", "kinds"],
     "checkpoints/": ["values", "recipe", "scores", "runs"],
 }
 # A minute of the C++ compiler, which tells nothing about a mutant.

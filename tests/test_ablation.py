@@ -717,7 +717,7 @@ def test_wrong_arguments_are_named():
     model, batch = built("attention only")
     for what, message in (
         ("blocks.0.hook_atn_out", "'blocks.0.hook_atn_out' is not a hook point .* nearest is 'blocks.0.hook_attn_out'"),
-        ("blocks.0.hook_q_input", "'blocks.0.hook_q_input' is not a hook point"),
+        ("blocks.0.hook_q_input", "'blocks.0.hook_q_input' never fires .*set_use_split_qkv_input"),
         (Head(0, 5), "L0H5 does not exist; this network has L0H0 to L1H2"),
         ([Head(0, 0), Head(2, 0)], "L2H0 does not exist"),
     ):

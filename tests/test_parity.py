@@ -13,6 +13,7 @@ import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
+from random_networks import BATCH, POS, SIZES, assert_close, inputs_for, keep, network
 from safetensors import safe_open
 from torch import Tensor
 from transformer_lens import FactoredMatrix
@@ -21,37 +22,6 @@ from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 
 FIXTURES = sorted((Path(__file__).parent / "parity" / "fixtures").glob("*.safetensors"))
-
-# Distinct primes: a transposed or a wrong axis cannot fit by luck.
-BATCH, POS = 2, 5
-SIZES: dict[str, Any] = {
-    "n_layers": 2,
-    "d_model": 11,
-    "d_head": 7,
-    "n_heads": 3,
-    "d_vocab": 13,
-    "d_vocab_out": 17,
-    "d_mlp": 19,
-    "n_ctx": 23,
-}
-
-
-def network(seed: int = 0, dtype: torch.dtype = torch.float64, **kinds: Any) -> HookedTransformer:
-    """A network none of whose parameters is at a value that would hide a mistake: not 0, and not 1."""
-    model = HookedTransformer(ModelConfig(**SIZES | kinds)).to(dtype)
-    draws = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=draws, dtype=dtype) * 0.3
-            parameter.copy_(1 + noise if name.endswith(".w") else noise)
-    return model.eval()
-
-
-def inputs_for(model: HookedTransformer, seed: int = 0, batch: int = BATCH) -> Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    if model.cfg.input_type == "vectors":
-        return torch.randn(batch, POS, model.cfg.d_vocab, generator=draws, dtype=model.W_E.dtype)
-    return torch.randint(model.cfg.d_vocab, (batch, POS), generator=draws)
 
 
 @pytest.fixture
@@ -62,10 +32,6 @@ def model() -> HookedTransformer:
 @pytest.fixture
 def tokens(model: HookedTransformer) -> Tensor:
     return inputs_for(model)
-
-
-def assert_close(ours: Tensor, theirs: Tensor, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(ours, theirs, atol=atol, rtol=0)
 
 
 # What TransformerLens 3.9 computed
@@ -219,10 +185,6 @@ def test_processing_refuses_what_would_change_the_function():
 
 
 # Two paths, one network
-
-
-def keep(value: Tensor, hook: Any) -> None:
-    """A hook that changes nothing; that somebody listens is what makes the network write its steps out."""
 
 
 def gradients(model: HookedTransformer, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -563,7 +525,7 @@ def test_inputs_the_network_cannot_take_are_refused(model: HookedTransformer, to
     for token in (d_vocab, -1):
         with pytest.raises(ValueError, match=rf"input: tokens from .*{token}.* not valid.* 0 to {d_vocab - 1}"):
             model(torch.where(tokens == tokens[0, 0], token, tokens))
-    with pytest.raises(ValueError, match=r"input: torch.float64 is not valid; .*integer tokens"):
+    with pytest.raises(ValueError, match=r"input: torch.float64 of shape .* is not valid; .*integer tokens"):
         model(torch.zeros(BATCH, POS, dtype=torch.float64))
     with pytest.raises(ValueError, match=rf"input: torch.int64 .*float vectors \[batch, pos, {d_vocab}\]"):
         vectors(torch.zeros(BATCH, POS, d_vocab, dtype=torch.long))

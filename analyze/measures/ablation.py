@@ -154,7 +154,10 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
     other = reference_batch("path_patch", batch, "resample", reference).first(sequences)
     batch = batch.first(sequences)
     clean = mean_loss(forward_pass(model, batch).output, batch)
-    clean_cache, patched_cache = (cached_activations(model, each, z_points(model)) for each in (batch, other))
+    clean_cache, patched_cache = (
+        {name: value.to(model.W_O.dtype) for name, value in cached_activations(model, each, z_points(model)).items()}
+        for each in (batch, other)
+    )
     inputs: tuple[Input, ...] = get_args(Input)
     with torch.no_grad(), evaluating(model):
         try:
@@ -198,7 +201,11 @@ def _output_without(
     with torch.no_grad():
         change = (replacement[:, :, head.head] - z[:, :, head.head]) @ W_O
         residual = clean[f"blocks.{head.layer}.hook_resid_pre"] + clean[f"blocks.{head.layer}.hook_attn_out"] + change
+        # The clean activations of a network in half precision are in float32.
+        residual = residual.to(model.W_E.dtype)
         if not model.cfg.attn_only:
             residual = residual + block.mlp(block.ln2(residual))
-        shortformer = clean["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else None
+        shortformer = (
+            clean["hook_pos_embed"].to(residual) if model.cfg.positional_embedding_type == "shortformer" else None
+        )
         return model(residual, start_at_layer=head.layer + 1, shortformer_pos_embed=shortformer)

@@ -9,7 +9,7 @@ here checks that its terms add up to the value that the network computed.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import einops
 import torch
@@ -25,6 +25,7 @@ from headway.analyze.network.requirements import (
     check_head,
     check_layer,
     check_targets,
+    needs_direct_writes,
     needs_plain_scores,
     needs_positions,
 )
@@ -128,6 +129,7 @@ def attribute_sources(
         >>> bool(batch.inputs[0, taken.values.argmax()] == batch.targets[0, 16])  # the token that L1H1 copies
         True
     """
+    needs_direct_writes("attribute_sources", model)
     shared = getattr(model.cfg, "n_key_value_heads", None)
     if shared not in (None, model.cfg.n_heads):
         raise DoesNotApplyError(
@@ -148,7 +150,7 @@ def attribute_sources(
         expected.append(einops.einsum(z, of_values, "batch q head d_head, batch q head d_head -> head batch q"))
     by_source = torch.cat(terms)
     if not _adds_up(model, einops.rearrange(by_source, "head batch q k -> k head batch q"), torch.cat(expected)):
-        raise ValueError(
+        raise DoesNotApplyError(
             "attribute_sources: the terms do not add up to those of the heads, whose outputs are not sums of values"
         )
     heads = [str(head) for head in heads_except(model)]
@@ -175,6 +177,7 @@ def _position_index(
 def _output_terms(
     model: Model, batch: Batch, over_mean: bool = False
 ) -> tuple[list[str], Float[Tensor, "component batch pos"]]:
+    needs_direct_writes("direct_attribution", model)
     read = _read_output(model, batch, over_mean)
     cache, n_layers = forward_pass(model, batch).activations, model.cfg.n_layers
     written = _component_outputs(model, cache, n_layers)
@@ -184,7 +187,7 @@ def _output_terms(
     ]
     terms = torch.stack([*products, read.constant])
     if not _adds_up(model, terms, read.total):
-        raise ValueError(
+        raise DoesNotApplyError(
             f"direct_attribution: the terms do not add up to the output; {_first_gap(model, cache, n_layers)}"
         )
     return [*(term.component for term in written), "constant"], terms
@@ -311,7 +314,7 @@ def _score_terms(
     total = cache[f"{block}.attn.hook_attn_scores"][:, head.head]
     visible = _visible(total)
     if not _adds_up(model, scores[:, :, visible].flatten(0, 1), total[visible]):
-        raise ValueError(
+        raise DoesNotApplyError(
             f"qk_attribution: the terms do not add up to the scores of {head}; {_first_gap(model, cache, head.layer)}"
         )
     return names, scores, visible
@@ -400,13 +403,21 @@ def reads(model: Model, batch: Batch, layer: int) -> Float[Tensor, "batch pos d_
     """Return the input of a layer's queries and keys: ln1 of the residual stream, plus any shortformer positions."""
     check_layer(model, layer)
     cache = forward_pass(model, batch).activations
-    norm = model.blocks[layer].ln1
+    norm = _input_norm(model, layer)
     name = f"blocks.{layer}.ln1.hook_normalized"
     x = cache[name] if name in cache else cache[f"blocks.{layer}.hook_resid_pre"]
     w, b = getattr(norm, "w", None), getattr(norm, "b", None)
     x = x if w is None else x * w.detach().to(x.dtype)
     x = x if b is None else x + b.detach().to(x.dtype)
     return x + cache["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else x
+
+
+def _input_norm(model: Model, layer: int) -> Any:
+    """Return ln1 of a layer; refuse a network whose heads read the residual stream as it is and are normed after it."""
+    norm = getattr(model.blocks[layer], "ln1", None)
+    if norm is None:
+        raise DoesNotApplyError("attribution needs a norm before attention; in this network norms only follow it")
+    return norm
 
 
 def as_read(model: Model, layer: int, vectors: Float[Tensor, "*some d_model"]) -> Float[Tensor, "*some d_model"]:
@@ -424,7 +435,8 @@ def as_read(model: Model, layer: int, vectors: Float[Tensor, "*some d_model"]) -
     """
     check_layer(model, layer)
     with torch.no_grad(), evaluating(model):
-        return model.blocks[layer].ln1(vectors.reshape(1, -1, vectors.shape[-1])).reshape(vectors.shape)
+        flat = vectors.reshape(1, -1, vectors.shape[-1]).to(model.W_O.dtype)
+        return _input_norm(model, layer)(flat).to(vectors.dtype).reshape(vectors.shape)
 
 
 def as_scaled(
@@ -435,7 +447,7 @@ def as_scaled(
     The vector is centred, divided by the scale of ln1 at the position in this forward pass, and multiplied by ln1.w.
     """
     check_layer(model, layer)
-    reader = _Reader.of(model, model.blocks[layer].ln1)
+    reader = _Reader.of(model, _input_norm(model, layer))
     scale = forward_pass(model, batch).activations[f"blocks.{layer}.ln1.hook_scale"] if reader.normalizes else 1.0
     centred = vector - vector.mean() if reader.centres else vector
     return (centred * reader.w).expand(*batch.inputs.shape, -1) / scale

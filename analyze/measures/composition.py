@@ -13,7 +13,7 @@ from headway.analyze.measures.nulls import Null, haar_null
 from headway.analyze.measures.pairs import by_pair, pairs_of_layers, scores_of_pairs
 from headway.analyze.measures.scales import SQUARE
 from headway.analyze.network.axes import PAIR
-from headway.analyze.network.requirements import needs_layers, needs_plain_scores
+from headway.analyze.network.requirements import needs_direct_writes, needs_layers, needs_plain_scores
 from headway.analyze.network.weights import ov, qk
 from headway.data.task import Batch
 from headway.models.convert import Model
@@ -62,6 +62,7 @@ def v_composition(model: Model, batch: Batch) -> xr.Dataset:
 def _composition(kind: Literal["q", "k", "v"], model: Model) -> xr.Dataset:
     name = f"{kind}_composition"
     needs_layers(name, model)
+    needs_direct_writes(name, model)
     if kind != "v":
         needs_plain_scores(name, model)
     writes = ov(model)

@@ -17,7 +17,12 @@ from torch import Tensor
 from headway.analyze.measures.nulls import Null, random_factors, symmetric_null
 from headway.analyze.measures.pairs import pairs_of_layers, scores_of_pairs, with_null
 from headway.analyze.network.axes import HEAD
-from headway.analyze.network.requirements import needs_layers, needs_plain_scores, needs_same_outputs
+from headway.analyze.network.requirements import (
+    needs_direct_writes,
+    needs_layers,
+    needs_plain_scores,
+    needs_same_outputs,
+)
 from headway.analyze.network.weights import stacked, weight
 from headway.data.task import Batch
 from headway.models.convert import Model
@@ -41,6 +46,7 @@ def ov_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
         -1.0
     """
     needs_same_outputs("ov_eigenvalue", model)
+    needs_direct_writes("ov_eigenvalue", model)
     middle = weight(model, "W_U").float() @ weight(model, "W_E").float()
     W_V, W_O = stacked(model, "W_V"), stacked(model, "W_O")
     circuits, largest = W_O @ middle @ W_V, _product_of_lengths(W_O, middle, W_V)
@@ -54,6 +60,7 @@ def ov_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
     factors. It differs from ov_eigenvalue, because most directions of the residual stream are not token directions; it
     does not show which tokens are copied.
     """
+    needs_direct_writes("ov_eigenvalue_residual", model)
     W_V, W_O = stacked(model, "W_V"), stacked(model, "W_O")
     null = _residual_null(model.cfg.d_model, model.cfg.d_head)
     return _of_heads("ov_eigenvalue_residual", model, W_O @ W_V, _product_of_lengths(W_O, W_V), null)
@@ -107,6 +114,7 @@ def induction_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     """
     needs_plain_scores("induction_eigenvalue", model)
     needs_layers("induction_eigenvalue", model)
+    needs_direct_writes("induction_eigenvalue", model)
     W_E = weight(model, "W_E").float()
     middle = W_E.T @ W_E
 

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from headway.analyze.network.axes import PAIR
 from headway.analyze.network.interventions import heads_except
-from headway.analyze.network.requirements import needs_layers, needs_plain_scores, needs_same_outputs, needs_tokens
+from headway.analyze.network.requirements import (
+    needs_direct_writes,
+    needs_layers,
+    needs_plain_scores,
+    needs_same_outputs,
+    needs_tokens,
+)
 from headway.analyze.network.vocabulary import (
     Circuit,
     Heads,
@@ -69,6 +75,7 @@ def ov_topk(model: Model, batch: Batch, k: int = 5, heads: Heads | None = None) 
 def _ov_hits(name: str, model: Model, batch: Batch, k: int, heads: Heads | None) -> xr.Dataset:
     needs_tokens(name, batch)
     needs_same_outputs(name, model)
+    needs_direct_writes(name, model)
     read = cache(partial(weight, model))
     share = by_head(model, heads, lambda some: ov_circuit(read, some).hits(k).float().mean())
     return xr.Dataset({name: share, f"{name}_chance": k / model.cfg.d_vocab})
@@ -109,6 +116,8 @@ def token_pair_rank(
     needs_tokens("token_pair_rank", batch)
     if circuit == "QK":
         needs_plain_scores("token_pair_rank", model)
+    else:
+        needs_direct_writes("token_pair_rank", model)
     if pairs is None:
         if circuit == "OV":
             needs_same_outputs("token_pair_rank", model)
@@ -149,6 +158,7 @@ def k_composition_top1(model: Model, batch: Batch) -> xr.Dataset:
     needs_tokens("k_composition_top1", batch)
     needs_plain_scores("k_composition_top1", model)
     needs_layers("k_composition_top1", model)
+    needs_direct_writes("k_composition_top1", model)
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     read = cache(partial(weight, model))
     score = torch.full((layers, heads, layers, heads, 2), torch.nan)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.network.requirements import NotNumbersError, check_batch
+from headway.analyze.network.requirements import NotNumbersError, check_batch, no_attention_weights
 from headway.data.task import Batch
 from headway.models.convert import Model, evaluating
 
@@ -32,6 +32,8 @@ class ForwardPass:
     def patterns(self) -> Patterns:
         """Attention patterns of all heads."""
         layers = sum(name.endswith("hook_pattern") for name in self.activations)
+        if layers == 0:
+            raise no_attention_weights()
         return torch.stack([self.activations[f"blocks.{layer}.attn.hook_pattern"] for layer in range(layers)])
 
 

@@ -15,12 +15,14 @@ from headway.analyze.network.requirements import (
     DoesNotApplyError,
     check_batch,
     check_head,
+    needs_direct_writes,
     needs_plain_scores,
 )
 from headway.analyze.network.weights import bias, weight
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model, evaluating
+from headway.models.hooked_transformer import HookedTransformer
 
 Kind = Literal["zero", "mean", "position_mean", "without_position", "resample"]
 Attention = Literal["recomputed", "frozen"]
@@ -118,6 +120,7 @@ def through_paths(
         k True
     """
     needs_plain_scores("through_paths", model)
+    needs_direct_writes("through_paths", model)
     check_one_of("input", input, get_args(Input))
     senders, receivers = ([check_head(model, head) for head in heads] for heads in (senders, receivers))
     other = reference_batch("through_paths", batch, "resample", reference)
@@ -134,7 +137,7 @@ def through_paths(
                 point = f"blocks.{head.layer}.attn.hook_z"
                 x = x + (patched[point][:, :, head.head] - clean[point][:, :, head.head]) @ W_O[head]
         with torch.no_grad(), evaluating(model):
-            x = model.blocks[layer].ln1(x)
+            x = model.blocks[layer].ln1(x.to(model.W_O.dtype)).to(x.dtype)
         if input != "v" and model.cfg.positional_embedding_type == "shortformer":
             x = x + clean["hook_pos_embed"]
         for head in receivers:
@@ -216,18 +219,28 @@ def cached_activations(model: Model, batch: Batch, points: Sequence[str]) -> Act
         cache = forward_pass(model, batch).activations
     else:
         check_batch(model, batch)
+        # A network of this package refuses to cache nothing before a missing point could be named.
+        for point in points if isinstance(model, HookedTransformer) else []:
+            if point not in model.hook_dict:
+                raise _no_such_point(model, point)
+            if why := model.why_silent(point):
+                raise ValueError(f"what: {point!r} never fires {why}")
         with torch.no_grad(), evaluating(model):
             _, cache = model.run_with_cache(
                 batch.inputs, return_cache_object=False, names_filter=lambda name: name in points
             )
     for point in points:
         if point not in cache:
-            nearest = get_close_matches(point, model.hook_dict, n=1)
-            hint = f"; nearest is {nearest[0]!r}" if nearest else ""
-            raise ValueError(f"what: {point!r} is not a hook point of this network{hint}")
+            raise _no_such_point(model, point)
         if not point.endswith(ATTENTION) and cache[point].shape[1:2] != batch.inputs.shape[1:2]:
             raise ValueError(f"what: {point!r} has the shape {tuple(cache[point].shape)}; it must be [batch, pos, ...]")
     return cache
+
+
+def _no_such_point(model: Model, point: str) -> ValueError:
+    nearest = get_close_matches(point, model.hook_dict, n=1)
+    hint = f"; nearest is {nearest[0]!r}" if nearest else ""
+    return ValueError(f"what: {point!r} is not a hook point of this network{hint}")
 
 
 def _check_entries(point: str, value: Tensor, index: Any) -> None:

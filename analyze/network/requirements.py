@@ -65,6 +65,21 @@ def needs_same_outputs(measure: str, model: Model) -> None:
         )
 
 
+def needs_direct_writes(measure: str, model: Model) -> None:
+    """Refuse a network whose heads do not add ``z W_O`` to the residual stream, because a norm follows attention."""
+    if any(getattr(block, "ln1_post", None) is not None for block in model.blocks):
+        raise DoesNotApplyError(
+            f"{measure} needs heads that add z W_O to the residual stream; in this network a norm follows attention"
+        )
+
+
+def no_attention_weights() -> DoesNotApplyError:
+    """Return the error for a bridge whose attention kernel exposes neither scores nor patterns."""
+    return DoesNotApplyError(
+        "model: its attention exposes no scores and no patterns; load it with attn_implementation='eager'"
+    )
+
+
 def needs_plain_scores(measure: str, model: Model) -> None:
     """Refuse networks whose attention scores are not ``x W_Q W_K.T y / sqrt(d_head)``, or whose keys are shared.
 
@@ -116,6 +131,8 @@ def _scores_are_plain(bridge: "TransformerBridge") -> bool:
         _, cache = bridge.run_with_cache(
             tokens, return_cache_object=False, names_filter=lambda name: name.endswith(endings)
         )
+    if not all(f"blocks.{layer}.{endings[-1]}" in cache for layer in range(bridge.cfg.n_layers)):
+        raise no_attention_weights()
     for layer in range(bridge.cfg.n_layers):
         q, k, scores = (cache[f"blocks.{layer}.{ending}"] for ending in endings)
         plain = einops.einsum(q, k, "batch query head d, batch key head d -> batch head query key")
@@ -151,6 +168,8 @@ def check_batch(model: Model, batch: Batch) -> None:
     shape = tuple(batch.inputs.shape)
     if len(shape) != (3 if kind == "vectors" else 2) or 0 in shape:
         raise ValueError(f"batch: its inputs have the shape {shape}; they must be sequences of {kind}")
+    if batch.mask.dtype != torch.bool:
+        raise ValueError(f"batch: its mask is {batch.mask.dtype}; it must be torch.bool")
 
 
 def check_targets(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> None:

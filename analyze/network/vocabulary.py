@@ -15,6 +15,7 @@ from headway.analyze.network.axes import HEAD
 from headway.analyze.network.interventions import heads_except
 from headway.analyze.network.requirements import (
     check_head,
+    needs_direct_writes,
     needs_plain_scores,
 )
 from headway.analyze.network.weights import layer_norm, weight
@@ -90,6 +91,8 @@ def best_entries(model: Model, k: int, circuit: Circuit = "OV", *, heads: Heads)
     """
     if circuit == "QK":
         needs_plain_scores("best_entries", model)
+    else:
+        needs_direct_writes("best_entries", model)
     return circuit_of(partial(weight, model), circuit, set_of_heads(model, heads)).best(k)
 
 
@@ -115,6 +118,7 @@ class VocabularyCircuit:
     @classmethod
     def ov(cls, model: Model, heads: Heads) -> "VocabularyCircuit":
         """Return ``W_E W_OV W_U`` [input token, output token], with W_OV summed over a set of heads."""
+        needs_direct_writes("an OV circuit", model)
         return ov_circuit(partial(weight, model), set_of_heads(model, heads))
 
     @classmethod
@@ -127,6 +131,7 @@ class VocabularyCircuit:
     def k_composition(cls, model: Model, h1: Head, h2: Head) -> "VocabularyCircuit":
         """Return ``W_E W_QK(h2) W_OV(h1).T W_E.T`` [query token, key token]: K-composition by token."""
         needs_plain_scores("K-composition", model)
+        needs_direct_writes("K-composition", model)
         h1, h2 = check_head(model, h1), check_head(model, h2)
         if h1.layer >= h2.layer:
             raise ValueError(f"h1: {h1} is not valid; it must be in an earlier layer than {h2}")

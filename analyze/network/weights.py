@@ -51,7 +51,7 @@ def layer_norm(model: Model) -> dict[str, str]:
     matrices that a circuit multiplies; fold them first (``run.model(step, processed=True)``, or a bridge's
     enable_compatibility_mode). Otherwise it is ``nothing left out``.
     """
-    norms = [block.ln1 for block in model.blocks] + [getattr(model, "ln_final", None)]
+    norms = [getattr(block, "ln1", None) for block in model.blocks] + [getattr(model, "ln_final", None)]
     for norm in norms:
         w, b = getattr(norm, "w", None), getattr(norm, "b", None)
         for values in (w, b):

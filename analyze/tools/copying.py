@@ -11,7 +11,7 @@ from torch import Tensor
 from headway.analyze.measures.attribution import as_read, unembedding
 from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import forward_pass, hooked_forward_pass, to_zero
-from headway.analyze.network.requirements import DoesNotApplyError
+from headway.analyze.network.requirements import DoesNotApplyError, needs_direct_writes
 from headway.analyze.network.weights import layer_norm, weight
 from headway.data.task import Batch
 from headway.models.convert import Model
@@ -85,6 +85,7 @@ def copying_score(
     """
     if not 1 <= k <= model.cfg.d_vocab_out:
         raise ValueError(f"k: {k} is not valid; it must be 1 to {model.cfg.d_vocab_out}")
+    needs_direct_writes("copying_score", model)
     has_mlp = not getattr(model.cfg, "attn_only", False)
     embedded = effective_embedding(model, tokens, has_mlp if mlp is None else mlp)
     W_V, W_O, W_U = weight(model, "W_V"), weight(model, "W_O"), unembedding(model)

@@ -96,13 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from headway.options import nearest
 
         fail(f"command: {command!r} is not one of {', '.join(commands)}{nearest(command, commands)}")
-    from headway.checkpoints.files import NotWrittenError
-
     try:
         commands[command](rest)
-    except NotWrittenError as error:
-        fail(f"{error.strerror}; what was there is whole; when it can be, give the same command again", code=1)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        from headway.checkpoints.files import NotWrittenError
+
+        if isinstance(error, NotWrittenError):
+            fail(f"{error.strerror}; what was there is whole; when it can be, give the same command again", code=1)
+        fail(str(error))
+    except ValueError as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("stopped", code=130)

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import inspect
 import logging
+import os
 import signal
 import sys
 import threading
@@ -119,6 +120,7 @@ def train(
         eval_batch_size=eval_batch_size,
         compile=compile,
     )
+    check_memory(model)
     check_first_batch(recipe)
     path, *_ = Run.place(out, recipe, overwrite)
     with writing(path):
@@ -247,6 +249,26 @@ def _threads(recipe: Recipe, model: HookedTransformer) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def check_memory(model: ModelConfig) -> None:
+    """A ValueError if a network is larger than this machine; one that takes long to build is announced.
+
+    It needs four numbers a parameter (weights, gradients, and two moments of Adam), and some 100 kB of Python for the
+    modules of each layer.
+    """
+    outside_blocks = model.d_model * (model.d_vocab + model.d_vocab_out + model.n_ctx)
+    parameters = model.n_params + outside_blocks
+    needed = 16 * parameters + 100_000 * model.n_layers
+    said = f"model: {model.n_layers:,} layers with {parameters:,} parameters need about {needed / 2**30:,.1f} GiB"
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        there = needed
+    if needed > there:
+        raise ValueError(f"{said} to train; this machine has {there / 2**30:,.1f}")
+    if needed > 2**30:
+        print(f"{said} to train", file=sys.stderr)
 
 
 def check_first_batch(recipe: Recipe) -> None:

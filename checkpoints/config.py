@@ -12,7 +12,7 @@ from headway.options import nearest
 # Of config.yaml. Another number means that its options have other names or meanings.
 VERSION = 1
 # Options that runs made before there were any do not have; every other option stands in every config.yaml.
-ADDED_LATER = ("compile", "trainer.threads")
+ADDED_LATER = ("compile", "trainer.threads", "optim.optimizer", "optim.momentum", "model.dtype")
 _KINDS = {
     "task": dict, "model": dict, "optim": dict, "schedule": dict, "trainer": dict,
     "steps": int, "batch_size": int, "seed": int, "eval_seed": int, "eval_batch_size": int,
@@ -67,7 +67,7 @@ def _check_model(options: dict[str, Any]) -> None:
         if name not in known:
             raise ValueError(f"model.{name}: there is no such option{nearest(str(name), known)}")
     for name in known:
-        if name not in options:
+        if name not in options and f"model.{name}" not in ADDED_LATER:
             raise ValueError(f"model.{name}: is missing; a recipe in a file holds every option")
     for name, f in known.items():
         value = options.get(name, None if f.default is MISSING else f.default)

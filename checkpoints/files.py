@@ -1,6 +1,7 @@
 """What makes a directory a run, atomic writing of files, and reading of netCDF files."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import xarray as xr
@@ -53,7 +54,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
     except OSError as error:
         raise NotWrittenError(error.errno, f"{path} cannot be written ({error.strerror})") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def remove_parts(folder: Path) -> None:

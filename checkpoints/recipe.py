@@ -144,12 +144,13 @@ class Recipe:
         options = {name: value for name, value in options.items() if name != "class"}
         values = {"task": options, **values} if options else values
         parsed = parse(cls.parser(kind), values)
-        for part, of_part in {"task": kind, **cls.parts, "": cls}.items():
-            given = values.get(part, {}) if part else values
-            for f in fields(of_part):
-                name = f"{part}.{f.name}" if part else f.name
-                if f.init and f.name not in given and f.name not in cls.parts and name not in ("task", *ADDED_LATER):
-                    raise ValueError(f"{name}: is missing; a recipe in a file holds every option")
+        later = {*ADDED_LATER, *(f"task.{name}" for name in kind.options_added_later)}
+        expected = {f.name: values for f in fields(cls) if f.name not in ("task", *cls.parts)}
+        for part, of_part in {"task": kind, **cls.parts}.items():
+            expected |= {f"{part}.{f.name}": values.get(part, {}) for f in fields(of_part) if f.init}
+        for name, given in expected.items():
+            if name.rpartition(".")[2] not in given and name not in later:
+                raise ValueError(f"{name}: is missing; a recipe in a file holds every option")
         return cls.from_options(kind, parsed)
 
     @classmethod

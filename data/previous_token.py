@@ -35,6 +35,8 @@ class PreviousToken(Task):
         [[False, True, True, True]]
     """
 
+    options_added_later: ClassVar = ("bos",)
+
     bos_token: ClassVar[int | None] = 0  # no other token is 0, with or without BOS
 
     n_tokens: int = 299

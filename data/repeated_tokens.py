@@ -47,6 +47,8 @@ class RepeatedTokens(Task):
         True
     """
 
+    options_added_later: ClassVar = ("late_start",)
+
     bos_token: ClassVar[int | None] = 0
 
     n_tokens: int = 64

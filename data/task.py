@@ -75,6 +75,8 @@ class Task(ABC):
 
     input_type: ClassVar[Literal["tokens", "vectors"]] = "tokens"
     bos_token: ClassVar[int | None] = None
+    options_added_later: ClassVar[tuple[str, ...]] = ()
+    """Fields that the config.yaml of an older run may lack; it lacks no other."""
 
     @property
     @abstractmethod

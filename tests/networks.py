@@ -95,7 +95,7 @@ def norms_after_bridge() -> TransformerBridge:
 @lru_cache(maxsize=1)
 def norms_around_bridge() -> TransformerBridge:
     """Gemma 2: norms before and after attention and the MLP, grouped heads, capped scores."""
-    sizes = _SIZES | {"num_key_value_heads": 2, "head_dim": 6, "pad_token_id": 0}
+    sizes: dict[str, Any] = _SIZES | {"num_key_value_heads": 2, "head_dim": 6, "pad_token_id": 0}
     return _bridge(Gemma2ForCausalLM, Gemma2Config(**sizes), 1.0)
 
 
@@ -124,4 +124,5 @@ def _bridge(
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter)).mul_(scale)
-    return build_bridge_from_module(model.to(dtype), kind.__name__, hf_config=config, dtype=dtype).eval()
+    model.to(dtype=dtype)  # pyright: ignore[reportCallIssue]  # transformers wraps it without its types
+    return build_bridge_from_module(model, kind.__name__, hf_config=config, dtype=dtype).eval()

@@ -177,6 +177,7 @@ def test_vectors_of_another_precision_are_taken():
 
 def test_processing_keeps_the_switches():
     model = network(dtype=torch.float32)
+    simpler = model
     for switch in SWITCHES:
         getattr(model, f"set_{switch}")(True)
         simpler = model.processed()

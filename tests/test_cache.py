@@ -112,9 +112,11 @@ def test_a_slice_of_the_batch_is_a_cache_of_these_sequences(model: HookedTransfo
     whole, parts = model.run_with_cache(tokens)[1], model.run_with_cache(tokens[1:])[1]
     sliced = whole.apply_slice_to_batch_dim((1, 3))
     assert type(sliced) is ActivationCache
-    assert_close(sliced.get_full_resid_decomposition(), parts.get_full_resid_decomposition())
+    assert_close(sliced.get_full_resid_decomposition(), parts.get_full_resid_decomposition())  # pyright: ignore[reportArgumentType]
     one = whole.apply_slice_to_batch_dim(2)
-    assert_close(one.decompose_resid().sum(0), whole["resid_post", -1][2])
+    parts_of_one = one.decompose_resid()
+    assert isinstance(parts_of_one, Tensor)
+    assert_close(parts_of_one.sum(0), whole["resid_post", -1][2])
 
 
 def test_heads_that_read_different_inputs_share_no_scale():

@@ -15,7 +15,15 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 
 from headway.models.hooked_transformer import HookedTransformer
 
-SIZES = {"d_model": 5, "d_head": 3, "n_heads": 2, "d_vocab": 7, "d_vocab_out": 7, "d_mlp": 3, "n_ctx": 11}
+SIZES: dict[str, Any] = {
+    "d_model": 5,
+    "d_head": 3,
+    "n_heads": 2,
+    "d_vocab": 7,
+    "d_vocab_out": 7,
+    "d_mlp": 3,
+    "n_ctx": 11,
+}
 Parameters = dict[str, Tensor]
 KINDS: list[dict[str, Any]] = [
     {"positional_embedding_type": positions, "normalization_type": norm, "attention_dir": direction, **more}

@@ -106,8 +106,9 @@ def test_an_mlp_reads_more_than_a_linear_probe_where_there_is_more():
         Samples(x, (x[:, :1] + (x[:, 1:2].abs() - math.sqrt(2 / math.pi)) / math.sqrt(1 - 2 / math.pi)) / math.sqrt(2))
         for x in (normal(499, 5, seed=31), normal(211, 5, seed=32))
     ]
-    assert linear_probe(*pair).r_squared == pytest.approx(0.5, abs=0.1)
-    assert mlp_probe(*pair).r_squared > 0.85
+    train, held_out = pair
+    assert linear_probe(train, held_out).r_squared == pytest.approx(0.5, abs=0.1)
+    assert mlp_probe(train, held_out).r_squared > 0.85
 
 
 def test_held_out_samples_stop_nothing():
@@ -276,7 +277,7 @@ def test_validation_samples_must_fit_too():
 def test_the_mlp_needs_units_steps_and_a_seed():
     for argument in ({"hidden": 0}, {"steps": 0}, {"seed": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(argument))}: .* is not valid"):
-            mlp_probe(*linear_target(), **argument)
+            mlp_probe(*linear_target(), **argument)  # pyright: ignore[reportArgumentType]
 
 
 def before(batch: Batch) -> Tensor:

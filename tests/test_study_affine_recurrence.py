@@ -55,7 +55,7 @@ Network = tuple[HookedTransformer, Batch]
 
 
 @torch.no_grad()
-def changed(network: Network, change: Callable[[HookedTransformer], None]) -> Network:
+def changed(network: Network, change: Callable[[HookedTransformer], object]) -> Network:
     change(network[0])
     return network
 

@@ -1,5 +1,6 @@
 """The result of a study: what is written comes back, what cannot be drawn is refused, claims are held to bounds."""
 
+import io
 import math
 import subprocess
 import sys
@@ -194,8 +195,8 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "studies" / "mine.nc"
     around(LINES).write(path)
 
-    def fails(self: xr.DataTree, path: Path, **options: object) -> None:
-        path.write_text("half")
+    def fails(self: xr.DataTree, content: io.BytesIO, **options: object) -> None:
+        content.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(xr.DataTree, "to_netcdf", fails)

@@ -1,13 +1,17 @@
 """Recipes and their parts are values: nobody can change one in passing, and what one leaves out keeps its meaning."""
 
+import copy
 import importlib
-from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass, replace
+import re
+from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from toys import TOKENS
 
 from headway.checkpoints import Recipe
+from headway.checkpoints.config import ADDED_LATER
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
 from headway.data.affine_recurrence import AffineRecurrence
@@ -26,8 +30,8 @@ MODULES = [
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 
-# A config.yaml may leave an option out, and then means what the option was when the file was written. So a default
-# is part of the format, as a name is: whoever changes one here changes what runs made before are.
+# A default is part of the interface, as a name is: whoever changes one here changes what notebooks train, and what runs
+# from before an option existed are.
 DEFAULTS = {
     Recipe: {"steps": 1500, "batch_size": 64, "seed": 0, "eval_seed": 0, "eval_batch_size": 64, "compile": False},
     ModelConfig: {
@@ -89,11 +93,30 @@ def test_an_option_that_is_left_out_means_what_it_always_meant(kind: type):
     assert {f.name: f.default for f in fields(kind) if f.init and f.default is not MISSING} == DEFAULTS[kind]
 
 
-def test_a_config_may_leave_options_out():
+def test_a_config_that_lacks_an_option_is_no_other_recipe():
     whole = TOKENS.to_dict()
-    short = {name: whole[name] for name in ("version", "task", "model")}
-    assert Recipe.from_dict(short) == Recipe(task=TOKENS.task, model=TOKENS.model)
-    assert Recipe.from_dict({**short, "optim": {"lr": 0.5}}).optim == replace(OptimConfig(), lr=0.5)
+    assert Recipe.from_dict(whole) == TOKENS
+    options = {(part, name) for part, of_part in whole.items() if isinstance(of_part, dict) for name in of_part}
+    for part, name in options | {(name, None) for name, value in whole.items() if not isinstance(value, dict)}:
+        short = copy.deepcopy(whole)
+        if name is None:
+            del short[part]
+        else:
+            del short[part][name]
+        full = part if name is None else f"{part}.{name}"
+        if full in (*ADDED_LATER, "task.late_start"):  # older runs lack these
+            Recipe.from_dict(short)
+            continue
+        with pytest.raises(ValueError, match=rf"^{re.escape(full)}: .*(is missing|None is not valid)"):
+            Recipe.from_dict(short)
+
+
+@pytest.mark.parametrize("lines", range(3, 40, 4))
+def test_a_config_that_was_cut_off_is_no_other_recipe(lines: int):
+    text = TOKENS.to_yaml().splitlines(keepends=True)
+    assert len(text) > 40
+    with pytest.raises(ValueError, match=r"missing|must be"):
+        Recipe.from_dict(yaml.safe_load("".join(text[:lines])))
 
 
 # TransformerLens's switches (use_attn_result and others) are set on a network's configuration; a pack grows.

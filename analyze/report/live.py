@@ -10,8 +10,6 @@ from headway.checkpoints import Run
 from headway.checkpoints.scores import score_files
 
 SECONDS_BETWEEN_LOOKS = 0.5
-# Steps may come faster than one looks, so that there is never a look without anything new.
-LOOKS_BETWEEN_PAGES = 4
 # A slow measure may lie between the weights of a step and its scores, or between two files of scores. A finished run
 # whose last step has no scores is watched for LOOKS_AT_MOST looks.
 LOOKS_AT_THE_END, LOOKS_AT_MOST = 10, 60
@@ -31,17 +29,19 @@ def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False)
     However it ends, unless it is killed, the last page that it writes is not live.
     """
     written = seen = None
+    shown: list[set[int]] = [set() for _ in runs]  # the steps that were whole when the last page was written
     looks = 0  # at which nothing was new
-    busy = 0  # since the last page, at which something was new
     try:
         while not all(run.finished and looks >= _looks(run) for run in runs):
             now = [(run.finished, *score_files(run.path)) for run in runs]
             looks = looks + 1 if now == seen else 0
-            busy = 0 if looks else busy + 1
-            # A step whose files are still coming in is waited for.
-            if now != written and (looks or busy >= LOOKS_BETWEEN_PAGES):
+            # A step whose files are still coming in is waited for, until the next begins: steps may come faster than
+            # one looks, so that there is never a look without anything new.
+            whole = [_scored(run)[:-1] for run in runs]
+            if now != written and (looks or any(set(steps) - shown for steps, shown in zip(whole, shown, strict=True))):
+                shown = [set(_scored(run)) if looks else set(steps) for run, steps in zip(runs, whole, strict=True)]
                 write_report(runs, out, overwrite, live=True)
-                written, busy = now, 0
+                written = now
             seen = now
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
@@ -49,7 +49,11 @@ def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False)
     return path
 
 
+def _scored(run: Run) -> list[int]:
+    return sorted({step for step, _ in score_files(run.path)})
+
+
 def _looks(run: Run) -> int:
     """The number of looks without anything new after which a finished run is not watched any longer."""
-    scored = [step for step, _ in score_files(run.path)]
+    scored = _scored(run)
     return LOOKS_AT_THE_END if not scored or scored[-1] == run.steps[-1] else LOOKS_AT_MOST

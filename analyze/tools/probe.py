@@ -314,10 +314,12 @@ def _positions(batch: Batch, where: Callable[[Batch], Bool[Tensor, "batch pos"]]
 
 def _activation(model: Model, batch: Batch, point: str) -> Float[Tensor, "batch pos *rest"]:
     check_batch(model, batch)
-    with torch.no_grad(), evaluating(model):
-        _, cache = model.run_with_cache(
-            batch.inputs, return_cache_object=False, names_filter=lambda name: name == point
-        )
+    cache = {}
+    if point in model.hook_dict:
+        with torch.no_grad(), evaluating(model):
+            _, cache = model.run_with_cache(
+                batch.inputs, return_cache_object=False, names_filter=lambda name: name == point
+            )
     if point not in cache:
         nearest = get_close_matches(point, model.hook_dict, n=1)
         hint = f"; the nearest is {nearest[0]!r}" if nearest else ""

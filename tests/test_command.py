@@ -325,6 +325,8 @@ BAD = [
         "only: 'toys:nothing' cannot be imported .*:function",
     ),
     (["measure", "RUN", "--only", "toys:TOKENS"], "only: 'toys:TOKENS' is not a function"),
+    (["measure", "RUN", "--only", "os:system"], "only: 'os:system' is not a function \\(model, batch\\)"),
+    (["measure", "RUN", "--only", "builtins:len"], "only: 'builtins:len' is not a function \\(model, batch\\)"),
     (
         ["measure", "RUN", "--only", "headway.analyze.measures.loss:loss"],
         "only: .*loss' has the name of a measure of ours",

@@ -141,7 +141,7 @@ def train_command(arguments: list[str]) -> None:
         _resume(_directory("resume", chosen.resume), chosen.live, chosen.task, chosen.trust)
         return
     out, base = _base_recipe(name, chosen.config, chosen.task, chosen.trust)
-    _train(out, base, rest, chosen.live, trust=chosen.config is None or chosen.trust or chosen.task is not None)
+    _train(out, base, rest, chosen.live, trust=chosen.config is None or chosen.trust)
 
 
 def _base_recipe(name: str | None, config: str | None, task_path: str | None, trust: bool) -> "tuple[str, Recipe]":

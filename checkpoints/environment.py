@@ -1,4 +1,4 @@
-"""Where a run was made."""
+"""The environment in which a run was made, as environment.json holds it."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What makes a directory a run, atomic writing of files, and reading of netCDF files."""
+"""Atomic writing of files, reading of netCDF files, and the rule by which a directory is a run."""
 
 import os
 from contextlib import suppress

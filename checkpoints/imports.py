@@ -57,11 +57,11 @@ def is_loaded(path: str) -> bool:
 
 def _run_around(module: str) -> Path | None:
     """The run in which the code of a module lies, or of a package around it; they are found without running them."""
+    if module in sys.modules:
+        return None  # it has run
     places = None
     parts = module.split(".")
     for last in range(1, len(parts) + 1):
-        if ".".join(parts[:last]) in sys.modules and last == len(parts):
-            return None  # it has run
         try:
             found = PathFinder.find_spec(".".join(parts[:last]), places)
         except (ImportError, ValueError, AttributeError):

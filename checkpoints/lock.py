@@ -31,7 +31,7 @@ def writing(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
-        except NotImplementedError:
+        except NotImplementedError:  # the file system has no locks
             lock = SoftFileLock(path.absolute() / f"{LOCK}.soft", timeout=0, is_singleton=True)
             lock.acquire()
     except Timeout:

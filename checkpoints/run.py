@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from headway.models.hooked_transformer import HookedTransformer
 
 TOKENIZER = "tokenizer.json"
+# The numbers of every update, and what TensorBoard calls them.
+UPDATE_TAGS = {"loss": "loss/train", "gradient_norm": "optimiser/gradient_norm", "lr": "optimiser/lr"}
 # What a run writes into its directory; --overwrite removes these and leaves anything else.
 # The two that make a directory a run go last, so that one whose removal was cut off is still known for one.
 CONTENTS = (
@@ -144,7 +146,7 @@ class Run:
             ValueError: as for ``recipe``; a task that reads files outside the run.
         """
         task = self.recipe.task
-        if task.outside_files is not None and not self._trust and self._task is None:
+        if task.outside_files is not None and not self._trust:
             raise ValueError(
                 f"task: this run reads {task.outside_files}, which lies outside of it; "
                 "say --trust (Run(..., trust=True)) to let it"
@@ -285,8 +287,7 @@ class Run:
         everything = {"scalars": 0, "images": 1}
         events = EventAccumulator(str(self.path), size_guidance=everything).Reload()
         logged = set(events.Tags()["scalars"])
-        tags = {"loss": "loss/train", "gradient_norm": "optimiser/gradient_norm", "lr": "optimiser/lr"}
-        series = {name: events.Scalars(tag) if tag in logged else [] for name, tag in tags.items()}
+        series = {name: events.Scalars(tag) if tag in logged else [] for name, tag in UPDATE_TAGS.items()}
         values = {name: {event.step: event.value for event in each} for name, each in series.items()}
         # A run that goes on may have written one number of an update and not yet the next.
         steps = sorted(set.intersection(*(set(each) for each in values.values())))
@@ -393,7 +394,11 @@ class Run:
 
     @staticmethod
     def place(path: str | Path, recipe: "Recipe", overwrite: bool) -> tuple[Path, str, list[Path]]:
-        """Where a new run goes, its config.yaml, and what it replaces; a ValueError if it may not."""
+        """Return the directory of a new run, its config.yaml, and the files that it replaces.
+
+        Raises:
+            ValueError: a directory that holds something else, or a run that may not be replaced.
+        """
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")

@@ -108,7 +108,7 @@ class Task(ABC):
 
     @property
     def outside_files(self) -> str | None:
-        """What this task would read besides the files of its run, in words; None if nothing of the user's.
+        """The files that this task would read besides those of its run, in words; None if it reads none of the user's.
 
         A run from somebody else reads it only if the user says so.
         """

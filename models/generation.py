@@ -12,7 +12,7 @@ from headway.models.config import ModelConfig
 
 
 class Sampling(NamedTuple):
-    """How the next token is chosen; TransformerLens's names and meanings."""
+    """The way in which the next token is chosen, with TransformerLens's names and meanings."""
 
     do_sample: bool = True
     top_k: int | None = None

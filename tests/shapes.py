@@ -1,4 +1,4 @@
-"""Which functions have their arguments and results checked in tests: those that say the shape of an array.
+"""Checks of arguments and results in tests, for the functions that say the shape of an array.
 
 All other types are pyright's. A check costs more than most of what these functions do, so inside networks, where a
 forward pass would take three times as long, it is made in the tests of networks alone.

@@ -508,7 +508,7 @@ if __name__ == "__main__":
 
 
 def test_a_terminal_that_lacks_a_letter_is_no_reason_to_fail(tmp_path: Path):
-    """What is printed has ± and →; a terminal of ASCII shows them as question marks."""
+    """Headway prints ± and →; a terminal of ASCII shows them as question marks."""
     run = made_up_run(tmp_path / "run", layers=2, heads=2, kept=2)
     script = f"from headway.__main__ import main; main(['report', {str(run.path)!r}]); print('\\xfc \\u2192 \\xb1')"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}

@@ -23,7 +23,7 @@ from headway.checkpoints.scores import read_file, write_scores
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """What a full disk is like: a file cannot grow beyond this many bytes."""
+    """Act like a full disk: no file can grow beyond this many bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

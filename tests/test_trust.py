@@ -154,11 +154,12 @@ def test_looking_at_a_run_reads_none_of_my_files(of_my_files: Path):
     assert not Path("cache").exists()
 
 
+@pytest.mark.parametrize("named", [[], ["--task", "headway.data.text:Text"]], ids=["not named", "named"])
 @pytest.mark.parametrize("arguments", [["measure", "received"], ["train", "--config", "received/config.yaml"]])
 def test_my_files_are_read_on_my_word_alone(
-    arguments: list[str], of_my_files: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], named: list[str], of_my_files: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert "private" in refused(arguments, capsys)
+    assert "private" in refused([*arguments, *named], capsys)
     assert not Path("cache").exists()
 
 

@@ -24,7 +24,7 @@ from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
 
 Train = Callable[[Recipe, Path], Run]
-"""What the fixture ``trained`` is."""
+"""The type of the fixture ``trained``."""
 
 TOKENS = Recipe(
     task=RepeatedTokens(n_tokens=13, length=11, period_min=2, period_max=5),

@@ -97,7 +97,7 @@ def write_prompt_page(
 
 def _write(out: Path, text: str, overwrite: bool) -> Path:
     try:
-        if out.exists() and not overwrite and MARK not in out.read_text(errors="replace")[:1000]:
+        if out.exists() and not overwrite and MARK not in out.read_text(encoding="utf-8", errors="replace")[:1000]:
             raise ValueError(f"out: {out} is not a page of Headway; --overwrite replaces it")
         write_whole(out, text)
     except NotWrittenError as error:

@@ -28,12 +28,10 @@ from headway.analyze.network.axes import HEAD, PAIR
 from headway.analyze.report.attributes import role_of
 from headway.analyze.report.palette import DIVERGING, NOTHING, SEQUENTIAL, rgb
 from headway.checkpoints.recipe import Recipe
-from headway.checkpoints.run import Run
+from headway.checkpoints.run import UPDATE_TAGS, Run
 from headway.checkpoints.scores import read_file, score_files
 from headway.models.config import Head
 
-# What the training module logs of each update.
-OF_UPDATES = {"loss/train", "optimiser/gradient_norm", "optimiser/lr"}
 ATTENTION = ("layer", "head", "batch", "query", "key")
 # TensorBoard's table of runs shows five options at first, and prefers options that are marked as differing.
 FIRST = ("model.n_layers", "optim.lr", "seed", "steps", "task.class")
@@ -72,7 +70,9 @@ def mend_log(run: Run, step: int | None) -> None:
             continue
         seen.add((event.step, tags))
         kept.append(event)
-    shown = {event.step for event in kept if not {value.tag for value in event.summary.value} <= OF_UPDATES}
+    shown = {
+        event.step for event in kept if not {value.tag for value in event.summary.value} <= set(UPDATE_TAGS.values())
+    }
     scored: dict[int, dict[str, xr.Dataset]] = {}
     for (at, name), path in score_files(run.path).items():
         if at not in shown and step is not None and at <= step:

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toys import TOKENS, Train
 
 from headway.__main__ import main
+from headway.analyze.report.tensorboard import MENDED
 from headway.checkpoints import Run
 from headway.checkpoints.resuming import digest
 from headway.models.lightning_module import TrainingModule
@@ -167,6 +168,8 @@ def test_the_log_of_a_run_that_goes_on_is_that_of_an_undisturbed_one(
         if lost == "the whole log":
             path.unlink()
     again = resume(stopped.path)
+    # TensorBoard reads files by name: first what was before, whatever else was written in the same second.
+    assert min(again.path.glob("events*")).name == MENDED
     expected, found = logged(whole), logged(again)
     if lost in ("nothing", "the scores of its last step"):
         xr.testing.assert_identical(again.training, whole.training)

@@ -33,6 +33,8 @@ from headway.checkpoints.scores import read_file, score_files
 from headway.models.config import Head
 
 ATTENTION = ("layer", "head", "batch", "query", "key")
+# Files are read in the order of their names, which begin with a time: this one before all that a run writes later.
+MENDED = "events.out.tfevents.0000000000.mended"
 # TensorBoard's table of runs shows five options at first, and prefers options that are marked as differing.
 FIRST = ("model.n_layers", "optim.lr", "seed", "steps", "task.class")
 # A colour map in an image of 256 colours: the anchors of both ramps lie on its steps, or half a step beside one.
@@ -80,7 +82,6 @@ def mend_log(run: Run, step: int | None) -> None:
     if not scored and len(kept) == sum(bool(event.summary.value) for event in events):
         return
     with TemporaryDirectory(dir=run.path, prefix=".log-") as folder:
-        # Their time is that of the writer: after the old files, and before those that are still to come.
         writer = SummaryWriter(folder)
         for event in kept:
             writer._get_file_writer().add_event(event, event.step)
@@ -89,10 +90,11 @@ def mend_log(run: Run, step: int | None) -> None:
                 show_run(writer, run.recipe, measured)
             show(writer, measured, at)
         writer.close()
-        for path in Path(folder).iterdir():
-            path.rename(run.path / path.name)
+        (written,) = Path(folder).iterdir()
+        written.replace(run.path / MENDED)
     for path in old:
-        path.unlink()
+        if path.name != MENDED:
+            path.unlink()
 
 
 def log_scores(trainer: L.Trainer, scores: Mapping[str, xr.Dataset], step: int) -> None:

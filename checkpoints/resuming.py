@@ -1,6 +1,7 @@
 """The checks of resume.ckpt: a run goes on only from what it was at its last kept step."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ NEEDED = {
     "optimizer_states": list,
     "lr_schedulers": list,
     "loops": dict,
+    "pytorch-lightning_version": str,
 }
 
 
@@ -37,8 +39,9 @@ def check_resume_file(run: Run) -> int | None:
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         for name, kind in NEEDED.items():
-            if not isinstance(checkpoint[name], kind):
+            if type(checkpoint[name]) is not kind and not (kind is dict and isinstance(checkpoint[name], dict)):
                 raise TypeError(f"{name} is a {type(checkpoint[name]).__name__}")
+        _check_parts(checkpoint)
         step = checkpoint["global_step"]
         # Files of older runs have no digest.
         whole = checkpoint.get("digest", "") in ("", digest(checkpoint))
@@ -64,6 +67,23 @@ def check_resume_file(run: Run) -> int | None:
     if kept.keys() != ours.keys() or any(not torch.equal(ours[name], value) for name, value in kept.items()):
         raise _refused(run, f"{file} has other weights than {run.weights_file(step)}")
     return step
+
+
+def _check_parts(checkpoint: dict[str, Any]) -> None:
+    """Raise an error for parts of the right type that Lightning cannot go on from."""
+    if not re.match(r"[0-9]+\.[0-9]+", checkpoint["pytorch-lightning_version"]):
+        raise ValueError(f"pytorch-lightning_version is {checkpoint['pytorch-lightning_version']!r}")
+    if "fit_loop" not in checkpoint["loops"]:
+        raise KeyError("fit_loop")
+    for scheduler in checkpoint["lr_schedulers"]:
+        int(scheduler["last_epoch"])
+    # The optimiser numbers the weights in their order.
+    shapes = [value.shape for value in checkpoint["state_dict"].values()]
+    for optimizer in checkpoint["optimizer_states"]:
+        for number, state in optimizer["state"].items():
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.ndim > 0 and value.shape != shapes[number]:
+                    raise ValueError(f"{name} of weight {number} has the shape {tuple(value.shape)}")
 
 
 def digest(checkpoint: Any) -> str:

@@ -68,7 +68,7 @@ def read_arrays(path: Path) -> ScoreFile:
             if len(axes[name]) != array.ndim or not isinstance(attributes[name], dict):
                 raise ValueError(f"{name} has the axes {axes[name]}")
         return ScoreFile(arrays, axes, attributes, labels)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"scores: {path} is damaged ({error}); remove it and measure again") from None
 
 

@@ -121,4 +121,6 @@ def study_files(
     folder = Path("runs") / Path(model).name if out is None else Path(out).expanduser()
     if holds_run(folder):
         raise ValueError(f"out: {folder} holds a run; give another directory")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out: {folder} is a file; it must be a directory")
     return StudyFiles(folder / "studies" / f"{name}.nc", folder / "report.html")

@@ -21,7 +21,7 @@ from headway.analyze.report.stored import Damaged, StoredScores, read_study
 from headway.analyze.report.study_page import study_data
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
-from headway.checkpoints.files import NotWrittenError, write_whole
+from headway.checkpoints.files import NotWrittenError, check_replaceable, write_whole
 from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -56,12 +56,23 @@ def write_report(
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise ValueError("runs: none is given; give at least one")
-    if out is None:
-        out = runs[0].report_file if len(runs) == 1 else runs[0].path.parent / "report.html"
-    out = Path(out).expanduser()
-    if out.is_dir():
-        raise ValueError(f"out: {out} is a directory; it must be a file")
+    out = page_of(runs) if out is None else Path(out).expanduser()
+    check_page(out, overwrite)
     return _write(out, page([StoredScores.of(run) for run in runs], live), overwrite)
+
+
+def page_of(runs: Sequence[Run]) -> Path:
+    """Return the path of the page of one run, or of several, if no other is given."""
+    return runs[0].report_file if len(runs) == 1 else runs[0].path.parent / "report.html"
+
+
+def check_page(out: Path, overwrite: bool = False) -> Path:
+    """Refuse a path at which a page would replace something else, and return it.
+
+    Raises:
+        ValueError: a directory, a device, or a file that is not a page of ours unless ``overwrite``.
+    """
+    return check_replaceable(out, MARK.encode(), "a page", overwrite, within=1000)
 
 
 def write_studies(folder: Path, model: "TransformerBridge") -> Path:
@@ -89,16 +100,14 @@ def write_prompt_page(
     Raises:
         ValueError: a file there that is not a page of ours, or that cannot be written.
     """
-    if out.is_dir():
-        raise ValueError(f"out: {out} is a directory; it must be a file")
+    check_page(out, overwrite)
     data = prompt_data(result, model.cfg.n_layers, about, top)
     return _write(out, _text(about[0][1], {"prompt": data}, PROMPT_SCRIPTS), overwrite)
 
 
 def _write(out: Path, text: str, overwrite: bool) -> Path:
+    check_page(out, overwrite)
     try:
-        if out.exists() and not overwrite and MARK not in out.read_text(encoding="utf-8", errors="replace")[:1000]:
-            raise ValueError(f"out: {out} is not a page of Headway; --overwrite replaces it")
         write_whole(out, text)
     except NotWrittenError as error:
         raise ValueError(f"out: {error.strerror}") from None

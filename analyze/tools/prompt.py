@@ -88,8 +88,8 @@ def run_prompt(model: Model, string: str, position: int | None = None, token: st
         token: The token to attribute at that position instead: a string that is one token.
 
     Raises:
-        ValueError: a network without a tokenizer, a prompt that is empty or not UTF-8, more tokens than n_ctx, a position that
-            does not exist, or a string that is not one token.
+        ValueError: a network without a tokenizer, a prompt that is empty or not UTF-8, more tokens than n_ctx, a
+            position that does not exist, or a string that is not one token.
 
     Example:
         >>> from headway.data.tokenizer import train_bpe, wrapped

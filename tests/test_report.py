@@ -252,12 +252,13 @@ def test_vectors_and_one_layer_have_pages(tmp_path: Path):
 
 
 def test_attention_is_cut_to_what_a_page_can_hold(original: Run, monkeypatch: pytest.MonkeyPatch):
-    whole = StoredScores.of(original).attention
+    places = range(len(original.steps))
+    whole = StoredScores.of(original).attention(places)
     assert whole is not None
     patterns = len(original.steps) * 6
     assert whole.sizes["batch"] == 4
     monkeypatch.setattr(stored, "MOST_ATTENTION", patterns * 11**2 * 3)
-    three = StoredScores.of(original).attention
+    three = StoredScores.of(original).attention(places)
     assert three is not None
     assert (three.sizes["batch"], three.sizes["query"]) == (3, 11)
     monkeypatch.setattr(stored, "MOST_ATTENTION", patterns * 7**2)

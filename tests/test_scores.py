@@ -14,7 +14,7 @@ from headway.analyze.measures import run_nulls
 from headway.analyze.measures.descriptions import BESIDE, PART, SCORE
 from headway.analyze.measures.scoring import Scorer
 from headway.checkpoints import Recipe, Run
-from headway.checkpoints.scores import read_arrays, read_file, read_scores, score_file, write_scores
+from headway.checkpoints.scores import ScoreFile, read_file, read_scores, score_file, write_scores
 from headway.models.hooked_transformer import HookedTransformer
 
 RECIPES = {"tokens": TOKENS, "no positions": NO_POSITIONS, "vectors": VECTORS}
@@ -152,7 +152,7 @@ def test_a_file_whose_axes_do_not_fit_its_arrays_is_damaged(tmp_path: Path):
     write_scores(path, xr.Dataset({"m": (("layer", "head"), np.zeros((2, 3)))}))
     path.write_bytes(path.read_bytes().replace(b'[\\"layer\\", \\"head\\"]', b'[\\"layer\\"         ]'))
     with pytest.raises(ValueError, match=r"m\.safetensors is damaged"):
-        read_arrays(path)
+        ScoreFile.open(path)
 
 
 def test_scores_are_read_again_only_after_a_file_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

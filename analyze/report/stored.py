@@ -359,7 +359,7 @@ def spread(steps: Sequence[int], most: int, dates: Sequence[int] = ()) -> list[i
     Example:
         >>> steps = range(1000)
         >>> spread(steps, 8, dates=[321])
-        [0, 9, 99, 321, 500, 999]
+        [0, 9, 99, 321, 999]
         >>> spread([0, 5, 17], 8)
         [0, 1, 2]
     """

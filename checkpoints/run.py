@@ -272,7 +272,8 @@ class Run:
     def scores(self) -> xr.Dataset:
         """Every score that has been computed; axes as in ``headway.checkpoints.scores``.
 
-        Files are read again only when one of them is new or has changed.
+        Numbers are read from their files when they are looked at, at the steps that are asked for; ``.load()`` reads
+        and keeps them all. Files are opened again only when one of them is new or has changed.
         """
         files = {path: path.stat() for path in score_files(self.path).values()}
         state = {path: (stat.st_mtime_ns, stat.st_size) for path, stat in files.items()}

@@ -101,7 +101,7 @@ def test_training_on_a_full_disk_ends_in_one_line_and_goes_on(tmp_path: Path, ca
 
 def test_measuring_on_a_full_disk_ends_in_one_line(trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = trained(TOKENS, tmp_path / "run")
-    before = run.scores
+    before = run.scores.load()
     with files_of_at_most(2003), pytest.raises(SystemExit) as end:
         main(["measure", str(run.path), "--only", "attention", "--overwrite"])
     assert end.value.code == 1

@@ -1,11 +1,14 @@
 """Atomic writing of files, reading of netCDF files, and the rule by which a directory is a run."""
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import xarray as xr
 import yaml
+
+from headway.data.parts import part_of
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -41,7 +44,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
     """
     _check_links(path)
     # Two processes may write the same file; the last one wins.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
@@ -58,22 +61,9 @@ def write_whole(path: Path, content: bytes | str) -> None:
             part.unlink()
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what processes that were killed have left half-written."""
-    for part in folder.rglob(".*.part"):
-        process = part.name.split(".")[-2]
-        if not (process.isdigit() and _is_alive(int(process))):
-            part.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it belongs to another user
-        return True
-    return True
+def written_after(path: Path, others: Iterable[Path]) -> bool:
+    """Return whether a file exists and is at least as new as others."""
+    return path.exists() and all(other.stat().st_mtime_ns <= path.stat().st_mtime_ns for other in others)
 
 
 def _sync(folder: Path) -> None:

@@ -31,7 +31,8 @@ def check_resume_file(run: Run) -> int | None:
     """
     file, steps = run.resume_file, run.steps
     if not file.exists():
-        if steps:
+        # A run that died at its first checkpoint has its initial weights, which its recipe gives again.
+        if steps not in ([], [0]):
             raise _refused(run, f"{file} is missing, and the run has kept step {steps[-1]}")
         return None
     try:

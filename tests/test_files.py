@@ -17,8 +17,9 @@ from toys import TOKENS, Train
 from headway.__main__ import main
 from headway.analyze import LIVE, measure
 from headway.checkpoints import Run
-from headway.checkpoints.files import NotWrittenError, remove_parts, write_whole
+from headway.checkpoints.files import NotWrittenError, write_whole
 from headway.checkpoints.scores import read_file, write_scores
+from headway.data.parts import remove_parts
 
 
 @contextmanager

@@ -1,0 +1,243 @@
+"""Seeded mutations of every file that Headway reads; each reader and command must succeed or say why it cannot."""
+
+import contextlib
+import io
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import kills
+from forks import forked
+from kills import RECIPE, TEXT, TRAIN, Moment, perform
+
+from headway.checkpoints import Run
+
+# The scene: a finished run with a study, a run that was killed, and a run of text with its cached corpus.
+TOY, STOPPED, WORDS = "toy", "stopped", "words"
+FORMATS = {
+    "config.yaml": "*/config.yaml",
+    "recipe.yaml": "recipe.yaml",
+    "environment.json": "*/environment.json",
+    "config.json of weights": "*/weights/config.json",
+    "weights": "*/weights/*.safetensors",
+    "resume.ckpt": "stopped/resume.ckpt",
+    "scores": "*/scores/step-*/*.safetensors",
+    "null scores": "*/scores/null/*.safetensors",
+    "log": "*/events.*",
+    "page": "*/report.html",
+    "study": "toy/studies/*/*.nc",
+    "tokenizer": "words/tokenizer.json",
+    "corpus": "corpus/*/*.py",
+    "cached text": "cache/text/*/*",
+    "cached nulls": "cache/nulls/*/*",
+    "lock": "stopped/.writer.json",
+}
+HOW = ("flip", "flip", "random", "insert", "delete", "truncate", "empty", "double", "zero", *["word"] * 4)
+# What a number or a word in a file may become.
+VALUES = (
+    b"null", b"-1", b"0", b"1", b"7", b"99999999999", b"1e400", b"NaN", b".nan", b"1.5", b"true", b'""', b"[]", b"{}",
+    b"[1, 2]", b"x", b"\xff", b"'", b'"', b"F64", b"!!python/name:os.system", b"\n", b"[[[[[[[[", b"../../x",
+)  # fmt: skip
+# Of address space, beyond what the process has at its start.
+MEMORY = 2 << 30
+SECONDS = 60
+STEP = str(RECIPE.steps)
+READERS: dict[str, Callable[[Run], object]] = {
+    "steps": lambda run: run.steps,
+    "finished": lambda run: run.finished,
+    "config": lambda run: run.config,
+    "recipe": lambda run: run.recipe,
+    "batch": lambda run: run.batch(),
+    "scores": lambda run: run.scores,
+    "training": lambda run: run.training,
+    "first model": lambda run: run.model(run.check_step(0, nearest=True)),
+    "last model": lambda run: run.model(),
+    "tokenizer": lambda run: run.tokenizer,
+    "studies": lambda run: [run.study(name) for name in run.studies],
+    "summary": lambda run: run.summary(),
+    "card": lambda run: run._repr_html_(),
+    "show": lambda run: run.show()._repr_html_(),
+}
+LOOKS = [
+    ["report", "{run}"],
+    ["plot", "{run}", "loss", "--overwrite", "--out", "loss.svg"],
+    ["plot", "{run}", "attention", "--overwrite", "--out", "attention.svg"],
+    ["plot", "{run}", "composition", "--overwrite", "--out", "composition.svg"],
+    ["measure", "{run}", "--only", "loss,previous_token,rank_95", "--at", "0", "--overwrite", "--trust"],
+    ["train", "--resume", "{run}", "--trust"],
+]
+COMMANDS = {
+    TOY: [["study", "induction", "{run}"], *LOOKS],
+    STOPPED: LOOKS,
+    WORDS: [["text", "{run}", "x = a"], *LOOKS],
+    "": [
+        ["train", "--config", "recipe.yaml", "--out", "new", "--overwrite", "--steps", "1"],
+        ["train", "--config", "words.yaml", "--out", "new", "--overwrite", "--trust", "--steps", "1"],
+    ],
+}
+
+
+class Mutation(NamedTuple):
+    """One change of one file."""
+
+    seed: int
+    kind: str
+    path: Path
+    how: str
+    content: bytes
+
+
+def draw(scene: Path, seed: int) -> Mutation:
+    """Draw a file, each format in turn, and one change of it."""
+    draws = random.Random(seed)
+    kind = list(FORMATS)[seed % len(FORMATS)]
+    path = draws.choice(sorted(path for path in scene.glob(FORMATS[kind]) if path.is_file()))
+    how, content = _changed(path.read_bytes(), draws)
+    return Mutation(seed, kind, path.relative_to(scene), how, content)
+
+
+def _changed(content: bytes, draws: random.Random) -> tuple[str, bytes]:
+    """Return the name of a change, and the changed content."""
+    at = draws.randrange(len(content)) if draws.random() < 0.5 else draws.randrange(min(len(content), 700))
+    size = draws.choice((1, 1, 4, 16, 128))
+    before, part, after = content[:at], content[at : at + size], content[at + size :]
+    how = draws.choice(HOW)
+    if how == "word":
+        words = list(re.finditer(rb"[A-Za-z_]{2,}|-?\d+(?:\.\d+)?", content[at : at + 4000]))
+        if words:
+            word = draws.choice(words)
+            value = draws.choice(VALUES)
+            name = f"{word[0][:20].decode()} to {value.decode(errors='replace')}"
+            return name, content[: at + word.start()] + value + content[at + word.end() :]
+        how = "flip"
+    changed = {
+        "flip": before + bytes([part[0] ^ 1 << draws.randrange(8)]) + part[1:] + after,
+        "random": before + draws.randbytes(len(part)) + after,
+        "insert": before + draws.randbytes(size) + part + after,
+        "delete": before + after,
+        "truncate": before,
+        "empty": b"",
+        "double": before + part + part + after,
+        "zero": before + bytes(len(part)) + after,
+    }
+    return how, changed[how]
+
+
+def write_scene(root: Path) -> Path:
+    """Write the runs that are mutated, and return their folder."""
+    scene = root / "scene"
+    scene.mkdir()
+    RECIPE.save(scene / "recipe.yaml")
+    TEXT.save(scene / "words.yaml")
+    kills.write_corpus(scene / "corpus", files=7)
+
+    def make(*arguments: str, at: Moment | None = None) -> None:
+        ended = forked(partial(perform, list(arguments), scene, at), scene, kill=True)
+        assert ended.status == (0 if at is None else -signal.SIGKILL), ended.printed
+
+    make(*TRAIN[:-1], TOY)
+    make("study", "induction", TOY, "--sequences", "3")
+    make("measure", TOY, "--only", "rank_95", "--at", f"0,{STEP}")
+    moment = Moment("rename", "stopped/scores/step-00000012/previous_token.safetensors", 1)
+    make(*TRAIN[:-1], STOPPED, at=moment)
+    make("train", "--config", "words.yaml", "--trust", "--out", WORDS)
+    return scene
+
+
+def survive(scene: Path, mutation: Mutation, folder: Path) -> list[str]:
+    """Change one file in a copy of the scene, let everything read it, and return what is wrong."""
+    shutil.copytree(scene, folder)
+    (folder / mutation.path).write_bytes(mutation.content)
+    first = mutation.path.parts[0]
+    runs = [first] if first in (TOY, STOPPED, WORDS) else [WORDS, ""] if first in ("cache", "corpus") else [""]
+    report = folder.with_name(f"{folder.name}.wrong")
+    ended = forked(partial(_read_all, runs, folder, report), folder, SECONDS, memory=MEMORY)
+    wrong = report.read_text().splitlines()
+    if ended.status:
+        wrong.append(f"the process ended with status {ended.status}: {ended.printed[-700:]}")
+    if first == STOPPED:
+        wrong += _other_weights(folder / STOPPED, scene / TOY, mutation)
+    report.unlink()
+    return wrong
+
+
+def _other_weights(resumed: Path, whole: Path, mutation: Mutation) -> Iterator[str]:
+    """A run that went on has the weights of the undisturbed run, but for those whose file was mutated."""
+    for path in sorted(resumed.glob("weights/*.safetensors")):
+        name = path.relative_to(resumed)
+        if name != Path(*mutation.path.parts[1:]) and path.read_bytes() != (whole / name).read_bytes():
+            yield f"{name} has other weights after --resume"
+
+
+def _read_all(runs: list[str], folder: Path, report: Path) -> None:
+    """Read with every reader and command, and write what is wrong, one line each, as soon as it is."""
+    from headway.__main__ import main
+
+    with report.open("w", buffering=1) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        current = ""
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect"):
+                file.write(f"{current}: {event} {arguments[0]!r}\n")
+
+        sys.addaudithook(hook)
+        for run in runs:
+            for name, read in READERS.items() if run else ():
+                current, before = f"Run({run!r}).{name}", _state(folder)
+                try:
+                    read(Run(run, trust=True))
+                except (ValueError, OSError):
+                    pass
+                except BaseException as error:
+                    file.write(f"{current}: {_said(error)}\n")
+                if _state(folder) != before:
+                    file.write(f"{current} has changed files\n")
+            for command in COMMANDS[run]:
+                arguments = [each.format(run=run) for each in command]
+                current, before = " ".join(arguments), _state(folder)
+                printed, status = io.StringIO(), 0
+                try:
+                    with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
+                        main(arguments)
+                except SystemExit as end:
+                    status = end.code
+                    last = printed.getvalue().strip().split("\n")[-1]
+                    if status not in (1, 2) or not last.startswith("headway: "):
+                        file.write(f"{current}: status {status}, {last}\n")
+                    elif status == 2 and (changed := _state(folder) ^ before):
+                        names = sorted({os.path.relpath(path, folder) for path, *_ in changed})
+                        file.write(f"{current}: was refused ({last}), but has changed {', '.join(names)}\n")
+                except BaseException as error:
+                    file.write(f"{current}: {_said(error)}\n")
+                if "Traceback" in printed.getvalue():
+                    file.write(f"{current}: printed a traceback\n")
+
+
+def _said(error: BaseException) -> str:
+    """The kind of an error, where it came from in Headway, and its first line."""
+    frames, trace = [], error.__traceback__
+    while trace is not None:
+        frames.append(f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return f"{type(error).__name__} at {' '.join(frames[-4:])}: {' '.join(str(error).split())[:200]}"
+
+
+def _state(folder: Path) -> set[tuple[str, int, int, int]]:
+    """Every file with what changes when it is written; locks and caches do not count."""
+    found = set()
+    for at, _, names in os.walk(folder):
+        if "/cache" not in at:
+            for name in names:
+                stat = os.stat(os.path.join(at, name))
+                if name not in (".lock", ".writer.json"):
+                    found.add((os.path.join(at, name), stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return found

@@ -1,5 +1,7 @@
 """Atomic writing of files, reading of netCDF files, and the rule by which a directory is a run."""
 
+import hashlib
+import io
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,6 +14,10 @@ from headway.data.parts import part_of
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+
+
+# What stands between a netCDF file and its checksum.
+SEAL = b"\nsha256 "
 
 
 class NotWrittenError(OSError):
@@ -61,6 +67,10 @@ def write_whole(path: Path, content: bytes | str) -> None:
             part.unlink()
 
 
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
 def written_after(path: Path, others: Iterable[Path]) -> bool:
     """Return whether a file exists and is at least as new as others."""
     return path.exists() and all(other.stat().st_mtime_ns <= path.stat().st_mtime_ns for other in others)
@@ -83,9 +93,21 @@ def _check_links(path: Path) -> None:
         raise ValueError(f"run: {path.parent} is a link that leads out of the run; nothing is written there")
 
 
+def write_tree(path: Path, tree: xr.DataTree) -> None:
+    """Write a netCDF file, which ``xarray.open_datatree`` reads, with a checksum behind its end."""
+    # HDF5 ends the whole process where a disk is full, so it writes into memory.
+    content = io.BytesIO()
+    tree.to_netcdf(content, engine="h5netcdf")
+    write_whole(path, content.getvalue() + SEAL + _checksum(content.getvalue()))
+
+
 def read_tree(path: Path) -> xr.DataTree:
     """Load a netCDF file into memory; raise a ValueError that names the file if it is damaged."""
     try:
+        # HDF5 may loop forever in a damaged file. Files of older versions have no checksum.
+        content, seal, checksum = path.read_bytes().rpartition(SEAL)
+        if seal and checksum != _checksum(content):
+            raise ValueError("its checksum is another")
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             return tree.load()
     except (OSError, RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:  # all that HDF5 raises

@@ -190,8 +190,22 @@ class Kill:
     share: float = 0.0
 
 
+# Between two files that belong together; the first seeds.
+BETWEEN = (
+    ("train", "between weights and resume.ckpt of step 0", Moment("open", "run/.resume.ckpt.X.part", 1)),
+    ("train", "between weights and resume.ckpt of the end", Moment("open", "run/.resume.ckpt.X.part", 7)),
+    ("train", "between two scores", Moment("rename", "run/scores/step-00000006/k_composition.safetensors", 1)),
+    ("resume", "in the middle of the log", Moment("append half of", "run/.log.X.part/events.X", 5)),
+)
+
+
 def draw(scenes: Scenes, seed: int, scenarios: Iterable[str] = SCENARIOS) -> Kill:
-    """Draw a kill: of even seeds at a moment of a file, each kind in turn, of odd seeds at any time."""
+    """Draw a kill: the first between two files, then of even seeds at a moment of a file, of odd seeds at any time.
+
+    Kinds of files, and the commands that write them, take turns.
+    """
+    if seed < len(BETWEEN):
+        return Kill(seed, *BETWEEN[seed])
     draws, scenarios = random.Random(seed), list(scenarios)
     if seed % 2:
         timed = [name for name in AT_ANY_TIME if name in scenarios]

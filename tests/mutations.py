@@ -41,6 +41,7 @@ FORMATS = {
     "lock": "stopped/.writer.json",
 }
 HOW = ("flip", "flip", "random", "insert", "delete", "truncate", "empty", "double", "zero", *["word"] * 4)
+STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect")
 # What a number or a word in a file may become.
 VALUES = (
     b"null", b"-1", b"0", b"1", b"7", b"99999999999", b"1e400", b"NaN", b".nan", b"1.5", b"true", b'""', b"[]", b"{}",
@@ -66,13 +67,14 @@ READERS: dict[str, Callable[[Run], object]] = {
     "card": lambda run: run._repr_html_(),
     "show": lambda run: run.show()._repr_html_(),
 }
+RESUMES = ["train", "--resume", "{run}", "--trust"]
 LOOKS = [
     ["report", "{run}"],
     ["plot", "{run}", "loss", "--overwrite", "--out", "loss.svg"],
     ["plot", "{run}", "attention", "--overwrite", "--out", "attention.svg"],
     ["plot", "{run}", "composition", "--overwrite", "--out", "composition.svg"],
     ["measure", "{run}", "--only", "loss,previous_token,rank_95", "--at", "0", "--overwrite", "--trust"],
-    ["train", "--resume", "{run}", "--trust"],
+    RESUMES,
 ]
 COMMANDS = {
     TOY: [["study", "induction", "{run}"], *LOOKS],
@@ -86,13 +88,14 @@ COMMANDS = {
 
 
 class Mutation(NamedTuple):
-    """One change of one file."""
+    """One change of one file, and the commands that read it afterwards, by run."""
 
     seed: int
     kind: str
     path: Path
     how: str
     content: bytes
+    commands: dict[str, list[list[str]]]
 
 
 def draw(scene: Path, seed: int) -> Mutation:
@@ -101,7 +104,13 @@ def draw(scene: Path, seed: int) -> Mutation:
     kind = list(FORMATS)[seed % len(FORMATS)]
     path = draws.choice(sorted(path for path in scene.glob(FORMATS[kind]) if path.is_file()))
     how, content = _changed(path.read_bytes(), draws)
-    return Mutation(seed, kind, path.relative_to(scene), how, content)
+    path = path.relative_to(scene)
+    first = path.parts[0]
+    runs = [first] if first in (TOY, STOPPED, WORDS) else [WORDS, ""] if first in ("cache", "corpus") else [""]
+    commands = {run: draws.sample(COMMANDS[run], 2) for run in runs}
+    if first == STOPPED and RESUMES not in commands[STOPPED]:
+        commands[STOPPED].append(RESUMES)
+    return Mutation(seed, kind, path, how, content, commands)
 
 
 def _changed(content: bytes, draws: random.Random) -> tuple[str, bytes]:
@@ -156,14 +165,12 @@ def survive(scene: Path, mutation: Mutation, folder: Path) -> list[str]:
     """Change one file in a copy of the scene, let everything read it, and return what is wrong."""
     shutil.copytree(scene, folder)
     (folder / mutation.path).write_bytes(mutation.content)
-    first = mutation.path.parts[0]
-    runs = [first] if first in (TOY, STOPPED, WORDS) else [WORDS, ""] if first in ("cache", "corpus") else [""]
     report = folder.with_name(f"{folder.name}.wrong")
-    ended = forked(partial(_read_all, runs, folder, report), folder, SECONDS, memory=MEMORY)
+    ended = forked(partial(_read_all, mutation.commands, folder, report), folder, SECONDS, memory=MEMORY)
     wrong = report.read_text().splitlines()
     if ended.status:
         wrong.append(f"the process ended with status {ended.status}: {ended.printed[-700:]}")
-    if first == STOPPED:
+    if STOPPED in mutation.commands:
         wrong += _other_weights(folder / STOPPED, scene / TOY, mutation)
     report.unlink()
     return wrong
@@ -177,7 +184,7 @@ def _other_weights(resumed: Path, whole: Path, mutation: Mutation) -> Iterator[s
             yield f"{name} has other weights after --resume"
 
 
-def _read_all(runs: list[str], folder: Path, report: Path) -> None:
+def _read_all(commands: dict[str, list[list[str]]], folder: Path, report: Path) -> None:
     """Read with every reader and command, and write what is wrong, one line each, as soon as it is."""
     from headway.__main__ import main
 
@@ -186,11 +193,12 @@ def _read_all(runs: list[str], folder: Path, report: Path) -> None:
         current = ""
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect"):
+            # Headway asks for its commit, and Python for the machine.
+            if event in STARTS and arguments[0] not in ("git", "uname"):
                 file.write(f"{current}: {event} {arguments[0]!r}\n")
 
         sys.addaudithook(hook)
-        for run in runs:
+        for run in commands:
             for name, read in READERS.items() if run else ():
                 current, before = f"Run({run!r}).{name}", _state(folder)
                 try:
@@ -201,7 +209,7 @@ def _read_all(runs: list[str], folder: Path, report: Path) -> None:
                     file.write(f"{current}: {_said(error)}\n")
                 if _state(folder) != before:
                     file.write(f"{current} has changed files\n")
-            for command in COMMANDS[run]:
+            for command in commands[run]:
                 arguments = [each.format(run=run) for each in command]
                 current, before = " ".join(arguments), _state(folder)
                 printed, status = io.StringIO(), 0
@@ -213,13 +221,19 @@ def _read_all(runs: list[str], folder: Path, report: Path) -> None:
                     last = printed.getvalue().strip().split("\n")[-1]
                     if status not in (1, 2) or not last.startswith("headway: "):
                         file.write(f"{current}: status {status}, {last}\n")
-                    elif status == 2 and (changed := _state(folder) ^ before):
-                        names = sorted({os.path.relpath(path, folder) for path, *_ in changed})
-                        file.write(f"{current}: was refused ({last}), but has changed {', '.join(names)}\n")
+                    elif status == 2 and (changed := _changed_by(command, _state(folder) ^ before)):
+                        names = ", ".join(sorted({os.path.relpath(path, folder) for path in changed}))
+                        file.write(f"{current}: was refused ({last}), but has changed {names}\n")
                 except BaseException as error:
                     file.write(f"{current}: {_said(error)}\n")
                 if "Traceback" in printed.getvalue():
-                    file.write(f"{current}: printed a traceback\n")
+                    file.write(f"{current}: printed a traceback, {' '.join(printed.getvalue().split())[-300:]}\n")
+
+
+def _changed_by(command: list[str], files: set[tuple[str, int, int, int]]) -> set[str]:
+    """The files that a command should not have changed: measuring goes on from the scores that it has computed."""
+    scores = command[0] == "measure" or "--resume" in command
+    return {path for path, *_ in files if not (scores and "/scores/" in path)}
 
 
 def _said(error: BaseException) -> str:
@@ -232,12 +246,12 @@ def _said(error: BaseException) -> str:
 
 
 def _state(folder: Path) -> set[tuple[str, int, int, int]]:
-    """Every file with what changes when it is written; locks and caches do not count."""
+    """Every file with what changes when it is written; locks, caches and what killed processes left do not count."""
     found = set()
     for at, _, names in os.walk(folder):
         if "/cache" not in at:
             for name in names:
                 stat = os.stat(os.path.join(at, name))
-                if name not in (".lock", ".writer.json"):
+                if name not in (".lock", ".writer.json") and not name.endswith(".part"):
                     found.add((os.path.join(at, name), stat.st_mtime_ns, stat.st_size, stat.st_ino))
     return found

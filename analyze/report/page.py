@@ -22,6 +22,7 @@ from headway.analyze.report.study_page import study_data
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.checkpoints.files import NotWrittenError, write_whole
+from headway.data.parts import remove_parts_of
 from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def _write(out: Path, text: str, overwrite: bool) -> Path:
     try:
         if out.exists() and not overwrite and MARK not in out.read_text(encoding="utf-8", errors="replace")[:1000]:
             raise ValueError(f"out: {out} is not a page of Headway; --overwrite replaces it")
+        remove_parts_of(out)
         write_whole(out, text)
     except NotWrittenError as error:
         raise ValueError(f"out: {error.strerror}") from None

@@ -6,7 +6,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import kills
+from corpora import write_corpus
 from forks import forked
-from kills import RECIPE, TEXT, TRAIN, Moment, perform
+from kills import RECIPE, TEXT, Scenes, perform
+from toy_studies import made_up_study
 
 from headway.checkpoints import Run
 
@@ -140,30 +140,29 @@ def _changed(content: bytes, draws: random.Random) -> tuple[str, bytes]:
     return how, changed[how]
 
 
-def write_scene(root: Path) -> Path:
+def write_scene(scenes: Scenes) -> Path:
     """Write the runs that are mutated, and return their folder."""
-    scene = root / "scene"
-    scene.mkdir()
+    scene = scenes.root / "scene"
+    shutil.copytree(scenes.undisturbed("train").folder / "run", scene / TOY)
+    shutil.copytree(scenes.begin("resume", scenes.root / "scene-stopped") / "run", scene / STOPPED)
+    made_up_study(TOY, RECIPE.steps).write(Run(scene / TOY).study_file("induction", RECIPE.steps))
     RECIPE.save(scene / "recipe.yaml")
     TEXT.save(scene / "words.yaml")
-    kills.write_corpus(scene / "corpus", files=7)
-
-    def make(*arguments: str, at: Moment | None = None) -> None:
-        ended = forked(partial(perform, list(arguments), scene, at), scene, kill=True)
-        assert ended.status == (0 if at is None else -signal.SIGKILL), ended.printed
-
-    make(*TRAIN[:-1], TOY)
-    make("study", "induction", TOY, "--sequences", "3")
-    make("measure", TOY, "--only", "rank_95", "--at", f"0,{STEP}")
-    moment = Moment("rename", "stopped/scores/step-00000012/previous_token.safetensors", 1)
-    make(*TRAIN[:-1], STOPPED, at=moment)
-    make("train", "--config", "words.yaml", "--trust", "--out", WORDS)
+    write_corpus(scene / "corpus", files=7)
+    for command in (
+        ["measure", TOY, "--only", "rank_95", "--at", f"0,{RECIPE.steps}"],
+        ["report", TOY],
+        ["train", "--config", "words.yaml", "--trust", "--out", WORDS],
+    ):
+        ended = forked(partial(perform, command, scene), scene)
+        assert ended.status == 0, ended.printed
     return scene
 
 
 def survive(scene: Path, mutation: Mutation, folder: Path) -> list[str]:
     """Change one file in a copy of the scene, let everything read it, and return what is wrong."""
-    shutil.copytree(scene, folder)
+    others = {TOY, STOPPED} - set(mutation.commands)
+    shutil.copytree(scene, folder, ignore=lambda at, _: others if at == str(scene) else ())
     (folder / mutation.path).write_bytes(mutation.content)
     report = folder.with_name(f"{folder.name}.wrong")
     ended = forked(partial(_read_all, mutation.commands, folder, report), folder, SECONDS, memory=MEMORY)

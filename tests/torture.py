@@ -12,6 +12,7 @@ file beside these. A mutation holds if every command and every reader either suc
 """
 
 import argparse
+import math
 import os
 import shutil
 import sys
@@ -35,12 +36,12 @@ def table(of: str, cases: dict[str, int], held: dict[str, int]) -> str:
     return "\n".join([*rows, f"{'all':{width}}  {sum(cases.values()):5}  {sum(held.values()):5}"])
 
 
-def kill(root: Path, seeds: Iterable[int], scenarios: list[str], keep: bool) -> bool:
+def kill(scenes: kills.Scenes, seeds: Iterable[int], scenarios: list[str], keep: bool) -> bool:
     """Kill once for each seed, and print the table; return whether every run was as if it had not been killed."""
-    scenes, cases, held = kills.Scenes(root), Counter[str](), Counter[str]()
+    cases, held = Counter[str](), Counter[str]()
     for seed in seeds:
         drawn = kills.draw(scenes, seed, scenarios)
-        folder = root / f"kill-{seed}"
+        folder = scenes.root / f"kill-{seed}"
         wrong = kills.survive(scenes, drawn, folder)
         kind = f"{drawn.scenario}: {drawn.kind}"
         cases[kind] += 1
@@ -55,15 +56,15 @@ def kill(root: Path, seeds: Iterable[int], scenarios: list[str], keep: bool) -> 
     return cases == held
 
 
-def mutate(root: Path, seeds: Iterable[int], seconds: float, keep: bool) -> bool:
+def mutate(scenes: kills.Scenes, seeds: Iterable[int], seconds: float, keep: bool) -> bool:
     """Mutate one file for each seed until the time is over, and print the table; return whether all mutations held."""
-    scene, cases, held = mutations.write_scene(root), Counter[str](), Counter[str]()
+    scene, cases, held = mutations.write_scene(scenes), Counter[str](), Counter[str]()
     end = time.monotonic() + seconds
     for seed in seeds:
         if time.monotonic() > end:
             break
         drawn = mutations.draw(scene, seed)
-        folder = root / f"mutation-{seed}"
+        folder = scenes.root / f"mutation-{seed}"
         wrong = mutations.survive(scene, drawn, folder)
         cases[drawn.kind] += 1
         held[drawn.kind] += not wrong
@@ -90,11 +91,13 @@ def main() -> None:
     if given.keep:
         print(root)
     forks.import_once()
+    scenes = kills.Scenes(root)
     try:
-        held = kill(root, given.only or range(given.kills), given.scenario, given.keep)
+        held = kill(scenes, given.only or range(given.kills), given.scenario, given.keep)
         if given.mutation or given.mutations or given.minutes:
-            seeds = given.mutation or (count() if given.mutations is None else range(given.mutations))
-            held &= mutate(root, seeds, 60 * given.minutes, given.keep)
+            seeds = given.mutation or (None if given.mutations is None else range(given.mutations))
+            seconds = math.inf if seeds else 60 * given.minutes
+            held &= mutate(scenes, seeds or count(), seconds, given.keep)
     finally:
         if not given.keep:
             shutil.rmtree(root)

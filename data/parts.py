@@ -4,19 +4,24 @@ import glob
 import os
 import platform
 import shutil
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 
-def part_of(path: Path, shared: bool = False) -> Path:
-    """Return the name under which this process writes ``path``; a folder that machines share names the machine too.
+def part_of(path: Path) -> Path:
+    """Return the name under which this process writes ``path``.
 
     Example:
         >>> part_of(Path("runs/config.yaml")).match("runs/.config.yaml.*.part")
         True
     """
-    machine = f"{platform.node()}." if shared else ""
-    return path.with_name(f".{path.name}.{machine}{os.getpid()}.part")
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def make_part_folder(folder: Path) -> Path:
+    """Make the folder in which one thread writes ``folder``; machines may share where it lies, so it names this one."""
+    return Path(tempfile.mkdtemp(f".{os.getpid()}.part", f".{folder.name}.{platform.node()}.", folder.parent))
 
 
 def remove_parts(folder: Path, shared: bool = False) -> None:
@@ -33,7 +38,7 @@ def remove_parts_of(path: Path) -> None:
 
 def _remove_if_dead(part: Path) -> None:
     process = part.name.split(".")[-2]
-    if process.isdigit() and _is_alive(int(process)):
+    if process.isdecimal() and _is_alive(int(process)):
         return
     if part.is_dir() and not part.is_symlink():
         shutil.rmtree(part, ignore_errors=True)
@@ -45,7 +50,7 @@ def _remove_if_dead(part: Path) -> None:
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # it belongs to another user
         return True

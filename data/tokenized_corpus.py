@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from headway.data.cache import cache_folder
 from headway.data.corpus import Corpus
-from headway.data.parts import part_of, remove_parts
+from headway.data.parts import make_part_folder, remove_parts
 from headway.data.tokenizer import encode_texts, train_bpe
 
 # Version of the cached files; files of another version are never read.
@@ -127,9 +127,7 @@ class TokenizedCorpus:
         bpe = train_bpe(train, n_tokens)
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_parts(folder.parent, shared=True)
-        part = part_of(folder, shared=True)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
+        part = make_part_folder(folder)
         counts = {}
         try:
             bpe.save(str(part / "tokenizer.json"))

@@ -126,6 +126,7 @@ KINDS = {
 }
 CHANGING = [
     (r"\.\d+\.part\b", ".X.part"),
+    (r"cache/text/\.[^/]*", "cache/text/.X"),
     (r"events\.out\.tfevents\.\d+\.(?!mended)[^/]*", "events.X"),
 ]
 

@@ -50,7 +50,6 @@ VALUES = (
 # Of address space, beyond what the process has at its start.
 MEMORY = 2 << 30
 SECONDS = 60
-STEP = str(RECIPE.steps)
 READERS: dict[str, Callable[[Run], object]] = {
     "steps": lambda run: run.steps,
     "finished": lambda run: run.finished,

@@ -68,13 +68,14 @@ def mend_log(run: Run, step: int | None) -> None:
     old = sorted(run.path.glob("events.out.tfevents.*"))
     logged = [event for path in old for event in LegacyEventFileLoader(str(path)).Load() if event.summary.value]
     kept = sorted(_each_once(logged, -1 if step is None else step), key=lambda event: event.step)
-    shown = {
-        event.step for event in kept if not {value.tag for value in event.summary.value} <= set(UPDATE_TAGS.values())
-    }
+    shown = {event.step for event in kept if any(map(_shows_score, event.summary.value))}
     scored: dict[int, dict[str, xr.Dataset]] = {}
     for (at, name), path in score_files(run.path).items():
         if at not in shown and step is not None and at <= step:
             scored.setdefault(at, {})[name] = read_file(path)
+    if 0 in scored:
+        # What is written once comes before the scores of step 0, and is written again with them.
+        kept = [event for event in kept if event.step > 0]
     if not scored and kept == logged:
         return
     folder = part_of(run.path / "log")
@@ -110,6 +111,11 @@ def _each_once(events: Iterable[Any], last: int) -> Iterator[Any]:
         if len(new) < len(event.summary.value):
             event = Event(step=event.step, wall_time=event.wall_time, summary=Summary(value=new))
         yield event
+
+
+def _shows_score(value: Any) -> bool:
+    """Return whether a value is a number or picture of a score, and neither of an update nor what is written once."""
+    return value.HasField("image") or (value.HasField("simple_value") and value.tag not in UPDATE_TAGS.values())
 
 
 def log_scores(trainer: L.Trainer, scores: Mapping[str, xr.Dataset], step: int) -> None:

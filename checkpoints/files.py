@@ -1,6 +1,9 @@
 """Atomic writing of files, reading of netCDF files, and the rule by which a directory is a run."""
 
+import hashlib
+import io
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -8,10 +11,16 @@ from typing import Any
 import xarray as xr
 import yaml
 
+from headway.data.parts import part_of
+
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 # Of a file that a user has written; a config.yaml has some thousand bytes.
 MOST_BYTES, MOST_VALUES = 10_000_000, 100_000
+
+
+# What stands between a netCDF file and its checksum.
+SEAL = b"\nsha256 "
 
 
 class NotWrittenError(OSError):
@@ -98,7 +107,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
     """
     _check_links(path)
     # Two processes may write the same file; the last one wins.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
@@ -143,22 +152,13 @@ def check_replaceable(out: Path, mark: bytes, kind: str, overwrite: bool, within
     return out
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what processes that were killed have left half-written."""
-    for part in folder.rglob(".*.part"):
-        process = part.name.split(".")[-2]
-        if not (process.isdigit() and _is_alive(int(process))):
-            part.unlink(missing_ok=True)
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it belongs to another user
-        return True
-    return True
+def written_after(path: Path, others: Iterable[Path]) -> bool:
+    """Return whether a file exists and is at least as new as others."""
+    return path.exists() and all(other.stat().st_mtime_ns <= path.stat().st_mtime_ns for other in others)
 
 
 def _sync(folder: Path) -> None:
@@ -178,9 +178,21 @@ def _check_links(path: Path) -> None:
         raise ValueError(f"run: {path.parent} is a link that leads out of the run; nothing is written there")
 
 
+def write_tree(path: Path, tree: xr.DataTree) -> None:
+    """Write a netCDF file, which ``xarray.open_datatree`` reads, with a checksum behind its end."""
+    # HDF5 ends the whole process where a disk is full, so it writes into memory.
+    content = io.BytesIO()
+    tree.to_netcdf(content, engine="h5netcdf")
+    write_whole(path, content.getvalue() + SEAL + _checksum(content.getvalue()))
+
+
 def read_tree(path: Path) -> xr.DataTree:
     """Load a netCDF file into memory; raise a ValueError that names the file if it is damaged."""
     try:
+        # HDF5 may loop forever in a damaged file. Files of older versions have no checksum.
+        content, seal, checksum = path.read_bytes().rpartition(SEAL)
+        if seal and checksum != _checksum(content):
+            raise ValueError("its checksum is another")
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             return tree.load()
     except (OSError, RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:  # all that HDF5 raises

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from headway.checkpoints.run import Run
+from headway.models.hooked_transformer import HookedTransformer
 
 # What Lightning needs to go on, each with its type.
 NEEDED = {
@@ -33,7 +34,8 @@ def check_resume_file(run: Run) -> int | None:
     """
     file, steps = run.resume_file, run.steps
     if not file.exists():
-        if steps:
+        # One that died at its first checkpoint has the initial weights alone, which its recipe gives again.
+        if steps and not (steps == [0] and _is_initial(run)):
             raise _refused(run, f"{file} is missing, and the run has kept step {steps[-1]}")
         return None
     try:
@@ -64,7 +66,7 @@ def check_resume_file(run: Run) -> int | None:
         raise _refused(run, f"{file} is of step {step}, but the run has kept step {steps[-1] if steps else 'none'}")
     kept = run.model(step).state_dict()
     ours = {name.removeprefix("model."): value.float() for name, value in checkpoint["state_dict"].items()}
-    if kept.keys() != ours.keys() or any(not torch.equal(ours[name], value) for name, value in kept.items()):
+    if not _equal(ours, kept):
         raise _refused(run, f"{file} has other weights than {run.weights_file(step)}")
     return step
 
@@ -84,6 +86,16 @@ def _check_parts(checkpoint: dict[str, Any]) -> None:
             for name, value in state.items():
                 if torch.is_tensor(value) and value.ndim > 0 and value.shape != shapes[number]:
                     raise ValueError(f"{name} of weight {number} has the shape {tuple(value.shape)}")
+
+
+def _is_initial(run: Run) -> bool:
+    """Return whether the weights of step 0 are those with which the recipe begins."""
+    kept, initial = run.model(0), HookedTransformer(run.recipe.model, seed=run.recipe.seed)
+    return _equal({name: value.float() for name, value in initial.state_dict().items()}, kept.state_dict())
+
+
+def _equal(weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> bool:
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
 def digest(checkpoint: Any) -> str:

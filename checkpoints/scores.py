@@ -46,12 +46,17 @@ def score_file(run: Path, step: int | None, name: str) -> Path:
 
 
 def write_scores(path: Path, scores: xr.Dataset) -> None:
-    """Write a Dataset: its variables with their axes and attributes, and the labels along axes that have some."""
-    arrays = {str(name): variable.values.copy(order="C") for name, variable in scores.data_vars.items()}
+    """Write a Dataset: its variables with their axes and attributes, and the labels along axes that have some.
+
+    A Dataset that was read from such a file is written as the same bytes.
+    """
+    arrays = {str(name): scores[name].values.copy(order="C") for name in sorted(map(str, scores.data_vars))}
     described = {
         "axes": {name: list(map(str, scores[name].dims)) for name in arrays},
         "attributes": {name: scores[name].attrs for name in arrays},
-        "labels": {str(axis): scores[axis].values.tolist() for axis in scores.dims if axis in scores.coords},
+        "labels": {
+            axis: scores[axis].values.tolist() for axis in sorted(map(str, scores.dims)) if axis in scores.coords
+        },
     }
     # One entry, because the order of several is another in each process.
     write_whole(path, safetensors.numpy.save(arrays, {DESCRIBED: json.dumps(described)}))

@@ -22,6 +22,7 @@ from headway.analyze.report.study_page import study_data
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.checkpoints.files import NotWrittenError, check_replaceable, write_whole
+from headway.data.parts import remove_parts_of
 from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def write_prompt_page(
 def _write(out: Path, text: str, overwrite: bool) -> Path:
     check_page(out, overwrite)
     try:
+        remove_parts_of(out)
         write_whole(out, text)
     except NotWrittenError as error:
         raise ValueError(f"out: {error.strerror}") from None

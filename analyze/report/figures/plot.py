@@ -23,6 +23,7 @@ from headway.analyze.report.figures import (
 from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Run
 from headway.checkpoints.files import NotWrittenError, check_replaceable, write_whole
+from headway.data.parts import remove_parts_of
 from headway.options import nearest
 
 if TYPE_CHECKING:  # an extra, which is imported where it draws
@@ -142,6 +143,7 @@ def save(figure: "Figure", out: str | Path, overwrite: bool = False) -> Path:
         with _style():
             content = io.BytesIO()
             figure.savefig(content, format=ending[1:], metadata=METADATA[ending])
+            remove_parts_of(out)
             write_whole(out, content.getvalue())
     except NotWrittenError as error:
         raise ValueError(f"out: {error.strerror}") from None

@@ -174,7 +174,10 @@ class Run:
 
         from headway.data.tokenizer import read_tokenizer
 
-        return read_tokenizer(written)
+        try:
+            return read_tokenizer(written)
+        except ValueError as error:
+            raise ValueError(f"run: {path} is damaged ({error})") from None
 
     @property
     def steps(self) -> list[int]:
@@ -250,6 +253,9 @@ class Run:
         step, tokenizer = self.check_step(step, nearest), self.tokenizer
         try:
             config = ModelConfig(**json.loads((self.path / "weights" / "config.json").read_text(encoding="utf-8")))
+            # A size that was altered could be that of a network which no memory holds.
+            if config != ModelConfig(**self.config["model"]):
+                raise ValueError(f"it is of another network than {CONFIG}")
             model = HookedTransformer(config, tokenizer)
             model.load_state_dict(load_file(self.weights_file(step)))
         except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
@@ -267,7 +273,8 @@ class Run:
     def scores(self) -> xr.Dataset:
         """Every score that has been computed; axes as in ``headway.checkpoints.scores``.
 
-        Files are read again only when one of them is new or has changed.
+        Numbers are read from their files when they are looked at, at the steps that are asked for; ``.load()`` reads
+        and keeps them all. Files are opened again only when one of them is new or has changed.
         """
         files = {path: path.stat() for path in score_files(self.path).values()}
         state = {path: (stat.st_mtime_ns, stat.st_size) for path, stat in files.items()}
@@ -450,7 +457,7 @@ class Run:
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")
-        around = next((parent for parent in path.absolute().parents if holds_run(parent)), None)
+        around = next((parent for parent in path.resolve().parents if holds_run(parent)), None)
         if around:
             raise ValueError(f"out: {path} lies in the run {around}; it must lie outside of any run")
         config = recipe.to_yaml()

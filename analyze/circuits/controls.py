@@ -22,7 +22,7 @@ def matched_circuit(graph: Graph, kept: Kept, draws: np.random.Generator) -> Kep
         ...     kept[graph.index[edge]] = True
         >>> drawn = matched_circuit(graph, kept, np.random.default_rng(0))
         >>> print(*(graph.edges[edge] for edge in np.flatnonzero(drawn)))
-        embed->L0H2.v L0H2->L1H1.k L1H1->output
+        embed->L0H2.v L0H2->L1H2.k L1H2->output
     """
     edges = [graph.edges[edge] for edge in np.flatnonzero(kept)]
     used = {edge.source for edge in edges} | {edge.target for edge in edges}

@@ -9,6 +9,7 @@ beside them, which nothing depends on: see ``with_distractors``.
 """
 
 import json
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,9 @@ class Use(NamedTuple):
     source: str
     target: str
     input: str
+
+    def __str__(self) -> str:
+        return f"{self.source}->{self.target}" + ("" if self.input == "in" else f".{self.input}")
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,11 @@ def _reading_weights(model: HookedTransformer, edge: Use) -> Float[Tensor, "d_mo
 
 
 def auroc(scores: dict[str, float], true: set[str]) -> float:
-    """Return the probability that one that is used scores above one that is not; a tie counts half."""
-    above = torch.tensor([score for name, score in scores.items() if name in true], dtype=torch.float64)[:, None]
-    below = torch.tensor([score for name, score in scores.items() if name not in true], dtype=torch.float64)
+    """Return the probability that one that is used scores above one that is not; a tie counts half.
+
+    Those without a score (NaN) rank last.
+    """
+    ranked = {name: -math.inf if math.isnan(score) else score for name, score in scores.items()}
+    above = torch.tensor([score for name, score in ranked.items() if name in true], dtype=torch.float64)[:, None]
+    below = torch.tensor([score for name, score in ranked.items() if name not in true], dtype=torch.float64)
     return ((above > below).double() + (above == below).double() / 2).mean().item()

@@ -49,7 +49,8 @@ class Recipe(NamedTuple):
     """One program of Tracr's library: the expression that makes it, its tokens, and its longest sequence.
 
     ``shorter``: sequences of all lengths, since the program depends on the length. ``unique``: no token twice.
-    ``rare``: a test of sequences that chance seldom draws; they are half of those that are kept, where there are enough.
+    ``rare``: a test of sequences that chance seldom draws. They are half of those that are kept, or a fifth if there are
+    few of them.
     """
 
     program: str
@@ -223,7 +224,10 @@ def weights_of(model: Any) -> dict[str, Any]:
     """Return the weights of a compiled network under the names, and in the shapes, of a HookedTransformer."""
     import numpy as np
 
-    sizes, params = model.model_config, {name: {k: np.asarray(v) for k, v in p.items()} for name, p in model.params.items()}
+    sizes, params = (
+        model.model_config,
+        {name: {k: np.asarray(v) for k, v in p.items()} for name, p in model.params.items()},
+    )
     weights = {"embed.W_E": params["token_embed"]["embeddings"], "pos_embed.W_pos": params["pos_embed"]["embeddings"]}
     d_model = len(model.residual_labels)
     for layer in range(sizes.num_layers):
@@ -235,8 +239,7 @@ def weights_of(model: Any) -> dict[str, Any]:
         weights[f"{ours}.attn.W_O"] = flat.reshape(sizes.num_heads, sizes.key_size, d_model)
         weights[f"{ours}.mlp.W_in"] = params[f"{theirs}/mlp/linear_1"]["w"]
         weights[f"{ours}.mlp.W_out"] = params[f"{theirs}/mlp/linear_2"]["w"]
-    biases = [value for of_module in params.values() for name, value in of_module.items() if name == "b"]
-    assert not any(map(np.any, biases))
+    assert not any(each["b"].any() for each in params.values() if "b" in each)
     return {name: np.ascontiguousarray(weight, np.float32) for name, weight in weights.items()}
 
 

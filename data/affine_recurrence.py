@@ -9,11 +9,12 @@ from typing import ClassVar, Literal
 
 import einops
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headway.data.seeds import generator as stream
-from headway.data.task import Batch, Task
+from headway.data.task import Batch, Behaviour, Task
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class AffineRecurrence(Task):
     """
 
     input_type: ClassVar[Literal["tokens", "vectors"]] = "vectors"
+    behaviour: ClassVar[Behaviour] = Behaviour("determined", "predict_zero_determined", "least_squares")
 
     d_vector: int = 40
     compl: int = 1
@@ -144,10 +146,11 @@ class AffineRecurrence(Task):
         return {"determined": einops.repeat(pos >= self.first_determined, "pos -> batch pos", batch=len(batch.inputs))}
 
     def baselines(self) -> dict[str, float]:
-        """Return mean squared errors; the first four are estimates from a fixed sample, accurate to about 1 %.
+        """Return mean squared errors; all but the last are estimates from a fixed sample, accurate to about 1 %.
 
         - ``predict_zero``, ``repeat_last``: over all positions, averaged over the lengths with equal weight.
         - ``predict_zero_longest``, ``repeat_last_longest``: the same at length_max, as in the evaluation batch.
+        - ``predict_zero_determined``: on the part ``determined`` at length_max.
         - ``least_squares``: ``least_squares_oracle`` on the part ``determined``: 0 up to rounding.
 
         Example:
@@ -155,6 +158,22 @@ class AffineRecurrence(Task):
             ['least_squares', 'predict_zero']
         """
         return {**_estimated_baselines(self), "least_squares": 0.0}
+
+    def twin(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return vectors that follow no recurrence: independent random directions, with the norms of the originals.
+
+        The norms stay, so that the scale of the vectors tells nothing that the original does not tell. A direction is
+        uniform on the sphere; in one dimension it is a random sign.
+
+        Example:
+            >>> task = AffineRecurrence(d_vector=3, length_min=5, length_max=5)
+            >>> batch = task.batch(seed=0, index=0, batch_size=2)
+            >>> twin = task.twin(batch, torch.Generator().manual_seed(0))
+            >>> bool(torch.allclose(twin.inputs.norm(dim=-1), batch.inputs.norm(dim=-1)))
+            True
+        """
+        directions = F.normalize(torch.randn(batch.inputs.shape, generator=generator), dim=-1).to(batch.inputs)
+        return batch._replace(inputs=directions * batch.inputs.norm(dim=-1, keepdim=True))
 
     def _recurrence(
         self, generator: torch.Generator, batch_size: int, length: int
@@ -194,16 +213,20 @@ def _estimated_baselines(task: AffineRecurrence) -> dict[str, float]:
     lengths = torch.arange(2, task.length_max + 1)
     cap_squared = (task.cap_min**2 + task.cap_min * task.cap_max + task.cap_max**2) / 3
     totals = {"predict_zero": torch.zeros(len(lengths)).double(), "repeat_last": torch.zeros(len(lengths)).double()}
+    determined = 0.0
     for _ in range(chunks):
         a, _, _ = task._recurrence(generator, size, task.length_max)
         largest = a.square().sum(-1).cummax(0).values[1:]
         for name, error in (("predict_zero", a[1:]), ("repeat_last", a[1:] - a[:-1])):
             totals[name] += (error.square().sum(-1).cumsum(0) / largest).mean(-1)
+        determined += (a[1 + task.first_determined :].square().sum((0, -1)) / largest[-1]).mean().item()
     losses = {}
     for name, total in totals.items():
         by_length = cap_squared * total / chunks / (lengths - 1) / task.d_vector
         losses[name] = by_length[lengths >= task.length_min].mean().item()
         losses[f"{name}_longest"] = by_length[-1].item()
+    count = task.length_max - 1 - task.first_determined
+    losses["predict_zero_determined"] = cap_squared * determined / chunks / count / task.d_vector
     return losses
 
 

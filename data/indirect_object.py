@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from headway.data.task import Batch, Task
+from headway.data.task import Batch, Behaviour, Task
 from headway.data.tokenizer import bos_token_id
 
 Order = Literal["mixed", "ABBA", "BABA"]
@@ -94,6 +94,7 @@ class IndirectObject(Task):
     """
 
     bos_token: ClassVar[int | None] = 0
+    behaviour: ClassVar[Behaviour] = Behaviour("end", "end_any_name", "end_best")
 
     n_names: int = len(NAMES)
     order: Order = "mixed"
@@ -215,6 +216,17 @@ class IndirectObject(Task):
             inputs[sequences, batch.info[name]] = other
             targets[sequences, batch.info[name] - 1] = other
         return batch._replace(inputs=inputs, targets=targets)
+
+    def twin(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return the ``corrupted`` sentences, with the targets of the original; ``generator`` is not used.
+
+        Example:
+            >>> task = IndirectObject()
+            >>> batch = task.batch(seed=0, index=0, batch_size=1)
+            >>> bool((task.twin(batch, torch.Generator()).inputs == task.corrupted(batch).inputs).all())
+            True
+        """
+        return batch._replace(inputs=self.corrupted(batch).inputs)
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
         """Return ``end``: the position END, whose target is IO; ``before``: every other position that counts.

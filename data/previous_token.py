@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from headway.data.task import Batch, Task
+from headway.data.task import Batch, Behaviour, Task
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class PreviousToken(Task):
     options_added_later: ClassVar = ("bos",)
 
     bos_token: ClassVar[int | None] = 0  # no other token is 0, with or without BOS
+    behaviour: ClassVar[Behaviour] = Behaviour(None, "chance", "floor")
 
     n_tokens: int = 299
     length: int = 50

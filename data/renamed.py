@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headway.data.task import Batch, Task
+from headway.data.task import Batch, Behaviour, Task
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Renamed(Task):
         return None if self.task.bos_token is None else self.tokens[self.task.bos_token]
 
     @property
+    def behaviour(self) -> Behaviour:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The behaviour of the task."""
+        return self.task.behaviour
+
+    @property
     def d_vocab(self) -> int:
         """The largest of the numbers plus 1."""
         return max(self.tokens) + 1
@@ -62,6 +67,15 @@ class Renamed(Task):
         batch = self.task.sample(generator, batch_size)
         numbers = torch.tensor(self.tokens)
         return batch._replace(inputs=numbers[batch.inputs], targets=numbers[batch.targets])
+
+    def twin(self, batch: Batch, generator: torch.Generator) -> Batch | None:
+        """Return the twin that the task draws, with its tokens renumbered; None if the task draws none."""
+        numbers = torch.tensor(self.tokens, device=batch.inputs.device)
+        original = torch.zeros(self.d_vocab, dtype=torch.long, device=numbers.device)
+        original[numbers] = torch.arange(len(numbers), device=numbers.device)
+        own = batch._replace(inputs=original[batch.inputs], targets=original[batch.targets])
+        twin = self.task.twin(own, generator)
+        return None if twin is None else batch._replace(inputs=numbers[twin.inputs])
 
     def loss(self, output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, "batch pos"]:
         """Return the loss of the task."""

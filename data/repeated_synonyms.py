@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from headway.data.task import Batch, Task
+from headway.data.repeated_tokens import permutations
+from headway.data.task import Batch, Behaviour, Task
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class RepeatedSynonyms(Task):
     """
 
     bos_token: ClassVar[int | None] = 0
+    behaviour: ClassVar[Behaviour] = Behaviour("repeats", "chance", "repeats_fuzzy_induction")
 
     n_pairs: int = 100
     length: int = 48
@@ -126,6 +128,23 @@ class RepeatedSynonyms(Task):
             "first": (j <= start + p) | (j > start + 2 * p),
             "repeats": (j >= start + p + 2) & (j <= start + 2 * p),
         }
+
+    def twin(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return sequences in which neither a token nor its synonym comes again: one token of each pair, at random.
+
+        A sequence longer than n_pairs + 1 holds independent permutations of the pairs, one after another: a pair comes
+        again, but what follows its first token says nothing about what follows the second.
+
+        Example:
+            >>> task = RepeatedSynonyms(n_pairs=7, length=8, period_min=3, period_max=3)
+            >>> twin = task.twin(task.batch(seed=0, index=0, batch_size=1), torch.Generator().manual_seed(0))
+            >>> sorted((token - 1) % 7 for token in twin.inputs[0, 1:].tolist())
+            [0, 1, 2, 3, 4, 5, 6]
+        """
+        count, length = batch.inputs.shape
+        pair = permutations(self.n_pairs, count, length - 1, generator)
+        side = torch.randint(2, pair.shape, generator=generator)
+        return batch._replace(inputs=F.pad(1 + pair + self.n_pairs * side, (1, 0), value=0).to(batch.inputs))
 
     def baselines(self) -> dict[str, float]:
         """Return cross-entropies in nats.

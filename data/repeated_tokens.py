@@ -9,10 +9,10 @@ from typing import ClassVar
 import einops
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from headway.data.task import Batch, Task
+from headway.data.task import Batch, Behaviour, Task
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class RepeatedTokens(Task):
     options_added_later: ClassVar = ("late_start",)
 
     bos_token: ClassVar[int | None] = 0
+    behaviour: ClassVar[Behaviour] = Behaviour("repeats", "chance", "repeats_induction")
 
     n_tokens: int = 64
     length: int = 48
@@ -127,6 +128,22 @@ class RepeatedTokens(Task):
         distinct = einops.rearrange(batch.info["lead"] + batch.info["period"], "batch -> batch 1")
         return {"first": j <= distinct, "repeats": j >= distinct + 2}
 
+    def twin(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return sequences in which no token repeats: the tokens after BOS are a new random permutation.
+
+        A sequence longer than n_tokens + 1 holds independent permutations, one after another: a token comes again, but
+        what follows its first copy says nothing about what follows the second.
+
+        Example:
+            >>> task = RepeatedTokens(n_tokens=7, length=8, period_min=3, period_max=3, late_start=0.0)
+            >>> twin = task.twin(task.batch(seed=0, index=0, batch_size=1), torch.Generator().manual_seed(0))
+            >>> sorted(twin.inputs[0].tolist())
+            [0, 1, 2, 3, 4, 5, 6, 7]
+        """
+        count, length = batch.inputs.shape
+        tokens = 1 + permutations(self.n_tokens, count, length - 1, generator)
+        return batch._replace(inputs=F.pad(tokens, (1, 0), value=0).to(batch.inputs))
+
     def baselines(self) -> dict[str, float]:
         """Return cross-entropies in nats.
 
@@ -153,3 +170,15 @@ class RepeatedTokens(Task):
             "first_unseen": nats / occurrences,
             "repeats_induction": 0.0,
         }
+
+
+def permutations(n: int, batch_size: int, length: int, generator: torch.Generator) -> Int[Tensor, "batch length"]:
+    """Return rows of random permutations of 0..n-1, one after another, cut off after ``length`` numbers.
+
+    Example:
+        >>> rows = permutations(3, batch_size=1, length=6, generator=torch.Generator().manual_seed(0))
+        >>> sorted(rows[0, :3].tolist()), sorted(rows[0, 3:].tolist())
+        ([0, 1, 2], [0, 1, 2])
+    """
+    order = torch.rand(batch_size, -(-length // n), n, generator=generator).argsort(dim=-1)
+    return order.flatten(1)[:, :length]

@@ -50,12 +50,26 @@ class Batch(NamedTuple):
         )
 
 
+class Behaviour(NamedTuple):
+    """The number that shows what a task is about: the loss on a part, and the baselines between which it lies.
+
+    ``part`` is a name among ``Task.parts``; None stands for all positions that count. ``chance`` and ``floor`` are
+    names among ``Task.baselines``: the loss on this part of a network that does not know the answer, and of one that
+    does; None where the task knows no such loss.
+    """
+
+    part: str | None = None
+    chance: str | None = None
+    floor: str | None = None
+
+
 @dataclass(frozen=True)
 class Task(ABC):
     """A distribution over sequences, with the loss that a network is trained on.
 
     The fields of a subclass are its configuration and are written to the run's config.yaml. A subclass defines
-    ``d_vocab``, ``n_ctx``, ``sample`` and ``baselines``, and ``input_type`` if its inputs are vectors.
+    ``d_vocab``, ``n_ctx``, ``sample`` and ``baselines``, and ``input_type`` if its inputs are vectors. ``behaviour``
+    and ``twin`` tell the search for circuits which loss shows that the task is solved, and what hides the answer.
 
     Example:
         A custom task, counting upwards modulo 7:
@@ -75,6 +89,7 @@ class Task(ABC):
 
     input_type: ClassVar[Literal["tokens", "vectors"]] = "tokens"
     bos_token: ClassVar[int | None] = None
+    behaviour: ClassVar[Behaviour] = Behaviour()
     options_added_later: ClassVar[tuple[str, ...]] = ()
     """Fields that the config.yaml of an older run may lack; it lacks no other."""
 
@@ -140,6 +155,21 @@ class Task(ABC):
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
         """Return named sets of positions whose loss is reported separately, such as first occurrences and repeats."""
         return {}
+
+    def twin(self, batch: Batch, generator: torch.Generator) -> Batch | None:
+        """Return sequences of this task from which the targets of ``batch`` cannot be told; None if there are none.
+
+        Only ``inputs`` differ from those of ``batch``. A twin leaves a network ignorant: a sequence that has another
+        answer would mislead it. None means that every sequence tells its answer, or that the task does not know a twin.
+
+        Example:
+            >>> from headway.data.repeated_tokens import RepeatedTokens
+            >>> task = RepeatedTokens(n_tokens=7, length=6, period_min=3, period_max=3, late_start=0.0)
+            >>> twin = task.twin(task.batch(seed=0, index=0, batch_size=1), torch.Generator().manual_seed(0))
+            >>> len(set(twin.inputs[0].tolist()))  # nothing repeats
+            6
+        """
+        return None
 
     def batch(self, seed: int, index: int, batch_size: int) -> Batch:
         """Return training batch number ``index``, which depends only on (seed, index)."""

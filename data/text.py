@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headway.data.corpus import read_corpus
 from headway.data.seeds import generator
-from headway.data.task import Batch, Task
+from headway.data.task import Batch, Behaviour, Task
 from headway.data.tokenized_corpus import MAX_TOKENS, Part, TokenizedCorpus, Windows, text_folder
 from headway.data.tokenizer import MIN_TOKENS, format_token, read_tokenizer
 
@@ -50,6 +50,7 @@ class Text(Task):
     """
 
     bos_token: ClassVar[int | None] = 0
+    behaviour: ClassVar[Behaviour] = Behaviour(None, "chance", None)
 
     corpus: str = "stdlib"
     n_tokens: int = 4096

@@ -1,7 +1,7 @@
 """Tasks against theory: the distributions, what can be known where, and the losses of known predictors."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import einops
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headway.checkpoints.recipe import Recipe
 from headway.data.affine_recurrence import AffineRecurrence, least_squares_oracle
+from headway.data.indirect_object import IndirectObject
 from headway.data.previous_token import PreviousToken
 from headway.data.renamed import Renamed
 from headway.data.repeated_synonyms import RepeatedSynonyms
@@ -112,6 +113,122 @@ def test_shapes_labels_and_origin(task: Task):
         assert task.labels(batch)[0] == expected
         tokens = sorted(task.tokens) if isinstance(task, Renamed) else list(range(1 - bos, task.d_vocab))
         assert task.evaluation_batch(seed=0, batch_size=1009).inputs.unique().tolist() == tokens
+
+
+# Twins
+
+
+TWINS = {name: TASKS[name] for name in ("repeated", "affine", "synonyms", "renamed")}
+each_twin = pytest.mark.parametrize("task", [*TWINS.values(), IndirectObject(n_names=7)], ids=[*TWINS, "two names"])
+
+
+@each_twin
+def test_a_twin_differs_in_its_inputs_alone_and_follows_from_the_generator(task: Task):
+    batch = task.evaluation_batch(seed=0, batch_size=13)
+    kept, state = batch.inputs.clone(), torch.get_rng_state()
+    twin, again, other = (task.twin(batch, generator("data", seed)) for seed in (1, 1, 2))
+    assert twin is not None
+    assert again is not None
+    assert other is not None
+    assert torch.equal(batch.inputs, kept)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert twin.inputs.shape == batch.inputs.shape
+    assert twin.inputs.dtype == batch.inputs.dtype
+    assert not torch.equal(twin.inputs, batch.inputs)
+    assert twin.targets is batch.targets
+    assert twin.mask is batch.mask
+    assert twin.info is batch.info
+    assert twin.task is task
+    assert torch.equal(twin.inputs, again.inputs)
+    assert isinstance(task, IndirectObject) == torch.equal(twin.inputs, other.inputs)
+
+
+@pytest.mark.parametrize("task", [PREVIOUS, WITHOUT_BOS, Renamed(PREVIOUS, tuple(range(5, 17)))])
+def test_a_task_whose_sequences_all_tell_their_answer_has_no_twin(task: Task):
+    assert task.twin(task.evaluation_batch(seed=0, batch_size=3), generator("data", 0)) is None
+
+
+def test_nothing_repeats_in_the_twins_of_repeats():
+    for task, batch in ((REPEATED, REPEATED.evaluation_batch(0, 31)), (RENAMED, RENAMED.evaluation_batch(0, 31))):
+        rows = task.twin(batch, generator("data", 0)).inputs
+        assert torch.equal(rows[:, 0], batch.inputs[:, 0])
+        assert all(len(set(row)) == 17 for row in rows.tolist())
+        assert rows.unique().tolist() == task.evaluation_batch(0, 1009).inputs.unique().tolist()
+    rows = SYNONYMS.twin(SYNONYMS.evaluation_batch(0, 31), generator("data", 0)).inputs[:, 1:]
+    # With 13 pairs and 16 tokens, three pairs come a second time, after all of them have come once.
+    pairs = (rows - 1) % 13
+    assert all(len(set(row[:13])) == 13 and len(set(row[13:])) == 3 for row in pairs.tolist())
+    assert 0.4 < (rows > 13).float().mean() < 0.6
+
+
+def test_a_twin_with_few_tokens_holds_permutations_that_say_nothing_about_each_other():
+    task = RepeatedTokens(n_tokens=5, length=13, period_min=3, period_max=5, late_start=0.0)
+    rows = task.twin(task.evaluation_batch(0, 3001), generator("data", 0)).inputs[:, 1:]
+    assert all(len(set(row[i : i + 5])) == 5 for row in rows.tolist() for i in (0, 5))
+    # What followed a token in the first permutation follows it in the second no more often than by chance.
+    found = rows[:, None, :4] == rows[:, 5:9, None]
+    follows = rows[:, None, 1:5] == rows[:, 6:10, None]
+    assert follows[found].float().mean().item() == pytest.approx(1 / 4, abs=0.02)
+
+
+def test_a_twin_of_vectors_has_their_norms_and_tells_the_oracle_nothing():
+    batch = AFFINE.evaluation_batch(0, 503)
+    twin = AFFINE.twin(batch, generator("data", 0))
+    torch.testing.assert_close(twin.inputs.norm(dim=-1), batch.inputs.norm(dim=-1))
+    cosine = F.cosine_similarity(twin.inputs[:, 1:], twin.inputs[:, :-1], dim=-1)
+    assert abs(cosine.mean().item()) < 4 / math.sqrt(7 * cosine.numel())
+    determined = AFFINE.parts(batch)["determined"]
+    losses = [
+        masked_mean(AFFINE.loss(least_squares_oracle(inputs, AFFINE.compl), batch), determined).item()
+        for inputs in (batch.inputs, twin.inputs)
+    ]
+    chance, floor = (AFFINE.baselines()[name] for name in AFFINE.behaviour[1:])
+    assert losses[0] < 1e-6
+    assert floor == 0 < chance < losses[1]
+
+
+@pytest.mark.parametrize("task", [REPEATED, SYNONYMS], ids=["repeated", "synonyms"])
+def test_a_twin_tells_an_induction_oracle_nothing(task: RepeatedTokens | RepeatedSynonyms):
+    """It guesses among the tokens that followed an earlier copy or synonym, and among all tokens if there is none."""
+    batch = task.evaluation_batch(0, 251)
+    synonyms = task.synonyms if isinstance(task, RepeatedSynonyms) else torch.arange(task.d_vocab)
+    n = task.d_vocab - 1
+    accuracies = []
+    for inputs in (batch.inputs, task.twin(batch, generator("data", 0)).inputs):
+        match = (synonyms[inputs][:, :, None] == inputs[:, None, :-1]) & torch.ones(17, 17).tril(-1).bool()[:, :-1]
+        nexts = F.one_hot(synonyms[inputs[:, 1:]], n + 1).float()
+        guess = match.float() @ nexts
+        guess = torch.where(guess.sum(-1, keepdim=True) > 0, guess / guess.sum(-1, keepdim=True), 1 / n)
+        right = guess.gather(-1, batch.targets[..., None]).squeeze(-1)
+        accuracies.append(masked_mean(right, task.parts(batch)[task.behaviour.part]).item())
+    assert accuracies[0] == 1
+    assert accuracies[1] == pytest.approx(1 / n, abs=0.02)
+
+
+@pytest.mark.parametrize("task", [*TASKS.values(), IndirectObject(n_names=7)], ids=[*TASKS, "two names"])
+def test_the_behaviour_names_a_part_and_baselines_of_the_task(task: Task):
+    part, chance, floor = task.behaviour
+    assert part is None or part in task.parts(task.evaluation_batch(0, 2))
+    assert task.baselines()[chance] > task.baselines()[floor] == 0
+
+
+def test_a_task_that_says_nothing_is_judged_by_all_positions_and_has_no_twin():
+    @dataclass(frozen=True)
+    class Other(PreviousToken):
+        behaviour = Task.behaviour
+        twin = Task.twin
+
+    assert Other.behaviour == (None, None, None)
+    assert Other().twin(Other().evaluation_batch(0, 2), generator("data", 0)) is None
+
+
+def test_the_chance_of_the_determined_part():
+    for task in (AFFINE, replace(AFFINE, length_min=7, shared_start=True)):
+        batch = task.evaluation_batch(0, 4001)
+        losses = task.loss(torch.zeros_like(batch.inputs), batch)
+        part = task.parts(batch)["determined"]
+        mean, error = mean_and_error((losses * part).sum(1) / part.sum(1))
+        assert abs(mean - task.baselines()["predict_zero_determined"]) < 5 * error
 
 
 BAD_FIELDS = [

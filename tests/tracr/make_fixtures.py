@@ -49,8 +49,8 @@ class Recipe(NamedTuple):
     """One program of Tracr's library: the expression that makes it, its tokens, and its longest sequence.
 
     ``shorter``: sequences of all lengths, since the program depends on the length. ``unique``: no token twice.
-    ``rare``: a test of sequences that chance seldom draws. They are half of those that are kept, or a fifth if there are
-    few of them.
+    ``rare``: a test of sequences that chance seldom draws. They are half of those that are kept, or a fifth if they are
+    few.
     """
 
     program: str

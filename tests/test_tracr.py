@@ -19,8 +19,10 @@ from tracr_programs import (
     used_edges,
     used_nodes,
 )
-from tracr_table import COLUMNS, batch_of, documented, row
+from tracr_table import CIRCUITS, COLUMNS, batch_of, documented, row
 
+from headway.analyze.circuits.find import find_circuit
+from headway.analyze.circuits.replacement import Replacement
 from headway.data.task import masked_mean
 
 program = cache(Program.load)
@@ -162,7 +164,18 @@ def test_auroc_counts_ties_half() -> None:
     assert auroc(scores | {"a": math.nan}, {"a"}) == 0
 
 
-@pytest.mark.parametrize("name", ["count_a_5", "detect_ab_5", "frac_prevs_5", "sort_unique_5"])
+QUICK = pytest.mark.parametrize("name", ["count_a_5", "detect_ab_5", "frac_prevs_5", "sort_unique_5"])
+
+
+@QUICK
+@pytest.mark.parametrize("replacement", CIRCUITS)
+def test_the_edges_that_are_found_are_those_that_the_labels_state(name: str, replacement: Replacement) -> None:
+    model, batch = program(name).model, batch_of(program(name))
+    found = find_circuit(model, batch, replacement=replacement, n_controls=1, n_orders=1)
+    assert set(map(str, found.edges)) == set(map(str, telling_edges(model, batch)))
+
+
+@QUICK
 def test_the_table_of_the_documentation_is_made_again(name: str) -> None:
     (line,) = (line for line in documented() if f"| {name} |" in line)
     assert [cell.strip() for cell in line.strip("|").split("|")] == row(name)

@@ -200,7 +200,8 @@ class Reads:
             before = read
             for head in range(model.cfg.n_heads):
                 name = str(Head(layer, head))
-                OV, QK = (factored.AB[head] for factored in (attention.OV, attention.QK))
+                OV = attention.W_V[head] @ attention.W_O[head]
+                QK = attention.W_Q[head] @ attention.W_K[head].T
                 writes[name] = attention.W_O[head].ne(0).any(0)
                 v = OV[:, read].ne(0).any(1)
                 q, k = (QK.ne(0).any(axis) & v.any() for axis in (1, 0))

@@ -15,6 +15,7 @@ import xarray as xr
 from tracr_programs import PROGRAMS, Program, auroc, heads_of, telling_edges, used_edges, used_nodes
 
 from headway.analyze.circuits.find import find_circuit
+from headway.analyze.circuits.replacement import Replacement
 from headway.analyze.measures.ablation import ablation, path_patch
 from headway.analyze.measures.attention import (
     current_token,
@@ -97,7 +98,7 @@ MEASURES: dict[str, Callable[[HookedTransformer, Batch], Scores]] = {
     "path_patch": lambda model, batch: strongest(path_patch(model, batch).path_patch),
     **{f"ablation, {kind}": partial(_effect, kind) for kind in ("zero", "mean", "position_mean", "resample")},
 }
-CIRCUITS = ("position_mean", "resample")
+CIRCUITS: tuple[Replacement, ...] = ("position_mean", "resample")
 COLUMNS = (
     "program",
     "heads",
@@ -120,9 +121,9 @@ def measured(program: Program, batch: Batch, name: str) -> float:
         return float("nan")
 
 
-def circuit(program: Program, batch: Batch, replacement: str) -> tuple[float, float]:
+def circuit(program: Program, batch: Batch, replacement: Replacement) -> tuple[float, float]:
     """The AUROC over heads, and over the edges that can be told, of the circuit that is found."""
-    found = find_circuit(program.model, batch, replacement=replacement, seed=SEED, n_controls=1).scores  # pyright: ignore[reportArgumentType]
+    found = find_circuit(program.model, batch, replacement=replacement, seed=SEED, n_controls=1).scores
     heads = {str(head): found.node_importance.sel(node=str(head)).item() for head in heads_of(program.model)}
     edges = dict(zip(found.edge.values.tolist(), found.edge_importance.values.tolist(), strict=True))
     told = {str(edge) for edge in telling_edges(program.model, batch)}
@@ -145,8 +146,10 @@ def row(name: str) -> list[str]:
 
 
 def number(value: float) -> str:
-    """A number of the table: 1.00, .75, - for what does not apply."""
-    return "-" if np.isnan(value) else f"{value:.2f}".removeprefix("0")
+    """A number of the table: 1.00 (only if it is 1), .75, - for what does not apply."""
+    if np.isnan(value):
+        return "-"
+    return "1.00" if value == 1 else f"{min(value, 0.99):.2f}".removeprefix("0")
 
 
 def lines(names: Iterable[str]) -> Iterator[str]:

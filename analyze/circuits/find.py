@@ -12,10 +12,11 @@ from jaxtyping import Float
 from headway.analyze.circuits.circuit import Circuit
 from headway.analyze.circuits.controls import matched_circuit
 from headway.analyze.circuits.elimination import Limits, eliminate, generator_seed, mean_loss, orders
+from headway.analyze.circuits.evaluation import shares, sums_of, with_intervals
 from headway.analyze.circuits.faithfulness import LEAST_KNOWN
-from headway.analyze.circuits.graph import OUTPUT
+from headway.analyze.circuits.graph import OUTPUT, Graph
 from headway.analyze.circuits.intervals import paired_bootstrap
-from headway.analyze.circuits.patching import EdgePatching, Kept
+from headway.analyze.circuits.patching import EdgePatching, Kept, without
 from headway.analyze.circuits.replacement import Replacement
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.data.task import Batch
@@ -29,6 +30,16 @@ TOLERANCE = 0.05
 STANDS_IN = 0.5
 # Circuits of growing size, as shares of all edges: those of the Mechanistic Interpretability Benchmark.
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+AXES = {
+    "effect": ("node",),
+    "node_cost": ("node",),
+    "edge_effect": ("edge",),
+    "cost": ("edge",),
+    "control_faithfulness": ("control",),
+    "faithfulness_by_size": ("size",),
+}
 
 
 class NothingToExplainError(DoesNotApplyError):
@@ -103,9 +114,9 @@ def find_circuit(
         return Circuit(search.result(n_orders, n_controls))
 
 
-def passes_needed(patching: EdgePatching, n_orders: int, n_controls: int) -> int:
-    """Return about how many forward passes ``find_circuit`` takes; most compute a part of the network only."""
-    return (1 + n_orders) * len(patching.graph.edges) + n_controls
+def passes_needed(graph: Graph, n_orders: int, n_controls: int) -> int:
+    """Return how often ``find_circuit`` advances; most of its forward passes compute a part of the network only."""
+    return (1 + n_orders) * len(graph.edges) + n_controls
 
 
 @dataclass(frozen=True)
@@ -130,8 +141,7 @@ class _Search:
     def result(self, n_orders: int, n_controls: int) -> xr.Dataset:
         patching, graph = self.patching, self.patching.graph
         n_edges, nodes = len(graph.edges), graph.nodes[:-1]
-        edge_sums = np.stack([self.sums_without([edge], tried=1) for edge in range(n_edges)])
-        node_sums = np.stack([self.sums_without(patching.edges_from[node]) for node in nodes])
+        edge_sums = np.stack([self.sumswithout([edge], tried=1) for edge in range(n_edges)])
         counts = patching.counts.sum()
         effects = (edge_sums.sum(-1) / counts - self.clean) / self.known
         limits = Limits(LEAST * self.known, self.clean + TOLERANCE * self.known)
@@ -148,27 +158,20 @@ class _Search:
         by_size = [self.sums_of(_largest(ranks, round(size * n_edges))) for size in SIZES]
         draws = np.random.default_rng(generator_seed(self.seed + 1))
         controls = np.stack([self.sums_of(matched_circuit(graph, circuit, draws), 1) for _ in range(n_controls)])
-        members, kept = np.flatnonzero(circuit), self.sums_of(circuit)
-        alone = {int(edge): self.sums_of(_without(circuit, [int(edge)])) for edge in members}
-        in_circuit = _nodes_of(patching, circuit)
-        node_alone = {
-            place: self.sums_of(_without(circuit, patching.edges_from[node]))
-            for place, node in enumerate(nodes)
-            if in_circuit[place]
-        }
-        sums = {
-            "clean": patching.sums(patching.clean),
-            "none": patching.sums(patching.none),
-            "kept": kept,
-            "without": self.sums_of(~circuit),
-            "reach": self.sums_of(reach),
-            "without_reach": self.sums_of(~reach),
+        members, in_circuit = np.flatnonzero(circuit), _nodes_of(patching, circuit)
+        sums = sums_of(patching, circuit, reach)
+        # An edge or node outside the circuit can be removed from it at no cost.
+        alone, node_alone = (np.repeat(sums["kept"][None], each, 0) for each in (n_edges, len(nodes)))
+        for edge in members:
+            alone[edge] = self.sums_of(without(circuit, [int(edge)]))
+        for node in np.flatnonzero(in_circuit):
+            node_alone[node] = self.sums_of(without(circuit, patching.edges_from[nodes[node]]))
+        sums |= {
             "edges": edge_sums,
-            "nodes": node_sums,
             "controls": controls,
             "sizes": np.stack(by_size),
-            "alone": np.stack([alone.get(edge, kept) for edge in range(n_edges)]),
-            "node_alone": np.stack([node_alone.get(place, kept) for place in range(len(nodes))]),
+            "alone": alone,
+            "node_alone": node_alone,
         }
         found = paired_bootstrap(lambda mean: _numbers(mean, sums, members), patching.counts, self.seed)
         return self.dataset(found, circuit, in_circuit, left, reach, stand_in, ranks)
@@ -178,11 +181,11 @@ class _Search:
         self.advance(tried)
         return self.patching.sums(self.patching.run(kept, self.patching.none))
 
-    def sums_without(self, edges: list[int], tried: int = 0) -> Float[np.ndarray, "batch"]:
+    def sumswithout(self, edges: list[int], tried: int = 0) -> Float[np.ndarray, "batch"]:
         """Return the sums of losses with some edges replaced."""
         self.advance(tried)
         everything = np.ones(len(self.patching.graph.edges), dtype=bool)
-        return self.patching.sums(self.patching.run(_without(everything, edges), self.patching.clean))
+        return self.patching.sums(self.patching.run(without(everything, edges), self.patching.clean))
 
     def loss_of(self, kept: Kept) -> float:
         """Return the mean loss with only some edges kept."""
@@ -197,15 +200,15 @@ class _Search:
         for place, node in enumerate(nodes):
             if not in_circuit[place] or not patching.graph.inputs(node):
                 continue
-            without = _without(circuit, patching.edges_of(node))
-            lost = self.loss_of(without) - kept_loss
+            rest = without(circuit, patching.edges_of(node))
+            lost = self.loss_of(rest) - kept_loss
             if lost < LEAST * self.known:
                 continue
             for other_place, other in enumerate(nodes):
                 if in_circuit[other_place] or not patching.graph.inputs(other):
                     continue
-                through = self.edges_between(other, without)
-                start = patching.run(without | through, patching.none, whole=True)
+                through = self.edges_between(other, rest)
+                start = patching.run(rest | through, patching.none, whole=True)
                 most = kept_loss + (1 - STANDS_IN) * lost
                 if mean_loss(patching, start) <= most:
                     table[place, other_place] = True
@@ -230,7 +233,7 @@ class _Search:
         kept_loss, every = self.loss_of(circuit), np.arange(len(circuit))
         cost = np.zeros(len(circuit))
         for edge in np.flatnonzero(circuit):
-            cost[edge] = self.loss_of(_without(circuit, [int(edge)])) - kept_loss
+            cost[edge] = self.loss_of(without(circuit, [int(edge)])) - kept_loss
         when = np.full(len(circuit), len(removed))
         when[removed] = np.arange(len(removed))
         # Of several keys the last one decides first.
@@ -251,16 +254,7 @@ class _Search:
     ) -> xr.Dataset:
         """Return everything as one Dataset."""
         patching, graph = self.patching, self.patching.graph
-        axes = {
-            "effect": ("node",), "node_cost": ("node",), "edge_effect": ("edge",), "cost": ("edge",),
-            "control_faithfulness": ("control",), "faithfulness_by_size": ("size",),
-        }  # fmt: skip
-        variables: dict[str, Any] = {}
-        for name, interval in found.items():
-            variables[name] = (axes.get(name, ()), interval.value)
-            if name != "control_faithfulness":
-                variables[f"{name}_low"] = (axes.get(name, ()), interval.low)
-                variables[f"{name}_high"] = (axes.get(name, ()), interval.high)
+        variables: dict[str, Any] = dict(with_intervals(found, AXES).variables)
         controls, value = found["control_faithfulness"].value, found["faithfulness"].value
         of_nodes = [
             max((importance[edge] for edge in patching.edges_from[node]), default=0.0) for node in graph.nodes[:-1]
@@ -291,35 +285,21 @@ def _numbers(
 ) -> dict[str, np.ndarray]:
     """Return every number with an interval, from the losses of each sequence."""
     loss = {name: mean(each) for name, each in sums.items()}
-    clean, none = loss["clean"], loss["none"]
-    known = none - clean
-
-    def share(amount: np.ndarray) -> np.ndarray:
-        return amount / known.reshape(-1, *[1] * (amount.ndim - 1))
-
-    def against(whole: np.ndarray, name: str) -> np.ndarray:
-        return whole.reshape(-1, *[1] * (loss[name].ndim - 1)) - loss[name]
-
-    by_size = share(against(none, "sizes"))
-    cost = share(-against(loss["kept"], "alone"))
-    from_nothing, sizes = np.concatenate([np.zeros((len(by_size), 1)), by_size], 1), (0.0, *SIZES)
-    return {
-        "clean": clean,
-        "all_replaced": none,
-        "known": known,
-        "faithfulness": share(none - loss["kept"]),
-        "necessity": share(loss["without"] - clean),
-        "reach_faithfulness": share(none - loss["reach"]),
-        "reach_necessity": share(loss["without_reach"] - clean),
-        "minimality": cost[:, members].min(1, initial=np.inf) if len(members) else np.full(len(clean), np.nan),
+    found = shares(loss)
+    none, known, kept = found["all_replaced"][:, None], found["known"][:, None], loss["kept"][:, None]
+    cost = (loss["alone"] - kept) / known
+    by_size = (none - loss["sizes"]) / known
+    # A circuit of no edges carries nothing.
+    curve, sizes = np.pad(by_size, ((0, 0), (1, 0))), (0.0, *SIZES)
+    return found | {
         "cost": cost,
-        "node_cost": share(-against(loss["kept"], "node_alone")),
-        "effect": share(-against(clean, "nodes")),
-        "edge_effect": share(-against(clean, "edges")),
+        "node_cost": (loss["node_alone"] - kept) / known,
+        "minimality": cost[:, members].min(1) if len(members) else np.full(len(cost), np.nan),
+        "edge_effect": (loss["edges"] - found["clean"][:, None]) / known,
         "faithfulness_by_size": by_size,
-        "cpr": np.trapezoid(from_nothing, sizes, axis=1),
-        "cmd": np.trapezoid(np.abs(1 - from_nothing), sizes, axis=1),
-        "control_faithfulness": share(against(none, "controls")),
+        "cpr": np.trapezoid(curve, sizes, axis=1),
+        "cmd": np.trapezoid(np.abs(1 - curve), sizes, axis=1),
+        "control_faithfulness": (none - loss["controls"]) / known,
     }
 
 
@@ -327,12 +307,6 @@ def _largest(ranks: np.ndarray, count: int) -> Kept:
     chosen = np.zeros(len(ranks), dtype=bool)
     chosen[np.argsort(ranks)[len(ranks) - count :]] = True
     return chosen
-
-
-def _without(kept: Kept, edges: list[int]) -> Kept:
-    left = kept.copy()
-    left[edges] = False
-    return left
 
 
 def _nodes_of(patching: EdgePatching, circuit: Kept) -> np.ndarray:

@@ -312,3 +312,10 @@ def part_mask(batch: Batch, part: str | None) -> Bool[Tensor, "batch pos"]:
     if not mask.any():
         raise DoesNotApplyError(f"part: {part!r} has no position in this batch")
     return mask
+
+
+def without(kept: Kept, edges: Sequence[int]) -> Kept:
+    """Return the same circuit without some edges, given by their numbers."""
+    left = kept.copy()
+    left[list(edges)] = False
+    return left

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench torture clean
+.PHONY: help demo test check bench torture programs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ bench: $(READY)  ## benchmark a step, a run, its measures and start-up, as ratio
 
 torture: $(READY)  ## kill 100 runs at seeded moments, then mutate their files for 3 minutes (ONLY=seed for one kill)
 	$(BIN)/python tests/torture.py $(if $(ONLY),--minutes 0 --only $(ONLY))
+
+programs: $(READY)  ## make the table of compiled programs again, and compare it with docs/results.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/tracr_table.py --check
 
 clean:  ## remove the environment (runs stay)
 	rm -rf .venv *.egg-info build

@@ -17,7 +17,7 @@ def matched_circuit(graph: Graph, kept: Kept, draws: np.random.Generator) -> Kep
     Example:
         >>> from headway.models.config import ModelConfig
         >>> cfg = ModelConfig(n_layers=2, d_model=8, n_ctx=5, d_head=4, n_heads=3, d_vocab=13, attn_only=True)
-        >>> graph, kept = Graph(cfg), np.zeros(72, dtype=bool)
+        >>> graph, kept = Graph(cfg), np.zeros(71, dtype=bool)
         >>> for edge in graph.check_edges(["embed->L0H1.v", "L0H1->L1H0.k", "L1H0->output"]):
         ...     kept[graph.index[edge]] = True
         >>> drawn = matched_circuit(graph, kept, np.random.default_rng(0))

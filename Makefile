@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench torture clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ check: $(READY)  ## lint, types, tests
 
 bench: $(READY)  ## benchmark a step, a run, its measures and start-up, as ratios (ONLY=step for one part)
 	$(BIN)/python tests/bench.py $(ONLY)
+
+torture: $(READY)  ## kill 100 runs at seeded moments, then mutate their files for 3 minutes (ONLY=seed for one kill)
+	$(BIN)/python tests/torture.py $(if $(ONLY),--minutes 0 --only $(ONLY))
 
 clean:  ## remove the environment (runs stay)
 	rm -rf .venv *.egg-info build

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from headway.lazy import exporter
 
 if TYPE_CHECKING:
+    from headway.analyze.circuiting import circuit
     from headway.analyze.measures import MEASURES
     from headway.analyze.measures.scoring import measure
     from headway.analyze.studying import study
@@ -28,6 +29,7 @@ __all__ = [
     "ModelConfig",
     "Run",
     "Task",
+    "circuit",
     "measure",
     "resume",
     "study",
@@ -44,6 +46,7 @@ __getattr__ = exporter(
         "ModelConfig": "headway.models.config",
         "Run": "headway.checkpoints.run",
         "Task": "headway.data.task",
+        "circuit": "headway.analyze.circuiting",
         "measure": "headway.analyze.measures.scoring",
         "resume": "headway.train",
         "study": "headway.analyze.studying",

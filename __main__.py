@@ -161,7 +161,8 @@ def _base_recipe(name: str | None, config: str | None, task_path: str | None, tr
 
     if config is not None:
         task = None if task_path is None else task_class(task_path)
-        return Path(config).resolve().parent.name, Recipe.load(Path(config), task, trust)
+        path = _path("config", config)
+        return path.resolve().parent.name, Recipe.load(path, task, trust)
     base = RECIPES[name or "induction"]
     if task_path is None:
         return name or "induction", base
@@ -211,8 +212,15 @@ def _add_trust(parser: "ArgumentParser") -> None:
 
 
 def _directory(option: str, path: str) -> Path:
-    if not path or "\0" in path:
-        raise ValueError(f"{option}: {path!r} is not valid; it must be a directory")
+    return _path(option, path, "a directory")
+
+
+def _path(option: str, path: str, kind: str = "a file") -> Path:
+    """Return a path as given; a ValueError for what no file system takes: nothing, NUL, a name of 256 bytes."""
+    if not path or "\0" in path or any(len(os.fsencode(part)) > 255 for part in path.split("/")):
+        from headway.options import shown
+
+        raise ValueError(f"{option}: {shown(path)} is not valid; it must be {kind}")
     return Path(path).expanduser()
 
 
@@ -281,16 +289,17 @@ def measure_command(arguments: list[str]) -> None:
         parser.print_help()
         return
 
+    from re import fullmatch
+
     from headway.analyze import MEASURES
     from headway.checkpoints import Run
-    from headway.options import parse
+    from headway.options import parse, shown
 
     options = parse(parser, arguments)
     run = Run(_directory("run", options.run), options.task, options.trust)
-    try:
-        steps = None if options.at is None else [int(step) for step in options.at.split(",")]
-    except ValueError:
-        raise ValueError(f"at: {options.at!r} is not valid; it must be steps separated by commas") from None
+    if options.at is not None and not fullmatch(r"-?[0-9]{1,18}(,-?[0-9]{1,18})*", options.at):
+        raise ValueError(f"at: {shown(options.at)} is not valid; it must be steps separated by commas")
+    steps = None if options.at is None else [int(step) for step in options.at.split(",")]
     for step in steps or ():
         run.check_step(step)
     wanted = MEASURES if options.only is None else [_measure(name) for name in dict.fromkeys(options.only.split(","))]
@@ -337,7 +346,9 @@ def study_command(arguments: list[str]) -> None:
     options = vars(parse(parser, rest))
     runs, at, overwrite, out = (options.pop(each, None) for each in ("runs", "at", "overwrite", "out"))
     task, trust = options.pop("task"), options.pop("trust")
-    run, *further = [path if chosen.takes_models and not i else _directory("run", path) for i, path in enumerate(runs)]
+    path = _path("run", runs[0], "a run or a language model" if chosen.takes_models else "a directory")
+    run = runs[0] if chosen.takes_models else path  # the name of a language model is no path
+    further = [_directory("run", other) for other in runs[1:]]
     out = None if out is None else _directory("out", out)
     # Wrong options fail before torch is imported.
     chosen.given(options)
@@ -382,13 +393,16 @@ def text_command(arguments: list[str]) -> None:
     from rich.console import Console
 
     from headway.analyze.report.console import print_prompt
-    from headway.analyze.report.page import write_prompt_page
+    from headway.analyze.report.page import check_page, write_prompt_page
     from headway.analyze.studies.loading import LoadedModel, open_run_or_model
     from headway.analyze.tools.prompt import run_prompt
     from headway.checkpoints import Run
     from headway.checkpoints.files import holds_run
+    from headway.data.tokenizer import check_utf8
 
-    string = sys.stdin.read().removesuffix("\n") if options.string == "-" else options.string
+    string = _typed() if options.string == "-" else options.string
+    check_utf8("string", string)
+    _path("run", options.run, "a run or a language model")
     studied = open_run_or_model(options.run)
     if isinstance(studied, Run):
         folder = studied.path
@@ -399,11 +413,19 @@ def text_command(arguments: list[str]) -> None:
     subject = LoadedModel.of(studied, options.at)
     shown = run_prompt(subject.model, string, options.position, options.token)
     step = [] if subject.step is None else [("step", str(subject.step))]
-    out = folder / "text.html" if options.out is None else _directory("out", options.out)
+    out = check_page(folder / "text.html" if options.out is None else _path("out", options.out), options.overwrite)
     about = [("model", subject.name), *step, ("string", string)]
     page = write_prompt_page(shown, subject.model, about, out, options.top, options.overwrite)
     print_prompt(shown, Console(width=None if sys.stdout.isatty() else 160), options.top)
     print(f"\nThe page that shows it, at every position: {page}")
+
+
+def _typed() -> str:
+    """Return the text that comes through a pipe."""
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"string: what is typed is not valid; it must be UTF-8 ({error.reason})") from None
 
 
 def report_command(arguments: list[str]) -> None:
@@ -424,11 +446,15 @@ def report_command(arguments: list[str]) -> None:
 
     options = parse(parser, arguments)
     runs = [Run(_directory("run", path)) for path in options.runs]
-    out = None if options.out is None else Path(options.out)
 
     from headway.analyze.report import write_report
     from headway.analyze.report.live import watch
+    from headway.analyze.report.page import check_page, page_of
 
+    out = page_of(runs) if options.out is None else _path("out", options.out)
+    check_page(out, options.overwrite)
+    for run in runs:
+        _ = run.config
     if options.live:
         print("Watching, until all runs are finished.", flush=True)
     print((watch if options.live else write_report)(runs, out, options.overwrite))
@@ -460,7 +486,11 @@ def plot_command(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     run = Run(_directory("run", options.run))
 
-    from headway.analyze.report.figures.plot import draw, save
+    from headway.analyze.report.figures.plot import check_figure, draw, save
+
+    out = Path(f"{options.figure}.svg") if options.out is None else _path("out", options.out)
+    if options.out is not None:
+        check_figure(out, options.overwrite)
 
     figure = draw(
         run,
@@ -471,7 +501,7 @@ def plot_command(arguments: list[str]) -> None:
         sequence=options.sequence,
         measure=options.measure,
     )
-    print(save(figure, options.out or f"{options.figure}.svg", options.overwrite))
+    print(save(figure, out, options.overwrite))
 
 
 def _measure(name: str) -> "Measure":

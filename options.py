@@ -25,6 +25,9 @@ def parse(parser: "ArgumentParser", given: Sequence[str] | Mapping[str, Any]) ->
                 # jsonargparse would take a whole part as JSON.
                 if argument.partition("=")[0] in {f"--{part}" for part in parts}:
                     raise ValueError(f"{argument}: there is no such option; options of this part have a dot")
+            _check_digits(
+                given, {flag: action.dest for action in parser._actions for flag in action.option_strings}, kinds
+            )
             return parser.parse_args(list(given))
         _check(given, {name: kind for name, kind in kinds.items() if kind is not None})
         return parser.parse_object(dict(given))
@@ -38,8 +41,15 @@ def parse(parser: "ArgumentParser", given: Sequence[str] | Mapping[str, Any]) ->
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise ValueError(f"{name}: there is no such option{nearest(name, flags)}")
     wrong = re.match(r'Parser key "(\S+)":.*(?:Got|Given) value: ([^\n]*)', message, flags=re.DOTALL)
+    # jsonargparse takes what follows the name of an option for a part of it.
+    inner = wrong and re.match(r"NestedArg\(key='([^']*)'", wrong[2])
+    if wrong and inner:
+        raise ValueError(f"--{wrong[1]}.{inner[1]}: there is no such option; nearest is '--{wrong[1]}'")
     if wrong and kinds.get(wrong[1]):
-        raise ValueError(_not_valid(wrong[1], repr(wrong[2]), kinds[wrong[1]]))
+        raise ValueError(_not_valid(wrong[1], shown(wrong[2]), kinds[wrong[1]]))
+    named = re.match(r'Parser key "(\S+)": (.*)', message, flags=re.DOTALL)
+    if named:
+        raise ValueError(f"{named[1]}: the value is not valid ({named[2]})")
     missing = re.match(r"the following arguments are required: ([^,]*)", message)
     raise ValueError(f"{missing[1]}: is missing" if missing else re.sub(r"^argument --(\S+): ", r"\1: ", message))
 
@@ -53,6 +63,31 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """
     matches = get_close_matches(name, list(valid), n=1)
     return f"; nearest is {matches[0]!r}" if matches else ""
+
+
+def shown(value: Any, most: int = 200) -> str:
+    """Return a value for the line of an error, cut where it is very long.
+
+    Example:
+        >>> shown("a", 7), shown("abcdefghij", 7)
+        ("'a'", "'abc … (12 characters)")
+    """
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most // 2 + 1]} … ({len(text)} characters)"
+
+
+def _check_digits(given: Sequence[str], flags: Mapping[str, str], kinds: Mapping[str, Any]) -> None:
+    """A ValueError for a whole number in digits other than 0 to 9, or in more than Python reads."""
+    for argument, following in zip(given, [*given[1:], ""], strict=False):
+        flag, equals, inside = argument.partition("=")
+        name, value = flags.get(flag, ""), inside if equals else following
+        kind = kinds.get(name)
+        if int in (kind, *get_args(kind)) and re.fullmatch(r"[+-]?\d+", value) and not _reads(value):
+            raise ValueError(_not_valid(name, shown(value), kind))
+
+
+def _reads(number: str) -> bool:
+    return number.isascii() and len(number) < 1000
 
 
 def _kind(action: Action) -> Any:
@@ -76,7 +111,10 @@ def _check(given: Mapping[str, Any], kinds: Mapping[str, Any], part: str = "") -
         elif value is None and NoneType not in get_args(kinds[name]):
             raise ValueError(_not_valid(name, "null", kinds[name]))
         elif kinds[name] is bool and not isinstance(value, bool):
-            raise ValueError(_not_valid(name, repr(value), bool))
+            raise ValueError(_not_valid(name, shown(value), bool))
+        elif int in (kinds[name], *get_args(kinds[name])) and isinstance(value, str):
+            # jsonargparse would read the number in it.
+            raise ValueError(_not_valid(name, shown(value), kinds[name]))
 
 
 def _not_valid(name: str, value: str, kind: Any) -> str:

@@ -35,6 +35,7 @@ from headway.analyze.report.callback import ReportWhileTraining
 from headway.analyze.report.live import report_if_possible
 from headway.analyze.report.tensorboard import RunLogger, log_scores, mend_log
 from headway.checkpoints.callback import KeepCheckpoints, WholeFiles
+from headway.checkpoints.files import written_after
 from headway.checkpoints.lock import writing
 from headway.checkpoints.recipe import Recipe, TrainerConfig
 from headway.checkpoints.resuming import check_resume_file
@@ -169,14 +170,28 @@ def resume(
             _ = run.task  # whose code, or whose files, may need the user's word
             check_hardware(run.recipe.trainer)
             step = check_resume_file(run)
+            if step is not None:
+                # It may have died between two scores of a step, which are logged together.
+                _complete_scores(run, measures, [kept for kept in run.steps if kept <= step])
             mend_log(run, step)
             _fit(run, measures, step, live)
-        scored = len(score_files(run.path))
-        measure(run, measures)
+        _complete_scores(run, measures, run.steps)
         mend_log(run, run.steps[-1])
-        if len(score_files(run.path)) > scored or not run.report_file.exists():
+        if not _page_is_new(run):
             report_if_possible(run)
     return run
+
+
+def _complete_scores(run: Run, measures: Sequence[Measure], steps: list[int]) -> None:
+    """Compute the scores that are missing, with the threads of training, so that they are the same."""
+    with _threads(run.recipe, run.model(steps[-1])):
+        measure(run, measures, steps)
+
+
+def _page_is_new(run: Run) -> bool:
+    """Return whether the page of a run was written after everything that it shows."""
+    shown = [*score_files(run.path).values(), *run.path.glob("events.out.tfevents.*"), *run.path.glob("studies/*/*.nc")]
+    return written_after(run.report_file, shown)
 
 
 def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool) -> None:

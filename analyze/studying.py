@@ -67,7 +67,9 @@ def study(
     chosen = found.given(options)
     files = study_files(name, run, at, out)
 
+    from headway.analyze.report.live import report_if_possible
     from headway.analyze.studies.result import StudyResult
+    from headway.checkpoints.files import holds_run, written_after
     from headway.checkpoints.run import Run
 
     further = [other if isinstance(other, Run) else Run(other, task, trust) for other in others]
@@ -75,9 +77,12 @@ def study(
         changed = ", ".join(found.changed(chosen)) or ("these runs" if others else "")
         if changed:
             raise ValueError(f"study: {files.result} exists; --overwrite runs it again, with {changed}")
-        return StudyResult.read(files.result)
+        result = StudyResult.read(files.result)
+        # A command that was killed after this file has not written the page.
+        if holds_run(files.page.parent) and not written_after(files.page, [files.result]):
+            report_if_possible(Run(files.page.parent))
+        return result
 
-    from headway.analyze.report.live import report_if_possible
     from headway.analyze.report.page import write_studies
     from headway.analyze.studies.runner import run_study
     from headway.checkpoints.lock import writing
@@ -121,4 +126,6 @@ def study_files(
     folder = Path("runs") / Path(model).name if out is None else Path(out).expanduser()
     if holds_run(folder):
         raise ValueError(f"out: {folder} holds a run; give another directory")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out: {folder} is a file; it must be a directory")
     return StudyFiles(folder / "studies" / f"{name}.nc", folder / "report.html")

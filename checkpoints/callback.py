@@ -30,7 +30,7 @@ class AtCheckpoints(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Act at step 0, before the first update; a resumed run already has this checkpoint."""
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 and trainer.ckpt_path is None:
             self.at_checkpoint(trainer, _training_module(pl_module), 0)
 
     def on_train_batch_end(
@@ -50,16 +50,17 @@ class KeepCheckpoints(AtCheckpoints):
     """Save the weights at each checkpoint for analysis, and Lightning's checkpoint of the latest for resuming."""
 
     def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        """Save the weights, then Lightning's checkpoint.
+        """Write the log, save the weights, then Lightning's checkpoint.
 
-        In this order no weights are ever missing: a run that dies in between resumes from the checkpoint before, and
-        saves these weights again.
+        In this order nothing is ever missing: a run that dies in between resumes from the checkpoint before, and writes
+        these again; the weights of the last step alone make a run finished.
         """
         if not all(parameter.isfinite().all() for parameter in module.model.parameters()):
             raise DivergedError(
                 f"diverged by step {step}: weights are not finite; the last loss was {module.loss.item():g}, "
                 f"the last gradient norm {module.grad_norm.item():g}"
             )
+        module.write_log()
         self.run.keep(step, module.model)
         trainer.save_checkpoint(self.run.resume_file)
 

@@ -4,13 +4,14 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from headway.checkpoints.files import read_yaml
 from headway.models.config import ModelConfig
-from headway.options import nearest
+from headway.options import nearest, shown
 
 # Of config.yaml. Another number means that its options have other names or meanings.
 VERSION = 1
+# Of steps, and of sequences in a batch.
+MOST = 10**9
 # Options that runs made before there were any do not have; every other option stands in every config.yaml.
 ADDED_LATER = ("compile", "trainer.threads", "optim.optimizer", "optim.momentum", "model.dtype")
 _KINDS = {
@@ -22,11 +23,11 @@ _KINDS = {
 def read_values(path: Path) -> dict[str, Any]:
     """The values of a config.yaml; a ValueError that names the file if it is not there or holds no recipe."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except OSError as error:
         raise ValueError(f"config: {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ValueError(f"config: {path} is not YAML") from None
+    except ValueError as error:
+        raise ValueError(f"config: {path}{'' if str(error).startswith(':') else ' '}{error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"config: {path} holds no recipe")
     return values
@@ -36,7 +37,7 @@ def check_version(values: dict[str, Any]) -> None:
     """A ValueError if this Headway does not read a recipe of this version."""
     version = values.get("version")
     if type(version) is not int or version != VERSION:
-        raise ValueError(f"version: {version!r} is not valid; this Headway reads version {VERSION}")
+        raise ValueError(f"version: {shown(version)} is not valid; this Headway reads version {VERSION}")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -53,7 +54,9 @@ def read_config(path: Path) -> dict[str, Any]:
         for name, kind in _KINDS.items():
             if type(values.get(name)) is not kind:
                 of_kind = "a whole number" if kind is int else "a mapping of options"
-                raise ValueError(f"{name}: {values.get(name)!r} is not valid; it must be {of_kind}")
+                raise ValueError(f"{name}: {shown(values.get(name))} is not valid; it must be {of_kind}")
+        if not 1 <= values["steps"] <= MOST:
+            raise ValueError(f"steps: {shown(values['steps'])} is not valid; it must be 1 or more, up to {MOST}")
         _check_model(values["model"])
     except ValueError as error:
         raise ValueError(f"config: {path}: {error}") from None

@@ -1,14 +1,26 @@
 """Atomic writing of files, reading of netCDF files, and the rule by which a directory is a run."""
 
+import hashlib
+import io
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 import yaml
 
+from headway.data.parts import part_of
+
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+# Of a file that a user has written; a config.yaml has some thousand bytes.
+MOST_BYTES, MOST_VALUES = 10_000_000, 100_000
+
+
+# What stands between a netCDF file and its checksum.
+SEAL = b"\nsha256 "
 
 
 class NotWrittenError(OSError):
@@ -18,11 +30,65 @@ class NotWrittenError(OSError):
 def holds_run(path: Path) -> bool:
     """Return whether a directory holds a run: its config.yaml is one of Headway, and environment.json exists."""
     try:
-        values = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, ValueError):
+        values = read_yaml(path / CONFIG)
+    except (OSError, ValueError):
         return False
     ours = isinstance(values, dict) and {"version", "task", "model"} <= values.keys()
     return ours and (path / ENVIRONMENT).exists()
+
+
+def read_small(path: Path) -> bytes:
+    """Read a file that a user has written; a ValueError for one that is too large, such as a device without an end."""
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"is larger than {MOST_BYTES:,} bytes")
+    return content
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file of plain values, each option once; no file can run code or fill the memory.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not YAML, is too large, or has an option twice; the message goes on from the name of the file.
+    """
+    content = read_small(path)
+    try:
+        values = yaml.load(content.decode(), _PlainValues)
+        size = _size(values, {})
+    except _TwiceError as error:
+        raise ValueError(f": {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ValueError("is not YAML") from None
+    if size > MOST_VALUES:
+        raise ValueError(f"holds more than {MOST_VALUES:,} values")
+    return values
+
+
+class _TwiceError(Exception):
+    """A mapping has the same key twice."""
+
+
+class _PlainValues(yaml.SafeLoader):
+    """PyYAML's loader of plain values, which would take the last of two values of one key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise _TwiceError(f"{key}: it is given twice; give it once")
+        return super().construct_mapping(node, deep)
+
+
+def _size(values: Any, known: dict[int, int]) -> int:
+    """Return the number of values, where those that an alias repeats count each time."""
+    if not isinstance(values, dict | list):
+        return 1
+    if id(values) not in known:
+        inner = values if isinstance(values, list) else [*values.keys(), *values.values()]
+        known[id(values)] = 1 + sum(_size(each, known) for each in inner)
+    return known[id(values)]
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -41,7 +107,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
     """
     _check_links(path)
     # Two processes may write the same file; the last one wins.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
@@ -58,22 +124,41 @@ def write_whole(path: Path, content: bytes | str) -> None:
             part.unlink()
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what processes that were killed have left half-written."""
-    for part in folder.rglob(".*.part"):
-        process = part.name.split(".")[-2]
-        if not (process.isdigit() and _is_alive(int(process))):
-            part.unlink(missing_ok=True)
+def check_replaceable(out: Path, mark: bytes, kind: str, overwrite: bool, within: int | None = None) -> Path:
+    """Refuse a path at which a file of ours would replace something else, and return it.
 
+    Args:
+        out: The path.
+        mark: Bytes that files of ours hold.
+        kind: What they are, in words.
+        overwrite: Replace any file.
+        within: The number of bytes at the beginning of which ``mark`` is one; None for anywhere.
 
-def _is_alive(process: int) -> bool:
+    Raises:
+        ValueError: a directory, a device, or a file that is not ours unless ``overwrite``.
+    """
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it belongs to another user
-        return True
-    return True
+        if out.is_dir():
+            raise ValueError(f"out: {out} is a directory; it must be a file")
+        if out.exists() and not out.is_file():
+            # Such as /dev/full: it has no end, and a renamed file would take its place.
+            raise ValueError(f"out: {out} is not a regular file; it must be one, or not exist")
+        if out.exists() and not overwrite:
+            with out.open("rb") as file:
+                if mark not in file.read(-1 if within is None else within):
+                    raise ValueError(f"out: {out} is not {kind} of Headway; --overwrite replaces it")
+    except OSError as error:
+        raise ValueError(f"out: {out} cannot be read ({error.strerror})") from None
+    return out
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def written_after(path: Path, others: Iterable[Path]) -> bool:
+    """Return whether a file exists and is at least as new as others."""
+    return path.exists() and all(other.stat().st_mtime_ns <= path.stat().st_mtime_ns for other in others)
 
 
 def _sync(folder: Path) -> None:
@@ -93,9 +178,21 @@ def _check_links(path: Path) -> None:
         raise ValueError(f"run: {path.parent} is a link that leads out of the run; nothing is written there")
 
 
+def write_tree(path: Path, tree: xr.DataTree) -> None:
+    """Write a netCDF file, which ``xarray.open_datatree`` reads, with a checksum behind its end."""
+    # HDF5 ends the whole process where a disk is full, so it writes into memory.
+    content = io.BytesIO()
+    tree.to_netcdf(content, engine="h5netcdf")
+    write_whole(path, content.getvalue() + SEAL + _checksum(content.getvalue()))
+
+
 def read_tree(path: Path) -> xr.DataTree:
     """Load a netCDF file into memory; raise a ValueError that names the file if it is damaged."""
     try:
+        # HDF5 may loop forever in a damaged file. Files of older versions have no checksum.
+        content, seal, checksum = path.read_bytes().rpartition(SEAL)
+        if seal and checksum != _checksum(content):
+            raise ValueError("its checksum is another")
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             return tree.load()
     except (OSError, RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:  # all that HDF5 raises

@@ -34,7 +34,7 @@ def imported(option: str, path: str, form: str) -> Any:
         )
     try:
         return attrgetter(name)(importlib.import_module(module))
-    except Exception as error:  # whatever a module of one's own may raise
+    except (Exception, SystemExit) as error:  # whatever a module of one's own may raise
         raise ValueError(
             f"{option}: {path!r} cannot be imported ({type(error).__name__}: {error}); it must be {form}"
         ) from None

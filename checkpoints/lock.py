@@ -11,7 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from headway.checkpoints.files import remove_parts, write_whole
+from headway.checkpoints.files import write_whole
+from headway.data.parts import remove_parts
 
 LOCK, HOLDER = ".lock", ".writer.json"
 

@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 import headway.data
-from headway.checkpoints.config import ADDED_LATER, VERSION, check_version, read_values
+from headway.checkpoints.config import ADDED_LATER, MOST, VERSION, check_version, read_values
 from headway.checkpoints.imports import imported, is_loaded
 from headway.checkpoints.schedule import Schedule
 from headway.data.seeds import check_seed
@@ -22,8 +22,6 @@ from headway.models.config import ModelConfig
 from headway.models.optim import OptimConfig
 from headway.options import nearest, parse
 
-# Of steps, and of sequences in a batch.
-MOST = 10**9
 # Fields of ModelConfig that a task has as well.
 SIZES_OF_TASK = ("n_ctx", "d_vocab", "input_type")
 

@@ -1,12 +1,14 @@
 """The checks of resume.ckpt: a run goes on only from what it was at its last kept step."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from headway.checkpoints.run import Run
+from headway.models.hooked_transformer import HookedTransformer
 
 # What Lightning needs to go on, each with its type.
 NEEDED = {
@@ -16,6 +18,7 @@ NEEDED = {
     "optimizer_states": list,
     "lr_schedulers": list,
     "loops": dict,
+    "pytorch-lightning_version": str,
 }
 
 
@@ -31,14 +34,16 @@ def check_resume_file(run: Run) -> int | None:
     """
     file, steps = run.resume_file, run.steps
     if not file.exists():
-        if steps:
+        # One that died at its first checkpoint has the initial weights alone, which its recipe gives again.
+        if steps and not (steps == [0] and _is_initial(run)):
             raise _refused(run, f"{file} is missing, and the run has kept step {steps[-1]}")
         return None
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         for name, kind in NEEDED.items():
-            if not isinstance(checkpoint[name], kind):
+            if type(checkpoint[name]) is not kind and not (kind is dict and isinstance(checkpoint[name], dict)):
                 raise TypeError(f"{name} is a {type(checkpoint[name]).__name__}")
+        _check_parts(checkpoint)
         step = checkpoint["global_step"]
         # Files of older runs have no digest.
         whole = checkpoint.get("digest", "") in ("", digest(checkpoint))
@@ -61,9 +66,36 @@ def check_resume_file(run: Run) -> int | None:
         raise _refused(run, f"{file} is of step {step}, but the run has kept step {steps[-1] if steps else 'none'}")
     kept = run.model(step).state_dict()
     ours = {name.removeprefix("model."): value.float() for name, value in checkpoint["state_dict"].items()}
-    if kept.keys() != ours.keys() or any(not torch.equal(ours[name], value) for name, value in kept.items()):
+    if not _equal(ours, kept):
         raise _refused(run, f"{file} has other weights than {run.weights_file(step)}")
     return step
+
+
+def _check_parts(checkpoint: dict[str, Any]) -> None:
+    """Raise an error for parts of the right type that Lightning cannot go on from."""
+    if not re.match(r"[0-9]+\.[0-9]+", checkpoint["pytorch-lightning_version"]):
+        raise ValueError(f"pytorch-lightning_version is {checkpoint['pytorch-lightning_version']!r}")
+    if "fit_loop" not in checkpoint["loops"]:
+        raise KeyError("fit_loop")
+    for scheduler in checkpoint["lr_schedulers"]:
+        int(scheduler["last_epoch"])
+    # The optimiser numbers the weights in their order.
+    shapes = [value.shape for value in checkpoint["state_dict"].values()]
+    for optimizer in checkpoint["optimizer_states"]:
+        for number, state in optimizer["state"].items():
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.ndim > 0 and value.shape != shapes[number]:
+                    raise ValueError(f"{name} of weight {number} has the shape {tuple(value.shape)}")
+
+
+def _is_initial(run: Run) -> bool:
+    """Return whether the weights of step 0 are those with which the recipe begins."""
+    kept, initial = run.model(0), HookedTransformer(run.recipe.model, seed=run.recipe.seed)
+    return _equal({name: value.float() for name, value in initial.state_dict().items()}, kept.state_dict())
+
+
+def _equal(weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> bool:
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
 def digest(checkpoint: Any) -> str:

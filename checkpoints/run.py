@@ -22,7 +22,7 @@ import xarray as xr
 from headway.checkpoints.config import read_config
 from headway.checkpoints.files import CONFIG, ENVIRONMENT, holds_run, read_tree, write_whole
 from headway.checkpoints.lock import writing
-from headway.checkpoints.scores import read_scores, score_files
+from headway.checkpoints.scores import read_file, read_scores, score_files
 from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ CONTENTS = (
     "weights",
     "resume.ckpt",
     "scores",
+    "circuits",
     "studies",
     "events.out.tfevents.*",
     "hparams.yaml",
@@ -173,7 +174,10 @@ class Run:
 
         from headway.data.tokenizer import read_tokenizer
 
-        return read_tokenizer(written)
+        try:
+            return read_tokenizer(written)
+        except ValueError as error:
+            raise ValueError(f"run: {path} is damaged ({error})") from None
 
     @property
     def steps(self) -> list[int]:
@@ -249,6 +253,9 @@ class Run:
         step, tokenizer = self.check_step(step, nearest), self.tokenizer
         try:
             config = ModelConfig(**json.loads((self.path / "weights" / "config.json").read_text(encoding="utf-8")))
+            # A size that was altered could be that of a network which no memory holds.
+            if config != ModelConfig(**self.config["model"]):
+                raise ValueError(f"it is of another network than {CONFIG}")
             model = HookedTransformer(config, tokenizer)
             model.load_state_dict(load_file(self.weights_file(step)))
         except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
@@ -266,7 +273,8 @@ class Run:
     def scores(self) -> xr.Dataset:
         """Every score that has been computed; axes as in ``headway.checkpoints.scores``.
 
-        Files are read again only when one of them is new or has changed.
+        Numbers are read from their files when they are looked at, at the steps that are asked for; ``.load()`` reads
+        and keeps them all. Files are opened again only when one of them is new or has changed.
         """
         files = {path: path.stat() for path in score_files(self.path).values()}
         state = {path: (stat.st_mtime_ns, stat.st_size) for path, stat in files.items()}
@@ -299,6 +307,53 @@ class Run:
     def study_file(self, name: str, step: int) -> Path:
         """Return the path of the study ``name`` at ``step``."""
         return self.path / "studies" / f"step-{step:08d}" / f"{name}.nc"
+
+    def circuit_file(self, step: int | None, part: str | None, replacement: str) -> Path:
+        """Return the path of a circuit found at ``step``; of one over all checkpoints if ``step`` is None."""
+        folder = "over-steps" if step is None else f"step-{step:08d}"
+        return self.path / "circuits" / folder / f"{part or 'all'}-{replacement}.safetensors"
+
+    @property
+    def circuits(self) -> list[tuple[int, str, str]]:
+        """The circuits there are of this run: step, part (``all`` for every position that counts) and replacement."""
+        found = (
+            (re.fullmatch(r"step-(\d{8,})", path.parent.name), path.stem.rpartition("-"))
+            for path in self.path.glob("circuits/step-*/*-*.safetensors")
+        )
+        return sorted((int(step[1]), part, replacement) for step, (part, _, replacement) in found if step)
+
+    def circuit(
+        self, step: int | None = None, part: str | None = None, replacement: str | None = None, over_steps: bool = False
+    ) -> xr.Dataset:
+        """The circuit that ``headway circuit`` found: at ``step``, or the last one that fits what is given.
+
+        Args:
+            step: The checkpoint at which it was found; the last one with a circuit if None.
+            part: The behaviour: a part of the task, or ``all`` for every position that counts.
+            replacement: What stood in for the edges that were not kept.
+            over_steps: Give the numbers of the last circuit at every checkpoint instead.
+
+        Raises:
+            ValueError: no such circuit has been found, or its file is damaged.
+
+        Example:
+            >>> circuit = Run("runs/induction").circuit()  # doctest: +SKIP
+            >>> circuit.edge[circuit.in_circuit].values, circuit.faithfulness.item()  # doctest: +SKIP
+        """
+        wanted = (step, part, replacement)
+        fitting = [
+            each
+            for each in self.circuits
+            if all(asked in (None, there) for asked, there in zip(wanted, each, strict=True))
+        ]
+        if not fitting:
+            there = ", ".join(f"{name} ({kind}) at step {at}" for at, name, kind in self.circuits) or "none"
+            raise ValueError(f"circuit: it has not been found; headway circuit {self.path} does; there is {there}")
+        at, name, kind = fitting[-1]
+        path = self.circuit_file(None if over_steps else at, name, kind)
+        if not path.exists():
+            raise ValueError(f"circuit: {path} is missing; headway circuit {self.path} --part {name} writes it")
+        return read_file(path)
 
     @property
     def studies(self) -> dict[str, int]:
@@ -402,7 +457,7 @@ class Run:
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")
-        around = next((parent for parent in path.absolute().parents if holds_run(parent)), None)
+        around = next((parent for parent in path.resolve().parents if holds_run(parent)), None)
         if around:
             raise ValueError(f"out: {path} lies in the run {around}; it must lie outside of any run")
         config = recipe.to_yaml()

@@ -3,22 +3,40 @@
 A file that exists is complete, so what is there need not be computed again. What belongs to the whole run and not to a
 step (the moments of a null) stands in ``scores/null``, one file each. Nothing here knows what a measure is: names, axes
 and numbers go in and out.
+
+To open scores reads what the files say of themselves, and no number. Numbers are read when somebody looks at them, of
+the steps that are asked for.
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 import xarray as xr
+from xarray.backends import BackendArray, BackendEntrypoint
+from xarray.core import indexing
 
 from headway.checkpoints.files import write_whole
 
 NULL = "null"
 DESCRIBED = "described"
+# The types of numbers in a safetensors file, as numpy writes them.
+DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "C64": "<c8", "BOOL": "?", "I64": "<i8", "I32": "<i4", "I16": "<i2",
+    "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
+}  # fmt: skip
+# A file with at most so many bytes of numbers is read whole: less would take as long.
+SMALL = 16_384
+# Most headers are shorter, so that one read has all of it.
+USUAL_HEADER = 8_192
+STEP = "step"
 
 
 def score_file(run: Path, step: int | None, name: str) -> Path:
@@ -28,48 +46,142 @@ def score_file(run: Path, step: int | None, name: str) -> Path:
 
 
 def write_scores(path: Path, scores: xr.Dataset) -> None:
-    """Write a Dataset: its variables with their axes and attributes, and the labels along axes that have some."""
-    arrays = {str(name): variable.values.copy(order="C") for name, variable in scores.data_vars.items()}
+    """Write a Dataset: its variables with their axes and attributes, and the labels along axes that have some.
+
+    A Dataset that was read from such a file is written as the same bytes.
+    """
+    arrays = {str(name): scores[name].values.copy(order="C") for name in sorted(map(str, scores.data_vars))}
     described = {
         "axes": {name: list(map(str, scores[name].dims)) for name in arrays},
         "attributes": {name: scores[name].attrs for name in arrays},
-        "labels": {str(axis): scores[axis].values.tolist() for axis in scores.dims if axis in scores.coords},
+        "labels": {
+            axis: scores[axis].values.tolist() for axis in sorted(map(str, scores.dims)) if axis in scores.coords
+        },
     }
     # One entry, because the order of several is another in each process.
     write_whole(path, safetensors.numpy.save(arrays, {DESCRIBED: json.dumps(described)}))
 
 
-class ScoreFile(NamedTuple):
-    """One file of scores: arrays by name, with the axes and attributes of each, and the labels along axes."""
+class Place(NamedTuple):
+    """An array in a file: its type, its shape, and its first and last byte behind the header."""
 
-    arrays: dict[str, np.ndarray]
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+class Layout(NamedTuple):
+    """The header of a file: where each array lies, its axes and attributes, and the labels along axes."""
+
+    places: dict[str, Place]
     axes: dict[str, list[str]]
     attributes: dict[str, dict[str, Any]]
     labels: dict[str, list]
 
-    def dataset(self) -> xr.Dataset:
-        """The same as a Dataset."""
-        variables = {name: (self.axes[name], array, self.attributes[name]) for name, array in self.arrays.items()}
+    @property
+    def size(self) -> int:
+        """The number of bytes behind the header."""
+        return max((place.end for place in self.places.values()), default=0)
+
+    def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
+        """Arrays with these axes, attributes and labels."""
+        variables = {name: (self.axes[name], array, deepcopy(self.attributes[name])) for name, array in arrays.items()}
         return xr.Dataset(variables, coords=self.labels)
 
-    def is_like(self, other: "ScoreFile") -> bool:
-        """Return whether both hold the same variables over the same axes and labels."""
-        shapes, others = ({name: array.shape for name, array in each.arrays.items()} for each in (self, other))
+    def is_like(self, other: "Layout") -> bool:
+        """Return whether both have the same variables over the same axes and labels."""
+        if self is other:
+            return True
+        shapes, others = ({name: place[:2] for name, place in each.places.items()} for each in (self, other))
         return (shapes, self.axes, self.labels) == (others, other.axes, other.labels)
 
 
-def read_arrays(path: Path) -> ScoreFile:
-    """One file; a ValueError if it is damaged."""
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            axes, attributes, labels = _described(file.metadata())
-            arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        for name, array in arrays.items():
-            if len(axes[name]) != array.ndim or not isinstance(attributes[name], dict):
-                raise ValueError(f"{name} has the axes {axes[name]}")
-        return ScoreFile(arrays, axes, attributes, labels)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"scores: {path} is damaged ({error}); remove it and measure again") from None
+class ScoreFile(NamedTuple):
+    """One file of scores that has been opened: ``start`` is its first byte behind the header."""
+
+    path: Path
+    state: tuple[int, int]
+    start: int
+    layout: Layout
+
+    @classmethod
+    def open(cls, path: Path) -> "ScoreFile":
+        """Read the header of a file.
+
+        Raises:
+            ValueError: a damaged file.
+        """
+        try:
+            with path.open("rb", buffering=0) as file:
+                head = file.read(USUAL_HEADER)
+                length = int.from_bytes(head[:8], "little")
+                state = _state(file.fileno())
+                if len(head) < 8 or 8 + length > state[1]:
+                    raise ValueError("its header is cut off")
+                if 8 + length > len(head):
+                    head += file.read(8 + length - len(head))
+            layout = _layout(head[8 : 8 + length])
+            if 8 + length + layout.size != state[1]:
+                raise ValueError(f"it has {state[1]} bytes and not {8 + length + layout.size}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"scores: {path} is damaged ({error}); remove it and measure again") from None
+        return cls(path, state, 8 + length, layout)
+
+    def read(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """Read arrays by name; all of them if none is named.
+
+        Raises:
+            ValueError: the file has been changed or removed since it was opened.
+        """
+        places = {name: self.layout.places[name] for name in (self.layout.places if names is None else names)}
+        first = min((place.start for place in places.values()), default=0)
+        last = max((place.end for place in places.values()), default=0)
+        try:
+            with self.path.open("rb") as file:
+                there = _state(file.fileno()) == self.state
+                file.seek(self.start + first)
+                content = file.read(last - first)
+        except OSError:
+            there, content = False, b""
+        if not there:
+            raise ValueError(f"scores: {self.path} was changed or removed after it was opened; open the scores again")
+        return {
+            name: np.frombuffer(content, place.dtype, int(np.prod(place.shape)), place.start - first).reshape(
+                place.shape
+            )
+            for name, place in places.items()
+        }
+
+    def dataset(self) -> xr.Dataset:
+        """All of it as a Dataset."""
+        return self.layout.dataset({name: array.copy() for name, array in self.read().items()})
+
+
+def _state(file: int) -> tuple[int, int]:
+    """When an open file was changed, and its size."""
+    stat = os.fstat(file)
+    return stat.st_mtime_ns, stat.st_size
+
+
+# The files of one measure have the same header at most steps.
+@lru_cache(maxsize=512)
+def _layout(header: bytes) -> Layout:
+    """Read a header; an error of some kind if it is none."""
+    parts = json.loads(header)
+    axes, attributes, labels = _described(parts.pop("__metadata__"))
+    places, end = {}, 0
+    for name, part in sorted(parts.items(), key=lambda each: each[1]["data_offsets"]):
+        place = Place(np.dtype(DTYPES[part["dtype"]]), tuple(part["shape"]), *part["data_offsets"])
+        if place.start != end or place.end - end != place.dtype.itemsize * np.prod(place.shape, dtype=int):
+            raise ValueError(f"{name} has bytes of another array")
+        if len(axes[name]) != len(place.shape) or not isinstance(attributes[name], dict):
+            raise ValueError(f"{name} has the axes {axes[name]}")
+        places[name], end = place, place.end
+    found = Layout(dict(sorted(places.items())), axes, attributes, labels)
+    # It refuses axes and labels of different lengths.
+    found.dataset({name: np.broadcast_to(np.zeros((), place.dtype), place.shape) for name, place in places.items()})
+    return found
 
 
 def _described(metadata: dict[str, str]) -> tuple[Any, Any, Any]:
@@ -82,12 +194,7 @@ def _described(metadata: dict[str, str]) -> tuple[Any, Any, Any]:
 
 def read_file(path: Path) -> xr.Dataset:
     """One file as a Dataset; a ValueError if it is damaged."""
-    try:
-        return read_arrays(path).dataset()
-    except (TypeError, ValueError) as error:
-        if str(error).startswith("scores: "):
-            raise
-        raise ValueError(f"scores: {path} is damaged ({error}); remove it and measure again") from None
+    return ScoreFile.open(path).dataset()
 
 
 def score_files(run: Path) -> dict[tuple[int, str], Path]:
@@ -102,34 +209,145 @@ def score_files(run: Path) -> dict[tuple[int, str], Path]:
 def read_scores(run: Path) -> xr.Dataset:
     """All scores of a run: axis ``step`` first, then each score's own; NaN where a step lacks a measure.
 
-    An axis without labels is numbered from 0, so ``scores.previous_token.sel(step=500, layer=1, head=2)`` works.
-    Variables have the attributes of their last step.
+    Numbers are read from their files when they are looked at, and of the steps that are asked for: ``.load()`` reads
+    them all, and a file that has changed in between is refused by a ValueError.
+
+    An axis without labels is numbered from 0, so ``scores.previous_token.sel(step=500, layer=1, head=2)`` works. Two
+    measures share an axis if its labels are the same in both. If they are not, most measures' axis keeps the name, and
+    that of another is named after its measure: ``my_measure_token``. So is a variable whose name another measure has.
+    Variables have the attributes of their last step. The files of one measure are joined along ``step`` by label.
     """
-    return joined({key: read_arrays(path) for key, path in score_files(run).items()})
+    return xr.open_dataset(run, engine=_Scores)  # pyright: ignore[reportArgumentType]
 
 
-def joined(scores: Mapping[tuple[int, str], ScoreFile]) -> xr.Dataset:
-    """Files of scores, by step and measure, as one Dataset; axes as in ``read_scores``."""
-    by_measure: dict[str, dict[int, ScoreFile]] = {}
-    for (step, measure), file in scores.items():
-        by_measure.setdefault(measure, {})[step] = file
-    # Numbered before they are merged, so that measures may have axes of one name and several lengths.
-    numbered = [
-        part.assign_coords({axis: np.arange(size) for axis, size in part.sizes.items() if axis not in part.coords})
-        for part in map(_over_steps, by_measure.values())
-    ]
-    return xr.merge(numbered, join="outer", compat="no_conflicts", combine_attrs="override")
+class _Scores(BackendEntrypoint):
+    """Xarray's way to open a run, which gives each variable a cache."""
+
+    def open_dataset(self, filename_or_obj: Any, *, drop_variables: Any = None) -> xr.Dataset:
+        by_measure: dict[str, dict[int, ScoreFile]] = {}
+        for (step, measure), path in score_files(Path(filename_or_obj)).items():
+            by_measure.setdefault(measure, {})[step] = ScoreFile.open(path)
+        steps = sorted({step for files in by_measure.values() for step in files})
+        return _merged({measure: over_steps(files, steps) for measure, files in by_measure.items()})
 
 
-def _over_steps(files: Mapping[int, ScoreFile]) -> xr.Dataset:
-    """The files of one measure along the axis ``step``."""
-    steps, last = list(files), list(files.values())[-1]
-    if not all(file.is_like(last) for file in files.values()):
-        # Such as a measure whose axes have been changed between two checkpoints.
-        index = xr.Variable("step", steps)
-        return xr.concat([file.dataset() for file in files.values()], dim=index, join="outer", combine_attrs="override")
-    stacked = {
-        name: (["step", *last.axes[name]], np.stack([file.arrays[name] for file in files.values()]), attributes)
-        for name, attributes in last.attributes.items()
+def over_steps(files: Mapping[int, ScoreFile], steps: Sequence[int] | None = None) -> xr.Dataset:
+    """The files of one measure along the axis ``step``, at ``steps`` or their own; numbers are read when looked at.
+
+    Raises:
+        ValueError: files whose axes have other lengths and no labels.
+    """
+    layouts = [file.layout for file in files.values()]
+    if not all(layout.is_like(layouts[-1]) for layout in layouts):
+        joined = _joined_by_label(files)
+        return joined if steps is None else joined.reindex(step=list(steps))
+    series = _Series(files, list(files) if steps is None else list(steps))
+    last = layouts[-1]
+    variables = {
+        name: xr.Variable(
+            [STEP, *last.axes[name]],
+            indexing.LazilyIndexedArray(_OverSteps(series, name)),
+            deepcopy(last.attributes[name]),
+        )
+        for name in last.places
     }
-    return xr.Dataset(stacked, coords={"step": steps, **last.labels})
+    return xr.Dataset(variables, coords={STEP: series.steps, **last.labels})
+
+
+def _joined_by_label(files: Mapping[int, ScoreFile]) -> xr.Dataset:
+    """Files of one measure whose axes have been changed between two checkpoints."""
+    try:
+        index = xr.Variable(STEP, list(files))
+        return xr.concat([file.dataset() for file in files.values()], dim=index, join="outer", combine_attrs="override")
+    except ValueError as error:
+        first, *_, last = (file.path for file in files.values())
+        raise ValueError(
+            f"scores: the axes of {first} and those up to {last} differ ({error}); measure them again"
+        ) from None
+
+
+class _Series:
+    """The files of one measure over ``steps``, all with the same header but for attributes."""
+
+    def __init__(self, files: Mapping[int, ScoreFile], steps: list[int]):
+        self.steps = steps
+        self.layout = next(iter(files.values())).layout
+        self._files = [files.get(step) for step in steps]
+        self._whole: dict[str, np.ndarray] | None = None
+        self.blank = {
+            name: _blank(place.dtype) if None in self._files else np.zeros((), place.dtype)
+            for name, place in self.layout.places.items()
+        }
+
+    def read(self, name: str, at: np.ndarray) -> np.ndarray:
+        """The numbers of a variable at some of the steps, by their places."""
+        small = self.layout.size <= SMALL
+        if self._whole is None and small and len(at) == len(self.steps):
+            self._whole = self._stacked(list(self.layout.places), at)
+        if self._whole is not None:
+            return self._whole[name][at]
+        return self._stacked([name], at)[name]
+
+    def _stacked(self, names: list[str], at: np.ndarray) -> dict[str, np.ndarray]:
+        found = {
+            name: np.full((len(at), *self.layout.places[name].shape), self.blank[name], self.blank[name].dtype)
+            for name in names
+        }
+        for row, place in enumerate(at):
+            file = self._files[place]
+            for name, array in ({} if file is None else file.read(names)).items():
+                found[name][row] = array
+        return found
+
+
+def _blank(dtype: np.dtype) -> np.ndarray:
+    """What xarray writes where a number of this type is missing."""
+    return xr.DataArray(np.zeros(1, dtype), {STEP: [0]}, (STEP,)).reindex({STEP: [1]}).values[0:1].reshape(())
+
+
+class _OverSteps(BackendArray):
+    """A variable of a series of files, which xarray indexes without reading all of it."""
+
+    def __init__(self, series: _Series, name: str):
+        self.series, self.name = series, name
+        self.dtype = series.blank[name].dtype
+        self.shape = (len(series.steps), *series.layout.places[name].shape)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        steps, *others = key
+        values = self.series.read(self.name, np.atleast_1d(np.arange(len(self.series.steps))[steps]))
+        # One axis after the other, from the last: numpy would pair up the places along two axes.
+        for axis, places in reversed(list(enumerate(others, 1))):
+            values = values[(slice(None),) * axis + (places,)]
+        return values[0] if np.ndim(np.arange(len(self.series.steps))[steps]) == 0 else values
+
+
+def _merged(parts: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Measures as one Dataset: axes of one name are one if their labels are the same, variables never."""
+    labels = {measure: {str(axis): _labels(part, str(axis)) for axis in part.dims} for measure, part in parts.items()}
+    # Of those that are as common the first.
+    axes = {
+        axis: Counter(each[axis] for each in labels.values() if axis in each)
+        for each in labels.values()
+        for axis in each
+    }
+    shared = {axis: count.most_common(1)[0][0] for axis, count in axes.items()}
+    owners: dict[str, str] = {}
+    for measure, part in parts.items():
+        for name in map(str, part.data_vars):
+            owners[name] = name if name in parts else owners.get(name, measure)
+    distinct = []
+    for measure, part in parts.items():
+        own = [axis for axis, of_axis in labels[measure].items() if of_axis != shared[axis]]
+        own += [name for name in map(str, part.data_vars) if owners[name] != measure or name in axes]
+        numbered = part.assign_coords({axis: list(of_axis) for axis, of_axis in labels[measure].items()})
+        distinct.append(numbered.rename({name: f"{measure}_{name}" for name in own}))
+    return xr.merge(distinct, join="exact", compat="override", combine_attrs="override")
+
+
+def _labels(part: xr.Dataset, axis: str) -> tuple[Any, ...]:
+    """The labels along an axis; numbers from 0 if it has none."""
+    return tuple(part[axis].values.tolist() if axis in part.coords else range(part.sizes[axis]))

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from headway.data.cache import cache_folder
 from headway.data.corpus import Corpus
+from headway.data.parts import make_part_folder, remove_parts
 from headway.data.tokenizer import encode_texts, train_bpe
 
 # Version of the cached files; files of another version are never read.
@@ -126,7 +126,8 @@ class TokenizedCorpus:
         _log(f"{corpus.name}: training a BPE of {n_tokens:,} tokens on {len(train)} texts")
         bpe = train_bpe(train, n_tokens)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+        remove_parts(folder.parent, shared=True)
+        part = make_part_folder(folder)
         counts = {}
         try:
             bpe.save(str(part / "tokenizer.json"))

@@ -80,11 +80,20 @@ def one_token(tokenizer: Any, string: str) -> int:
         Traceback (most recent call last):
         ValueError: token: 'ab' is not one token of this tokenizer; it is split into 'a', 'b'
     """
+    check_utf8("token", string)
     tokens = tokenizer.encode(string, add_special_tokens=False)
     if len(tokens) != 1 or tokens[0] == getattr(tokenizer, "unk_token_id", None):
         pieces = ", ".join(format_token(tokenizer, token) for token in tokens) or "nothing"
         raise ValueError(f"token: {string!r} is not one token of this tokenizer; it is split into {pieces}")
     return tokens[0]
+
+
+def check_utf8(name: str, string: str) -> None:
+    """Refuse a string that no tokenizer reads: one with bytes of a command line that are not UTF-8."""
+    try:
+        string.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name}: {string!r} is not valid; it must be UTF-8") from None
 
 
 def bos_token_id(tokenizer: Any) -> int:

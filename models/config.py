@@ -25,8 +25,8 @@ class Head(NamedTuple):
         return f"L{self.layer}H{self.head}"
 
     @classmethod
-    def named(cls, name: str) -> "Head":
-        """Return the head of this name, as ``str`` writes it; raise a ValueError for any other string.
+    def named(cls, name: str, option: str = "head") -> "Head":
+        """Return the head of this name, as ``str`` writes it; for any other, a ValueError names the option.
 
         Example:
             >>> Head.named("L0H7")
@@ -34,7 +34,7 @@ class Head(NamedTuple):
         """
         found = re.fullmatch(r"L(0|[1-9][0-9]*)H(0|[1-9][0-9]*)", name)
         if not found:
-            raise ValueError(f"head: {name!r} is not valid; it must be a name such as L0H7")
+            raise ValueError(f"{option}: {name!r} is not valid; it must be a name such as L0H7")
         return cls(int(found[1]), int(found[2]))
 
 

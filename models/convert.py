@@ -42,6 +42,7 @@ def load_bridge(name: str) -> "TransformerBridge":
     Raises:
         ValueError: the model cannot be loaded, or it has no tokenizer.
     """
+    from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
     from transformers.utils import logging as transformers_logging
 
@@ -51,7 +52,7 @@ def load_bridge(name: str) -> "TransformerBridge":
     try:
         bridge = TransformerBridge.boot_transformers(str(folder) if folder.is_dir() else name, device="cpu")
         bridge.enable_compatibility_mode(disable_warnings=True)
-    except (ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
+    except (ImportError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"model: {name!r} cannot be loaded ({type(error).__name__}: {error})") from None
     finally:
         if bar:

@@ -102,8 +102,8 @@ class TrainingModule(L.LightningModule):
         if self.global_step % self.log_every == 0:
             self._log_updates()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Log all updates so far, to disk: a run that is resumed from this checkpoint does not repeat them."""
+    def write_log(self) -> None:
+        """Log all updates so far, to disk: a run that goes on from here does not repeat them."""
         self._log_updates()
         if self.logger is not None:
             self.logger.save()

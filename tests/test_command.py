@@ -3,7 +3,6 @@
 import importlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from toys import TOKENS, NoFields, made_up_run
 
@@ -134,41 +132,6 @@ def test_a_task_without_fields_trains_and_comes_back(tmp_path: Path):
     assert Run(tmp_path / "again").task == NoFields()
 
 
-def changed(run: Path, folder: Path, name: str, content: bytes) -> Path:
-    """A copy of a run in which one file holds something else."""
-    shutil.copytree(run, folder / "changed")
-    (folder / "changed" / name).write_bytes(content)
-    return folder / "changed"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "arguments", "message"),
-    [
-        ("weights/step-00000000.safetensors", b"", ["measure", "--overwrite"], "run: .*step-00000000.* is damaged"),
-        ("weights/config.json", b"[]", ["measure", "--overwrite"], "run: .*config.json beside it, is damaged"),
-        ("config.yaml", b"]", ["measure"], "config: .*config.yaml is not YAML"),
-    ],
-)
-def test_a_damaged_file_is_named(
-    name: str, content: bytes, arguments: list[str], message: str,
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-):  # fmt: skip
-    path = changed(run, tmp_path, name, content)
-    before = contents(path)
-    errors = refused([*arguments, str(path)], capsys)
-    assert re.match(f"headway: {message}", errors), errors
-    assert contents(path) == before
-
-
-def test_a_run_whose_config_was_changed_does_not_go_on(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    config = (run / "config.yaml").read_text().replace("steps: 2", "steps: 4")
-    path = changed(run, tmp_path, "config.yaml", config.encode())
-    before = contents(path)
-    errors = refused(["train", "--resume", str(path)], capsys)
-    assert "a run must resume with the recipe it started with, but config.yaml has changed: steps was 2" in errors
-    assert contents(path) == before
-
-
 def test_resuming_a_finished_run_says_so(run: Path, capsys: pytest.CaptureFixture[str]):
     before = contents(run)
     main(["train", "--resume", str(run)])
@@ -211,166 +174,6 @@ def test_what_does_not_apply_is_said_once_with_its_reason(run: Path, capsys: pyt
     assert said.endswith("holds loss\n")
 
 
-# No machine has both.
-ABSENT = "mps" if torch.cuda.is_available() else "cuda"
-
-BAD = [
-    (["trian"], "command: 'trian' is not one of .*; nearest is 'train'"),
-    (["train"], "recipe: none given before the options; it must be one of induction"),
-    (["train", "--seed", "1", "induction"], "recipe: none given before the options"),
-    (["train", "inductoin"], "recipe: 'inductoin' is not one of .*; nearest is 'induction'"),
-    # options: unknown, abbreviated, of another task, without a value, of a wrong type
-    (["train", "induction", "--model.n_layerz", "1"], "--model.n_layerz: there is no such .* '--model.n_layers'"),
-    (["train", "induction", "--model.n_layer", "1"], "--model.n_layer: there is no such .* '--model.n_layers'"),
-    (["train", "induction", "--ou", "x"], "--ou: there is no such option; nearest is '--out'"),
-    (["train", "induction", "--task.d_vector", "3"], "--task.d_vector: there is no such option"),
-    (["train", "--config", "RUN/config.yaml", "--task.d_vector", "3"], "--task.d_vector: there is no such option"),
-    (["train", "induction", "extra"], "extra: there is no such option"),
-    (["train", "induction", "--seed"], "seed: expected one argument"),
-    (["train", "induction", "--seed", "1 2"], "seed: '1 2' is not valid; it must be a whole number"),
-    (["train", "induction", "--model", "{n_layers: 1}"], "--model: there is no such option"),
-    (
-        ["train", "induction", "--model.n_layers", "two"],
-        "model.n_layers: 'two' is not valid; it must be a whole number",
-    ),
-    (
-        ["train", "induction", "--model.n_layers", "2.5"],
-        "model.n_layers: '2.5' is not valid; it must be a whole number",
-    ),
-    (["train", "induction", "--seed", "none"], "seed: 'none' is not valid; it must be a whole number"),
-    (["train", "induction", "--seed", "-1"], "seed: -1 is not valid; it must be a whole number from 0"),
-    (["train", "induction", "--eval_seed", "4294967296"], "eval_seed: 4294967296 is not valid"),
-    (["train", "induction", "--model.attn_only", "maybe"], "attn_only: 'maybe' is not valid; it must be true or false"),
-    (["train", "induction", "--schedule.at", "5"], "schedule.at: '5' is not valid; it must be a list such as"),
-    (["train", "induction", "--optim.max_grad_norm", "x"], "'x' is not valid; it must be a number, or null"),
-    # kinds
-    (["train", "induction", "--model.act_fn", "rleu"], "act_fn: 'rleu' is not valid; .*; nearest is 'relu'"),
-    (["train", "induction", "--optim.optimizer", "AdmaW"], "optimizer: 'AdmaW' is not valid; .* nearest is 'AdamW'"),
-    (["train", "induction", "--trainer.accelerator", "gpuu"], "accelerator: 'gpuu' is not valid; .* nearest is 'gpu'"),
-    (["train", "induction", "--trainer.accelerator", ABSENT], f"trainer.accelerator: '{ABSENT}' is not to be had here"),
-    (
-        ["train", "induction", "--trainer.precision", "8"],
-        "trainer.precision: '8' is not valid; it must be one of 32-true",
-    ),
-    (
-        ["train", "induction", "--trainer.precision", "16-mixed", "--trainer.accelerator", "cpu"],
-        "'16-mixed' is not valid",
-    ),
-    (["train", "induction", "--trainer.threads", "0"], "trainer.threads: 0 is not valid; it must be from 1 to 1024"),
-    # numbers
-    (["train", "induction", "--model.d_head", "0"], "model.d_head: 0 is not valid; it must be 1 or more"),
-    (["train", "induction", "--task.length", "-3"], "task.length: -3 is not valid"),
-    (["train", "induction", "--batch_size", "0"], "batch_size: 0 is not valid; it must be 1 or more"),
-    (["train", "induction", "--steps", "-1"], "steps: -1 is not valid; it must be 1 or more"),
-    (["train", "induction", "--optim.lr", "nan"], "optim.lr: 'nan' is not valid; it must be a number"),
-    (["train", "induction", "--optim.lr", "-1"], "optim.lr: -1.0 is not valid; it must be finite and above 0"),
-    (["train", "induction", "--schedule.log", "-1"], "schedule.log: -1 is not valid"),
-    (["train", "induction", "--schedule.at", "[-1]"], "schedule.at: -1 is not valid; it must be 0 or more"),
-    (["train", "induction", "--schedule.at", "[9999]"], "schedule.at: 9999 is not valid; it must be 0 to 1500"),
-    (["train", "induction", "--steps", "9" * 20], "steps: 9+ is not valid; it must be 1 or more, up to"),
-    (["train", "induction", "--schedule.log", "9" * 12], "schedule.log: 9+ is not valid; it must be 0 to 10000"),
-    (["train", "induction", "--model.d_model", "9" * 11], "model: 2 layers .* GiB to train; this machine has"),
-    # a network that does not fit the task
-    (["train", "induction", "--model.n_ctx", "47"], "model.n_ctx: 47 is too small; the task needs 48"),
-    (["train", "induction", "--model.d_vocab", "64"], "model.d_vocab: 64 is too small; the task needs 65"),
-    (["train", "induction", "--task.n_tokens", "66", "--model.d_vocab=65"], "d_vocab: 65 is too small; .* needs 67"),
-    (["train", "induction", "--model.d_vocab_out", "64"], "model.d_vocab_out: 64 is too small; the task needs 65"),
-    (["train", "induction", "--model.input_type", "vectors"], "model.input_type: 'vectors' is not valid"),
-    (["train", "affine-recurrence", "--model.d_vocab", "41"], "model.d_vocab: 41 is not valid"),
-    # directories
-    (["train", "induction", "--out", "RUN"], "out: RUN holds a run already; --overwrite replaces it"),
-    (["train", "induction", "--out", "RUN/config.yaml"], "out: RUN/config.yaml is a file"),
-    (["train", "induction", "--out", "/proc/run"], "out: /proc/run cannot be written"),
-    (["train", "induction", "--out", "/proc/version/run"], "out: /proc/version/run cannot be written"),
-    (["train", "induction", "--out", ""], "out: '' is not valid; it must be a directory"),
-    (["train", "induction", "--out", "RUN/weights/run"], "out: .* lies in the run RUN; it must lie outside of any run"),
-    (
-        ["train", "induction", "--out", "RUN", "--overwrite", "--model.d_model", "9" * 11],
-        "model: 2 layers .* GiB to train; this machine has",
-    ),
-    # going on
-    (["train", "--resume", "nowhere"], "run: nowhere holds no run"),
-    (["train", "induction", "--resume", "RUN"], "resume: a run goes on as it was"),
-    (["train", "--resume", "RUN", "--steps", "9"], "resume: a run goes on as it was"),
-    (["train", "--resume"], "resume: expected one argument"),
-    # tasks of one's own
-    (
-        ["train", "--task", "RepeatedTokens"],
-        "task: 'RepeatedTokens' cannot be imported .* must be package.module:Class",
-    ),
-    (["train", "--task", ".x:Y"], "task: '.x:Y' cannot be imported"),
-    (["train", "--task", "toys:TOKENS"], "task: 'toys:TOKENS' is not a"),
-    (["train", "--task", "toys:Boundless"], "task: targets from 7 to 13 are not valid; this network puts out 0 to 6"),
-    (["train", "induction", "--model.n_layers", "9999999"], "model: 9,999,999 layers with 163,8"),
-    (["train", "--task", "toys:CountsNothing"], "task: no position of its batch counts"),
-    (["train", "--task", "headway.data.task:Task"], "task: 'headway.data.task:Task' lacks baselines, d_vocab"),
-    (["train", "--task", "no.such:Task"], "task: 'no.such:Task' cannot be imported"),
-    (["train", "--task", "headway.data.repeated_token:RepeatedTokens"], "nearest is 'headway.data.repeated_tokens:Rep"),
-    (["train", "--task", "headway.data.previous_token:PreviusToken"], "nearest is 'headway.data.previous_token:Prev"),
-    # measuring
-    (["measure"], "run: is missing"),
-    (["measure", ""], "run: '' is not valid"),
-    (["measure", "nowhere"], "run: nowhere holds no run"),
-    (["measure", "RUN", "--at", "1"], "step: 1 was not kept; nearest is"),
-    (["measure", "RUN", "--at", "one"], "at: 'one' is not valid"),
-    (
-        ["measure", "RUN", "--only", "prefix_mathcing"],
-        "only: 'prefix_mathcing' is not a measure .*nearest is 'pre",
-    ),
-    (["measure", "RUN", "--only", ""], "only: '' is not a measure"),
-    (["measure", "RUN", "--onyl", "loss"], "--onyl: there is no such option; nearest is '--only'"),
-    (["measure", "RUN", "--overwrite", "--at", "0,1"], "step: 1 was not kept"),
-    (
-        ["measure", "RUN", "--only", "toys:nothing"],
-        "only: 'toys:nothing' cannot be imported .*:function",
-    ),
-    (["measure", "RUN", "--only", "toys:TOKENS"], "only: 'toys:TOKENS' is not a function"),
-    (["measure", "RUN", "--only", "os:system"], "only: 'os:system' is not a function \\(model, batch\\)"),
-    (["measure", "RUN", "--only", "builtins:len"], "only: 'builtins:len' is not a function \\(model, batch\\)"),
-    (
-        ["measure", "RUN", "--only", "headway.analyze.measures.loss:loss"],
-        "only: .*loss' has the name of a measure of ours",
-    ),
-    (["measures", "RUN"], "measures: takes no argument"),
-    # pages and figures
-    (["report"], "runs: is missing"),
-    (["report", "nowhere"], "run: nowhere holds no run"),
-    (["report", "RUN", "RUN/scores"], "run: RUN/scores holds no run"),
-    (["report", "RUN", "--out", "RUN"], "out: RUN is a directory; it must be a file"),
-    (["report", "RUN", "--out", "RUN/config.yaml"], "out: RUN/config.yaml is not a page of Headway; --overwrite"),
-    (["report", "RUN", "--out", "/proc/page.html"], "out: /proc/page.html cannot be written"),
-    (["report", "RUN", "--lvie"], "--lvie: there is no such option; nearest is '--live'"),
-    (["plot"], "run: is missing"),
-    (["plot", "RUN"], "figure: is missing"),
-    (["plot", "nowhere", "attention"], "run: nowhere holds no run"),
-    (["plot", "RUN", "atention"], "figure: 'atention' is not .*; nearest is 'attention'"),
-    (["plot", "RUN", "attention", "--at", "1"], "step: 1 is not among those with scores; nearest is 0"),
-    (["plot", "RUN", "attention", "--layer", "2"], "layer: 2 "),
-    (["plot", "RUN", "attention", "--layer", "two"], "layer: 'two' is not valid; it must be a whole number"),
-    (["plot", "RUN", "loss", "--out", "loss.docx"], "out: .*loss.docx"),
-    (["plot", "RUN", "loss", "--out", "RUN/config.yaml"], "out: .*config.yaml.* must end in .png, .svg, .pdf"),
-]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
-)
-def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: list[str],
-    message: str,
-    run: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    monkeypatch.chdir(tmp_path)
-    before = contents(run)
-    errors = refused([argument.replace("RUN", str(run)) for argument in arguments], capsys)
-    assert re.search(message.replace("RUN", re.escape(str(run))), errors), errors
-    assert contents(run) == before
-    assert contents(tmp_path) == {}
-
-
 def test_a_figure_of_ours_is_drawn_again_and_no_other_file_is_replaced(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -400,52 +203,6 @@ def test_a_diverging_run_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_recipes_fit_their_tasks():
     assert all(replace(recipe) == recipe for recipe in RECIPES.values())
     assert replace(TOKENS, steps=5).steps == 5
-
-
-# What replaces one line of a good config.yaml, and what is then said.
-CONFIGS = [
-    ("version: 1", "version: '1'", "version: '1' is not valid; this Headway reads version 1"),
-    ("version: 1", "version: 1\nmodel.n_layers: 3", "model.n_layers: there is no such option"),
-    ("version: 1", "version: 1\nday: 2020-99-99", "is not YAML"),
-    ("version: 1", "version: 2", "version: 2 is not valid; this Headway reads version 1"),
-    ("version: 1", "", "version: None is not valid; this Headway reads version 1"),
-    ("  n_layers: 2", "  n_layers: two", "model.n_layers: 'two' is not valid; it must be a whole number"),
-    ("  n_layers: 2", "  n_layers: null", "model.n_layers: null is not valid; it must be a whole number"),
-    ("  n_layers: 2", "", "model.n_layers: is missing"),
-    ("  n_layers: 2", "  n_layerz: 2", "model.n_layerz: there is no such option; nearest is 'model.n_layers'"),
-    ("  n_tokens: 64", "  d_vector: 64", "task.d_vector: there is no such option"),
-    ("  n_tokens: 64", "  n_tokens: [64]", r"task.n_tokens: .*64.* is not valid; it must be a whole number"),
-    ("  act_fn: relu", "  act_fn: rleu", "model.act_fn: 'rleu' is not valid; .*; nearest is 'relu'"),
-    ("  attn_only: true", "  attn_only: maybe", "model.attn_only: 'maybe' is not valid; it must be true or false"),
-    ("  d_head: 16", "  d_head: 0", "model.d_head: 0 is not valid"),
-    ("  lr: 0.003", "  lr: -.003", "optim.lr: -0.003 is not valid"),
-    ("optim:", "optim: 3\nopt:", "optim: 3 is not valid; it must be a mapping of options"),
-    ("compile: false", "compile: perhaps", "compile: 'perhaps' is not valid; it must be true or false"),
-    ("seed: 0", "sede: 0", "sede: there is no such option; nearest is 'seed'"),
-    ("  class: headway.data.repeated_tokens:RepeatedTokens", "", "task.class: is missing"),
-    ("  class: headway.data.repeated_tokens:", "  class: headway.data.repeated:", "task: .* cannot be imported"),
-    ("version: 1", "]", "is not YAML"),
-]
-
-
-@pytest.mark.parametrize(("line", "instead", "message"), CONFIGS, ids=lambda text: text.strip())
-def test_a_bad_config_is_one_line_that_names_the_file_and_the_option(
-    line: str,
-    instead: str,
-    message: str,
-    run: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    monkeypatch.chdir(tmp_path)
-    good = (run / "config.yaml").read_text()
-    assert good.count(line) >= 1
-    config = tmp_path / "config.yaml"
-    config.write_text(re.sub(rf"^{re.escape(line)}", lambda _: instead, good, count=1, flags=re.MULTILINE))
-    errors = refused(["train", "--config", str(config)], capsys)
-    assert re.match(f"headway: config: {re.escape(str(config))}:? {message}", errors), errors
-    assert list(tmp_path.iterdir()) == [config]
 
 
 def test_help_lists_the_recipes_as_they_are(capsys: pytest.CaptureFixture[str]):

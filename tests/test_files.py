@@ -16,9 +16,11 @@ from toys import TOKENS, Train
 
 from headway.__main__ import main
 from headway.analyze import LIVE, measure
+from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
-from headway.checkpoints.files import NotWrittenError, remove_parts, write_whole
+from headway.checkpoints.files import SEAL, NotWrittenError, write_whole
 from headway.checkpoints.scores import read_file, write_scores
+from headway.data.parts import remove_parts
 
 
 @contextmanager
@@ -84,8 +86,47 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not
     parts[0].parent.mkdir()
     for part in parts:
         part.touch()
+    half_a_log = tmp_path / f".log.{dead.pid}.part"
+    half_a_log.mkdir()
+    (half_a_log / "events").touch()
     remove_parts(tmp_path)
-    assert [part.exists() for part in parts] == [False, True]
+    assert [part.exists() for part in (*parts, half_a_log)] == [False, True, False]
+
+
+def test_a_page_takes_the_place_of_one_that_was_half_written(trained: Train, tmp_path: Path):
+    run = trained(TOKENS, tmp_path / "run")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (run.path / f".report.html.{dead.pid}.part").write_text("<html>")
+    (run.path / f".other.html.{dead.pid}.part").write_text("<html>")
+    main(["report", str(run.path)])
+    assert {name for name in names(run.path) if name.endswith(".part")} == {f".other.html.{dead.pid}.part"}
+
+
+@pytest.mark.parametrize("how", ["a zero", "cut off", "longer", "empty"])
+def test_a_study_whose_file_was_altered_is_refused_before_it_is_read(how: str, tmp_path: Path):
+    path = tmp_path / "study.nc"
+    made_up_study().write(path)
+    written = path.read_bytes()
+    middle = written.index(b"OHDR")
+    altered = {
+        "a zero": written[:middle] + b"\0" + written[middle + 1 :],
+        "cut off": written[: len(written) // 2],
+        "longer": written[:middle] + b"\0" + written[middle:],
+        "empty": b"",
+    }
+    path.write_bytes(altered[how])
+    with pytest.raises(ValueError, match=r"study: .*study\.nc is damaged"):
+        StudyResult.read(path)
+
+
+def test_a_study_without_a_checksum_is_one_of_an_older_version(tmp_path: Path):
+    made_up_study().write(tmp_path / "new.nc")
+    (tmp_path / "old.nc").write_bytes((tmp_path / "new.nc").read_bytes().rpartition(SEAL)[0])
+    old, new = (StudyResult.read(tmp_path / name).to_tree() for name in ("old.nc", "new.nc"))
+    xr.testing.assert_identical(old, new)
+    with xr.open_datatree(tmp_path / "new.nc", engine="h5netcdf") as plain:
+        xr.testing.assert_identical(plain.load(), new)
 
 
 def test_training_on_a_full_disk_ends_in_one_line_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -101,7 +142,7 @@ def test_training_on_a_full_disk_ends_in_one_line_and_goes_on(tmp_path: Path, ca
 
 def test_measuring_on_a_full_disk_ends_in_one_line(trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = trained(TOKENS, tmp_path / "run")
-    before = run.scores
+    before = run.scores.load()
     with files_of_at_most(2003), pytest.raises(SystemExit) as end:
         main(["measure", str(run.path), "--only", "attention", "--overwrite"])
     assert end.value.code == 1
@@ -125,3 +166,6 @@ def test_the_same_scores_are_the_same_bytes_in_any_process(tmp_path: Path):
         write_scores(path, scores)
     assert len({path.read_bytes() for path in paths}) == 1
     xr.testing.assert_identical(read_file(paths[0]), scores)
+    # The order of variables is not part of what they say.
+    write_scores(tmp_path / "other", scores[["b", "a"]])
+    assert (tmp_path / "other").read_bytes() == paths[0].read_bytes()

@@ -12,8 +12,7 @@ from browsing import Open, drawn, needs_chromium, seen
 from language_models import TEXT, saved_gpt2
 from networks import llama_bridge, with_random_biases
 from test_attribution import NETWORKS, PLAIN, built
-from test_command import refused
-from toys import TOKENS, VECTORS
+from toys import TOKENS
 from transformer_lens.model_bridge import TransformerBridge
 
 from headway.__main__ import main
@@ -181,45 +180,6 @@ def test_of_a_long_string_the_first_position_and_those_before_the_one_asked_abou
                 assert kept == sorted(set(kept))
                 assert len(kept) == min(length, most)
                 assert {0, position} <= set(kept) <= set(range(length))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([""], "string: '' is not valid; it must have at least one token"),
-        (["Mary" * 64], r"string: it has \d+ tokens with BOS; it must have at most n_ctx = 64"),
-        ([STRING, "--position", "9"], "position: 9 does not exist; this string has positions 0 \\(BOS\\) to 8"),
-        ([STRING, "--position", "-1"], "position: -1 does not exist"),
-        ([STRING, "--token", " Mary and"], "' Mary and' is not one token .* it is split into ' Mary', ' and'"),
-        ([STRING, "--top", "0"], "top: 0 is not valid; it must be at least 1"),
-        ([STRING, "--at", "3"], "at: 3 is not valid; a language model has no checkpoints here"),
-        ([STRING, "--out", "."], "out: . is a directory; it must be a file"),
-        ([STRING, "--out", ""], "out: '' is not valid"),
-        ([STRING, "--out", "taken.html"], "out: taken.html is not a page of Headway; --overwrite replaces it"),
-        ([STRING, "--postion", "3"], "--postion: there is no such option; nearest is '--position'"),
-        ([], "string: is missing"),
-    ],
-)
-def test_bad_input_is_one_line_and_writes_nothing(
-    arguments: list[str], message: str,
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-):  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    Path("taken.html").write_text("mine")
-    assert re.search(message, refused(["text", str(folder), *arguments], capsys))
-    assert [path.name for path in tmp_path.iterdir()] == ["taken.html"]
-    assert Path("taken.html").read_text() == "mine"
-
-
-@pytest.mark.parametrize("recipe", [TOKENS, VECTORS], ids=["tokens", "vectors"])
-def test_a_run_whose_tokens_are_no_text_is_refused(recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from headway.checkpoints import Run
-
-    run = Run.create(tmp_path / "run", recipe)
-    run.keep(0, HookedTransformer(recipe.model))
-    assert "model: it has no tokenizer" in refused(["text", str(run.path), "a"], capsys)
-    assert "step: 3 was not kept" in refused(["text", str(run.path), "a", "--at", "3"], capsys)
-    assert not (run.path / "text.html").exists()
 
 
 def data_of(page: Path) -> dict:

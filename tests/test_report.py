@@ -27,10 +27,11 @@ from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.report import live, page, stored, write_report
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.page import run_data
-from headway.analyze.report.stored import StoredScores
+from headway.analyze.report.stored import StoredScores, spread
 from headway.checkpoints import Recipe, Run
+from headway.checkpoints import scores as scores_module
 from headway.checkpoints.schedule import Schedule
-from headway.checkpoints.scores import read_file, score_file, write_scores
+from headway.checkpoints.scores import ScoreFile, read_file, score_file, write_scores
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.hooked_transformer import HookedTransformer
@@ -129,6 +130,57 @@ def test_the_page_holds_the_scores_of_the_run(original: Run):
     attribution = {each["label"]: each["values"] for each in data["attributions"]}
     repeats = attribution["direct attribution on repeats"]
     np.testing.assert_allclose(repeats, scores.direct_attribution_repeats, rtol=1 / 4000)
+
+
+def test_a_page_of_many_checkpoints_shows_some_and_reads_the_patterns_of_those(
+    original: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    many = Run(shutil.copytree(original.path, tmp_path / "run"))
+    shutil.rmtree(many.path / "scores")
+    for step in range(211):
+        kept = max(each for each in original.steps if each <= step // 7)
+        folder = score_file(original.path, kept, "loss").parent
+        shutil.copytree(folder, score_file(many.path, step, "loss").parent)
+    monkeypatch.setattr(page, "MOST_CHECKPOINTS", 23)
+    monkeypatch.setattr(page, "MOST_POINTS", 61)
+    read: list[int] = []
+    whole = ScoreFile.read
+
+    def counted(file: ScoreFile, names: Any = None) -> dict[str, np.ndarray]:
+        if file.path.stem == "attention":
+            read.append(int(file.path.parent.name.removeprefix("step-")))
+        return whole(file, names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreFile, "read", counted)
+        patch.setattr(scores_module, "SMALL", 500)
+        data = run_of(write_report(many))
+    steps, lines, scores = data["steps"], data["lineSteps"], many.scores
+    assert read == steps
+    assert data["scored"] == 211
+    assert (steps[0], steps[-1]) == (0, 210)
+    assert 15 <= len(steps) <= 23
+    assert set(steps) < set(lines)
+    assert len(lines) <= 61
+    assert set(StoredScores.of(many).dates) <= set(steps)
+    shown, drawn = scores.sel(step=steps), scores.sel(step=lines)
+    np.testing.assert_allclose(data["attention"]["values"], shown.attention, atol=1 / 508)
+    np.testing.assert_allclose(data["loss"], shown.loss, rtol=1 / 4000)
+    np.testing.assert_allclose(data["losses"][0]["values"], drawn.loss, rtol=1 / 4000)
+    for found in data["perHead"]:
+        np.testing.assert_allclose(found["values"], drawn[found["label"]], rtol=1 / 4000)
+    np.testing.assert_allclose(data["spectra"][0]["re"], shown.ov_eigenvalue_spectrum.values.real, rtol=1 / 4000)
+    np.testing.assert_allclose(data["attributions"][0]["values"], shown.direct_attribution, rtol=1 / 4000)
+
+
+def test_spread_steps_have_the_ends_and_the_dates():
+    steps = list(range(0, 5000, 3))
+    found = [steps[place] for place in spread(steps, 101, dates=[3999, 1002])]
+    assert (found[0], found[-1]) == (0, 4998)
+    assert {3999, 1002} <= set(found)
+    assert 50 < len(found) <= 101
+    assert len(spread(steps, 101, dates=steps[:900])) <= 101
+    assert spread(steps, len(steps)) == list(range(len(steps)))
 
 
 def test_the_page_says_what_formed_and_what_each_measure_means(original: Run):
@@ -252,12 +304,13 @@ def test_vectors_and_one_layer_have_pages(tmp_path: Path):
 
 
 def test_attention_is_cut_to_what_a_page_can_hold(original: Run, monkeypatch: pytest.MonkeyPatch):
-    whole = StoredScores.of(original).attention
+    places = range(len(original.steps))
+    whole = StoredScores.of(original).attention(places)
     assert whole is not None
     patterns = len(original.steps) * 6
     assert whole.sizes["batch"] == 4
     monkeypatch.setattr(stored, "MOST_ATTENTION", patterns * 11**2 * 3)
-    three = StoredScores.of(original).attention
+    three = StoredScores.of(original).attention(places)
     assert three is not None
     assert (three.sizes["batch"], three.sizes["query"]) == (3, 11)
     monkeypatch.setattr(stored, "MOST_ATTENTION", patterns * 7**2)

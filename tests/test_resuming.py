@@ -1,7 +1,6 @@
 """A run goes on from what it was, or says in one line why it cannot; its log is that of an undisturbed run."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ import pytest
 import torch
 import xarray as xr
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from torch.utils.tensorboard import SummaryWriter
 from toys import TOKENS, Train
 
 from headway.__main__ import main
 from headway.analyze.report.tensorboard import MENDED
 from headway.checkpoints import Run
-from headway.checkpoints.resuming import digest
+from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import TrainingModule
 from headway.train import resume, train
 
@@ -48,68 +49,6 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         with pytest.raises(ZeroDivisionError):
             train(**vars(TOKENS), out=tmp_path / "stopped")
     return Run(tmp_path / "stopped")
-
-
-def emptied(checkpoint: dict[str, Any]) -> None:
-    checkpoint["optimizer_states"][0]["state"] = {}
-
-
-def other_rate(checkpoint: dict[str, Any]) -> None:
-    checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] *= 2
-
-
-def other_weights(checkpoint: dict[str, Any]) -> None:
-    next(iter(checkpoint["state_dict"].values()))[0] += 1
-
-
-def other_weights_signed(checkpoint: dict[str, Any]) -> None:
-    other_weights(checkpoint)
-    checkpoint["digest"] = digest(checkpoint)
-
-
-def of_another_step(checkpoint: dict[str, Any]) -> None:
-    checkpoint["global_step"] = 4
-    checkpoint["digest"] = digest(checkpoint)
-
-
-def emptied_without_a_digest(checkpoint: dict[str, Any]) -> None:
-    emptied(checkpoint)
-    del checkpoint["digest"]
-
-
-def without(name: str) -> Callable[[dict[str, Any]], None]:
-    def remove(checkpoint: dict[str, Any]) -> None:
-        del checkpoint[name]
-
-    return remove
-
-
-NEEDED = ("recipe", "state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
-ALTERED = {
-    "emptied optimiser": emptied,
-    "emptied, without a digest": emptied_without_a_digest,
-    "another learning rate": other_rate,
-    "other weights": other_weights,
-    "other weights with their digest": other_weights_signed,
-    "of another step": of_another_step,
-    **{f"without {name}": without(name) for name in NEEDED},
-}
-
-
-@pytest.mark.parametrize("how", ALTERED)
-def test_a_resume_file_that_is_not_the_run_s_is_refused(how: str, stopped: Run, capsys: pytest.CaptureFixture[str]):
-    checkpoint = torch.load(stopped.resume_file, weights_only=True)
-    ALTERED[how](checkpoint)
-    torch.save(checkpoint, stopped.resume_file)
-    refused(stopped, capsys)
-
-
-@pytest.mark.parametrize("content", [b"", b"none", None], ids=["empty", "of another kind", "gone"])
-def test_a_resume_file_that_is_none_is_refused(content: bytes | None, stopped: Run, capsys: pytest.CaptureFixture[str]):
-    stopped.resume_file.unlink()
-    if content is not None:
-        stopped.resume_file.write_bytes(content)
-    refused(stopped, capsys)
 
 
 def test_a_resume_file_of_an_earlier_moment_is_refused(
@@ -145,12 +84,13 @@ def test_a_last_step_that_is_cut_off_is_not_the_end(trained: Train, tmp_path: Pa
 
 
 def logged(run: Run) -> dict[str, list[tuple[int, Any]]]:
-    """Every number and picture of the log, by tag, with its step."""
+    """Every number and picture of the log, by tag, with its step, and the steps of what else it holds."""
     events = EventAccumulator(str(run.path), size_guidance={"scalars": 0, "images": 0}).Reload()
     tags = events.Tags()
     numbers = {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in tags["scalars"]}
+    texts = {tag: [(each.step, None) for each in events.Tensors(tag)] for tag in tags["tensors"]}
     images = {tag: [(each.step, each.encoded_image_string) for each in events.Images(tag)] for tag in tags["images"]}
-    return numbers | images
+    return numbers | images | texts
 
 
 @pytest.mark.parametrize(
@@ -178,6 +118,64 @@ def test_the_log_of_a_run_that_goes_on_is_that_of_an_undisturbed_one(
     assert found.keys() == expected.keys()
     scores = expected.keys() - {"loss/train", "optimiser/gradient_norm", "optimiser/lr"}
     assert {tag: found[tag] for tag in scores} == {tag: expected[tag] for tag in scores}
+
+
+def test_a_log_that_ends_before_the_first_scores_is_completed(trained: Train, tmp_path: Path):
+    whole, run = trained(TOKENS, tmp_path / "whole"), trained(TOKENS, tmp_path / "run")
+    (log,) = run.path.glob("events*")
+    events = list(LegacyEventFileLoader(str(log)).Load())
+    first = next(at for at, event in enumerate(events) if any(value.HasField("image") for value in event.summary.value))
+    log.unlink()
+    with SummaryWriter(str(run.path)) as writer:
+        for event in (*events[: first - 1], *events[first + 1 :]):
+            if event.summary.value:
+                writer._get_file_writer().add_event(event, event.step)
+    assert logged(Run(run.path)) != logged(whole)
+    assert logged(resume(run.path)) == logged(whole)
+
+
+DEATHS = {
+    "before resume.ckpt of its first step": ("resume.ckpt", 1),
+    "between two scores of its first step": ("step-00000000/k_composition.safetensors", 1),
+    "before resume.ckpt of step 8": ("resume.ckpt", TOKENS.schedule.steps(TOKENS.steps).index(8) + 1),
+    "between two scores of step 8": ("step-00000008/k_composition.safetensors", 1),
+    "before resume.ckpt of its last step": ("resume.ckpt", len(TOKENS.schedule.steps(TOKENS.steps))),
+    "between two scores of its last step": ("step-00000017/k_composition.safetensors", 1),
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_wherever_a_run_died_its_log_is_that_of_an_undisturbed_one(
+    death: str, trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    end, nth = DEATHS[death]
+    writes = iter(range(1, nth + 1))
+
+    def renamed(path: Path, target: Path) -> Path:
+        if str(target).endswith(end) and next(writes) == nth:
+            raise ZeroDivisionError
+        return rename(path, target)
+
+    rename = Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", renamed)
+        patch.setattr("headway.models.lightning_module.TrainingModule.on_train_end", lambda _: None)
+        with pytest.raises(ZeroDivisionError):
+            train(**vars(TOKENS), out=tmp_path / "run")
+    again, whole = resume(tmp_path / "run"), trained(TOKENS, tmp_path / "whole")
+    assert (again.steps, again.finished) == (whole.steps, True)
+    xr.testing.assert_identical(again.training, whole.training)
+    assert logged(again) == logged(whole)
+    for folder in ("weights", "scores"):
+        assert list(contents(again.path / folder).values()) == list(contents(whole.path / folder).values())
+
+
+def test_a_run_with_other_initial_weights_and_no_resume_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = Run.create(tmp_path / "run", TOKENS)
+    run.keep(0, HookedTransformer(TOKENS.model, seed=TOKENS.seed + 1))
+    refused(run, capsys)
 
 
 def test_a_run_that_died_before_its_first_checkpoint_begins(tmp_path: Path, trained: Train):

@@ -218,7 +218,7 @@ ONE_PERIOD = replace(TOKENS, task=RepeatedTokens(n_tokens=13, length=11, period_
 def test_live_scores_equal_replayed_ones(recipe: Recipe, tmp_path: Path):
     recipe = replace(recipe, schedule=Schedule(log=0, linear=2, at=()))
     run = run_recipe(recipe, tmp_path / "run", measures=MEASURES)
-    live = run.scores
+    live = run.scores.load()
     inapplicable = measure(run, MEASURES, overwrite=True)
     replayed = run.scores
     assert set(live.data_vars) == set(replayed.data_vars)
@@ -322,7 +322,7 @@ def test_mixed_precision_keeps_weights_and_scores_in_float32(tmp_path: Path):
     for step in run.steps:
         assert {value.dtype for value in weights(run, step).values()} == {torch.float32}
         assert all(value.isfinite().all() for value in weights(run, step).values())
-    live = run.scores
+    live = run.scores.load()
     assert {live[name].dtype.name for name in ("loss", "ov_eigenvalue", "k_composition")} <= {"float32", "float64"}
     measure(run, LIVE, overwrite=True)
     assert live.equals(run.scores)

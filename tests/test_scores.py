@@ -14,7 +14,7 @@ from headway.analyze.measures import run_nulls
 from headway.analyze.measures.descriptions import BESIDE, PART, SCORE
 from headway.analyze.measures.scoring import Scorer
 from headway.checkpoints import Recipe, Run
-from headway.checkpoints.scores import read_arrays, read_file, read_scores, score_file, write_scores
+from headway.checkpoints.scores import ScoreFile, read_file, read_scores, score_file, write_scores
 from headway.models.hooked_transformer import HookedTransformer
 
 RECIPES = {"tokens": TOKENS, "no positions": NO_POSITIONS, "vectors": VECTORS}
@@ -152,7 +152,7 @@ def test_a_file_whose_axes_do_not_fit_its_arrays_is_damaged(tmp_path: Path):
     write_scores(path, xr.Dataset({"m": (("layer", "head"), np.zeros((2, 3)))}))
     path.write_bytes(path.read_bytes().replace(b'[\\"layer\\", \\"head\\"]', b'[\\"layer\\"         ]'))
     with pytest.raises(ValueError, match=r"m\.safetensors is damaged"):
-        read_arrays(path)
+        ScoreFile.open(path)
 
 
 def test_scores_are_read_again_only_after_a_file_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -167,3 +167,107 @@ def test_scores_are_read_again_only_after_a_file_has_changed(tmp_path: Path, mon
     assert run.scores.identical(before)
     write_scores(score_file(run.path, 0, "other"), xr.Dataset({"other": ((), 1.0)}))
     assert set(run.scores.data_vars) == {"embedding_norm", "other"}
+
+
+def made_up_scores(folder: Path, steps: int = 7) -> Path:
+    """Scores of a measure with large and small variables, of one that starts late, and of one of other numbers."""
+    draws = np.random.default_rng(0)
+    for step in range(steps):
+        patterns = draws.normal(size=(2, 3, 5, 41, 41)).astype("float32")
+        wide = {"wide": (("layer", "head", "batch", "query", "key"), patterns), "wide_part": ((), draws.normal())}
+        write_scores(score_file(folder, step, "wide"), xr.Dataset(wide))
+        small = {
+            "small": (("layer", "head"), draws.normal(size=(2, 3))),
+            "small_null": (("layer",), draws.normal(size=2)),
+        }
+        write_scores(score_file(folder, step, "small"), xr.Dataset(small))
+        kinds = {
+            "kinds": ("kind", draws.integers(9, size=5)),
+            "kinds_spectrum": ("kind", draws.normal(size=5).astype("complex64")),
+            "kinds_true": ("kind", draws.normal(size=5) > 0),
+        }
+        if step > 2:
+            write_scores(score_file(folder, step, "kinds"), xr.Dataset(kinds, {"kind": list("abcde")}))
+    return folder
+
+
+def test_scores_that_are_read_lazily_are_those_of_all_files(tmp_path: Path):
+    run, steps = made_up_scores(tmp_path), range(7)
+    lazy = read_scores(run)
+    files = {name: {step: score_file(run, step, name) for step in steps} for name in ("wide", "small", "kinds")}
+    for measure_name, paths in files.items():
+        parts = [read_file(path) for path in paths.values() if path.exists()]
+        index = xr.Variable("step", [step for step, path in paths.items() if path.exists()])
+        eager = xr.concat(parts, dim=index).reindex(step=list(steps))
+        assert set(eager.data_vars) == {name for name in map(str, lazy.data_vars) if name.startswith(measure_name)}
+        for name, expected in eager.data_vars.items():
+            assert lazy[name].dtype == expected.dtype
+            assert lazy[name].dims == expected.dims
+            np.testing.assert_array_equal(lazy[name].values, expected.values)
+            chosen = {"step": [5, 0, 3], expected.dims[-1]: -1} if expected.ndim > 1 else {"step": 3}
+            np.testing.assert_array_equal(read_scores(run)[name].isel(chosen), expected.isel(chosen))
+    places = {"step": [6, 1], "layer": [1, 0], "head": [2, 0], "query": slice(40, 3, -7), "key": 2}
+    np.testing.assert_array_equal(read_scores(run).wide[places], lazy.load().wide[places])
+    at = xr.DataArray([0, 4], dims="pair")
+    np.testing.assert_array_equal(read_scores(run).wide.isel(step=at, key=at), lazy.wide.isel(step=at, key=at))
+
+
+def test_only_the_files_that_are_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    read: list[str] = []
+    whole = ScoreFile.read
+
+    def counted(file: ScoreFile, names=None):
+        read.append(str(file.path.relative_to(tmp_path / "scores").with_suffix("")))
+        return whole(file, names)
+
+    monkeypatch.setattr(ScoreFile, "read", counted)
+    scores = read_scores(made_up_scores(tmp_path))
+    assert scores.wide.sizes["key"] == 41
+    assert set(scores.wide.attrs) == set()
+    assert "wide" in repr(scores)
+    assert read == []
+    _ = scores.wide.sel(step=5).values
+    assert read == ["step-00000005/wide"]
+    read.clear()
+    _ = scores.small.values
+    assert read == [f"step-{step:08d}/small" for step in range(7)]
+    read.clear()
+    _ = scores.small_null.values  # it stands in the same small files
+    assert read == []
+
+
+def test_a_file_that_changes_after_it_was_opened_is_refused_by_name(tmp_path: Path):
+    scores = read_scores(made_up_scores(tmp_path))
+    write_scores(score_file(tmp_path, 3, "small"), xr.Dataset({"small": (("layer", "head"), np.ones((2, 3)))}))
+    score_file(tmp_path, 5, "wide").unlink()
+    assert np.isfinite(scores.small.sel(step=2)).all()
+    with pytest.raises(ValueError, match=r"step-00000003/small\.safetensors was changed or removed"):
+        _ = scores.small.values
+    with pytest.raises(ValueError, match=r"step-00000005/wide\.safetensors was changed or removed"):
+        _ = scores.wide.sel(step=5).values
+
+
+def test_a_damaged_file_is_named_when_scores_are_opened(tmp_path: Path):
+    path = score_file(made_up_scores(tmp_path), 5, "small")
+    content = path.read_bytes()
+    for damaged in (b"", b"half of", content[:40], content[:-1], content + b"0", content.replace(b"F64", b"F63")):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"scores: .*step-00000005/small\.safetensors is damaged"):
+            read_scores(tmp_path)
+
+
+def test_measures_share_an_axis_only_if_its_labels_are_the_same(tmp_path: Path):
+    entries = {"a": list("xyz"), "b": list("xyz"), "c": list("yzx"), "d": None, "e": [0, 1, 2]}
+    for name, labels in entries.items():
+        values = xr.Dataset({name: ("entry", np.arange(3.0))}, {} if labels is None else {"entry": labels})
+        write_scores(score_file(tmp_path, 0, name), values)
+    write_scores(score_file(tmp_path, 0, "f"), xr.Dataset({"f": ("entry", np.arange(5.0)), "a": ((), 7.0)}))
+    scores = read_scores(tmp_path)
+    assert {name: scores[name].dims[-1] for name in "abcdef"} == {
+        "a": "entry", "b": "entry", "c": "c_entry", "d": "d_entry", "e": "e_entry", "f": "f_entry",
+    }  # fmt: skip
+    assert scores.c.sel(step=0, c_entry="x") == 2.0
+    assert scores.a.sel(step=0, entry="z") == 2.0
+    assert scores.f.sizes == {"step": 1, "f_entry": 5}
+    assert scores.f_a.sel(step=0) == 7.0
+    assert not any(each.isnull().any() for each in scores.data_vars.values())

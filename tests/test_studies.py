@@ -175,6 +175,10 @@ def test_what_has_been_made_is_read_and_made_again_when_asked_for(run: Run, caps
         message = refused(["study", "toy", str(run.path), *arguments], capsys)
         assert f"{run.study_file('toy', 17)} exists; --overwrite runs it again, with {said}\n" in message
     assert contents(run.path) == before
+    # One that was killed before it wrote the page.
+    run.report_file.unlink()
+    main(["study", "toy", str(run.path)])
+    assert contents(run.path) == before
     again = study("toy", run, overwrite=True, sequences=7)
     assert again.claims != made.claims
     xr.testing.assert_identical(StudyResult.read(study_files("toy", run).result).to_tree(), again.to_tree())

@@ -20,7 +20,6 @@ from claim_cases import (
     check_premise,
     the_one,
 )
-from test_command import refused
 from toy_studies import untrained_run
 from toys import VECTORS
 
@@ -341,23 +340,3 @@ def test_attention_that_reads_layer_1_moves_without_it():
     sharp, flat = (patterns_without_layer_1(each, batch)[1].data.moved.item() for each in (model, uniform))
     assert flat == 0
     assert 0 < sharp <= 1
-
-
-def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run = str(untrained_run(tmp_path / "run", VECTORS).path)
-    few = ("--sequences", "11", "--length", "7")
-    cases = {
-        (
-            *few,
-            "--probe_sequences",
-            "19",
-        ): "probe_sequences: 19 is not valid; it must be at least 21, more samples than",
-        ("--length", "3"): "length: 3 is not valid; it must be at least 4, for an answer",
-        ("--heads", "[L7H0]"): "head: L7H0 does not exist; this network has L0H0 to L1H2",
-        ("--heads", "[7]"): "it must be a list such as [L0H3, L1H0]",
-        ("--heads", "[7H0]"): "head: '7H0' is not valid; it must be a name such as L0H7",
-        ("--sequences", "1"): "sequences: 1 is not valid; it must be at least 2",
-        ("--c", "1e30"): "c: 1e+30 is not valid; sequences of 12 vectors grow too large",
-    }
-    for arguments, message in cases.items():
-        assert message in refused(["study", "affine-recurrence", run, *arguments], capsys), arguments

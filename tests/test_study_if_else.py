@@ -16,7 +16,6 @@ from claim_cases import Cases, Premises, check_all_are_tested, check_all_premise
 from corpora import source, write_corpus
 from language_models import saved_gpt2
 from networks import with_random_biases
-from test_command import refused
 from test_text import recipe
 from toy_studies import untrained_run
 
@@ -530,19 +529,3 @@ def test_a_language_model_is_studied_in_its_own_tokens(folder: Path, tmp_path: P
     result = run_study(found, load_bridge(str(folder)), given)
     assert result.step is None
     assert "Perplexity on held-out text" not in result.to_tree()["Behaviour"]
-
-
-def test_what_is_wrong_is_one_line(task: Text, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run = str(untrained_run(tmp_path / "run", recipe(task)).path)
-    cases = {
-        (run, "--length", "18"): "length: 18 is not valid; ",
-        (run, "--length", "3"): "length: 3 is not valid; it must be at least 4",
-        (run, "--sequences", "2"): "sequences: 2 is not valid; it must be at least 3",
-        (run, "--pair", "zebra", ")"): "token: 'zebra' is not one token of this tokenizer; it is",
-        (run, "--pair", "("): "pair",
-        (str(folder), "--corpus", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")): "nowhere",
-    }
-    capsys.readouterr()
-    for arguments, message in cases.items():
-        assert message in refused(["study", "if-else", *arguments], capsys), arguments
-    assert not (tmp_path / "out").exists()

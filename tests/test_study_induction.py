@@ -21,7 +21,6 @@ from claim_cases import (
     the_one,
 )
 from language_models import saved_gpt2
-from test_command import refused
 from toy_studies import untrained_run
 from toys import TOKENS
 from transformer_lens.model_bridge import TransformerBridge
@@ -333,27 +332,6 @@ def test_words_that_a_tokenizer_splits_are_left_out_and_named(bridge: Transforme
     assert synonyms is not None
     assert "2 pairs of pairs.txt" in synonyms.source
     assert "words that the tokenizer splits, such as MaryJohn (ĠMary+" in synonyms.source
-
-
-def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run, fuzzy = (
-        str(untrained_run(tmp_path / name, recipe).path) for name, recipe in (("run", TOKENS), ("fuzzy", SYNONYMS))
-    )
-    no_pairs, wrong, few = (tmp_path / name for name in ("no_pairs", "wrong", "few"))
-    no_pairs.write_text("1 2\n")
-    wrong.write_text("1, 77\n")
-    few.write_text("1, 2\n")
-    cases = {
-        (run, "--sequences", "1"): "sequences: 1 is not valid",
-        (run, "--induction_above", "1.5"): "induction_above: 1.5 is not valid",
-        (run, "--pairs", str(tmp_path / "none")): "none cannot be read",
-        (run, "--pairs", str(no_pairs)): "line 1 of",
-        (run, "--pairs", str(wrong)): "has '77'; tokens of this run are 1 to 13",
-        (run, "--pairs", str(few)): "has 1 valid pairs; give at least 2",
-        (fuzzy, "--pairs", str(few)): "which has its own",
-    }
-    for arguments, message in cases.items():
-        assert message in refused(["study", "induction", *arguments], capsys), arguments
 
 
 def test_a_sequence_without_a_repeat_has_no_induction_to_be_studied():

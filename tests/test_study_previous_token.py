@@ -20,7 +20,6 @@ from claim_cases import (
     check_premise,
     the_one,
 )
-from test_command import refused
 from toy_studies import untrained_run
 from toys import NO_POSITIONS
 
@@ -243,14 +242,3 @@ def test_any_network_of_the_task_can_be_studied_before_its_first_update(recipe: 
     found = find_study("previous-token")
     result = run_study(found, run, found.given(FEW))
     xr.testing.assert_identical(StudyResult.from_tree(result.to_tree()).to_tree(), result.to_tree())
-
-
-def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run = str(untrained_run(tmp_path / "run", SMALL).path)
-    cases = {
-        ("--sequences", "2"): "sequences: 2 is not valid; 20 positions are too few for a probe of 19 features",
-        ("--sequences", "1"): "sequences: 1 is not valid; it must be at least 2",
-        ("--top", "0"): "top: 0 is not valid",
-    }
-    for arguments, message in cases.items():
-        assert message in refused(["study", "previous-token", run, *arguments], capsys), arguments

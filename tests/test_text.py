@@ -2,6 +2,7 @@
 
 import json
 import math
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -57,6 +58,18 @@ def recipe(task: Text) -> Recipe:
         batch_size=5,
         eval_batch_size=7,
     )
+
+
+def test_half_a_corpus_of_a_process_that_was_killed_is_removed(task: Text, cache: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (whole,) = cache.iterdir()
+    for machine in (platform.node(), "another"):
+        (cache / f".{whole.name}.{machine}.x.{dead.pid}.part").mkdir()
+    replace(task, n_tokens=N_TOKENS - 1, corpus_hash=None, tokenizer_hash=None).resolved()
+    assert [path.name for path in cache.iterdir() if path.name.startswith(".")] == [
+        f".{whole.name}.another.x.{dead.pid}.part"
+    ]
 
 
 def text_of(task: Text, tokens: np.ndarray | list[int]) -> str:

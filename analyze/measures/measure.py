@@ -74,9 +74,18 @@ class Measure:
         """Return the scores of ``model`` on ``batch`` as a Dataset with descriptive attributes (see ``described``).
 
         Raises:
-            ValueError: a function that returns no xarray object, or a variable that could belong to another measure.
+            ValueError: a function of one's own that fails, or returns no xarray object, or a variable that could belong
+                to another measure.
         """
-        scores = _imported(self.function)(model, batch)
+        try:
+            scores = _imported(self.function)(model, batch)
+        except (ValueError, MemoryError):
+            raise
+        except Exception as error:
+            if isinstance(self.function, str):  # ours
+                raise
+            said = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{self.name}: the function fails on this network and batch ({said})") from error
         if isinstance(scores, xr.DataArray):
             scores = scores.to_dataset(name=self.name)
         if not isinstance(scores, xr.Dataset):

@@ -16,6 +16,7 @@ from headway.analyze.measures.nulls import Null, fresh_initialisations
 from headway.checkpoints.run import Run
 from headway.checkpoints.scores import read_file, score_file, write_scores
 from headway.data.cache import cache_folder
+from headway.data.parts import remove_parts
 from headway.data.task import Batch
 
 # A null depends on the code in these files.
@@ -60,13 +61,16 @@ class Nulls:
             else:
                 write_scores(score_file(self.run.path, None, each.name), null)
         scales = {name: each.scale for name, each in missing.items()}
-        drawn = fresh_initialisations(missing, scales, self.run.recipe.model, self.batch) if missing else {}
-        for name, null in drawn.items():
-            write_scores(score_file(self.run.path, None, name), null.to_dataset())
+        if not missing:
+            return
+        remove_parts(folder.parent)
+        for name, null in fresh_initialisations(missing, scales, self.run.recipe.model, self.batch).items():
+            # The run's own copy comes last: while a run lacks it, the cache is completed.
             if isinstance(missing[name].function, str):
                 # Without a writable cache the null is computed again for the next run; nothing is lost.
                 with suppress(OSError):
                     write_scores(folder / f"{name}.safetensors", null.to_dataset())
+            write_scores(score_file(self.run.path, None, name), null.to_dataset())
 
     def _key(self) -> str:
         """Return a hash of everything that these nulls depend on."""

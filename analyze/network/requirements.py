@@ -151,12 +151,12 @@ def check_layer(model: Model, layer: int) -> None:
         raise ValueError(f"layer: {layer} does not exist; this network has layers 0 to {model.cfg.n_layers - 1}")
 
 
-def check_head(model: Model, head: Head) -> Head:
-    """Return the head (a pair of integers will do), and refuse one that does not exist."""
+def check_head(model: Model, head: Head, option: str = "head") -> Head:
+    """Return the head (a pair of integers will do), and refuse one that does not exist, by the name of the option."""
     head = Head(*head)
     if not (0 <= head.layer < model.cfg.n_layers and 0 <= head.head < model.cfg.n_heads):
         last = Head(model.cfg.n_layers - 1, model.cfg.n_heads - 1)
-        raise ValueError(f"head: {head} does not exist; this network has L0H0 to {last}")
+        raise ValueError(f"{option}: {head} does not exist; this network has L0H0 to {last}")
     return head
 
 

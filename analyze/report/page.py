@@ -17,11 +17,12 @@ from headway.analyze.report import palette
 from headway.analyze.report.figure_data import Attribution, Curves, Score, Spectrum
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.prompt_page import prompt_data
-from headway.analyze.report.stored import Damaged, StoredScores, read_study
+from headway.analyze.report.stored import Damaged, StoredScores, read_study, spread
 from headway.analyze.report.study_page import study_data
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
-from headway.checkpoints.files import NotWrittenError, write_whole
+from headway.checkpoints.files import NotWrittenError, check_replaceable, write_whole
+from headway.data.parts import remove_parts_of
 from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ SCRIPTS = (
     "attribution", "studies", "start",
 )  # fmt: skip
 PROMPT_SCRIPTS = ("base", "state", "attention", "prompt")
+# The checkpoints of a page: those the slider stops at, and those that lines over training go through.
+MOST_CHECKPOINTS = 100
+MOST_POINTS = 500
 MARK = '<meta name="generator" content="headway">'
 
 
@@ -56,12 +60,23 @@ def write_report(
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise ValueError("runs: none is given; give at least one")
-    if out is None:
-        out = runs[0].report_file if len(runs) == 1 else runs[0].path.parent / "report.html"
-    out = Path(out).expanduser()
-    if out.is_dir():
-        raise ValueError(f"out: {out} is a directory; it must be a file")
+    out = page_of(runs) if out is None else Path(out).expanduser()
+    check_page(out, overwrite)
     return _write(out, page([StoredScores.of(run) for run in runs], live), overwrite)
+
+
+def page_of(runs: Sequence[Run]) -> Path:
+    """Return the path of the page of one run, or of several, if no other is given."""
+    return runs[0].report_file if len(runs) == 1 else runs[0].path.parent / "report.html"
+
+
+def check_page(out: Path, overwrite: bool = False) -> Path:
+    """Refuse a path at which a page would replace something else, and return it.
+
+    Raises:
+        ValueError: a directory, a device, or a file that is not a page of ours unless ``overwrite``.
+    """
+    return check_replaceable(out, MARK.encode(), "a page", overwrite, within=1000)
 
 
 def write_studies(folder: Path, model: "TransformerBridge") -> Path:
@@ -89,16 +104,15 @@ def write_prompt_page(
     Raises:
         ValueError: a file there that is not a page of ours, or that cannot be written.
     """
-    if out.is_dir():
-        raise ValueError(f"out: {out} is a directory; it must be a file")
+    check_page(out, overwrite)
     data = prompt_data(result, model.cfg.n_layers, about, top)
     return _write(out, _text(about[0][1], {"prompt": data}, PROMPT_SCRIPTS), overwrite)
 
 
 def _write(out: Path, text: str, overwrite: bool) -> Path:
+    check_page(out, overwrite)
     try:
-        if out.exists() and not overwrite and MARK not in out.read_text(encoding="utf-8", errors="replace")[:1000]:
-            raise ValueError(f"out: {out} is not a page of Headway; --overwrite replaces it")
+        remove_parts_of(out)
         write_whole(out, text)
     except NotWrittenError as error:
         raise ValueError(f"out: {error.strerror}") from None
@@ -154,15 +168,24 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 def run_data(stored: StoredScores) -> dict[str, Any]:
-    """Return the data from which the page's scripts draw one run."""
+    """Return the data from which the page's scripts draw one run.
+
+    Of a run with many checkpoints a page shows some: ``steps`` are those of the slider, ``lineSteps`` those of lines
+    over training. Dates are taken from all.
+    """
     config, packed = stored.run.config, Packed()
     layers, heads = stored.heads
+    shown = spread(stored.steps, MOST_CHECKPOINTS, stored.dates)
+    # A line goes through every checkpoint that the slider stops at.
+    lines = sorted({*shown, *spread(stored.steps, MOST_POINTS)})
     data = {
         "path": str(stored.run.path),
         "about": _about(config),
         "trainedHere": True,
         "finished": stored.run.finished,
-        "steps": stored.steps,
+        "scored": len(stored.steps),
+        "steps": [stored.steps[place] for place in shown],
+        "lineSteps": [stored.steps[place] for place in lines],
         "lastStep": config["steps"],
         "leftOut": list(stored.left_out.items()),
         "lacking": stored.lacking,
@@ -172,15 +195,15 @@ def run_data(stored: StoredScores) -> dict[str, Any]:
         "lossUnits": stored.loss_units,
         "notShown": [{"name": each.name, "axes": each.axes} for each in stored.not_shown],
         "baselines": stored.baselines,
-        "loss": next((packed.add(each.values.values) for each in stored.losses if each.of_all), None),
-        "losses": [{"label": each.label, "values": packed.add(each.values.values)} for each in stored.losses],
-        "roles": _roles(stored, packed),
-        "spectra": [_spectrum(each, packed) for each in stored.spectra],
-        "curves": [_curves(each, packed) for each in stored.curves],
-        "perHead": [_per_head(score, packed) for score in stored.per_head],
-        "perPair": [_per_pair(score, packed) for score in stored.per_pair],
-        "attributions": [_attribution(each, packed) for each in stored.attributions],
-        "attention": _attention(stored, packed),
+        "loss": next((packed.add(each.values.values[shown]) for each in stored.losses if each.of_all), None),
+        "losses": [{"label": each.label, "values": packed.add(each.values.values[lines])} for each in stored.losses],
+        "roles": _roles(stored, packed, shown),
+        "spectra": [_spectrum(each, packed, shown) for each in stored.spectra],
+        "curves": [_curves(each, packed, lines) for each in stored.curves],
+        "perHead": [_per_head(score, packed, lines) for score in stored.per_head],
+        "perPair": [_per_pair(score, packed, shown) for score in stored.per_pair],
+        "attributions": [_attribution(each, packed, shown) for each in stored.attributions],
+        "attention": _attention(stored, packed, shown),
         "studies": [_study(each, packed) for each in stored.studies],
     }
     return data | {"packed": packed.text()}
@@ -199,7 +222,9 @@ def _nothing_trained(name: str, folder: Path, model: "TransformerBridge") -> dic
         "about": [("model", name), ("network", sizes)],
         "trainedHere": False,
         "finished": True,
+        "scored": 0,
         "steps": [],
+        "lineSteps": [],
         "lastStep": 0,
         "leftOut": [],
         "lacking": [],
@@ -239,17 +264,17 @@ def _about(config: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _roles(stored: StoredScores, packed: Packed) -> dict[str, Any] | None:
+def _roles(stored: StoredScores, packed: Packed, at: list[int]) -> dict[str, Any] | None:
     """Roles as their places in ROLES, -1 for none."""
     if stored.roles is None:
         return None
     role = stored.roles.role.values
     places = np.select([role == name for name in ROLES], list(range(len(ROLES))), -1)
-    return {"role": packed.add(places), "share": packed.add(stored.roles.role_share.values)}
+    return {"role": packed.add(places[at]), "share": packed.add(stored.roles.role_share.values[at])}
 
 
-def _attention(stored: StoredScores, packed: Packed) -> dict[str, Any] | None:
-    patterns = stored.attention
+def _attention(stored: StoredScores, packed: Packed, at: list[int]) -> dict[str, Any] | None:
+    patterns = stored.attention(at)
     if patterns is None or stored.whole_attention is None:
         return None
     sequences, length = patterns.sizes["batch"], patterns.sizes["query"]
@@ -260,44 +285,45 @@ def _attention(stored: StoredScores, packed: Packed) -> dict[str, Any] | None:
     }
 
 
-def _spectrum(spectrum: Spectrum, packed: Packed) -> dict[str, Any]:
+def _spectrum(spectrum: Spectrum, packed: Packed, at: list[int]) -> dict[str, Any]:
+    eigenvalues = spectrum.eigenvalues.isel(step=at).values
     return {
         "measure": spectrum.measure,
-        "re": packed.add(np.real(spectrum.eigenvalues.values)),
-        "im": packed.add(np.imag(spectrum.eigenvalues.values)),
-        "ratio": packed.add(spectrum.score.values),
+        "re": packed.add(np.real(eigenvalues)),
+        "im": packed.add(np.imag(eigenvalues)),
+        "ratio": packed.add(spectrum.score.values[at]),
     }
 
 
-def _curves(curves: Curves, packed: Packed) -> dict[str, Any]:
+def _curves(curves: Curves, packed: Packed, at: list[int]) -> dict[str, Any]:
     return {
         "measure": curves.measure,
         "label": curves.label,
         "units": curves.units,
         "limits": curves.limits,
-        "lines": [{"label": name, "values": packed.add(values.values)} for name, values in curves.lines.items()],
-        "null": None if curves.null is None else packed.add(curves.null.values),
+        "lines": [{"label": name, "values": packed.add(values.values[at])} for name, values in curves.lines.items()],
+        "null": None if curves.null is None else packed.add(curves.null.values[at]),
     }
 
 
-def _per_head(score: Score, packed: Packed) -> dict[str, Any]:
+def _per_head(score: Score, packed: Packed, at: list[int]) -> dict[str, Any]:
     """Nulls and bands are those of all heads of a layer."""
 
     def of_layers(values: xr.DataArray | None) -> dict[str, Any] | None:
-        return None if values is None else packed.add_exact(np.fmax.reduce(values.values, axis=-1))
+        return None if values is None else packed.add_exact(np.fmax.reduce(values.values[at], axis=-1))
 
     return {
         "measure": score.measure,
         "label": score.label,
         "limits": score.limits,
-        "values": packed.add_exact(score.values.values),
+        "values": packed.add_exact(score.values.values[at]),
         "null": of_layers(score.null),
         "low": of_layers(score.low),
         "high": of_layers(score.high),
     }
 
 
-def _per_pair(score: Score, packed: Packed) -> dict[str, Any]:
+def _per_pair(score: Score, packed: Packed, at: list[int]) -> dict[str, Any]:
     """Pairs stand in one row, those that can have a score; ``pairs`` numbers the heads of each through all layers."""
     flat = einops.rearrange(score.values.values, "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)")
     layer = np.arange(flat.shape[1]) // score.values.sizes["from_head"]
@@ -307,10 +333,11 @@ def _per_pair(score: Score, packed: Packed) -> dict[str, Any]:
     def of_pairs(values: xr.DataArray | None) -> dict[str, Any] | None:
         if values is None:
             return None
-        square = einops.rearrange(values.values, "... l1 h1 l2 h2 -> ... (l1 h1) (l2 h2)")
+        some = values.isel(step=at) if "step" in values.dims else values
+        square = einops.rearrange(some.values, "... l1 h1 l2 h2 -> ... (l1 h1) (l2 h2)")
         return packed.add(square[..., there])
 
-    null = None if score.null is None else packed.add(np.fmax.reduce(score.null.values, axis=(-3, -1)))
+    null = None if score.null is None else packed.add(np.fmax.reduce(score.null.values[at], axis=(-3, -1)))
     return {
         "measure": score.measure,
         "label": score.label,
@@ -324,12 +351,12 @@ def _per_pair(score: Score, packed: Packed) -> dict[str, Any]:
     }
 
 
-def _attribution(attribution: Attribution, packed: Packed) -> dict[str, Any]:
+def _attribution(attribution: Attribution, packed: Packed, at: list[int]) -> dict[str, Any]:
     return {
         "label": attribution.label,
         "units": attribution.units,
         "components": attribution.values.component.values.tolist(),
-        "values": packed.add(attribution.values.values),
+        "values": packed.add(attribution.values.isel(step=at).values),
     }
 
 

@@ -5,7 +5,7 @@ of the task is needed. Measures are never put into one Dataset, so that an axis 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +15,16 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze import LIVE, MEASURES
-from headway.analyze.formation.induction import induction_circuits
+from headway.analyze.formation.induction import InductionCircuit, induction_circuits
 from headway.analyze.formation.roles import ROLES, roles
-from headway.analyze.formation.strongest import LABELS, what_formed
+from headway.analyze.formation.strongest import LABELS, Formed, what_formed
 from headway.analyze.measures.descriptions import PART, SCORE
 from headway.analyze.network.axes import HEAD, PAIR
 from headway.analyze.report.attributes import complete, limits
 from headway.analyze.report.figure_data import Attribution, Curves, Definition, Loss, NotShown, Score, Spectrum
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
-from headway.checkpoints.scores import ScoreFile, joined, read_arrays, score_files
+from headway.checkpoints.scores import ScoreFile, over_steps, score_files
 
 ATTENTION = (*HEAD, "batch", "query", "key")
 COMPONENT = ("component",)
@@ -139,12 +139,27 @@ class StoredScores:
         ends = [(each.label, *each.values.values[[0, -1]]) for each in self.losses]
         falls = [f"{label} from {first:.3g} to {last:.3g}" for label, first, last in ends if np.isfinite(first + last)]
         known = [f"From step {self.steps[0]} to step {self.steps[-1]}: {', '.join(falls)}."] if falls else []
-        circuits = induction_circuits(self.formation)
         return [
             *(known if len(self.steps) > 1 else []),
-            *(each.sentence for each in circuits),
-            *(each.sentence for each in what_formed(self.formation)),
+            *(each.sentence for each in self._circuits),
+            *(each.sentence for each in self._formed),
         ]
+
+    @property
+    def dates(self) -> list[int]:
+        """The steps that the sentences name, each with the checkpoint before it, in the order of the sentences."""
+        before = dict(zip(self.steps[1:], self.steps, strict=False))
+        named = [step for each in self._formed if each.since for step in each.since if step is not None]
+        named += [step for each in self._circuits for step in (each.since, before.get(each.since)) if step is not None]
+        return list(dict.fromkeys(named))
+
+    @cached_property
+    def _circuits(self) -> list[InductionCircuit]:
+        return induction_circuits(self.formation)
+
+    @cached_property
+    def _formed(self) -> list[Formed]:
+        return what_formed(self.formation)
 
     @cached_property
     def formation(self) -> xr.Dataset:
@@ -203,16 +218,15 @@ class StoredScores:
         """Patterns [step, layer, head, batch, query, key] of all sequences whose patterns are kept."""
         return next((each.values for each in self._by_figure["attention"]), None)
 
-    @property
-    def attention(self) -> xr.DataArray | None:
-        """The same, of as many sequences and positions as a page can hold."""
+    def attention(self, at: Sequence[int]) -> xr.DataArray | None:
+        """The same at some of the steps, by their places: of as many sequences and positions as a page can hold."""
         whole = self.whole_attention
         if whole is None:
             return None
-        patterns = whole.sizes["step"] * whole.sizes["layer"] * whole.sizes["head"]
+        patterns = len(at) * whole.sizes["layer"] * whole.sizes["head"]
         length = min(whole.sizes["query"], int((MOST_ATTENTION / patterns) ** 0.5))
         sequences = min(whole.sizes["batch"], max(1, MOST_ATTENTION // (patterns * length**2)))
-        return whole.isel(batch=slice(sequences), query=slice(length), key=slice(length))
+        return whole.isel(step=list(at), batch=slice(sequences), query=slice(length), key=slice(length))
 
     @property
     def tokens(self) -> list[list[str]]:
@@ -332,6 +346,35 @@ class StoredScores:
                 yield Score(each.measure, each.name, label, values, limits(each.attributes), **of_entry)
 
 
+def spread(steps: Sequence[int], most: int, dates: Sequence[int] = ()) -> list[int]:
+    """Return the places of at most ``most`` steps: the first, the last, ``dates``, and others as a schedule has them.
+
+    Half of them are spaced evenly in log(1 + step), and up to a quarter evenly in step.
+
+    Args:
+        steps: Steps in order.
+        most: How many places there may be, at least 8.
+        dates: Steps to have among them, as far as they are half of ``most`` or less.
+
+    Example:
+        >>> steps = range(1000)
+        >>> spread(steps, 8, dates=[321])
+        [0, 9, 99, 321, 999]
+        >>> spread([0, 5, 17], 8)
+        [0, 1, 2]
+    """
+    if len(steps) <= most:
+        return list(range(len(steps)))
+    first, last, named = steps[0], steps[-1], list(dates)[: most // 2]
+    wanted = [
+        *np.expm1(np.linspace(np.log1p(first), np.log1p(last), most // 2)),
+        *np.linspace(first, last, min(most // 4, most // 2 - len(named))),
+        *named,
+    ]
+    known = np.asarray(steps)
+    return sorted({int(np.abs(known - step).argmin()) for step in wanted})
+
+
 def read_study(path: Path, step: int | None = None) -> StudyResult | Damaged:
     """A study from its file, or what is wrong with that; ``step`` is of a run, where it was made."""
     try:
@@ -348,7 +391,7 @@ def _read(run: Run) -> tuple[dict[tuple[int, str], ScoreFile], dict[int, str]]:
     left_out: dict[int, str] = {}
     for (step, measure), path in score_files(run.path).items():
         try:
-            files[step, measure] = read_arrays(path)
+            files[step, measure] = ScoreFile.open(path)
         except ValueError as error:
             left_out[step] = str(error)
     steps, common = {step for step, _ in files}, Counter(measure for _, measure in files)
@@ -363,9 +406,12 @@ def _read(run: Run) -> tuple[dict[tuple[int, str], ScoreFile], dict[int, str]]:
 def _attributes(files: Mapping[int, ScoreFile]) -> dict[str, dict[str, Any]]:
     """The stored attributes of each variable of a measure; the last step has the last word."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
-    for _, file in sorted(files.items()):
-        for name, attributes in file.attributes.items():
-            found[name] |= attributes
+    layouts = [file.layout for _, file in sorted(files.items())]
+    # Those of neighbours are mostly one object.
+    for layout, before in zip(layouts, [None, *layouts], strict=False):
+        if layout is not before:
+            for name, attributes in layout.attributes.items():
+                found[name] |= attributes
     return found
 
 
@@ -373,8 +419,7 @@ def _variables(
     measure: str, files: Mapping[int, ScoreFile], stored: Mapping[str, Mapping[str, Any]], steps: list[int], run: Run
 ) -> dict[str, Variable]:
     """The variables of one measure at all steps, its score first."""
-    scores = joined({(step, measure): file for step, file in files.items()})
-    scores = scores if len(files) == len(steps) else scores.reindex(step=steps)
+    scores = over_steps(files, steps)
     names = sorted(map(str, scores.data_vars), key=lambda name: (name != measure, name))
     return {
         name: Variable(

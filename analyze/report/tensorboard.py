@@ -7,9 +7,9 @@ Tags have groups: ``loss/`` and other numbers of the whole network, ``heads/<mea
 import io
 import math
 import re
-from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import einops
@@ -20,6 +20,7 @@ from jaxtyping import Float
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 from torch.utils.tensorboard import SummaryWriter
@@ -30,6 +31,7 @@ from headway.analyze.report.palette import DIVERGING, NOTHING, SEQUENTIAL, rgb
 from headway.checkpoints.recipe import Recipe
 from headway.checkpoints.run import UPDATE_TAGS, Run
 from headway.checkpoints.scores import read_file, score_files
+from headway.data.parts import part_of
 from headway.models.config import Head
 
 ATTENTION = ("layer", "head", "batch", "query", "key")
@@ -64,37 +66,56 @@ def mend_log(run: Run, step: int | None) -> None:
     twice is written once, and scores that were never shown are shown. If nothing is amiss no file changes.
     """
     old = sorted(run.path.glob("events.out.tfevents.*"))
-    events = [event for path in old for event in LegacyEventFileLoader(str(path)).Load()]
-    kept, seen = [], set()
-    for event in events:
-        tags = tuple(value.tag for value in event.summary.value)
-        if not tags or event.step > (-1 if step is None else step) or (event.step, tags) in seen:
-            continue
-        seen.add((event.step, tags))
-        kept.append(event)
-    shown = {
-        event.step for event in kept if not {value.tag for value in event.summary.value} <= set(UPDATE_TAGS.values())
-    }
+    logged = [event for path in old for event in LegacyEventFileLoader(str(path)).Load() if event.summary.value]
+    kept = sorted(_each_once(logged, -1 if step is None else step), key=lambda event: event.step)
+    shown = {event.step for event in kept if any(map(_shows_score, event.summary.value))}
     scored: dict[int, dict[str, xr.Dataset]] = {}
     for (at, name), path in score_files(run.path).items():
         if at not in shown and step is not None and at <= step:
             scored.setdefault(at, {})[name] = read_file(path)
-    if not scored and len(kept) == sum(bool(event.summary.value) for event in events):
+    if 0 in scored:
+        # What is written once comes before the scores of step 0, and is written again with them.
+        kept = [event for event in kept if event.step > 0]
+    if not scored and kept == logged:
         return
-    with TemporaryDirectory(dir=run.path, prefix=".log-") as folder:
-        writer = SummaryWriter(folder)
-        for event in kept:
-            writer._get_file_writer().add_event(event, event.step)
-        for at, measured in sorted(scored.items()):
-            if at == 0:
-                show_run(writer, run.recipe, measured)
-            show(writer, measured, at)
+    folder = part_of(run.path / "log")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        writer = SummaryWriter(str(folder))
+        by_step = {at: list(events) for at, events in groupby(kept, key=lambda event: event.step)}
+        for at in sorted(by_step.keys() | scored.keys()):
+            for event in by_step.get(at, []):
+                writer._get_file_writer().add_event(event, at, event.wall_time)
+            if at == 0 and at in scored:
+                show_run(writer, run.recipe, scored[at])
+            if at in scored:
+                show(writer, scored[at], at)
         writer.close()
-        (written,) = Path(folder).iterdir()
+        (written,) = folder.iterdir()
         written.replace(run.path / MENDED)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     for path in old:
         if path.name != MENDED:
             path.unlink()
+
+
+def _each_once(events: Iterable[Any], last: int) -> Iterator[Any]:
+    """Yield the events up to step ``last``, without what an earlier one has written of the same step."""
+    seen: set[tuple[int, str]] = set()
+    for event in events:
+        new = [value for value in event.summary.value if (event.step, value.tag) not in seen]
+        if event.step > last or not new:
+            continue
+        seen.update((event.step, value.tag) for value in new)
+        if len(new) < len(event.summary.value):
+            event = Event(step=event.step, wall_time=event.wall_time, summary=Summary(value=new))
+        yield event
+
+
+def _shows_score(value: Any) -> bool:
+    """Return whether a value is a number or picture of a score, and neither of an update nor what is written once."""
+    return value.HasField("image") or (value.HasField("simple_value") and value.tag not in UPDATE_TAGS.values())
 
 
 def log_scores(trainer: L.Trainer, scores: Mapping[str, xr.Dataset], step: int) -> None:

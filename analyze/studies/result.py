@@ -4,7 +4,6 @@ A result is data. It names how each figure is drawn and draws nothing: the comma
 figures, and the file holds them for further analysis.
 """
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from headway.checkpoints.files import read_tree, write_whole
+from headway.checkpoints.files import read_tree, write_tree
 
 Kind = Literal["lines", "maps", "scatter", "table"]
 Log = Literal["", "x", "y", "xy"]
@@ -214,10 +213,7 @@ class StudyResult:
 
     def write(self, path: Path) -> None:
         """Write the tree to a netCDF file, which ``xarray.open_datatree`` reads without Headway."""
-        # HDF5 ends the whole process where a disk is full, so it writes into memory.
-        content = io.BytesIO()
-        self.to_tree().to_netcdf(content, engine="h5netcdf")
-        write_whole(path, content.getvalue())
+        write_tree(path, self.to_tree())
 
     @classmethod
     def read(cls, path: Path) -> "StudyResult":

@@ -8,6 +8,9 @@ from typing import Any
 
 from headway.options import nearest
 
+# Of sequences, tokens and other things that are counted.
+MOST = 10_000_000
+
 
 @dataclass(frozen=True)
 class Study:
@@ -89,9 +92,11 @@ def _tuples(value: Any) -> Any:
 
 
 def check_at_least(name: str, value: int, least: int, why: str = "") -> None:
-    """Raise a ValueError for an option below its smallest value."""
+    """Raise a ValueError for an option below its smallest value, or beyond any that a machine can hold."""
     if value < least:
         raise ValueError(f"{name}: {value} is not valid; it must be at least {least}{why and f', {why}'}")
+    if value > MOST:
+        raise ValueError(f"{name}: {value} is not valid; it must be at most {MOST:,}")
 
 
 def is_model_name(name: str) -> bool:
@@ -105,4 +110,5 @@ def is_model_name(name: str) -> bool:
     if (path / "config.json").is_file() and not (path / "config.yaml").exists():
         return True
     # A path in an existing folder is a directory, even if it does not exist.
-    return bool(name) and not path.exists() and not (len(path.parts) > 1 and path.parent.exists())
+    in_folder = (len(path.parts) > 1 and path.parent.exists()) or name.startswith(("./", "../"))
+    return bool(name) and not path.exists() and not in_folder

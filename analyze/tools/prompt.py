@@ -13,7 +13,7 @@ from headway.analyze.measures.attribution import attribute_outputs, attribute_so
 from headway.analyze.network.forward import forward_pass, shared_forward_pass
 from headway.analyze.network.interventions import heads_except
 from headway.data.task import Batch
-from headway.data.tokenizer import bos_token_id, format_token, one_token
+from headway.data.tokenizer import bos_token_id, check_utf8, format_token, one_token
 from headway.models.convert import Model
 
 
@@ -88,8 +88,8 @@ def run_prompt(model: Model, string: str, position: int | None = None, token: st
         token: The token to attribute at that position instead: a string that is one token.
 
     Raises:
-        ValueError: a network without a tokenizer, an empty prompt, more tokens than n_ctx, a position that does not
-            exist, or a string that is not one token.
+        ValueError: a network without a tokenizer, a prompt that is empty or not UTF-8, more tokens than n_ctx, a
+            position that does not exist, or a string that is not one token.
 
     Example:
         >>> from headway.data.tokenizer import train_bpe, wrapped
@@ -108,6 +108,7 @@ def run_prompt(model: Model, string: str, position: int | None = None, token: st
         raise ValueError("model: it has no tokenizer, so it cannot read text; give a network that was trained on text")
     if not string:
         raise ValueError("string: '' is not valid; it must have at least one token")
+    check_utf8("string", string)
     tokens = torch.tensor([bos_token_id(tokenizer), *tokenizer.encode(string, add_special_tokens=False)])
     if len(tokens) > model.cfg.n_ctx:
         raise ValueError(

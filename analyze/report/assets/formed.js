@@ -27,7 +27,23 @@ function formedSection(run) {
       { class: "formed" },
       run.sentences.map((text) => el("li", {}, linked(text))),
     ),
+    someOf(run),
   );
+}
+
+// A sentence on how many checkpoints the page holds, if these are not all that have scores.
+function someOf(run) {
+  if (run.steps.length === run.scored) return null;
+  const count = (number) => number.toLocaleString("en");
+  const points =
+    run.lineSteps.length === run.scored
+      ? "lines over training go through all of them"
+      : `lines over training go through ${count(run.lineSteps.length)}`;
+  const text =
+    `The slider stops at ${count(run.steps.length)} of ${count(run.scored)} checkpoints, the first, the last and those ` +
+    `named above among them; ${points}. The steps named above are taken from all ${count(run.scored)}, and so are ` +
+    "the edges of the circuit diagram. Every checkpoint is in ";
+  return el("p", { class: "note" }, text, el("code", {}, "run.scores"), ".");
 }
 
 // The same sentence with its heads as buttons that choose them.

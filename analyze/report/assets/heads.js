@@ -36,12 +36,12 @@ function headCharts(run, score) {
     const host = el("figure", {}, canvas, below);
     let place = null;
     const draw = (width) => {
-      const index = indexOf(run);
+      const index = lineIndexOf(run);
       const { context, x, y, line, top, bottom } = chartFrame(canvas, run, width, [low, high]);
       if (score.low && score.high) {
         context.fillStyle = css("--band");
         context.beginPath();
-        const banded = run.steps
+        const banded = run.lineSteps
           .map((step, at) => [step, at])
           .filter(([, at]) => Number.isFinite(score.low.get(at, layer)));
         line(banded.map(([step, at]) => [step, score.high.get(at, layer)]));
@@ -54,21 +54,21 @@ function headCharts(run, score) {
           context.strokeStyle = chosen ? css("--accent") : css("--quiet");
           context.lineWidth = chosen ? 2.5 : 1.2;
           context.beginPath();
-          line(run.steps.map((step, at) => [step, score.values.get(at, layer, head)]));
+          line(run.lineSteps.map((step, at) => [step, score.values.get(at, layer, head)]));
           context.stroke();
           const value = score.values.get(index, layer, head);
           if (!Number.isFinite(value)) continue;
           context.fillStyle = context.strokeStyle;
           context.beginPath();
-          context.arc(x(run.steps[index]), y(value), chosen ? 3.5 : 2.2, 0, 2 * Math.PI);
+          context.arc(x(run.lineSteps[index]), y(value), chosen ? 3.5 : 2.2, 0, 2 * Math.PI);
           context.fill();
         }
       }
-      chartCursor(context, x(run.steps[index]), top, bottom);
+      chartCursor(context, x(run.lineSteps[index]), top, bottom);
       below.textContent = described(index);
       canvas.setAttribute(
         "aria-label",
-        `${score.label} over training, layer ${layer}. Step ${run.steps[index]}: ${below.textContent}`,
+        `${score.label} over training, layer ${layer}. Step ${run.lineSteps[index]}: ${below.textContent}`,
       );
       place = { x, y };
     };
@@ -90,8 +90,8 @@ function headCharts(run, score) {
       if (!place) return;
       const box = canvas.getBoundingClientRect();
       const [px, py] = [event.clientX - box.left, event.clientY - box.top];
-      const index = run.steps.reduce(
-        (best, step, at) => (Math.abs(place.x(step) - px) < Math.abs(place.x(run.steps[best]) - px) ? at : best),
+      const index = run.lineSteps.reduce(
+        (best, step, at) => (Math.abs(place.x(step) - px) < Math.abs(place.x(run.lineSteps[best]) - px) ? at : best),
         0,
       );
       const heads = Array.from({ length: run.heads }, (_, head) => [
@@ -100,10 +100,10 @@ function headCharts(run, score) {
       ])
         .filter(([d]) => Number.isFinite(d))
         .sort((a, b) => a[0] - b[0]);
-      if (heads.length) below.textContent = `step ${run.steps[index]}: ${described(index, heads[0][1])}`;
+      if (heads.length) below.textContent = `step ${run.lineSteps[index]}: ${described(index, heads[0][1])}`;
     });
     canvas.addEventListener("pointerleave", () => {
-      below.textContent = described(indexOf(run));
+      below.textContent = described(lineIndexOf(run));
     });
     panels.push(figure(host, draw));
   }
@@ -160,8 +160,8 @@ function scoresTable(run) {
   });
   return figure(host, () => {
     if (!host.open) return;
-    const index = indexOf(run);
-    caption.textContent = `Step ${run.steps[index]}; bold is outside the 99 % band.`;
+    const index = lineIndexOf(run);
+    caption.textContent = `Step ${run.lineSteps[index]}; bold is outside the 99 % band.`;
     const rows = [];
     for (let layer = 0; layer < run.layers; layer++) {
       for (let head = 0; head < run.heads; head++) {

@@ -10,7 +10,7 @@ function lossSection(run) {
   const levels = Object.entries(run.baselines),
     beside = el("span");
   figure(host, (width) => {
-    const index = indexOf(run),
+    const index = lineIndexOf(run),
       height = 250;
     const left = 48,
       right = width - 12,
@@ -71,7 +71,7 @@ function lossSection(run) {
       : "";
     run.losses.forEach(({ values }, i) => {
       let path = "";
-      run.steps.forEach((step, at) => {
+      run.lineSteps.forEach((step, at) => {
         const value = values.get(at);
         if (Number.isFinite(value) && (!log || value > 0))
           path += `${path ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`;
@@ -87,10 +87,10 @@ function lossSection(run) {
       );
       const value = values.get(index);
       if (Number.isFinite(value) && (!log || value > 0))
-        svg.append(el("circle", { cx: x(run.steps[index]), cy: y(value), r: 4, fill: lineColor(i) }));
+        svg.append(el("circle", { cx: x(run.lineSteps[index]), cy: y(value), r: 4, fill: lineColor(i) }));
     });
     svg.append(
-      el("line", { class: "cursor", x1: x(run.steps[index]), x2: x(run.steps[index]), y1: top, y2: bottom }),
+      el("line", { class: "cursor", x1: x(run.lineSteps[index]), x2: x(run.lineSteps[index]), y1: top, y2: bottom }),
       el("text", { x: right, y: height + 3, "text-anchor": "end" }, "step"),
     );
     svg.addEventListener("click", (event) => {
@@ -102,7 +102,7 @@ function lossSection(run) {
     const wanted = places[state.by][state.place];
     const never = state.by === "loss" && reached(run, wanted) < 0;
     readout.value =
-      `Step ${run.steps[index]}${never ? ` (it never reaches ${formatted(wanted)})` : ""}: ` +
+      `Step ${run.lineSteps[index]}${never ? ` (it never reaches ${formatted(wanted)})` : ""}: ` +
       run.losses.map(({ label, values }) => `${label} ${formatted(values.get(index))}`).join(", ");
     host.setAttribute("aria-label", `Loss over training. At ${readout.value}`);
   });

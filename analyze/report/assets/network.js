@@ -40,7 +40,7 @@ function curveChart(run, curves) {
   const described = (index) => {
     const numbers = curves.lines.map(({ label, values }) => `${label} ${formatted(values.get(index))}`);
     if (curves.null) numbers.push(`null ${formatted(curves.null.get(index))}`);
-    return `Step ${run.steps[index]}: ${numbers.join(", ")}${curves.units ? ` (${curves.units})` : ""}`;
+    return `Step ${run.lineSteps[index]}: ${numbers.join(", ")}${curves.units ? ` (${curves.units})` : ""}`;
   };
   const show = (index) => {
     below.textContent = described(index);
@@ -49,17 +49,17 @@ function curveChart(run, curves) {
   canvas.addEventListener("pointermove", (event) => {
     if (!x) return;
     const at = event.clientX - canvas.getBoundingClientRect().left;
-    show(run.steps.reduce((best, step, i) => (Math.abs(x(step) - at) < Math.abs(x(run.steps[best]) - at) ? i : best), 0));
+    show(run.lineSteps.reduce((best, step, i) => (Math.abs(x(step) - at) < Math.abs(x(run.lineSteps[best]) - at) ? i : best), 0));
   });
-  canvas.addEventListener("pointerleave", () => show(indexOf(run)));
+  canvas.addEventListener("pointerleave", () => show(lineIndexOf(run)));
   return figure(host, (width) => {
-    const index = indexOf(run);
+    const index = lineIndexOf(run);
     const frame = chartFrame(canvas, run, width, span);
     const { context, y, line, top, bottom } = frame;
     ({ x } = frame);
     const draw = (values, color, dash, thick) => {
       // A step at which this score was not computed is no gap.
-      const points = run.steps.map((step, at) => [step, values.get(at)]).filter(([, value]) => Number.isFinite(value));
+      const points = run.lineSteps.map((step, at) => [step, values.get(at)]).filter(([, value]) => Number.isFinite(value));
       context.strokeStyle = color;
       context.lineWidth = thick;
       context.setLineDash(dash);
@@ -74,10 +74,10 @@ function curveChart(run, curves) {
       if (!Number.isFinite(value)) return;
       context.fillStyle = lineColor(i);
       context.beginPath();
-      context.arc(x(run.steps[index]), y(value), 3, 0, 2 * Math.PI);
+      context.arc(x(run.lineSteps[index]), y(value), 3, 0, 2 * Math.PI);
       context.fill();
     });
-    chartCursor(context, x(run.steps[index]), top, bottom);
+    chartCursor(context, x(run.lineSteps[index]), top, bottom);
     show(index);
   });
 }

@@ -86,6 +86,8 @@ function indexOf(run) {
   const index = reached(run, place);
   return index < 0 ? run.steps.length - 1 : index;
 }
+// The same checkpoint among those that its lines over training go through; of a long run they are more.
+const lineIndexOf = (run) => run.lineSteps.indexOf(run.steps[indexOf(run)]);
 // The first checkpoint at which a run's loss is as low as that; -1 if none is, or its loss has not been scored.
 const reached = (run, loss) => run.steps.findIndex((_, at) => run.loss?.get(at) <= loss);
 

@@ -22,7 +22,8 @@ from headway.analyze.report.figures import (
 )
 from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Run
-from headway.checkpoints.files import NotWrittenError, write_whole
+from headway.checkpoints.files import NotWrittenError, check_replaceable, write_whole
+from headway.data.parts import remove_parts_of
 from headway.options import nearest
 
 if TYPE_CHECKING:  # an extra, which is imported where it draws
@@ -115,6 +116,18 @@ def draw(
     return drawn
 
 
+def check_figure(out: Path, overwrite: bool = False) -> Path:
+    """Refuse a path at which no figure can be written, or at which one would replace something else, and return it.
+
+    Raises:
+        ValueError: another ending than .png, .svg and .pdf, a directory, a device, or a file that is not a figure of
+            ours unless ``overwrite``.
+    """
+    if out.suffix.lower() not in METADATA:
+        raise ValueError(f"out: {str(out)!r} is not valid; it must end in {', '.join(METADATA)}")
+    return check_replaceable(out, PROGRAM.encode(), "a figure", overwrite)
+
+
 def save(figure: "Figure", out: str | Path, overwrite: bool = False) -> Path:
     """Write a figure in the format that ``out`` ends in (.png, .svg or .pdf), and give its path.
 
@@ -124,18 +137,13 @@ def save(figure: "Figure", out: str | Path, overwrite: bool = False) -> Path:
         ValueError: another ending, a file that is not a figure of ours (unless ``overwrite``), or a path that cannot
             be written.
     """
-    out = Path(out).expanduser()
+    out = check_figure(Path(out).expanduser(), overwrite)
     ending = out.suffix.lower()
-    if ending not in METADATA:
-        raise ValueError(f"out: {str(out)!r} is not valid; it must end in {', '.join(METADATA)}")
-    if out.is_dir():
-        raise ValueError(f"out: {out} is a directory; it must be a file")
-    if out.exists() and not overwrite and PROGRAM.encode() not in out.read_bytes():
-        raise ValueError(f"out: {out} is not a figure of Headway; --overwrite replaces it")
     try:
         with _style():
             content = io.BytesIO()
             figure.savefig(content, format=ending[1:], metadata=METADATA[ending])
+            remove_parts_of(out)
             write_whole(out, content.getvalue())
     except NotWrittenError as error:
         raise ValueError(f"out: {error.strerror}") from None

@@ -36,7 +36,7 @@ def study(network: LoadedModel, options: Options) -> Findings:
             sequences grow too large, too few sequences for a probe.
     """
     model, task, count, c = network.folded, task_of(network), options.sequences, options.c
-    heads = [check_head(model, Head.named(name)) for name in dict.fromkeys(options.heads)]
+    heads = [check_head(model, Head.named(name, "heads"), "heads") for name in dict.fromkeys(options.heads)]
     last, width = model.cfg.n_layers - 1, model.cfg.d_model
     heads = heads or [Head(last, head) for head in range(model.cfg.n_heads)]
     length = min(options.length, task.length_max)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headway.analyze.network.forward import forward_pass
+from headway.analyze.studies.if_else.options import Options
 from headway.analyze.studies.loading import LoadedModel
 from headway.data.conditionals import ELSE, IF, concatenate, find_prompts, generate_prompts, random_windows, replace_if
 from headway.data.corpus import read_corpus
@@ -125,11 +126,13 @@ def texts_of(network: LoadedModel, corpus: str) -> Sequence[str]:
     """Return the held-out texts of a run; for a language model, a part of a corpus.
 
     Raises:
-        ValueError: a corpus that does not exist.
+        ValueError: a corpus that does not exist, or one beside a run, which has its own.
     """
     if network.task is None:
         return read_corpus(corpus).split(HELD_OUT)[1]
     assert isinstance(network.task, Text)
+    if corpus != Options.corpus:
+        raise ValueError(f"corpus: {corpus!r} is not valid for a run, which has its own")
     return network.task.held_out_texts()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headway.analyze.network.vocabulary import similar_pairs
 from headway.analyze.studies.loading import LoadedModel
+from headway.checkpoints.files import read_small
 from headway.data.renamed import Renamed
 from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
@@ -121,9 +122,9 @@ def in_synonyms(network: LoadedModel, repeats: Repeats, file: str | None = None)
 def _read_pairs(network: LoadedModel, file: str, known: set[int]) -> tuple[list[tuple[int, int]], str]:
     """Read the pairs of a file, each token in the first pair that has it; the text says what is left out."""
     try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"pairs: {file} cannot be read ({error})") from None
+        lines = read_small(Path(file).expanduser()).decode().splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"pairs: {file!r} cannot be read ({error})") from None
     pairs: list[tuple[int, int]] = []
     used: set[int] = set()
     split, again = [], 0

@@ -43,7 +43,8 @@ def study(network: LoadedModel, options: Options) -> Findings:
             f"names: {', '.join(options.names)} is not valid for a run; the task of a run has its own names"
         )
     head, beside = (
-        None if name is None else check_head(model, Head.named(name)) for name in (options.head, options.beside)
+        None if name is None else check_head(model, Head.named(name, option), option)
+        for option, name in (("head", options.head), ("beside", options.beside))
     )
     task = in_tokens(network.tokenizer, names=options.names) if task is None else task
     assert isinstance(task, IndirectObject)

@@ -1,0 +1,45 @@
+"""Random circuits of the same size and shape: the control of a circuit that was found."""
+
+from collections import defaultdict
+
+import numpy as np
+
+from headway.analyze.circuits.graph import OUTPUT, Graph
+from headway.analyze.circuits.patching import Kept
+
+
+def matched_circuit(graph: Graph, kept: Kept, draws: np.random.Generator) -> Kept:
+    """Return a random circuit with as many nodes in every layer, and as many edges between every two layers.
+
+    A layer's heads and its MLP count apart, and so do the embedding with the positions. The nodes are drawn first, and
+    then the edges between them.
+
+    Example:
+        >>> from headway.models.config import ModelConfig
+        >>> cfg = ModelConfig(n_layers=2, d_model=8, n_ctx=5, d_head=4, n_heads=3, d_vocab=13, attn_only=True)
+        >>> graph, kept = Graph(cfg), np.zeros(72, dtype=bool)
+        >>> for edge in graph.check_edges(["embed->L0H1.v", "L0H1->L1H0.k", "L1H0->output"]):
+        ...     kept[graph.index[edge]] = True
+        >>> drawn = matched_circuit(graph, kept, np.random.default_rng(0))
+        >>> print(*(graph.edges[edge] for edge in np.flatnonzero(drawn)))
+        embed->L0H2.v L0H2->L1H1.k L1H1->output
+    """
+    edges = [graph.edges[edge] for edge in np.flatnonzero(kept)]
+    used = {edge.source for edge in edges} | {edge.target for edge in edges}
+    at_place = defaultdict(list)
+    for node in graph.nodes:
+        at_place[graph.places[node]].append(node)
+    chosen = {OUTPUT}
+    for nodes in at_place.values():
+        count = len(used.intersection(nodes))
+        chosen |= {nodes[place] for place in draws.permutation(len(nodes))[:count]}
+    wanted, candidates = defaultdict(int), defaultdict(list)
+    for edge in edges:
+        wanted[graph.places[edge.source], graph.places[edge.target]] += 1
+    for number, edge in enumerate(graph.edges):
+        if edge.source in chosen and edge.target in chosen:
+            candidates[graph.places[edge.source], graph.places[edge.target]].append(number)
+    drawn = np.zeros(len(graph.edges), dtype=bool)
+    for between, count in wanted.items():
+        drawn[draws.permutation(candidates[between])[:count]] = True
+    return drawn

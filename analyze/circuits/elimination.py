@@ -1,0 +1,90 @@
+"""Backward elimination: edges leave a network one at a time, as long as the rest does what the network does."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from headway.analyze.circuits.patching import EdgePatching, Pass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be lost: by one edge, and by all together, as losses of the behaviour."""
+
+    by_one: float
+    most: float
+
+
+@dataclass
+class Elimination:
+    """Edges that have left, in this order, and the forward pass of those that stay."""
+
+    left: Pass
+    removed: list[int] = field(default_factory=list)
+
+
+def eliminate(
+    patching: EdgePatching,
+    start: Pass,
+    order: Sequence[int],
+    limits: Limits,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Elimination:
+    """Try the edges in this order, over and over until none leaves.
+
+    An edge leaves if the loss of the rest rises by at most ``limits.by_one``, to at most ``limits.most``. Redundant
+    parts so leave until one of them is needed; which one it is depends on the order.
+
+    Args:
+        patching: The network.
+        start: A pass that keeps every edge of ``order``, from which they leave.
+        order: Numbers of edges.
+        limits: How much may be lost.
+        advance: Called with the number of edges that the first sweep has tried.
+    """
+    found = Elimination(start)
+    loss = mean_loss(patching, start)
+    for sweep in range(len(order) + 1):
+        before = len(found.removed)
+        for edge in order:
+            if sweep == 0:
+                advance(1)
+            if not found.left.kept[edge]:
+                continue
+            kept = found.left.kept.copy()
+            kept[edge] = False
+            trial = patching.run(kept, found.left)
+            if trial.output is found.left.output:
+                found.left, risen = trial, loss
+            else:
+                risen = mean_loss(patching, trial)
+            if risen <= min(loss + limits.by_one, limits.most) or risen <= loss:
+                found.left, loss = trial, risen
+                found.removed.append(edge)
+        if len(found.removed) == before:
+            break
+    return found
+
+
+def orders(patching: EdgePatching, effects: Float[np.ndarray, "edge"], count: int, seed: int) -> list[list[int]]:
+    """Return orders in which edges are tried: smallest effect first, from the output backwards, and random ones."""
+    edges = len(patching.graph.edges)
+    chosen = [np.argsort(effects, kind="stable").tolist(), list(range(edges))[::-1]]
+    draws = np.random.default_rng(generator_seed(seed))
+    chosen += [draws.permutation(edges).tolist() for _ in range(count - 2)]
+    return chosen[:count]
+
+
+def generator_seed(seed: int) -> int:
+    """Return the seed of numpy's draws that belong to a search; no other stream gives the same."""
+    from headway.data.seeds import generator
+
+    return int(torch.randint(2**62, (), generator=generator("control", seed)))
+
+
+def mean_loss(patching: EdgePatching, run: Pass) -> float:
+    """Return the mean loss of the behaviour in one forward pass."""
+    return float(patching.sums(run).sum() / patching.counts.sum())

@@ -1,0 +1,73 @@
+"""The numbers of a given circuit: what it carries alone, what is lost without it, and the effect of each node."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+
+from headway.analyze.circuits.faithfulness import LEAST_KNOWN
+from headway.analyze.circuits.intervals import Interval, paired_bootstrap
+from headway.analyze.circuits.patching import EdgePatching, Kept, without
+
+Losses = Mapping[str, np.ndarray]
+# Numbers that are shares of what is known.
+SHARES = ("faithfulness", "necessity", "reach_faithfulness", "reach_necessity", "effect")
+
+
+def evaluate(patching: EdgePatching, circuit: Kept, reach: Kept, seed: int = 0) -> xr.Dataset:
+    """Return ``clean``, ``all_replaced``, ``known``, SHARES and their intervals of a circuit; see ``find_circuit``.
+
+    The shares are NaN where less than a tenth of the loss with everything replaced is known.
+
+    Args:
+        patching: A network on a batch.
+        circuit: The edges of the circuit.
+        reach: The same with the edges through which other nodes stand in.
+        seed: Seed of the resamples.
+    """
+    sums = sums_of(patching, circuit, reach)
+    found = paired_bootstrap(
+        lambda mean: shares({name: mean(each) for name, each in sums.items()}), patching.counts, seed
+    )
+    if not found["known"].value >= LEAST_KNOWN * found["all_replaced"].value:
+        nothing = {name: np.full_like(found[name].value, np.nan) for name in SHARES}
+        found |= {name: Interval(each, each, each) for name, each in nothing.items()}
+    return with_intervals(found, {"effect": ("node",)}).assign_coords(node=list(patching.graph.nodes[:-1]))
+
+
+def sums_of(patching: EdgePatching, circuit: Kept, reach: Kept) -> dict[str, np.ndarray]:
+    """Return the losses of each sequence from which ``shares`` are made, summed over its positions."""
+    everything = np.ones_like(circuit)
+    nodes = [without(everything, patching.edges_from[node]) for node in patching.graph.nodes[:-1]]
+    passes = {"kept": circuit, "without": ~circuit, "reach": reach, "without_reach": ~reach}
+    return {
+        "clean": patching.sums(patching.clean),
+        "none": patching.sums(patching.none),
+        **{name: patching.sums(patching.run(kept, patching.none)) for name, kept in passes.items()},
+        "nodes": np.stack([patching.sums(patching.run(kept, patching.clean)) for kept in nodes]),
+    }
+
+
+def shares(loss: Losses) -> dict[str, np.ndarray]:
+    """Return the numbers of a circuit from mean losses, each of which has one entry a resample."""
+    clean, none = loss["clean"], loss["none"]
+    known = none - clean
+    return {
+        "clean": clean,
+        "all_replaced": none,
+        "known": known,
+        "faithfulness": (none - loss["kept"]) / known,
+        "necessity": (loss["without"] - clean) / known,
+        "reach_faithfulness": (none - loss["reach"]) / known,
+        "reach_necessity": (loss["without_reach"] - clean) / known,
+        "effect": (loss["nodes"] - clean[:, None]) / known[:, None],
+    }
+
+
+def with_intervals(found: Mapping[str, Interval], axes: Mapping[str, tuple[str, ...]]) -> xr.Dataset:
+    """Return each number with the two ends of its interval, ``<name>_low`` and ``<name>_high``."""
+    variables = {}
+    for name, interval in found.items():
+        for ending, values in (("", interval.value), ("_low", interval.low), ("_high", interval.high)):
+            variables[name + ending] = (axes.get(name, ()), values)
+    return xr.Dataset(variables)

@@ -1,0 +1,314 @@
+"""find_circuit: the edges that carry a behaviour, without a template of what they should look like."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+
+from headway.analyze.circuits.circuit import Circuit
+from headway.analyze.circuits.controls import matched_circuit
+from headway.analyze.circuits.elimination import Limits, eliminate, generator_seed, mean_loss, orders
+from headway.analyze.circuits.evaluation import shares, sums_of, with_intervals
+from headway.analyze.circuits.faithfulness import LEAST_KNOWN
+from headway.analyze.circuits.graph import OUTPUT, Graph
+from headway.analyze.circuits.intervals import paired_bootstrap
+from headway.analyze.circuits.patching import EdgePatching, Kept, without
+from headway.analyze.circuits.replacement import Replacement
+from headway.analyze.network.requirements import DoesNotApplyError
+from headway.data.task import Batch
+from headway.models.convert import Model, evaluating
+
+# An edge leaves if that costs at most this share of what is known, ...
+LEAST = 0.01
+# ... and the rest loses at most this share of it.
+TOLERANCE = 0.05
+# A node stands in for another if it keeps at least this share of what the other one's loss costs.
+STANDS_IN = 0.5
+# Circuits of growing size, as shares of all edges: those of the Mechanistic Interpretability Benchmark.
+SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+AXES = {
+    "effect": ("node",),
+    "node_cost": ("node",),
+    "edge_effect": ("edge",),
+    "cost": ("edge",),
+    "control_faithfulness": ("control",),
+    "faithfulness_by_size": ("size",),
+}
+
+
+class NothingToExplainError(DoesNotApplyError):
+    """Replacing everything costs so little that the network knows nothing of the behaviour."""
+
+
+def find_circuit(
+    model: Model,
+    batch: Batch,
+    part: str | None = None,
+    replacement: Replacement | None = None,
+    *,
+    seed: int = 0,
+    n_orders: int = 3,
+    n_controls: int = 100,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Circuit:
+    """Find the edges that carry a behaviour, by removing edges one at a time as long as the rest suffices.
+
+    Every edge is patched exactly, in one forward pass per circuit. Edges leave in several orders; of the circuits that
+    remain, the smallest one is reported (the most faithful one of equal size). No signature of heads is looked at.
+
+    The Dataset ``scores`` holds, with ``L`` the mean loss of the behaviour and ``known = L(all replaced) - L(clean)``:
+
+    - ``clean``, ``all_replaced``, ``known``: in units of the loss.
+    - ``in_circuit`` [edge], ``node_in_circuit`` [node]; ``in_order`` [order, edge]: the circuit of each order, and
+      ``overlap``: the mean share of edges that two of them have in common (intersection over union).
+    - ``effect`` [node], ``edge_effect`` [edge]: ``(L(this replaced) - L(clean)) / known``, one at a time.
+    - ``faithfulness``: ``(L(all replaced) - L(only the circuit kept)) / known``. ``necessity``:
+      ``(L(circuit replaced) - L(clean)) / known``. ``minimality``: the smallest loss of faithfulness when one edge of
+      the circuit is removed; ``cost`` [edge], ``node_cost`` [node]: that loss for each edge and node of it.
+    - ``stand_in`` [node, other]: the other node, outside the circuit, keeps at least half of what the loss of the
+      node costs when it takes its place. ``in_reach`` [edge]: edges of the circuit, and those through which nodes
+      stand in; ``reach_faithfulness``, ``reach_necessity``: of all of these together.
+    - ``faithfulness_by_size`` [size]: of the edges that left last, as shares of all edges; ``cpr`` is the area under
+      it, ``cmd`` that of ``|1 - faithfulness|`` (Mueller et al. 2025, the Mechanistic Interpretability Benchmark).
+    - ``control_faithfulness`` [control]: of random circuits with as many nodes in each layer and edges between every
+      two layers; ``p``: ``(1 + number at least as faithful) / (1 + number drawn)``.
+    - ``edge_importance`` [edge], ``node_importance`` [node], in [0, 1]: to rank by. Edges of the circuit come first,
+      then those of other orders and through which others stand in, then the rest, those that left last before others.
+    - ``..._low``, ``..._high``: 95 % intervals, by a paired bootstrap over sequences.
+
+    Args:
+        model: A HookedTransformer.
+        batch: Sequences of a task; 64 are plenty.
+        part: The part of the task whose loss is the behaviour; all positions in the mask if None.
+        replacement: What stands in for what is not kept: ``twin`` (the default where the task draws one),
+            ``position_mean`` (the default elsewhere), ``resample``, ``mean``, ``zero``.
+        seed: Seed of twins, orders, controls and resamples.
+        n_orders: Number of orders in which edges are removed.
+        n_controls: Number of random circuits.
+        advance: Called with the number of forward passes that are done, for a progress bar.
+
+    Raises:
+        NothingToExplainError: what the network knows is less than a tenth of the loss with everything replaced.
+        DoesNotApplyError: a TransformerBridge, a task without twins, a single sequence.
+        ValueError: a part or replacement that does not exist, a batch without a task.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> found = find_circuit(*composing_pair("k"), part="repeats", n_controls=19)
+        >>> print(*found.edges)
+        embed->L0H0.v embed->L1H1.q L0H0->L1H1.k embed->L1H1.v L1H1->output
+    """
+    for name, value, least in (("n_orders", n_orders, 1), ("n_controls", n_controls, 1)):
+        if value < least:
+            raise ValueError(f"{name}: {value} is not valid; it must be {least} or more")
+    if len(batch.inputs) < 2:
+        raise DoesNotApplyError("circuit: needs at least 2 sequences, for its intervals; this batch has 1")
+    with torch.no_grad(), evaluating(model):
+        search = _Search.begin(EdgePatching(model, batch, part, replacement, seed), seed, advance)
+        return Circuit(search.result(n_orders, n_controls))
+
+
+def passes_needed(graph: Graph, n_orders: int, n_controls: int) -> int:
+    """Return how often ``find_circuit`` advances; most of its forward passes compute a part of the network only."""
+    return (1 + n_orders) * len(graph.edges) + n_controls
+
+
+@dataclass(frozen=True)
+class _Search:
+    patching: EdgePatching
+    seed: int
+    advance: Callable[[int], None]
+    clean: float
+    known: float
+
+    @classmethod
+    def begin(cls, patching: EdgePatching, seed: int, advance: Callable[[int], None]) -> "_Search":
+        clean, none = mean_loss(patching, patching.clean), mean_loss(patching, patching.none)
+        if not none - clean >= LEAST_KNOWN * none:
+            of = "" if patching.part is None else f" on {patching.part}"
+            raise NothingToExplainError(
+                f"circuit: nothing to explain: the loss{of} is {clean:.4g}, and {none:.4g} with everything replaced "
+                f"({patching.replacement}); less than a tenth of it is known"
+            )
+        return cls(patching, seed, advance, clean, none - clean)
+
+    def result(self, n_orders: int, n_controls: int) -> xr.Dataset:
+        patching, graph = self.patching, self.patching.graph
+        n_edges, nodes = len(graph.edges), graph.nodes[:-1]
+        edge_sums = np.stack([self.sumswithout([edge], tried=1) for edge in range(n_edges)])
+        counts = patching.counts.sum()
+        effects = (edge_sums.sum(-1) / counts - self.clean) / self.known
+        limits = Limits(LEAST * self.known, self.clean + TOLERANCE * self.known)
+        eliminations = [
+            eliminate(patching, patching.clean, order, limits, self.advance)
+            for order in orders(patching, effects, n_orders, self.seed)
+        ]
+        left = np.stack([each.left.kept for each in eliminations])
+        sizes, losses = left.sum(1), [mean_loss(patching, each.left) for each in eliminations]
+        best = min(range(len(eliminations)), key=lambda place: (sizes[place], losses[place]))
+        circuit = left[best]
+        reach, stand_in = self.stand_ins(circuit)
+        ranks = self.ranks(circuit, left, reach, eliminations[best].removed)
+        by_size = [self.sums_of(_largest(ranks, round(size * n_edges))) for size in SIZES]
+        draws = np.random.default_rng(generator_seed(self.seed + 1))
+        controls = np.stack([self.sums_of(matched_circuit(graph, circuit, draws), 1) for _ in range(n_controls)])
+        members, in_circuit = np.flatnonzero(circuit), _nodes_of(patching, circuit)
+        sums = sums_of(patching, circuit, reach)
+        # An edge or node outside the circuit can be removed from it at no cost.
+        alone, node_alone = (np.repeat(sums["kept"][None], each, 0) for each in (n_edges, len(nodes)))
+        for edge in members:
+            alone[edge] = self.sums_of(without(circuit, [int(edge)]))
+        for node in np.flatnonzero(in_circuit):
+            node_alone[node] = self.sums_of(without(circuit, patching.edges_from[nodes[node]]))
+        sums |= {
+            "edges": edge_sums,
+            "controls": controls,
+            "sizes": np.stack(by_size),
+            "alone": alone,
+            "node_alone": node_alone,
+        }
+        found = paired_bootstrap(lambda mean: _numbers(mean, sums, members), patching.counts, self.seed)
+        return self.dataset(found, circuit, in_circuit, left, reach, stand_in, ranks)
+
+    def sums_of(self, kept: Kept, tried: int = 0) -> Float[np.ndarray, "batch"]:
+        """Return the sums of losses with only some edges kept."""
+        self.advance(tried)
+        return self.patching.sums(self.patching.run(kept, self.patching.none))
+
+    def sumswithout(self, edges: list[int], tried: int = 0) -> Float[np.ndarray, "batch"]:
+        """Return the sums of losses with some edges replaced."""
+        self.advance(tried)
+        everything = np.ones(len(self.patching.graph.edges), dtype=bool)
+        return self.patching.sums(self.patching.run(without(everything, edges), self.patching.clean))
+
+    def loss_of(self, kept: Kept) -> float:
+        """Return the mean loss with only some edges kept."""
+        return float(self.sums_of(kept).sum() / self.patching.counts.sum())
+
+    def stand_ins(self, circuit: Kept) -> tuple[Kept, np.ndarray]:
+        """Return the circuit with the edges through which other nodes stand in, and which stand in for which."""
+        patching, nodes = self.patching, self.patching.graph.nodes[:-1]
+        in_circuit = _nodes_of(patching, circuit)
+        table = np.zeros((len(nodes), len(nodes)), dtype=bool)
+        reach, kept_loss = circuit.copy(), self.loss_of(circuit)
+        for place, node in enumerate(nodes):
+            if not in_circuit[place] or not patching.graph.inputs(node):
+                continue
+            rest = without(circuit, patching.edges_of(node))
+            lost = self.loss_of(rest) - kept_loss
+            if lost < LEAST * self.known:
+                continue
+            for other_place, other in enumerate(nodes):
+                if in_circuit[other_place] or not patching.graph.inputs(other):
+                    continue
+                through = self.edges_between(other, rest)
+                start = patching.run(rest | through, patching.none, whole=True)
+                most = kept_loss + (1 - STANDS_IN) * lost
+                if mean_loss(patching, start) <= most:
+                    table[place, other_place] = True
+                    limits = Limits(LEAST * self.known, most)
+                    reach |= eliminate(patching, start, np.flatnonzero(through).tolist()[::-1], limits).left.kept
+        return reach, table
+
+    def edges_between(self, node: str, circuit: Kept) -> Kept:
+        """Return the edges between a node and the nodes of a circuit, the sources of every circuit, and the output."""
+        patching, graph = self.patching, self.patching.graph
+        there = _nodes_of(patching, circuit)
+        known = {name for place, name in enumerate(graph.nodes[:-1]) if there[place] or not graph.inputs(name)}
+        known.add(OUTPUT)
+        between = np.zeros(len(graph.edges), dtype=bool)
+        for number in patching.edges_of(node):
+            edge = graph.edges[number]
+            between[number] = (edge.target if edge.source == node else edge.source) in known
+        return between
+
+    def ranks(self, circuit: Kept, left: np.ndarray, reach: Kept, removed: list[int]) -> Float[np.ndarray, "edge"]:
+        """Return the importance of each edge, in [0, 1]; no two are alike."""
+        kept_loss, every = self.loss_of(circuit), np.arange(len(circuit))
+        cost = np.zeros(len(circuit))
+        for edge in np.flatnonzero(circuit):
+            cost[edge] = self.loss_of(without(circuit, [int(edge)])) - kept_loss
+        when = np.full(len(circuit), len(removed))
+        when[removed] = np.arange(len(removed))
+        # Of several keys the last one decides first.
+        order = np.lexsort((every, when, cost, left.mean(0), reach, circuit))
+        importance = np.empty(len(circuit))
+        importance[order] = (1 + np.arange(len(circuit))) / len(circuit)
+        return importance
+
+    def dataset(
+        self,
+        found: dict[str, Any],
+        circuit: Kept,
+        in_circuit: np.ndarray,
+        left: np.ndarray,
+        reach: Kept,
+        stand_in: np.ndarray,
+        importance: np.ndarray,
+    ) -> xr.Dataset:
+        """Return everything as one Dataset."""
+        patching, graph = self.patching, self.patching.graph
+        variables: dict[str, Any] = dict(with_intervals(found, AXES).variables)
+        controls, value = found["control_faithfulness"].value, found["faithfulness"].value
+        of_nodes = [
+            max((importance[edge] for edge in patching.edges_from[node]), default=0.0) for node in graph.nodes[:-1]
+        ]
+        both, either = (left[:, None] & left).sum(-1), (left[:, None] | left).sum(-1).clip(1)
+        pairs = np.triu_indices(len(left), 1)
+        variables |= {
+            "in_circuit": (("edge",), circuit),
+            "node_in_circuit": (("node",), in_circuit),
+            "in_reach": (("edge",), reach),
+            "in_order": (("order", "edge"), left),
+            "overlap": ((), (both / either)[pairs].mean() if len(left) > 1 else np.nan),
+            "stand_in": (("node", "other"), stand_in),
+            "edge_importance": (("edge",), importance),
+            "node_importance": (("node",), np.array(of_nodes)),
+            "p": ((), (1 + (controls >= value).sum()) / (1 + len(controls))),
+        }
+        nodes = list(graph.nodes[:-1])
+        labels = {"node": nodes, "other": nodes, "edge": list(map(str, graph.edges)), "size": list(SIZES)}
+        asked = {"part": patching.part or "", "replacement": patching.replacement, "seed": self.seed}
+        scores = xr.Dataset(variables, coords=labels)
+        scores["known"].attrs |= {**asked, "sequences": len(patching.counts)}
+        return scores
+
+
+def _numbers(
+    mean: Callable[[np.ndarray], np.ndarray], sums: dict[str, np.ndarray], members: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return every number with an interval, from the losses of each sequence."""
+    loss = {name: mean(each) for name, each in sums.items()}
+    found = shares(loss)
+    none, known, kept = found["all_replaced"][:, None], found["known"][:, None], loss["kept"][:, None]
+    cost = (loss["alone"] - kept) / known
+    by_size = (none - loss["sizes"]) / known
+    # A circuit of no edges carries nothing.
+    curve, sizes = np.pad(by_size, ((0, 0), (1, 0))), (0.0, *SIZES)
+    return found | {
+        "cost": cost,
+        "node_cost": (loss["node_alone"] - kept) / known,
+        "minimality": cost[:, members].min(1) if len(members) else np.full(len(cost), np.nan),
+        "edge_effect": (loss["edges"] - found["clean"][:, None]) / known,
+        "faithfulness_by_size": by_size,
+        "cpr": np.trapezoid(curve, sizes, axis=1),
+        "cmd": np.trapezoid(np.abs(1 - curve), sizes, axis=1),
+        "control_faithfulness": (none - loss["controls"]) / known,
+    }
+
+
+def _largest(ranks: np.ndarray, count: int) -> Kept:
+    chosen = np.zeros(len(ranks), dtype=bool)
+    chosen[np.argsort(ranks)[len(ranks) - count :]] = True
+    return chosen
+
+
+def _nodes_of(patching: EdgePatching, circuit: Kept) -> np.ndarray:
+    """Return which nodes, without the output, are the source of an edge of a circuit."""
+    return np.array([circuit[patching.edges_from[node]].any() for node in patching.graph.nodes[:-1]])

@@ -1,0 +1,120 @@
+"""Circuits of a run: found at a checkpoint, followed over all of them, and kept with the run."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import torch
+import xarray as xr
+
+from headway.analyze.circuits.circuit import Circuit
+from headway.analyze.circuits.evaluation import evaluate
+from headway.analyze.circuits.find import find_circuit
+from headway.analyze.circuits.patching import EdgePatching
+from headway.analyze.circuits.replacement import Replacement, default_replacement
+from headway.analyze.circuits.signatures import signatures
+from headway.analyze.network.forward import shared_forward_pass
+from headway.checkpoints.run import Run
+from headway.checkpoints.scores import write_scores
+from headway.data.task import Batch
+from headway.models.convert import evaluating
+from headway.models.hooked_transformer import HookedTransformer
+
+# A part is judged under this replacement too, or under the second one if the first was asked for.
+SECOND: tuple[Replacement, Replacement] = ("position_mean", "resample")
+# Circuits are also found at the first checkpoints at which these shares of what is known at last are known.
+EARLIER = (0.1, 0.25, 0.5, 0.75)
+
+
+def circuit_at(
+    run: Run,
+    step: int,
+    part: str | None,
+    replacement: Replacement,
+    batch: Batch,
+    *,
+    seed: int = 0,
+    n_orders: int = 3,
+    n_controls: int = 100,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Circuit:
+    """Find the circuit at a checkpoint, judge it under a second replacement, name its heads, and write it to the run.
+
+    Besides the numbers of ``find_circuit`` the Dataset has those of ``evaluate`` under the second replacement, named
+    ``second_...``; ``node_in_circuit`` has the attribute ``names``, a name for each head that has a signature.
+    """
+    model = run.model(step)
+    found = find_circuit(
+        model, batch, part, replacement, seed=seed, n_orders=n_orders, n_controls=n_controls, advance=advance
+    )
+    second = SECOND[1] if replacement == SECOND[0] else SECOND[0]
+    scores = xr.merge([found.scores, _under(second, model, batch, part, found, seed)], combine_attrs="override")
+    with shared_forward_pass():
+        names = signatures(model, batch)
+    scores["node_in_circuit"].attrs["names"] = {node: list(each) for node, each in names.items()}
+    scores["known"].attrs |= {"second": second, "step": step}
+    kept = replace(found, scores=scores)
+    kept.save(run.circuit_file(step, part, replacement))
+    return kept
+
+
+def over_steps(
+    run: Run, circuit: Circuit, batch: Batch, seed: int = 0, advance: Callable[[int], None] = lambda count: None
+) -> xr.Dataset:
+    """Evaluate one circuit at every checkpoint, and write the numbers to the run: those of ``evaluate`` by step."""
+    asked = circuit.scores.known.attrs
+    part, replacement = asked["part"] or None, asked["replacement"]
+    steps = run.steps
+    rows = []
+    for step in steps:
+        rows.append(_evaluated(run.model(step), batch, part, replacement, circuit, seed))
+        advance(1)
+    scores = xr.concat(rows, dim=xr.Variable("step", steps))
+    scores["known"].attrs |= asked
+    write_scores(run.circuit_file(None, part, replacement), scores)
+    return scores
+
+
+def earlier_steps(over: xr.Dataset) -> list[int]:
+    """Return the first checkpoints at which shares of what is known at last are known (EARLIER), before the last.
+
+    Example:
+        >>> known = xr.Dataset({"known": ("step", [0.0, 0.2, 1.0, 3.0, 4.0])}, {"step": [0, 10, 100, 200, 300]})
+        >>> earlier_steps(known)
+        [100, 200]
+    """
+    known = over.known.values
+    reached = [np.flatnonzero(known >= share * known[-1]) for share in EARLIER]
+    found = {int(over.step.values[places[0]]) for places in reached if places.size}
+    return sorted(found - {int(over.step.values[-1])})
+
+
+def resolve(
+    run: Run, part: str | None, replacement: str | None, sequences: int
+) -> tuple[str | None, Replacement, Batch]:
+    """Return the behaviour, the replacement and the batch; by default what the task says.
+
+    ``all`` names every position that counts, also where the task is about one part.
+    """
+    task = run.task
+    batch = run.batch().first(sequences)
+    chosen = task.behaviour.part if part is None else None if part == "all" else part
+    if replacement is not None and replacement not in get_args(Replacement):
+        raise ValueError(f"replace: {replacement!r} is not one of {', '.join(get_args(Replacement))}")
+    return chosen, replacement or default_replacement(batch), batch  # pyright: ignore[reportReturnType]
+
+
+def _under(
+    second: Replacement, model: HookedTransformer, batch: Batch, part: str | None, circuit: Circuit, seed: int
+) -> xr.Dataset:
+    found = _evaluated(model, batch, part, second, circuit, seed)
+    return found.rename({name: f"second_{name}" for name in found.data_vars})
+
+
+def _evaluated(
+    model: HookedTransformer, batch: Batch, part: str | None, replacement: Replacement, circuit: Circuit, seed: int
+) -> xr.Dataset:
+    with torch.no_grad(), evaluating(model):
+        patching = EdgePatching(model, batch, part, replacement, seed)
+        return evaluate(patching, circuit.scores.in_circuit.values, circuit.scores.in_reach.values, seed)

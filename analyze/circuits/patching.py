@@ -1,0 +1,321 @@
+"""Exact edge patching: forward passes in which each input reads some nodes from this run, and the others replaced.
+
+A forward pass differs from another one only behind the edges that differ. So each is computed from an earlier one: only
+the inputs whose sum changes are projected again, and only nodes with such an input compute again.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from headway.analyze.circuits.graph import EMBED, OUTPUT, POS_EMBED, Edge, Graph, Input
+from headway.analyze.circuits.replacement import Replacement, default_replacement, other_sequences, replaced
+from headway.analyze.measures.loss import task_loss
+from headway.analyze.network.requirements import DoesNotApplyError, NotNumbersError, check_batch
+from headway.data.task import Batch
+from headway.models.config import Head
+from headway.models.convert import Model, evaluating
+from headway.models.hooked_transformer import HookedTransformer
+
+Kept = Bool[np.ndarray, "edge"]
+
+
+class _Slot(NamedTuple):
+    """One input of a node, and the edges that lead to it: the number of each edge, and that of its source."""
+
+    number: int
+    input: Input
+    edges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass with some edges kept; ``whole`` if also nodes that do not reach the output were computed.
+
+    ``writes`` holds what each node adds to the residual stream, ``residual`` the sum that each input reads, and
+    ``projected`` the query, key or value of each input of a head.
+    """
+
+    kept: Kept
+    whole: bool
+    writes: Sequence[Tensor]
+    residual: Sequence[Tensor | None]
+    projected: Sequence[Tensor | None]
+    output: Float[Tensor, "batch pos d_vocab_out"]
+
+
+class EdgePatching:
+    """A network on a batch, of which any set of edges can be kept while the others carry replaced activations.
+
+    Each node reads the sum of its kept sources from the run itself and of its other sources from the replaced run; its
+    LayerNorm is applied to that sum. Biases b_O stay in place. With all edges kept the output is that of the network;
+    with none, and sequences in place of means, that of the network on the other sequences.
+
+    Args:
+        model: The network.
+        batch: Sequences of a task.
+        part: The part of the task whose loss is the behaviour; all positions in the mask if None.
+        replacement: What stands in; ``twin`` where the task draws one if None, else ``position_mean``.
+        seed: Seed of the twins.
+
+    Raises:
+        DoesNotApplyError: a TransformerBridge, a task without twins, a single sequence to resample.
+        ValueError: a part or replacement that does not exist, a batch without a task or that the network cannot read.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> patching = EdgePatching(*composing_pair("k"), part="repeats")
+        >>> circuit = ["embed->L0H0.v", "embed->L1H1.q", "L0H0->L1H1.k", "embed->L1H1.v", "L1H1->output"]
+        >>> round(patching.loss([]), 1), abs(round(patching.loss(circuit), 1))
+        (9.6, 0.0)
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        batch: Batch,
+        part: str | None = None,
+        replacement: Replacement | None = None,
+        seed: int = 0,
+    ):
+        if not isinstance(model, HookedTransformer):
+            raise DoesNotApplyError(
+                "circuit: edges are separated in a HookedTransformer only; a TransformerBridge may have parallel "
+                "blocks, norms after attention or positions inside its attention"
+            )
+        check_batch(model, batch)
+        self.model, self.batch, self.part = model, batch, part
+        self.replacement: Replacement = default_replacement(batch) if replacement is None else replacement
+        self.mask = part_mask(batch, part)
+        self.counts = self.mask.sum(1).cpu().numpy().astype(float)
+        self.graph = Graph(model.cfg)
+        other = other_sequences(batch, self.replacement, seed)
+        self._numbers = {node: number for number, node in enumerate(self.graph.nodes)}
+        self._slots = self._list_slots()
+        with torch.no_grad(), evaluating(model):
+            self.clean = self._clean_pass(batch)
+            writes = self.clean.writes if other is batch else self._clean_pass(other).writes
+            self._replaced = [replaced(each, self.replacement) for each in writes]
+        self.none = self.run(np.zeros(len(self.graph.edges), dtype=bool), self.clean, whole=True)
+
+    def kept(self, edges: Iterable[Edge | str]) -> Kept:
+        """Return edges as one entry for each edge of the graph, True for these."""
+        kept = np.zeros(len(self.graph.edges), dtype=bool)
+        kept[[self.graph.index[edge] for edge in self.graph.check_edges(edges)]] = True
+        return kept
+
+    def loss(self, edges: Iterable[Edge | str]) -> float:
+        """Return the mean loss of the behaviour with only these edges kept."""
+        return float(self.sums(self.run(self.kept(edges), self.none)).sum() / self.counts.sum())
+
+    def sums(self, run: Pass) -> Float[np.ndarray, "batch"]:
+        """Return the loss of each sequence, summed over the positions of the behaviour."""
+        sums = task_loss(run.output, self.batch).where(self.mask, 0).sum(1).double().cpu().numpy()
+        if not np.isfinite(sums).all():
+            raise NotNumbersError("output with these edges kept")
+        return sums
+
+    @torch.no_grad()
+    def run(self, kept: Kept, base: Pass, whole: bool = False) -> Pass:
+        """Run the network with these edges kept, computing only what differs from an earlier pass.
+
+        Nodes from which no kept edge leads to the output are left as they were, unless ``whole``.
+
+        Args:
+            kept: True for the edges that are kept.
+            base: The earlier pass; unless it is whole, it must keep every edge that is kept now.
+            whole: Compute every node.
+        """
+        assert base.whole or not (kept & ~base.kept).any()
+        reached = np.ones(len(self.graph.nodes), dtype=bool) if whole else self.reaching_output(kept)
+        writes, residual, projected = list(base.writes), list(base.residual), list(base.projected)
+        changes: dict[int, Tensor] = {}
+        output = base.output
+        for node in range(len(self.graph.nodes)):
+            if not reached[node]:
+                continue
+            changed = False
+            for slot in self._slots[node]:
+                moved = self._moved(slot, kept, base, writes, changes)
+                if moved is None:
+                    continue
+                changed = True
+                residual[slot.number] = moved
+                if slot.input != "in":
+                    projected[slot.number] = self._project(node, slot, moved, kept)
+            if not changed:
+                continue
+            if self.graph.nodes[node] == OUTPUT:
+                output = self._output(residual[self._slots[node][0].number])
+            else:
+                writes[node] = self._write(node, residual, projected)
+                changes[node] = writes[node] - base.writes[node]
+        return Pass(kept, whole, writes, residual, projected, output)
+
+    def reaching_output(self, kept: Kept) -> Bool[np.ndarray, "node"]:
+        """Return the nodes from which kept edges lead to the output."""
+        reached = np.zeros(len(self.graph.nodes), dtype=bool)
+        reached[-1] = True
+        for node in reversed(range(len(self.graph.nodes))):
+            if reached[node]:
+                for slot in self._slots[node]:
+                    for edge, source in slot.edges:
+                        if kept[edge]:
+                            reached[source] = True
+        return reached
+
+    @cached_property
+    def edges_from(self) -> dict[str, list[int]]:
+        """The numbers of the edges out of each node."""
+        return {
+            node: [number for number, edge in enumerate(self.graph.edges) if edge.source == node]
+            for node in self.graph.nodes[:-1]
+        }
+
+    def edges_of(self, node: str) -> list[int]:
+        """Return the numbers of the edges into and out of a node."""
+        return [number for number, edge in enumerate(self.graph.edges) if node in (edge.source, edge.target)]
+
+    def _list_slots(self) -> list[list[_Slot]]:
+        slots, number = [], 0
+        for node in self.graph.nodes:
+            of_node = []
+            for input in self.graph.inputs(node):
+                edges = tuple(
+                    (place, self._numbers[edge.source])
+                    for place, edge in enumerate(self.graph.edges)
+                    if edge.target == node and edge.input == input
+                )
+                of_node.append(_Slot(number, input, edges))
+                number += 1
+            slots.append(of_node)
+        return slots
+
+    def _moved(
+        self, slot: _Slot, kept: Kept, base: Pass, writes: Sequence[Tensor], changes: Mapping[int, Tensor]
+    ) -> Tensor | None:
+        """Return the sum that an input reads, if an edge to it carries something else than in the earlier pass."""
+        before = base.residual[slot.number]
+        assert before is not None
+        total, moved = before, False
+        for edge, source in slot.edges:
+            now, then = kept[edge], base.kept[edge]
+            if (now and then and source not in changes) or not (now or then):
+                continue
+            moved = True
+            if self._after_norm(source):
+                continue
+            if total is before:
+                total = before.clone()
+            if now and then:
+                total += changes[source]
+            elif now:
+                total += writes[source]
+                total -= self._replaced[source]
+            else:
+                total += self._replaced[source]
+                total -= base.writes[source]
+        return total if moved else None
+
+    def _after_norm(self, source: int) -> bool:
+        """Return whether what a node writes is added behind the LayerNorm, as shortformer positions are."""
+        return self.model.cfg.positional_embedding_type == "shortformer" and source == self._numbers.get(POS_EMBED, -1)
+
+    def _project(self, node: int, slot: _Slot, residual: Tensor, kept: Kept) -> Tensor:
+        """Return the query, key or value of a head."""
+        head = Head.named(self.graph.nodes[node])
+        block = self.model.blocks[head.layer]
+        x = block.ln1(residual)
+        for edge, source in slot.edges:
+            if self._after_norm(source):
+                x = x + (self.clean.writes[source] if kept[edge] else self._replaced[source])
+        W, b = (getattr(block.attn, f"{name}_{slot.input.upper()}")[head.head] for name in ("W", "b"))
+        return x @ W + b
+
+    def _write(self, node: int, residual: Sequence[Tensor | None], projected: Sequence[Tensor | None]) -> Tensor:
+        """Return what a head or MLP adds to the residual stream; b_O belongs to no head."""
+        name, slots = self.graph.nodes[node], self._slots[node]
+        if name.startswith("MLP"):
+            block = self.model.blocks[int(name.removeprefix("MLP"))]
+            return block.mlp(block.ln2(residual[slots[0].number]))
+        head = Head.named(name)
+        q, k, v = (projected[slot.number][:, None] for slot in slots)  # pyright: ignore[reportOptionalSubscript]
+        z = F.scaled_dot_product_attention(q, k, v, is_causal=self.model.cfg.attention_dir == "causal")
+        return z[:, 0] @ self.model.blocks[head.layer].attn.W_O[head.head]
+
+    def _output(self, residual: Tensor | None) -> Tensor:
+        normalized = residual if self.model.cfg.normalization_type is None else self.model.ln_final(residual)
+        return self.model.unembed(normalized)
+
+    def _clean_pass(self, batch: Batch) -> Pass:
+        """Run the network as it is, on any batch, node by node."""
+        model = self.model
+        kept = np.ones(len(self.graph.edges), dtype=bool)
+        embedded = model.embed(batch.inputs)
+        writes: list[Tensor] = []
+        residual: list[Tensor | None] = []
+        projected: list[Tensor | None] = []
+        for node, name in enumerate(self.graph.nodes[:-1]):
+            if name == EMBED:
+                writes.append(embedded)
+            elif name == POS_EMBED:
+                writes.append(model.pos_embed(*embedded.shape[:2], None))
+            else:
+                self._read(node, writes, residual, projected, kept)
+                writes.append(self._write(node, residual, projected))
+        self._read(len(writes), writes, residual, projected, kept)
+        return Pass(kept, True, writes, residual, projected, self._output(residual[-1]))
+
+    def _read(
+        self,
+        node: int,
+        writes: Sequence[Tensor],
+        residual: list[Tensor | None],
+        projected: list[Tensor | None],
+        kept: Kept,
+    ) -> None:
+        """Add the inputs of one node to those of the nodes before it, with every edge kept."""
+        for slot in self._slots[node]:
+            sources = [writes[source] for _, source in slot.edges if not self._after_norm(source)]
+            biases = [block.attn.b_O for block in self.model.blocks[: self._layers_before(node)]]
+            total = torch.stack(sources).sum(0) + sum(biases)
+            residual.append(total)
+            projected.append(None if slot.input == "in" else self._project(node, slot, total, kept))
+
+    def _layers_before(self, node: int) -> int:
+        """Return the number of layers whose attention has written to the residual stream that a node reads."""
+        return self.graph.places[self.graph.nodes[node]] // 2
+
+
+def part_mask(batch: Batch, part: str | None) -> Bool[Tensor, "batch pos"]:
+    """Return the positions of a part of the task; those in the mask if ``part`` is None.
+
+    Raises:
+        ValueError: a batch without a task, a part that it does not have or that has no position in the batch.
+    """
+    if batch.task is None:
+        raise ValueError("batch: its task is None, so its loss is undefined; take a batch from run.batch() or a task")
+    if part is None:
+        return batch.mask
+    parts = batch.task.parts(batch)
+    if part not in parts:
+        there = f"it has {', '.join(parts)}" if parts else "it has no parts"
+        raise ValueError(f"part: {part!r} is not a part of this task; {there}")
+    mask = parts[part] & batch.mask
+    if not mask.any():
+        raise DoesNotApplyError(f"part: {part!r} has no position in this batch")
+    return mask
+
+
+def without(kept: Kept, edges: Sequence[int]) -> Kept:
+    """Return the same circuit without some edges, given by their numbers."""
+    left = kept.copy()
+    left[list(edges)] = False
+    return left

@@ -12,9 +12,6 @@ from headway.models.config import ModelConfig
 from headway.models.handmade_circuits import CIRCUITS, REPEATS
 from headway.models.hooked_transformer import HookedTransformer
 
-SHORTFORMER = pytest.mark.xfail(raises=AttributeError, strict=True, reason="EdgePatching reads clean before it is set")
-STAND_IN = pytest.mark.xfail(strict=True, reason="stand_ins drops sources that only the lost node read")
-
 
 @cache
 def found(name: str) -> Circuit:
@@ -33,9 +30,7 @@ def auroc(importance: xr.DataArray, true: tuple[str, ...]) -> float:
     return above.mean().item()
 
 
-each_network = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=SHORTFORMER if name == "shortformer" else ()) for name in CIRCUITS]
-)
+each_network = pytest.mark.parametrize("name", CIRCUITS)
 
 
 @each_network
@@ -61,7 +56,7 @@ def test_the_decoy_is_not_in_the_circuit():
     assert scores.effect.sel(node="L1H0").item() == 0
 
 
-@pytest.mark.parametrize("name", [pytest.param("two_induction_heads", marks=STAND_IN), "two_previous_token_heads"])
+@pytest.mark.parametrize("name", ["two_induction_heads", "two_previous_token_heads"])
 def test_of_two_copies_one_is_in_the_circuit_and_the_other_stands_in_for_it(name: str):
     scores, copies = found(name).scores, CIRCUITS[name].copies
     inside = [copy for copy in copies if scores.node_in_circuit.sel(node=copy)]

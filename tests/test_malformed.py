@@ -667,6 +667,30 @@ SCORES = [
     ),
 ]
 
+CIRCUIT = plain(
+    ("circuit", "run: it is required"),
+    ("circuit nowhere", "run: nowhere holds no run"),
+    ("circuit run run", "run: there is no such option"),
+    ("circuit begun", "run: begun has no checkpoint yet"),
+    ("circuit run --at 1", "step: 1 was not kept; nearest is 0"),
+    ("circuit run --at first", "at: 'first' is not valid; it must be a checkpoint, last or all"),
+    ("circuit run --at -3", "at: '-3' is not valid; it must be a checkpoint, last or all"),
+    ("circuit run --at 3,0", "at: '3,0' is not valid; it must be a checkpoint, last or all"),
+    ("circuit run --part end", "part: 'end' is not a part of this task; it has first, repeats"),
+    ("circuit run --replace swap", "replace: 'swap' is not one of twin, resample, position_mean, mean, zero"),
+    ("circuit positions --replace twin", "replacement: 'twin' does not apply: PreviousToken draws no twins"),
+    ("circuit run --sequences 0", "sequences: 0 is not valid; it must be 1 or more"),
+    ("circuit run --sequences 1", "circuit: needs at least 2 sequences"),
+    ("circuit run --orders 0", "orders: 0 is not valid; it must be 1 or more"),
+    ("circuit run --controls -1", "controls: -1 is not valid; it must be 1 or more"),
+    ("circuit run --controls many", "controls: 'many' is not valid"),
+    ("circuit run --max_edges 70", "max_edges: 70 is not valid for this network, which has 71 edges"),
+    ("circuit run --seed -1", "seed: -1 is not valid"),
+    ("circuit run --edges 7", "edges: there is no such option"),
+    ("circuit run", "circuit: nothing to explain: the loss on repeats is"),
+    ("circuit gpt2", "run: gpt2 holds no run"),
+)
+
 MEASURING = plain(
     ("measure", "run: is missing"),
     ("measure ''", "run: '' is not valid; it must be a directory"),
@@ -985,7 +1009,7 @@ FIGURES = [
 
 CASES = [
     *COMMANDS, *RECIPES, *OPTIONS, *MODELS, *TRAINING, *TASKS, *OWN_TASKS, *PLACES, *RESUMING, *RESUME_FILES, *CONFIGS,
-    *RUN_CONFIGS, *WEIGHTS, *SCORES, *MEASURING, *STUDIES, *STUDY_FILES, *PROMPTS, *PAGES, *FIGURES,
+    *RUN_CONFIGS, *WEIGHTS, *SCORES, *MEASURING, *CIRCUIT, *STUDIES, *STUDY_FILES, *PROMPTS, *PAGES, *FIGURES,
 ]  # fmt: skip
 
 

@@ -207,7 +207,8 @@ class _Search:
             for other_place, other in enumerate(nodes):
                 if in_circuit[other_place] or not patching.graph.inputs(other):
                     continue
-                through = self.edges_between(other, rest)
+                through = self.edges_between(other, in_circuit & (np.arange(len(nodes)) != place))
+                # What fed the lost node alone may feed the other one.
                 start = patching.run(rest | through, patching.none, whole=True)
                 most = kept_loss + (1 - STANDS_IN) * lost
                 if mean_loss(patching, start) <= most:
@@ -216,11 +217,10 @@ class _Search:
                     reach |= eliminate(patching, start, np.flatnonzero(through).tolist()[::-1], limits).left.kept
         return reach, table
 
-    def edges_between(self, node: str, circuit: Kept) -> Kept:
-        """Return the edges between a node and the nodes of a circuit, the sources of every circuit, and the output."""
+    def edges_between(self, node: str, among: np.ndarray) -> Kept:
+        """Return the edges between a node and some nodes, the embedding and positions, and the output."""
         patching, graph = self.patching, self.patching.graph
-        there = _nodes_of(patching, circuit)
-        known = {name for place, name in enumerate(graph.nodes[:-1]) if there[place] or not graph.inputs(name)}
+        known = {name for place, name in enumerate(graph.nodes[:-1]) if among[place] or not graph.inputs(name)}
         known.add(OUTPUT)
         between = np.zeros(len(graph.edges), dtype=bool)
         for number in patching.edges_of(node):

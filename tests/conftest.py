@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Tests run side by side on the machine's cores.
 torch.set_num_threads(1)
+shapes.wrap_only_what_states_a_shape()
 
 TESTS_OF_NETWORKS = (
     "test_parity",

@@ -33,6 +33,11 @@ TESTS_OF_NETWORKS = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test begins at once, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.name != "test_the_demo_trains")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the workers of one session share, with the cache of nulls and texts: none outlives the session."""

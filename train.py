@@ -373,19 +373,19 @@ class StopAtSignal(L.Callback):
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
         self.before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # no other may handle signals
+            # Known before Lightning puts in handlers of its own, which it removes before ``teardown``.
+            self.before = {each: signal.getsignal(each) for each in STOPPING}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over the signals, also from Lightning, which would end well at SIGTERM; only the main thread may."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self.before = {each: signal.getsignal(each) for each in STOPPING}
+        """Take over the signals, also from Lightning, which would end well at SIGTERM."""
 
         def ask(number: int, _frame: FrameType | None) -> None:
             self.asked = signal.Signals(number)
             trainer.should_stop = True
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-        for each in STOPPING:
+        for each in self.before:
             signal.signal(each, ask)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

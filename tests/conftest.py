@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Tests run side by side on the machine's cores.
 torch.set_num_threads(1)
+shapes.wrap_only_what_states_a_shape()
 
 TESTS_OF_NETWORKS = (
     "test_parity",
@@ -30,6 +31,11 @@ TESTS_OF_NETWORKS = (
     "test_cache",
     "test_derivatives",
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test begins at once, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.name != "test_the_demo_trains")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,13 +2,16 @@
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from filelock import FileLock
 
 from headway.__main__ import main
+from headway.checkpoints import Run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,14 +21,14 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def command_lines() -> list[list[str]]:
-    lines = (line.partition("  #")[0].strip() for block in blocks("sh") for line in block.splitlines())
+def command_lines(block: str) -> list[list[str]]:
+    lines = (line.partition("  #")[0].strip() for line in block.splitlines())
     return [shlex.split(line) for line in lines if line]
 
 
 def test_commands_name_programs_and_targets_that_exist():
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    for program, first, *rest in command_lines():
+    for program, first, *rest in command_lines("\n".join(blocks("sh"))):
         assert program in ("make", "python", "headway", "tensorboard")
         if program == "make":
             assert {first, *rest} <= set(targets)
@@ -33,12 +36,32 @@ def test_commands_name_programs_and_targets_that_exist():
             assert (ROOT / first).name == "train.py"
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_commands_and_python_run_on_a_demo_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Every command and every block of Python, in the order of a reader. Other runs than the demo are small."""
+@pytest.fixture
+def demo(unchecked: None, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The demo run, trained once in a session, where a reader has it: in ``runs`` of the working directory."""
+    first = shared / "demo"
+    with FileLock(shared / "demo.lock"):
+        if not first.exists():
+            (tmp_path / "first").mkdir()
+            monkeypatch.chdir(tmp_path / "first")
+            main(["train", "induction"])  # what make demo runs
+            (tmp_path / "first").rename(first)
+    shutil.copytree(first / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    main(["train", "induction"])  # what make demo runs
-    for program, *arguments in command_lines():
+    return Run("runs/induction")
+
+
+def test_the_demo_trains(demo: Run):
+    """The longest of all tests; conftest.py puts it first, so that nothing waits for it."""
+    assert demo.finished
+    assert demo.steps[-1] == 1500
+
+
+@pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.partition("  ")[0].partition("\n")[0])
+@pytest.mark.usefixtures("demo")
+def test_commands_run_on_a_demo_run(block: str):
+    """Every command of a block, in the order of a reader. Other runs than the demo are small."""
+    for program, *arguments in command_lines(block):
         if program == "tensorboard":
             assert Path(arguments[arguments.index("--logdir") + 1]).is_dir()
         if program not in ("python", "headway"):
@@ -53,7 +76,11 @@ def test_commands_and_python_run_on_a_demo_run(tmp_path: Path, monkeypatch: pyte
         if arguments[0] == "study":
             arguments += ["--sequences", "7"]
         main(arguments)
-    # A module, so that a class defined there can be found again by its name, as in a notebook.
+
+
+@pytest.mark.usefixtures("demo")
+def test_python_runs_on_a_demo_run(monkeypatch: pytest.MonkeyPatch):
+    """In a module, so that a class defined there can be found again by its name, as in a notebook."""
     notebook = ModuleType("notebook")
     monkeypatch.setitem(sys.modules, "notebook", notebook)
     for block in blocks("python"):

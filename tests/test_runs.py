@@ -1,6 +1,7 @@
 """A run from end to end: what is kept, that it repeats, that it goes on, and how it ends when it ends badly."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from toys import NO_POSITIONS, TOKENS, VECTORS, Spikes, TurnsNaN, embedding_norm
 
+from headway.__main__ import main
 from headway.analyze import LIVE, MEASURES, measure
 from headway.analyze.formation.strongest import what_formed
 from headway.analyze.measures.measure import Measure
@@ -346,10 +348,9 @@ def test_half_precision_trains_on_a_gpu(tmp_path: Path):
     assert {value.dtype for value in weights(run, 20).values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("recipe", [TOKENS, VECTORS], ids=["tokens", "vectors"])
-def test_compiled_training_is_the_same_up_to_rounding(recipe: Recipe, tmp_path: Path):
+def test_compiled_training_is_the_same_up_to_rounding(tmp_path: Path):
     """In a process of its own, because the shape checks of the tests cannot be compiled."""
-    recipe = replace(recipe, model=replace(recipe.model, n_layers=1))
+    recipe = replace(TOKENS, model=replace(TOKENS.model, n_layers=1))
     eager = run_recipe(recipe, tmp_path / "eager")
     command = [sys.executable, "-m", "headway", "train", "--config", str(eager.path / "config.yaml"), "--compile"]
     subprocess.run([*command, "--out", str(tmp_path / "compiled")], check=True, capture_output=True)
@@ -358,7 +359,7 @@ def test_compiled_training_is_the_same_up_to_rounding(recipe: Recipe, tmp_path: 
     assert weights(compiled, 0).keys() == weights(eager, 0).keys()
     for name, value in weights(eager, recipe.steps).items():
         torch.testing.assert_close(weights(compiled, recipe.steps)[name], value, atol=2e-3, rtol=0)
-    live = compiled.scores
+    live = compiled.scores.load()
     measure(compiled, LIVE, overwrite=True)
     assert live.equals(compiled.scores)
 
@@ -510,8 +511,16 @@ def test_a_step_that_was_not_kept_is_named(run: Run):
         run.model(step=7)
 
 
-@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(sent: str, tmp_path: Path):
+def assert_stopped(out: Path, sent: signal.Signals, code: object, errors: str) -> None:
+    run = Run(out)
+    last = run.steps[-1]
+    assert code == 128 + sent
+    assert errors.strip().endswith(f"stopped at step {last}; go on with: headway train --resume {out}")
+    assert 0 < last < run.recipe.steps
+    assert run.resume_file.exists()
+
+
+def test_a_process_that_gets_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "headway", "train", "induction", "--out", str(out), "--steps", "100000"]
     process = subprocess.Popen(
@@ -526,14 +535,31 @@ def test_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(sent: str, tmp_path: 
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(1)
-    process.send_signal(signal.Signals[sent])
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=100)
-    run = Run(out)
-    last = run.steps[-1]
-    assert process.returncode == 128 + signal.Signals[sent]
-    assert errors.strip().endswith(f"stopped at step {last}; go on with: headway train --resume {out}")
-    assert last > 0
-    assert run.resume_file.exists()
+    assert_stopped(out, signal.SIGTERM, process.returncode, errors)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_each_signal_keeps_a_checkpoint_and_is_given_back(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    sent, plain = signal.Signals[name], TrainingModule.training_step
+    before = signal.getsignal(sent)
+
+    def signalled(self: TrainingModule, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 6:
+            assert signal.getsignal(sent) not in (before, signal.SIG_DFL)  # which would end the tests
+            os.kill(os.getpid(), sent)
+        return plain(self, batch, batch_idx)
+
+    monkeypatch.setattr(TrainingModule, "training_step", signalled)
+    config = Run.create(tmp_path / "recipe", TOKENS).path / "config.yaml"
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--config", str(config), "--out", str(tmp_path / "run")])
+    assert_stopped(tmp_path / "run", sent, end.value.code, capsys.readouterr().err)
+    assert Run(tmp_path / "run").steps[-1] == 7
+    assert signal.getsignal(sent) == before
 
 
 # What each update was

@@ -26,9 +26,11 @@ def evaluate(patching: EdgePatching, circuit: Kept, reach: Kept, seed: int = 0) 
         seed: Seed of the resamples.
     """
     sums = sums_of(patching, circuit, reach)
-    found = paired_bootstrap(
-        lambda mean: shares({name: mean(each) for name, each in sums.items()}), patching.counts, seed
-    )
+    # Where nothing is known, a share of it is no number, and left out below.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = paired_bootstrap(
+            lambda mean: shares({name: mean(each) for name, each in sums.items()}), patching.counts, seed
+        )
     if not found["known"].value >= LEAST_KNOWN * found["all_replaced"].value:
         nothing = {name: np.full_like(found[name].value, np.nan) for name in SHARES}
         found |= {name: Interval(each, each, each) for name, each in nothing.items()}

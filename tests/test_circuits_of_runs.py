@@ -1,0 +1,108 @@
+"""Circuits of runs: found at checkpoints, followed over all of them, kept with the run and read back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toys import TOKENS, VECTORS, Train
+
+import headway
+from headway.analyze.circuits.find import NothingToExplainError, find_circuit
+from headway.checkpoints import Recipe, Run
+from headway.checkpoints.files import write_whole
+from headway.checkpoints.schedule import Schedule
+from headway.models import handmade
+from headway.models.hooked_transformer import HookedTransformer
+from headway.models.optim import OptimConfig
+
+PARTLY, WHOLE, LAST = 5, 7, 11
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run that knows nothing at step 0, is unsure at step 5, and has an induction circuit at steps 7 and 11."""
+    model, _ = handmade.composing_pair("k")
+    recipe = Recipe(
+        task=handmade.TASK, model=model.cfg, optim=OptimConfig(), schedule=Schedule(log=0, linear=0), steps=LAST,
+        batch_size=2, eval_batch_size=29,
+    )  # fmt: skip
+    run = Run.create(tmp_path / "run", recipe)
+    run.keep(0, HookedTransformer(model.cfg))
+    partly, _ = handmade.composing_pair("k")
+    with torch.no_grad():
+        partly.blocks[1].attn.W_O *= 0.1
+    run.keep(PARTLY, partly)
+    run.keep(WHOLE, model)
+    run.keep(LAST, model)
+    return run
+
+
+def test_a_circuit_is_found_at_the_end_and_at_the_steps_on_the_way(run: Run):
+    found = headway.circuit(run, controls=7)
+    assert run.circuits == [(PARTLY, "repeats", "twin"), (WHOLE, "repeats", "twin"), (LAST, "repeats", "twin")]
+    assert run.circuit().identical(found.scores)
+    assert run.circuit(PARTLY).known < found.scores.known
+    assert found.nodes == ["embed", "L0H0", "L1H1"]
+    assert found.scores.node_in_circuit.attrs["names"]["L0H0"][0] == "previous-token head"
+    assert found.scores.node_in_circuit.attrs["names"]["L1H1"][0] == "induction head"
+    attributes = found.scores.known.attrs
+    assert {name: attributes[name] for name in ("part", "replacement", "second", "step", "sequences")} == {
+        "part": "repeats", "replacement": "twin", "second": "position_mean", "step": LAST, "sequences": 29,
+    }  # fmt: skip
+
+
+def test_over_all_steps_it_is_the_same_circuit(run: Run):
+    found = headway.circuit(run, controls=7).scores
+    over = run.circuit(over_steps=True)
+    assert over.step.values.tolist() == [0, PARTLY, WHOLE, LAST]
+    # Nothing is known of what an untrained network does, and so no share of it.
+    assert np.isnan(over.faithfulness.sel(step=0))
+    assert over.known.sel(step=0) == pytest.approx(0, abs=0.05)
+    last = over.sel(step=LAST, drop=True)
+    for name in ("clean", "known", "faithfulness", "faithfulness_low", "necessity_high", "reach_necessity", "effect"):
+        np.testing.assert_allclose(last[name].values, found[name].values, err_msg=name)
+    assert over.sel(step=WHOLE, drop=True).equals(last)
+
+
+def test_at_one_checkpoint_and_under_what_is_asked(run: Run):
+    headway.circuit(run, part="all", at=WHOLE, replace="resample", controls=7)
+    assert run.circuits == [(WHOLE, "all", "resample")]
+    with pytest.raises(ValueError, match=r"^circuit: .* is missing; headway circuit .* --part all writes it"):
+        run.circuit(over_steps=True)
+    with pytest.raises(ValueError, match=r"^circuit: it has not been found; .*; there is all \(resample\) at step 7"):
+        run.circuit(part="repeats")
+
+
+def test_at_all_checkpoints_those_that_know_nothing_are_left_out(run: Run):
+    headway.circuit(run, at="all", controls=7)
+    assert [step for step, *_ in run.circuits] == [PARTLY, WHOLE, LAST]
+
+
+def test_it_is_what_find_circuit_finds_on_the_evaluation_batch(run: Run):
+    found = headway.circuit(run, at=LAST, controls=7, seed=3)
+    alone = find_circuit(run.model(LAST), run.batch(), "repeats", "twin", n_controls=7, seed=3)
+    assert alone.scores.drop_attrs().identical(found.scores[list(alone.scores.data_vars)].drop_attrs())
+
+
+def test_a_new_run_in_its_place_has_no_circuit(run: Run):
+    headway.circuit(run, at=LAST, controls=7)
+    again = Run.create(run.path, run.recipe, overwrite=True)
+    assert again.circuits == []
+    assert not (run.path / "circuits").exists()
+
+
+def test_a_damaged_circuit_is_named(run: Run):
+    headway.circuit(run, at=LAST, controls=7)
+    file = run.circuit_file(LAST, "repeats", "twin")
+    write_whole(file, file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"^scores: .*repeats-twin.safetensors is damaged"):
+        run.circuit()
+
+
+@pytest.mark.parametrize("recipe", [TOKENS, VECTORS], ids=["tokens", "vectors"])
+def test_a_toy_that_has_hardly_trained_has_nothing_to_explain(recipe: Recipe, trained: Train, tmp_path: Path):
+    run = trained(recipe, tmp_path / "run")
+    with pytest.raises(NothingToExplainError, match="less than a tenth of it is known"):
+        headway.circuit(run)
+    assert run.circuits == []

@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Run:
     run.keep(0, HookedTransformer(model.cfg))
     partly, _ = handmade.composing_pair("k")
     with torch.no_grad():
-        partly.blocks[1].attn.W_O *= 0.1
+        partly.blocks[1].attn.W_O.mul_(0.1)
     run.keep(PARTLY, partly)
     run.keep(WHOLE, model)
     run.keep(LAST, model)

@@ -107,11 +107,11 @@ def test_the_page_holds_the_scores_of_the_run(original: Run):
     by_name = {each["label"]: each for each in data["perHead"]}
     assert by_name.keys() == {
         "previous_token", "current_token", "first_token", "duplicate_token", "prefix_matching", "ov_eigenvalue",
-        "qk_eigenvalue",
+        "qk_eigenvalue", "effect",
     }  # fmt: skip
     for name, found in by_name.items():
         np.testing.assert_allclose(found["values"], scores[name].values, rtol=1 / 4000)
-        for part in ("low", "high", "null"):
+        for part in ("low", "high", "null") if f"{name}_null" in scores else ():
             # A null is pooled over the heads of a layer.
             expected = scores[f"{name}_{part}"]
             np.testing.assert_allclose(found[part][:, :, None] + 0 * expected, expected, rtol=1 / 4000, atol=1e-12)

@@ -103,7 +103,7 @@ def test_every_kept_step_has_every_head_s_score(run: Run, scores: xr.Dataset, ev
 def test_losses_and_their_parts_are_those_that_are_stored(run: Run, scores: xr.Dataset, events: EventAccumulator):
     shown = {tag.removeprefix("loss/") for tag in events.Tags()["scalars"] if tag.startswith("loss/")}
     parts = {str(name) for name, score in scores.items() if score.dims == ("step",)}
-    references = {name for name in parts if name.endswith("_chance")}  # they stand beside the scores of heads
+    references = {name for name in parts if name.endswith(("_chance", "_clean"))}  # they stand beside scores of heads
     assert shown == parts - references | {"train"}
     assert {"loss", "in_context"} <= shown
     for name in shown - {"train"}:

@@ -254,7 +254,7 @@ class _Search:
     ) -> xr.Dataset:
         """Return everything as one Dataset."""
         patching, graph = self.patching, self.patching.graph
-        variables: dict[str, Any] = dict(with_intervals(found, AXES).variables)
+        variables: dict[Any, Any] = dict(with_intervals(found, AXES).variables)
         controls, value = found["control_faithfulness"].value, found["faithfulness"].value
         of_nodes = [
             max((importance[edge] for edge in patching.edges_from[node]), default=0.0) for node in graph.nodes[:-1]

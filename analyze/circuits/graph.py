@@ -77,7 +77,7 @@ class Graph:
     @cached_property
     def places(self) -> dict[str, int]:
         """Where each node stands in the order of computing: heads of one layer share a place."""
-        places = dict.fromkeys((EMBED, POS_EMBED), 0)
+        places: dict[str, int] = dict.fromkeys((EMBED, POS_EMBED), 0)
         for layer in range(self.cfg.n_layers):
             for node in self.layer(layer):
                 places[node] = 2 * layer + (2 if node.startswith("MLP") else 1)

@@ -66,7 +66,7 @@ def over_steps(
     asked = circuit.scores.known.attrs
     part, replacement = asked["part"] or None, asked["replacement"]
     steps = run.steps
-    rows = []
+    rows: list[xr.Dataset] = []
     for step in steps:
         rows.append(_evaluated(run.model(step), batch, part, replacement, circuit, seed))
         advance(1)

@@ -59,6 +59,7 @@ MEASURES = (
     ),
     Measure(f"{_PACKAGE}.attribution:direct_attribution", range="any", units="logits, or shares of the target"),
     Measure(f"{_PACKAGE}.attribution:qk_attribution", range="0 or more", live=False, units="attention scores"),
+    Measure(f"{_PACKAGE}.effect:effect", range="any", null="0, no effect", units=LOSS),
     Measure(f"{_PACKAGE}.ablation:ablation", range="any", null="0, no effect", live=False, units=LOSS),
     Measure(f"{_PACKAGE}.ablation:path_patch", range="any", null="0, no effect", live=False, units=LOSS),
     Measure(f"{_PACKAGE}.surgery:qk_identity_surgery", range="any", null="0, no effect", live=False, units=LOSS),

@@ -1,0 +1,140 @@
+"""Effect: what the loss of a task's behaviour rises by when one head or MLP is replaced, at every checkpoint."""
+
+from collections.abc import Iterator
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from headway.analyze.measures.loss import task_loss
+from headway.analyze.network.axes import HEAD
+from headway.analyze.network.forward import Activations, forward_pass
+from headway.analyze.network.interventions import (
+    cached_activations,
+    output_with,
+    replacement_for,
+    replacement_hook,
+    slice_of_head,
+    z_points,
+)
+from headway.analyze.network.requirements import DoesNotApplyError
+from headway.data.seeds import generator
+from headway.data.task import Batch, masked_mean
+from headway.models.config import Head
+from headway.models.convert import Model, evaluating
+from headway.models.hooked_transformer import HookedTransformer
+
+# Every head runs the network behind it on as many sequences.
+SEQUENCES = 16
+# Heads run together as long as their largest activation has at most as many numbers.
+MOST_NUMBERS = 2**24
+
+
+def effect(model: Model, batch: Batch) -> xr.Dataset:
+    """Effect of replacing each head and MLP alone: the rise of the loss of the task's behaviour.
+
+    ``effect`` [layer, head] and ``effect_mlp`` [layer]: ``L(this replaced) - L(clean)`` on the part of the task that
+    ``Task.behaviour`` names, any number, in units of the loss. What stands in is what the node writes on a twin, a
+    sequence from which the answer cannot be told (``Task.twin``); its mean at each position where the task draws none.
+    Everything behind it is computed again. ``effect_clean`` is the loss of the network. The first 16 sequences count.
+    No null: 0 is no effect, negative a node that does harm. It does not show redundant nodes, which have no effect one
+    at a time: ``headway circuit`` finds those.
+
+    Raises:
+        DoesNotApplyError: no position of the behaviour in the batch; no twins and a single sequence.
+        ValueError: a batch without a task.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> needed = effect(*composing_pair("k"))  # a previous-token head, and an induction head that reads it
+        >>> (needed.effect > 1).values.tolist()
+        [[True, False], [False, True]]
+    """
+    if batch.task is None:
+        raise ValueError("batch: its task is None, so its loss is undefined; take a batch from run.batch() or a task")
+    first, part = batch.first(SEQUENCES), batch.task.behaviour.part
+    mask = first.mask if part is None else first.mask & batch.task.parts(first)[part]
+    if not mask.any():
+        raise DoesNotApplyError(f"effect needs positions of the part {part}; this batch has none")
+    twin = batch.task.twin(first.to("cpu"), generator("twin", 0))
+    if twin is None and len(first.inputs) < 2:
+        raise DoesNotApplyError("effect needs twins of the task, or other sequences; this batch has 1")
+    shared = forward_pass(model, batch)
+    clean = {name: value[: len(first.inputs)] for name, value in shared.activations.items()}
+    mlps = [point for layer in range(model.cfg.n_layers) if (point := f"blocks.{layer}.hook_mlp_out") in clean]
+    points = [*z_points(model), *mlps]
+    if twin is None:
+        replaced = {point: replacement_for(point, clean[point], "position_mean") for point in points}
+    else:
+        replaced = _activations(model, twin.to(batch.inputs.device), points)
+
+    def loss(output: Float[Tensor, "batch pos d_vocab_out"]) -> Tensor:
+        return masked_mean(task_loss(output, first), mask)
+
+    without = _outputs_by_hooks if not isinstance(model, HookedTransformer) else _outputs
+    base = loss(shared.output[: len(first.inputs)])
+    with torch.no_grad(), evaluating(model):
+        heads = torch.stack([loss(output) for output in without(model, first, clean, replaced, z_points(model))])
+        of_mlps = [loss(output) for output in without(model, first, clean, replaced, mlps)]
+    change = (heads - base).view(model.cfg.n_layers, model.cfg.n_heads)
+    asked = {"part": part or "", "replacement": "position_mean" if twin is None else "twin"}
+    scores = {
+        "effect": (HEAD, change.cpu().numpy(), asked),
+        "effect_clean": ((), base.cpu().numpy()),
+    }
+    if of_mlps:
+        scores["effect_mlp"] = (("layer",), (torch.stack(of_mlps) - base).cpu().numpy(), asked)
+    return xr.Dataset(scores)
+
+
+def _activations(model: Model, batch: Batch, points: list[str]) -> Activations:
+    """Return activations at these points only, which a network of this package computes with its fused kernels."""
+    if not isinstance(model, HookedTransformer):
+        return cached_activations(model, batch, points)
+    with torch.no_grad(), evaluating(model):
+        _, cache = model.run_with_cache(
+            batch.inputs, return_cache_object=False, names_filter=lambda name: name in points
+        )
+    return cache
+
+
+def _outputs_by_hooks(
+    model: Model, batch: Batch, clean: Activations, replaced: Activations, points: list[str]
+) -> Iterator[Tensor]:
+    """Give the output without each head or MLP, one forward pass each."""
+    for layer, point in enumerate(points):
+        heads = range(model.cfg.n_heads) if point.endswith("hook_z") else [None]
+        for head in heads:
+            index = ... if head is None else slice_of_head(Head(layer, head))
+            yield output_with(model, batch, [replacement_hook(point, replaced[point], index)])
+
+
+def _outputs(
+    model: HookedTransformer, batch: Batch, clean: Activations, replaced: Activations, points: list[str]
+) -> Iterator[Tensor]:
+    """Give the output without each head or MLP; those of a layer run together through the layers behind them."""
+    for layer, point in enumerate(points):
+        block, residual = model.blocks[layer], clean[f"blocks.{layer}.hook_resid_pre"]
+        change = replaced[point].to(clean[point]) - clean[point]
+        if point.endswith("hook_z"):
+            W_O = block.attn.W_O.to(change.dtype)
+            each = torch.einsum("bphd,hdm->hbpm", change, W_O) + residual + clean[f"blocks.{layer}.hook_attn_out"]
+        else:
+            each = (clean[f"blocks.{layer}.hook_resid_post"] + change)[None]
+        for some in each.split(_together(model, each)):
+            stack = some.flatten(0, 1).to(model.W_E.dtype)
+            if point.endswith("hook_z") and not model.cfg.attn_only:
+                stack = stack + block.mlp(block.ln2(stack))
+            positions = None
+            if model.cfg.positional_embedding_type == "shortformer":
+                positions = clean["hook_pos_embed"].to(stack).repeat(len(some), 1, 1)
+            output = model(stack, start_at_layer=layer + 1, shortformer_pos_embed=positions)
+            yield from output.unflatten(0, (len(some), -1))
+
+
+def _together(model: HookedTransformer, each: Float[Tensor, "head batch pos d_model"]) -> int:
+    """Return how many heads run together."""
+    cfg, pos = model.cfg, each.shape[2]
+    widest = max(cfg.d_vocab_out, 0 if cfg.attn_only else cfg.d_mlp, 3 * cfg.d_model, cfg.n_heads * pos)
+    return max(1, MOST_NUMBERS // (each.shape[1] * pos * widest))

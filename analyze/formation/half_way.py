@@ -47,8 +47,8 @@ def half_way(score: xr.DataArray, share: float = 0.5) -> HalfWay | None:
         share: The share of the final value, if not half.
 
     Example:
-        >>> half_way(xr.DataArray([0.0, 0.0, 1.0, 1.0], dims="step", coords={"step": [0, 9, 99, 999]}))
-        HalfWay(step=30.6..., between=(9, 99))
+        >>> print(half_way(xr.DataArray([0.0, 0.0, 1.0, 1.0], dims="step", coords={"step": [0, 9, 99, 999]})))
+        at step 31 (9 to 99)
     """
     steps, values = score.step.values, score.values.astype(float)
     if not (values.size and values[-1] > 0):

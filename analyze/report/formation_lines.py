@@ -41,7 +41,7 @@ def behaviour_lines(stored: StoredScores) -> list[str]:
     if asked is None:
         said += ", of all positions, because these scores do not say what the task is about"
     gap = float(null - best)
-    if not np.isfinite(last) or not gap > 0:
+    if not gap > 0 or not null - last > 0:
         return wrapped("Behaviour   ", f"{said}: nothing is learned")
     closed = float(null - last) / gap
     if floor is None:

@@ -389,7 +389,7 @@ class Run:
         return ShownRun(self, step)
 
     def summary(self) -> str:
-        """Return the summary that ends a training: loss and baselines, and the strongest heads with their steps.
+        """Return the summary that ends a training: behaviour, circuit, parts, and what is not needed.
 
         Raises:
             ValueError: a run without scores.

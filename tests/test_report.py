@@ -185,7 +185,7 @@ def test_spread_steps_have_the_ends_and_the_dates():
 
 def test_the_page_says_what_formed_and_what_each_measure_means(original: Run):
     data = data_of(original.report_file)
-    assert data["runs"][0]["sentences"][0].startswith("From step 0 to step 17: loss from ")
+    assert data["runs"][0]["sentences"][0].startswith("Behaviour loss on repeats")
     assert any("previous-token head" in sentence for sentence in data["runs"][0]["sentences"])
     for each in (*data["runs"][0]["perHead"], *data["runs"][0]["perPair"]):
         told = data["definitions"][each["measure"]]

@@ -26,7 +26,6 @@ from toys import NO_POSITIONS, TOKENS, VECTORS, Spikes, TurnsNaN, embedding_norm
 
 from headway.__main__ import main
 from headway.analyze import LIVE, MEASURES, measure
-from headway.analyze.formation.strongest import what_formed
 from headway.analyze.measures.measure import Measure
 from headway.analyze.studies.result import Claim, Figure, Section, StudyResult
 from headway.checkpoints import Recipe, Run
@@ -477,14 +476,13 @@ def test_a_damaged_config_is_one_line(line: str, instead: str, message: str, tmp
     assert "\n" not in str(error.value)
 
 
-def test_a_summary_is_loss_baselines_and_what_formed(run: Run, tmp_path: Path):
+def test_a_summary_is_loss_baselines_behaviour_and_parts(run: Run, tmp_path: Path):
     lines = run.summary().splitlines()
     assert lines[0] == f"{run.path}, step 17:"
     assert f"loss {run.scores.loss.sel(step=17).item():.4f}" in lines[1]
     assert all(f"{value:.4f}" in lines[1] for value in run.task.baselines().values())
-    formed = [str(each) for each in what_formed(run.scores)]
-    assert len(formed) == 3
-    assert all(any(line.startswith(each) for line in lines) for each in formed)
+    assert lines[2].startswith("Behaviour   loss")
+    assert any(line.startswith(f"Circuit     not searched for; headway circuit {run.path}") for line in lines)
     assert lines[-1].endswith(str(run.report_file))
     with pytest.raises(ValueError, match="has no scores yet; headway measure"):
         Run.create(tmp_path / "new", TOKENS).summary()

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.formation.dates import onset, outside
+from headway.analyze.formation.half_way import HalfWay, half_way, way
 from headway.analyze.formation.roles import MAINLY, ROLES
 from headway.models.config import Head
 
@@ -29,7 +30,7 @@ class Formed:
 
     ``since`` is the interval in which it left its null band for good: the last checkpoint inside, the first outside.
     The first is None for a score that is outside from the start. ``since`` is None for a score that ends inside its
-    band.
+    band. ``half`` is the step from which on the score stays more than half of its way from its null.
     """
 
     measure: str
@@ -40,6 +41,7 @@ class Formed:
     z: float
     since: tuple[int | None, int] | None
     ceiling: float | None = None
+    half: HalfWay | None = None
 
     def __str__(self) -> str:
         return f"{LABELS[self.measure]}: {', '.join(map(str, self.heads))}"
@@ -56,7 +58,7 @@ class Formed:
     def sentence(self) -> str:
         """A sentence on what formed and when, with its numbers; or that nothing formed, with the highest score.
 
-        A head has formed if it is more than half of the way from its null to attending to nothing else.
+        A score has formed if it is more than half of the way from its null to its ceiling: 1 for attention.
         """
         names = " and ".join(map(str, self.heads))
         if self.since is None or self.z < 0:
@@ -71,16 +73,18 @@ class Formed:
             if before is None
             else f"leaves its 99 % band for good between steps {before} and {first}"
         )
-        way = (self.score - self.null) / (1 - self.null)
-        if self.measure in ROLES and way <= MAINLY:
+        most = 1.0 if self.ceiling is None else self.ceiling
+        gone = way(self.score, self.null, most)
+        if (self.measure in ROLES or self.ceiling is not None) and gone <= MAINLY:
             return (
                 f"No {NOUNS[self.measure]} (highest: {names}, {self.score:.3f}; null {self.null:.3f}): the score "
-                f"{left}, but it is only {way:.1%} of the way from the null to 1."
+                f"{left}, but it is only {gone:.1%} of the way from the null to {most:.3g}."
             )
-        most = "" if self.ceiling is None else f" of at most {self.ceiling:.3f}"
+        beside = "" if self.ceiling is None else f" of at most {self.ceiling:.3f}"
+        reached = "" if self.half is None else f" It is half-way {self.half}."
         return (
-            f"{names} {VERBS[self.measure]}: {self.measure} {self.score:.3f}{most} (null {self.null:.3f}). "
-            f"The score {left}."
+            f"{names} {VERBS[self.measure]}: {self.measure} {self.score:.3f}{beside} (null {self.null:.3f})."
+            f"{reached} The score {left}."
         )
 
 
@@ -109,6 +113,8 @@ def strongest(scores: xr.Dataset, measure: str) -> Formed:
         z=value("_z"),
         since=onset(outside(scores, measure)[{axis: where[axis] for axis in z.dims[1:]}]),
         ceiling=value("_ceiling") if f"{measure}_ceiling" in scores else None,
+        # Half of the final value is half of it whatever the ceiling.
+        half=half_way(scores[measure][{axis: where[axis] for axis in z.dims[1:]}] - value("_null")),
     )
 
 

@@ -100,12 +100,16 @@ class Scorer:
 
     @cached_property
     def _task_attributes(self) -> dict[str, dict[str, Any]]:
-        """Attributes that the task adds, by variable: baselines of losses, tokens of the stored attention patterns."""
+        """Attributes that the task adds, by variable: baselines and behaviour of losses, tokens of the attention."""
         parts = self.batch.task.parts(self.batch) if self.batch.task is not None else {}
         task = self.run.task
         # A user's baselines may be numpy's numbers, which no file of attributes holds.
-        baselines = {"baselines": {name: float(value) for name, value in task.baselines().items()}}
-        losses = dict.fromkeys(("loss", *(f"loss_{part}" for part in parts)), baselines)
+        baselines = {name: float(value) for name, value in task.baselines().items()}
+        part, chance, floor = task.behaviour
+        # Kept, so that what the task is about is known without its code.
+        behaviour = {"part": part, "chance": baselines.get(chance or ""), "floor": baselines.get(floor or "")}
+        of_losses = {"baselines": baselines, "behaviour": behaviour}
+        losses = dict.fromkeys(("loss", *(f"loss_{part}" for part in parts)), of_losses)
         stored = self.batch.first(STORED_SEQUENCES)
         length = stored.inputs.shape[1]
         try:

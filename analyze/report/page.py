@@ -15,6 +15,7 @@ import xarray as xr
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.report import palette
 from headway.analyze.report.figure_data import Attribution, Curves, Score, Spectrum
+from headway.analyze.report.formation_lines import behaviour_lines, parts_lines
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.prompt_page import prompt_data
 from headway.analyze.report.stored import Damaged, StoredScores, read_study, spread
@@ -191,7 +192,7 @@ def run_data(stored: StoredScores) -> dict[str, Any]:
         "lacking": stored.lacking,
         "layers": layers,
         "heads": heads,
-        "sentences": stored.sentences,
+        "sentences": [*_carried(stored), *stored.sentences],
         "lossUnits": stored.loss_units,
         "notShown": [{"name": each.name, "axes": each.axes} for each in stored.not_shown],
         "baselines": stored.baselines,
@@ -207,6 +208,17 @@ def run_data(stored: StoredScores) -> dict[str, Any]:
         "studies": [_study(each, packed) for each in stored.studies],
     }
     return data | {"packed": packed.text()}
+
+
+def _carried(stored: StoredScores) -> list[str]:
+    """Return the behaviour, the circuit and its parts as sentences: the lines of the summary, without their columns."""
+    found: list[str] = []
+    for line in (*behaviour_lines(stored), *parts_lines(stored)) if stored.steps else ():
+        if line.startswith("   "):  # it continues the line before
+            found[-1] += f" {line.strip()}"
+        else:
+            found.append(line.strip())
+    return [" ".join(each.split()) + "." for each in found]
 
 
 def _nothing_trained(name: str, folder: Path, model: "TransformerBridge") -> dict[str, Any]:

@@ -1,23 +1,19 @@
-"""A run in a few lines of text: its loss beside its baselines, and which heads formed when."""
+"""A run in a few lines of text: its behaviour, the circuit that carries it, its parts, and what is not needed."""
 
 import io
 import math
 
-from headway.analyze.formation.strongest import what_formed
+from headway.analyze.report.formation_lines import behaviour_lines, parts_lines
 from headway.analyze.report.stored import StoredScores
 from headway.checkpoints.run import Run
 
 WIDTH = 120
-EXPLANATION = (
-    "score: 1 is all attention; a composition is at most the second number. null: the score when nothing has formed. "
-    "at step: it left the 99 % band of its null for good between these checkpoints."
-)
 
 
 def summary(run: Run, progress: bool = False) -> str:
-    """The last scores of a run as text: loss and baselines, and the strongest heads with the steps when they formed.
+    """The last scores of a run as text: losses and baselines, its behaviour, its circuit, and the parts of that.
 
-    It is made from the run's scores. For a run of text its perplexity is added, for which the network predicts all text
+    It is made from the run's files. For a run of text its perplexity is added, for which the network predicts all text
     held out; ``progress`` shows a bar meanwhile.
 
     Raises:
@@ -27,7 +23,6 @@ def summary(run: Run, progress: bool = False) -> str:
         >>> print(summary(Run("runs/induction")))  # doctest: +SKIP
     """
     from rich.console import Console
-    from rich.table import Table
 
     stored = StoredScores.of(run)
     step = stored.steps[stored.index(None)]
@@ -48,13 +43,8 @@ def summary(run: Run, progress: bool = False) -> str:
         nats = {"this network": held_out, **stored.baselines}
         perplexities = ", ".join(f"{name} {math.exp(loss):.1f}" for name, loss in nats.items())
         console.print(f"perplexity on all text held out: {perplexities}", soft_wrap=True)
-    table = Table("strongest", "score", "null", "z", "at step", box=None, padding=(0, 2, 0, 0))
-    for row in what_formed(stored.formation):
-        ceiling = "" if row.ceiling is None else f" of {row.ceiling:.3f}"
-        null = f"{row.null:.3f} ±{row.null_std:.1g}"
-        table.add_row(str(row), f"{row.score:.3f}{ceiling}", null, f"{round(row.z)}", row.when)
-    console.print(table)
-    console.print(EXPLANATION)
+    for line in (*behaviour_lines(stored), *parts_lines(stored)):
+        console.print(line, soft_wrap=True)
     if run.report_file.exists():
         console.print(f"The page that shows it, over all of training: {run.report_file}", soft_wrap=True)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # pyright: ignore[reportAttributeAccessIssue]

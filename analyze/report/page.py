@@ -14,6 +14,7 @@ import xarray as xr
 
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.report import palette
+from headway.analyze.report.circuit_page import circuits_data
 from headway.analyze.report.figure_data import Attribution, Curves, Score, Spectrum
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.prompt_page import prompt_data
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 # In the order in which they build on each other; each figure of the page is one file.
 SCRIPTS = (
-    "base", "state", "charts", "formed", "loss", "network", "diagram", "attention", "eigenvalues", "heads", "pairs",
-    "attribution", "studies", "start",
+    "base", "state", "charts", "formed", "circuit", "loss", "network", "diagram", "attention", "eigenvalues", "heads",
+    "pairs", "attribution", "studies", "start",
 )  # fmt: skip
 PROMPT_SCRIPTS = ("base", "state", "attention", "prompt")
 MARK = '<meta name="generator" content="headway">'
@@ -169,6 +170,7 @@ def run_data(stored: StoredScores) -> dict[str, Any]:
         "layers": layers,
         "heads": heads,
         "sentences": stored.sentences,
+        "circuits": [circuits_data(each, packed) for each in stored.circuits],
         "lossUnits": stored.loss_units,
         "notShown": [{"name": each.name, "axes": each.axes} for each in stored.not_shown],
         "baselines": stored.baselines,
@@ -206,6 +208,7 @@ def _nothing_trained(name: str, folder: Path, model: "TransformerBridge") -> dic
         "layers": cfg.n_layers,
         "heads": cfg.n_heads,
         "sentences": [],
+        "circuits": [],
         "lossUnits": "",
         "notShown": [],
         "baselines": {},

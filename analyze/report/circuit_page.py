@@ -55,12 +55,17 @@ def _found(step: int, circuit: xr.Dataset, packed: Packed) -> dict[str, Any]:
         "effect": _with_ends(circuit, "effect", packed),
         "secondEffect": _with_ends(circuit, "second_effect", packed) if "second_effect" in circuit else None,
         "numbers": {name: [_number(circuit[name + end]) for end in ENDS] for name in NUMBERS},
-        "secondFaithfulness": (
-            [_number(circuit[f"second_faithfulness{end}"]) for end in ENDS] if "second_faithfulness" in circuit else None
-        ),
+        "secondFaithfulness": _second(circuit),
         "controls": {"drawn": len(controls), "least": _number(controls.min()), "most": _number(controls.max())},
         "p": _number(circuit.p),
     }  # fmt: skip
+
+
+def _second(circuit: xr.Dataset) -> list[float | None] | None:
+    """Faithfulness under the second replacement."""
+    if "second_faithfulness" not in circuit:
+        return None
+    return [_number(circuit[f"second_faithfulness{end}"]) for end in ENDS]
 
 
 def _with_ends(scores: xr.Dataset, name: str, packed: Packed) -> dict[str, Any]:

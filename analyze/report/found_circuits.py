@@ -1,4 +1,4 @@
-"""Circuits that ``headway circuit`` has written to a run, as figures show them; read from files, without the network."""
+"""Circuits that ``headway circuit`` has written to a run, read from files for figures, without the network."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ def _read(run: Run, part: str, replacement: str, steps: list[int]) -> FoundCircu
 
 
 def edges_shown(circuit: xr.Dataset) -> list[tuple[int, Edge, bool]]:
-    """The edges of a circuit and those through which other nodes stand in: place, edge, whether it is in the circuit."""
+    """The edges of a circuit and those through which nodes stand in: place, edge, whether the circuit has it."""
     inside = circuit.in_circuit.values.astype(bool)
     places = np.flatnonzero(inside | circuit.in_reach.values.astype(bool))
     return [(int(at), Edge.named(str(circuit.edge.values[at])), bool(inside[at])) for at in places]

@@ -9,7 +9,7 @@ const ROUTES = {
 const NODE_IN = "in the circuit",
   NODE_FREE = "not needed";
 
-const asShare = (x) => (Number.isFinite(x) ? `${formatted(100 * x)} %` : "–");
+const asShare = (x) => (Number.isFinite(x) ? `${+(100 * x).toFixed(1)} %` : "–");
 const between = (number, [, low, high]) =>
   Number.isFinite(low) && Number.isFinite(high) ? `[${number(low)}, ${number(high)}]` : "";
 const withInterval = (number, ends) => `${number(ends[0])} ${between(number, ends)}`.trim();
@@ -89,7 +89,7 @@ function circuitSentence(run, circuits, found, step) {
   }
   const number = (name) => numbersOf(found.numbers[name]);
   const inside = found.edges.filter((edge) => edge[3]).length;
-  const second = found.secondFaithfulness
+  const second = Number.isFinite(found.secondFaithfulness?.[0])
     ? ` Under the replacement ${inWords(found.second)} it keeps ${withInterval(asShare, numbersOf(found.secondFaithfulness))}.`
     : "";
   return (
@@ -327,7 +327,7 @@ function nodeTable(circuits, found) {
       "tr",
       {},
       el("th", { scope: "row" }, name),
-      el("td", {}, signature ? `${signature[0]}, ${signature[1]} ${formatted(signature[2] ?? NaN)}` : "unnamed"),
+      el("td", {}, signature ? `${signature[0]}, ${signature[1]} ${formatted(signature[2] ?? NaN)}` : headOf(name) ? "unnamed" : ""),
       effects.map(([values]) => el("td", { class: "number" }, withInterval(asShare, endsOf(values, at)))),
       el("td", {}, role),
     ),

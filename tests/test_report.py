@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from toys import TOKENS, VECTORS, Train, TurnsNaN, embedding_norm, made_up_circuit
+from toys import TOKENS, VECTORS, Train, TurnsNaN, embedding_norm, made_up_circuit, made_up_over_steps
 
 from headway.__main__ import main
 from headway.analyze import MEASURES, measure
@@ -98,13 +98,13 @@ def test_the_page_holds_the_circuits_of_the_run(run: Run):
     made_up_circuit(run, 5, ["embed->output"], [], ("embed", "L0H0"))
     run.circuit_file(12, "repeats", "twin").parent.mkdir(parents=True)
     run.circuit_file(12, "repeats", "twin").write_bytes(b"half of a file")
+    over = made_up_over_steps(run, 17)
     (found,) = run_of(write_report(run))["circuits"]
-    assert (found["behaviour"], found["replacement"], found["over"], len(found["damaged"])) == (
-        "repeats",
-        "twin",
-        None,
-        1,
-    )
+    assert (found["behaviour"], found["replacement"], len(found["damaged"])) == ("repeats", "twin", 1)
+    assert (found["over"]["of"], found["over"]["steps"]) == (17, run.steps)
+    for name in ("known", "faithfulness", "necessity"):
+        expected = [over[name + end] for end in ("", "_low", "_high")]
+        np.testing.assert_allclose(found["over"][name], expected, rtol=1 / 4000)
     assert [each["step"] for each in found["found"]] == [5, 17]
     last = found["found"][1]
     shown = [name for name in scores.edge.values if name in (*late, "L1H0->output")]

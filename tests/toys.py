@@ -12,7 +12,7 @@ import xarray as xr
 from headway.analyze import LIVE
 from headway.analyze.circuits.graph import Graph
 from headway.analyze.measures.nulls import Null, beside_null
-from headway.analyze.report.circuit_page import NUMBERS
+from headway.analyze.report.circuit_page import NUMBERS, OVER_STEPS
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
@@ -171,4 +171,18 @@ def made_up_circuit(run: Run, step: int, inside: list[str], reach: list[str], st
     }  # fmt: skip
     scores["node_in_circuit"].attrs["names"] = {"L0H1": ["previous-token head", "previous_token", 0.75]}
     write_scores(run.circuit_file(step, "repeats", "twin"), scores)
+    return scores
+
+
+def made_up_over_steps(run: Run, of: int) -> xr.Dataset:
+    """Write what a circuit carries at every checkpoint; too little is known at the first one for shares of it."""
+    draws, steps = np.random.default_rng(of), run.steps
+    scores = xr.Dataset(coords={"step": steps})
+    for name in OVER_STEPS:
+        value = draws.uniform(0.2, 0.8, len(steps))
+        value[0] = value[0] if name == "known" else np.nan
+        for ending, moved in (("", 0.0), ("_low", -0.1), ("_high", 0.1)):
+            scores[name + ending] = ("step", value + moved)
+    scores["known"].attrs |= {"part": "repeats", "replacement": "twin", "step": of}
+    write_scores(run.circuit_file(None, "repeats", "twin"), scores)
     return scores

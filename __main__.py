@@ -516,7 +516,7 @@ def plot_command(arguments: list[str]) -> None:
     parser = ArgumentParser(usage="headway plot RUN FIGURE [options]", allow_abbrev=False, exit_on_error=False)
     parser.add_argument("run", help="directory of the run")
     parser.add_argument(
-        "figure", help="loss, network, diagram, attention, eigenvalues, heads, composition or attribution"
+        "figure", help="loss, network, circuit, diagram, attention, eigenvalues, heads, composition or attribution"
     )
     parser.add_argument("--at", type=int | None, help="the step; the last one with scores if not given")
     parser.add_argument("--layer", type=int | None, help="one layer; all if not given")

@@ -402,7 +402,7 @@ class Run:
         """A figure of the page for a paper, drawn by matplotlib; ``headway.analyze.report.figures.plot.draw``.
 
         Args:
-            figure: loss, network, diagram, attention, eigenvalues, heads, composition or attribution.
+            figure: loss, network, circuit, diagram, attention, eigenvalues, heads, composition or attribution.
             options: at, layer, head, sequence, measure: the step, and which part of the figure is drawn.
 
         Raises:

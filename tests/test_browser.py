@@ -15,7 +15,7 @@ import xarray as xr
 from browsing import Open, drawn, go, needs_chromium, pixels, seen
 from matplotlib.image import imread
 from playwright.sync_api import Locator, Page
-from toys import TOKENS, VECTORS, made_up_run
+from toys import TOKENS, VECTORS, made_up_circuit, made_up_run
 
 from headway.analyze.report import write_report
 from headway.checkpoints import Run
@@ -56,7 +56,7 @@ def test_the_page_opens_from_disk_and_every_section_has_its_figure(run: Run, ope
     assert page.title() == "run · Headway"
     sections = page.locator("section h2").all_text_contents()
     assert sections == [
-        "What formed", "Loss", "Circuit diagram", "Attention", "Eigenvalues", "Scores of heads",
+        "What formed", "Circuit", "Loss", "Circuit diagram", "Attention", "Eigenvalues", "Scores of heads",
         "Scores of the network", "Composition", "Direct attribution", "About",
     ]  # fmt: skip
     assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
@@ -110,6 +110,31 @@ def test_an_edge_appears_with_the_step_at_which_its_pair_forms_and_is_as_wide_as
     page.locator("#diagram").get_by_label("K-composition").uncheck()
     drawn(page)
     assert edges.count() == 0
+
+
+def test_the_circuit_is_the_one_found_by_the_step_of_the_slider(formed: Run, opened: Open, tmp_path: Path):
+    run = Run(shutil.copytree(formed.path, tmp_path / "run"))
+    assert f"headway circuit {formed.path}" in (seen(opened(formed.report_file), "circuit").text_content() or "")
+    made_up_circuit(run, 1, ["embed->L0H1.v", "L0H1->output"], [], ("L0H1", "L0H2"))
+    made_up_circuit(run, 3, ["embed->L0H1.v", "L0H1->L1H2.k", "L1H2->output"], ["L1H0->output"], ("L1H2", "L1H0"))
+    page = opened(write_report(run))
+    section = seen(page, "circuit")
+    expected = {
+        4: (3, {"embed → L0H1.v", "L0H1 → L1H2.k", "L1H2 → output", "L1H0 → output"}),
+        2: (1, {"embed → L0H1.v", "L0H1 → output"}),
+        0: (None, set()),
+    }
+    for place, (step, edges) in expected.items():
+        go(page, place)
+        found = section.locator("path.edge").evaluate_all("(edges) => edges.map((edge) => edge.dataset.edge)")
+        assert set(found) == edges
+        said = section.locator(".said").text_content() or ""
+        assert said.startswith("No circuit has been found" if step is None else f"Circuit found at step {step} ")
+    go(page, 4)
+    section.locator("[data-node=L0H1]").focus()
+    told = section.locator("output").text_content() or ""
+    assert told.startswith("L0H1 (previous-token head, previous_token 0.75): in the circuit; effect ")
+    assert section.locator("[data-node=L1H0]").get_attribute("data-kind") == "stands in for"
 
 
 def test_arrow_keys_move_the_slider_from_anywhere(run: Run, opened: Open):

@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, PathPatch
 from matplotlib.text import Text
-from toys import TOKENS, VECTORS, Train
+from toys import TOKENS, VECTORS, Train, made_up_circuit
 
 from headway.analyze import MEASURES, measure
 from headway.analyze.formation.roles import ROLES, roles
@@ -34,6 +34,8 @@ from headway.train import train
 
 ONE_LAYER = replace(TOKENS, model=replace(TOKENS.model, n_layers=1))
 LAST = 17
+# All but the circuit, which is found for itself.
+OF_SCORES = {name: figure for name, figure in FIGURES.items() if name != "circuit"}
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +324,7 @@ def test_what_is_no_number_is_drawn_as_nothing_and_adds_up_to_nothing(run: Run):
     for name in ("direct_attribution", "ov_eigenvalue", "previous_token", "loss", "k_composition"):
         path = score_file(run.path, LAST, name)
         change(run, LAST, name, **{str(each): np.nan for each in read_file(path).data_vars})
-    for name in FIGURES:
+    for name in OF_SCORES:
         draw(run, name)
     figure = draw(run, "attribution")
     assert all(axes.get_title().endswith("sum –") for axes in panels(figure))
@@ -332,7 +334,7 @@ def test_what_is_no_number_is_drawn_as_nothing_and_adds_up_to_nothing(run: Run):
 def test_a_run_of_which_one_step_is_scored(run: Run):
     for step in run.steps[1:]:
         shutil.rmtree(run.path / "scores" / f"step-{step:08d}")
-    for name in FIGURES:
+    for name in OF_SCORES:
         assert title(draw(run, name)).endswith(", step 0, sequence 0" if name == "attention" else ", step 0")
 
 
@@ -375,6 +377,28 @@ def test_edges_are_the_compositions_that_have_formed(run: Run):
     assert title(figure) == f"2 compositions above their null bands, step {LAST}"
 
 
+def test_the_circuit_is_the_last_one_found_by_a_step(run: Run):
+    with pytest.raises(ValueError, match=rf"figure: circuit has not been found; headway circuit {run.path} finds it"):
+        draw(run, "circuit")
+    made_up_circuit(run, 5, ["embed->L0H0.v", "L0H0->output"], [], ("L0H0", "L0H2"))
+    late = ["embed->L0H1.v", "L0H1->L1H2.k", "L1H2->output"]
+    scores = made_up_circuit(run, LAST, late, ["L1H0->output"], ("L1H2", "L1H0"))
+    figure = draw(run, "circuit")
+    edges = {str(p.get_label()): p for p in panels(figure)[0].patches if isinstance(p, PathPatch)}
+    assert edges.keys() == {*late, "L1H0->output"}
+    assert all(edges["L1H0->output"].get_alpha() < edges[name].get_alpha() for name in late)
+    costs = scores.cost.sel(edge=late).values
+    assert np.argsort(costs).tolist() == np.argsort([edges[name].get_linewidth() for name in late]).tolist()
+    nodes = {p.get_label(): p for p in panels(figure)[0].patches if isinstance(p, Circle)}
+    assert [name for name, node in nodes.items() if node.get_linestyle() == "--"] == ["L1H0"]
+    assert title(figure).startswith(f"repeats (twin), step {LAST}: keeps ")
+    assert "step 5:" in title(draw(run, "circuit", at=12))
+    with pytest.raises(ValueError, match=f"at: 3 is not valid; circuits have been found at steps 5, {LAST}"):
+        draw(run, "circuit", at=3)
+    with pytest.raises(ValueError, match="layer: 1 is not valid; the figure circuit takes at"):
+        draw(run, "circuit", layer=1)
+
+
 def test_no_two_kinds_of_edges_look_alike():
     assert len({str(kind.dashes) for kind in KINDS.values()}) == len({kind.color for kind in KINDS.values()}) == 3
 
@@ -390,13 +414,13 @@ def test_what_has_no_roles_still_has_its_edges(run: Run):
 
 
 def test_a_run_of_one_layer(one_layer: Run):
-    for name in FIGURES.keys() - {"composition"}:
+    for name in OF_SCORES.keys() - {"composition"}:
         draw(one_layer, name)
     with pytest.raises(ValueError, match=r"figure: composition is not valid for .*: it has one layer"):
         draw(one_layer, "composition")
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", OF_SCORES)
 @pytest.mark.parametrize("fixture", ["tokens", "vectors"])
 def test_nothing_is_cut_off_and_no_texts_overlap(
     name: str, fixture: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -459,7 +483,7 @@ def test_the_same_figure_gives_the_same_bytes(ending: str, tokens: Run, tmp_path
 def test_pyplot_and_its_settings_are_left_alone(tokens: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     before = dict(matplotlib.rcParams)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    for name in FIGURES:
+    for name in OF_SCORES:
         save(draw(tokens, name), tmp_path / f"{name}.png")
     assert dict(matplotlib.rcParams) == before
 
@@ -547,7 +571,7 @@ def test_a_measure_that_one_step_lacks(run: Run):
 
 def test_a_run_without_scores(run: Run):
     shutil.rmtree(run.path / "scores")
-    for name in FIGURES:
+    for name in OF_SCORES:
         with pytest.raises(ValueError, match=rf"run: .* has no scores yet; headway measure {run.path} computes them"):
             draw(run, name)
 

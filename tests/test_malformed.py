@@ -668,7 +668,7 @@ SCORES = [
 ]
 
 CIRCUIT = plain(
-    ("circuit", "run: it is required"),
+    ("circuit", "run: is missing"),
     ("circuit nowhere", "run: nowhere holds no run"),
     ("circuit run run", "run: there is no such option"),
     ("circuit begun", "run: begun has no checkpoint yet"),

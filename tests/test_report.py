@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from toys import TOKENS, VECTORS, Train, TurnsNaN, embedding_norm
+from toys import TOKENS, VECTORS, Train, TurnsNaN, embedding_norm, made_up_circuit, made_up_over_steps
 
 from headway.__main__ import main
 from headway.analyze import MEASURES, measure
@@ -90,6 +90,36 @@ def test_packing_keeps_three_digits_and_what_is_no_number():
     np.testing.assert_allclose(found["values"], values.astype("float32"), rtol=1 / 4000)
     np.testing.assert_allclose(found["shares"], shares, atol=1 / 508)
     np.testing.assert_array_equal(found["again"], found["values"][:3])
+
+
+def test_the_page_holds_the_circuits_of_the_run(run: Run):
+    assert run_of(run.report_file)["circuits"] == []
+    late = ["embed->L0H1.v", "L0H1->L1H2.k", "L1H2->output"]
+    scores = made_up_circuit(run, 17, late, ["L1H0->output"], ("L1H2", "L1H0"))
+    made_up_circuit(run, 5, ["embed->output"], [], ("embed", "L0H0"))
+    run.circuit_file(12, "repeats", "twin").parent.mkdir(parents=True)
+    run.circuit_file(12, "repeats", "twin").write_bytes(b"half of a file")
+    over = made_up_over_steps(run, 17)
+    (found,) = run_of(write_report(run))["circuits"]
+    assert (found["behaviour"], found["replacement"], len(found["damaged"])) == ("repeats", "twin", 1)
+    assert (found["over"]["of"], found["over"]["steps"]) == (17, run.steps)
+    for name in ("known", "faithfulness", "necessity"):
+        expected = [over[name + end] for end in ("", "_low", "_high")]
+        np.testing.assert_allclose(found["over"][name], expected, rtol=1 / 4000)
+    assert [each["step"] for each in found["found"]] == [5, 17]
+    last = found["found"][1]
+    shown = [name for name in scores.edge.values if name in (*late, "L1H0->output")]
+    assert [f"{a}->{b}" + ("" if c == "in" else f".{c}") for a, b, c, _ in last["edges"]] == shown
+    assert [each[3] for each in last["edges"]] == [name in late for name in shown]
+    for place, end in enumerate(("", "_low", "_high")):
+        np.testing.assert_allclose(last["effect"][place], scores[f"effect{end}"], rtol=1 / 4000)
+        np.testing.assert_allclose(last["secondEffect"][place], scores[f"second_effect{end}"], rtol=1 / 4000)
+        np.testing.assert_allclose(last["cost"][place], scores[f"cost{end}"].sel(edge=shown), rtol=1 / 4000)
+        assert last["numbers"]["faithfulness"][place] == pytest.approx(scores[f"faithfulness{end}"].item(), rel=1e-5)
+    assert last["controls"]["drawn"] == 7
+    assert last["controls"]["most"] == pytest.approx(scores.control_faithfulness.max().item(), rel=1e-5)
+    roles = {node["name"]: node["role"] for node in last["nodes"]}
+    assert (roles["L0H1"], roles["L1H0"], roles["L0H0"]) == ("in the circuit", "stands in for L1H2", "not needed")
 
 
 def test_the_page_holds_the_scores_of_the_run(original: Run):

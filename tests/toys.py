@@ -10,7 +10,9 @@ import torch
 import xarray as xr
 
 from headway.analyze import LIVE
+from headway.analyze.circuits.graph import Graph
 from headway.analyze.measures.nulls import Null, beside_null
+from headway.analyze.report.circuit_page import NUMBERS, OVER_STEPS
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
@@ -143,3 +145,44 @@ def made_up_run(folder: Path, layers: int, heads: int, kept: int, length: int = 
             moved = scores.map(lambda values: values * draws.uniform(0.7, 1.0, values.shape).astype("float32"))
             write_scores(score_file(run.path, step, measure.name), moved)
     return run
+
+
+def made_up_circuit(run: Run, step: int, inside: list[str], reach: list[str], stands_in: tuple[str, str]) -> xr.Dataset:
+    """Write a circuit of ``repeats`` that nobody found; ``stands_in`` names a node and the one that can replace it."""
+    graph = Graph(ModelConfig(**run.config["model"]))
+    nodes, edges = list(graph.nodes[:-1]), [str(edge) for edge in graph.edges]
+    draws = np.random.default_rng(step)
+    sources = {name.partition("->")[0] for name in inside}
+    scores = xr.Dataset(coords={"node": nodes, "other": nodes, "edge": edges})
+    axes = {"effect": ("node",), "second_effect": ("node",), "cost": ("edge",), "edge_effect": ("edge",)}
+    for name in (*NUMBERS, "second_faithfulness", *axes):
+        value = draws.uniform(0.2, 0.8, [scores.sizes[axis] for axis in axes.get(name, ())])
+        for ending, moved in (("", 0.0), ("_low", -0.1), ("_high", 0.1)):
+            scores[name + ending] = (axes.get(name, ()), value + moved)
+    scores["in_circuit"] = ("edge", np.isin(edges, inside))
+    scores["in_reach"] = ("edge", np.isin(edges, inside + reach))
+    scores["node_in_circuit"] = ("node", np.isin(nodes, list(sources)))
+    scores["stand_in"] = (("node", "other"), np.zeros((len(nodes), len(nodes)), bool))
+    scores["stand_in"].loc[stands_in] = True
+    scores["control_faithfulness"] = ("control", draws.uniform(0, 0.2, 7))
+    scores["p"] = ((), 1 / 8)
+    scores["known"].attrs |= {
+        "part": "repeats", "replacement": "twin", "seed": 0, "sequences": 13, "second": "position_mean", "step": step,
+    }  # fmt: skip
+    scores["node_in_circuit"].attrs["names"] = {"L0H1": ["previous-token head", "previous_token", 0.75]}
+    write_scores(run.circuit_file(step, "repeats", "twin"), scores)
+    return scores
+
+
+def made_up_over_steps(run: Run, of: int) -> xr.Dataset:
+    """Write what a circuit carries at every checkpoint; too little is known at the first one for shares of it."""
+    draws, steps = np.random.default_rng(of), run.steps
+    scores = xr.Dataset(coords={"step": steps})
+    for name in OVER_STEPS:
+        value = draws.uniform(0.2, 0.8, len(steps))
+        value[0] = value[0] if name == "known" else np.nan
+        for ending, moved in (("", 0.0), ("_low", -0.1), ("_high", 0.1)):
+            scores[name + ending] = ("step", value + moved)
+    scores["known"].attrs |= {"part": "repeats", "replacement": "twin", "step": of}
+    write_scores(run.circuit_file(None, "repeats", "twin"), scores)
+    return scores

@@ -14,6 +14,7 @@ import xarray as xr
 
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.report import palette
+from headway.analyze.report.circuit_page import circuits_data
 from headway.analyze.report.figure_data import Attribution, Curves, Score, Spectrum
 from headway.analyze.report.formation_lines import behaviour_lines, parts_lines
 from headway.analyze.report.packed import Packed
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 # In the order in which they build on each other; each figure of the page is one file.
 SCRIPTS = (
-    "base", "state", "charts", "formed", "loss", "network", "diagram", "attention", "eigenvalues", "heads", "pairs",
-    "attribution", "studies", "start",
+    "base", "state", "charts", "formed", "circuit", "loss", "network", "diagram", "attention", "eigenvalues", "heads",
+    "pairs", "attribution", "studies", "start",
 )  # fmt: skip
 PROMPT_SCRIPTS = ("base", "state", "attention", "prompt")
 # The checkpoints of a page: those the slider stops at, and those that lines over training go through.
@@ -193,6 +194,7 @@ def run_data(stored: StoredScores) -> dict[str, Any]:
         "layers": layers,
         "heads": heads,
         "sentences": [*_carried(stored), *stored.sentences],
+        "circuits": [circuits_data(each, packed) for each in stored.circuits],
         "lossUnits": stored.loss_units,
         "notShown": [{"name": each.name, "axes": each.axes} for each in stored.not_shown],
         "baselines": stored.baselines,
@@ -243,6 +245,7 @@ def _nothing_trained(name: str, folder: Path, model: "TransformerBridge") -> dic
         "layers": cfg.n_layers,
         "heads": cfg.n_heads,
         "sentences": [],
+        "circuits": [],
         "lossUnits": "",
         "notShown": [],
         "baselines": {},

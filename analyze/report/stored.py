@@ -22,6 +22,7 @@ from headway.analyze.measures.descriptions import PART, SCORE
 from headway.analyze.network.axes import HEAD, PAIR
 from headway.analyze.report.attributes import complete, limits
 from headway.analyze.report.figure_data import Attribution, Curves, Definition, Loss, NotShown, Score, Spectrum
+from headway.analyze.report.found_circuits import FoundCircuits, found_circuits
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.checkpoints.scores import ScoreFile, over_steps, score_files
@@ -280,6 +281,11 @@ class StoredScores:
                 if each.role == SCORE:
                     found[measure] = Definition(*(each.attributes[part] for part in ("description", "range", "null")))
         return found
+
+    @cached_property
+    def circuits(self) -> list[FoundCircuits]:
+        """Circuits that have been found, by behaviour and replacement."""
+        return found_circuits(self.run)
 
     @property
     def studies(self) -> list[StudyResult | Damaged]:

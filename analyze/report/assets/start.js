@@ -10,6 +10,12 @@ const SECTIONS = [
     "The 99 % band of a null holds all heads, or all pairs, of one measure at one checkpoint in 99 % of networks in which nothing has formed. Over many checkpoints and measures some score lies outside by chance; a score that has formed stays outside.",
     formedSection,
   ],
+  [
+    "circuit",
+    "Circuit",
+    "The edges that carry a behaviour, found by removing edges as long as the rest suffices, without looking at what heads attend to. Known: loss with everything replaced - loss of the network. Kept alone (faithfulness) and lost without it (necessity) are shares of what is known, in square brackets their 95 % intervals over sequences.",
+    circuitSection,
+  ],
   ["loss", "Loss", null, lossSection],
   [
     "diagram",

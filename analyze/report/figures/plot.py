@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from headway.analyze.report.figures import (
     attention,
     attribution,
+    circuit,
     composition,
     diagram,
     eigenvalues,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # an extra, which is imported where it draws
 FIGURES: dict[str, Callable[..., "Figure"]] = {
     "loss": loss.loss,
     "network": network.network,
+    "circuit": circuit.circuit,
     "diagram": diagram.diagram,
     "attention": attention.attention,
     "eigenvalues": eigenvalues.eigenvalues,

@@ -1,0 +1,104 @@
+"""Circuits that ``headway circuit`` has written to a run, read from files for figures, without the network."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from headway.analyze.circuits.graph import Edge
+from headway.checkpoints import Run
+
+IN_CIRCUIT, STANDS_IN, LEADS, NOT_NEEDED = "in the circuit", "stands in for", "leads to a stand-in", "not needed"
+
+
+class NodeRole(NamedTuple):
+    """What a node is to a circuit, and the nodes of the circuit that it can stand in for."""
+
+    kind: str
+    replaces: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {', '.join(self.replaces)}" if self.replaces else self.kind
+
+
+@dataclass(frozen=True)
+class FoundCircuits:
+    """The circuits of one behaviour under one replacement.
+
+    Args:
+        part: The behaviour, as ``Run.circuits`` names it.
+        replacement: What stood in for the edges that were not kept.
+        found: The circuit of each step at which one was found: the Dataset of ``Run.circuit``, in order.
+        over: The last circuit evaluated at every checkpoint, if it was.
+        damaged: Errors of files that cannot be read.
+    """
+
+    part: str
+    replacement: str
+    found: dict[int, xr.Dataset]
+    over: xr.Dataset | None
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def behaviour(self) -> str:
+        """The behaviour in words."""
+        return "all positions" if self.part == "all" else self.part
+
+    def shown_at(self, step: int) -> int | None:
+        """The last step up to ``step`` at which a circuit was found; None if there is none."""
+        return max((found for found in self.found if found <= step), default=None)
+
+
+def found_circuits(run: Run) -> list[FoundCircuits]:
+    """Read the circuits of a run; the one that ``Run.circuit()`` returns by default is in the first entry."""
+    steps: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for step, part, replacement in run.circuits:
+        steps[part, replacement].append(step)
+    latest = sorted(steps, key=lambda asked: (steps[asked][-1], asked), reverse=True)
+    return [_read(run, part, replacement, steps[part, replacement]) for part, replacement in latest]
+
+
+def _read(run: Run, part: str, replacement: str, steps: list[int]) -> FoundCircuits:
+    found, damaged, over = {}, [], None
+    for step in steps:
+        try:
+            found[step] = run.circuit(step, part, replacement)
+        except ValueError as error:
+            damaged.append(str(error))
+    if run.circuit_file(None, part, replacement).exists():
+        try:
+            over = run.circuit(None, part, replacement, over_steps=True)
+        except ValueError as error:
+            damaged.append(str(error))
+    return FoundCircuits(part, replacement, found, over, tuple(damaged))
+
+
+def edges_shown(circuit: xr.Dataset) -> list[tuple[int, Edge, bool]]:
+    """The edges of a circuit and those through which nodes stand in: place, edge, whether the circuit has it."""
+    inside = circuit.in_circuit.values.astype(bool)
+    places = np.flatnonzero(inside | circuit.in_reach.values.astype(bool))
+    return [(int(at), Edge.named(str(circuit.edge.values[at])), bool(inside[at])) for at in places]
+
+
+def node_roles(circuit: xr.Dataset) -> dict[str, NodeRole]:
+    """What each node is to a circuit, in the order in which they compute."""
+    names = [str(name) for name in circuit.node.values]
+    inside, table = circuit.node_in_circuit.values.astype(bool), circuit.stand_in.values.astype(bool)
+    leading = {edge.source for _, edge, _ in edges_shown(circuit)}
+    found = {}
+    for at, name in enumerate(names):
+        replaces = tuple(names[row] for row in np.flatnonzero(table[:, at]))
+        if inside[at]:
+            found[name] = NodeRole(IN_CIRCUIT)
+        elif replaces:
+            found[name] = NodeRole(STANDS_IN, replaces)
+        else:
+            found[name] = NodeRole(LEADS if name in leading else NOT_NEEDED)
+    return found
+
+
+def signatures_of(circuit: xr.Dataset) -> dict[str, tuple[str, str, float]]:
+    """For each head that has one its name, the score that it goes by, and the value of this score."""
+    return {node: tuple(each) for node, each in circuit.node_in_circuit.attrs.get("names", {}).items()}

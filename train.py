@@ -30,6 +30,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from headway.analyze import LIVE, Measure, measure
+from headway.analyze.circuiting import circuit_at_end
 from headway.analyze.measures.callback import MeasureWhileTraining
 from headway.analyze.report.callback import ReportWhileTraining
 from headway.analyze.report.live import report_if_possible
@@ -177,9 +178,20 @@ def resume(
             _fit(run, measures, step, live)
         _complete_scores(run, measures, run.steps)
         mend_log(run, run.steps[-1])
+        _find_circuit(run)
         if not _page_is_new(run):
             report_if_possible(run)
     return run
+
+
+def _find_circuit(run: Run) -> None:
+    """Find the circuit of a finished run that has none, or warn why not: training must not end in an error then."""
+    if run.circuits or not run.finished:
+        return
+    try:
+        circuit_at_end(run)
+    except Exception as error:
+        warnings.warn(f"circuit: none was looked for ({type(error).__name__}: {error})", stacklevel=2)
 
 
 def _complete_scores(run: Run, measures: Sequence[Measure], steps: list[int]) -> None:
@@ -190,7 +202,12 @@ def _complete_scores(run: Run, measures: Sequence[Measure], steps: list[int]) ->
 
 def _page_is_new(run: Run) -> bool:
     """Return whether the page of a run was written after everything that it shows."""
-    shown = [*score_files(run.path).values(), *run.path.glob("events.out.tfevents.*"), *run.path.glob("studies/*/*.nc")]
+    shown = [
+        *score_files(run.path).values(),
+        *run.path.glob("events.out.tfevents.*"),
+        *run.path.glob("studies/*/*.nc"),
+        *run.path.glob("circuits/*/*"),
+    ]
     return written_after(run.report_file, shown)
 
 
@@ -231,6 +248,7 @@ def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool) -
         try:
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         finally:
+            _find_circuit(run)
             report_if_possible(run)  # also of a run that was stopped, or diverged
     if stop.asked is not None and not run.finished:
         raise StoppedError(trainer.global_step, stop.asked)

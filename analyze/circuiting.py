@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from headway.checkpoints.run import Run
     from headway.data.task import Task
 
-SEQUENCES = 64
+SEQUENCES, ORDERS, CONTROLS = 64, 3, 100
 MAX_EDGES = 3000
+# Multiplications of the longest search that a training ends with; it takes some ten seconds.
+MOST_AT_END = 3e11
 
 
 def circuit(
@@ -23,8 +25,8 @@ def circuit(
     replace: str | None = None,
     *,
     sequences: int = SEQUENCES,
-    orders: int = 3,
-    controls: int = 100,
+    orders: int = ORDERS,
+    controls: int = CONTROLS,
     max_edges: int = MAX_EDGES,
     seed: int = 0,
     task: type[Task] | str | None = None,
@@ -100,6 +102,27 @@ def circuit(
                     continue
     report_if_possible(run)
     return found
+
+
+def circuit_at_end(run: Run) -> None:
+    """Find the circuit of a run that has just finished, and follow it over training, if that takes seconds.
+
+    Nothing is found where the network is too large or knows nothing of its behaviour, or where the search does not
+    apply. The caller holds the run's lock.
+    """
+    from headway.analyze.circuits.find import passes_needed
+    from headway.analyze.circuits.graph import Graph
+    from headway.analyze.circuits.of_run import circuit_at, over_steps, resolve
+    from headway.analyze.network.requirements import DoesNotApplyError
+
+    cfg, (part, replacement, batch) = run.recipe.model, resolve(run, None, None, SEQUENCES)
+    weights = cfg.n_params + cfg.d_model * (cfg.d_vocab + cfg.d_vocab_out)
+    passes = passes_needed(Graph(cfg), ORDERS, CONTROLS)
+    if passes * weights * batch.mask.numel() > MOST_AT_END:
+        return
+    with suppress(DoesNotApplyError):
+        found = circuit_at(run, run.steps[-1], part, replacement, batch)
+        over_steps(run, found, batch)
 
 
 @contextmanager

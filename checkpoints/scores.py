@@ -339,7 +339,7 @@ def _merged(parts: Mapping[str, xr.Dataset]) -> xr.Dataset:
     for measure, part in parts.items():
         for name in map(str, part.data_vars):
             owners[name] = name if name in parts else owners.get(name, measure)
-    distinct = []
+    distinct: list[xr.Dataset] = []
     for measure, part in parts.items():
         own = [axis for axis, of_axis in labels[measure].items() if of_axis != shared[axis]]
         own += [name for name in map(str, part.data_vars) if owners[name] != measure or name in axes]

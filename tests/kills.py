@@ -372,11 +372,11 @@ def _watch(is_now: Callable[[str, str], bool]) -> None:
         die_if("sync", path)
         fsync(descriptor)
 
-    def appended(self: Any, filename: Any, content: Any, mode: str) -> None:
+    def appended(self: Any, filename: Any, file_content: Any, mode: str) -> None:
         if is_now("append half of", absolute(filename)):
-            append(self, filename, content[: len(content) // 2], mode)
+            append(self, filename, file_content[: len(file_content) // 2], mode)
             os.kill(os.getpid(), signal.SIGKILL)
-        append(self, filename, content, mode)
+        append(self, filename, file_content, mode)
 
     os.fsync, LocalFileSystem._write = synced, appended
     sys.addaudithook(hook)

@@ -386,7 +386,8 @@ def test_the_circuit_is_the_last_one_found_by_a_step(run: Run):
     figure = draw(run, "circuit")
     edges = {str(p.get_label()): p for p in panels(figure)[0].patches if isinstance(p, PathPatch)}
     assert edges.keys() == {*late, "L1H0->output"}
-    assert all(edges["L1H0->output"].get_alpha() < edges[name].get_alpha() for name in late)
+    alphas = {name: float(patch.get_alpha() or 1) for name, patch in edges.items()}
+    assert all(alphas["L1H0->output"] < alphas[name] for name in late)
     costs = scores.cost.sel(edge=late).values
     assert np.argsort(costs).tolist() == np.argsort([edges[name].get_linewidth() for name in late]).tolist()
     nodes = {p.get_label(): p for p in panels(figure)[0].patches if isinstance(p, Circle)}

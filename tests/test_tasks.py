@@ -150,7 +150,9 @@ def test_a_task_whose_sequences_all_tell_their_answer_has_no_twin(task: Task):
 
 def test_nothing_repeats_in_the_twins_of_repeats():
     for task, batch in ((REPEATED, REPEATED.evaluation_batch(0, 31)), (RENAMED, RENAMED.evaluation_batch(0, 31))):
-        rows = task.twin(batch, generator("data", 0)).inputs
+        twin = task.twin(batch, generator("data", 0))
+        assert twin is not None
+        rows = twin.inputs
         assert torch.equal(rows[:, 0], batch.inputs[:, 0])
         assert all(len(set(row)) == 17 for row in rows.tolist())
         assert rows.unique().tolist() == task.evaluation_batch(0, 1009).inputs.unique().tolist()
@@ -182,7 +184,7 @@ def test_a_twin_of_vectors_has_their_norms_and_tells_the_oracle_nothing():
         masked_mean(AFFINE.loss(least_squares_oracle(inputs, AFFINE.compl), batch), determined).item()
         for inputs in (batch.inputs, twin.inputs)
     ]
-    chance, floor = (AFFINE.baselines()[name] for name in AFFINE.behaviour[1:])
+    chance, floor = (AFFINE.baselines()[str(name)] for name in AFFINE.behaviour[1:])
     assert losses[0] < 1e-6
     assert floor == 0 < chance < losses[1]
 
@@ -200,7 +202,7 @@ def test_a_twin_tells_an_induction_oracle_nothing(task: RepeatedTokens | Repeate
         guess = match.float() @ nexts
         guess = torch.where(guess.sum(-1, keepdim=True) > 0, guess / guess.sum(-1, keepdim=True), 1 / n)
         right = guess.gather(-1, batch.targets[..., None]).squeeze(-1)
-        accuracies.append(masked_mean(right, task.parts(batch)[task.behaviour.part]).item())
+        accuracies.append(masked_mean(right, task.parts(batch)[str(task.behaviour.part)]).item())
     assert accuracies[0] == 1
     assert accuracies[1] == pytest.approx(1 / n, abs=0.02)
 
@@ -209,6 +211,8 @@ def test_a_twin_tells_an_induction_oracle_nothing(task: RepeatedTokens | Repeate
 def test_the_behaviour_names_a_part_and_baselines_of_the_task(task: Task):
     part, chance, floor = task.behaviour
     assert part is None or part in task.parts(task.evaluation_batch(0, 2))
+    assert chance is not None
+    assert floor is not None
     assert task.baselines()[chance] > task.baselines()[floor] == 0
 
 

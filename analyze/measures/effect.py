@@ -72,11 +72,10 @@ def effect(model: Model, batch: Batch) -> xr.Dataset:
     def loss(output: Float[Tensor, "batch pos d_vocab_out"]) -> Tensor:
         return masked_mean(task_loss(output, first), mask)
 
-    without = _outputs_by_hooks if not isinstance(model, HookedTransformer) else _outputs
     base = loss(shared.output[: len(first.inputs)])
     with torch.no_grad(), evaluating(model):
-        heads = torch.stack([loss(output) for output in without(model, first, clean, replaced, z_points(model))])
-        of_mlps = [loss(output) for output in without(model, first, clean, replaced, mlps)]
+        heads = torch.stack([loss(output) for output in _without_each(model, first, clean, replaced, z_points(model))])
+        of_mlps = [loss(output) for output in _without_each(model, first, clean, replaced, mlps)]
     change = (heads - base).view(model.cfg.n_layers, model.cfg.n_heads)
     asked = {"part": part or "", "replacement": "position_mean" if twin is None else "twin"}
     scores = {
@@ -99,10 +98,17 @@ def _activations(model: Model, batch: Batch, points: list[str]) -> Activations:
     return cache
 
 
-def _outputs_by_hooks(
+def _without_each(
     model: Model, batch: Batch, clean: Activations, replaced: Activations, points: list[str]
 ) -> Iterator[Tensor]:
-    """Give the output without each head or MLP, one forward pass each."""
+    """Give the output without each head or MLP."""
+    if isinstance(model, HookedTransformer):
+        return _from_residual(model, clean, replaced, points)
+    return _by_hooks(model, batch, replaced, points)
+
+
+def _by_hooks(model: Model, batch: Batch, replaced: Activations, points: list[str]) -> Iterator[Tensor]:
+    """Run the network once for each head or MLP."""
     for layer, point in enumerate(points):
         heads = range(model.cfg.n_heads) if point.endswith("hook_z") else [None]
         for head in heads:
@@ -110,10 +116,10 @@ def _outputs_by_hooks(
             yield output_with(model, batch, [replacement_hook(point, replaced[point], index)])
 
 
-def _outputs(
-    model: HookedTransformer, batch: Batch, clean: Activations, replaced: Activations, points: list[str]
+def _from_residual(
+    model: HookedTransformer, clean: Activations, replaced: Activations, points: list[str]
 ) -> Iterator[Tensor]:
-    """Give the output without each head or MLP; those of a layer run together through the layers behind them."""
+    """Run the heads of a layer together, from its residual stream on, through the layers behind it."""
     for layer, point in enumerate(points):
         block, residual = model.blocks[layer], clean[f"blocks.{layer}.hook_resid_pre"]
         change = replaced[point].to(clean[point]) - clean[point]

@@ -128,9 +128,14 @@ def circuit_at_end(run: Run) -> None:
 @contextmanager
 def _bar(shown: bool) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
     """Give a function that begins a new bar, of a title and a number of steps, and returns what advances it."""
+    import sys
+
+    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(disable=not shown, transient=True) as progress:
+    with Progress(
+        console=Console(stderr=True), disable=not (shown and sys.stderr.isatty()), transient=True
+    ) as progress:
 
         def begin(title: str, total: int) -> Callable[[int], None]:
             bar = progress.add_task(title, total=total)

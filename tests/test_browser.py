@@ -66,7 +66,7 @@ def test_the_page_opens_from_disk_and_every_section_has_its_figure(run: Run, ope
         ("diagram", ".node", 6),
         ("attention", "button.head canvas", 6),
         ("eigenvalues", "button.head canvas", 12),
-        ("heads", ".panels canvas", 14),
+        ("heads", ".panels canvas", 16),
         ("pairs", "canvas[tabindex]", 3),
         ("attribution", "table", 3),
     ):

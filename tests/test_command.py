@@ -51,7 +51,9 @@ def test_every_recipe_trains(recipe: str, tmp_path: Path, capsys: pytest.Capture
     corpus = ["--task.corpus", "package:email", "--task.n_tokens", "1009"] if recipe == "text" else []
     main(["train", recipe, *QUICK, *corpus, "--out", str(tmp_path / "run")])
     assert Run(tmp_path / "run").steps == [0, 2]
-    assert "previous token: L" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "\nBehaviour   loss" in printed
+    assert "\nCircuit     " in printed
 
 
 def test_options_reach_the_recipe(tmp_path: Path):

@@ -127,10 +127,11 @@ def test_scores_of_the_network_and_of_layers_are_lines_over_training(vectors: Ru
     assert titles == [
         "in_context", "linearity, data", "linearity, isotropic", "linearity_intercept, data",
         "linearity_intercept, isotropic", "linearity_slope, data", "linearity_slope, isotropic", "outside_embedding",
+        "effect_mlp",
     ]  # fmt: skip
     assert title(figure) == "scores of the network, steps 0 to 17"
     assert legend(figure) == ["in context", "layer 0", "layer 1", "null"]
-    assert panels(figure)[0].get_ylabel() == "squared error"
+    assert [panels(figure)[place].get_ylabel() for place in (0, -1)] == ["squared error", "squared error"]
     (axes,) = panels(draw(run, "network", at=5, measure="linearity, isotropic"))
     lines = {line.get_label(): line for line in axes.get_lines()}
     for layer in range(2):
@@ -256,7 +257,7 @@ def test_every_score_of_heads_has_its_panels(tokens: Run):
     titles = [axes.get_title(loc="left") for axes in panels(figure)]
     names = [
         "previous_token", "current_token", "first_token", "duplicate_token", "prefix_matching", "ov_eigenvalue",
-        "qk_eigenvalue",
+        "qk_eigenvalue", "effect",
     ]  # fmt: skip
     assert titles == [text for name in names for text in (f"{name}\nlayer 0", "\nlayer 1")]
     only = panels(draw(tokens, "heads", layer=1, head=2))
@@ -545,7 +546,7 @@ def test_bad_options(figure: str, options: dict[str, Any], message: str, tokens:
         ("composition", "q_composition k_composition v_composition", "k_composition"),
         ("attribution", "direct_attribution", "direct_attribution"),
         ("network", "accuracy in_context", "accuracy,in_context"),
-        ("heads", "*_token prefix_matching ??_eigenvalue", "previous_token"),
+        ("heads", "*_token prefix_matching ??_eigenvalue effect", "previous_token"),
         ("diagram", "*_token prefix_matching ?_composition", "previous_token,k_composition"),
     ],
 )

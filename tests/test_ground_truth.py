@@ -10,7 +10,8 @@ import torch
 
 from headway.analyze import MEASURES
 from headway.data.repeated_tokens import RepeatedTokens
-from headway.data.task import Batch
+from headway.data.seeds import generator
+from headway.data.task import Batch, masked_mean
 from headway.models.handmade import (
     D_VOCAB,
     TASK,
@@ -146,6 +147,18 @@ def loss_without_the_head(model: HookedTransformer, batch: Batch) -> float:
     return TASK.loss(output, batch).mean().item() - BY_NAME["loss"](model, batch).loss.item()
 
 
+def lost_with_the_head_of_a_twin(model: HookedTransformer, batch: Batch) -> float:
+    """What the repeats of the first 16 sequences lose if L1H1 writes what it writes on their twins."""
+    few = batch.first(16)
+    twin = TASK.twin(few, generator("twin", 0))
+    (_, clean), (_, other) = (model.run_with_cache(inputs) for inputs in (few.inputs, twin.inputs))
+    with torch.no_grad():
+        change = (other["z", 1] - clean["z", 1])[:, :, 1] @ model.W_O[1, 1]
+        outputs = [(clean["resid_post", 1] + each) @ model.W_U + model.b_U for each in (0, change)]
+    whole, lost = (masked_mean(TASK.loss(output, few), TASK.parts(few)["repeats"]).item() for output in outputs)
+    return lost - whole
+
+
 def lost_without_predecessors(model: HookedTransformer, batch: Batch) -> float:
     """What the first 8 sequences lose if L1H1 looks for its token where the sequence before had it."""
     few = batch.first(8)
@@ -227,6 +240,7 @@ ACCEPTS = [
     Case(anticopying_vectors, "linearity", {"layer": 0, "inputs": "isotropic"}, 1),
     Case(previous_token_head, "outside_embedding", {"layer": 0}, 1),
     Case(copying_head, "ablation", HEAD, loss_without_the_head),
+    Case(k_pair, "effect", {"layer": 1, "head": 1}, lost_with_the_head_of_a_twin),
     Case(k_pair, "path_patch", {**PAIR, "input": "k"}, lost_without_predecessors),
     # A head whose queries and keys are one projector already, and one that copies already.
     Case(matching_and_copying_head, "qk_identity_surgery", {**HEAD, "experiment": "trained"}, 0),
@@ -294,6 +308,8 @@ REJECTS = [
     Case(copying_head, "outside_embedding", {"layer": 0}, 0),
     Case(uniform_head, "outside_embedding", {"layer": 0}, NAN),
     Case(uniform_head, "ablation", HEAD, 0),
+    Case(uniform_head, "effect", HEAD, 0),
+    Case(k_pair, "effect", {"layer": 0, "head": 1}, 0),
     Case(k_pair, "ablation", {"layer": 0, "head": 1}, 0),
     Case(k_pair, "path_patch", {**PAIR, "input": "q"}, 0),
     Case(k_pair, "path_patch", {**OTHER_PAIR, "input": "k"}, 0),

@@ -1,13 +1,13 @@
 """Backward elimination: edges leave a network one at a time, as long as the rest does what the network does."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from headway.analyze.circuits.patching import EdgePatching, Pass
+from headway.analyze.circuits.patching import EdgePatching, Pass, without
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Limits:
     most: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class Elimination:
     """Edges that have left, in this order, and the forward pass of those that stay."""
 
     left: Pass
-    removed: list[int] = field(default_factory=list)
+    removed: tuple[int, ...]
 
 
 def eliminate(
@@ -45,28 +45,23 @@ def eliminate(
         limits: How much may be lost.
         advance: Called with the number of edges that the first sweep has tried.
     """
-    found = Elimination(start)
-    loss = mean_loss(patching, start)
+    left, loss, removed = start, mean_loss(patching, start), []
     for sweep in range(len(order) + 1):
-        before = len(found.removed)
+        before = len(removed)
         for edge in order:
             if sweep == 0:
                 advance(1)
-            if not found.left.kept[edge]:
+            if not left.kept[edge]:
                 continue
-            kept = found.left.kept.copy()
-            kept[edge] = False
-            trial = patching.run(kept, found.left)
-            if trial.output is found.left.output:
-                found.left, risen = trial, loss
-            else:
-                risen = mean_loss(patching, trial)
+            trial = patching.run(without(left.kept, [edge]), left)
+            # Behind an edge that leads nowhere nothing is computed.
+            risen = loss if trial.output is left.output else mean_loss(patching, trial)
             if risen <= min(loss + limits.by_one, limits.most) or risen <= loss:
-                found.left, loss = trial, risen
-                found.removed.append(edge)
-        if len(found.removed) == before:
+                left, loss = trial, risen
+                removed.append(edge)
+        if len(removed) == before:
             break
-    return found
+    return Elimination(left, tuple(removed))
 
 
 def orders(patching: EdgePatching, effects: Float[np.ndarray, "edge"], count: int, seed: int) -> list[list[int]]:

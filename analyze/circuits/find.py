@@ -228,14 +228,16 @@ class _Search:
             between[number] = (edge.target if edge.source == node else edge.source) in known
         return between
 
-    def ranks(self, circuit: Kept, left: np.ndarray, reach: Kept, removed: list[int]) -> Float[np.ndarray, "edge"]:
+    def ranks(
+        self, circuit: Kept, left: np.ndarray, reach: Kept, removed: tuple[int, ...]
+    ) -> Float[np.ndarray, "edge"]:
         """Return the importance of each edge, in [0, 1]; no two are alike."""
         kept_loss, every = self.loss_of(circuit), np.arange(len(circuit))
         cost = np.zeros(len(circuit))
         for edge in np.flatnonzero(circuit):
             cost[edge] = self.loss_of(without(circuit, [int(edge)])) - kept_loss
         when = np.full(len(circuit), len(removed))
-        when[removed] = np.arange(len(removed))
+        when[list(removed)] = np.arange(len(removed))
         # Of several keys the last one decides first.
         order = np.lexsort((every, when, cost, left.mean(0), reach, circuit))
         importance = np.empty(len(circuit))

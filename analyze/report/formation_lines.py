@@ -63,7 +63,7 @@ def parts_lines(stored: StoredScores) -> list[str]:
         except ValueError as error:
             return wrapped("Circuit     ", str(error))
     return [
-        *wrapped("Circuit     ", f"not searched for; headway circuit {run.path} finds it"),
+        *wrapped("Circuit     ", "not searched for; headway circuit RUN finds it"),
         *_by_signature(stored),
     ]
 
@@ -109,7 +109,7 @@ def _by_signature(stored: StoredScores) -> list[str]:
     effect = stored.variables.get("effect", {}).get("effect")
     rows = [_row(stored, role, heads, effect) for (_, role), heads in alike.items()]
     if not rows:
-        return wrapped("  ", f"No head is more than half of the way to a known signature: {', '.join(ROLES.values())}.")
+        return wrapped("Signatures  ", f"no head is more than half of the way to any: {', '.join(ROLES.values())}")
     widths = [max(len(row[place]) for row in rows) for place in range(3)]
     return [
         line

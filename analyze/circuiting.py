@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -128,8 +129,6 @@ def circuit_at_end(run: Run) -> None:
 @contextmanager
 def _bar(shown: bool) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
     """Give a function that begins a new bar, of a title and a number of steps, and returns what advances it."""
-    import sys
-
     from rich.console import Console
     from rich.progress import Progress
 

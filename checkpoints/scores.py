@@ -301,7 +301,7 @@ class _Series:
 
 
 def _blank(dtype: np.dtype) -> np.ndarray:
-    """What xarray writes where a number of this type is missing."""
+    """The value that xarray writes where a number of this type is missing."""
     return xr.DataArray(np.zeros(1, dtype), {STEP: [0]}, (STEP,)).reindex({STEP: [1]}).values[0:1].reshape(())
 
 

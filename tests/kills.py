@@ -133,7 +133,7 @@ CHANGING = [
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a scenario gives when nothing kills it: the folder, the moments of its files, and how long it took."""
+    """A scenario that nothing kills: its folder, the moments of its files, and how long it took."""
 
     folder: Path
     moments: list[Moment]

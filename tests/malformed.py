@@ -1,4 +1,4 @@
-"""What the table of malformed input needs: a folder with a run of each kind, ways to damage it, and a command in it."""
+"""A folder with a run of each kind, ways to damage it, and a command in it: the table of malformed input uses them."""
 
 import contextlib
 import io
@@ -167,7 +167,7 @@ def link_at(path: str, target: str) -> Damage:
 
 
 def typed(content: bytes) -> Damage:
-    """What comes through a pipe."""
+    """Bytes that come through a pipe."""
     stdin = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
     return Damage(f"{content!r} typed", lambda: setattr(sys, "stdin", stdin))
 

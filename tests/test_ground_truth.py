@@ -148,7 +148,7 @@ def loss_without_the_head(model: HookedTransformer, batch: Batch) -> float:
 
 
 def lost_with_the_head_of_a_twin(model: HookedTransformer, batch: Batch) -> float:
-    """What the repeats of the first 16 sequences lose if L1H1 writes what it writes on their twins."""
+    """The loss on repeats of the first 16 sequences rises by this if L1H1 writes what it writes on their twins."""
     few = batch.first(16)
     twin = TASK.twin(few, generator("twin", 0))
     (_, clean), (_, other) = (model.run_with_cache(inputs) for inputs in (few.inputs, twin.inputs))

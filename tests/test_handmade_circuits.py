@@ -81,7 +81,7 @@ def test_its_edges_lead_forward_between_parts_that_it_has(known: KnownCircuit):
 
 @each_network
 def test_a_part_is_needed_if_and_only_if_it_is_in_the_circuit(known: KnownCircuit):
-    """What is computed from positions alone is needed too, and carries nothing: it stands in no circuit."""
+    """Parts that compute from positions alone are needed too, and carry nothing: they stand in no circuit."""
     model, batch = known.build()
     constant = {"L0H0", "MLP0"} if model.cfg.positional_embedding_type == "none" else set()
     parts = [str(Head(layer, head)) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]

@@ -13,7 +13,7 @@ from headway.checkpoints.scores import read_file, write_scores
 
 @dataclass(frozen=True)
 class Circuit:
-    """What ``find_circuit`` found.
+    """A circuit that ``find_circuit`` found.
 
     Args:
         scores: Numbers, with the axes ``node``, ``edge``, ``order``, ``control`` and ``size``; ``find_circuit`` lists

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 
 from headway.analyze.circuits.patching import EdgePatching, Pass, without
+from headway.data.seeds import generator
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much may be lost: by one edge, and by all together, as losses of the behaviour."""
+    """Losses of the behaviour that are allowed: of one edge more, and of all together."""
 
     by_one: float
     most: float
@@ -75,8 +76,6 @@ def orders(patching: EdgePatching, effects: Float[np.ndarray, "edge"], count: in
 
 def generator_seed(seed: int) -> int:
     """Return the seed of numpy's draws that belong to a search; no other stream gives the same."""
-    from headway.data.seeds import generator
-
     return int(torch.randint(2**62, (), generator=generator("control", seed)))
 
 

@@ -141,7 +141,7 @@ class _Search:
     def result(self, n_orders: int, n_controls: int) -> xr.Dataset:
         patching, graph = self.patching, self.patching.graph
         n_edges, nodes = len(graph.edges), graph.nodes[:-1]
-        edge_sums = np.stack([self.sumswithout([edge], tried=1) for edge in range(n_edges)])
+        edge_sums = np.stack([self.sums_replacing([edge]) for edge in range(n_edges)])
         counts = patching.counts.sum()
         effects = (edge_sums.sum(-1) / counts - self.clean) / self.known
         limits = Limits(LEAST * self.known, self.clean + TOLERANCE * self.known)
@@ -154,10 +154,6 @@ class _Search:
         best = min(range(len(eliminations)), key=lambda place: (sizes[place], losses[place]))
         circuit = left[best]
         reach, stand_in = self.stand_ins(circuit)
-        ranks = self.ranks(circuit, left, reach, eliminations[best].removed)
-        by_size = [self.sums_of(_largest(ranks, round(size * n_edges))) for size in SIZES]
-        draws = np.random.default_rng(generator_seed(self.seed + 1))
-        controls = np.stack([self.sums_of(matched_circuit(graph, circuit, draws), 1) for _ in range(n_controls)])
         members, in_circuit = np.flatnonzero(circuit), _nodes_of(patching, circuit)
         sums = sums_of(patching, circuit, reach)
         # An edge or node outside the circuit can be removed from it at no cost.
@@ -166,6 +162,10 @@ class _Search:
             alone[edge] = self.sums_of(without(circuit, [int(edge)]))
         for node in np.flatnonzero(in_circuit):
             node_alone[node] = self.sums_of(without(circuit, patching.edges_from[nodes[node]]))
+        ranks = _ranks(circuit, left, reach, eliminations[best].removed, cost=alone.sum(1))
+        by_size = [self.sums_of(_largest(ranks, round(size * n_edges))) for size in SIZES]
+        draws = np.random.default_rng(generator_seed(self.seed + 1))
+        controls = np.stack([self.sums_of(matched_circuit(graph, circuit, draws), 1) for _ in range(n_controls)])
         sums |= {
             "edges": edge_sums,
             "controls": controls,
@@ -181,9 +181,9 @@ class _Search:
         self.advance(tried)
         return self.patching.sums(self.patching.run(kept, self.patching.none))
 
-    def sumswithout(self, edges: list[int], tried: int = 0) -> Float[np.ndarray, "batch"]:
+    def sums_replacing(self, edges: list[int]) -> Float[np.ndarray, "batch"]:
         """Return the sums of losses with some edges replaced."""
-        self.advance(tried)
+        self.advance(1)
         everything = np.ones(len(self.patching.graph.edges), dtype=bool)
         return self.patching.sums(self.patching.run(without(everything, edges), self.patching.clean))
 
@@ -227,22 +227,6 @@ class _Search:
             edge = graph.edges[number]
             between[number] = (edge.target if edge.source == node else edge.source) in known
         return between
-
-    def ranks(
-        self, circuit: Kept, left: np.ndarray, reach: Kept, removed: tuple[int, ...]
-    ) -> Float[np.ndarray, "edge"]:
-        """Return the importance of each edge, in [0, 1]; no two are alike."""
-        kept_loss, every = self.loss_of(circuit), np.arange(len(circuit))
-        cost = np.zeros(len(circuit))
-        for edge in np.flatnonzero(circuit):
-            cost[edge] = self.loss_of(without(circuit, [int(edge)])) - kept_loss
-        when = np.full(len(circuit), len(removed))
-        when[list(removed)] = np.arange(len(removed))
-        # Of several keys the last one decides first.
-        order = np.lexsort((every, when, cost, left.mean(0), reach, circuit))
-        importance = np.empty(len(circuit))
-        importance[order] = (1 + np.arange(len(circuit))) / len(circuit)
-        return importance
 
     def dataset(
         self,
@@ -303,6 +287,19 @@ def _numbers(
         "cmd": np.trapezoid(np.abs(1 - curve), sizes, axis=1),
         "control_faithfulness": (none - loss["controls"]) / known,
     }
+
+
+def _ranks(
+    circuit: Kept, left: np.ndarray, reach: Kept, removed: tuple[int, ...], cost: Float[np.ndarray, "edge"]
+) -> Float[np.ndarray, "edge"]:
+    """Return the importance of each edge, in [0, 1]; no two are alike."""
+    when = np.full(len(circuit), len(removed))
+    when[list(removed)] = np.arange(len(removed))
+    # Of several keys the last one decides first.
+    order = np.lexsort((np.arange(len(circuit)), when, cost, left.mean(0), reach, circuit))
+    importance = np.empty(len(circuit))
+    importance[order] = (1 + np.arange(len(circuit))) / len(circuit)
+    return importance
 
 
 def _largest(ranks: np.ndarray, count: int) -> Kept:

@@ -7,20 +7,13 @@ from headway.analyze.measures.attention import (
     prefix_matching,
     previous_token,
 )
+from headway.analyze.measures.head_names import HEAD_NAMES, MAINLY
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model
 
-# A head has a name if it is more than this share of the way from chance to attending to nothing else.
-MAINLY = 0.5
-_NAMES = (
-    (previous_token, "previous-token head"),
-    (prefix_matching, "induction head"),
-    (duplicate_token, "duplicate-token head"),
-    (current_token, "current-token head"),
-    (first_token, "attention sink"),
-)
+_MEASURES = (previous_token, prefix_matching, duplicate_token, current_token, first_token)
 
 
 def signatures(model: Model, batch: Batch) -> dict[str, tuple[str, str, float]]:
@@ -36,7 +29,7 @@ def signatures(model: Model, batch: Batch) -> dict[str, tuple[str, str, float]]:
     """
     found: dict[str, tuple[str, str, float]] = {}
     furthest: dict[str, float] = {}
-    for measure, name in _NAMES:
+    for measure in _MEASURES:
         try:
             scores = measure(model, batch)
         except DoesNotApplyError:
@@ -48,5 +41,9 @@ def signatures(model: Model, batch: Batch) -> dict[str, tuple[str, str, float]]:
                 node = str(Head(layer, head))
                 if share > max(MAINLY, furthest.get(node, 0.0)):
                     furthest[node] = float(share)
-                    found[node] = name, measure.__name__, score.sel(layer=layer, head=head).item()
+                    found[node] = (
+                        HEAD_NAMES[measure.__name__],
+                        measure.__name__,
+                        score.sel(layer=layer, head=head).item(),
+                    )
     return found

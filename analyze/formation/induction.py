@@ -7,7 +7,8 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.formation.dates import formed_from, held_from
-from headway.analyze.formation.roles import MAINLY, roles
+from headway.analyze.formation.roles import roles
+from headway.analyze.measures.head_names import MAINLY
 from headway.analyze.network.axes import PAIR
 from headway.models.config import Head
 

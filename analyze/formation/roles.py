@@ -13,8 +13,6 @@ ROLES = {
     "current_token": "current token",
     "first_token": "attention sink",
 }
-# A head mainly does what it is more than half of the way to, from chance to attending to nothing else.
-MAINLY = 0.5
 
 
 def roles(scores: xr.Dataset) -> xr.Dataset:

@@ -7,7 +7,8 @@ import xarray as xr
 
 from headway.analyze.formation.dates import onset, outside
 from headway.analyze.formation.half_way import HalfWay, half_way, way
-from headway.analyze.formation.roles import MAINLY, ROLES
+from headway.analyze.formation.roles import ROLES
+from headway.analyze.measures.head_names import MAINLY
 from headway.models.config import Head
 
 # The measures whose strongest head or pair is named: as a label, as what it is, and as what it would be.

@@ -193,7 +193,7 @@ class _Found:
         return name, _range([each[2] for each in named], "{:.3f}".format) + beside
 
     def verdict(self, group: Group) -> str:
-        """What the removal of each part of a group costs, by verdict."""
+        """The cost of removing each part of a group, by verdict."""
         by_verdict: dict[str, list[str]] = {}
         for node in group.names:
             by_verdict.setdefault(self._verdict(node), []).append(node)

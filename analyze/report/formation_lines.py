@@ -3,18 +3,11 @@
 import numpy as np
 
 from headway.analyze.formation.half_way import FORMED, PARTLY, half_way, way
-from headway.analyze.formation.roles import MAINLY, ROLES
+from headway.analyze.formation.roles import ROLES
+from headway.analyze.measures.head_names import HEAD_NAMES, MAINLY
 from headway.analyze.report.circuit_lines import amount, circuit_lines, spans, wrapped
 from headway.analyze.report.stored import StoredScores, Variable
 from headway.models.config import Head
-
-NAMES = {
-    "previous_token": "previous-token head",
-    "prefix_matching": "induction head",
-    "duplicate_token": "duplicate-token head",
-    "current_token": "current-token head",
-    "first_token": "attention sink",
-}
 
 
 def behaviour_lines(stored: StoredScores) -> list[str]:
@@ -120,7 +113,7 @@ def _by_signature(stored: StoredScores) -> list[str]:
 
 def _row(stored: StoredScores, measure: str, heads: list[Head], effect: Variable | None) -> tuple[str, str, str, str]:
     scores = stored.variables[measure][measure].values.transpose("step", "layer", "head")
-    name = NAMES[measure] + ("s" if len(heads) > 1 else "")
+    name = HEAD_NAMES[measure] + ("s" if len(heads) > 1 else "")
     found = [float(scores.isel(step=-1, layer=layer, head=head)) for layer, head in heads]
     null = _null(stored, measure, str(heads[0]))
     low = 0.0 if null is None else null

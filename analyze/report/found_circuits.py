@@ -14,7 +14,7 @@ IN_CIRCUIT, STANDS_IN, LEADS, NOT_NEEDED = "in the circuit", "stands in for", "l
 
 
 class NodeRole(NamedTuple):
-    """What a node is to a circuit, and the nodes of the circuit that it can stand in for."""
+    """The role of a node in a circuit, and the nodes of the circuit that it can stand in for."""
 
     kind: str
     replaces: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ def edges_shown(circuit: xr.Dataset) -> list[tuple[int, Edge, bool]]:
 
 
 def node_roles(circuit: xr.Dataset) -> dict[str, NodeRole]:
-    """What each node is to a circuit, in the order in which they compute."""
+    """The role of each node in a circuit, in the order in which they compute."""
     names = [str(name) for name in circuit.node.values]
     inside, table = circuit.node_in_circuit.values.astype(bool), circuit.stand_in.values.astype(bool)
     leading = {edge.source for _, edge, _ in edges_shown(circuit)}

@@ -13,12 +13,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from headway.analyze.circuits.faithfulness import Known
-from headway.analyze.formation.roles import MAINLY
 from headway.analyze.measures.ablation import ablated_loss
 from headway.analyze.measures.attention import prefix_matching, uniform_pattern
 from headway.analyze.measures.attention import previous_token as previous_token_score
 from headway.analyze.measures.attribution import attribute_inputs, attribute_outputs
 from headway.analyze.measures.composition import k_composition
+from headway.analyze.measures.head_names import MAINLY
 from headway.analyze.measures.loss import loss
 from headway.analyze.network.forward import hooked_forward_pass, to_zero
 from headway.analyze.network.interventions import Input, heads_except, through_paths

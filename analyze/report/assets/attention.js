@@ -149,11 +149,7 @@ function smallPattern(run, layer, head, readout, hovered, large) {
     edge = width < 110 ? 0 : Math.min(34, marginFor(tokensOf(run), 4));
     const drawn = drawLabelled(canvas, run, index, layer, head, width, edge, 4);
     cell = drawn.cell;
-    const words = !drawn.known
-      ? "attention is NaN"
-      : role
-        ? `${formatted(role.share)} ${role.words}`
-        : "no role";
+    const words = !drawn.known ? "attention is NaN" : role ? `${formatted(role.share)} ${role.words}` : "no role";
     const narrow = run.heads > 8;
     const short = narrow ? formatted(role?.share ?? NaN, 2) : words;
     below.replaceChildren(

@@ -72,7 +72,11 @@ function circuitPanel(run, circuits) {
         const sample = el("line", { x1: 0, x2: 30, y1: 4, y2: 4, ...stroke });
         return el("li", {}, el("svg", { width: 30, height: 8, "aria-hidden": "true" }, sample), words);
       }),
-      el("li", {}, "the wider, the more the circuit loses without the edge; dashed circles and pale edges can stand in"),
+      el(
+        "li",
+        {},
+        "the wider, the more the circuit loses without the edge; dashed circles and pale edges can stand in",
+      ),
     ),
     readout,
     host,
@@ -307,7 +311,9 @@ function bandChart(run, steps, lines, controls, title) {
       context.stroke();
     });
     chartCursor(context, x(step), top, bottom);
-    const numbers = lines.map(({ label, values, number }) => `${label} ${withInterval(number, endsOf(values, index))}`);
+    const numbers = lines.map(
+      ({ label, values, number }) => `${label} ${withInterval(number, endsOf(values, index))}`,
+    );
     if (controls)
       numbers.push(
         `random circuits at step ${controls.step}: ${asShare(controls.least ?? NaN)} to ${asShare(controls.most ?? NaN)}`,
@@ -327,7 +333,15 @@ function nodeTable(circuits, found) {
       "tr",
       {},
       el("th", { scope: "row" }, name),
-      el("td", {}, signature ? `${signature[0]}, ${signature[1]} ${formatted(signature[2] ?? NaN)}` : headOf(name) ? "unnamed" : ""),
+      el(
+        "td",
+        {},
+        signature
+          ? `${signature[0]}, ${signature[1]} ${formatted(signature[2] ?? NaN)}`
+          : headOf(name)
+            ? "unnamed"
+            : "",
+      ),
       effects.map(([values]) => el("td", { class: "number" }, withInterval(asShare, endsOf(values, at)))),
       el("td", {}, role),
     ),

@@ -15,7 +15,8 @@ function formedSection(run) {
   if (run.steps.length === 1) notes.push(warn("Only one checkpoint has scores: there is nothing to slide through."));
   if (run.lacking.length) {
     const command = `headway measure ${run.path} --only ${run.lacking.join(",")} --overwrite`;
-    const what = "An older Headway scored this run, without the baselines and tokens that figures show. This adds them: ";
+    const what =
+      "An older Headway scored this run, without the baselines and tokens that figures show. This adds them: ";
     notes.push(warn(what, el("code", {}, command), renew));
   }
   return el(

@@ -61,7 +61,11 @@ function lossSection(run) {
       // A name far from its line would be another line's; all stand below the picture too.
       if (place > y(value) + 12 || place > bottom) continue;
       svg.append(
-        el("text", { class: "level", x: right, y: place, "text-anchor": "end" }, `${inWords(name)} ${formatted(value)}`),
+        el(
+          "text",
+          { class: "level", x: right, y: place, "text-anchor": "end" },
+          `${inWords(name)} ${formatted(value)}`,
+        ),
       );
       lastText = place;
     }

@@ -49,7 +49,12 @@ function curveChart(run, curves) {
   canvas.addEventListener("pointermove", (event) => {
     if (!x) return;
     const at = event.clientX - canvas.getBoundingClientRect().left;
-    show(run.lineSteps.reduce((best, step, i) => (Math.abs(x(step) - at) < Math.abs(x(run.lineSteps[best]) - at) ? i : best), 0));
+    show(
+      run.lineSteps.reduce(
+        (best, step, i) => (Math.abs(x(step) - at) < Math.abs(x(run.lineSteps[best]) - at) ? i : best),
+        0,
+      ),
+    );
   });
   canvas.addEventListener("pointerleave", () => show(lineIndexOf(run)));
   return figure(host, (width) => {
@@ -59,7 +64,9 @@ function curveChart(run, curves) {
     ({ x } = frame);
     const draw = (values, color, dash, thick) => {
       // A step at which this score was not computed is no gap.
-      const points = run.lineSteps.map((step, at) => [step, values.get(at)]).filter(([, value]) => Number.isFinite(value));
+      const points = run.lineSteps
+        .map((step, at) => [step, values.get(at)])
+        .filter(([, value]) => Number.isFinite(value));
       context.strokeStyle = color;
       context.lineWidth = thick;
       context.setLineDash(dash);

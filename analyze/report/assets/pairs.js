@@ -122,6 +122,11 @@ function pairMatrix(run, score) {
     "div",
     {},
     figure(host, draw),
-    legend((t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most), `${name} −${formatted(most, 2)}`, "0", formatted(most, 2)),
+    legend(
+      (t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most),
+      `${name} −${formatted(most, 2)}`,
+      "0",
+      formatted(most, 2),
+    ),
   );
 }

@@ -122,7 +122,10 @@ function componentRows() {
 function sourceRows(place) {
   const heads = state.head
     ? [state.head]
-    : Array.from({ length: PROMPT.layers * PROMPT.heads }, (_, i) => [Math.floor(i / PROMPT.heads), i % PROMPT.heads]);
+    : Array.from({ length: PROMPT.layers * PROMPT.heads }, (_, i) => [
+        Math.floor(i / PROMPT.heads),
+        i % PROMPT.heads,
+      ]);
   return PROMPT.drawn
     .filter((position) => position <= state.position)
     .map((position, source) => ({

@@ -128,7 +128,9 @@ function extent(key, log = false, counts = () => true) {
 function tableFigure({ title, rows, columns }) {
   const numeric = [false, ...columns.map((column) => column.numbers !== null)];
   const cell = (column, at) =>
-    column.numbers ? el("td", { class: "number" }, formattedCell(column.numbers.get(at))) : el("td", {}, column.texts[at]);
+    column.numbers
+      ? el("td", { class: "number" }, formattedCell(column.numbers.get(at)))
+      : el("td", {}, column.texts[at]);
   const row = (label, at) =>
     el(
       "tr",
@@ -553,7 +555,12 @@ function mapsFigure({ parts }) {
       el("p", { class: "part" }, part.label),
       el("p", { class: "note" }, caption),
       signed
-        ? legend((t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most), `−${formatted(most, 2)}`, "0", formatted(most, 2))
+        ? legend(
+            (t) => color((2 * t - 1) * Math.abs(2 * t - 1) * most),
+            `−${formatted(most, 2)}`,
+            "0",
+            formatted(most, 2),
+          )
         : legend((t) => color(t * t * most), "0", formatted(most / 4, 2), formatted(most, 2)),
       readout,
       el(

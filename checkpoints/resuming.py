@@ -64,6 +64,9 @@ def check_resume_file(run: Run) -> int | None:
         )
     if step not in steps[-2:]:
         raise _refused(run, f"{file} is of step {step}, but the run has kept step {steps[-1] if steps else 'none'}")
+    lost = [at for at in run.recipe.schedule.steps(run.recipe.steps) if at <= step and at not in steps]
+    if lost:
+        raise _refused(run, f"the weights of step {', '.join(map(str, lost))} are missing")
     kept = run.model(step).state_dict()
     ours = {name.removeprefix("model."): value.float() for name, value in checkpoint["state_dict"].items()}
     if not _equal(ours, kept):

@@ -72,6 +72,13 @@ def test_half_a_corpus_of_a_process_that_was_killed_is_removed(task: Text, cache
     ]
 
 
+def test_a_cache_that_cannot_be_written_is_named(task: Text, cache: Path):
+    before = sorted(cache.iterdir())
+    with files_of_at_most(101), pytest.raises(NotWrittenError, match="cannot be written"):
+        replace(task, n_tokens=N_TOKENS - 2, corpus_hash=None, tokenizer_hash=None).resolved()
+    assert sorted(cache.iterdir()) == before
+
+
 def text_of(task: Text, tokens: np.ndarray | list[int]) -> str:
     return str(read_tokenizer(task.tokenizer_json).decode(list(tokens)))
 

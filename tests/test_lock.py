@@ -98,14 +98,12 @@ def test_a_process_may_ask_for_its_own_lock_again(run: Run):
         assert (run.path / ".writer.json").exists()
 
 
-@pytest.fixture(
-    params=[errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS], ids=lambda number: errno.errorcode[number]
-)
+@pytest.fixture(params=["ENOLCK", "EOPNOTSUPP", "EINVAL", "ENOSYS"])
 def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system without locks."""
 
     def flock(*_: object) -> None:
-        raise OSError(request.param, "no locks")
+        raise OSError(getattr(errno, request.param), "no locks")
 
     monkeypatch.setattr(fcntl, "flock", flock)
     monkeypatch.setattr(lock, "LEASE", 0.6)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from corpora import source, write_corpus
+from full_disk import files_of_at_most
 from networks import with_random_biases
 
 from headway.analyze.tools.perplexity import held_out_loss
@@ -20,6 +21,7 @@ from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
 from headway.data import tokenized_corpus
 from headway.data.corpus import Corpus, read_corpus
+from headway.data.parts import NotWrittenError
 from headway.data.text import Text
 from headway.data.tokenized_corpus import Files, TokenizedCorpus, Windows
 from headway.data.tokenizer import BOS, encode_texts, one_token, read_tokenizer, train_bpe, wrapped

@@ -25,28 +25,37 @@ def check_forward(
     has_loss = return_type in ("loss", "both")
     if loss_per_token and not has_loss:
         raise ValueError(f"loss_per_token: True is not valid with return_type {return_type!r}; it needs a loss")
-    n_layers = cfg.n_layers
-    for name, layer in (("start_at_layer", start_at_layer), ("stop_at_layer", stop_at_layer)):
-        if layer is not None and not -n_layers <= layer <= n_layers:
-            raise ValueError(f"{name}: {layer} is not valid; it must be {-n_layers} to {n_layers}")
-    first, last = (
-        n_layers if layer == n_layers else (layer or 0) % n_layers for layer in (start_at_layer, stop_at_layer)
-    )
-    if stop_at_layer is not None:
-        if last < first:
-            raise ValueError(f"stop_at_layer: {stop_at_layer} is not valid; it must be {start_at_layer} or more")
-        if has_loss:
-            raise ValueError(f"return_type: {return_type!r} is not valid with stop_at_layer; it returns no logits")
+    layers = layers_between(cfg, start_at_layer, stop_at_layer)
+    if stop_at_layer is not None and has_loss:
+        raise ValueError(f"return_type: {return_type!r} is not valid with stop_at_layer; it returns no logits")
     shortformer = cfg.positional_embedding_type == "shortformer"
     for name, value in (("tokens", tokens), ("shortformer_pos_embed", shortformer_pos_embed)):
         if value is not None and start_at_layer is None:
             raise ValueError(f"{name}: it is not valid without start_at_layer; the input says it")
     if shortformer_pos_embed is not None and not shortformer:
         raise ValueError("shortformer_pos_embed: it is not valid for this network; its positions are not shortformer")
-    if shortformer and start_at_layer is not None and shortformer_pos_embed is None and first < n_layers:
+    if shortformer and start_at_layer is not None and shortformer_pos_embed is None and layers.start < cfg.n_layers:
         raise ValueError(
             "shortformer_pos_embed: None is not valid with start_at_layer; it must be the cache's hook_pos_embed"
         )
+
+
+def layers_between(cfg: ModelConfig, start_at_layer: int | None, stop_at_layer: int | None) -> range:
+    """Return the layers that run; negative ones count from the end, as in a slice. Refuse those that do not exist.
+
+    Example:
+        >>> cfg = ModelConfig(n_layers=3, d_model=5, n_ctx=7, d_head=3, n_heads=2, d_vocab=11)
+        >>> layers_between(cfg, None, 2), layers_between(cfg, -1, None)
+        (range(0, 2), range(2, 3))
+    """
+    n_layers = cfg.n_layers
+    for name, layer in (("start_at_layer", start_at_layer), ("stop_at_layer", stop_at_layer)):
+        if layer is not None and not -n_layers <= layer <= n_layers:
+            raise ValueError(f"{name}: {layer} is not valid; it must be {-n_layers} to {n_layers}")
+    first, last, _ = slice(start_at_layer, stop_at_layer).indices(n_layers)
+    if last < first:
+        raise ValueError(f"stop_at_layer: {stop_at_layer} is not valid; it must be {start_at_layer} or more")
+    return range(first, last)
 
 
 def checked_input(cfg: ModelConfig, input: Tensor, dtype: torch.dtype) -> Tensor:

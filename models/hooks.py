@@ -1,7 +1,8 @@
 """Hooks and caches of a HookedTransformer, which refuse hook points that do not exist or cannot fire."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities import Slice
 
 from headway.models.activation_cache import ActivationCache, position_axis, slice_positions
+from headway.models.arguments import layers_between
 from headway.models.config import ModelConfig
 
 # A hook name, several, or a filter: a function from a name to a bool.
@@ -64,6 +66,7 @@ class CheckedHooks(HookedRootModule):
         Raises:
             ValueError: nothing is selected, or an activation that ``names_filter`` names is not computed.
         """
+        self._check_computed(names_filter, "names_filter", model_args, model_kwargs)
         cache, forward, backward = self.get_caching_hooks(
             names_filter, incl_bwd, device, remove_batch_dim=remove_batch_dim, pos_slice=pos_slice
         )
@@ -73,16 +76,39 @@ class CheckedHooks(HookedRootModule):
                 if not isinstance(output, Tensor) or output.numel() != 1:
                     raise ValueError("incl_bwd: True is not valid for this output; it needs one number, as of a loss")
                 output.backward()
-        named = [names_filter] if isinstance(names_filter, str) else [] if callable(names_filter) else names_filter
-        missing = [name for name in named or [] if name not in cache]
-        if missing or not cache:
-            raise ValueError(
-                f"names_filter: {missing[0] if missing else names_filter!r} is not computed from start_at_layer to "
-                "stop_at_layer; select a hook point between them"
-            )
         if not return_cache_object:
             return output, cache
         return output, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
+
+    def run_with_hooks(
+        self,
+        *model_args: Any,
+        fwd_hooks: Hooks = (),
+        bwd_hooks: Hooks = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Return the output of a forward pass with hooks, which are removed at its end.
+
+        Args:
+            *model_args: Arguments of ``forward``.
+            fwd_hooks: Pairs of a hook name, several, or a filter, and a function of an activation and its hook point,
+                which returns what replaces the activation, or None.
+            bwd_hooks: The same for gradients. They need ``reset_hooks_end=False``, since backward comes later.
+            reset_hooks_end: Remove the hooks at the end.
+            clear_contexts: Clear what hooks have kept in their hook points.
+            **model_kwargs: Arguments of ``forward``.
+
+        Raises:
+            ValueError: a hook that no hook point would call, also because start_at_layer or stop_at_layer skips it.
+        """
+        for names, _ in (*fwd_hooks, *bwd_hooks):
+            self._check_computed(names, "hook", model_args, model_kwargs)
+        hooks = {"fwd_hooks": list(fwd_hooks), "bwd_hooks": list(bwd_hooks)}
+        return super().run_with_hooks(
+            *model_args, **hooks, reset_hooks_end=reset_hooks_end, clear_contexts=clear_contexts, **model_kwargs
+        )
 
     def hooks(self, fwd_hooks: Hooks = (), bwd_hooks: Hooks = (), *args: Any, **kwargs: Any) -> Any:
         """Add hooks for the duration of a context; raise a ValueError for one that no hook point would call."""
@@ -161,6 +187,27 @@ class CheckedHooks(HookedRootModule):
             asked = "the filter" if callable(names) else repr(names)
             raise ValueError(f"{argument}: {asked} selects no hook point; model.hook_dict lists all ({some}, ...)")
         return firing
+
+    def _check_computed(
+        self, names: HookNames | None, argument: str, model_args: Sequence[Any], model_kwargs: Mapping[str, Any]
+    ) -> None:
+        """Refuse a named hook point that ``forward`` skips, and a filter of which it skips every hook point."""
+        firing = self._firing_names(names, argument)
+        given = signature(type(self).forward).bind(self, *model_args, **model_kwargs).arguments
+        start, stop = given.get("start_at_layer"), given.get("stop_at_layer")
+        layers = layers_between(self.cfg, start, stop)
+
+        def computed(name: str) -> bool:
+            if name.startswith("blocks."):
+                return int(name.split(".")[1]) in layers
+            return start is None if name in ("hook_embed", "hook_pos_embed") else stop is None
+
+        skipped = [name for name in firing if not computed(name)]
+        if skipped and (len(skipped) == len(firing) or not (names is None or callable(names))):
+            raise ValueError(
+                f"{argument}: {skipped[0]!r} is not computed from start_at_layer to stop_at_layer; "
+                "select a hook point between them"
+            )
 
     def _check_hook_name(self, name: str, argument: str) -> None:
         if not isinstance(name, str) or not isinstance(self.mod_dict.get(name), HookPoint):

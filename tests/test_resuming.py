@@ -184,5 +184,5 @@ def test_a_run_that_died_before_its_first_checkpoint_begins(tmp_path: Path, trai
 
 
 def test_a_run_that_has_lost_a_checkpoint_says_so(stopped: Run, capsys: pytest.CaptureFixture[str]):
-    stopped.weights_file(2).unlink()
-    refused(stopped, capsys, about="the weights of step 2 are missing")
+    stopped.weights_file(4).unlink()
+    refused(stopped, capsys, about="the weights of step 4 are missing")

@@ -1,4 +1,4 @@
-"""The README on what a reader has: an unmodified demo run."""
+"""The README on what a reader has: a run of the demo's length, network and checkpoints, of smaller batches."""
 
 import re
 import shlex
@@ -44,7 +44,7 @@ def demo(unchecked: None, shared: Path, tmp_path: Path, monkeypatch: pytest.Monk
         if not first.exists():
             (tmp_path / "first").mkdir()
             monkeypatch.chdir(tmp_path / "first")
-            main(["train", "induction"])  # what make demo runs
+            main(["train", "induction", "--batch_size", "16", "--eval_batch_size", "16"])  # make demo has 64
             (tmp_path / "first").rename(first)
     shutil.copytree(first / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
@@ -75,6 +75,8 @@ def test_commands_run_on_a_demo_run(block: str):
             arguments += ["--task.corpus", "package:email", "--task.n_tokens", "1009"]
         if arguments[0] == "study":
             arguments += ["--sequences", "7"]
+        if arguments[0] == "circuit":
+            arguments += ["--sequences", "7", "--orders", "1", "--controls", "3"]
         main(arguments)
 
 

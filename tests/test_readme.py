@@ -1,4 +1,4 @@
-"""The README on what a reader has: a run of the demo's length, network and checkpoints, of smaller batches."""
+"""The README on what a reader has: a run of the demo's length and sizes, of smaller batches and fewer checkpoints."""
 
 import re
 import shlex
@@ -44,7 +44,8 @@ def demo(unchecked: None, shared: Path, tmp_path: Path, monkeypatch: pytest.Monk
         if not first.exists():
             (tmp_path / "first").mkdir()
             monkeypatch.chdir(tmp_path / "first")
-            main(["train", "induction", "--batch_size", "16", "--eval_batch_size", "16"])  # make demo has 64
+            sizes = ["--batch_size", "16", "--eval_batch_size", "16", "--schedule.log", "8", "--schedule.linear", "3"]
+            main(["train", "induction", *sizes])
             (tmp_path / "first").rename(first)
     shutil.copytree(first / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)

@@ -24,8 +24,9 @@ demo: $(READY)  ## train the induction recipe and report the circuits that form
 	then $(BIN)/headway train --resume runs/induction; \
 	else $(BIN)/headway train induction; fi
 
+# Compiled tests are kept, whatever the environment says: each worker takes seconds to compile them.
 test: $(READY)  ## run the tests
-	$(BIN)/pytest -n 3 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist worksteal
 
 check: $(READY)  ## lint, types, tests
 	$(BIN)/ruff check .

@@ -124,7 +124,8 @@ def train(
     )
     check_memory(model)
     check_first_batch(recipe)
-    path, *_ = Run.place(out, recipe, overwrite)
+    path, _ = Run.place(out, overwrite)
+    recipe.to_yaml()  # refuses what a file cannot hold, before there is a directory
     with writing(path):
         run = Run.create(path, recipe, overwrite)
         _fit(run, LIVE if measures is None else measures, None, live)

@@ -4,7 +4,9 @@ import importlib
 import pkgutil
 from argparse import SUPPRESS
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from inspect import isabstract
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -153,16 +155,8 @@ class Recipe:
 
     @classmethod
     def parser(cls, task: type[Task]) -> ArgumentParser:
-        """The options of a recipe for this kind of task: of a command line, and of config.yaml."""
-        parser = ArgumentParser(allow_abbrev=False, exit_on_error=False)
-        for part, kind in {"task": task, **cls.parts}.items():
-            if fields(kind):
-                parser.add_class_arguments(kind, part)
-                # jsonargparse's own way to give a whole part at once; ``parse`` refuses it.
-                next(action for action in parser._actions if action.dest == part).help = SUPPRESS
-        parser.add_class_arguments(cls, skip={"task", *cls.parts, "compile"})
-        parser.add_argument("--compile", action=ActionYesNo, default=False, help="Compile the training forward pass.")
-        return parser
+        """The options of a recipe for this kind of task, of a command line and of config.yaml, which one may change."""
+        return deepcopy(_parser(task))
 
     def defaults(self) -> dict[str, Any]:
         """This recipe as defaults of ``parser``: sizes that follow from others go on following them."""
@@ -230,6 +224,20 @@ class Recipe:
             return cls.from_dict(values, task, trust)
         except ValueError as error:
             raise ValueError(f"config: {path}: {error}") from None
+
+
+@cache
+def _parser(task: type[Task]) -> ArgumentParser:
+    """Build a parser, which takes ten times as long as to copy one: jsonargparse reads the docstrings."""
+    parser = ArgumentParser(allow_abbrev=False, exit_on_error=False)
+    for part, kind in {"task": task, **Recipe.parts}.items():
+        if fields(kind):
+            parser.add_class_arguments(kind, part)
+            # jsonargparse's own way to give a whole part at once; ``parse`` refuses it.
+            next(action for action in parser._actions if action.dest == part).help = SUPPRESS
+    parser.add_class_arguments(Recipe, skip={"task", *Recipe.parts, "compile"})
+    parser.add_argument("--compile", action=ActionYesNo, default=False, help="Compile the training forward pass.")
+    return parser
 
 
 def import_path(kind: type[Task]) -> str:

@@ -432,11 +432,11 @@ class Run:
         """
         from headway.checkpoints.environment import environment
 
-        path, *_ = cls.place(path, recipe, overwrite)
+        path, _ = cls.place(path, overwrite)
+        config = recipe.to_yaml()
         with writing(path):
             # Another process may have come first.
-            path, config, there = cls.place(path, recipe, overwrite)
-            for old in there:
+            for old in cls.place(path, overwrite)[1]:
                 shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
             tokenizer = recipe.task.tokenizer_json
             write_whole(path / ENVIRONMENT, json.dumps(environment(), indent=2))
@@ -446,8 +446,8 @@ class Run:
         return cls(path, type(recipe.task), trust=True)
 
     @staticmethod
-    def place(path: str | Path, recipe: "Recipe", overwrite: bool) -> tuple[Path, str, list[Path]]:
-        """Return the directory of a new run, its config.yaml, and the files that it replaces.
+    def place(path: str | Path, overwrite: bool) -> tuple[Path, list[Path]]:
+        """Return the directory of a new run, and the files that it replaces.
 
         Raises:
             ValueError: a directory that holds something else, or a run that may not be replaced.
@@ -458,7 +458,6 @@ class Run:
         around = next((parent for parent in path.resolve().parents if holds_run(parent)), None)
         if around:
             raise ValueError(f"out: {path} lies in the run {around}; it must lie outside of any run")
-        config = recipe.to_yaml()
         there = [old for pattern in CONTENTS for old in path.glob(pattern)]
         if there:
             # A run that was killed while it was made has these alone.
@@ -467,7 +466,7 @@ class Run:
                 raise ValueError(f"out: {path} holds {there[0].name} but no run; it must be empty, or hold a run")
             if not (begun or overwrite):
                 raise ValueError(f"out: {path} holds a run already; --overwrite replaces it, --resume {path} goes on")
-        return path, config, there
+        return path, there
 
 
 @dataclass(frozen=True)

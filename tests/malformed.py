@@ -3,7 +3,9 @@
 import contextlib
 import io
 import logging
+import os
 import shutil
+import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -223,6 +225,38 @@ def contents(folder: Path) -> Contents:
         return path.read_bytes() if path.is_file() else None
 
     return {path: content(path) for path in folder.rglob("*")}
+
+
+class Watched:
+    """A folder in which nothing is to change; its files are read again only if one of them was written."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.before = folder, contents(folder)
+        self._written = written(folder)
+
+    def now(self) -> Contents:
+        """Return what the folder holds; what has changed is undone, because other cases begin with the same folder."""
+        now = written(self.folder)
+        if now == self._written:
+            return self.before
+        after = contents(self.folder)
+        if after != self.before:
+            for path in self.folder.iterdir():
+                remove(path)
+            restore(self.folder, self.before)
+        self._written = written(self.folder)
+        return after
+
+
+def written(folder: Path) -> dict[str, tuple[int, int, int] | None]:
+    """Where and when each file and link in a folder was written. The time of a folder says only what came and went."""
+    found = {}
+    for place, folders, files in os.walk(folder):
+        for path in (f"{place}/{name}" for name in (*folders, *files)):
+            state = os.lstat(path)
+            is_folder = stat.S_ISDIR(state.st_mode)
+            found[path] = None if is_folder else (state.st_ino, state.st_size, state.st_mtime_ns)
+    return found
 
 
 def restore(folder: Path, whole: Contents) -> None:

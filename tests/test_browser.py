@@ -15,10 +15,11 @@ import xarray as xr
 from browsing import Open, drawn, go, needs_chromium, pixels, seen
 from matplotlib.image import imread
 from playwright.sync_api import Locator, Page
-from toys import TOKENS, VECTORS, made_up_circuit, made_up_run
+from toys import TOKENS, VECTORS, Train, made_up_circuit, made_up_run
 
 from headway.analyze.report import write_report
 from headway.checkpoints import Run
+from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import read_file, score_file, write_scores
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
@@ -27,11 +28,15 @@ from headway.train import train
 pytestmark = needs_chromium
 
 
+# Of no step between the first and the last.
+SHORT = replace(TOKENS, steps=3, schedule=Schedule(log=0, linear=0))
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(trained: Train, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run in which a circuit forms: its K-compositions leave their bands between the kept steps."""
     recipe = replace(TOKENS, steps=59, schedule=replace(TOKENS.schedule, log=5, linear=4, at=()))
-    return train(**vars(recipe), out=tmp_path_factory.mktemp("runs") / "run")
+    return trained(recipe, tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +160,8 @@ def test_arrow_keys_move_the_slider_from_anywhere(run: Run, opened: Open):
     assert page.locator("#slider").input_value() == str(last - 1)
 
 
-def test_play_goes_to_the_end_and_stops(run: Run, opened: Open):
-    page = opened(run.report_file)
+def test_play_goes_to_the_end_and_stops(formed: Run, opened: Open):
+    page = opened(formed.report_file)
     page.keyboard.press("p")
     page.wait_for_function("() => state.place === places.step.length - 1 && !playing", timeout=20_000)
     assert page.locator("#play").text_content() == "Play"
@@ -306,7 +311,7 @@ class Markup(RepeatedTokens):
 
 def test_a_token_that_is_a_script_shows_as_text(tmp_path: Path, opened: Open):
     task = Markup(**{name: getattr(TOKENS.task, name) for name in ("n_tokens", "length", "period_min", "period_max")})
-    run = train(**{**vars(TOKENS), "task": task}, out=tmp_path / "run")
+    run = train(**{**vars(SHORT), "task": task}, out=tmp_path / "run")
     page = opened(run.report_file, "#head=L0H0&large=1")
     seen(page, "attention")
     assert "“</script><script>alert(2)</script>”" in page.locator(".large output").inner_text()
@@ -353,10 +358,9 @@ def test_heads_whose_attention_is_no_number_say_so(run: Run, tmp_path: Path, ope
 
 
 def test_one_checkpoint_of_vectors_in_one_layer_is_a_page(tmp_path: Path, opened: Open):
-    recipe = replace(VECTORS, model=replace(VECTORS.model, n_layers=1))
+    recipe = replace(SHORT, task=VECTORS.task, model=replace(VECTORS.model, n_layers=1))
     run = train(**vars(recipe), out=tmp_path / "run")
-    for step in run.steps[1:]:
-        shutil.rmtree(score_file(run.path, step, "loss").parent)
+    shutil.rmtree(score_file(run.path, recipe.steps, "loss").parent)
     page = opened(write_report(run), "#head=L0H0&large=1")
     assert "Only one checkpoint has scores" in (page.locator("#formed").text_content() or "")
     assert page.locator("#slider").is_disabled()
@@ -365,8 +369,8 @@ def test_one_checkpoint_of_vectors_in_one_layer_is_a_page(tmp_path: Path, opened
     assert "squared error" in (page.locator("#loss").text_content() or "")
 
 
-def test_several_runs_move_together_by_step_or_by_loss(run: Run, tmp_path: Path, opened: Open):
-    other = train(**vars(replace(TOKENS, seed=3)), out=tmp_path / "other")
+def test_several_runs_move_together_by_step_or_by_loss(run: Run, trained: Train, tmp_path: Path, opened: Open):
+    other = trained(TOKENS, tmp_path / "other")
     page = opened(write_report([run, other], tmp_path / "both.html"))
     told = page.locator("#loss output.readout")
     steps = sorted({*run.steps, *other.steps})

@@ -21,7 +21,13 @@ SWITCHES = {
     "attn_in": ("use_attn_in",),
     "all": ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in"),
 }
-KINDS = list(itertools.product(["standard", "shortformer", "none"], ["LN", "LNPre", None], [False, True], SWITCHES))
+POSITIONS, NORMS = ["standard", "shortformer", "none"], ["LN", "LNPre", None]
+# Every two settings occur together, and every switch with every norm, with MLPs and without.
+KINDS = [
+    (POSITIONS[(i + j) % 3], norm, attn_only, switches)
+    for (i, norm), (j, switches) in itertools.product(enumerate(NORMS), enumerate(SWITCHES))
+    for attn_only in (False, True)
+]
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: "-".join(map(str, kind)))

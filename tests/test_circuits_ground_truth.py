@@ -17,7 +17,7 @@ from headway.models.hooked_transformer import HookedTransformer
 def found(name: str) -> Circuit:
     model, batch = CIRCUITS[name].build()
     assert batch.task is not None
-    return find_circuit(model, batch, batch.task.behaviour.part, n_controls=19)
+    return find_circuit(model, batch.first(13), batch.task.behaviour.part, n_controls=19)
 
 
 def auroc(importance: xr.DataArray, true: tuple[str, ...]) -> float:

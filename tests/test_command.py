@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -16,13 +17,14 @@ from toys import TOKENS, NoFields, made_up_run
 
 from headway.__main__ import main
 from headway.analyze import MEASURES
+from headway.analyze.report import write_report
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.scores import read_file
 from headway.recipes import RECIPES
 from headway.train import StoppedError
 
 ROOT = Path(__file__).parent.parent
-QUICK = ["--steps", "2", "--batch_size", "2", "--eval_batch_size", "3", "--schedule.log", "0", "--schedule.linear", "0"]
+QUICK = ["--steps", "2", "--batch_size", "2", "--eval_batch_size", "5", "--schedule.log", "0", "--schedule.linear", "0"]
 
 
 def contents(folder: Path) -> dict[Path, bytes | None]:
@@ -47,13 +49,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_trains(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_every_recipe_trains_and_its_page_stays_small(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Patterns weigh most; a page of 41 steps of the induction recipe may have 3 MB."""
     corpus = ["--task.corpus", "package:email", "--task.n_tokens", "1009"] if recipe == "text" else []
     main(["train", recipe, *QUICK, *corpus, "--out", str(tmp_path / "run")])
-    assert Run(tmp_path / "run").steps == [0, 2]
+    run = Run(tmp_path / "run")
+    assert run.steps == [0, 2]
     printed = capsys.readouterr().out
     assert "\nBehaviour   loss" in printed
     assert "\nCircuit     " in printed
+    fixed = write_report(Run.create(tmp_path / "empty", run.recipe)).stat().st_size
+    per_step = (run.report_file.stat().st_size - fixed) / 2
+    assert fixed + 45 * per_step < (3e6 if recipe == "induction" else 12e6)
 
 
 def test_options_reach_the_recipe(tmp_path: Path):
@@ -122,16 +129,18 @@ def test_a_task_of_ones_own_by_import_path(tmp_path: Path):
 @pytest.mark.parametrize(
     "options", [["--model.normalization_type", "null"], ["--optim.max_grad_norm", "null"]], ids=str
 )
-def test_an_option_that_is_null_comes_back(options: list[str], tmp_path: Path):
-    main(["train", "induction", *QUICK, *options, "--out", str(tmp_path / "run")])
-    main(["train", "--config", str(tmp_path / "run" / "config.yaml"), "--out", str(tmp_path / "again")])
-    assert Run(tmp_path / "again").recipe == Run(tmp_path / "run").recipe
+def test_an_option_that_is_null_comes_back(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = recipe_of(["induction", *QUICK, *options], monkeypatch)
+    part, name = options[0].removeprefix("--").split(".")
+    assert getattr(getattr(recipe, part), name) is None
+    recipe.save(tmp_path / "config.yaml")
+    assert recipe_of(["--config", str(tmp_path / "config.yaml")], monkeypatch) == recipe
 
 
-def test_a_task_without_fields_trains_and_comes_back(tmp_path: Path):
+def test_a_task_without_fields_trains_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     main(["train", "--task", "toys:NoFields", *QUICK, "--out", str(tmp_path / "run")])
-    main(["train", "--config", str(tmp_path / "run" / "config.yaml"), "--out", str(tmp_path / "again")])
-    assert Run(tmp_path / "again").task == NoFields()
+    assert Run(tmp_path / "run").task == NoFields()
+    assert recipe_of(["--config", str(tmp_path / "run" / "config.yaml")], monkeypatch) == Run(tmp_path / "run").recipe
 
 
 def test_resuming_a_finished_run_says_so(run: Path, capsys: pytest.CaptureFixture[str]):
@@ -196,7 +205,8 @@ def test_a_figure_of_ours_is_drawn_again_and_no_other_file_is_replaced(
 def test_a_diverging_run_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main(["train", "--task", "toys:TurnsNaN", "--out", str(tmp_path / "nan"), "--batch_size", "2",
-              "--eval_batch_size", "3", "--optim.warmup_steps", "0", "--trainer.accelerator", "cpu"])  # fmt: skip
+              "--eval_batch_size", "3", "--optim.warmup_steps", "0", "--trainer.accelerator", "cpu",
+              "--schedule.log", "0", "--schedule.linear", "0"])  # fmt: skip
     assert end.value.code == 1
     assert "diverged at step" in capsys.readouterr().err
     assert Run(tmp_path / "nan").steps[0] == 0
@@ -218,9 +228,9 @@ def test_help_lists_the_recipes_as_they_are(capsys: pytest.CaptureFixture[str]):
 def test_a_task_from_a_notebook_trains_resumes_and_reloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A class of __main__, as in a notebook, and afterwards the same class by its import path."""
     (tmp_path / "mine.py").write_text(NOTEBOOK)
-    subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, check=True, capture_output=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    runpy.run_path("mine.py", run_name="__main__")
     mine = importlib.import_module("mine")
     mine.look("by-path")
     assert yaml.safe_load((tmp_path / "notebook" / "config.yaml").read_text())["task"]["class"] == "__main__:Doubling"

@@ -18,6 +18,7 @@ import torch
 from malformed import (
     Contents,
     Damage,
+    Watched,
     build,
     contents,
     copied,
@@ -29,9 +30,7 @@ from malformed import (
     holds,
     link_at,
     refused,
-    remove,
     replaced,
-    restore,
     typed,
     with_checkpoint,
     with_tensors,
@@ -1019,11 +1018,11 @@ def named(case: Case) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, trained: Train) -> tuple[Path, Contents]:
-    """The folder that every case begins with, and what it holds."""
+def whole(tmp_path_factory: pytest.TempPathFactory, trained: Train) -> Watched:
+    """The folder that every case begins with."""
     folder = tmp_path_factory.mktemp("malformed")
     build(folder, trained)
-    return folder, contents(folder)
+    return Watched(folder)
 
 
 class Here(NamedTuple):
@@ -1034,9 +1033,8 @@ class Here(NamedTuple):
 
 
 @pytest.fixture
-def here(case: Case, whole: tuple[Path, Contents], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+def here(case: Case, whole: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     """The folder with its damage, if it has one: then it is a copy."""
-    folder, before = whole
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "stdin", sys.stdin)
     # A machine of 16 GiB, whatever it has.
@@ -1044,22 +1042,12 @@ def here(case: Case, whole: tuple[Path, Contents], tmp_path: Path, monkeypatch: 
     if case.code == 2:
         monkeypatch.setattr("headway.train._fit", lambda *_: pytest.fail("it trains"))
     if case.damage is not None:
-        copied(folder, tmp_path, f"{case.command} {case.damage.path}")
+        copied(whole.folder, tmp_path, f"{case.command} {case.damage.path}")
         monkeypatch.chdir(tmp_path)
         case.damage.apply()
         return Here(contents(tmp_path), lambda: contents(tmp_path))
-    monkeypatch.chdir(folder)
-
-    def now() -> Contents:
-        after = contents(folder)
-        if after != before:
-            # A case that fails must not fail the others.
-            for path in folder.iterdir():
-                remove(path)
-            restore(folder, before)
-        return after
-
-    return Here(before, now)
+    monkeypatch.chdir(whole.folder)
+    return Here(whole.before, whole.now)
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)

@@ -75,6 +75,8 @@ def test_commands_run_on_a_demo_run(block: str):
             arguments += ["--task.corpus", "package:email", "--task.n_tokens", "1009"]
         if arguments[0] == "study":
             arguments += ["--sequences", "7"]
+        if arguments[0] == "circuit":
+            arguments += ["--sequences", "7", "--orders", "1", "--controls", "3"]
         main(arguments)
 
 

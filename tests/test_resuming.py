@@ -34,21 +34,28 @@ def begin_again(run: Run, step: int) -> Run:
     return Run(run.path)
 
 
-@pytest.fixture
-def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that was killed after its checkpoint of step 8, and had trained two steps more."""
 
-    def killed(module: TrainingModule, batch: Any, batch_idx: int) -> torch.Tensor:
+    def die(module: TrainingModule, batch: Any, batch_idx: int) -> torch.Tensor:
         if module.global_step == 10:
             raise ZeroDivisionError
         return step(module, batch, batch_idx)
 
     step = TrainingModule.training_step
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingModule, "training_step", killed)
+    out = tmp_path_factory.mktemp("runs") / "killed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingModule, "training_step", die)
         with pytest.raises(ZeroDivisionError):
-            train(**vars(TOKENS), out=tmp_path / "stopped")
-    return Run(tmp_path / "stopped")
+            train(**vars(TOKENS), out=out)
+    return Run(out)
+
+
+@pytest.fixture
+def stopped(killed: Run, tmp_path: Path) -> Run:
+    """A copy of that run, which a test may change."""
+    return Run(shutil.copytree(killed.path, tmp_path / "stopped"))
 
 
 def test_a_resume_file_of_an_earlier_moment_is_refused(

@@ -1,11 +1,15 @@
 """What a command or an import needs: each runs in a process of its own, which lists what it has imported.
 
+Where xarray or torch may be imported, the process is a fork of one that has imported it, which saves a second each.
+
 Seconds are spent on imports, so that a test of what is imported holds how fast a command starts; ``make bench
 ONLY=start`` measures it.
 """
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,11 +64,39 @@ CODE = [
     ("import headway; headway.HookedTransformer, headway.measure", {"lightning", *BRIDGE}),
 ]
 
-LIST = """
-import atexit, sys
-atexit.register(lambda: print("imported:", *sys.modules, file=sys.stderr))
+# Reads lines of code, arguments and folder; answers each with the exit code, the modules, and the errors of a child.
+SERVE = """
+import json, os, sys, tempfile, traceback
+for line in sys.stdin:
+    code, arguments, folder = json.loads(line)
+    errors = tempfile.TemporaryFile("w+")
+    receive, send = os.pipe()
+    if not os.fork():
+        os.chdir(folder)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(errors.fileno(), 2)
+        sys.argv[1:] = arguments
+        status = 0
+        try:
+            exec(code, {"__name__": "__main__"})
+        except SystemExit as end:
+            status = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stderr.flush()
+        with os.fdopen(send, "w") as to:
+            json.dump([status, [*sys.modules]], to)
+        os._exit(0)
+    os.close(send)
+    with os.fdopen(receive) as answer:
+        status, modules = json.load(answer)
+    os.wait()
+    errors.seek(0)
+    print(json.dumps([status, modules, errors.read()]), flush=True)
 """
 AS_COMMAND = """
+import sys
 from headway.__main__ import main
 main(sys.argv[1:])
 """
@@ -83,19 +115,51 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def imported_by(code: str, arguments: list[str], folder: Path) -> tuple[int, set[str]]:
-    """The exit code of a process, and the modules that it has imported at its end."""
-    command = [sys.executable, "-c", LIST + code, *arguments]
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    errors, _, names = process.stderr.rpartition("imported:")
-    assert "Traceback" not in errors, errors
-    return process.returncode, set(names.split())
+class Server:
+    """A process that has imported a module, and runs code in forks of itself."""
+
+    def __init__(self, module: str):
+        code = f"import {module}\n{SERVE}"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def imported_by(self, code: str, arguments: list[str], folder: Path) -> tuple[int, set[str]]:
+        """The exit code of a process, and the modules that it has imported at its end."""
+        assert self._process.stdin
+        assert self._process.stdout
+        print(json.dumps([code, arguments, str(folder)]), file=self._process.stdin, flush=True)
+        status, modules, errors = json.loads(self._process.stdout.readline())
+        assert "Traceback" not in errors, errors
+        return status, set(modules)
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Callable[[set[str]], Server]]:
+    """Gives the process that has imported what takes longest of what may be imported."""
+    servers: dict[str, Server] = {}
+
+    def server(absent: set[str]) -> Server:
+        module = next((each for each in ("torch", "xarray") if each not in absent), "sys")
+        if module not in servers:
+            servers[module] = Server(module)
+        return servers[module]
+
+    yield server
+    for each in servers.values():
+        each.end()
 
 
 @pytest.mark.parametrize(("command", "code", "absent"), COMMANDS, ids=lambda value: value if type(value) is str else "")
-def test_a_command_imports_what_it_needs(command: str, code: int, absent: set[str], run: Run, tmp_path: Path):
+def test_a_command_imports_what_it_needs(
+    command: str, code: int, absent: set[str], run: Run, tmp_path: Path, server: Callable[[set[str]], Server]
+):
     arguments = [argument.replace("RUN", str(run.path)) for argument in command.split()]
-    ended, imported = imported_by(AS_COMMAND, arguments, tmp_path)
+    ended, imported = server(absent).imported_by(AS_COMMAND, arguments, tmp_path)
     assert ended == code
     assert "headway.__main__" in imported
     assert imported & absent == set()
@@ -106,15 +170,17 @@ def test_a_command_imports_what_it_needs(command: str, code: int, absent: set[st
 @pytest.mark.parametrize(
     ("code", "absent"), CODE, ids=lambda value: value.partition("\n")[0] if type(value) is str else ""
 )
-def test_an_import_brings_what_it_needs(code: str, absent: set[str], run: Run, tmp_path: Path):
-    ended, imported = imported_by(code.replace("RUN", str(run.path)), [], tmp_path)
+def test_an_import_brings_what_it_needs(
+    code: str, absent: set[str], run: Run, tmp_path: Path, server: Callable[[set[str]], Server]
+):
+    ended, imported = server(absent).imported_by(code.replace("RUN", str(run.path)), [], tmp_path)
     assert ended == 0
     assert imported & absent == set()
 
 
-def test_the_script_prints_its_help_as_fast_as_the_command(tmp_path: Path):
+def test_the_script_prints_its_help_as_fast_as_the_command(tmp_path: Path, server: Callable[[set[str]], Server]):
     script = f"import runpy; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
-    ended, imported = imported_by(script, ["--help"], tmp_path)
+    ended, imported = server(ARRAYS).imported_by(script, ["--help"], tmp_path)
     assert ended == 0
     assert "headway.__main__" in imported
     assert imported & ARRAYS == set()

@@ -23,7 +23,7 @@ def held_out_loss(model: Model, task: Text, progress: bool = False) -> float:
         >>> import torch
         >>> from headway.models.config import ModelConfig
         >>> from headway.models.hooked_transformer import HookedTransformer
-        >>> task = Text(corpus="package:headway", n_tokens=300, length=7)
+        >>> task = Text(corpus="package:email", n_tokens=300, length=7)
         >>> cfg = ModelConfig(n_layers=1, d_model=5, n_ctx=7, d_head=3, n_heads=2, d_vocab=300)
         >>> model = HookedTransformer(cfg)
         >>> _ = torch.nn.init.zeros_(model.unembed.W_U)  # all tokens are equally likely

@@ -401,7 +401,7 @@ class Run:
 
         Args:
             figure: loss, network, circuit, diagram, attention, eigenvalues, heads, composition or attribution.
-            options: at, layer, head, sequence, measure: the step, and which part of the figure is drawn.
+            options: at, layer, head, sequence, measure, part, replace: the step, and what of the figure is drawn.
 
         Raises:
             ValueError: an unknown figure, an option that it does not take, scores that are missing, or no matplotlib.

@@ -234,14 +234,17 @@ class _Scores(BackendEntrypoint):
 def over_steps(files: Mapping[int, ScoreFile], steps: Sequence[int] | None = None) -> xr.Dataset:
     """The files of one measure along the axis ``step``, at ``steps`` or their own; numbers are read when looked at.
 
+    Numbers in other units than those of the last file, which another version of a measure wrote, are left out.
+
     Raises:
         ValueError: files whose axes have other lengths and no labels.
     """
+    steps = list(files) if steps is None else list(steps)
+    files = _in_the_same_units(files)
     layouts = [file.layout for file in files.values()]
     if not all(layout.is_like(layouts[-1]) for layout in layouts):
-        joined = _joined_by_label(files)
-        return joined if steps is None else joined.reindex(step=list(steps))
-    series = _Series(files, list(files) if steps is None else list(steps))
+        return _joined_by_label(files).reindex(step=steps)
+    series = _Series(files, steps)
     last = layouts[-1]
     variables = {
         name: xr.Variable(
@@ -252,6 +255,24 @@ def over_steps(files: Mapping[int, ScoreFile], steps: Sequence[int] | None = Non
         for name in last.places
     }
     return xr.Dataset(variables, coords={STEP: series.steps, **last.labels})
+
+
+def _in_the_same_units(files: Mapping[int, ScoreFile]) -> Mapping[int, ScoreFile]:
+    """Return the files of a measure whose variables have the units that they have in the last one."""
+    last = list(files.values())[-1].layout
+    # The files of one measure share few layouts.
+    layouts = {id(file.layout): file.layout for file in files.values()}
+    alike = {key: _has_units_of(layout, last) for key, layout in layouts.items()}
+    return files if all(alike.values()) else {step: file for step, file in files.items() if alike[id(file.layout)]}
+
+
+def _has_units_of(layout: Layout, other: Layout) -> bool:
+    """Return whether no variable of both has other units; some files name two units, of which one fits."""
+    for name in layout.places.keys() & other.places.keys():
+        first, second = (each.attributes[name].get("units", "") for each in (layout, other))
+        if first and second and not set(first.split(", or ")) & set(second.split(", or ")):
+            return False
+    return True
 
 
 def _joined_by_label(files: Mapping[int, ScoreFile]) -> xr.Dataset:

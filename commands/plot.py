@@ -19,6 +19,8 @@ def plot_command(arguments: list[str]) -> None:
     parser.add_argument("--head", type=int | None, help="one head of each of these layers; all if not given")
     parser.add_argument("--sequence", type=int | None, help="which sequence of the evaluation batch, from 0")
     parser.add_argument("--measure", help="which measure, of a figure that can show several")
+    parser.add_argument("--part", help="the behaviour whose circuit is shown")
+    parser.add_argument("--replace", help="the replacement under which it was found")
     parser.add_argument("--out", help="a .png, .svg or .pdf file; FIGURE.svg if not given")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a figure of Headway")
     if {"-h", "--help"} & set(arguments):
@@ -45,5 +47,7 @@ def plot_command(arguments: list[str]) -> None:
         head=options.head,
         sequence=options.sequence,
         measure=options.measure,
+        part=options.part,
+        replace=options.replace,
     )
     print(save(figure, out, options.overwrite))

@@ -217,6 +217,7 @@ def measures() -> None:
         show(f"{name} at {len(spent)} steps / the rest of the run", goal, shares, f"{statistics.median(rest):.0f} s")
 
     share("live measures", ".05", MeasureWhileTraining, LIVE, 3)
+    share("effect", ".02", MeasureWhileTraining, [each for each in LIVE if each.name == "effect"], 3)
     share("all measures", ".10", MeasureWhileTraining, MEASURES, 2)
     share("checkpoints", "-", KeepCheckpoints, LIVE, 2)
 

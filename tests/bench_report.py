@@ -60,7 +60,7 @@ def report(name: str, run: Run, write_goal: str, size_goal: str, ready_goal: str
 
         show(f"{name}: seconds until the page is ready", ready_goal, lambda: ready(opened()))
         page = opened()
-        for section in ("diagram", "attention", "heads", "pairs"):
+        for section in ("circuit", "attention", "heads", "pairs"):
             page.locator(f"#{section}").scroll_into_view_if_needed()
             show(f"{name}: milliseconds to slide by one, at {section}", "-", lambda: page.evaluate(SLIDE))
         browser.close()

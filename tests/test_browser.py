@@ -52,6 +52,11 @@ def formed(tmp_path_factory: pytest.TempPathFactory) -> Run:
         if step >= 3:
             scores["k_composition"][0, 1, 1, 2] = scores["k_composition_z"][0, 1, 1, 2] = 10.0 * step
         write_scores(path, scores)
+        # Enough is known for shares of it.
+        path = score_file(run.path, step, "effect")
+        scores = read_file(path)
+        scores["effect_known"][...], scores["effect"][:] = 3.0, 0.1 * step
+        write_scores(path, scores)
     write_report(run)
     return run
 
@@ -61,14 +66,14 @@ def test_the_page_opens_from_disk_and_every_section_has_its_figure(run: Run, ope
     assert page.title() == "run · Headway"
     sections = page.locator("section h2").all_text_contents()
     assert sections == [
-        "What formed", "Circuit", "Loss", "Circuit diagram", "Attention", "Eigenvalues", "Scores of heads",
+        "What formed", "Circuit", "Loss", "Attention", "Eigenvalues", "Scores of heads",
         "Scores of the network", "Composition", "Direct attribution", "About",
     ]  # fmt: skip
     assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
     for section, figure, count in (
         ("loss", "svg path", 3),
         ("network", "figure canvas", 2),
-        ("diagram", ".node", 6),
+        ("circuit", ".node", 6),
         ("attention", "button.head canvas", 6),
         ("eigenvalues", "button.head canvas", 12),
         ("heads", ".panels canvas", 16),
@@ -80,12 +85,12 @@ def test_the_page_opens_from_disk_and_every_section_has_its_figure(run: Run, ope
 
 
 def test_the_slider_moves_the_cursor_the_diagram_and_the_attention(formed: Run, opened: Open):
-    page = opened(formed.report_file)
+    page = opened(formed.report_file, "#kinds=k")
     shown = {}
     for place in (4, 0):
         go(page, place)
         cursor = seen(page, "loss").locator(".cursor").get_attribute("x1")
-        diagram = seen(page, "diagram")
+        diagram = seen(page, "circuit")
         edges = diagram.locator("path.edge").evaluate_all("(edges) => edges.map((edge) => edge.dataset.kind)")
         pattern = pixels(seen(page, "attention").locator("button.head canvas").first)
         plane = pixels(seen(page, "eigenvalues").locator("canvas").first)
@@ -101,7 +106,12 @@ def test_the_slider_moves_the_cursor_the_diagram_and_the_attention(formed: Run, 
 def test_an_edge_appears_with_the_step_at_which_its_pair_forms_and_is_as_wide_as_its_z(formed: Run, opened: Open):
     page = opened(formed.report_file)
     edges = page.locator("path.edge[data-kind=K]")
-    seen(page, "diagram")
+    seen(page, "circuit")
+    # Compositions are shown on demand.
+    assert edges.count() == 0
+    page.locator("#circuit").get_by_label("K-composition").check()
+    drawn(page)
+    assert "kinds=k" in page.url
     widths = []
     for place in range(5):
         go(page, place)
@@ -112,7 +122,7 @@ def test_an_edge_appears_with_the_step_at_which_its_pair_forms_and_is_as_wide_as
             widths.append(float(edges.get_attribute("stroke-width") or 0))
     # 1.5 is the thinnest; z is 30 and 40.
     assert (widths[1] - 1.5) / (widths[0] - 1.5) == pytest.approx(4 / 3)
-    page.locator("#diagram").get_by_label("K-composition").uncheck()
+    page.locator("#circuit").get_by_label("K-composition").uncheck()
     drawn(page)
     assert edges.count() == 0
 
@@ -121,7 +131,9 @@ def test_the_circuit_is_the_one_found_by_the_step_of_the_slider(formed: Run, ope
     run = Run(shutil.copytree(formed.path, tmp_path / "run"))
     assert f"headway circuit {formed.path}" in (seen(opened(formed.report_file), "circuit").text_content() or "")
     made_up_circuit(run, 1, ["embed->L0H1.v", "L0H1->output"], [], ("L0H1", "L0H2"))
-    made_up_circuit(run, 3, ["embed->L0H1.v", "L0H1->L1H2.k", "L1H2->output"], ["L1H0->output"], ("L1H2", "L1H0"))
+    late = made_up_circuit(
+        run, 3, ["embed->L0H1.v", "L0H1->L1H2.k", "L1H2->output"], ["L1H0->output"], ("L1H2", "L1H0")
+    )
     page = opened(write_report(run))
     section = seen(page, "circuit")
     expected = {
@@ -140,6 +152,44 @@ def test_the_circuit_is_the_one_found_by_the_step_of_the_slider(formed: Run, ope
     told = section.locator("output").text_content() or ""
     assert told.startswith("L0H1 (previous-token head, previous_token 0.75): in the circuit; effect ")
     assert section.locator("[data-node=L1H0]").get_attribute("data-kind") == "stands in for"
+    # At another checkpoint the rings are as thick as the effects that were scored there.
+    width = section.locator("[data-node=L1H1] .ring").get_attribute("stroke-width")
+    assert float(width or 0) == pytest.approx(1.2 + 5 * 0.4, rel=1e-3)
+    # At that of the circuit they are those that the search found.
+    go(page, 3)
+    for name in ("L0H1", "L1H0", "embed"):
+        width = float(section.locator(f"[data-node={name}] .ring").get_attribute("stroke-width") or 0)
+        assert width == pytest.approx(1.2 + 5 * late.effect.sel(node=name).item(), rel=1e-3)
+
+
+def test_alike_parts_have_their_effect_together_and_what_is_above_one_is_explained(
+    formed: Run, opened: Open, tmp_path: Path
+):
+    run = Run(shutil.copytree(formed.path, tmp_path / "run"))
+    scores = made_up_circuit(run, 4, ["embed->L0H1.v", "L0H1->output", "L0H2->output"], [], ("L0H1", "L0H0"))
+    section = seen(opened(write_report(run)), "circuit")
+    assert section.locator("table").count() == 1
+    assert "mislead" not in (section.text_content() or "")
+    scores["effect"].loc["L0H1"] = 2.1
+    ends = {"": 1.5, "_low": 1.25, "_high": 1.75}
+    for kind in ("", "second_"):
+        scores = scores.assign({f"{kind}group_effect{end}": ("group", [value]) for end, value in ends.items()})
+    write_scores(run.circuit_file(4, "repeats", "twin"), scores.assign_coords(group=["L0H1 L0H2"]))
+    section = seen(opened(write_report(run)), "circuit")
+    cells = section.locator("table").nth(1).locator("tbody tr").all_inner_texts()
+    assert [cell.split("\t") for cell in cells] == [["L0H1, L0H2", "150 % [125 %, 175 %]", "150 % [125 %, 175 %]"]]
+    assert (
+        "Above 100 %: with this node alone replaced, the other nodes mislead"
+        in section.locator("caption").first.inner_text()
+    )
+
+
+def test_where_nothing_is_known_there_is_nothing_to_explain(run: Run, opened: Open):
+    """A toy that has hardly trained."""
+    page = opened(run.report_file)
+    assert "there is nothing to explain: the loss on repeats is " in seen(page, "circuit").inner_text()
+    assert "Circuit: nothing to explain" in page.locator("#formed").inner_text()
+    assert "nothing to explain" in run.summary()
 
 
 def test_arrow_keys_move_the_slider_from_anywhere(run: Run, opened: Open):
@@ -219,7 +269,7 @@ def test_a_click_shows_a_head_large_and_the_pointer_reads_it(run: Run, opened: O
 
 def test_a_head_chosen_in_one_figure_is_chosen_in_all(run: Run, opened: Open):
     page = opened(run.report_file)
-    seen(page, "diagram").locator(".node").nth(2).press("Enter")
+    seen(page, "circuit").locator(".node").nth(2).press("Enter")
     drawn(page)
     assert page.locator("#head").input_value() == "L0H2"
     assert page.locator(".node.chosen").get_attribute("aria-pressed") == "true"
@@ -238,7 +288,8 @@ def test_the_table_holds_the_scores(run: Run, opened: Open):
     cells = heads.locator("tbody tr").nth(5).locator("td").all_text_contents()
     scores = run.scores.sel(step=59, layer=1, head=2)
     for name, cell in zip(names, cells, strict=True):
-        assert float(cell) == pytest.approx(float(scores[name]), rel=6e-3)
+        number = float("nan") if cell == "–" else float(cell)
+        assert number == pytest.approx(float(scores[name]), rel=6e-3, nan_ok=True)
 
 
 def test_everything_can_be_named_and_reached(run: Run, opened: Open):
@@ -376,11 +427,13 @@ def test_several_runs_move_together_by_step_or_by_loss(run: Run, trained: Train,
     steps = sorted({*run.steps, *other.steps})
     for place in (2, len(steps) - 1):
         go(page, place)
+        seen(page, "loss")
         for index, each in enumerate((run, other)):
             shown = max(step for step in each.steps if step <= steps[place])
             assert told.nth(index).inner_text().startswith(f"Step {shown}: ")
     page.locator("#by").select_option("loss")
     go(page, 30)
+    seen(page, "loss")
     wanted = page.evaluate("() => places.loss[state.place]")
     for index, each in enumerate((run, other)):
         losses = each.scores.loss.values
@@ -432,14 +485,14 @@ def test_a_notebook_s_frame_shows_the_page_at_its_step(run: Run, tmp_path: Path,
 def test_a_network_of_144_heads_opens_and_slides(tmp_path: Path, opened: Open):
     run = made_up_run(tmp_path / "large", layers=12, heads=12, kept=11, length=11)
     page = opened(write_report(run))
-    diagram = seen(page, "diagram")
+    diagram = seen(page, "circuit")
     assert diagram.locator(".node").count() == 144
     before = diagram.locator("output").inner_text()
     attention = seen(page, "attention").locator("button.head canvas").first
     pattern = pixels(attention)
     go(page, 7)
     assert pixels(attention) != pattern
-    assert seen(page, "diagram").locator("output").inner_text() != before
+    assert seen(page, "circuit").locator("output").inner_text() != before
     assert page.locator("path.edge").count() <= 120
 
 
@@ -606,10 +659,10 @@ def test_the_loss_falls_on_the_picture_as_it_does_in_the_numbers(marked: Run, op
 
 def test_a_node_has_the_colour_of_its_role(marked: Run, opened: Open):
     page = opened(marked.report_file)
-    nodes = seen(page, "diagram").locator(".node")
+    nodes = seen(page, "circuit").locator(".node")
     roles = nodes.evaluate_all("(nodes) => nodes.map((node) => node.dataset.role)")
     assert roles == ["", "previous_token", "", "", "", ""]
-    key = page.locator("#diagram .keys i").first.evaluate("(node) => getComputedStyle(node).backgroundColor")
+    key = page.locator("#circuit .keys i").first.evaluate("(node) => getComputedStyle(node).backgroundColor")
     fill = nodes.nth(1).locator("circle").nth(1)
     assert fill.evaluate("(node) => getComputedStyle(node).fill") == key
     # (.9 - chance) / (1 - chance)
@@ -627,6 +680,14 @@ def test_lines_and_bands_are_those_of_their_layer(marked: Run, opened: Open):
         found = places_of(charts.nth(layer), band, tolerance=3)
         # The frame reaches from 4 to 78 of 92 pixels.
         assert (78 - np.median(found[:, 0])) / 74 == pytest.approx(middle, abs=0.03)
+    # Each line has the colour that the key gives its head.
+    keys = heads.locator(".keys").first.locator("li")
+    assert keys.all_inner_texts() == [f"head {head} of its layer" for head in range(3)]
+    colors = keys.locator("line").evaluate_all("(all) => all.map((each) => getComputedStyle(each).stroke)")
+    for head, value in enumerate((0.1, 0.9)):
+        color = tuple(map(int, re.findall(r"\d+", colors[head])))
+        found = places_of(charts.nth(0), color)
+        assert (78 - np.median(found[:, 0])) / 74 == pytest.approx(value, abs=0.05)
     assert told.nth(0).inner_text() == "L0H1 0.9, above its band 0.05 to 0.15"
     assert told.nth(1).inner_text() == "L1H2 0.3, below its band 0.55 to 0.65"
     # The pointer reads the head whose line is nearest.

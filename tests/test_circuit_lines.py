@@ -5,7 +5,9 @@ import math
 import numpy as np
 import xarray as xr
 
-from headway.analyze.report.circuit_lines import circuit_lines, spans
+from headway.analyze.circuits.groups import Parts, label
+from headway.analyze.measures.head_names import spans
+from headway.analyze.report.circuit_lines import circuit_lines
 
 NODES = ["embed", "L0H0", "L0H1", "L0H2", "L1H0", "L1H1", "L1H2"]
 EDGES = [
@@ -45,6 +47,14 @@ def made_up(effect: dict[str, float], second: dict[str, float], **options: objec
     return scores
 
 
+def judged_together(scores: xr.Dataset, effect: dict[str, float], second: dict[str, float]) -> xr.Dataset:
+    """The same circuit with the effects of its sets of nodes, by their labels."""
+    labels = [label(names) for names in Parts(scores).together]
+    assert labels == list(effect) == list(second)
+    both = {"group_effect": ("group", [*effect.values()]), "second_group_effect": ("group", [*second.values()])}
+    return scores.assign(both).assign_coords(group=labels)
+
+
 def text(*arguments: object, **options: object) -> str:
     return " ".join(" ".join(circuit_lines(*arguments, **options)).split())  # pyright: ignore[reportArgumentType]
 
@@ -66,7 +76,38 @@ def test_a_circuit_is_its_routes_its_numbers_its_parts_and_the_rest():
     assert "1.0 where only the circuit is kept; L1H2 can stand in for L1H1" in said
     assert said.endswith("Not needed L0H0, L0H2 (attention sink)")
     assert said.isascii()
-    assert all(len(line) <= 120 for line in circuit_lines(scores, over))
+    for width in (120, 200, 80):
+        assert all(len(line) <= width for line in circuit_lines(scores, over, columns=width))
+    # Nothing that nobody measured is made up.
+    assert "together" not in said
+
+
+def test_alike_parts_are_judged_together_too():
+    effects = {"L0H1": 1.0, "L1H0": 0.5, "L1H1": 0.01, "L1H2": 0.005}
+    scores = made_up(effects, effects | {"L1H0": 0.02})
+    sets = {"L1H0 L1H1 L1H2": 1.0, "L1H1 L1H2": 0.75}
+    said = text(judged_together(scores, sets, sets))
+    assert "singly, 3.0 (twin), 1.5 (position_mean) together, 1.0 where only the circuit is kept; all of" in said
+    assert "; all of them 4.0 (twin), 2.0 (position_mean) together; L1H2 can stand in for L1H1" in said
+    alike = {"L0H1": 1.0, "L1H0": 0.5, "L1H1": 0.25, "L1H2": 0.25}
+    said = text(judged_together(made_up(alike, alike), {"L1H0 L1H1 L1H2": 1.25}, {"L1H0 L1H1 L1H2": math.nan}))
+    assert "necessary: 1.0 to 2.0 nats (twin), 0.50 to 1.0 (position_mean) singly, 5.0 (twin) together" in said
+
+
+def test_verdicts_wrap_below_their_own_column():
+    effects = {"L0H1": 1.0, "L1H0": 0.5, "L1H1": 0.01, "L1H2": 0.005}
+    lines = circuit_lines(made_up(effects, effects | {"L1H0": 0.02}), columns=110)
+    first = next(line for line in lines if line.startswith("  L1H0 to L1H2"))
+    column = first.index("depends")
+    assert column > 45
+    below = lines[lines.index(first) + 1]
+    assert below[:column].isspace()
+    assert not below[column].isspace()
+    # Where the terminal has no room beside the cells, the verdict stands below them.
+    narrow = circuit_lines(made_up(effects, effects), columns=64)
+    place = next(at for at, line in enumerate(narrow) if line.startswith("  L1H0 to L1H2"))
+    assert narrow[place].endswith("0.920")
+    assert narrow[place + 1].startswith("      necessary: L1H0")
 
 
 def test_parts_without_a_signature_are_unnamed_and_stand_together_if_their_edges_are_alike():

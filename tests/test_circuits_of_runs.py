@@ -13,6 +13,7 @@ from headway.checkpoints import Recipe, Run
 from headway.checkpoints.files import write_whole
 from headway.checkpoints.schedule import Schedule
 from headway.models import handmade
+from headway.models.handmade_circuits import CIRCUITS
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
 
@@ -50,6 +51,40 @@ def test_a_circuit_is_found_at_the_end_and_at_the_steps_on_the_way(run: Run):
     assert {name: attributes[name] for name in ("part", "replacement", "second", "step", "sequences")} == {
         "part": "repeats", "replacement": "twin", "second": "position_mean", "step": LAST, "sequences": 29,
     }  # fmt: skip
+
+
+def test_alike_parts_are_judged_together_under_both_replacements(tmp_path: Path):
+    known = CIRCUITS["two_induction_heads"]
+    model, batch = known.build()
+    assert batch.task is not None
+    recipe = Recipe(
+        task=batch.task, model=model.cfg, optim=OptimConfig(), schedule=Schedule(log=0, linear=0), steps=1,
+        batch_size=2, eval_batch_size=29,
+    )  # fmt: skip
+    run = Run.create(tmp_path / "run", recipe)
+    run.keep(1, model)
+    scores = headway.circuit(run, controls=7).scores
+    (pair,) = scores.group.values
+    heads = pair.split()
+    assert set(heads) < set(known.nodes)
+    assert (scores.effect.sel(node=heads) < 0.1).all()
+    for kind in ("", "second_"):
+        assert scores[f"{kind}group_effect"].sel(group=pair) > 0.5
+        low, high = (scores[f"{kind}group_effect_{end}"].item() for end in ("low", "high"))
+        assert low <= scores[f"{kind}group_effect"].item() <= high
+
+
+def test_every_stored_number_says_what_it_is(run: Run):
+    headway.circuit(run, at="last", controls=7)
+    for scores in (run.circuit(), run.circuit(over_steps=True)):
+        for name, variable in scores.data_vars.items():
+            assert {"long_name", "units", "description"} <= variable.attrs.keys(), name
+            assert not str(name).startswith("second_") or variable.attrs["description"].endswith("second replacement")
+    scores = run.circuit()
+    assert (scores.known.units, scores.effect.units) == ("nats", "share of what is known")
+    assert scores.known.attrs["step"] == LAST
+    assert scores.effect_low.description == "lower end of the 95 % interval of effect"
+    assert scores.faithfulness.null == "that of random circuits of its size, control_faithfulness"
 
 
 def test_over_all_steps_it_is_the_same_circuit(run: Run):

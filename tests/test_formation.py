@@ -10,7 +10,8 @@ import torch
 import xarray as xr
 
 from headway.analyze.formation.dates import formed_from, onset, outside
-from headway.analyze.formation.induction import induction_circuits
+from headway.analyze.formation.half_way import HalfWay
+from headway.analyze.formation.induction import InductionCircuit, induction_circuits, sentences
 from headway.analyze.formation.roles import ROLES, roles
 from headway.analyze.formation.strongest import Formed, strongest, what_formed
 from headway.analyze.measures.attention import (
@@ -118,9 +119,10 @@ def test_an_induction_circuit_is_a_pair_that_composes_through_keys():
     assert circuits[0].since == 1
     # Its ceiling: the flat spectrum of 13 tokens, perfectly aligned.
     assert circuits[0].k_composition == pytest.approx(13**-0.5)
-    assert circuits[0].sentence.startswith(
-        "L0H0 and L1H1 form an induction circuit from step 1 on: L0H0 is a previous-"
-    )
+    assert sentences(circuits) == [
+        "L0H0 and L1H1 have the signatures of an induction circuit, half-way before step 1: previous-token head "
+        "(1.000), prefix matching (1.000), and keys that read L0H0 (K-composition 0.277)."
+    ]
     assert induction_circuits(scores_of(composing_pair("q"))) == []
     assert induction_circuits(scores_of(composing_pair("v"))) == []
     assert induction_circuits(scores_of(previous_token_head())) == []
@@ -134,6 +136,25 @@ def test_an_induction_circuit_is_one_since_the_last_of_its_parts_formed():
     circuits = induction_circuits(scores_of((blank, batch), composing_pair("k"), composing_pair("k")))
     assert [each.since for each in circuits] == [10]
     assert induction_circuits(scores_of(composing_pair("k"), (blank, batch))) == []
+
+
+def test_pairs_with_one_previous_token_head_share_a_sentence():
+    """Two that are half-way at steps of their own, and one that composes too little to be called a circuit."""
+
+    def pair(head: int, step: float, composed: float) -> InductionCircuit:
+        half = HalfWay(step, (10, 1000))
+        return InductionCircuit(Head(0, 3), Head(1, head), 17, 0.9, 0.9 + head / 100, 0.3, composed, half)
+
+    formed, partly = sentences([pair(2, 155.0, 0.9), pair(1, 151.4, 0.5), pair(4, 140.0, 0.49)])
+    assert formed == (
+        "L0H3 and L1H1, L1H2 have the signatures of an induction circuit, half-way at steps 151 to 155: previous-token "
+        "head (0.900), prefix matching (0.910 to 0.920), and keys that read L0H3 (K-composition 0.300)."
+    )
+    assert partly.startswith(
+        "L0H3 and L1H4 K-compose, but less than half of the way, half-way at step 140 (10 to 1000)"
+    )
+    # The first step outside a null band is no date of a circuit.
+    assert "17" not in formed + partly
 
 
 def blended(scores: xr.Dataset, shares: tuple[float, ...], name: str, head: Head) -> xr.Dataset:
@@ -189,6 +210,12 @@ def test_a_head_has_formed_more_than_half_of_the_way_from_its_null_to_one():
         "The score leaves its 99 % band for good between steps 10 and 20."
     )
     assert sentence(0.9, since=(None, 10)).endswith("The score is outside its 99 % band from the start.")
+    dated = Formed("prefix_matching", (Head(0, 2),), 0.9, 0.2, 1e-4, 20.0, (10, 20), half=HalfWay(30.2, (20, 40)))
+    assert dated.formed
+    assert dated.dates == (
+        "prefix_matching of L0H2 is half-way at step 30 (20 to 40), and leaves its 99 % band for good between steps 10 "
+        "and 20."
+    )
     # How far a composition can go its ceiling says.
     pair = Formed("k_composition", (Head(0, 1), Head(1, 2)), 0.25, 0.125, 0.01, 12.5, (10, 20), ceiling=0.3)
     assert str(pair) == "K-composition: L0H1, L1H2"

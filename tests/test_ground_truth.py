@@ -148,15 +148,16 @@ def loss_without_the_head(model: HookedTransformer, batch: Batch) -> float:
 
 
 def lost_with_the_head_of_a_twin(model: HookedTransformer, batch: Batch) -> float:
-    """The loss on repeats of the first 16 sequences rises by this if L1H1 writes what it writes on their twins."""
+    """This share of what is known of the first 16 sequences is lost if L1H1 writes what it writes on their twins."""
     few = batch.first(16)
     twin = TASK.twin(few, generator("twin", 0))
     (_, clean), (_, other) = (model.run_with_cache(inputs) for inputs in (few.inputs, twin.inputs))
     with torch.no_grad():
         change = (other["z", 1] - clean["z", 1])[:, :, 1] @ model.W_O[1, 1]
         outputs = [(clean["resid_post", 1] + each) @ model.W_U + model.b_U for each in (0, change)]
-    whole, lost = (masked_mean(TASK.loss(output, few), TASK.parts(few)["repeats"]).item() for output in outputs)
-    return lost - whole
+        outputs.append(model(twin.inputs))
+    whole, lost, none = (masked_mean(TASK.loss(output, few), TASK.parts(few)["repeats"]).item() for output in outputs)
+    return (lost - whole) / (none - whole)
 
 
 def lost_without_predecessors(model: HookedTransformer, batch: Batch) -> float:
@@ -308,7 +309,7 @@ REJECTS = [
     Case(copying_head, "outside_embedding", {"layer": 0}, 0),
     Case(uniform_head, "outside_embedding", {"layer": 0}, NAN),
     Case(uniform_head, "ablation", HEAD, 0),
-    Case(uniform_head, "effect", HEAD, 0),
+    Case(uniform_head, "effect", HEAD, NAN),
     Case(k_pair, "effect", {"layer": 0, "head": 1}, 0),
     Case(k_pair, "ablation", {"layer": 0, "head": 1}, 0),
     Case(k_pair, "path_patch", {**PAIR, "input": "q"}, 0),

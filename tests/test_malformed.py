@@ -962,6 +962,8 @@ FIGURES = [
         ("plot run loss attention", "attention: there is no such option"),
         ("plot run attention --at 1", "step: 1 is not among those with scores; nearest is 0"),
         ("plot run attention --at x", "at: 'x' is not valid; it must be a whole number"),
+        ("plot run loss --part repeats", "part: 'repeats' is not valid; the figure loss takes at"),
+        ("plot run circuit --replace twin", "figure: circuit has not been found; headway circuit run finds it"),
         ("plot run attention --layer 2", "layer: 2 is not valid; this run has 0 to 1"),
         ("plot run attention --layer -1", "layer: -1 is not valid; this run has 0 to 1"),
         ("plot run attention --layer two", "layer: 'two' is not valid; it must be a whole number"),

@@ -331,7 +331,9 @@ def test_a_rotary_network_with_grouped_heads_is_scored_where_that_has_a_meaning(
         with pytest.raises(DoesNotApplyError, match=r"this (network|batch)"):
             measure(llama_bridge(), batch)
     else:
-        assert measure(llama_bridge(), batch)[measure.name].notnull().any()
+        # Of what a random network knows there are no shares.
+        number = "effect_known" if measure.name == "effect" else measure.name
+        assert measure(llama_bridge(), batch)[number].notnull().any()
 
 
 def test_computing_patterns_once_changes_no_number():

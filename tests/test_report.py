@@ -217,7 +217,7 @@ def test_spread_steps_have_the_ends_and_the_dates():
 
 def test_the_page_says_what_formed_and_what_each_measure_means(original: Run):
     data = data_of(original.report_file)
-    assert data["runs"][0]["sentences"][0].startswith("Behaviour loss on repeats")
+    assert data["runs"][0]["sentences"][0].startswith("Behaviour: loss on repeats")
     assert any("previous-token head" in sentence for sentence in data["runs"][0]["sentences"])
     for each in (*data["runs"][0]["perHead"], *data["runs"][0]["perPair"]):
         told = data["definitions"][each["measure"]]
@@ -712,8 +712,10 @@ def test_a_run_of_an_older_headway_has_the_same_figures(run: Run):
     assert old["definitions"] == new["definitions"]
     # What the task is about stands beside its losses.
     assert "do not say what the task is about" in after["sentences"][0]
-    assert before["sentences"][1:] == after["sentences"][1:]
-    for name in before.keys() - {"lacking", "baselines", "attention", "packed", "sentences"}:
+    assert before["sentences"][1].startswith("Circuit: nothing to explain: the loss on repeats is ")
+    assert after["sentences"][1].startswith("Circuit: nothing to explain: the loss is ")
+    assert before["sentences"][2:] == after["sentences"][2:]
+    for name in before.keys() - {"lacking", "baselines", "attention", "packed", "sentences", "nothingToExplain"}:
         assert repr(before[name]) == repr(after[name]), name
     text = (Path(page.__file__).parent / "assets" / "formed.js").read_text()
     assert "headway measure ${run.path} --only ${run.lacking.join" in text

@@ -501,7 +501,7 @@ def test_a_summary_is_loss_baselines_behaviour_and_parts(run: Run, tmp_path: Pat
     assert f"loss {run.scores.loss.sel(step=17).item():.4f}" in lines[1]
     assert all(f"{value:.4f}" in lines[1] for value in run.task.baselines().values())
     assert lines[2].startswith("Behaviour   loss")
-    assert "Circuit     not searched for; headway circuit RUN finds it" in lines
+    assert lines[3].startswith("Circuit     nothing to explain: the loss on repeats is ")
     assert lines[-1].endswith(str(run.report_file))
     with pytest.raises(ValueError, match="has no scores yet; headway measure"):
         Run.create(tmp_path / "new", TOKENS).summary()

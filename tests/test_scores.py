@@ -147,6 +147,20 @@ def test_files_over_different_labels_are_joined_by_label(tmp_path: Path):
     assert whole.sel(step=0, entry="b") == 1.0
 
 
+@pytest.mark.parametrize("also", [(), ("mine_known",)])
+def test_numbers_in_other_units_than_the_last_are_left_out(also: tuple[str, ...], tmp_path: Path):
+    """An older version of a measure may have written losses where a share stands now."""
+    for step, units in ((0, "nats"), (3, "nats, or squared error"), (5, "share"), (7, ""), (11, "share")):
+        names = ("mine", *also) if units == "share" else ("mine",)
+        scores = {name: xr.DataArray([step, step + 1.0], dims="head", attrs={"units": units}) for name in names}
+        write_scores(score_file(tmp_path, step, "mine"), xr.Dataset(scores))
+    found = read_scores(tmp_path)
+    assert found.step.values.tolist() == [0, 3, 5, 7, 11]
+    # Where nothing is said of the units, nothing speaks against them.
+    np.testing.assert_array_equal(found.mine, [[np.nan] * 2, [np.nan] * 2, [5, 6], [7, 8], [11, 12]])
+    assert found.mine.units == "share"
+
+
 def test_a_file_whose_axes_do_not_fit_its_arrays_is_damaged(tmp_path: Path):
     path = tmp_path / "m.safetensors"
     write_scores(path, xr.Dataset({"m": (("layer", "head"), np.zeros((2, 3)))}))

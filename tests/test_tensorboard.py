@@ -93,9 +93,11 @@ def test_every_kept_step_has_every_head_s_score(run: Run, scores: xr.Dataset, ev
     for name in scored(scores, HEAD):
         for layer, head in np.ndindex(run.recipe.model.n_layers, run.recipe.model.n_heads):
             tag = f"heads/{name}/{Head(layer, head)}"
-            stored = scores[name].sel(layer=layer, head=head)
-            assert series(events, tag) == pytest.approx(dict(zip(run.steps, stored.values.tolist(), strict=True)))
-            expected.add(tag)
+            # Of what nobody knows yet there is no effect, and no point.
+            stored = scores[name].sel(layer=layer, head=head).dropna("step")
+            if stored.size:
+                assert series(events, tag) == pytest.approx(dict(zip(stored.step.values, stored.values, strict=True)))
+                expected.add(tag)
     assert shown == expected
     assert {tag.split("/")[1] for tag in shown} >= {"previous_token", "ov_eigenvalue"}
 
@@ -103,7 +105,9 @@ def test_every_kept_step_has_every_head_s_score(run: Run, scores: xr.Dataset, ev
 def test_losses_and_their_parts_are_those_that_are_stored(run: Run, scores: xr.Dataset, events: EventAccumulator):
     shown = {tag.removeprefix("loss/") for tag in events.Tags()["scalars"] if tag.startswith("loss/")}
     parts = {str(name) for name, score in scores.items() if score.dims == ("step",)}
-    references = {name for name in parts if name.endswith(("_chance", "_clean"))}  # they stand beside scores of heads
+    references = {
+        name for name in parts if name.endswith(("_chance", "_clean", "_known"))
+    }  # they stand beside scores of heads
     assert shown == parts - references | {"train"}
     assert {"loss", "in_context"} <= shown
     for name in shown - {"train"}:
@@ -142,7 +146,9 @@ def test_each_chart_overlays_the_heads_of_one_measure(run: Run, scores: xr.Datas
     assert set(heads) == set(scored(scores, HEAD))
     for name, overlaid in heads.items():
         assert overlaid == {tag for tag in tags if tag.startswith(f"heads/{name}/")}
-        assert len(overlaid) == run.recipe.model.n_layers * run.recipe.model.n_heads
+        with_numbers = int(scores[name].notnull().any("step").sum())
+        assert len(overlaid) == with_numbers
+        assert name == "effect" or with_numbers == run.recipe.model.n_layers * run.recipe.model.n_heads
     losses = {name: matched(patterns, tags) for (category, name), patterns in found.items() if category == "loss"}
     assert set().union(*losses.values()) == {tag for tag in tags if tag.startswith("loss/")}
     assert losses["loss"] == {tag for tag in tags if tag.startswith(("loss/loss", "loss/train"))}

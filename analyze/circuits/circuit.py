@@ -1,14 +1,84 @@
 """Circuit: edges that carry a behaviour, with the numbers that say how well, as one Dataset."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from headway.analyze.circuits.graph import Edge
+from headway.analyze.measures.descriptions import LOSS, SHARE_OF_KNOWN
 from headway.checkpoints.scores import read_file, write_scores
+
+
+class _Meaning(NamedTuple):
+    description: str
+    units: str = ""
+    range: str = ""
+    null: str = ""
+
+
+_CONTROL = "that of random circuits of its size, control_faithfulness"
+_SHARE = {"units": SHARE_OF_KNOWN, "range": "any"}
+_OF_EFFECT = {**_SHARE, "null": "0, no effect"}
+_MEANINGS = {
+    "clean": _Meaning("the loss of the unchanged network", LOSS, "0 or more"),
+    "all_replaced": _Meaning("the loss with every edge replaced", LOSS, "0 or more"),
+    "known": _Meaning("the loss with every edge replaced minus that of the unchanged network", LOSS, "any", "0"),
+    "in_circuit": _Meaning("the edge is in the circuit"),
+    "node_in_circuit": _Meaning("an edge of the circuit begins at the node"),
+    "in_order": _Meaning("the edge is in the circuit that elimination in this order left"),
+    "overlap": _Meaning("mean intersection over union of the circuits of two orders", range="[0, 1]"),
+    "in_reach": _Meaning("the edge is in the circuit, or a node stands in through it"),
+    "stand_in": _Meaning("the other node can take the place of the node, which is in the circuit"),
+    "faithfulness": _Meaning("what the circuit keeps alone", **_SHARE, null=_CONTROL),
+    "necessity": _Meaning("what is lost when the circuit is replaced", **_SHARE),
+    "reach_faithfulness": _Meaning("what the circuit keeps with all that stands in", **_SHARE),
+    "reach_necessity": _Meaning("what is lost when the circuit and all that stands in are replaced", **_SHARE),
+    "minimality": _Meaning("the smallest cost of an edge of the circuit", **_SHARE),
+    "effect": _Meaning("what is lost when the node alone is replaced", **_OF_EFFECT),
+    "edge_effect": _Meaning("what is lost when the edge alone is replaced", **_OF_EFFECT),
+    "group_effect": _Meaning("what is lost when nodes that are alike are replaced together", **_OF_EFFECT),
+    "cost": _Meaning("the loss of faithfulness when the edge is removed from the circuit", **_OF_EFFECT),
+    "node_cost": _Meaning("the loss of faithfulness when the node is removed from the circuit", **_OF_EFFECT),
+    "faithfulness_by_size": _Meaning("what the edges that left last keep alone, by their share of all edges", **_SHARE),
+    "cpr": _Meaning("the area under faithfulness_by_size", range="any"),
+    "cmd": _Meaning("the area under |1 - faithfulness_by_size|", range="0 or more"),
+    "control_faithfulness": _Meaning("what a random circuit of the same size keeps alone", **_SHARE),
+    "p": _Meaning("(1 + random circuits at least as faithful) / (1 + random circuits)", range="[0, 1]", null="uniform"),
+    "edge_importance": _Meaning("the place of the edge in the order in which edges are needed", range="[0, 1]"),
+    "node_importance": _Meaning("that of the most important edge out of the node", range="[0, 1]"),
+}  # fmt: skip
+_ENDS = {"low": "lower", "high": "upper"}
+
+
+def described(scores: xr.Dataset, loss_units: str) -> xr.Dataset:
+    """Return numbers of a circuit with ``long_name``, ``description``, ``units``, ``range`` and ``null`` as attributes.
+
+    ``second_...`` is a number under the second replacement, ``..._low`` and ``..._high`` are the ends of an interval.
+
+    Example:
+        >>> described(xr.Dataset({"second_known_low": 3.1}), "nats").second_known_low.attrs["description"]
+        'lower end of the 95 % interval of known, under the second replacement'
+    """
+    scores = scores.copy()
+    for name in map(str, scores.data_vars):
+        second, base, end = re.fullmatch(r"(second_)?(.*?)(?:_(low|high))?", name).groups()  # pyright: ignore[reportOptionalMemberAccess]
+        meaning = _MEANINGS.get(base, _Meaning(""))
+        said = meaning.description if end is None else f"{_ENDS[end]} end of the 95 % interval of {base}"
+        found = meaning._replace(
+            description=f"{said}, under the second replacement" if second else said,
+            units=loss_units if meaning.units == LOSS else meaning.units,
+        )
+        attributes = {
+            "long_name": name.replace("_", " "),
+            **{key: text for key, text in found._asdict().items() if text},
+        }
+        scores.variables[name].attrs = attributes | {"units": found.units} | scores.variables[name].attrs
+    return scores
 
 
 @dataclass(frozen=True)

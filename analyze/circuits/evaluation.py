@@ -1,13 +1,14 @@
 """The numbers of a given circuit: what it carries alone, what is lost without it, and the effect of each node."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
-from headway.analyze.circuits.faithfulness import LEAST_KNOWN
+from headway.analyze.circuits.groups import label
 from headway.analyze.circuits.intervals import Interval, paired_bootstrap
 from headway.analyze.circuits.patching import EdgePatching, Kept, without
+from headway.analyze.measures.descriptions import LEAST_KNOWN
 
 Losses = Mapping[str, np.ndarray]
 # Numbers that are shares of what is known.
@@ -35,6 +36,30 @@ def evaluate(patching: EdgePatching, circuit: Kept, reach: Kept, seed: int = 0) 
         nothing = {name: np.full_like(found[name].value, np.nan) for name in SHARES}
         found |= {name: Interval(each, each, each) for name, each in nothing.items()}
     return with_intervals(found, {"effect": ("node",)}).assign_coords(node=list(patching.graph.nodes[:-1]))
+
+
+def evaluate_together(patching: EdgePatching, groups: Sequence[Sequence[str]], seed: int = 0) -> xr.Dataset:
+    """Return ``group_effect`` [group] and its interval: the effect of several nodes that are replaced together.
+
+    ``(L(these replaced) - L(clean)) / known``; NaN where less than a tenth of the loss with everything replaced is
+    known. Groups are labelled by their nodes, as ``groups.label`` does.
+    """
+    everything = np.ones(len(patching.graph.edges), dtype=bool)
+    kept = [without(everything, [edge for node in each for edge in patching.edges_from[node]]) for each in groups]
+    clean, none = patching.sums(patching.clean), patching.sums(patching.none)
+    replaced = [patching.sums(patching.run(each, patching.clean)) for each in kept]
+    stacked = np.stack(replaced) if replaced else np.empty((0, len(clean)))
+
+    def effects(mean: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
+        loss, known = mean(clean), mean(none) - mean(clean)
+        return {"group_effect": (mean(stacked) - loss[:, None]) / known[:, None]}
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = paired_bootstrap(effects, patching.counts, seed)
+    if not none.sum() - clean.sum() >= LEAST_KNOWN * none.sum():
+        nothing = np.full(len(groups), np.nan)
+        found = {"group_effect": Interval(nothing, nothing, nothing)}
+    return with_intervals(found, {"group_effect": ("group",)}).assign_coords(group=list(map(label, groups)))
 
 
 def sums_of(patching: EdgePatching, circuit: Kept, reach: Kept) -> dict[str, np.ndarray]:

@@ -8,14 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from headway.analyze.measures.ablation import ablated_loss
+from headway.analyze.measures.descriptions import LEAST_KNOWN
 from headway.analyze.measures.loss import loss
 from headway.analyze.network.interventions import Kind, heads_except
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model
-
-# If all heads together lower the loss by less than this share of it, there is nothing to explain.
-LEAST_KNOWN = 0.1
 
 
 @dataclass(frozen=True)

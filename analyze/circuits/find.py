@@ -9,15 +9,15 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 
-from headway.analyze.circuits.circuit import Circuit
+from headway.analyze.circuits.circuit import Circuit, described
 from headway.analyze.circuits.controls import matched_circuit
 from headway.analyze.circuits.elimination import Limits, eliminate, generator_seed, mean_loss, orders
 from headway.analyze.circuits.evaluation import shares, sums_of, with_intervals
-from headway.analyze.circuits.faithfulness import LEAST_KNOWN
 from headway.analyze.circuits.graph import OUTPUT, Graph
 from headway.analyze.circuits.intervals import paired_bootstrap
 from headway.analyze.circuits.patching import EdgePatching, Kept, without
 from headway.analyze.circuits.replacement import Replacement
+from headway.analyze.measures.descriptions import LEAST_KNOWN, loss_units
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.data.task import Batch
 from headway.models.convert import Model, evaluating
@@ -263,7 +263,7 @@ class _Search:
         asked = {"part": patching.part or "", "replacement": patching.replacement, "seed": self.seed}
         scores = xr.Dataset(variables, coords=labels)
         scores["known"].attrs |= {**asked, "sequences": len(patching.counts)}
-        return scores
+        return described(scores, loss_units(patching.batch))
 
 
 def _numbers(

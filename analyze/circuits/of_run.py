@@ -8,12 +8,14 @@ import numpy as np
 import torch
 import xarray as xr
 
-from headway.analyze.circuits.circuit import Circuit
-from headway.analyze.circuits.evaluation import evaluate
+from headway.analyze.circuits.circuit import Circuit, described
+from headway.analyze.circuits.evaluation import evaluate, evaluate_together
 from headway.analyze.circuits.find import find_circuit
+from headway.analyze.circuits.groups import Parts
 from headway.analyze.circuits.patching import EdgePatching
 from headway.analyze.circuits.replacement import Replacement, default_replacement
 from headway.analyze.circuits.signatures import signatures
+from headway.analyze.measures.descriptions import loss_units
 from headway.analyze.network.forward import shared_forward_pass
 from headway.checkpoints.run import Run
 from headway.checkpoints.scores import write_scores
@@ -42,7 +44,8 @@ def circuit_at(
     """Find the circuit at a checkpoint, judge it under a second replacement, name its heads, and write it to the run.
 
     Besides the numbers of ``find_circuit`` the Dataset has those of ``evaluate`` under the second replacement, named
-    ``second_...``; ``node_in_circuit`` has the attribute ``names``, a name for each head that has a signature.
+    ``second_...``, and those of ``evaluate_together`` under both, of parts that are alike; ``node_in_circuit`` has the
+    attribute ``names``, a name for each head that has a signature.
     """
     model = run.model(step)
     found = find_circuit(
@@ -54,7 +57,8 @@ def circuit_at(
         names = signatures(model, batch)
     scores["node_in_circuit"].attrs["names"] = {node: list(each) for node, each in names.items()}
     scores["known"].attrs |= {"second": second, "step": step}
-    kept = replace(found, scores=scores)
+    scores = scores.merge(_together(scores, model, batch, part, (replacement, second), seed))
+    kept = replace(found, scores=described(scores, loss_units(batch)))
     kept.save(run.circuit_file(step, part, replacement))
     return kept
 
@@ -72,6 +76,7 @@ def over_steps(
         advance(1)
     scores = xr.concat(rows, dim=xr.Variable("step", steps))
     scores["known"].attrs |= asked
+    scores = described(scores, loss_units(batch))
     write_scores(run.circuit_file(None, part, replacement), scores)
     return scores
 
@@ -110,6 +115,23 @@ def _under(
 ) -> xr.Dataset:
     found = _evaluated(model, batch, part, second, circuit, seed)
     return found.rename({name: f"second_{name}" for name in found.data_vars})
+
+
+def _together(
+    scores: xr.Dataset,
+    model: HookedTransformer,
+    batch: Batch,
+    part: str | None,
+    kinds: tuple[Replacement, Replacement],
+    seed: int,
+) -> xr.Dataset:
+    """Return the effects of parts that are alike, replaced together, under both replacements."""
+    groups = Parts(scores).together
+    with torch.no_grad(), evaluating(model):
+        first, second = (
+            evaluate_together(EdgePatching(model, batch, part, kind, seed), groups, seed) for kind in kinds
+        )
+    return first.merge(second.rename({name: f"second_{name}" for name in second.data_vars}))
 
 
 def _evaluated(

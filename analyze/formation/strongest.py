@@ -68,25 +68,42 @@ class Formed:
                 f"No {NOUNS[self.measure]} (highest: {names}, {self.score:.3f}; "
                 f"null {self.null:.3f}, {where} its 99 % band)."
             )
-        before, first = self.since
-        left = (
-            "is outside its 99 % band from the start"
-            if before is None
-            else f"leaves its 99 % band for good between steps {before} and {first}"
-        )
         most = 1.0 if self.ceiling is None else self.ceiling
-        gone = way(self.score, self.null, most)
-        if (self.measure in ROLES or self.ceiling is not None) and gone <= MAINLY:
+        if not self.formed:
+            gone = way(self.score, self.null, most)
             return (
                 f"No {NOUNS[self.measure]} (highest: {names}, {self.score:.3f}; null {self.null:.3f}): the score "
-                f"{left}, but it is only {gone:.1%} of the way from the null to {most:.3g}."
+                f"{self._leaves}, but it is only {gone:.1%} of the way from the null to {most:.3g}."
             )
         beside = "" if self.ceiling is None else f" of at most {self.ceiling:.3f}"
         reached = "" if self.half is None else f" It is half-way {self.half}."
         return (
             f"{names} {VERBS[self.measure]}: {self.measure} {self.score:.3f}{beside} (null {self.null:.3f})."
-            f"{reached} The score {left}."
+            f"{reached} The score {self._leaves}."
         )
+
+    @property
+    def dates(self) -> str:
+        """A sentence on the dates alone, of a score that has formed and is named elsewhere."""
+        reached = "" if self.half is None else f"is half-way {self.half}, and "
+        return f"{self.measure} of {' and '.join(map(str, self.heads))} {reached}{self._leaves}."
+
+    @property
+    def formed(self) -> bool:
+        """Whether the score is above its band for good, and more than half of the way to its ceiling."""
+        if self.since is None or self.z < 0:
+            return False
+        if self.measure not in ROLES and self.ceiling is None:
+            return True
+        return way(self.score, self.null, 1.0 if self.ceiling is None else self.ceiling) > MAINLY
+
+    @property
+    def _leaves(self) -> str:
+        assert self.since is not None
+        before, first = self.since
+        if before is None:
+            return "is outside its 99 % band from the start"
+        return f"leaves its 99 % band for good between steps {before} and {first}"
 
 
 def strongest(scores: xr.Dataset, measure: str) -> Formed:

@@ -7,7 +7,7 @@ the band that contains all heads or pairs of the null at once with probability 9
 The list names functions without importing them, so that listing measures and drawing stored scores start at once.
 """
 
-from headway.analyze.measures.descriptions import LOSS
+from headway.analyze.measures.descriptions import LOSS, SHARE_OF_KNOWN
 from headway.analyze.measures.measure import FRESH, Measure
 from headway.analyze.measures.scales import LOG_ODDS
 
@@ -59,7 +59,7 @@ MEASURES = (
     ),
     Measure(f"{_PACKAGE}.attribution:direct_attribution", range="any", units="logits, or shares of the target"),
     Measure(f"{_PACKAGE}.attribution:qk_attribution", range="0 or more", live=False, units="attention scores"),
-    Measure(f"{_PACKAGE}.effect:effect", range="any", null="0, no effect", units=LOSS),
+    Measure(f"{_PACKAGE}.effect:effect", range="any", null="0, no effect", units=SHARE_OF_KNOWN),
     Measure(f"{_PACKAGE}.ablation:ablation", range="any", null="0, no effect", live=False, units=LOSS),
     Measure(f"{_PACKAGE}.ablation:path_patch", range="any", null="0, no effect", live=False, units=LOSS),
     Measure(f"{_PACKAGE}.surgery:qk_identity_surgery", range="any", null="0, no effect", live=False, units=LOSS),

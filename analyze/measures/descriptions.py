@@ -8,6 +8,10 @@ if TYPE_CHECKING:
 # Units of losses and of their differences; the batch decides between the two.
 LOSS = "nats, or squared error"
 
+# If less than this share of the loss with everything replaced is known, there is nothing to explain.
+LEAST_KNOWN = 0.1
+SHARE_OF_KNOWN = "share of what is known"
+
 # Roles of the variables ``<score>_<role>`` beside a score. Any other variable is the score on a part of the task.
 BESIDE = {
     "null": "the score of a network in which nothing has formed",
@@ -20,6 +24,7 @@ BESIDE = {
     "spectrum": "the eigenvalues",
     "by_position": "the score at each position",
     "clean": "the loss of the unchanged network",
+    "known": "the loss with everything replaced minus that of the unchanged network",
     "slope": "slope of the least-squares line",
     "intercept": "intercept of the least-squares line",
 }

@@ -1,17 +1,18 @@
-"""Effect: what the loss of a task's behaviour rises by when one head or MLP is replaced, at every checkpoint."""
+"""Effect: the share of what is known of a task's behaviour that is lost when one head or MLP is replaced."""
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from headway.analyze.measures.descriptions import LEAST_KNOWN
 from headway.analyze.measures.loss import task_loss
 from headway.analyze.network.axes import HEAD
-from headway.analyze.network.forward import Activations, forward_pass
+from headway.analyze.network.forward import Activations, ForwardPass, forward_pass
 from headway.analyze.network.interventions import (
-    cached_activations,
     output_with,
     replacement_for,
     replacement_hook,
@@ -32,14 +33,16 @@ MOST_NUMBERS = 2**24
 
 
 def effect(model: Model, batch: Batch) -> xr.Dataset:
-    """Effect of replacing each head and MLP alone: the rise of the loss of the task's behaviour.
+    """Effect of replacing each head and MLP alone: the share that is lost of what is known of the task's behaviour.
 
-    ``effect`` [layer, head] and ``effect_mlp`` [layer]: ``L(this replaced) - L(clean)`` on the part of the task that
-    ``Task.behaviour`` names, any number, in units of the loss. What stands in is what the node writes on a twin, a
-    sequence from which the answer cannot be told (``Task.twin``); its mean at each position where the task draws none.
-    Everything behind it is computed again. ``effect_clean`` is the loss of the network. The first 16 sequences count.
-    No null: 0 is no effect, negative a node that does harm. It does not show redundant nodes, which have no effect one
-    at a time: ``headway circuit`` finds those.
+    ``effect`` [layer, head] and ``effect_mlp`` [layer]: ``(L(this replaced) - L(clean)) / known``, any number, where L
+    is the loss on the part of the task that ``Task.behaviour`` names, and ``known = L(all replaced) - L(clean)``. NaN
+    where less than a tenth of ``L(all replaced)`` is known. ``effect_known`` and ``effect_clean``, which is L(clean),
+    are in units of the loss. What stands in is what the node writes on a twin, a sequence from which the answer cannot
+    be told (``Task.twin``); its mean at each position where the task draws none. Everything behind it is computed
+    again. The first 16 sequences count. No null: 0 is no effect, negative a node that does harm, above 1 a node that
+    misleads when it alone is replaced. It does not show redundant nodes, which have no effect one at a time:
+    ``headway circuit`` finds those.
 
     Raises:
         DoesNotApplyError: no position of the behaviour in the batch; no twins and a single sequence.
@@ -48,7 +51,7 @@ def effect(model: Model, batch: Batch) -> xr.Dataset:
     Example:
         >>> from headway.models.handmade import composing_pair
         >>> needed = effect(*composing_pair("k"))  # a previous-token head, and an induction head that reads it
-        >>> (needed.effect > 1).values.tolist()
+        >>> (needed.effect > 0.5).values.tolist()
         [[True, False], [False, True]]
     """
     if batch.task is None:
@@ -65,37 +68,47 @@ def effect(model: Model, batch: Batch) -> xr.Dataset:
     mlps = [point for layer in range(model.cfg.n_layers) if (point := f"blocks.{layer}.hook_mlp_out") in clean]
     points = [*z_points(model), *mlps]
     if twin is None:
-        replaced = {point: replacement_for(point, clean[point], "position_mean") for point in points}
+        other = _means(model, first, clean, points)
     else:
-        replaced = _activations(model, twin.to(batch.inputs.device), points)
+        other = _pass_over(model, twin.to(batch.inputs.device), points)
 
     def loss(output: Float[Tensor, "batch pos d_vocab_out"]) -> Tensor:
         return masked_mean(task_loss(output, first), mask)
 
-    base = loss(shared.output[: len(first.inputs)])
+    base, none = loss(shared.output[: len(first.inputs)]), loss(other.output)
+    known = none - base
+    share = known if known >= LEAST_KNOWN * none else torch.full_like(known, np.nan)
     with torch.no_grad(), evaluating(model):
-        heads = torch.stack([loss(output) for output in _without_each(model, first, clean, replaced, z_points(model))])
-        of_mlps = [loss(output) for output in _without_each(model, first, clean, replaced, mlps)]
-    change = (heads - base).view(model.cfg.n_layers, model.cfg.n_heads)
+        outputs = _without_each(model, first, clean, other.activations, z_points(model))
+        heads = (torch.stack([loss(output) for output in outputs]) - base) / share
+        outputs = _without_each(model, first, clean, other.activations, mlps)
+        of_mlps = [(loss(output) - base) / share for output in outputs]
     asked = {"part": part or "", "replacement": "position_mean" if twin is None else "twin"}
     scores = {
-        "effect": (HEAD, change.cpu().numpy(), asked),
+        "effect": (HEAD, heads.view(model.cfg.n_layers, model.cfg.n_heads).cpu().numpy(), asked),
         "effect_clean": ((), base.cpu().numpy()),
+        "effect_known": ((), known.cpu().numpy(), asked),
     }
     if of_mlps:
-        scores["effect_mlp"] = (("layer",), (torch.stack(of_mlps) - base).cpu().numpy(), asked)
+        scores["effect_mlp"] = (("layer",), torch.stack(of_mlps).cpu().numpy(), asked)
     return xr.Dataset(scores)
 
 
-def _activations(model: Model, batch: Batch, points: list[str]) -> Activations:
+def _means(model: Model, batch: Batch, clean: Activations, points: list[str]) -> ForwardPass:
+    """Return the mean of each activation at each position, and the output of a network that writes means alone."""
+    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    means = {point: replacement_for(point, clean[point], "position_mean") for point in (*points, last)}
+    return ForwardPass(output_with(model, batch, [replacement_hook(last, means[last])]), means)
+
+
+def _pass_over(model: Model, batch: Batch, points: list[str]) -> ForwardPass:
     """Return activations at these points only, which a network of this package computes with its fused kernels."""
     if not isinstance(model, HookedTransformer):
-        return cached_activations(model, batch, points)
+        return forward_pass(model, batch)
     with torch.no_grad(), evaluating(model):
-        _, cache = model.run_with_cache(
-            batch.inputs, return_cache_object=False, names_filter=lambda name: name in points
+        return ForwardPass(
+            *model.run_with_cache(batch.inputs, return_cache_object=False, names_filter=lambda name: name in points)
         )
-    return cache
 
 
 def _without_each(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from headway.analyze.measures.head_names import spans
 from headway.analyze.report.found_circuits import FoundCircuits, edges_shown, node_roles, signatures_of
 from headway.analyze.report.packed import Packed
 
@@ -54,11 +55,23 @@ def _found(step: int, circuit: xr.Dataset, packed: Packed) -> dict[str, Any]:
         "edgeEffect": _with_ends(of_edges, "edge_effect", packed),
         "effect": _with_ends(circuit, "effect", packed),
         "secondEffect": _with_ends(circuit, "second_effect", packed) if "second_effect" in circuit else None,
+        **_groups(circuit, packed),
         "numbers": {name: [_number(circuit[name + end]) for end in ENDS] for name in NUMBERS},
         "secondFaithfulness": _second(circuit),
         "controls": {"drawn": len(controls), "least": _number(controls.min()), "most": _number(controls.max())},
         "p": _number(circuit.p),
     }  # fmt: skip
+
+
+def _groups(circuit: xr.Dataset, packed: Packed) -> dict[str, Any]:
+    """Return parts that are alike, and their effects together; nothing of a circuit that was not judged so."""
+    if "group_effect" not in circuit or not circuit.sizes["group"]:
+        return {}
+    return {
+        "groups": [spans(label.split()) for label in circuit.group.values.tolist()],
+        "groupEffect": _with_ends(circuit, "group_effect", packed),
+        "secondGroupEffect": _with_ends(circuit, "second_group_effect", packed),
+    }
 
 
 def _second(circuit: xr.Dataset) -> list[float | None] | None:

@@ -4,13 +4,15 @@ import numpy as np
 
 from headway.analyze.formation.half_way import FORMED, PARTLY, half_way, way
 from headway.analyze.formation.roles import ROLES
-from headway.analyze.measures.head_names import HEAD_NAMES, MAINLY
-from headway.analyze.report.circuit_lines import amount, circuit_lines, spans, wrapped
+from headway.analyze.measures.descriptions import LEAST_KNOWN, SHARE_OF_KNOWN
+from headway.analyze.measures.head_names import HEAD_NAMES, MAINLY, spans
+from headway.analyze.report.circuit_lines import amount, circuit_paragraph
+from headway.analyze.report.lines import Line
 from headway.analyze.report.stored import StoredScores, Variable
 from headway.models.config import Head
 
 
-def behaviour_lines(stored: StoredScores) -> list[str]:
+def behaviour_lines(stored: StoredScores) -> list[Line]:
     """Return the line on the loss that the task is about: the share of the gap that is closed, and the half-way step.
 
     The gap lies between the loss of a network that does not know the answer and that of one that does, as the task
@@ -35,7 +37,7 @@ def behaviour_lines(stored: StoredScores) -> list[str]:
         said += ", of all positions, because these scores do not say what the task is about"
     gap = float(null - best)
     if not gap > 0 or not null - last > 0:
-        return wrapped("Behaviour   ", f"{said}: nothing is learned")
+        return [Line(f"{said}: nothing is learned", head="Behaviour")]
     closed = float(null - last) / gap
     if floor is None:
         said += f": {amount(float(null - last))} {stored.loss_units} below it"
@@ -44,24 +46,42 @@ def behaviour_lines(stored: StoredScores) -> list[str]:
     reached = half_way(way(values, float(null), best))
     if reached is not None and (floor is None or closed >= PARTLY):
         said += f", half-way {reached}"
-    return wrapped("Behaviour   ", said)
+    return [Line(said, head="Behaviour")]
 
 
-def parts_lines(stored: StoredScores) -> list[str]:
-    """Return the lines on the circuit that was found; without one, those on heads that look like parts of one."""
+def parts_lines(stored: StoredScores) -> list[Line]:
+    """Return the lines on the circuit that was found; without one, those on heads that look like parts of one.
+
+    Where the network knows nothing of its behaviour at the last checkpoint, there is nothing to explain.
+    """
     run = stored.run
     if run.circuits:
         try:
             return _of_circuit(stored)
         except ValueError as error:
-            return wrapped("Circuit     ", str(error))
-    return [
-        *wrapped("Circuit     ", "not searched for; headway circuit RUN finds it"),
-        *_by_signature(stored),
-    ]
+            return [Line(str(error), head="Circuit")]
+    why = nothing_to_explain(stored) or "not searched for; headway circuit RUN finds it"
+    return [Line(why, head="Circuit"), *_by_signature(stored)]
 
 
-def _of_circuit(stored: StoredScores) -> list[str]:
+def nothing_to_explain(stored: StoredScores) -> str:
+    """Return why there is nothing to explain at the last checkpoint; "" if there is, or if nobody has measured it."""
+    variables = stored.variables.get("effect", {})
+    if not {"effect_known", "effect_clean"} <= variables.keys():
+        return ""
+    known, clean = (float(variables[f"effect_{name}"].values.values[-1]) for name in ("known", "clean"))
+    if not np.isfinite(known + clean) or known >= LEAST_KNOWN * (known + clean):
+        return ""
+    asked = variables["effect"].attributes
+    on = f" on {asked['part']}" if asked.get("part") else ""
+    by = f" ({asked['replacement']})" if asked.get("replacement") else ""
+    return (
+        f"nothing to explain: the loss{on} is {amount(clean)}, and {amount(known + clean)} with everything "
+        f"replaced{by}; less than a tenth of it is known"
+    )
+
+
+def _of_circuit(stored: StoredScores) -> list[Line]:
     run = stored.run
     circuit = run.circuit()
     asked = circuit.known.attrs
@@ -73,9 +93,9 @@ def _of_circuit(stored: StoredScores) -> list[str]:
         for node, (_, measure, _) in circuit.node_in_circuit.attrs.get("names", {}).items()
         if (null := _null(stored, measure, node)) is not None
     }
-    lines = circuit_lines(circuit, over, stored.loss_units, nulls)
+    lines = circuit_paragraph(circuit, over, stored.loss_units, nulls)
     if asked["step"] != stored.steps[-1]:
-        lines += wrapped("  ", f"(This circuit is that of step {asked['step']}.)")
+        lines.append(Line(f"(This circuit is that of step {asked['step']}.)"))
     return lines
 
 
@@ -89,7 +109,7 @@ def _null(stored: StoredScores, measure: str, node: str) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _by_signature(stored: StoredScores) -> list[str]:
+def _by_signature(stored: StoredScores) -> list[Line]:
     """Return a line for the heads of a layer that mainly do one thing: their scores, effects and half-way steps."""
     if stored.roles is None:
         return []
@@ -102,16 +122,12 @@ def _by_signature(stored: StoredScores) -> list[str]:
     effect = stored.variables.get("effect", {}).get("effect")
     rows = [_row(stored, role, heads, effect) for (_, role), heads in alike.items()]
     if not rows:
-        return wrapped("Signatures  ", f"no head is more than half of the way to any: {', '.join(ROLES.values())}")
-    widths = [max(len(row[place]) for row in rows) for place in range(3)]
-    return [
-        line
-        for *cells, rest in rows
-        for line in wrapped("  " + "".join(f"{cell:<{size}}  " for cell, size in zip(cells, widths, strict=True)), rest)
-    ]
+        text = f"no head is more than half of the way to any: {', '.join(ROLES.values())}"
+        return [Line(text, head="Signatures")]
+    return rows
 
 
-def _row(stored: StoredScores, measure: str, heads: list[Head], effect: Variable | None) -> tuple[str, str, str, str]:
+def _row(stored: StoredScores, measure: str, heads: list[Head], effect: Variable | None) -> Line:
     scores = stored.variables[measure][measure].values.transpose("step", "layer", "head")
     name = HEAD_NAMES[measure] + ("s" if len(heads) > 1 else "")
     found = [float(scores.isel(step=-1, layer=layer, head=head)) for layer, head in heads]
@@ -121,10 +137,21 @@ def _row(stored: StoredScores, measure: str, heads: list[Head], effect: Variable
     dates = [half_way(way(scores.isel(layer=layer, head=head), low, 1.0)) for layer, head in heads]
     said = [f"half-way {_between([date.step for date in dates if date is not None])}"]
     if effect is not None:
-        costs = effect.values.isel(step=-1).transpose("layer", "head").values
-        said.append(f"effect alone {_ends([float(costs[head]) for head in heads])} {stored.loss_units}".rstrip())
+        last = effect.values.isel(step=-1).transpose("layer", "head").values
+        said += _effect([float(last[head]) for head in heads], effect.attributes["units"])
     ends = f"{min(found):.3f}" if len(found) == 1 else f"{min(found):.3f} to {max(found):.3f}"
-    return spans(list(map(str, heads))), name, ends + beside, ", ".join(said)
+    return Line(", ".join(said), (spans(list(map(str, heads))), name, ends + beside))
+
+
+def _effect(values: list[float], units: str) -> list[str]:
+    """Return the effects of heads in words: shares, or the losses that older runs have; nothing without a number."""
+    known = [value for value in values if np.isfinite(value)]
+    if not known:
+        return []
+    if units == SHARE_OF_KNOWN:
+        ends = dict.fromkeys(f"{100 * value:.1f} %" for value in (min(known), max(known)))
+        return [f"effect alone {' to '.join(ends)} of what is known"]
+    return [f"costs {_ends(known)} {units} alone".replace("  ", " ")]
 
 
 def _between(steps: list[float]) -> str:

@@ -13,10 +13,11 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.formation.roles import ROLES
+from headway.analyze.measures.descriptions import SHARE_OF_KNOWN
 from headway.analyze.report import palette
 from headway.analyze.report.circuit_page import circuits_data
 from headway.analyze.report.figure_data import Attribution, Curves, Score, Spectrum
-from headway.analyze.report.formation_lines import behaviour_lines, parts_lines
+from headway.analyze.report.formation_lines import behaviour_lines, nothing_to_explain, parts_lines
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.prompt_page import prompt_data
 from headway.analyze.report.stored import Damaged, StoredScores, read_study, spread
@@ -195,12 +196,14 @@ def run_data(stored: StoredScores) -> dict[str, Any]:
         "heads": heads,
         "sentences": [*_carried(stored), *stored.sentences],
         "circuits": [circuits_data(each, packed) for each in stored.circuits],
+        "nothingToExplain": nothing_to_explain(stored),
         "lossUnits": stored.loss_units,
         "notShown": [{"name": each.name, "axes": each.axes} for each in stored.not_shown],
         "baselines": stored.baselines,
         "loss": next((packed.add(each.values.values[shown]) for each in stored.losses if each.of_all), None),
         "losses": [{"label": each.label, "values": packed.add(each.values.values[lines])} for each in stored.losses],
         "roles": _roles(stored, packed, shown),
+        "effects": _effects(stored, packed, shown),
         "spectra": [_spectrum(each, packed, shown) for each in stored.spectra],
         "curves": [_curves(each, packed, lines) for each in stored.curves],
         "perHead": [_per_head(score, packed, lines) for score in stored.per_head],
@@ -214,13 +217,7 @@ def run_data(stored: StoredScores) -> dict[str, Any]:
 
 def _carried(stored: StoredScores) -> list[str]:
     """Return the behaviour, the circuit and its parts as sentences: the lines of the summary, without their columns."""
-    found: list[str] = []
-    for line in (*behaviour_lines(stored), *parts_lines(stored)) if stored.steps else ():
-        if line.startswith("   "):  # it continues the line before
-            found[-1] += f" {line.strip()}"
-        else:
-            found.append(line.strip())
-    return [" ".join(each.split()) + "." for each in found]
+    return [line.sentence for line in (*behaviour_lines(stored), *parts_lines(stored))] if stored.steps else []
 
 
 def _nothing_trained(name: str, folder: Path, model: "TransformerBridge") -> dict[str, Any]:
@@ -246,12 +243,14 @@ def _nothing_trained(name: str, folder: Path, model: "TransformerBridge") -> dic
         "heads": cfg.n_heads,
         "sentences": [],
         "circuits": [],
+        "nothingToExplain": "",
         "lossUnits": "",
         "notShown": [],
         "baselines": {},
         "loss": None,
         "losses": [],
         "roles": None,
+        "effects": None,
         "spectra": [],
         "curves": [],
         "perHead": [],
@@ -286,6 +285,18 @@ def _roles(stored: StoredScores, packed: Packed, at: list[int]) -> dict[str, Any
     role = stored.roles.role.values
     places = np.select([role == name for name in ROLES], list(range(len(ROLES))), -1)
     return {"role": packed.add(places[at]), "share": packed.add(stored.roles.role_share.values[at])}
+
+
+def _effects(stored: StoredScores, packed: Packed, at: list[int]) -> dict[str, Any] | None:
+    """Return effects of heads and MLPs, as shares of what is known; None for a run that has losses in their place."""
+    scored = stored.variables.get("effect", {})
+    if "effect" not in scored or scored["effect"].attributes["units"] != SHARE_OF_KNOWN:
+        return None
+    mlps = scored.get("effect_mlp")
+    return {
+        "heads": packed.add(scored["effect"].values.transpose("step", "layer", "head").values[at]),
+        "mlps": None if mlps is None else packed.add(mlps.values.values[at]),
+    }
 
 
 def _attention(stored: StoredScores, packed: Packed, at: list[int]) -> dict[str, Any] | None:

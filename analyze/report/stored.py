@@ -16,6 +16,7 @@ import xarray as xr
 
 from headway.analyze import LIVE, MEASURES
 from headway.analyze.formation.induction import InductionCircuit, induction_circuits
+from headway.analyze.formation.induction import sentences as induction_sentences
 from headway.analyze.formation.roles import ROLES, roles
 from headway.analyze.formation.strongest import LABELS, Formed, what_formed
 from headway.analyze.measures.descriptions import PART, SCORE
@@ -36,7 +37,7 @@ MOST_ATTENTION = 24_000_000
 MOST_ENTRIES = 8
 # Roles of variables that are drawn beside their score, and of others that are not drawn for themselves.
 BESIDE = ("null", "low", "high", "z", "ceiling")
-NOT_ALONE = (*BESIDE, "null_std", "chance", "clean", "spectrum")
+NOT_ALONE = (*BESIDE, "null_std", "chance", "clean", "known", "spectrum")
 
 
 class Damaged(NamedTuple):
@@ -134,16 +135,23 @@ class StoredScores:
 
     @property
     def sentences(self) -> list[str]:
-        """Sentences on what formed: the loss, the circuits, and the strongest head or pair of each kind."""
+        """Sentences on what formed: the loss, induction circuits, and the strongest head or pair of each kind.
+
+        Where a circuit has been found, the signatures of its heads stand beside it, and are not said again.
+        """
         if not self.steps:
             return []
         ends = [(each.label, *each.values.values[[0, -1]]) for each in self.losses]
         falls = [f"{label} from {first:.3g} to {last:.3g}" for label, first, last in ends if np.isfinite(first + last)]
         known = [f"From step {self.steps[0]} to step {self.steps[-1]}: {', '.join(falls)}."] if falls else []
+        found = self.run.circuits
         return [
             *(known if len(self.steps) > 1 else []),
-            *(each.sentence for each in self._circuits),
-            *(each.sentence for each in self._formed),
+            *([] if found else induction_sentences(self._circuits)),
+            *(
+                each.dates if found and each.formed and each.measure in ROLES else each.sentence
+                for each in self._formed
+            ),
         ]
 
     @property

@@ -4,10 +4,9 @@ import io
 import math
 
 from headway.analyze.report.formation_lines import behaviour_lines, parts_lines
+from headway.analyze.report.lines import WIDTH, laid_out
 from headway.analyze.report.stored import StoredScores
 from headway.checkpoints.run import Run
-
-WIDTH = 120
 
 
 def summary(run: Run, progress: bool = False) -> str:
@@ -43,7 +42,7 @@ def summary(run: Run, progress: bool = False) -> str:
         nats = {"this network": held_out, **stored.baselines}
         perplexities = ", ".join(f"{name} {math.exp(loss):.1f}" for name, loss in nats.items())
         console.print(f"perplexity on all text held out: {perplexities}", soft_wrap=True)
-    for line in (*behaviour_lines(stored), *parts_lines(stored)):
+    for line in laid_out([*behaviour_lines(stored), *parts_lines(stored)]):
         console.print(line, soft_wrap=True)
     if run.report_file.exists():
         console.print(f"The page that shows it, over all of training: {run.report_file}", soft_wrap=True)

@@ -58,6 +58,7 @@ function chartCursor(context, x, top, bottom) {
 }
 
 // Line `i` of a chart or of the loss: six colours and four dashes tell the first twelve apart.
+const MOST_LINES = 12;
 const lineColor = (i) => PALETTE.categories[i % PALETTE.categories.length];
 const lineDash = (i) => [[], [7, 4], [2, 3], [9, 3, 2, 3]][i % 4];
 

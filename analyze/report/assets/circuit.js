@@ -1,13 +1,4 @@
-// The circuit that carries a behaviour: its parts and edges, what it keeps over training, and every node's effect.
-
-const ROUTES = {
-  q: { port: -0.55, dash: "6 4", color: () => PALETTE.categories[5], words: "to queries (Q)" },
-  k: { port: 0, dash: "", color: () => "var(--ink)", words: "to keys (K)" },
-  v: { port: 0.55, dash: "1.5 4", color: () => PALETTE.nothing, words: "to values (V)" },
-  in: { port: 0, dash: "", color: () => PALETTE.categories[0], words: "to an MLP or the output" },
-};
-const NODE_IN = "in the circuit",
-  NODE_FREE = "not needed";
+// The circuit that carries a behaviour: its drawing, what it keeps over training, and every node's effect.
 
 const asShare = (x) => (Number.isFinite(x) ? `${+(100 * x).toFixed(1)} %` : "–");
 const between = (number, [, low, high]) =>
@@ -18,13 +9,7 @@ const endsOf = (values, at) => [0, 1, 2].map((end) => values.get(end, at));
 const numbersOf = (ends) => ends.map((value) => value ?? NaN);
 
 function circuitSection(run) {
-  if (!run.circuits.length)
-    return el(
-      "p",
-      { class: "note" },
-      "No circuit has been found in this run; this command finds the edges that carry its behaviour: ",
-      el("code", {}, `headway circuit ${run.path}`),
-    );
+  if (!run.circuits.length) return el("div", {}, noCircuit(run), run.steps.length ? networkPanel(run) : null);
   const panels = run.circuits.map((each) => circuitPanel(run, each));
   if (panels.length === 1) return panels[0];
   const show = (chosen) =>
@@ -39,45 +24,50 @@ function circuitSection(run) {
   return el("div", {}, el("label", {}, "behaviour ", select), panels);
 }
 
+function noCircuit(run) {
+  if (run.nothingToExplain)
+    return el("p", { class: "note" }, `At the last checkpoint there is ${run.nothingToExplain}.`);
+  return el(
+    "p",
+    { class: "note" },
+    "No circuit has been found in this run; this command finds the edges that carry its behaviour: ",
+    el("code", {}, `headway circuit ${run.path}`),
+  );
+}
+
+// The drawing alone, of a run without circuits.
+function networkPanel(run) {
+  const readout = el("output", { class: "readout follows" }),
+    host = el("figure", { class: "scroll" });
+  figure(host, (room) => drawNetwork(run, null, null, host, room, readout));
+  return el("div", {}, networkKeys(run, null), readout, host);
+}
+
 function circuitPanel(run, circuits) {
   const warnings = circuits.damaged.map((text) => el("p", { class: "warn" }, text));
-  if (!circuits.found.length) return el("div", {}, warnings);
+  if (!circuits.found.length) return el("div", {}, warnings, run.steps.length ? networkPanel(run) : null);
   const said = el("p", { class: "said" }),
     readout = el("output", { class: "readout" }),
     host = el("figure", { class: "scroll" }),
     tables = el("div", {});
-  let written = null;
+  let written;
   figure(host, (room) => {
     const step = run.steps[indexOf(run)] ?? Infinity;
     const found = circuits.found.findLast((each) => each.step <= step) ?? null;
     said.textContent = circuitSentence(run, circuits, found, step);
-    const focused = host.contains(document.activeElement) ? document.activeElement.dataset.node : null;
-    host.replaceChildren(circuitDrawing(run, circuits, found, room, readout));
-    if (focused) host.querySelector(`[data-node="${focused}"]`)?.focus({ preventScroll: true });
+    drawNetwork(run, circuits, found, host, room, readout);
     if (written === found) return;
     written = found;
-    readout.value = "";
-    tables.replaceChildren(...(found ? [nodeTable(circuits, found), edgeList(circuits, found)] : []));
+    tables.replaceChildren(
+      ...(found ? [nodeTable(circuits, found), ...groupTable(circuits, found), edgeList(circuits, found)] : []),
+    );
   });
   return el(
     "div",
     { class: "circuit" },
     warnings,
     said,
-    el(
-      "ul",
-      { class: "keys" },
-      Object.values(ROUTES).map(({ color, dash, words }) => {
-        const stroke = { stroke: color(), "stroke-width": 3, "stroke-dasharray": dash };
-        const sample = el("line", { x1: 0, x2: 30, y1: 4, y2: 4, ...stroke });
-        return el("li", {}, el("svg", { width: 30, height: 8, "aria-hidden": "true" }, sample), words);
-      }),
-      el(
-        "li",
-        {},
-        "the wider, the more the circuit loses without the edge; dashed circles and pale edges can stand in",
-      ),
-    ),
+    networkKeys(run, circuits),
     readout,
     host,
     circuits.over ? overSteps(run, circuits) : null,
@@ -105,15 +95,6 @@ function circuitSentence(run, circuits, found, step) {
   );
 }
 
-function nodeText(circuits, found, at) {
-  const { name, role, signature } = found.nodes[at];
-  const named = signature ? ` (${signature[0]}, ${signature[1]} ${formatted(signature[2] ?? NaN)})` : "";
-  let text = `${name}${named}: ${role}; effect ${withInterval(asShare, endsOf(found.effect, at))} of what is known (${inWords(circuits.replacement)})`;
-  if (found.secondEffect)
-    text += `, ${withInterval(asShare, endsOf(found.secondEffect, at))} (${inWords(found.second)})`;
-  return text;
-}
-
 const edgeName = ([source, target, input]) => `${source} → ${target}${input === "in" ? "" : `.${input}`}`;
 function edgeText(found, at) {
   const edge = found.edges[at];
@@ -121,122 +102,6 @@ function edgeText(found, at) {
   return edge[3]
     ? `${edgeName(edge)}: the circuit loses ${withInterval(asShare, endsOf(found.cost, at))} without it; ${effect}`
     : `${edgeName(edge)}: can stand in; ${effect}`;
-}
-
-// Rows from the embedding at the bottom to the output at the top; a layer's MLP stands above its heads.
-function circuitPlaces(run, names, width, gap) {
-  const rows = [names.filter((name) => ["embed", "pos_embed"].includes(name))];
-  for (let layer = 0; layer < run.layers; layer++)
-    rows.push(
-      Array.from({ length: run.heads }, (_, head) => nameOf([layer, head])),
-      names.filter((name) => name === `MLP${layer}`),
-    );
-  const filled = [...rows, ["output"]].filter((row) => row.length);
-  const placed = new Map();
-  filled.forEach((row, level) => {
-    row.forEach((name, i) => {
-      placed.set(name, [((i + 0.5) * width) / row.length, (filled.length - level - 0.5) * gap]);
-    });
-  });
-  return { placed, height: filled.length * gap };
-}
-
-function circuitDrawing(run, circuits, found, room, readout) {
-  const names = circuits.found[0].nodes.map((node) => node.name);
-  const width = Math.max(room, run.heads * 84),
-    r = 22;
-  const { placed, height } = circuitPlaces(run, names, width, 104);
-  const svg = el("svg", { width, height, role: "group" });
-  svg.setAttribute(
-    "aria-label",
-    found
-      ? `Circuit found at step ${found.step}: ${found.edges
-          .filter((edge) => edge[3])
-          .map(edgeName)
-          .join(", ")}`
-      : "No circuit at this step",
-  );
-  // Edges of the circuit lie above those that stand in.
-  const order = (found?.edges ?? []).map((_, at) => at).sort((a, b) => found.edges[a][3] - found.edges[b][3]);
-  for (const at of order) {
-    const [source, target, input, inside] = found.edges[at];
-    const route = ROUTES[input];
-    const [x1, y1] = placed.get(source),
-      [x, y] = placed.get(target);
-    const x2 = x + route.port * r,
-      y2 = y + r * (1 - 0.3 * Math.abs(route.port)),
-      bend = (y1 - r - y2) * 0.45;
-    const text = edgeText(found, at);
-    const cost = found.cost.get(0, at);
-    svg.append(
-      el(
-        "path",
-        {
-          class: "edge",
-          d: `M${x1} ${y1 - r}C${x1} ${y1 - r - bend} ${x2} ${y2 + bend} ${x2} ${y2}`,
-          stroke: route.color(),
-          "stroke-width": inside ? 1.5 + 6 * Math.min(1, Math.max(0, cost || 0)) : 1.2,
-          "stroke-dasharray": route.dash,
-          opacity: inside ? 0.9 : 0.35,
-          "data-edge": edgeName(found.edges[at]),
-          "data-inside": String(inside),
-          pointerenter: () => {
-            readout.value = text;
-          },
-        },
-        el("title", {}, text),
-      ),
-    );
-  }
-  for (const [name, [x, y]] of placed) {
-    const at = found ? found.nodes.findIndex((node) => node.name === name) : -1;
-    const node = at < 0 ? null : found.nodes[at];
-    const kind = name === "output" ? NODE_IN : (node?.kind ?? NODE_FREE);
-    const text = node ? nodeText(circuits, found, at) : name;
-    const head = headOf(name);
-    const pick = () => {
-      readout.value = text;
-      if (head) choose(isChosen(...head) ? null : head);
-    };
-    const tell = () => {
-      readout.value = text;
-    };
-    const words = node?.signature?.[0].split(" ") ?? [];
-    const lines = words.length > 1 ? [words.slice(0, -1).join(" "), words.at(-1)] : words;
-    svg.append(
-      el(
-        "g",
-        {
-          class: `node${head && isChosen(...head) ? " chosen" : ""}`,
-          tabindex: 0,
-          role: "button",
-          "aria-label": text,
-          "aria-pressed": head ? String(isChosen(...head)) : null,
-          "data-node": name,
-          "data-kind": kind,
-          opacity: kind === NODE_FREE ? 0.35 : 1,
-          click: pick,
-          pointerenter: tell,
-          focus: tell,
-          keydown: (event) => {
-            if (!["Enter", " "].includes(event.key)) return;
-            event.preventDefault();
-            pick();
-          },
-        },
-        el("circle", {
-          cx: x,
-          cy: y,
-          r,
-          fill: kind === NODE_IN ? "var(--band)" : "var(--paper)",
-          "stroke-dasharray": kind === NODE_IN || kind === NODE_FREE ? null : "4 3",
-        }),
-        el("text", { x, y }, name === "pos_embed" ? "pos" : name),
-        lines.map((line, i) => el("text", { class: "level", x, y: y + r + 9 + 12 * i }, line)),
-      ),
-    );
-  }
-  return svg;
 }
 
 // What is known, and what the last circuit keeps alone and loses, at every checkpoint.
@@ -323,41 +188,59 @@ function bandChart(run, steps, lines, controls, title) {
   });
 }
 
-function nodeTable(circuits, found) {
-  const effects = [
-    [found.effect, circuits.replacement],
-    [found.secondEffect, found.second],
+// Effects under both replacements: [values, replacement].
+function effectsOf(circuits, first, second, found) {
+  return [
+    [first, circuits.replacement],
+    [second, found.second],
   ].filter(([values]) => values);
-  const rows = found.nodes.map(({ name, role, signature }, at) =>
-    el(
-      "tr",
-      {},
-      el("th", { scope: "row" }, name),
-      el(
-        "td",
-        {},
-        signature
-          ? `${signature[0]}, ${signature[1]} ${formatted(signature[2] ?? NaN)}`
-          : headOf(name)
-            ? "unnamed"
-            : "",
-      ),
-      effects.map(([values]) => el("td", { class: "number" }, withInterval(asShare, endsOf(values, at)))),
-      el("td", {}, role),
-    ),
-  );
+}
+
+function nodeTable(circuits, found) {
+  const effects = effectsOf(circuits, found.effect, found.secondEffect, found);
+  const rows = found.nodes.map(({ name, role, signature }, at) => {
+    const named = signature
+      ? `${signature[0]}, ${signature[1]} ${formatted(signature[2] ?? NaN)}`
+      : headOf(name)
+        ? "unnamed"
+        : "";
+    const numbers = effects.map(([values]) =>
+      el("td", { class: "number" }, withInterval(asShare, endsOf(values, at))),
+    );
+    return el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, named), numbers, el("td", {}, role));
+  });
+  const above = effects.some(([values]) => found.nodes.some((_, at) => values.get(0, at) > 1));
+  const caption =
+    `Every node at step ${found.step}. Effect: the share of what is known that is lost when this node alone is replaced.` +
+    (above ? ` ${MISLEADS}` : "");
   const heads = ["node", "name", ...effects.map(([, kind]) => `effect (${inWords(kind)})`), "in this circuit"];
+  return circuitTable("Nodes", caption, heads, rows);
+}
+const MISLEADS =
+  "Above 100 %: with this node alone replaced, the other nodes mislead, which is worse than knowing nothing.";
+
+// Parts that are alike, replaced together; circuits that an older Headway found have no such numbers.
+function groupTable(circuits, found) {
+  if (!found.groups?.length) return [];
+  const effects = effectsOf(circuits, found.groupEffect, found.secondGroupEffect, found);
+  const rows = found.groups.map((name, at) => {
+    const numbers = effects.map(([values]) =>
+      el("td", { class: "number" }, withInterval(asShare, endsOf(values, at))),
+    );
+    return el("tr", {}, el("th", { scope: "row" }, name), numbers);
+  });
+  const heads = ["nodes", ...effects.map(([, kind]) => `effect together (${inWords(kind)})`)];
+  return [circuitTable("Nodes together", "Nodes that are alike, replaced together.", heads, rows)];
+}
+
+function circuitTable(label, caption, heads, rows) {
   return el(
     "div",
-    { class: "scroll", tabindex: 0, role: "group", "aria-label": "Nodes" },
+    { class: "scroll", tabindex: 0, role: "group", "aria-label": label },
     el(
       "table",
       { class: "nodes" },
-      el(
-        "caption",
-        { class: "note" },
-        `Every node at step ${found.step}. Effect: the share of what is known that is lost when this node alone is replaced.`,
-      ),
+      el("caption", { class: "note" }, caption),
       el("thead", {}, el("tr", {}, heads.map((text) => el("th", { scope: "col" }, text)))), // prettier-ignore
       el("tbody", {}, rows),
     ),

@@ -1,10 +1,14 @@
-// Heads by layer, coloured by what they attend to, and edges for the compositions that have formed.
+// One drawing of the network: the effect of each node, the circuit that was found, and compositions on demand.
 
-const KINDS = {
-  q_composition: { port: -0.55, dash: "6 4", color: () => PALETTE.categories[5], name: "Q" },
-  k_composition: { port: 0, dash: "", color: () => "var(--ink)", name: "K" },
-  v_composition: { port: 0.55, dash: "1.5 4", color: () => PALETTE.nothing, name: "V" },
+const ROUTES = {
+  q: { port: -0.55, dash: "6 4", color: () => PALETTE.categories[5], name: "Q", words: "to queries (Q)" },
+  k: { port: 0, dash: "", color: () => "var(--ink)", name: "K", words: "to keys (K)" },
+  v: { port: 0.55, dash: "1.5 4", color: () => PALETTE.nothing, name: "V", words: "to values (V)" },
+  in: { port: 0, dash: "", color: () => PALETTE.categories[0], words: "to an MLP or the output" },
 };
+const COMPOSITIONS = ["q", "k", "v"];
+const NODE_IN = "in the circuit",
+  NODE_FREE = "not needed";
 // More lines than this cannot be told apart.
 const MOST_EDGES = 120;
 
@@ -15,14 +19,15 @@ function roleOf(run, index, layer, head) {
     : { index: role, words: ROLES[role][1], name: ROLES[role][0], share: run.roles.share.get(index, layer, head) };
 }
 
-// The compositions above their bands for good by this checkpoint, strongest first.
-function edgesAt(run, index) {
+// The compositions above their bands for good by this checkpoint, strongest first, of the kinds that are shown.
+function compositionsAt(run, index) {
   const found = [];
   for (const score of run.perPair) {
-    if (!(score.label in KINDS) || !state.kinds.includes(KINDS[score.label].name.toLowerCase())) continue;
+    const kind = COMPOSITIONS.find((letter) => score.label === `${letter}_composition`);
+    if (!kind || !state.kinds.includes(kind)) continue;
     score.pairs.forEach(([from, to], pair) => {
       if (score.formed.get(pair) <= run.steps[index])
-        found.push({ score, pair, from, to, z: score.z.get(index, pair) });
+        found.push({ score, kind, pair, from, to, z: score.z.get(index, pair) });
     });
   }
   return found.filter((edge) => edge.z > 0).sort((a, b) => b.z - a.z);
@@ -40,173 +45,262 @@ function pairText(run, score, pair, index) {
   );
 }
 
-function diagramSection(run) {
-  if (!run.steps.length) return missing(run, "previous_token");
-  const host = el("figure", { class: "scroll" });
-  const readout = el("output", { class: "readout follows" });
+// The share of what is known that is lost without a node: as the circuit's search found it at its own checkpoint, and
+// as it was scored at any other. NaN where it is unknown.
+function effectAt(run, found, index, name) {
+  const at = found ? found.nodes.findIndex((node) => node.name === name) : -1;
+  if (at >= 0 && (found.step === run.steps[index] || !run.effects)) return found.effect.get(0, at);
+  const head = headOf(name);
+  if (head) return run.effects?.heads.get(index, ...head) ?? NaN;
+  return name.startsWith("MLP") ? (run.effects?.mlps?.get(index, Number(name.slice(3))) ?? NaN) : NaN;
+}
+
+// Rows from the embedding at the bottom to the output at the top; a layer's MLP stands above its heads.
+function nodePlaces(run, names, width, gap) {
+  const rows = [names.filter((name) => ["embed", "pos_embed"].includes(name))];
+  for (let layer = 0; layer < run.layers; layer++)
+    rows.push(
+      Array.from({ length: run.heads }, (_, head) => nameOf([layer, head])),
+      names.filter((name) => name === `MLP${layer}`),
+    );
+  const filled = [...rows, names.filter((name) => name === "output")].filter((row) => row.length);
+  const placed = new Map();
+  filled.forEach((row, level) => {
+    row.forEach((name, i) => {
+      placed.set(name, [((i + 0.5) * width) / row.length, (filled.length - level - 0.5) * gap]);
+    });
+  });
+  return { placed, height: filled.length * gap };
+}
+
+// The names of all nodes: those of the circuits, or the heads and the MLPs that have an effect.
+function nodeNames(run, circuits) {
+  if (circuits) return [...circuits.found[0].nodes.map((node) => node.name), "output"];
+  const layers = Array.from({ length: run.layers }, (_, layer) => layer);
+  const heads = layers.flatMap((layer) => Array.from({ length: run.heads }, (_, head) => nameOf([layer, head])));
+  return run.effects?.mlps ? [...heads, ...layers.map((layer) => `MLP${layer}`)] : heads;
+}
+
+function curveBetween(placed, from, to, route, r) {
+  const [x1, top] = placed.get(from),
+    [x, bottom] = placed.get(to);
+  const y1 = top - r,
+    x2 = x + route.port * r,
+    y2 = bottom + r * (1 - 0.3 * Math.abs(route.port)),
+    bend = (y1 - y2) * 0.45;
+  return `M${x1} ${y1}C${x1} ${y1 - bend} ${x2} ${y2 + bend} ${x2} ${y2}`;
+}
+
+// Draws into a host; ``found`` is the circuit of this checkpoint or null, ``circuits`` those it belongs to or null.
+function drawNetwork(run, circuits, found, host, room, readout) {
+  const index = indexOf(run);
+  const width = Math.max(room, run.heads * (circuits ? 84 : 46));
+  const r = Math.min(22, (0.42 * width) / run.heads);
+  const { placed, height } = nodePlaces(run, nodeNames(run, circuits), width, 104);
+  const svg = el("svg", { width, height, role: "group" });
+  const compositions = compositionsAt(run, index);
+  const focused = host.contains(document.activeElement) ? document.activeElement.dataset.node : null;
+  svg.append(
+    ...compositionEdges(run, compositions, placed, r, readout),
+    ...(found ? circuitEdges(found, placed, r, readout) : []),
+  );
+  for (const [name, place] of placed) svg.append(nodeOf(run, circuits, found, index, name, place, r, readout));
+  const described = describedAt(run, found, index, [...placed.keys()], compositions);
+  svg.setAttribute("aria-label", described);
+  host.replaceChildren(svg);
+  readout.value = described;
+  // The focus stays on its node, which is then read aloud anew.
+  if (focused) svg.querySelector(`[data-node="${focused}"]`)?.focus({ preventScroll: true });
+}
+
+function describedAt(run, found, index, names, compositions) {
+  const effects = names.map((name) => [name, effectAt(run, found, index, name)]).filter(([, x]) => x >= 0.1);
+  const largest = effects.sort((a, b) => b[1] - a[1]).slice(0, 4);
+  const said = largest.length
+    ? `largest effects ${largest.map(([name, x]) => `${name} ${asShare(x)}`).join(", ")}`
+    : "no node has an effect of 10 % or more";
+  const some =
+    compositions.length > MOST_EDGES
+      ? `; the ${MOST_EDGES} strongest of ${compositions.length} compositions`
+      : compositions.length
+        ? `; ${compositions.length} compositions above their null bands`
+        : "";
+  return `Step ${run.steps[index] ?? found?.step}: ${said}${some}`;
+}
+
+function compositionEdges(run, compositions, placed, r, readout) {
+  const index = indexOf(run);
+  const kinds = COMPOSITIONS.map((letter) => `${letter}_composition`);
   const zs = RUNS.flatMap((each) =>
-    each.perPair.filter((score) => score.label in KINDS && score.z).map((score) => score.z.range[1]),
+    each.perPair.filter((score) => kinds.includes(score.label) && score.z).map((score) => score.z.range[1]),
   );
   const most = Math.max(1, ...finite(zs));
-  figure(host, (room) => {
-    const index = indexOf(run);
-    const width = Math.max(room, run.heads * 38 + 40),
-      gap = run.layers > 4 ? 84 : 116;
-    const height = run.layers * gap;
-    const r = Math.min(24, ((width - 40) / run.heads) * 0.4, gap * 0.28);
-    const x = (head) => 40 + ((head + 0.5) * (width - 48)) / run.heads;
-    const y = (layer) => height - (layer + 0.5) * gap;
-    const svg = el("svg", { width, height, role: "group" });
-    const edges = edgesAt(run, index);
-    const chosen = state.head && state.head[0] < run.layers && state.head[1] < run.heads ? state.head : null;
-    for (let layer = 0; layer < run.layers; layer++)
-      svg.append(el("text", { x: 0, y: y(layer) + 4 }, `layer ${layer}`));
-    for (const { score, pair, from, to, z } of edges.slice(0, MOST_EDGES).reverse()) {
-      const kind = KINDS[score.label];
-      const [x1, y1] = [x(from % run.heads), y(Math.floor(from / run.heads)) - r];
-      const [x2, y2] = [
-        x(to % run.heads) + kind.port * r,
-        y(Math.floor(to / run.heads)) + r * (1 - 0.3 * Math.abs(kind.port)),
-      ];
-      const bend = (y1 - y2) * 0.45;
+  return compositions
+    .slice(0, MOST_EDGES)
+    .reverse()
+    .map(({ score, kind, pair, from, to, z }) => {
+      const [source, target] = [from, to].map((at) => nameOf([Math.floor(at / run.heads), at % run.heads]));
+      const near = !state.head || [source, target].includes(nameOf(state.head));
       const text = pairText(run, score, pair, index);
-      const near = !chosen || [from, to].includes(chosen[0] * run.heads + chosen[1]);
-      svg.append(
-        el(
-          "path",
-          {
-            class: "edge",
-            d: `M${x1} ${y1}C${x1} ${y1 - bend} ${x2} ${y2 + bend} ${x2} ${y2}`,
-            stroke: kind.color(),
-            "stroke-width": 1.5 + (7 * z) / most,
-            "stroke-dasharray": kind.dash,
-            opacity: near ? 0.85 : 0.2,
-            "data-kind": kind.name,
-            pointerenter: () => {
-              readout.value = text;
-            },
+      return el(
+        "path",
+        {
+          class: "edge",
+          d: curveBetween(placed, source, target, ROUTES[kind], r),
+          stroke: ROUTES[kind].color(),
+          "stroke-width": 1.5 + (7 * z) / most,
+          "stroke-dasharray": ROUTES[kind].dash,
+          opacity: near ? 0.45 : 0.12,
+          "data-kind": ROUTES[kind].name,
+          pointerenter: () => {
+            readout.value = text;
           },
-          el("title", {}, text),
-        ),
+        },
+        el("title", {}, text),
       );
-    }
-    for (let layer = 0; layer < run.layers; layer++) {
-      for (let head = 0; head < run.heads; head++) {
-        const role = roleOf(run, index, layer, head);
-        const text = role
-          ? `${nameOf([layer, head])}: ${role.words} (${role.name}, ${formatted(role.share)} of the way from chance to 1)`
-          : `${nameOf([layer, head])}: no attention score above its null band`;
-        const node = el(
-          "g",
-          {
-            class: `node${isChosen(layer, head) ? " chosen" : ""}`,
-            tabindex: 0,
-            role: "button",
-            "aria-label": text,
-            "aria-pressed": String(isChosen(layer, head)),
-            "data-role": role?.name ?? "",
-            "data-head": nameOf([layer, head]),
-            click: () => choose(isChosen(layer, head) ? null : [layer, head]),
-            pointerenter: () => {
-              readout.value = text;
-            },
-            focus: () => {
-              readout.value = text;
-            },
-            keydown: (event) => {
-              if (["Enter", " "].includes(event.key)) {
-                event.preventDefault();
-                choose(isChosen(layer, head) ? null : [layer, head]);
-              }
-            },
-          },
-          el("circle", { cx: x(head), cy: y(layer), r, fill: "var(--paper)" }),
-          el("circle", {
-            cx: x(head),
-            cy: y(layer),
-            r,
-            fill: role ? PALETTE.categories[role.index] : "none",
-            "fill-opacity": role ? 0.06 + 0.94 * Math.max(0, role.share) : 0,
-          }),
-          el(
-            "text",
-            {
-              x: x(head),
-              y: y(layer),
-              style: `font-size:${Math.max(8, r * 0.55)}px;${role && role.share > 0.5 ? "fill:#fff;paint-order:stroke;stroke:#0008;stroke-width:2px" : ""}`,
-            },
-            nameOf([layer, head]),
-          ),
-        );
-        svg.append(node);
-      }
-    }
-    const described =
-      edges.length > MOST_EDGES
-        ? `the ${MOST_EDGES} strongest of ${edges.length} compositions`
-        : `${edges.length} compositions`;
-    svg.setAttribute("aria-label", `Circuit diagram at step ${run.steps[index]}: ${described}`);
-    const focused = host.contains(document.activeElement) ? document.activeElement.dataset.head : null;
-    host.replaceChildren(svg);
-    readout.value = `Step ${run.steps[index]}: ${described} above their null bands`;
-    // The focus stays on its head, whose role at this step is read aloud.
-    if (focused) svg.querySelector(`[data-head="${focused}"]`).focus({ preventScroll: true });
+    });
+}
+
+// Edges of the circuit lie above those that stand in.
+function circuitEdges(found, placed, r, readout) {
+  const order = found.edges.map((_, at) => at).sort((a, b) => found.edges[a][3] - found.edges[b][3]);
+  return order.map((at) => {
+    const [source, target, input, inside] = found.edges[at];
+    const text = edgeText(found, at),
+      cost = found.cost.get(0, at);
+    return el(
+      "path",
+      {
+        class: "edge",
+        d: curveBetween(placed, source, target, ROUTES[input], r),
+        stroke: ROUTES[input].color(),
+        "stroke-width": inside ? 1.5 + 6 * Math.min(1, Math.max(0, cost || 0)) : 1.2,
+        "stroke-dasharray": ROUTES[input].dash,
+        opacity: inside ? 0.9 : 0.35,
+        "data-edge": edgeName(found.edges[at]),
+        "data-inside": String(inside),
+        pointerenter: () => {
+          readout.value = text;
+        },
+      },
+      el("title", {}, text),
+    );
   });
-  const roles = ROLES.filter(([name]) => name in DEFINITIONS);
+}
+
+// A circle in the colour of its head's role, inside a ring as thick as the node's effect; both in words for a reader.
+function nodeOf(run, circuits, found, index, name, [x, y], r, readout) {
+  const at = found ? found.nodes.findIndex((node) => node.name === name) : -1;
+  const node = at < 0 ? null : found.nodes[at];
+  const kind = node?.kind ?? NODE_IN;
+  const head = headOf(name),
+    chosen = head !== null && isChosen(...head);
+  const role = head ? roleOf(run, index, ...head) : null;
+  const effect = effectAt(run, found, index, name);
+  const text = nodeText(run, circuits, found, index, name);
+  const tell = () => {
+    readout.value = text;
+  };
+  const pick = () => {
+    tell();
+    if (head) choose(chosen ? null : head);
+  };
+  const ring = { "stroke-width": 1.2 + 5 * Math.min(1, Math.max(0, effect || 0)) };
+  const dashed = kind === NODE_IN || kind === NODE_FREE ? null : "4 3";
+  const words = node?.signature?.[0].split(" ") ?? [];
+  const below = [
+    ...(Number.isFinite(effect) && circuits ? [asShare(effect)] : []),
+    ...(words.length > 1 ? [words.slice(0, -1).join(" "), words.at(-1)] : words),
+  ];
+  const light = role && role.share > 0.5 ? "fill:#fff;paint-order:stroke;stroke:#0008;stroke-width:2px" : "";
+  const size = Math.max(8, Math.min(12, r * 0.55));
   return el(
-    "div",
-    {},
-    el(
-      "ul",
-      { class: "keys" },
-      roles.map(([, words], i) =>
-        el(
-          "li",
-          {},
-          el("i", { style: `background:${PALETTE.categories[ROLES.findIndex((role) => role[1] === words)]}` }),
-          words,
-        ),
-      ),
-    ),
-    el(
-      "ul",
-      { class: "keys" },
-      Object.values(KINDS).map((kind) =>
-        el(
-          "li",
-          {},
-          el(
-            "label",
-            {},
-            el("input", {
-              type: "checkbox",
-              checked: state.kinds.includes(kind.name.toLowerCase()),
-              "data-shared": kind.name,
-              change: (event) => {
-                const letter = kind.name.toLowerCase();
-                state.kinds = event.target.checked ? state.kinds + letter : state.kinds.replace(letter, "");
-                shareState(event.target);
-              },
-            }),
-            ` ${kind.name}-composition `,
-            el(
-              "svg",
-              { width: 30, height: 8, "aria-hidden": "true" },
-              el("line", {
-                x1: 0,
-                x2: 30,
-                y1: 4,
-                y2: 4,
-                stroke: kind.color(),
-                "stroke-width": 3,
-                "stroke-dasharray": kind.dash,
-              }),
-            ),
-          ),
-        ),
-      ),
-    ),
-    readout,
-    host,
+    "g",
+    {
+      class: `node${chosen ? " chosen" : ""}`,
+      tabindex: 0,
+      role: "button",
+      "aria-label": text,
+      "aria-pressed": head ? String(chosen) : null,
+      "data-node": name,
+      "data-role": role?.name ?? "",
+      "data-kind": kind,
+      opacity: kind === NODE_FREE ? 0.4 : 1,
+      click: pick,
+      pointerenter: tell,
+      focus: tell,
+      keydown: (event) => {
+        if (!["Enter", " "].includes(event.key)) return;
+        event.preventDefault();
+        pick();
+      },
+    },
+    el("circle", { class: "ring", cx: x, cy: y, r, fill: "var(--paper)", "stroke-dasharray": dashed, ...ring }),
+    el("circle", {
+      class: "role",
+      cx: x,
+      cy: y,
+      r: r - 1,
+      fill: role ? PALETTE.categories[role.index] : "none",
+      "fill-opacity": role ? 0.06 + 0.94 * Math.max(0, role.share) : 0,
+    }),
+    el("text", { x, y, style: `font-size:${size}px;${light}` }, name === "pos_embed" ? "pos" : name),
+    below.map((line, i) => el("text", { class: "level", x, y: y + r + 11 + 12 * i }, line)),
   );
+}
+
+function nodeText(run, circuits, found, index, name) {
+  const at = found ? found.nodes.findIndex((node) => node.name === name) : -1;
+  const said = [];
+  let start = name;
+  if (at >= 0) {
+    const { role, signature } = found.nodes[at];
+    if (signature) start += ` (${signature[0]}, ${signature[1]} ${formatted(signature[2] ?? NaN)})`;
+    said.push(role, `effect ${withInterval(asShare, endsOf(found.effect, at))} of what is known at step ${found.step} (${inWords(circuits.replacement)})`); // prettier-ignore
+    if (found.secondEffect)
+      said.push(`${withInterval(asShare, endsOf(found.secondEffect, at))} (${inWords(found.second)})`);
+  }
+  const effect = effectAt(run, found, index, name);
+  if ((at < 0 || found.step !== run.steps[index]) && Number.isFinite(effect))
+    said.push(`effect ${asShare(effect)} of what is known at step ${run.steps[index]}`);
+  const head = headOf(name),
+    role = head ? roleOf(run, index, ...head) : null;
+  if (role) said.push(`${role.words} (${role.name}, ${formatted(role.share)} of the way from chance to 1)`);
+  else if (head) said.push("no attention score above its null band");
+  return said.length ? `${start}: ${said.join("; ")}` : start;
+}
+
+// What colours, rings and lines mean, and the switches of compositions.
+function networkKeys(run, circuits) {
+  const line = ({ color, dash }) => {
+    const stroke = { stroke: color(), "stroke-width": 3, "stroke-dasharray": dash };
+    const sample = el("line", { x1: 0, x2: 30, y1: 4, y2: 4, ...stroke });
+    return el("svg", { width: 30, height: 8, "aria-hidden": "true" }, sample);
+  };
+  const roles = ROLES.filter(([name]) => name in DEFINITIONS).map(([, words]) => {
+    const color = PALETTE.categories[ROLES.findIndex((role) => role[1] === words)];
+    return el("li", {}, el("i", { style: `background:${color}` }), words);
+  });
+  const routes = circuits ? Object.values(ROUTES).map((route) => el("li", {}, line(route), route.words)) : [];
+  const kinds = run.perPair.length ? COMPOSITIONS.map((letter) => [letter, ROUTES[letter]]) : [];
+  const switches = kinds.map(([letter, route]) => {
+    const input = el("input", {
+      type: "checkbox",
+      checked: state.kinds.includes(letter),
+      "data-shared": route.name,
+      change: (event) => {
+        state.kinds = event.target.checked ? state.kinds + letter : state.kinds.replace(letter, "");
+        shareState(event.target);
+      },
+    });
+    return el("li", {}, el("label", {}, input, ` ${route.name}-composition `, line(route)));
+  });
+  const words = circuits
+    ? "the thicker a ring, the larger the effect; the thicker an edge, the more the circuit loses without it; pale nodes are not needed, dashed nodes and pale edges can stand in"
+    : "the thicker a ring, the larger the effect";
+  return [
+    el("ul", { class: "keys" }, roles),
+    el("ul", { class: "keys" }, routes, el("li", {}, words)),
+    switches.length ? el("ul", { class: "keys" }, el("li", {}, "also show"), switches) : null,
+  ];
 }

@@ -43,7 +43,7 @@ function someOf(run) {
   const text =
     `The slider stops at ${count(run.steps.length)} of ${count(run.scored)} checkpoints, the first, the last and those ` +
     `named above among them; ${points}. The steps named above are taken from all ${count(run.scored)}, and so are ` +
-    "the edges of the circuit diagram. Every checkpoint is in ";
+    "the compositions of the circuit's drawing. Every checkpoint is in ";
   return el("p", { class: "note" }, text, el("code", {}, "run.scores"), ".");
 }
 

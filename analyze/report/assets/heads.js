@@ -2,9 +2,13 @@
 
 function headsSection(run) {
   if (!run.perHead.length) return missing(run, "previous_token");
+  const heads = Array.from({ length: run.heads }, (_, head) => head);
   return el(
     "div",
     {},
+    run.heads <= MOST_LINES
+      ? el("ul", { class: "keys" }, heads.map((head) => lineKey(`head ${head} of its layer`, head))) // prettier-ignore
+      : null,
     el(
       "div",
       { class: "measures" },
@@ -51,8 +55,11 @@ function headCharts(run, score) {
       for (const chosen of [false, true]) {
         for (let head = 0; head < run.heads; head++) {
           if (isChosen(layer, head) !== chosen) continue;
-          context.strokeStyle = chosen ? css("--accent") : css("--quiet");
-          context.lineWidth = chosen ? 2.5 : 1.2;
+          const named = run.heads <= MOST_LINES;
+          context.strokeStyle = named ? lineColor(head) : chosen ? css("--accent") : css("--quiet");
+          context.lineWidth = chosen ? 2.8 : 1.4;
+          context.globalAlpha = named && state.head && !chosen ? 0.35 : 1;
+          context.setLineDash(named ? lineDash(head) : []);
           context.beginPath();
           line(run.lineSteps.map((step, at) => [step, score.values.get(at, layer, head)]));
           context.stroke();
@@ -64,6 +71,7 @@ function headCharts(run, score) {
           context.fill();
         }
       }
+      context.globalAlpha = 1;
       chartCursor(context, x(run.lineSteps[index]), top, bottom);
       below.textContent = described(index);
       canvas.setAttribute(

@@ -13,16 +13,10 @@ const SECTIONS = [
   [
     "circuit",
     "Circuit",
-    "The edges that carry a behaviour, found by removing edges as long as the rest suffices, without looking at what heads attend to. Known: loss with everything replaced - loss of the network. Kept alone (faithfulness) and lost without it (necessity) are shares of what is known, in square brackets their 95 % intervals over sequences.",
+    "The edges that carry a behaviour, found by removing edges as long as the rest suffices, without looking at what heads attend to. Known: loss with everything replaced - loss of the network. Kept alone (faithfulness) and lost without it (necessity) are shares of what is known, in square brackets their 95 % intervals over sequences. The colour of a head is the role it is furthest in, and its strength how far: (score - chance) / (1 - chance). Compositions, on demand, are those that stay above the band of random pairs from some checkpoint on, as wide as their z: two heads share directions then, whether or not the network uses them.",
     circuitSection,
   ],
   ["loss", "Loss", null, lossSection],
-  [
-    "diagram",
-    "Circuit diagram",
-    "The colour of a head is the role it is furthest in, and its strength how far: (score - chance) / (1 - chance), 0 for chance and 1 for all attention. Uncoloured: no score above its null band. Edges are compositions that stay above the band of random pairs from some checkpoint on, as wide as their z. A large z means that two heads share directions; it does not mean that the network uses the circuit.",
-    diagramSection,
-  ],
   [
     "attention",
     "Attention",
@@ -38,7 +32,7 @@ const SECTIONS = [
   [
     "heads",
     "Scores of heads",
-    "One line for each head over training; the shaded area is the 99 % band of the null.",
+    "One chart for each layer, one line for each head; the shaded area is the 99 % band of the null.",
     headsSection,
   ],
   [

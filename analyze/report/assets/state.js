@@ -8,7 +8,7 @@ const state = {
   by: "step",
   large: false,
   log: null,
-  kinds: "qkv",
+  kinds: "",
   table: false,
 };
 let RUNS = [],
@@ -57,7 +57,7 @@ function writeHash(more = {}) {
   if (state.theme) kept.theme = state.theme;
   if (state.large) kept.large = 1;
   if (state.logChosen) kept.log = state.log ? 1 : 0;
-  if (state.kinds !== "qkv") kept.kinds = state.kinds;
+  if (state.kinds) kept.kinds = state.kinds;
   if (state.table) kept.table = 1;
   // A page inside another (a notebook) has no address of its own to write to.
   try {

@@ -142,7 +142,6 @@ function tableFigure({ title, rows, columns }) {
 }
 
 // Lines: six colours and four dashes tell twelve apart; more are one ramp, and the pointer names each.
-const MOST_LINES = 12;
 function strokeOf(entry, count) {
   if (count <= MOST_LINES)
     return {

@@ -21,12 +21,14 @@ WORDS = {"q": "to queries (Q)", "k": "to keys (K)", "v": "to values (V)", "in": 
 Places = dict[str, tuple[float, float]]
 
 
-def circuit(stored: StoredScores, at: int | None = None) -> "Figure":
+def circuit(
+    stored: StoredScores, at: int | None = None, part: str | None = None, replace: str | None = None
+) -> "Figure":
     """The circuit found at a step, or at the last one before it; pale edges and dashed nodes can stand in."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Circle
 
-    circuits, step = _chosen(stored, at)
+    circuits, step = _chosen(stored, at, part, replace)
     found = circuits.found[step]
     layers, heads = stored.heads
     width, gap = SINGLE if heads <= 5 else DOUBLE, 0.75
@@ -63,10 +65,17 @@ def circuit(stored: StoredScores, at: int | None = None) -> "Figure":
     return figure
 
 
-def _chosen(stored: StoredScores, at: int | None) -> tuple[FoundCircuits, int]:
-    circuits = next((each for each in stored.circuits if each.found), None)
-    if circuits is None:
+def _chosen(stored: StoredScores, at: int | None, part: str | None, replace: str | None) -> tuple[FoundCircuits, int]:
+    there = [each for each in stored.circuits if each.found]
+    if not there:
         raise ValueError(f"figure: circuit has not been found; headway circuit {stored.run.path} finds it")
+    for name, wanted, field in (("part", part, "part"), ("replace", replace, "replacement")):
+        fitting = [each for each in there if wanted in (None, getattr(each, field))]
+        if not fitting:
+            known = ", ".join(f"{each.part} ({each.replacement})" for each in there)
+            raise ValueError(f"{name}: {wanted!r} is not valid; circuits have been found of {known}")
+        there = fitting
+    circuits = there[0]
     step = max(circuits.found) if at is None else circuits.shown_at(at)
     if step is None:
         raise ValueError(

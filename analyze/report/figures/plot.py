@@ -82,6 +82,8 @@ def draw(
     head: int | None = None,
     sequence: int | None = None,
     measure: str | None = None,
+    part: str | None = None,
+    replace: str | None = None,
 ) -> "Figure":
     """A figure of the page for a paper, as a ``matplotlib.figure.Figure`` that pyplot does not know.
 
@@ -93,6 +95,8 @@ def draw(
         head: Only the heads of this number.
         sequence: The sequence of the evaluation batch whose attention is shown, counted from 0.
         measure: Only the scores of this measure.
+        part: The behaviour whose circuit is shown; the one whose circuit was found last if None.
+        replace: The replacement under which it was found.
 
     Raises:
         ValueError: an unknown figure, an option that it does not take, scores that the run does not have, or no
@@ -103,7 +107,8 @@ def draw(
     """
     if figure not in FIGURES:
         raise ValueError(f"figure: {figure!r} is not one of {', '.join(FIGURES)}{nearest(figure, FIGURES)}")
-    options = {"at": at, "layer": layer, "head": head, "sequence": sequence, "measure": measure}
+    chosen = {"at": at, "layer": layer, "head": head, "sequence": sequence, "measure": measure}
+    options = {**chosen, "part": part, "replace": replace}
     given = {name: value for name, value in options.items() if value is not None}
     taken = [name for name in signature(FIGURES[figure]).parameters if name in options]
     for name, value in given.items():

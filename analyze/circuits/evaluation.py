@@ -7,14 +7,14 @@ import xarray as xr
 
 from headway.analyze.circuits.faithfulness import LEAST_KNOWN
 from headway.analyze.circuits.intervals import Interval, paired_bootstrap
-from headway.analyze.circuits.patching import EdgePatching, Kept, without
+from headway.analyze.circuits.kept import Kept, Patching, without
 
 Losses = Mapping[str, np.ndarray]
 # Numbers that are shares of what is known.
 SHARES = ("faithfulness", "necessity", "reach_faithfulness", "reach_necessity", "effect")
 
 
-def evaluate(patching: EdgePatching, circuit: Kept, reach: Kept, seed: int = 0) -> xr.Dataset:
+def evaluate(patching: Patching, circuit: Kept, reach: Kept, seed: int = 0) -> xr.Dataset:
     """Return ``clean``, ``all_replaced``, ``known``, SHARES and their intervals of a circuit; see ``find_circuit``.
 
     The shares are NaN where less than a tenth of the loss with everything replaced is known.
@@ -34,13 +34,13 @@ def evaluate(patching: EdgePatching, circuit: Kept, reach: Kept, seed: int = 0) 
     if not found["known"].value >= LEAST_KNOWN * found["all_replaced"].value:
         nothing = {name: np.full_like(found[name].value, np.nan) for name in SHARES}
         found |= {name: Interval(each, each, each) for name, each in nothing.items()}
-    return with_intervals(found, {"effect": ("node",)}).assign_coords(node=list(patching.graph.nodes[:-1]))
+    return with_intervals(found, {"effect": ("node",)}).assign_coords(node=list(patching.nodes))
 
 
-def sums_of(patching: EdgePatching, circuit: Kept, reach: Kept) -> dict[str, np.ndarray]:
+def sums_of(patching: Patching, circuit: Kept, reach: Kept) -> dict[str, np.ndarray]:
     """Return the losses of each sequence from which ``shares`` are made, summed over its positions."""
     everything = np.ones_like(circuit)
-    nodes = [without(everything, patching.edges_from[node]) for node in patching.graph.nodes[:-1]]
+    nodes = [without(everything, patching.edges_from[node]) for node in patching.nodes]
     passes = {"kept": circuit, "without": ~circuit, "reach": reach, "without_reach": ~reach}
     return {
         "clean": patching.sums(patching.clean),

@@ -10,7 +10,7 @@ from headway.analyze.circuits.kept import Patching, without
 TIMED = 12
 # A part that leaves in an elimination takes this share of the time of one that is removed alone: nodes that reach the
 # output no more are not computed again. A random circuit has most nodes computed. Both were measured on the recipes.
-IN_ELIMINATION, RANDOM = 0.6, 2.0
+IN_ELIMINATION, RANDOM = 0.6, 2.5
 
 MOST_SEQUENCES, LEAST_SEQUENCES = 64, 16
 # One core makes as many multiplications in two to three minutes.
@@ -37,7 +37,7 @@ def passes_of_search(patching: Patching, n_orders: int, n_controls: int) -> floa
     parts, nodes = len(patching.names), len(patching.nodes)
     # Effects of all parts; their elimination; random circuits, and those of growing size; nodes under two replacements,
     # in the circuit, and standing in.
-    return parts + IN_ELIMINATION * n_orders * parts + RANDOM * (n_controls + 20) + 4 * nodes
+    return parts + IN_ELIMINATION * n_orders * parts + RANDOM * (n_controls + 20) + 8 * nodes
 
 
 def sequences_that_fit(weights: int, positions: int, passes: int) -> int:

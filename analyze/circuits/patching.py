@@ -24,6 +24,9 @@ from headway.models.config import Head
 from headway.models.convert import Model, evaluating
 from headway.models.hooked_transformer import HookedTransformer
 
+# Neurons whose numbers fit into the cache of one core.
+IN_CACHE = 2**17
+
 
 class _Slot(NamedTuple):
     """One input of a node, and the edges that lead to it: the number of each edge, and that of its source."""
@@ -247,12 +250,21 @@ class EdgePatching(Patching):
         """Return what a head or MLP adds to the residual stream; b_O belongs to no head."""
         name, slots = self.graph.nodes[node], self._slots[node]
         if name.startswith("MLP"):
-            block = self.model.blocks[int(name.removeprefix("MLP"))]
-            return block.mlp(block.ln2(residual[slots[0].number]))
+            return self._mlp(int(name.removeprefix("MLP")), residual[slots[0].number])
         head = Head.named(name)
         q, k, v = (projected[slot.number][:, None] for slot in slots)  # pyright: ignore[reportOptionalSubscript]
         z = F.scaled_dot_product_attention(q, k, v, is_causal=self.model.cfg.attention_dir == "causal")
         return z[:, 0] @ self.model.blocks[head.layer].attn.W_O[head.head]
+
+    def _mlp(self, layer: int, residual: Tensor | None) -> Tensor:
+        """Return what an MLP adds to the residual stream, computed for a few sequences at a time.
+
+        All neurons of many sequences do not fit into the cache, and their memory is fetched anew in each pass.
+        """
+        block = self.model.blocks[layer]
+        x = block.ln2(residual)
+        together = max(1, IN_CACHE // (x.shape[1] * self.model.cfg.d_mlp))
+        return torch.cat([block.mlp(some) for some in x.split(together)])
 
     def _output(self, residual: Tensor | None) -> Tensor:
         normalized = residual if self.model.cfg.normalization_type is None else self.model.ln_final(residual)

@@ -139,13 +139,14 @@ def test_a_run_without_a_circuit_of_nodes_says_how_to_find_one(run: Run):
         run.circuit(nodes=True)
 
 
-def test_a_search_that_takes_too_long_says_how_long_and_writes_nothing(run: Run):
+def test_a_search_that_takes_too_long_says_how_long_and_writes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(duration, "FASTEST", np.inf)
     edges = (
         r"searching 42 edges in 3 orders at up to 4 checkpoints takes about \d+ s; raise it, search nodes \(--nodes\)"
     )
     with pytest.raises(ValueError, match=rf"^max_minutes: 1e-06 is not enough: {edges}"):
         headway.circuit(run, max_minutes=1e-6)
-    with pytest.raises(ValueError, match=r"searching 6 nodes in 1 order takes about 1 s; raise it, or give fewer"):
+    with pytest.raises(ValueError, match=r"nodes in 1 order takes about \d+ s; raise it, or give fewer"):
         headway.circuit(run, at=LAST, nodes=True, orders=1, max_minutes=1e-6)
     assert not (run.path / "circuits").exists()
 

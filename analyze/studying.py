@@ -110,7 +110,6 @@ def study_files(
         ValueError: a run or a checkpoint that does not exist, a checkpoint of a language model, an ``out`` that is not
             valid.
     """
-    from headway.checkpoints.files import holds_run
     from headway.checkpoints.run import Run
 
     found = find_study(name)
@@ -122,10 +121,22 @@ def study_files(
         return StudyFiles(run.study_file(name, run.check_step(at)), run.report_file)
     if at is not None:
         raise ValueError(f"at: {at} is not valid; a language model has no checkpoints here")
-    model = str(run if isinstance(run, str | Path) else run.cfg.model_name)
-    folder = Path("runs") / Path(model).name if out is None else Path(out).expanduser()
+    folder = model_folder(run, out)
+    return StudyFiles(folder / "studies" / f"{name}.nc", folder / "report.html")
+
+
+def model_folder(model: TransformerBridge | str | Path, out: str | Path | None = None) -> Path:
+    """Return the directory of a language model, ``runs/NAME`` if ``out`` is None.
+
+    Raises:
+        ValueError: a directory that is not valid.
+    """
+    from headway.checkpoints.files import holds_run
+
+    name = str(model if isinstance(model, str | Path) else model.cfg.model_name)
+    folder = Path("runs") / Path(name).name if out is None else Path(out).expanduser()
     if holds_run(folder):
         raise ValueError(f"out: {folder} holds a run; give another directory")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out: {folder} is a file; it must be a directory")
-    return StudyFiles(folder / "studies" / f"{name}.nc", folder / "report.html")
+    return folder

@@ -306,22 +306,39 @@ class Run:
         """Return the path of the study ``name`` at ``step``."""
         return self.path / "studies" / f"step-{step:08d}" / f"{name}.nc"
 
-    def circuit_file(self, step: int | None, part: str | None, replacement: str) -> Path:
-        """Return the path of a circuit found at ``step``; of one over all checkpoints if ``step`` is None."""
+    def circuit_file(self, step: int | None, part: str | None, replacement: str, nodes: bool = False) -> Path:
+        """Return the path of a circuit found at ``step``; of one over all checkpoints if ``step`` is None.
+
+        Circuits of nodes without edges have a folder of their own.
+        """
         folder = "over-steps" if step is None else f"step-{step:08d}"
-        return self.path / "circuits" / folder / f"{part or 'all'}-{replacement}.safetensors"
+        circuits = self.path / "circuits" / "nodes" if nodes else self.path / "circuits"
+        return circuits / folder / f"{part or 'all'}-{replacement}.safetensors"
 
     @property
     def circuits(self) -> list[tuple[int, str, str]]:
         """The circuits there are of this run: step, part (``all`` for every position that counts) and replacement."""
+        return self._circuits("circuits")
+
+    @property
+    def node_circuits(self) -> list[tuple[int, str, str]]:
+        """The circuits of nodes without edges, named in the same way."""
+        return self._circuits("circuits/nodes")
+
+    def _circuits(self, folder: str) -> list[tuple[int, str, str]]:
         found = (
             (re.fullmatch(r"step-(\d{8,})", path.parent.name), path.stem.rpartition("-"))
-            for path in self.path.glob("circuits/step-*/*-*.safetensors")
+            for path in self.path.glob(f"{folder}/step-*/*-*.safetensors")
         )
         return sorted((int(step[1]), part, replacement) for step, (part, _, replacement) in found if step)
 
     def circuit(
-        self, step: int | None = None, part: str | None = None, replacement: str | None = None, over_steps: bool = False
+        self,
+        step: int | None = None,
+        part: str | None = None,
+        replacement: str | None = None,
+        over_steps: bool = False,
+        nodes: bool = False,
     ) -> xr.Dataset:
         """The circuit that ``headway circuit`` found: at ``step``, or the last one that fits what is given.
 
@@ -330,6 +347,7 @@ class Run:
             part: The behaviour: a part of the task, or ``all`` for every position that counts.
             replacement: What stood in for the edges that were not kept.
             over_steps: Give the numbers of the last circuit at every checkpoint instead.
+            nodes: Give the circuit of nodes without edges (``headway circuit --nodes``).
 
         Raises:
             ValueError: no such circuit has been found, or its file is damaged.
@@ -338,19 +356,20 @@ class Run:
             >>> circuit = Run("runs/induction").circuit()  # doctest: +SKIP
             >>> circuit.edge[circuit.in_circuit].values, circuit.faithfulness.item()  # doctest: +SKIP
         """
-        wanted = (step, part, replacement)
+        wanted, found = (step, part, replacement), self.node_circuits if nodes else self.circuits
+        option = " --nodes" if nodes else ""
         fitting = [
-            each
-            for each in self.circuits
-            if all(asked in (None, there) for asked, there in zip(wanted, each, strict=True))
+            each for each in found if all(asked in (None, there) for asked, there in zip(wanted, each, strict=True))
         ]
         if not fitting:
-            there = ", ".join(f"{name} ({kind}) at step {at}" for at, name, kind in self.circuits) or "none"
-            raise ValueError(f"circuit: it has not been found; headway circuit {self.path} does; there is {there}")
+            there = ", ".join(f"{name} ({kind}) at step {at}" for at, name, kind in found) or "none"
+            raise ValueError(
+                f"circuit: it has not been found; headway circuit {self.path}{option} does; there is {there}"
+            )
         at, name, kind = fitting[-1]
-        path = self.circuit_file(None if over_steps else at, name, kind)
+        path = self.circuit_file(None if over_steps else at, name, kind, nodes)
         if not path.exists():
-            raise ValueError(f"circuit: {path} is missing; headway circuit {self.path} --part {name} writes it")
+            raise ValueError(f"circuit: {path} is missing; headway circuit {self.path}{option} --part {name} writes it")
         return read_file(path)
 
     @property

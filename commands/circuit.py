@@ -8,7 +8,7 @@ def circuit_command(arguments: list[str]) -> None:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(usage="headway circuit RUN [options]", allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("run", help="directory of the run")
+    parser.add_argument("run", help="directory of the run, or name of a language model (with --task indirect-object)")
     parser.add_argument("--part", help="the behaviour: a part of the task, or all; what the task is about if not given")
     parser.add_argument("--at", default="last", help="a checkpoint; last, with a few earlier ones; or all")
     parser.add_argument(
@@ -16,11 +16,14 @@ def circuit_command(arguments: list[str]) -> None:
         help="what stands in for edges that are not kept: twin (the default where the task draws one), position_mean "
         "(the default elsewhere), resample, mean, zero",
     )
-    parser.add_argument("--sequences", type=int, default=64, help="number of sequences of the evaluation batch")
+    text = "number of sequences of the evaluation batch; 64 if not given, fewer in a large network"
+    parser.add_argument("--sequences", type=int | None, help=text)
     parser.add_argument("--orders", type=int, default=3, help="number of orders in which edges are removed")
     parser.add_argument("--controls", type=int, default=100, help="number of random circuits of the same size")
-    parser.add_argument("--max_edges", type=int, default=3000, help="the largest network that is searched")
+    parser.add_argument("--nodes", action="store_true", help="search heads and MLPs without edges: for large networks")
+    parser.add_argument("--max_minutes", type=float, default=20.0, help="the longest search that begins")
     parser.add_argument("--seed", type=int, default=0, help="seed of twins, orders, controls and intervals")
+    parser.add_argument("--out", type=str | None, help="directory for a language model; runs/NAME if not given")
     add_trust(parser)
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
@@ -28,23 +31,24 @@ def circuit_command(arguments: list[str]) -> None:
 
     from re import fullmatch
 
+    from headway.analyze.circuiting import circuit, is_language_model
     from headway.checkpoints import Run
     from headway.options import parse, shown
 
     options = vars(parse(parser, arguments))
-    run = Run(checked_directory("run", options.pop("run")), options.pop("task"), options.pop("trust"))
-    at = options.pop("at")
+    path, task, trust, at = (options.pop(name) for name in ("run", "task", "trust", "at"))
+    directory = checked_directory("run", path)
+    run = None if is_language_model(path, task) else Run(directory, task, trust)
     if at not in ("last", "all"):
         if not fullmatch("[0-9]{1,18}", at):
             raise ValueError(f"at: {shown(at)} is not valid; it must be a checkpoint, last or all")
-        at = run.check_step(int(at))
+        at = int(at) if run is None else run.check_step(int(at))
 
-    from headway.analyze.circuiting import circuit
     from headway.analyze.report.circuit_lines import circuit_lines
 
-    found = circuit(run, at=at, progress=True, **options)
-    asked = found.scores.known.attrs
-    part = asked["part"] or "all"
-    over = run.circuit(part=part, replacement=asked["replacement"], over_steps=True) if at in ("last", "all") else None
-    print("\n".join(circuit_lines(found.scores, over)))
-    print(f"\nNumbers: {run.circuit_file(asked['step'], asked['part'], asked['replacement'])}\nPage: {run.report_file}")
+    found = circuit(path if run is None else run, at=at, task=None if run else task, progress=True, **options)
+    over, known = None, found.scores.known.attrs
+    if run is not None and at in ("last", "all"):
+        over = run.circuit(None, known["part"] or "all", known["replacement"], True, nodes=not found.has_edges)
+    print("\n".join(circuit_lines(found.scores, over, known["units"])))
+    print(f"\nNumbers: {found.file}" + ("" if run is None else f"\nPage: {run.report_file}"))

@@ -1,7 +1,8 @@
 """Benchmarks for ``make bench``: the cost of a training step, a run and its measures, relative to a baseline.
 
-Every number, except those of pages, is the ratio of two calls that alternate in one process or in pairs of processes,
-as the median and quartiles over the rounds: machines are noisy, and absolute times hold for one machine only.
+Every number, except those of pages and of the search for circuits, is the ratio of two calls that alternate in one
+process or in pairs of processes, as the median and quartiles over the rounds: machines are noisy, and absolute times
+hold for one machine only.
 ``make bench ONLY=step`` runs one part; PARTS lists all.
 """
 
@@ -29,6 +30,8 @@ from transformer_lens.tools.training import TrainConfig
 from transformer_lens.tools.training import train as transformer_lens_train
 
 from headway.analyze import LIVE, MEASURES, Measure
+from headway.analyze.circuits.duration import MOST_SEQUENCES
+from headway.analyze.circuits.of_run import circuit_at, resolve
 from headway.analyze.measures.callback import MeasureWhileTraining
 from headway.checkpoints import Recipe
 from headway.checkpoints.callback import KeepCheckpoints
@@ -242,6 +245,18 @@ def affine() -> None:
     show("affine-recurrence at batch 64, float32 rate / matrix product's", ">= .6", rates, beside)
 
 
+def circuit() -> None:
+    """Time the search for the circuit of the default run with 100 random ones, in seconds a checkpoint on one core."""
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        run = train(**vars(replace(INDUCTION, steps=500)), out=Path(folder) / "run", measures=())
+        part, replacement, batch = resolve(run, None, None, MOST_SEQUENCES)
+        torch.set_num_threads(1)
+        times = [seconds(lambda: circuit_at(run, run.steps[-1], part, replacement, batch)) for _ in range(5)]
+        torch.set_num_threads(threads)
+    show("search for a circuit, induction at step 500, one core", "5", times, "1 s")
+
+
 def threads() -> None:
     """Compare two parallel runs of one thread each with two successive runs of two threads each, by total time."""
 
@@ -268,7 +283,7 @@ def threads() -> None:
     compare("affine-recurrence", 50)
 
 
-PARTS = {part.__name__: part for part in (step, bridge, whole, measures, affine, threads)}
+PARTS = {part.__name__: part for part in (step, bridge, whole, measures, affine, circuit, threads)}
 
 
 def main(names: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Circuits of runs: found at checkpoints, followed over all of them, kept with the run and read back."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from toys import TOKENS, VECTORS, Train
 
 import headway
+from headway.analyze.circuits import duration
 from headway.analyze.circuits.find import NothingToExplainError, find_circuit
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.files import write_whole
@@ -20,15 +22,14 @@ from headway.models.optim import OptimConfig
 PARTLY, WHOLE, LAST = 5, 7, 11
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
+def handmade_run(path: Path) -> Run:
     """A run that knows nothing at step 0, is unsure at step 5, and has an induction circuit at steps 7 and 11."""
     model, _ = handmade.composing_pair("k")
     recipe = Recipe(
         task=handmade.TASK, model=model.cfg, optim=OptimConfig(), schedule=Schedule(log=0, linear=0), steps=LAST,
         batch_size=2, eval_batch_size=29,
     )  # fmt: skip
-    run = Run.create(tmp_path / "run", recipe)
+    run = Run.create(path, recipe)
     run.keep(0, HookedTransformer(model.cfg))
     partly, _ = handmade.composing_pair("k")
     with torch.no_grad():
@@ -37,6 +38,11 @@ def run(tmp_path: Path) -> Run:
     run.keep(WHOLE, model)
     run.keep(LAST, model)
     return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return handmade_run(tmp_path / "run")
 
 
 def test_a_circuit_is_found_at_the_end_and_at_the_steps_on_the_way(run: Run):
@@ -141,3 +147,69 @@ def test_a_toy_that_has_hardly_trained_has_nothing_to_explain(recipe: Recipe, tr
     with pytest.raises(NothingToExplainError, match="less than a tenth of it is known"):
         headway.circuit(run)
     assert run.circuits == []
+
+
+def test_nodes_are_searched_followed_and_kept_apart_from_edges(run: Run):
+    headway.circuit(run, controls=7)
+    edges = run.circuit()
+    found = headway.circuit(run, nodes=True, controls=7)
+    assert run.circuit().identical(edges)
+    assert run.circuits == run.node_circuits
+    assert found.file == run.circuit_file(LAST, "repeats", "twin", nodes=True)
+    assert found.nodes == ["embed", "L0H0", "L1H1"]
+    read = run.circuit(nodes=True)
+    assert read.sizes["edge"] == 0
+    assert read.node_in_circuit.attrs["names"]["L1H1"][0] == "induction head"
+    # A node is replaced whole either way.
+    np.testing.assert_allclose(read.effect, edges.effect.sel(node=read.node), atol=1e-6)
+    np.testing.assert_allclose(read.second_effect, edges.second_effect.sel(node=read.node), atol=1e-6)
+    over = run.circuit(over_steps=True, nodes=True)
+    assert over.step.values.tolist() == [0, PARTLY, WHOLE, LAST]
+    np.testing.assert_allclose(over.faithfulness.sel(step=LAST), read.faithfulness)
+
+
+def test_a_run_without_a_circuit_of_nodes_says_how_to_find_one(run: Run):
+    headway.circuit(run, at=LAST, controls=7)
+    with pytest.raises(ValueError, match=r"^circuit: it has not been found; headway circuit .* --nodes does; .* none$"):
+        run.circuit(nodes=True)
+
+
+def test_a_search_that_takes_too_long_says_how_long_and_writes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(duration, "FASTEST", np.inf)
+    edges = (
+        r"searching 42 edges in 3 orders at up to 4 checkpoints takes about \d+ s; raise it, search nodes \(--nodes\)"
+    )
+    with pytest.raises(ValueError, match=rf"^max_minutes: 1e-06 is not enough: {edges}"):
+        headway.circuit(run, max_minutes=1e-6)
+    with pytest.raises(ValueError, match=r"nodes in 1 order takes about \d+ s; raise it, or give fewer"):
+        headway.circuit(run, at=LAST, nodes=True, orders=1, max_minutes=1e-6)
+    assert not (run.path / "circuits").exists()
+
+
+def test_a_network_that_is_much_too_large_is_refused_before_it_is_run(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(duration, "FASTEST", 1.0)
+    monkeypatch.setattr(HookedTransformer, "forward", lambda *args, **kwargs: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match=r"^max_minutes: 20 is not enough: searching 42 edges .* at least .* h;"):
+        headway.circuit(run, at=LAST)
+
+
+def test_the_time_is_said_before_the_search(run: Run, capsys: pytest.CaptureFixture[str]):
+    headway.circuit(run, at=LAST, controls=7, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"Searching 42 edges in 3 orders: about \d+ s\.\n", err)
+
+
+def test_a_task_without_twins_says_what_stands_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    run = handmade_run(tmp_path / "run")
+    monkeypatch.setattr(type(run.task), "twin", lambda self, batch, generator: None)
+    found = headway.circuit(run, at=LAST, controls=7, progress=True)
+    assert capsys.readouterr().err.endswith("RepeatedTokens draws no twins, so position_mean stands in.\n")
+    assert found.scores.known.attrs["replacement"] == "position_mean"
+
+
+def test_what_is_given_for_a_language_model_alone_is_refused_for_a_run(run: Run):
+    with pytest.raises(ValueError, match=r"^out: 'there' is not valid; the circuit of a run is written to the run"):
+        headway.circuit(run, out="there")

@@ -683,11 +683,21 @@ CIRCUIT = plain(
     ("circuit run --orders 0", "orders: 0 is not valid; it must be 1 or more"),
     ("circuit run --controls -1", "controls: -1 is not valid; it must be 1 or more"),
     ("circuit run --controls many", "controls: 'many' is not valid"),
-    ("circuit run --max_edges 70", "max_edges: 70 is not valid for this network, which has 71 edges"),
+    ("circuit run --max_minutes 0", "max_minutes: 0 is not valid; it must be more than 0"),
+    ("circuit run --max_minutes nan", "max_minutes: 'nan' is not valid; it must be a number"),
+    ("circuit run --max_minutes soon", "max_minutes: 'soon' is not valid"),
+    ("circuit run --max_edges 70", "max_edges: there is no such option"),
+    ("circuit run --nodes", "circuit: nothing to explain: the loss on repeats is"),
+    ("circuit run --nodes --at 1", "step: 1 was not kept; nearest is 0"),
+    ("circuit run --out there", "out: 'there' is not valid; the circuit of a run is written to the run"),
+    ("circuit nowhere --task sorting", "run: nowhere holds no run"),
     ("circuit run --seed -1", "seed: -1 is not valid"),
     ("circuit run --edges 7", "edges: there is no such option"),
     ("circuit run", "circuit: nothing to explain: the loss on repeats is"),
-    ("circuit gpt2", "run: gpt2 holds no run"),
+    ("circuit gpt2", "task: is missing; a language model needs one of indirect-object, or a Task"),
+    ("circuit gpt2 --task sorting", "task: 'sorting' is not valid; a language model needs one of indirect-object"),
+    ("circuit gpt2 --task indirect-object --at 3", "at: 3 is not valid; a language model has no checkpoints here"),
+    ("circuit gpt2 --task indirect-object --out run", "out: run holds a run; give another directory"),
 )
 
 MEASURING = plain(

@@ -1,11 +1,12 @@
 """Random circuits of the same size and shape: the control of a circuit that was found."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
 from headway.analyze.circuits.graph import OUTPUT, Graph
-from headway.analyze.circuits.patching import Kept
+from headway.analyze.circuits.kept import Kept
 
 
 def matched_circuit(graph: Graph, kept: Kept, draws: np.random.Generator) -> Kept:
@@ -42,4 +43,24 @@ def matched_circuit(graph: Graph, kept: Kept, draws: np.random.Generator) -> Kep
     drawn = np.zeros(len(graph.edges), dtype=bool)
     for between, count in wanted.items():
         drawn[draws.permutation(candidates[between])[:count]] = True
+    return drawn
+
+
+def matched_nodes(places: Sequence[int], kept: Kept, draws: np.random.Generator) -> Kept:
+    """Return a random set of nodes with as many nodes at every place.
+
+    Args:
+        places: Where each node stands in the order of computing: heads of one layer share a place.
+        kept: The nodes of a circuit.
+        draws: The source of randomness.
+
+    Example:
+        >>> kept = np.array([True, False, True, False, False, True])
+        >>> matched_nodes([0, 1, 1, 1, 2, 2], kept, np.random.default_rng(0)).astype(int).tolist()
+        [1, 0, 0, 1, 0, 1]
+    """
+    at, drawn = np.array(places), np.zeros(len(kept), dtype=bool)
+    for place in dict.fromkeys(places):
+        there = np.flatnonzero(at == place)
+        drawn[draws.permutation(there)[: kept[there].sum()]] = True
     return drawn

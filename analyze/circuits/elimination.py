@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from headway.analyze.circuits.patching import EdgePatching, Pass, without
+from headway.analyze.circuits.kept import Pass, Patching, without
 from headway.data.seeds import generator
 
 
@@ -28,7 +28,7 @@ class Elimination:
 
 
 def eliminate(
-    patching: EdgePatching,
+    patching: Patching,
     start: Pass,
     order: Sequence[int],
     limits: Limits,
@@ -47,27 +47,30 @@ def eliminate(
         advance: Called with the number of edges that the first sweep has tried.
     """
     left, loss, removed = start, mean_loss(patching, start), []
+    # The edges that were tried since one has left: their losses are known.
+    tried: set[int] = set()
     for sweep in range(len(order) + 1):
         before = len(removed)
         for edge in order:
             if sweep == 0:
                 advance(1)
-            if not left.kept[edge]:
+            if not left.kept[edge] or edge in tried:
                 continue
+            tried.add(edge)
             trial = patching.run(without(left.kept, [edge]), left)
-            # Behind an edge that leads nowhere nothing is computed.
-            risen = loss if trial.output is left.output else mean_loss(patching, trial)
+            risen = loss if trial.has_output_of(left) else mean_loss(patching, trial)
             if risen <= min(loss + limits.by_one, limits.most) or risen <= loss:
                 left, loss = trial, risen
                 removed.append(edge)
+                tried.clear()
         if len(removed) == before:
             break
     return Elimination(left, tuple(removed))
 
 
-def orders(patching: EdgePatching, effects: Float[np.ndarray, "edge"], count: int, seed: int) -> list[list[int]]:
+def orders(effects: Float[np.ndarray, "edge"], count: int, seed: int) -> list[list[int]]:
     """Return orders in which edges are tried: smallest effect first, from the output backwards, and random ones."""
-    edges = len(patching.graph.edges)
+    edges = len(effects)
     chosen = [np.argsort(effects, kind="stable").tolist(), list(range(edges))[::-1]]
     draws = np.random.default_rng(generator_seed(seed))
     chosen += [draws.permutation(edges).tolist() for _ in range(count - 2)]
@@ -79,6 +82,6 @@ def generator_seed(seed: int) -> int:
     return int(torch.randint(2**62, (), generator=generator("control", seed)))
 
 
-def mean_loss(patching: EdgePatching, run: Pass) -> float:
+def mean_loss(patching: Patching, run: Pass) -> float:
     """Return the mean loss of the behaviour in one forward pass."""
     return float(patching.sums(run).sum() / patching.counts.sum())

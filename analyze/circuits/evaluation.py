@@ -7,7 +7,7 @@ import xarray as xr
 
 from headway.analyze.circuits.groups import label
 from headway.analyze.circuits.intervals import Interval, paired_bootstrap
-from headway.analyze.circuits.patching import EdgePatching, Kept, without
+from headway.analyze.circuits.kept import Kept, Patching, without
 from headway.analyze.measures.descriptions import LEAST_KNOWN
 
 Losses = Mapping[str, np.ndarray]
@@ -15,7 +15,7 @@ Losses = Mapping[str, np.ndarray]
 SHARES = ("faithfulness", "necessity", "reach_faithfulness", "reach_necessity", "effect")
 
 
-def evaluate(patching: EdgePatching, circuit: Kept, reach: Kept, seed: int = 0) -> xr.Dataset:
+def evaluate(patching: Patching, circuit: Kept, reach: Kept, seed: int = 0) -> xr.Dataset:
     """Return ``clean``, ``all_replaced``, ``known``, SHARES and their intervals of a circuit; see ``find_circuit``.
 
     The shares are NaN where less than a tenth of the loss with everything replaced is known.
@@ -35,16 +35,16 @@ def evaluate(patching: EdgePatching, circuit: Kept, reach: Kept, seed: int = 0) 
     if not found["known"].value >= LEAST_KNOWN * found["all_replaced"].value:
         nothing = {name: np.full_like(found[name].value, np.nan) for name in SHARES}
         found |= {name: Interval(each, each, each) for name, each in nothing.items()}
-    return with_intervals(found, {"effect": ("node",)}).assign_coords(node=list(patching.graph.nodes[:-1]))
+    return with_intervals(found, {"effect": ("node",)}).assign_coords(node=list(patching.nodes))
 
 
-def evaluate_together(patching: EdgePatching, groups: Sequence[Sequence[str]], seed: int = 0) -> xr.Dataset:
+def evaluate_together(patching: Patching, groups: Sequence[Sequence[str]], seed: int = 0) -> xr.Dataset:
     """Return ``group_effect`` [group] and its interval: the effect of several nodes that are replaced together.
 
     ``(L(these replaced) - L(clean)) / known``; NaN where less than a tenth of the loss with everything replaced is
     known. Groups are labelled by their nodes, as ``groups.label`` does.
     """
-    everything = np.ones(len(patching.graph.edges), dtype=bool)
+    everything = np.ones(len(patching.names), dtype=bool)
     kept = [without(everything, [edge for node in each for edge in patching.edges_from[node]]) for each in groups]
     clean, none = patching.sums(patching.clean), patching.sums(patching.none)
     replaced = [patching.sums(patching.run(each, patching.clean)) for each in kept]
@@ -62,10 +62,10 @@ def evaluate_together(patching: EdgePatching, groups: Sequence[Sequence[str]], s
     return with_intervals(found, {"group_effect": ("group",)}).assign_coords(group=list(map(label, groups)))
 
 
-def sums_of(patching: EdgePatching, circuit: Kept, reach: Kept) -> dict[str, np.ndarray]:
+def sums_of(patching: Patching, circuit: Kept, reach: Kept) -> dict[str, np.ndarray]:
     """Return the losses of each sequence from which ``shares`` are made, summed over its positions."""
     everything = np.ones_like(circuit)
-    nodes = [without(everything, patching.edges_from[node]) for node in patching.graph.nodes[:-1]]
+    nodes = [without(everything, patching.edges_from[node]) for node in patching.nodes]
     passes = {"kept": circuit, "without": ~circuit, "reach": reach, "without_reach": ~reach}
     return {
         "clean": patching.sums(patching.clean),

@@ -10,12 +10,13 @@ import xarray as xr
 from jaxtyping import Float
 
 from headway.analyze.circuits.circuit import Circuit, described
-from headway.analyze.circuits.controls import matched_circuit
 from headway.analyze.circuits.elimination import Limits, eliminate, generator_seed, mean_loss, orders
 from headway.analyze.circuits.evaluation import shares, sums_of, with_intervals
-from headway.analyze.circuits.graph import OUTPUT, Graph
+from headway.analyze.circuits.graph import EMBED, POS_EMBED
 from headway.analyze.circuits.intervals import paired_bootstrap
-from headway.analyze.circuits.patching import EdgePatching, Kept, without
+from headway.analyze.circuits.kept import Kept, Patching, without
+from headway.analyze.circuits.nodes import NodePatching
+from headway.analyze.circuits.patching import EdgePatching
 from headway.analyze.circuits.replacement import Replacement
 from headway.analyze.measures.descriptions import LEAST_KNOWN, loss_units
 from headway.analyze.network.requirements import DoesNotApplyError
@@ -104,50 +105,114 @@ def find_circuit(
         >>> print(*found.edges)
         embed->L0H0.v embed->L1H1.q L0H0->L1H1.k embed->L1H1.v L1H1->output
     """
+    return search(EdgePatching, model, batch, part, replacement, seed, n_orders, n_controls, advance)
+
+
+def find_nodes(
+    model: Model,
+    batch: Batch,
+    part: str | None = None,
+    replacement: Replacement | None = None,
+    *,
+    seed: int = 0,
+    n_orders: int = 3,
+    n_controls: int = 100,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Circuit:
+    """Find the nodes that carry a behaviour, by removing nodes one at a time as long as the rest suffices.
+
+    A node is kept or replaced whole, for all that read it. So this applies to any network, also to a TransformerBridge,
+    and takes much less time than the edges of a large one; it does not say who reads what. The nodes are the embedding,
+    the positions, heads and MLPs, as ``NodePatching`` lists them.
+
+    The Dataset ``scores`` is that of ``find_circuit``, with an axis ``edge`` of no entries, and with
+    ``node_in_order`` [order, node] and ``node_in_reach`` [node] in place of ``in_order`` and ``in_reach``;
+    ``control_faithfulness`` is that of random sets of nodes with as many heads and MLPs in each layer. The arguments
+    and errors are those of ``find_circuit``.
+
+    Example:
+        >>> from headway.models.handmade import composing_pair
+        >>> find_nodes(*composing_pair("k"), part="repeats", n_controls=19).nodes
+        ['embed', 'L0H0', 'L1H1']
+    """
+    return search(NodePatching, model, batch, part, replacement, seed, n_orders, n_controls, advance)
+
+
+def search(
+    patched: type[Patching],
+    model: Model,
+    batch: Batch,
+    part: str | None,
+    replacement: Replacement | None,
+    seed: int,
+    n_orders: int,
+    n_controls: int,
+    advance: Callable[[int], None],
+) -> Circuit:
+    """Find a circuit of edges or of nodes, whatever ``patched`` replaces; see ``find_circuit`` and ``find_nodes``."""
     for name, value, least in (("n_orders", n_orders, 1), ("n_controls", n_controls, 1)):
         if value < least:
             raise ValueError(f"{name}: {value} is not valid; it must be {least} or more")
+    with torch.no_grad(), evaluating(model):
+        patching = begin(patched, model, batch, part, replacement, seed)
+        return Circuit(_Search(patching, seed, advance, *_clean_and_known(patching)).result(n_orders, n_controls))
+
+
+def begin(
+    patched: type[Patching],
+    model: Model,
+    batch: Batch,
+    part: str | None,
+    replacement: Replacement | None,
+    seed: int = 0,
+) -> Patching:
+    """Return the network on the batch with what is replaced, if there is something to search for.
+
+    Raises:
+        NothingToExplainError: what the network knows is less than a tenth of the loss with everything replaced.
+        DoesNotApplyError: a single sequence, and what ``patched`` does not apply to.
+    """
     if len(batch.inputs) < 2:
         raise DoesNotApplyError("circuit: needs at least 2 sequences, for its intervals; this batch has 1")
-    with torch.no_grad(), evaluating(model):
-        search = _Search.begin(EdgePatching(model, batch, part, replacement, seed), seed, advance)
-        return Circuit(search.result(n_orders, n_controls))
+    patching = patched(model, batch, part, replacement, seed)
+    clean, known = _clean_and_known(patching)
+    if not known >= LEAST_KNOWN * (clean + known):
+        of = "" if patching.part is None else f" on {patching.part}"
+        raise NothingToExplainError(
+            f"circuit: nothing to explain: the loss{of} is {clean:.4g}, and {clean + known:.4g} with everything "
+            f"replaced ({patching.replacement}); less than a tenth of it is known"
+        )
+    return patching
 
 
-def passes_needed(graph: Graph, n_orders: int, n_controls: int) -> int:
-    """Return how often ``find_circuit`` advances; most of its forward passes compute a part of the network only."""
-    return (1 + n_orders) * len(graph.edges) + n_controls
+def _clean_and_known(patching: Patching) -> tuple[float, float]:
+    clean = mean_loss(patching, patching.clean)
+    return clean, mean_loss(patching, patching.none) - clean
+
+
+def passes_needed(n_units: int, n_orders: int, n_controls: int) -> int:
+    """Return how often a search among edges or nodes advances; it makes more forward passes than these."""
+    return (1 + n_orders) * n_units + n_controls
 
 
 @dataclass(frozen=True)
 class _Search:
-    patching: EdgePatching
+    patching: Patching
     seed: int
     advance: Callable[[int], None]
     clean: float
     known: float
 
-    @classmethod
-    def begin(cls, patching: EdgePatching, seed: int, advance: Callable[[int], None]) -> "_Search":
-        clean, none = mean_loss(patching, patching.clean), mean_loss(patching, patching.none)
-        if not none - clean >= LEAST_KNOWN * none:
-            of = "" if patching.part is None else f" on {patching.part}"
-            raise NothingToExplainError(
-                f"circuit: nothing to explain: the loss{of} is {clean:.4g}, and {none:.4g} with everything replaced "
-                f"({patching.replacement}); less than a tenth of it is known"
-            )
-        return cls(patching, seed, advance, clean, none - clean)
-
     def result(self, n_orders: int, n_controls: int) -> xr.Dataset:
-        patching, graph = self.patching, self.patching.graph
-        n_edges, nodes = len(graph.edges), graph.nodes[:-1]
+        patching, nodes = self.patching, self.patching.nodes
+        n_edges = len(patching.clean.kept)
         edge_sums = np.stack([self.sums_replacing([edge]) for edge in range(n_edges)])
         counts = patching.counts.sum()
         effects = (edge_sums.sum(-1) / counts - self.clean) / self.known
         limits = Limits(LEAST * self.known, self.clean + TOLERANCE * self.known)
         eliminations = [
             eliminate(patching, patching.clean, order, limits, self.advance)
-            for order in orders(patching, effects, n_orders, self.seed)
+            for order in orders(effects, n_orders, self.seed)
         ]
         left = np.stack([each.left.kept for each in eliminations])
         sizes, losses = left.sum(1), [mean_loss(patching, each.left) for each in eliminations]
@@ -165,7 +230,7 @@ class _Search:
         ranks = _ranks(circuit, left, reach, eliminations[best].removed, cost=alone.sum(1))
         by_size = [self.sums_of(_largest(ranks, round(size * n_edges))) for size in SIZES]
         draws = np.random.default_rng(generator_seed(self.seed + 1))
-        controls = np.stack([self.sums_of(matched_circuit(graph, circuit, draws), 1) for _ in range(n_controls)])
+        controls = np.stack([self.sums_of(patching.control(circuit, draws), 1) for _ in range(n_controls)])
         sums |= {
             "edges": edge_sums,
             "controls": controls,
@@ -184,7 +249,7 @@ class _Search:
     def sums_replacing(self, edges: list[int]) -> Float[np.ndarray, "batch"]:
         """Return the sums of losses with some edges replaced."""
         self.advance(1)
-        everything = np.ones(len(self.patching.graph.edges), dtype=bool)
+        everything = np.ones_like(self.patching.clean.kept)
         return self.patching.sums(self.patching.run(without(everything, edges), self.patching.clean))
 
     def loss_of(self, kept: Kept) -> float:
@@ -193,21 +258,22 @@ class _Search:
 
     def stand_ins(self, circuit: Kept) -> tuple[Kept, np.ndarray]:
         """Return the circuit with the edges through which other nodes stand in, and which stand in for which."""
-        patching, nodes = self.patching, self.patching.graph.nodes[:-1]
+        patching, nodes = self.patching, self.patching.nodes
         in_circuit = _nodes_of(patching, circuit)
         table = np.zeros((len(nodes), len(nodes)), dtype=bool)
         reach, kept_loss = circuit.copy(), self.loss_of(circuit)
         for place, node in enumerate(nodes):
-            if not in_circuit[place] or not patching.graph.inputs(node):
+            if not in_circuit[place] or node in (EMBED, POS_EMBED):
                 continue
             rest = without(circuit, patching.edges_of(node))
             lost = self.loss_of(rest) - kept_loss
             if lost < LEAST * self.known:
                 continue
             for other_place, other in enumerate(nodes):
-                if in_circuit[other_place] or not patching.graph.inputs(other):
+                if in_circuit[other_place] or other in (EMBED, POS_EMBED):
                     continue
-                through = self.edges_between(other, in_circuit & (np.arange(len(nodes)) != place))
+                among = [each for inside, each in zip(in_circuit, nodes, strict=True) if inside and each != node]
+                through = patching.edges_between(other, among)
                 # What fed the lost node alone may feed the other one.
                 start = patching.run(rest | through, patching.none, whole=True)
                 most = kept_loss + (1 - STANDS_IN) * lost
@@ -216,17 +282,6 @@ class _Search:
                     limits = Limits(LEAST * self.known, most)
                     reach |= eliminate(patching, start, np.flatnonzero(through).tolist()[::-1], limits).left.kept
         return reach, table
-
-    def edges_between(self, node: str, among: np.ndarray) -> Kept:
-        """Return the edges between a node and some nodes, the embedding and positions, and the output."""
-        patching, graph = self.patching, self.patching.graph
-        known = {name for place, name in enumerate(graph.nodes[:-1]) if among[place] or not graph.inputs(name)}
-        known.add(OUTPUT)
-        between = np.zeros(len(graph.edges), dtype=bool)
-        for number in patching.edges_of(node):
-            edge = graph.edges[number]
-            between[number] = (edge.target if edge.source == node else edge.source) in known
-        return between
 
     def dataset(
         self,
@@ -239,12 +294,10 @@ class _Search:
         importance: np.ndarray,
     ) -> xr.Dataset:
         """Return everything as one Dataset."""
-        patching, graph = self.patching, self.patching.graph
+        patching, nodes = self.patching, list(self.patching.nodes)
         variables: dict[Any, Any] = dict(with_intervals(found, AXES).variables)
         controls, value = found["control_faithfulness"].value, found["faithfulness"].value
-        of_nodes = [
-            max((importance[edge] for edge in patching.edges_from[node]), default=0.0) for node in graph.nodes[:-1]
-        ]
+        of_nodes = [max((importance[edge] for edge in patching.edges_from[node]), default=0.0) for node in nodes]
         both, either = (left[:, None] & left).sum(-1), (left[:, None] | left).sum(-1).clip(1)
         pairs = np.triu_indices(len(left), 1)
         variables |= {
@@ -258,12 +311,21 @@ class _Search:
             "node_importance": (("node",), np.array(of_nodes)),
             "p": ((), (1 + (controls >= value).sum()) / (1 + len(controls))),
         }
-        nodes = list(graph.nodes[:-1])
-        labels = {"node": nodes, "other": nodes, "edge": list(map(str, graph.edges)), "size": list(SIZES)}
+        labels = {"node": nodes, "other": nodes, "edge": patching.names, "size": list(SIZES)}
         asked = {"part": patching.part or "", "replacement": patching.replacement, "seed": self.seed}
         scores = xr.Dataset(variables, coords=labels)
         scores["known"].attrs |= {**asked, "sequences": len(patching.counts)}
-        return described(scores, loss_units(patching.batch))
+        whole = scores if isinstance(patching, EdgePatching) else _without_edges(scores)
+        return described(whole, loss_units(patching.batch))
+
+
+def _without_edges(scores: xr.Dataset) -> xr.Dataset:
+    """Return the numbers of a search among nodes, whose axis ``edge`` holds nodes, with an empty axis ``edge``."""
+    of_nodes = {
+        "node_in_order": (("order", "node"), scores.in_order.values),
+        "node_in_reach": (("node",), scores.in_reach.values),
+    }
+    return scores.assign(of_nodes).isel(edge=[])
 
 
 def _numbers(
@@ -308,6 +370,6 @@ def _largest(ranks: np.ndarray, count: int) -> Kept:
     return chosen
 
 
-def _nodes_of(patching: EdgePatching, circuit: Kept) -> np.ndarray:
+def _nodes_of(patching: Patching, circuit: Kept) -> np.ndarray:
     """Return which nodes, without the output, are the source of an edge of a circuit."""
-    return np.array([circuit[patching.edges_from[node]].any() for node in patching.graph.nodes[:-1]])
+    return np.array([circuit[patching.edges_from[node]].any() for node in patching.nodes])

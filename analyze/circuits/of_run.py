@@ -10,8 +10,10 @@ import xarray as xr
 
 from headway.analyze.circuits.circuit import Circuit, described
 from headway.analyze.circuits.evaluation import evaluate, evaluate_together
-from headway.analyze.circuits.find import find_circuit
+from headway.analyze.circuits.find import search
 from headway.analyze.circuits.groups import Parts
+from headway.analyze.circuits.kept import Patching
+from headway.analyze.circuits.nodes import NodePatching
 from headway.analyze.circuits.patching import EdgePatching
 from headway.analyze.circuits.replacement import Replacement, default_replacement
 from headway.analyze.circuits.signatures import signatures
@@ -19,9 +21,8 @@ from headway.analyze.measures.descriptions import loss_units
 from headway.analyze.network.forward import shared_forward_pass
 from headway.checkpoints.run import Run
 from headway.checkpoints.scores import write_scores
-from headway.data.task import Batch
-from headway.models.convert import evaluating
-from headway.models.hooked_transformer import HookedTransformer
+from headway.data.task import Batch, Task
+from headway.models.convert import Model, evaluating
 
 # A part is judged under this replacement too, or under the second one if the first was asked for.
 SECOND: tuple[Replacement, Replacement] = ("position_mean", "resample")
@@ -40,27 +41,43 @@ def circuit_at(
     n_orders: int = 3,
     n_controls: int = 100,
     advance: Callable[[int], None] = lambda count: None,
+    patched: type[Patching] = EdgePatching,
 ) -> Circuit:
     """Find the circuit at a checkpoint, judge it under a second replacement, name its heads, and write it to the run.
+
+    The circuit is one of edges, or of nodes if ``patched`` is ``NodePatching``.
+    """
+    found = circuit_of(run.model(step), part, replacement, batch, seed, n_orders, n_controls, advance, patched)
+    found.scores["known"].attrs["step"] = step
+    return found.save(run.circuit_file(step, part, replacement, nodes=not found.has_edges))
+
+
+def circuit_of(
+    model: Model,
+    part: str | None,
+    replacement: Replacement,
+    batch: Batch,
+    seed: int,
+    n_orders: int,
+    n_controls: int,
+    advance: Callable[[int], None],
+    patched: type[Patching],
+) -> Circuit:
+    """Find the circuit of a network, judge it under a second replacement, and name its heads.
 
     Besides the numbers of ``find_circuit`` the Dataset has those of ``evaluate`` under the second replacement, named
     ``second_...``, and those of ``evaluate_together`` under both, of parts that are alike; ``node_in_circuit`` has the
     attribute ``names``, a name for each head that has a signature.
     """
-    model = run.model(step)
-    found = find_circuit(
-        model, batch, part, replacement, seed=seed, n_orders=n_orders, n_controls=n_controls, advance=advance
-    )
+    found = search(patched, model, batch, part, replacement, seed, n_orders, n_controls, advance)
     second = SECOND[1] if replacement == SECOND[0] else SECOND[0]
     scores = xr.merge([found.scores, _under(second, model, batch, part, found, seed)], combine_attrs="override")
     with shared_forward_pass():
         names = signatures(model, batch)
     scores["node_in_circuit"].attrs["names"] = {node: list(each) for node, each in names.items()}
-    scores["known"].attrs |= {"second": second, "step": step}
-    scores = scores.merge(_together(scores, model, batch, part, (replacement, second), seed))
-    kept = replace(found, scores=described(scores, loss_units(batch)))
-    kept.save(run.circuit_file(step, part, replacement))
-    return kept
+    scores["known"].attrs["second"] = second
+    scores = scores.merge(_together(scores, model, batch, part, (replacement, second), seed, patched))
+    return replace(found, scores=described(scores, loss_units(batch)))
 
 
 def over_steps(
@@ -77,7 +94,7 @@ def over_steps(
     scores = xr.concat(rows, dim=xr.Variable("step", steps))
     scores["known"].attrs |= asked
     scores = described(scores, loss_units(batch))
-    write_scores(run.circuit_file(None, part, replacement), scores)
+    write_scores(run.circuit_file(None, part, replacement, nodes=not circuit.has_edges), scores)
     return scores
 
 
@@ -102,8 +119,13 @@ def resolve(
 
     ``all`` names every position that counts, also where the task is about one part.
     """
-    task = run.task
-    batch = run.batch().first(sequences)
+    return resolve_of(run.task, run.batch().first(sequences), part, replacement)
+
+
+def resolve_of(
+    task: Task, batch: Batch, part: str | None, replacement: str | None
+) -> tuple[str | None, Replacement, Batch]:
+    """Return the same for a batch of a task."""
     chosen = task.behaviour.part if part is None else None if part == "all" else part
     if replacement is not None and replacement not in get_args(Replacement):
         raise ValueError(f"replace: {replacement!r} is not one of {', '.join(get_args(Replacement))}")
@@ -111,7 +133,7 @@ def resolve(
 
 
 def _under(
-    second: Replacement, model: HookedTransformer, batch: Batch, part: str | None, circuit: Circuit, seed: int
+    second: Replacement, model: Model, batch: Batch, part: str | None, circuit: Circuit, seed: int
 ) -> xr.Dataset:
     found = _evaluated(model, batch, part, second, circuit, seed)
     return found.rename({name: f"second_{name}" for name in found.data_vars})
@@ -119,24 +141,23 @@ def _under(
 
 def _together(
     scores: xr.Dataset,
-    model: HookedTransformer,
+    model: Model,
     batch: Batch,
     part: str | None,
     kinds: tuple[Replacement, Replacement],
     seed: int,
+    patched: type[Patching],
 ) -> xr.Dataset:
     """Return the effects of parts that are alike, replaced together, under both replacements."""
     groups = Parts(scores).together
     with torch.no_grad(), evaluating(model):
-        first, second = (
-            evaluate_together(EdgePatching(model, batch, part, kind, seed), groups, seed) for kind in kinds
-        )
+        first, second = (evaluate_together(patched(model, batch, part, kind, seed), groups, seed) for kind in kinds)
     return first.merge(second.rename({name: f"second_{name}" for name in second.data_vars}))
 
 
 def _evaluated(
-    model: HookedTransformer, batch: Batch, part: str | None, replacement: Replacement, circuit: Circuit, seed: int
+    model: Model, batch: Batch, part: str | None, replacement: Replacement, circuit: Circuit, seed: int
 ) -> xr.Dataset:
     with torch.no_grad(), evaluating(model):
-        patching = EdgePatching(model, batch, part, replacement, seed)
-        return evaluate(patching, circuit.scores.in_circuit.values, circuit.scores.in_reach.values, seed)
+        patched = EdgePatching if circuit.has_edges else NodePatching
+        return evaluate(patched(model, batch, part, replacement, seed), circuit.kept, circuit.reach, seed)

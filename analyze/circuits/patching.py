@@ -6,7 +6,6 @@ the inputs whose sum changes are projected again, and only nodes with such an in
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -15,16 +14,18 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from headway.analyze.circuits.controls import matched_circuit
 from headway.analyze.circuits.graph import EMBED, OUTPUT, POS_EMBED, Edge, Graph, Input
-from headway.analyze.circuits.replacement import Replacement, default_replacement, other_sequences, replaced
-from headway.analyze.measures.loss import task_loss
-from headway.analyze.network.requirements import DoesNotApplyError, NotNumbersError, check_batch
+from headway.analyze.circuits.kept import Kept, Pass, Patching
+from headway.analyze.circuits.replacement import Replacement, other_sequences, replaced
+from headway.analyze.network.requirements import DoesNotApplyError
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model, evaluating
 from headway.models.hooked_transformer import HookedTransformer
 
-Kept = Bool[np.ndarray, "edge"]
+# Neurons whose numbers fit into the cache of one core.
+IN_CACHE = 2**17
 
 
 class _Slot(NamedTuple):
@@ -36,22 +37,25 @@ class _Slot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pass:
+class EdgePass(Pass):
     """One forward pass with some edges kept; ``whole`` if also nodes that do not reach the output were computed.
 
     ``writes`` holds what each node adds to the residual stream, ``residual`` the sum that each input reads, and
     ``projected`` the query, key or value of each input of a head.
     """
 
-    kept: Kept
     whole: bool
     writes: Sequence[Tensor]
     residual: Sequence[Tensor | None]
     projected: Sequence[Tensor | None]
     output: Float[Tensor, "batch pos d_vocab_out"]
 
+    def has_output_of(self, other: Pass) -> bool:
+        """Return whether the output is that of the other pass, because the edges that differ lead nowhere."""
+        return isinstance(other, EdgePass) and self.output is other.output
 
-class EdgePatching:
+
+class EdgePatching(Patching):
     """A network on a batch, of which any set of edges can be kept while the others carry replaced activations.
 
     Each node reads the sum of its kept sources from the run itself and of its other sources from the replaced run; its
@@ -87,15 +91,16 @@ class EdgePatching:
     ):
         if not isinstance(model, HookedTransformer):
             raise DoesNotApplyError(
-                "circuit: edges are separated in a HookedTransformer only; a TransformerBridge may have parallel "
-                "blocks, norms after attention or positions inside its attention"
+                f"circuit: edges are separated in a HookedTransformer only; this is a TransformerBridge"
+                f"{_why_not_separate(model)}; find_nodes (headway circuit --nodes) searches its nodes without edges"
             )
-        check_batch(model, batch)
-        self.model, self.batch, self.part = model, batch, part
-        self.replacement: Replacement = default_replacement(batch) if replacement is None else replacement
-        self.mask = part_mask(batch, part)
-        self.counts = self.mask.sum(1).cpu().numpy().astype(float)
+        super().__init__(model, batch, part, replacement)
+        self.model: HookedTransformer
         self.graph = Graph(model.cfg)
+        self.nodes, self.names = self.graph.nodes[:-1], list(map(str, self.graph.edges))
+        self.edges_from = {node: [] for node in self.nodes}
+        for number, edge in enumerate(self.graph.edges):
+            self.edges_from[edge.source].append(number)
         other = other_sequences(batch, self.replacement, seed)
         self._numbers = {node: number for number, node in enumerate(self.graph.nodes)}
         self._slots = self._list_slots()
@@ -115,15 +120,12 @@ class EdgePatching:
         """Return the mean loss of the behaviour with only these edges kept."""
         return float(self.sums(self.run(self.kept(edges), self.none)).sum() / self.counts.sum())
 
-    def sums(self, run: Pass) -> Float[np.ndarray, "batch"]:
+    def sums(self, run: EdgePass) -> Float[np.ndarray, "batch"]:
         """Return the loss of each sequence, summed over the positions of the behaviour."""
-        sums = task_loss(run.output, self.batch).where(self.mask, 0).sum(1).double().cpu().numpy()
-        if not np.isfinite(sums).all():
-            raise NotNumbersError("output with these edges kept")
-        return sums
+        return self.summed(run.output)
 
     @torch.no_grad()
-    def run(self, kept: Kept, base: Pass, whole: bool = False) -> Pass:
+    def run(self, kept: Kept, base: EdgePass, whole: bool = False) -> EdgePass:
         """Run the network with these edges kept, computing only what differs from an earlier pass.
 
         Nodes from which no kept edge leads to the output are left as they were, unless ``whole``.
@@ -157,7 +159,7 @@ class EdgePatching:
             else:
                 writes[node] = self._write(node, residual, projected)
                 changes[node] = writes[node] - base.writes[node]
-        return Pass(kept, whole, writes, residual, projected, output)
+        return EdgePass(kept, whole, writes, residual, projected, output)
 
     def reaching_output(self, kept: Kept) -> Bool[np.ndarray, "node"]:
         """Return the nodes from which kept edges lead to the output."""
@@ -171,17 +173,22 @@ class EdgePatching:
                             reached[source] = True
         return reached
 
-    @cached_property
-    def edges_from(self) -> dict[str, list[int]]:
-        """The numbers of the edges out of each node."""
-        return {
-            node: [number for number, edge in enumerate(self.graph.edges) if edge.source == node]
-            for node in self.graph.nodes[:-1]
-        }
-
     def edges_of(self, node: str) -> list[int]:
         """Return the numbers of the edges into and out of a node."""
         return [number for number, edge in enumerate(self.graph.edges) if node in (edge.source, edge.target)]
+
+    def edges_between(self, node: str, among: Iterable[str]) -> Kept:
+        """Return the edges between a node and some nodes, the embedding and positions, and the output."""
+        known = {EMBED, POS_EMBED, OUTPUT, *among}
+        between = np.zeros(len(self.graph.edges), dtype=bool)
+        for number in self.edges_of(node):
+            edge = self.graph.edges[number]
+            between[number] = (edge.target if edge.source == node else edge.source) in known
+        return between
+
+    def control(self, circuit: Kept, draws: np.random.Generator) -> Kept:
+        """Return a random circuit with as many nodes in every layer, and edges between every two layers."""
+        return matched_circuit(self.graph, circuit, draws)
 
     def _list_slots(self) -> list[list[_Slot]]:
         slots, number = [], 0
@@ -199,7 +206,7 @@ class EdgePatching:
         return slots
 
     def _moved(
-        self, slot: _Slot, kept: Kept, base: Pass, writes: Sequence[Tensor], changes: Mapping[int, Tensor]
+        self, slot: _Slot, kept: Kept, base: EdgePass, writes: Sequence[Tensor], changes: Mapping[int, Tensor]
     ) -> Tensor | None:
         """Return the sum that an input reads, if an edge to it carries something else than in the earlier pass."""
         before = base.residual[slot.number]
@@ -243,18 +250,27 @@ class EdgePatching:
         """Return what a head or MLP adds to the residual stream; b_O belongs to no head."""
         name, slots = self.graph.nodes[node], self._slots[node]
         if name.startswith("MLP"):
-            block = self.model.blocks[int(name.removeprefix("MLP"))]
-            return block.mlp(block.ln2(residual[slots[0].number]))
+            return self._mlp(int(name.removeprefix("MLP")), residual[slots[0].number])
         head = Head.named(name)
         q, k, v = (projected[slot.number][:, None] for slot in slots)  # pyright: ignore[reportOptionalSubscript]
         z = F.scaled_dot_product_attention(q, k, v, is_causal=self.model.cfg.attention_dir == "causal")
         return z[:, 0] @ self.model.blocks[head.layer].attn.W_O[head.head]
 
+    def _mlp(self, layer: int, residual: Tensor | None) -> Tensor:
+        """Return what an MLP adds to the residual stream, computed for a few sequences at a time.
+
+        All neurons of many sequences do not fit into the cache, and their memory is fetched anew in each pass.
+        """
+        block = self.model.blocks[layer]
+        x = block.ln2(residual)
+        together = max(1, IN_CACHE // (x.shape[1] * self.model.cfg.d_mlp))
+        return torch.cat([block.mlp(some) for some in x.split(together)])
+
     def _output(self, residual: Tensor | None) -> Tensor:
         normalized = residual if self.model.cfg.normalization_type is None else self.model.ln_final(residual)
         return self.model.unembed(normalized)
 
-    def _clean_pass(self, batch: Batch) -> Pass:
+    def _clean_pass(self, batch: Batch) -> EdgePass:
         """Run the network as it is, on any batch, node by node."""
         model = self.model
         kept = np.ones(len(self.graph.edges), dtype=bool)
@@ -271,7 +287,7 @@ class EdgePatching:
                 self._read(node, writes, residual, projected, kept)
                 writes.append(self._write(node, residual, projected))
         self._read(len(writes), writes, residual, projected, kept)
-        return Pass(kept, True, writes, residual, projected, self._output(residual[-1]))
+        return EdgePass(kept, True, writes, residual, projected, self._output(residual[-1]))
 
     def _read(
         self,
@@ -294,28 +310,12 @@ class EdgePatching:
         return self.graph.places[self.graph.nodes[node]] // 2
 
 
-def part_mask(batch: Batch, part: str | None) -> Bool[Tensor, "batch pos"]:
-    """Return the positions of a part of the task; those in the mask if ``part`` is None.
-
-    Raises:
-        ValueError: a batch without a task, a part that it does not have or that has no position in the batch.
-    """
-    if batch.task is None:
-        raise ValueError("batch: its task is None, so its loss is undefined; take a batch from run.batch() or a task")
-    if part is None:
-        return batch.mask
-    parts = batch.task.parts(batch)
-    if part not in parts:
-        there = f"it has {', '.join(parts)}" if parts else "it has no parts"
-        raise ValueError(f"part: {part!r} is not a part of this task; {there}")
-    mask = parts[part] & batch.mask
-    if not mask.any():
-        raise DoesNotApplyError(f"part: {part!r} has no position in this batch")
-    return mask
-
-
-def without(kept: Kept, edges: Sequence[int]) -> Kept:
-    """Return the same circuit without some edges, given by their numbers."""
-    left = kept.copy()
-    left[list(edges)] = False
-    return left
+def _why_not_separate(model: Model) -> str:
+    """Return what else keeps the edges of a bridge from being separated, as the end of a sentence."""
+    found = {
+        "parallel blocks": getattr(model.cfg, "parallel_attn_mlp", False),
+        "norms after attention": any(getattr(block, "ln1_post", None) is not None for block in model.blocks),
+        "positions inside its attention": model.cfg.positional_embedding_type
+        not in ("standard", "shortformer", "none"),
+    }
+    return " with " + " and ".join(name for name, holds in found.items() if holds) if any(found.values()) else ""

@@ -48,14 +48,14 @@ def other_sequences(batch: Batch, kind: Replacement, seed: int = 0) -> Batch:
     return batch
 
 
-def replaced(value: Float[Tensor, "batch pos d_model"], kind: Replacement) -> Float[Tensor, "batch pos d_model"]:
+def replaced(value: Float[Tensor, "batch pos *rest"], kind: Replacement) -> Float[Tensor, "batch pos *rest"]:
     """Return what stands in for an activation, from its value on ``other_sequences``."""
     if kind == "zero":
         return value.new_zeros(()).expand_as(value)
     if kind == "mean":
-        return einops.reduce(value, "batch pos d_model -> 1 1 d_model", "mean").expand_as(value)
+        return einops.reduce(value, "batch pos ... -> 1 1 ...", "mean").expand_as(value)
     if kind == "position_mean":
-        return einops.reduce(value, "batch pos d_model -> 1 pos d_model", "mean").expand_as(value)
+        return einops.reduce(value, "batch pos ... -> 1 pos ...", "mean").expand_as(value)
     return value
 
 

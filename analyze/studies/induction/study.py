@@ -8,6 +8,7 @@ sufficient, and whether it also works after a synonym (fuzzy induction).
 
 from collections.abc import Sequence
 
+from headway.analyze.studies.found_circuit import found_circuit_section
 from headway.analyze.studies.induction.behaviour import (
     activations_section,
     attribution_section,
@@ -58,6 +59,7 @@ def study(network: LoadedModel, options: Options, others: Sequence[Run] = ()) ->
             inputs_section(network, copies, circuit),
             composition_section(network, main, circuit),
             paths_section(network.model, main, circuit),
+            found_circuit_section(network, circuit.heads),
         ]
     if synonyms is not None and fuzzy is not None:
         sections.append(fuzzy_section(network, main, fuzzy, synonyms.source, others, options))

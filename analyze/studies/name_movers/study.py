@@ -10,6 +10,7 @@ effective embedding (after layer 0) for the key.
 from dataclasses import replace
 
 from headway.analyze.network.requirements import check_head
+from headway.analyze.studies.found_circuit import found_circuit_section
 from headway.analyze.studies.loading import LoadedModel
 from headway.analyze.studies.name_movers.behaviour import behaviour_section, finding_section
 from headway.analyze.studies.name_movers.claims import claims, measured
@@ -64,6 +65,7 @@ def study(network: LoadedModel, options: Options) -> Findings:
         *([] if beside is None else [two_heads_section(model, sentences, chosen, replace(chosen, head=beside))]),
         components_section(model, sentences.first(SPLIT), chosen),
         paths_section(model, sentences, chosen),
+        found_circuit_section(network, tuple(dict.fromkeys((*chosen.movers, chosen.head)))),
     )
     return Findings(
         sections,

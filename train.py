@@ -187,8 +187,12 @@ def resume(
 
 
 def _find_circuit(run: Run) -> None:
-    """Find the circuit of a finished run that has none, or warn why not: training must not end in an error then."""
-    if run.circuits or not run.finished:
+    """Find the circuit of a finished run that has none, or warn why not: training must not end in an error then.
+
+    A run that was killed while it was written has the circuit, but not its numbers at every checkpoint.
+    """
+    followed = any(run.circuit_file(None, part, replacement).exists() for _, part, replacement in run.circuits)
+    if followed or not run.finished:
         return
     try:
         circuit_at_end(run)

@@ -84,6 +84,7 @@ def circuit(
     from headway.analyze.circuits.nodes import NodePatching
     from headway.analyze.circuits.patching import EdgePatching
     from headway.checkpoints.run import Run
+    from headway.data.task import Task
 
     for name, value in (("sequences", sequences), ("orders", orders), ("controls", controls)):
         if value is not None and value < 1:
@@ -97,7 +98,11 @@ def circuit(
         return _of_language_model(run, task, search, out)
     if out is not None:
         raise ValueError(f"out: {str(out)!r} is not valid; the circuit of a run is written to the run")
-    run = run if isinstance(run, Run) else Run(run, task, trust)
+    if isinstance(run, str | Path):
+        if isinstance(task, Task):
+            raise ValueError(f"task: {task!r} is not valid; for a run it must be the class of its task")
+        run = Run(run, task, trust)
+    assert isinstance(run, Run)  # a bridge is a language model
     patched = NodePatching if nodes else EdgePatching
     return _of_run(run, at, _Search(patched, part, replace, sequences, orders, controls, seed, max_minutes, progress))
 
@@ -198,7 +203,7 @@ def _of_run(run: Run, at: int | Literal["last", "all"], search: _Search) -> Circ
     from headway.checkpoints.lock import writing
 
     last = run.check_step("last" if at in ("last", "all") else at)
-    circuits = {"last": min(1 + len(EARLIER), len(run.steps)), "all": len(run.steps)}.get(at, 1)
+    circuits = {"last": min(1 + len(EARLIER), len(run.steps)), "all": len(run.steps)}.get(str(at), 1)
     model = run.model(last)
     sequences = search.sequences_for(run, model, circuits)
     part, replacement, batch = resolve(run, search.part, search.replace, sequences)

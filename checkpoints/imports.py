@@ -82,7 +82,7 @@ def _run_around(module: str, folder: str) -> Path | None:
         places = list(found.submodule_search_locations or [])
         for place in [found.origin, *places]:
             here = Path(place).resolve() if place else None
-            for folder in [here, *here.parents] if here else []:
-                if holds_run(folder):
-                    return folder
+            for around in [here, *here.parents] if here else []:
+                if holds_run(around):
+                    return around
     return None

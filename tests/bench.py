@@ -250,9 +250,9 @@ def circuit() -> None:
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         run = train(**vars(replace(INDUCTION, steps=500)), out=Path(folder) / "run", measures=())
-        part, replacement, batch = resolve(run, None, None, MOST_SEQUENCES)
+        asked = resolve(run, None, None, MOST_SEQUENCES)
         torch.set_num_threads(1)
-        times = [seconds(lambda: circuit_at(run, run.steps[-1], part, replacement, batch)) for _ in range(5)]
+        times = [seconds(lambda: circuit_at(run, run.steps[-1], *asked)) for _ in range(5)]
         torch.set_num_threads(threads)
     show("search for a circuit, induction at step 500, one core", "5", times, "1 s")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import networks
 import numpy as np
@@ -44,7 +45,8 @@ BRIDGES = {
 class Imitation(Task):
     """Random tokens; the target at each position is what a network finds likeliest there, which a twin hides."""
 
-    d_vocab, n_ctx = networks.D_VOCAB, 7
+    d_vocab: ClassVar[int] = networks.D_VOCAB  # pyright: ignore[reportIncompatibleMethodOverride]
+    n_ctx: ClassVar[int] = 7  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
         tokens = torch.randint(self.d_vocab, (batch_size, self.n_ctx), generator=generator)
@@ -170,7 +172,7 @@ def test_a_language_model_is_searched_on_a_task_and_its_circuit_is_kept(tmp_path
     bridge, task = networks.gpt2_bridge(3.0), Imitation()
     circuit = headway.circuit(bridge, task=task, controls=7, orders=2, sequences=11, out=tmp_path)
     assert circuit.file == tmp_path / "circuits" / "Imitation-all-twin.safetensors"
-    scores = Circuit.load(circuit.file).scores
+    scores = Circuit.load(tmp_path / "circuits" / "Imitation-all-twin.safetensors").scores
     assert scores.node.values.tolist()[:3] == ["embed", "pos_embed", "L0H0"]
     assert scores.sizes["order"] == 2
     assert scores.sizes["control"] == 7

@@ -443,7 +443,7 @@ def test_a_circuit_is_chosen_by_its_behaviour_and_its_replacement(run: Run):
         ({"part": "all", "replace": "zero"}, "replace: 'zero' is not valid; circuits have been found of all .twin.$"),
     ):
         with pytest.raises(ValueError, match=message):
-            draw(run, "circuit", **options)
+            draw(run, "circuit", part=options["part"], replace=options.get("replace"))
 
 
 def test_no_two_kinds_of_edges_look_alike():

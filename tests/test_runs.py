@@ -610,7 +610,7 @@ def test_a_run_with_a_damaged_file_is_a_run_for_everyone(damaged: str, content: 
     assert holds_run(copy)
     assert Run(copy).steps == run.steps
     with pytest.raises(ValueError, match="holds a run already"):
-        Run.place(copy, TOKENS, overwrite=False)
+        Run.place(copy, overwrite=False)
     other = "environment.json" if damaged == "config.yaml" else "config.yaml"
     (copy / other).write_text(content)
     assert not holds_run(copy)

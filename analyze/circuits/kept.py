@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headway.analyze.circuits.replacement import Replacement, default_replacement
+from headway.analyze.circuits.replacement import Replacement, default_replacement, other_sequences
 from headway.analyze.measures.loss import task_loss
 from headway.analyze.network.requirements import DoesNotApplyError, NotNumbersError, check_batch
 from headway.data.task import Batch
@@ -38,6 +38,7 @@ class Patching(ABC):
         batch: Sequences of a task.
         part: The part of the task whose loss is the behaviour; all positions in the mask if None.
         replacement: What stands in; ``twin`` where the task draws one if None, else ``position_mean``.
+        seed: Seed of the sequences whose activations stand in.
 
     Attributes:
         nodes: Names of the nodes, without the output.
@@ -45,6 +46,7 @@ class Patching(ABC):
         edges_from: The numbers of the parts through which others read each node.
         clean: The pass with everything kept.
         none: The pass with everything replaced.
+        other: The sequences whose activations stand in; the batch itself where means or zeros do.
         mask: The positions of the behaviour.
         counts: How many they are in each sequence.
     """
@@ -55,10 +57,18 @@ class Patching(ABC):
     clean: Any
     none: Any
 
-    def __init__(self, model: Model, batch: Batch, part: str | None, replacement: Replacement | None):
+    def __init__(
+        self,
+        model: Model,
+        batch: Batch,
+        part: str | None = None,
+        replacement: Replacement | None = None,
+        seed: int = 0,
+    ):
         check_batch(model, batch)
         self.model, self.batch, self.part = model, batch, part
         self.replacement: Replacement = default_replacement(batch) if replacement is None else replacement
+        self.other = other_sequences(batch, self.replacement, seed)
         self.mask = part_mask(batch, part)
         self.counts = self.mask.sum(1).cpu().numpy().astype(float)
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from headway.analyze.circuits.controls import matched_nodes
 from headway.analyze.circuits.graph import EMBED, POS_EMBED
 from headway.analyze.circuits.kept import Kept, Pass, Patching
-from headway.analyze.circuits.replacement import Replacement, other_sequences, replaced
+from headway.analyze.circuits.replacement import Replacement, replaced
 from headway.analyze.network.forward import Activations, Hook, forward_pass
 from headway.analyze.network.interventions import output_with, replacement_hook
 from headway.data.task import Batch
@@ -53,9 +53,8 @@ class NodePatching(Patching):
         replacement: Replacement | None = None,
         seed: int = 0,
     ):
-        super().__init__(model, batch, part, replacement)
-        other = other_sequences(batch, self.replacement, seed)
-        activations = forward_pass(model, other).activations
+        super().__init__(model, batch, part, replacement, seed)
+        activations = forward_pass(model, self.other).activations
         self._points, self.places = _points_of(model, activations)
         self.nodes, self.names = tuple(self._points), list(self._points)
         self.edges_from = {node: [number] for number, node in enumerate(self.nodes)}

@@ -17,7 +17,7 @@ from torch import Tensor
 from headway.analyze.circuits.controls import matched_circuit
 from headway.analyze.circuits.graph import EMBED, OUTPUT, POS_EMBED, Edge, Graph, Input
 from headway.analyze.circuits.kept import Kept, Pass, Patching
-from headway.analyze.circuits.replacement import Replacement, other_sequences, replaced
+from headway.analyze.circuits.replacement import Replacement, replaced
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.data.task import Batch
 from headway.models.config import Head
@@ -94,19 +94,18 @@ class EdgePatching(Patching):
                 f"circuit: edges are separated in a HookedTransformer only; this is a TransformerBridge"
                 f"{_why_not_separate(model)}; find_nodes (headway circuit --nodes) searches its nodes without edges"
             )
-        super().__init__(model, batch, part, replacement)
+        super().__init__(model, batch, part, replacement, seed)
         self.model: HookedTransformer
         self.graph = Graph(model.cfg)
         self.nodes, self.names = self.graph.nodes[:-1], list(map(str, self.graph.edges))
         self.edges_from = {node: [] for node in self.nodes}
         for number, edge in enumerate(self.graph.edges):
             self.edges_from[edge.source].append(number)
-        other = other_sequences(batch, self.replacement, seed)
         self._numbers = {node: number for number, node in enumerate(self.graph.nodes)}
         self._slots = self._list_slots()
         with torch.no_grad(), evaluating(model):
             self.clean = self._clean_pass(batch)
-            writes = self.clean.writes if other is batch else self._clean_pass(other).writes
+            writes = self.clean.writes if self.other is batch else self._clean_pass(self.other).writes
             self._replaced = [replaced(each, self.replacement) for each in writes]
         self.none = self.run(np.zeros(len(self.graph.edges), dtype=bool), self.clean, whole=True)
 

@@ -207,9 +207,6 @@ def _of_run(run: Run, at: int | Literal["last", "all"], search: _Search) -> Circ
     model = run.model(last)
     sequences = search.sequences_for(run, model, circuits)
     part, replacement, batch = resolve(run, search.part, search.replace, sequences)
-    patching = begin(search.patched, model, batch, part, replacement, search.seed)
-    each = search.begin(patching, circuits, len(run.steps) if at in ("last", "all") else 0)
-    del patching
 
     def find(step: int, advance: Callable[[int], None]) -> Circuit:
         return circuit_at(
@@ -218,6 +215,9 @@ def _of_run(run: Run, at: int | Literal["last", "all"], search: _Search) -> Circ
         )  # fmt: skip
 
     with writing(run.path), _bar(search.progress) as bar:
+        patching = begin(search.patched, model, batch, part, replacement, search.seed)
+        each = search.begin(patching, circuits, len(run.steps) if at in ("last", "all") else 0)
+        del patching
         found = find(last, bar(f"step {last}", each))
         if at in ("last", "all"):
             over = over_steps(run, found, batch, search.seed, bar("over all steps", len(run.steps)))

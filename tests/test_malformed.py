@@ -1049,6 +1049,7 @@ def here(case: Case, whole: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """The folder with its damage, if it has one: then it is a copy."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "stdin", sys.stdin)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # beside a module of the user's own
     # A machine of 16 GiB, whatever it has.
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 2**22, "SC_PAGE_SIZE": 2**12}.__getitem__)
     if case.code == 2:

@@ -272,7 +272,11 @@ def test_a_run_is_known_by_its_config_and_its_environment(tmp_path: Path):
     whole = config.read_text()
     for written in (whole.replace("version", "edition"), "- 3", "a: [", "version: 1\n"):
         config.write_text(written)
+        assert holds_run(run)  # its environment says so
+        about = environment.read_text()
+        environment.write_text("{}")
         assert not holds_run(run)
+        environment.write_text(about)
     # Anything more is no harm.
     config.write_text(f"note: mine\n{whole}")
     assert holds_run(run)

@@ -133,6 +133,8 @@ class ActivationCache(transformer_lens.ActivationCache):
     and keys only.
     """
 
+    model: Any  # the network, whose configuration is a ModelConfig
+
     def __init__(self, cache_dict: dict[str, Tensor], model: Any, has_batch_dim: bool = True):
         super().__init__(cache_dict, model, has_batch_dim)
         self.has_pos_embed = self.has_pos_embed and model.cfg.positional_embedding_type == "standard"

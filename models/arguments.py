@@ -110,7 +110,7 @@ def checked_slice(name: str, value: Any) -> Slice:
     found = value if isinstance(value, Slice) else None
     if found is None and not isinstance(value, bool | np.bool_):
         try:
-            found = Slice(value)
+            found = Slice(value)  # pyright: ignore[reportArgumentType]
         except (TypeError, ValueError):
             found = None
     valid = found is not None

@@ -333,7 +333,7 @@ def forms(tensor: Tensor) -> list[Any]:
 MASKED = torch.ones(BATCH, POS, dtype=torch.bool)
 MASKED[0, 3:] = False
 SHORT = network(d_vocab=V, d_vocab_out=V, positional_embedding_type="shortformer")
-ACCEPTED: dict[str, tuple[Tensor, Callable[[Any], Tensor]]] = {
+ACCEPTED: dict[str, tuple[Tensor, Callable[[Any], Any]]] = {
     "input": (TOKENS, lambda given: speaker()(given)),
     "one input": (TOKENS[0], lambda given: speaker()(given)),
     "mask": (MASKED, lambda given: speaker()(TOKENS, attention_mask=given)),

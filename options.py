@@ -66,13 +66,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def shown(value: Any, most: int = 200) -> str:
-    """Return a value for the line of an error, cut where it is very long.
+    """Return a value for the line of an error, without line breaks, and cut where it is very long.
 
     Example:
         >>> shown("a", 7), shown("abcdefghij", 7)
         ("'a'", "'abc … (12 characters)")
     """
-    text = repr(value)
+    text = re.sub(r"\s*\n\s*", " ", repr(value))
     return text if len(text) <= most else f"{text[: most // 2 + 1]} … ({len(text)} characters)"
 
 

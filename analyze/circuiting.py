@@ -282,6 +282,7 @@ def circuit_at_end(run: Run) -> None:
 def _bar(shown: bool) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
     """Give a function that begins a new bar, of a title and a number of steps, and returns what advances it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     with Progress(
@@ -289,7 +290,7 @@ def _bar(shown: bool) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
     ) as progress:
 
         def begin(title: str, total: int) -> Callable[[int], None]:
-            bar = progress.add_task(title, total=total)
+            bar = progress.add_task(escape(title), total=total)
             return lambda count: progress.advance(bar, count)
 
         yield begin

@@ -254,8 +254,12 @@ class Run:
             # A size that was altered could be that of a network which no memory holds.
             if config != ModelConfig(**self.config["model"]):
                 raise ValueError(f"it is of another network than {CONFIG}")
+            check_shapes(self.weights_file(step), config)
             model = HookedTransformer(config, tokenizer)
-            model.load_state_dict(load_file(self.weights_file(step)))
+            weights = load_file(self.weights_file(step))
+            if endless := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+                raise ValueError(f"{endless[0]} has numbers that are not finite")
+            model.load_state_dict(weights)
         except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
             raise ValueError(
                 f"run: {self.weights_file(step)}, or config.json beside it, is damaged ({error})"
@@ -486,6 +490,22 @@ class Run:
             if not (begun or overwrite):
                 raise ValueError(f"out: {path} holds a run already; --overwrite replaces it, --resume {path} goes on")
         return path, there
+
+
+def check_shapes(path: Path, config: ModelConfig) -> None:
+    """Refuse a configuration that is not that of the weights in a file, by the file's header, before it is built.
+
+    A run from somebody else may say sizes that no memory holds, in both of its files.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        there = set(file.keys())
+        for name, shape in config.weight_shapes():
+            if name not in there:
+                raise ValueError(f"{name} is missing in it, which config.json has")
+            if (found := tuple(file.get_slice(name).get_shape())) != shape:
+                raise ValueError(f"{name} has the shape {found}, and by config.json {shape}")
 
 
 @dataclass(frozen=True)

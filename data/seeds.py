@@ -29,5 +29,6 @@ def generator(stream: Stream, seed: int, index: int = 0) -> torch.Generator:
 
 def check_seed(name: str, seed: int) -> None:
     """Refuse a ``seed`` that is negative, or so large that it would overlap the index of another seed."""
-    if not 0 <= seed < 2**32:
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**32:
         raise ValueError(f"{name}: {seed} is not valid; it must be a whole number from 0 to {2**32 - 1}")

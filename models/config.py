@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -118,6 +119,40 @@ class ModelConfig:
         attention = 4 * self.d_model * self.d_head * self.n_heads
         mlp = 0 if self.attn_only else 2 * self.d_model * self.d_mlp
         return self.n_layers * (attention + mlp)
+
+    def weight_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the name and the shape of each weight, as in the state dict, without building the network.
+
+        Example:
+            >>> config = ModelConfig(n_layers=1, d_model=5, n_ctx=7, d_head=3, n_heads=2, d_vocab=11)
+            >>> dict(config.weight_shapes())["blocks.0.attn.W_Q"]
+            (2, 5, 3)
+        """
+
+        def norm(name: str, length: int) -> list[tuple[str, tuple[int, ...]]]:
+            return [(f"{name}.{part}", (length,)) for part in "wb" if self.normalization_type == "LN"]
+
+        yield "embed.W_E", (self.d_vocab, self.d_model)
+        if self.positional_embedding_type != "none":
+            yield "pos_embed.W_pos", (self.n_ctx, self.d_model)
+        for block in (f"blocks.{layer}" for layer in range(self.n_layers)):
+            yield from norm(f"{block}.ln1", self.d_model)
+            for x in "QKV":
+                yield f"{block}.attn.W_{x}", (self.n_heads, self.d_model, self.d_head)
+                yield f"{block}.attn.b_{x}", (self.n_heads, self.d_head)
+            yield f"{block}.attn.W_O", (self.n_heads, self.d_head, self.d_model)
+            yield f"{block}.attn.b_O", (self.d_model,)
+            if not self.attn_only:
+                yield from norm(f"{block}.ln2", self.d_model)
+                yield f"{block}.mlp.W_in", (self.d_model, self.d_mlp)
+                yield f"{block}.mlp.b_in", (self.d_mlp,)
+                yield f"{block}.mlp.W_out", (self.d_mlp, self.d_model)
+                yield f"{block}.mlp.b_out", (self.d_model,)
+                if self.act_fn == "solu_ln":
+                    yield from norm(f"{block}.mlp.ln", self.d_mlp)
+        yield from norm("ln_final", self.d_model)
+        yield "unembed.W_U", (self.d_model, self.d_vocab_out)
+        yield "unembed.b_U", (self.d_vocab_out,)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that define the network, as plain values: ``ModelConfig(**config.to_dict()) == config``."""

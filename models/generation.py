@@ -8,9 +8,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.utilities import sample_logits
 
-from headway.models.arguments import checked_input
+from headway.models.arguments import ArrayLike, check_bools, check_number, check_one_of, checked_input, checked_int
 from headway.models.config import ModelConfig
-from headway.models.strings import StringConversions
+from headway.models.strings import StringConversions, check_only_for_strings, is_strings
 
 
 class Sampling(NamedTuple):
@@ -24,19 +24,19 @@ class Sampling(NamedTuple):
 
     def check(self) -> None:
         """Refuse values out of range, and those that have no effect."""
+        check_bools(do_sample=self.do_sample)
+        for name in ("temperature", "freq_penalty", *(() if self.top_p is None else ("top_p",))):
+            check_number(name, getattr(self, name))
         if not self.do_sample:
             for name in ("top_k", "top_p", "temperature", "freq_penalty"):
                 if getattr(self, name) != Sampling._field_defaults[name]:
                     raise ValueError(f"{name}: {getattr(self, name)} is not valid with do_sample=False; leave it out")
         if self.top_k is not None and self.top_p is not None:
             raise ValueError(f"top_p: {self.top_p} is not valid with top_k; give one of them")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k: {self.top_k} is not valid; it must be at least 1")
+        if self.top_k is not None:
+            checked_int("top_k", self.top_k, 1)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: {self.top_p} is not valid; it must be above 0 and at most 1")
-        for name in ("temperature", "freq_penalty"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is not valid; it must be 0 or more")
 
     def next_tokens(self, logits: Tensor, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch"]:
         """Return the next token of each sequence, from its last logits ``[batch, d_vocab]``."""
@@ -85,7 +85,7 @@ class Generation(StringConversions):
 
     def generate(
         self,
-        input: str | list[str] | Int[Tensor, "batch pos"] = "",
+        input: str | ArrayLike = "",
         max_new_tokens: int = 10,
         stop_at_eos: bool | None = None,
         eos_token_id: int | None = None,
@@ -95,7 +95,7 @@ class Generation(StringConversions):
         temperature: float = 1.0,
         freq_penalty: float = 0.0,
         use_past_kv_cache: bool = False,
-        prepend_bos: bool | None = True,
+        prepend_bos: bool | None = None,
         padding_side: Literal["left"] | None = None,
         return_type: Literal["input", "str", "tokens"] = "input",
         verbose: bool = False,
@@ -103,7 +103,8 @@ class Generation(StringConversions):
         """Continue sequences by sampling from torch's global generator, or greedily with ``do_sample=False``.
 
         Args:
-            input: Tokens, a string, or a list of strings, which are padded on the left.
+            input: Tokens ``[batch, pos]`` as a tensor, a numpy array or a list, a string, or a list of strings, which
+                are padded on the left.
             max_new_tokens: Number of tokens to add at most.
             stop_at_eos: Stop a sequence at the end token; None means if there is one.
             eos_token_id: The end token; by default that of the tokenizer.
@@ -113,7 +114,7 @@ class Generation(StringConversions):
             temperature: Divide the logits by this; 0 takes the most likely token.
             freq_penalty: Subtract this from a token's logit for each time that it has occurred.
             use_past_kv_cache: Must be False: each step runs the whole network, and keys and values are not kept.
-            prepend_bos: Start strings with the tokenizer's BOS token.
+            prepend_bos: Start strings with the tokenizer's BOS token; None means True.
             padding_side: Must be left, so that new tokens follow each string.
             return_type: ``"tokens"`` ``[batch, pos]``, ``"str"``, or ``"input"``: the type of the input.
             verbose: Must be False: there is no progress bar.
@@ -130,20 +131,20 @@ class Generation(StringConversions):
         check_generates(self.cfg)
         sampling = Sampling(do_sample, top_k, top_p, temperature, freq_penalty)
         sampling.check()
-        strings = isinstance(input, str | list)
         for name, value, valid in (
             ("use_past_kv_cache", use_past_kv_cache, (False,)),
             ("padding_side", padding_side, ("left", None)),
             ("return_type", return_type, ("input", "str", "tokens")),
             ("verbose", verbose, (False,)),
+            ("stop_at_eos", stop_at_eos, (True, False, None)),
         ):
-            if value not in valid:
-                raise ValueError(f"{name}: {value!r} is not one of {', '.join(map(repr, valid))}")
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: {max_new_tokens} is not valid; it must be at least 1")
+            check_one_of(name, value, valid)
+        max_new_tokens = checked_int("max_new_tokens", max_new_tokens, 1)
+        strings = is_strings(input)
         if strings:
             tokens, mask = self._tokens_and_padding(input, prepend_bos, "left")
         else:
+            check_only_for_strings(prepend_bos=prepend_bos, padding_side=padding_side)
             tokens, mask = checked_input(self.cfg, input, self.cfg.dtype), None
         longest = tokens.shape[1] + max_new_tokens
         if tokens.numel() == 0:
@@ -153,7 +154,9 @@ class Generation(StringConversions):
                 f"max_new_tokens: {max_new_tokens} is not valid after {tokens.shape[1]} positions; "
                 f"n_ctx allows {self.cfg.n_ctx} together"
             )
-        eos = getattr(self.tokenizer, "eos_token_id", None) if eos_token_id is None else eos_token_id
+        eos = getattr(self.tokenizer, "eos_token_id", None)
+        if eos_token_id is not None:
+            eos = checked_int("eos_token_id", eos_token_id, 0, self.cfg.d_vocab - 1)
         if stop_at_eos and eos is None:
             raise ValueError("stop_at_eos: True is not valid without an end token; give eos_token_id")
         found = continued(self, tokens, mask, max_new_tokens, sampling, None if stop_at_eos is False else eos)

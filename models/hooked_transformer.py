@@ -15,13 +15,24 @@ from typing import Any, Literal, NamedTuple
 
 import einops
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities import lm_cross_entropy_loss
 
 from headway.data.seeds import generator
-from headway.models.arguments import check_forward, checked_input, checked_mask, integer_tokens
+from headway.models.arguments import (
+    ArrayLike,
+    as_tensor,
+    check_bools,
+    check_forward,
+    check_range,
+    checked_input,
+    checked_mask,
+    checked_stream,
+    integer_tokens,
+    is_not_integer,
+)
 from headway.models.components import (
     Embed,
     LayerNormPre,
@@ -36,6 +47,8 @@ from headway.models.generation import Generation
 from headway.models.hooks import SWITCHES, CheckedHooks
 from headway.models.processing import process_weights
 from headway.models.stacked_weights import StackedWeights
+from headway.models.strings import check_only_for_strings, is_strings
+from headway.options import shown
 
 ReturnType = Literal["logits", "loss", "both"] | None
 
@@ -63,10 +76,14 @@ class Output(NamedTuple):
 
 def _checked_weights(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return weights without TransformerLens's buffers; refuse values that are not tensors, as in a checkpoint."""
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(f"state_dict: {shown(state_dict)} is not valid; it must map names to tensors")
     for name, value in state_dict.items():
         if not isinstance(value, Tensor):
             inside = f"; pass state_dict[{name!r}]" if isinstance(value, Mapping) else ""
             raise ValueError(f"state_dict: {name!r} is a {type(value).__name__}; it must be a tensor{inside}")
+        if value.is_complex():
+            raise ValueError(f"state_dict: {name!r} is complex; it must be a tensor of real numbers")
     return {name: value for name, value in state_dict.items() if not name.endswith((".attn.mask", ".attn.IGNORE"))}
 
 
@@ -94,8 +111,10 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
 
     def __init__(self, cfg: ModelConfig, tokenizer: Any = None, seed: int = 0):
         super().__init__()
+        if not isinstance(cfg, ModelConfig):
+            raise ValueError(f"cfg: {shown(cfg)} is not valid; it must be a ModelConfig")
         self.cfg = replace(cfg)
-        self.tokenizer = tokenizer
+        self.set_tokenizer(tokenizer)
         self.embed = Embed(self.cfg)
         self.hook_embed = HookPoint()
         if self.cfg.positional_embedding_type != "none":
@@ -112,23 +131,27 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
     @torch.no_grad()
     def init_weights(self, draws: torch.Generator) -> None:
         """Redraw every weight matrix from N(0, initializer_range²); biases and LayerNorms do not change."""
+        if not isinstance(draws, torch.Generator):
+            raise ValueError(f"draws: {shown(draws)} is not valid; it must be a torch.Generator")
         for name, parameter in self.named_parameters():
             if name.rpartition(".")[2].startswith("W_"):
                 parameter.copy_(torch.randn(parameter.shape, generator=draws) * self.cfg.initializer_range)
 
     def forward(
         self,
-        input: str | list[str] | Tensor,
+        input: str | ArrayLike,
         return_type: ReturnType = "logits",
         loss_per_token: bool = False,
-        prepend_bos: bool = True,
+        prepend_bos: bool | None = None,
         start_at_layer: int | None = None,
-        tokens: Int[Tensor, "batch pos"] | None = None,
-        shortformer_pos_embed: Float[Tensor, "batch pos d_model"] | None = None,
-        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+        tokens: ArrayLike | None = None,
+        shortformer_pos_embed: ArrayLike | None = None,
+        attention_mask: ArrayLike | None = None,
         stop_at_layer: int | None = None,
     ) -> Any:
         """Run the network.
+
+        Each array is a tensor, a numpy array or a list of numbers; one sequence needs no batch axis.
 
         Args:
             input: Tokens ``[batch, pos]``, vectors ``[batch, pos, d_vocab]``, a string or a list of strings if the
@@ -137,10 +160,11 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             return_type: ``"logits"`` ``[batch, pos, d_vocab_out]``; ``"loss"``, the mean next-token cross-entropy in
                 nats; ``"both"``; or None.
             loss_per_token: Return the loss of each token ``[batch, pos - 1]`` instead of its mean.
-            prepend_bos: Start strings with the tokenizer's BOS token.
+            prepend_bos: Start strings with the tokenizer's BOS token; None means True.
             start_at_layer: Skip the embedding and the blocks before this one.
-            tokens: Tokens for the loss when ``start_at_layer`` is given.
-            shortformer_pos_embed: Position embeddings when ``start_at_layer`` is given and positions are shortformer.
+            tokens: Tokens ``[batch, pos]`` for the loss when ``start_at_layer`` is given.
+            shortformer_pos_embed: Position embeddings ``[batch, pos, d_model]`` when ``start_at_layer`` is given and
+                positions are shortformer.
             attention_mask: 0 at padding, which no query attends to and which takes no position.
             stop_at_layer: Stop before this block and return the residual stream.
 
@@ -151,33 +175,29 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
         check_forward(
             self.cfg, return_type, loss_per_token, start_at_layer, stop_at_layer, tokens, shortformer_pos_embed
         )
-        if isinstance(input, str | list):
+        if is_strings(input):
             if start_at_layer is not None:
                 raise ValueError("input: strings are not valid with start_at_layer; it must be a residual stream")
             input, padding = self._tokens_and_padding(input, prepend_bos)
             attention_mask = padding if attention_mask is None else attention_mask
-        if not isinstance(input, Tensor):
-            raise ValueError(f"input: {type(input).__name__} is not valid; it must be a tensor, or strings")
-        if start_at_layer is None:
-            input = checked_input(self.cfg, input, self.W_E.dtype)
-            if self.cfg.input_type == "tokens":
-                tokens = input
-        elif input.ndim != 3 or input.shape[-1] != self.cfg.d_model:
-            raise ValueError(
-                f"input: the shape {tuple(input.shape)} is not valid with start_at_layer; "
-                f"it must be [batch, pos, {self.cfg.d_model}]"
-            )
-        if attention_mask is not None:
-            attention_mask = checked_mask(attention_mask, input.shape[:2])
-        if start_at_layer is None:
-            residual, shortformer_pos_embed = self.input_to_embed(input, attention_mask)
         else:
-            residual = input.to(self.W_E.dtype)
-            if shortformer_pos_embed is not None:
-                shortformer_pos_embed = shortformer_pos_embed.to(residual)
+            check_only_for_strings(prepend_bos=prepend_bos)
+        if start_at_layer is None:
+            inputs = checked_input(self.cfg, input, self.W_E.dtype)
+            tokens = inputs if self.cfg.input_type == "tokens" else None
+        else:
+            inputs = checked_stream("input", input, self.cfg, like=self.W_E)
+        mask = None if attention_mask is None else checked_mask(attention_mask, inputs.shape[:2]).to(inputs.device)
+        if start_at_layer is None:
+            residual, positions = self._embedded(inputs, mask)
+        else:
+            residual, positions = inputs, shortformer_pos_embed
+            if positions is not None:
+                shape = inputs.shape[:2]
+                positions = checked_stream("shortformer_pos_embed", positions, self.cfg, like=inputs, shape=shape)
         # In a slice negative layers count from the end, as in TransformerLens.
         for block in list(self.blocks)[start_at_layer:stop_at_layer]:
-            residual = block(residual, shortformer_pos_embed, attention_mask)
+            residual = block(residual, positions, mask)
         if stop_at_layer is not None:
             return residual
         if self.cfg.normalization_type is not None:
@@ -192,17 +212,20 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
                 f"return_type: {return_type!r} needs tokens to predict; "
                 "for vectors, or with start_at_layer and no tokens, compute your own loss from the logits"
             )
-        loss = self.loss_fn(logits, tokens, attention_mask, loss_per_token)
+        loss = self.loss_fn(logits, tokens, mask, loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
 
     def loss_fn(
         self,
-        logits: Float[Tensor, "batch pos d_vocab_out"],
-        tokens: Int[Tensor, "batch pos"],
-        attention_mask: Tensor | None = None,
+        logits: ArrayLike,
+        tokens: ArrayLike,
+        attention_mask: ArrayLike | None = None,
         per_token: bool = False,
     ) -> Tensor:
         """Return the mean next-token cross-entropy in nats, or with ``per_token`` that of each token [batch, pos - 1].
+
+        Logits ``[batch, pos, d_vocab_out]``, and tokens and mask ``[batch, pos]``, are tensors, numpy arrays or lists;
+        those of one sequence need no batch axis.
 
         Raises:
             ValueError: the shapes differ, a token has no logit, or no position predicts a token.
@@ -212,7 +235,15 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             >>> model.loss_fn(torch.zeros(1, 2, 11), torch.tensor([[3, 7]])).item() == torch.tensor(11.0).log().item()
             True
         """
-        if tokens.is_floating_point() or tokens.shape != logits.shape[:-1]:
+        check_bools(per_token=per_token)
+        logits, tokens = as_tensor("logits", logits, "numbers"), as_tensor("tokens", tokens, "integer tokens")
+        logits, tokens = logits[None] if logits.ndim == 2 else logits, tokens[None] if tokens.ndim == 1 else tokens
+        if logits.ndim != 3 or not logits.is_floating_point():
+            raise ValueError(
+                f"logits: {logits.dtype} of shape {tuple(logits.shape)} is not valid; "
+                "it must be floats [batch, pos, d_vocab_out]"
+            )
+        if is_not_integer(tokens) or tokens.shape != logits.shape[:-1]:
             raise ValueError(
                 f"tokens: {tokens.dtype} of shape {tuple(tokens.shape)} is not valid; "
                 f"the loss needs integers of shape {tuple(logits.shape[:-1])}"
@@ -233,9 +264,24 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             raise ValueError(f"tokens: some have no logit; the loss needs tokens from 0 to {last}") from None
 
     def input_to_embed(
-        self, input: Tensor, attention_mask: Tensor | None = None
+        self, input: ArrayLike, attention_mask: ArrayLike | None = None
     ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"] | None]:
-        """Return the first residual stream, and the position embeddings of shortformer (None for other kinds)."""
+        """Return the first residual stream, and the position embeddings of shortformer (None for other kinds).
+
+        Args:
+            input: Tokens ``[batch, pos]`` or vectors ``[batch, pos, d_vocab]``.
+            attention_mask: 0 at padding, as in ``forward``.
+
+        Raises:
+            ValueError: the network cannot take this input or this mask.
+        """
+        inputs = checked_input(self.cfg, input, self.W_E.dtype)
+        mask = None if attention_mask is None else checked_mask(attention_mask, inputs.shape[:2]).to(inputs.device)
+        return self._embedded(inputs, mask)
+
+    def _embedded(
+        self, input: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"] | None]:
         batch, pos = input.shape[:2]
         if pos > self.cfg.n_ctx:
             raise ValueError(f"input: {pos} positions are not valid; n_ctx allows at most {self.cfg.n_ctx}")
@@ -264,16 +310,17 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
     def _record_device_and_dtype(self) -> None:
         self.cfg.device, self.cfg.dtype = str(self.W_E.device), self.W_E.dtype
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights; ignore the mask buffers that TransformerLens's HookedTransformer stores with them.
 
         Raises:
             ValueError: the values are not tensors, or (unless ``strict=False``) not those of this network by name and
                 shape.
         """
+        check_bools(strict=strict, assign=assign)
         weights = _checked_weights(state_dict)
         try:
-            return super().load_state_dict(weights, *args, **kwargs)
+            return super().load_state_dict(weights, strict, assign)
         except RuntimeError as error:
             raise ValueError(f"state_dict: it is not this network's; {' '.join(str(error).split())}") from None
 
@@ -296,6 +343,8 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             ValueError: LayerNorm is folded with shortformer positions (they are added after ln1, so this would change
                 the function), or the unembedding of a network that predicts vectors is centred.
         """
+        if center_unembed is None:
+            center_unembed = self.cfg.input_type == "tokens"
         copy = HookedTransformer(self.cfg, self.tokenizer).to(self.W_E)
         for switch in SWITCHES:
             setattr(copy.cfg, switch, getattr(self.cfg, switch))
@@ -303,7 +352,7 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             self.state_dict(),
             fold_ln,
             center_writing_weights,
-            self.cfg.input_type == "tokens" if center_unembed is None else center_unembed,
+            center_unembed,
             fold_value_biases,
             refactor_factored_attn_matrices,
         )
@@ -319,6 +368,13 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
         refactor_factored_attn_matrices: bool = False,
     ) -> None:
         """Load weights and simplify them in place, as TransformerLens does; ``processed`` does this for a copy."""
+        check_bools(
+            fold_ln=fold_ln,
+            center_writing_weights=center_writing_weights,
+            center_unembed=center_unembed,
+            fold_value_biases=fold_value_biases,
+            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
+        )
         folds = fold_ln and self.cfg.normalization_type == "LN"
         weights = _checked_weights(state_dict)
         if missing := sorted(set(self.state_dict()) - set(weights)):
@@ -363,17 +419,15 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             raise AttributeError(f"HookedTransformer has no {name!r}; {_REPLACED[name]}")
         return super().__getattr__(name)
 
-    def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Float[Tensor, "*shape d_model"]:
+    def tokens_to_residual_directions(self, tokens: str | int | ArrayLike) -> Float[Tensor, "*shape d_model"]:
         """Return the column of W_U for each token: the residual stream times this column is the token's logit.
 
         Without folding, the weights of ln_final come in between: use ``processed()`` first.
         """
         if isinstance(tokens, str):
-            tokens = self.to_single_token(tokens)
+            tokens = self._single_token(tokens, "tokens")
         found = integer_tokens(tokens)
-        last = self.cfg.d_vocab_out - 1
-        if found.numel() and not 0 <= int(found.min()) <= int(found.max()) <= last:
-            raise ValueError(f"tokens: {found.tolist()} are not valid; the columns of W_U are 0 to {last}")
+        check_range(found, self.cfg.d_vocab_out, "tokens", "the columns of W_U")
         if found.numel() == 1:
             return self.W_U[:, int(found)]
         return einops.rearrange(self.W_U[:, found], "d_model ... -> ... d_model")

@@ -3,16 +3,24 @@
 from collections.abc import Callable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from transformer_lens import HookedRootModule
-from transformer_lens.hook_points import HookPoint
+from transformer_lens.hook_points import HookPoint, LensHandle
 from transformer_lens.utilities import Slice
 
 from headway.models.activation_cache import ActivationCache, position_axis, slice_positions
-from headway.models.arguments import layers_between
+from headway.models.arguments import (
+    check_bools,
+    check_one_of,
+    checked_device,
+    checked_int,
+    checked_slice,
+    layers_between,
+)
 from headway.models.config import ModelConfig
+from headway.options import shown
 
 # A hook name, several, or a filter: a function from a name to a bool.
 HookNames = str | Sequence[str] | Set[str] | Callable[[str], bool]
@@ -29,6 +37,16 @@ _SWITCHED = {
 }
 
 SWITCHES = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")
+
+
+def _checked_hooks(argument: str, hooks: Hooks) -> Hooks:
+    """Return pairs of names and functions; refuse anything else."""
+    if not isinstance(hooks, list | tuple):
+        raise ValueError(f"{argument}: {shown(hooks)} is not valid; it must be a list of pairs (name, function)")
+    for pair in hooks:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and callable(pair[1])):
+            raise ValueError(f"{argument}: {shown(pair)} is not valid; it must be a pair (name, function)")
+    return hooks
 
 
 class CheckedHooks(HookedRootModule):
@@ -66,6 +84,12 @@ class CheckedHooks(HookedRootModule):
         Raises:
             ValueError: nothing is selected, or an activation that ``names_filter`` names is not computed.
         """
+        check_bools(
+            return_cache_object=return_cache_object,
+            incl_bwd=incl_bwd,
+            reset_hooks_end=reset_hooks_end,
+            clear_contexts=clear_contexts,
+        )
         self._check_computed(names_filter, "names_filter", model_args, model_kwargs)
         cache, forward, backward = self.get_caching_hooks(
             names_filter, incl_bwd, device, remove_batch_dim=remove_batch_dim, pos_slice=pos_slice
@@ -103,20 +127,28 @@ class CheckedHooks(HookedRootModule):
         Raises:
             ValueError: a hook that no hook point would call, also because start_at_layer or stop_at_layer skips it.
         """
-        for names, _ in (*fwd_hooks, *bwd_hooks):
+        check_bools(reset_hooks_end=reset_hooks_end, clear_contexts=clear_contexts)
+        for names, _ in (*_checked_hooks("fwd_hooks", fwd_hooks), *_checked_hooks("bwd_hooks", bwd_hooks)):
             self._check_computed(names, "hook", model_args, model_kwargs)
         hooks = {"fwd_hooks": list(fwd_hooks), "bwd_hooks": list(bwd_hooks)}
         return super().run_with_hooks(
             *model_args, **hooks, reset_hooks_end=reset_hooks_end, clear_contexts=clear_contexts, **model_kwargs
         )
 
-    def hooks(self, fwd_hooks: Hooks = (), bwd_hooks: Hooks = (), *args: Any, **kwargs: Any) -> Any:
+    def hooks(
+        self,
+        fwd_hooks: Hooks = (),
+        bwd_hooks: Hooks = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Any:
         """Add hooks for the duration of a context; raise a ValueError for one that no hook point would call."""
+        check_bools(reset_hooks_end=reset_hooks_end, clear_contexts=clear_contexts)
         forward, backward = (
-            [(name, hook) for names, hook in some for name in self._names_or_filter(names)]
-            for some in (fwd_hooks, bwd_hooks)
+            [(name, hook) for names, hook in _checked_hooks(given, some) for name in self._names_or_filter(names)]
+            for given, some in (("fwd_hooks", fwd_hooks), ("bwd_hooks", bwd_hooks))
         )
-        return super().hooks(forward, backward, *args, **kwargs)
+        return super().hooks(forward, backward, reset_hooks_end, clear_contexts)
 
     def get_caching_hooks(
         self,
@@ -129,7 +161,13 @@ class CheckedHooks(HookedRootModule):
     ) -> tuple[dict[str, Tensor], list, list]:
         """Return a cache and the hooks that fill it, as in TransformerLens, for the hook points that can fire."""
         names = self._firing_names(names_filter, "names_filter")
-        cache, positions = {} if cache is None else cache, Slice.unwrap(pos_slice)
+        check_bools(incl_bwd=incl_bwd, remove_batch_dim=remove_batch_dim)
+        checked_slice("pos_slice", pos_slice)
+        # A single position keeps its axis.
+        device, positions = checked_device(device), Slice.unwrap(pos_slice)
+        if not isinstance(cache, dict | None):
+            raise ValueError(f"cache: {shown(cache)} is not valid; it must be a dict, or None for a new one")
+        cache = {} if cache is None else cache
         self.is_caching = True
 
         def save(name: str, activation: Tensor, axis: int) -> None:
@@ -154,10 +192,68 @@ class CheckedHooks(HookedRootModule):
             self.add_hook(name, hook, dir="bwd")
         return cache
 
-    def add_hook(self, name: HookNames, *args: Any, **kwargs: Any) -> None:
+    def add_hook(
+        self,
+        name: HookNames,
+        hook: Callable,
+        dir: Literal["fwd", "bwd"] = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+    ) -> None:
         """Add a hook that stays until ``reset_hooks``; raise a ValueError for one that no hook point would call."""
+        check_one_of("dir", dir, ("fwd", "bwd"))
+        check_bools(is_permanent=is_permanent, prepend=prepend)
+        level = None if level is None else checked_int("level", level, 0)
+        if not callable(hook):
+            raise ValueError(f"hook: {shown(hook)} is not valid; it must be a function of an activation and its point")
         for one in self._names_or_filter(name):
-            super().add_hook(one, *args, **kwargs)
+            super().add_hook(one, hook, dir, is_permanent, level, prepend)
+
+    def reset_hooks(
+        self,
+        clear_contexts: bool = True,
+        direction: Literal["fwd", "bwd", "both"] = "both",
+        including_permanent: bool = False,
+        level: int | None = None,
+    ) -> None:
+        """Remove hooks, those of one direction or one level of contexts if given; permanent ones stay unless asked."""
+        check_bools(clear_contexts=clear_contexts)
+        if clear_contexts:
+            self.clear_contexts()
+        self.remove_all_hook_fns(direction, including_permanent, level)
+        self.is_caching = False
+
+    def remove_all_hook_fns(
+        self,
+        direction: Literal["fwd", "bwd", "both"] = "both",
+        including_permanent: bool = False,
+        level: int | None = None,
+    ) -> None:
+        """Remove hooks as ``reset_hooks`` does, and keep what they have stored in their hook points."""
+        check_one_of("direction", direction, ("fwd", "bwd", "both"))
+        check_bools(including_permanent=including_permanent)
+        super().remove_all_hook_fns(
+            direction, including_permanent, None if level is None else checked_int("level", level, 0)
+        )
+
+    def list_hooks(
+        self,
+        name_filter: HookNames | None = None,
+        dir: Literal["fwd", "bwd", "both"] = "both",
+        including_permanent: bool = True,
+    ) -> dict[str, list[LensHandle]]:
+        """Return the hooks that there are, by hook name; those of some names, or of one direction, if given."""
+        check_one_of("dir", dir, ("fwd", "bwd", "both"))
+        check_bools(including_permanent=including_permanent)
+        if name_filter is not None and not callable(name_filter):
+            if not isinstance(name_filter, str | list | tuple | set | frozenset):
+                raise ValueError(
+                    f"name_filter: {shown(name_filter)} is not valid; it must be a name, names or a filter"
+                )
+            for name in [name_filter] if isinstance(name_filter, str) else name_filter:
+                self._check_exists(name, "name_filter")
+        return super().list_hooks(name_filter, dir, including_permanent)  # pyright: ignore[reportArgumentType]
 
     def _names_or_filter(self, names: HookNames) -> Sequence[str | Callable[[str], bool]]:
         """Return names one by one, and a filter as it is: its hook also fires at a point that is switched on later."""
@@ -210,15 +306,19 @@ class CheckedHooks(HookedRootModule):
             )
 
     def _check_hook_name(self, name: str, argument: str) -> None:
-        if not isinstance(name, str) or not isinstance(self.mod_dict.get(name), HookPoint):
-            nearest = get_close_matches(str(name), self.hook_dict, n=3) or list(self.hook_dict)[:3]
-            raise ValueError(f"{argument}: {name!r} does not exist; near names are {', '.join(map(repr, nearest))}")
+        self._check_exists(name, argument)
         why = self.why_silent(name)
         if why:
             raise ValueError(f"{argument}: {name!r} never fires {why}")
 
+    def _check_exists(self, name: str, argument: str) -> None:
+        if not isinstance(name, str) or not isinstance(self.mod_dict.get(name), HookPoint):
+            nearest = get_close_matches(str(name), self.hook_dict, n=3) or list(self.hook_dict)[:3]
+            raise ValueError(f"{argument}: {name!r} does not exist; near names are {', '.join(map(repr, nearest))}")
+
     def why_silent(self, name: str) -> str | None:
         """Return the reason why a hook point cannot fire, and how to switch it on, or None if it can fire."""
+        self._check_exists(name, "name")
         point = name.rpartition(".")[2]
         if point == "hook_mlp_in" and self.cfg.attn_only:
             return "in an attn_only network, which has no MLP"
@@ -230,20 +330,26 @@ class CheckedHooks(HookedRootModule):
             return None
         return f"while cfg.{switch} is False; call model.set_{switch}(True)"
 
+    def _switch(self, **switch: bool) -> None:
+        check_bools(**switch)
+        for name, on in switch.items():
+            setattr(self.cfg, name, bool(on))
+
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Toggle a separate output for each head, at ``attn.hook_result``."""
-        self.cfg.use_attn_result = use_attn_result
+        self._switch(use_attn_result=use_attn_result)
 
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
         """Toggle separate inputs for the queries, keys and values of each head, at ``hook_{q,k,v}_input``."""
-        self.cfg.use_split_qkv_input = use_split_qkv_input
+        self._switch(use_split_qkv_input=use_split_qkv_input)
 
     def set_use_attn_in(self, use_attn_in: bool) -> None:
         """Toggle a separate input for each head, at ``hook_attn_in``."""
-        self.cfg.use_attn_in = use_attn_in
+        self._switch(use_attn_in=use_attn_in)
 
     def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
         """Toggle a separate input for the MLP, at ``hook_mlp_in``."""
+        check_bools(use_hook_mlp_in=use_hook_mlp_in)
         if use_hook_mlp_in and self.cfg.attn_only:
             raise ValueError("use_hook_mlp_in: True is not valid for an attn_only network; it has no MLP")
-        self.cfg.use_hook_mlp_in = use_hook_mlp_in
+        self._switch(use_hook_mlp_in=use_hook_mlp_in)

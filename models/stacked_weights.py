@@ -10,6 +10,7 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 from transformer_lens.utilities import composition_scores
 
+from headway.models.arguments import check_bools, check_one_of, checked_int
 from headway.models.components import Embed, PosEmbed, TransformerBlock, Unembed
 from headway.models.config import Head, ModelConfig
 
@@ -132,8 +133,7 @@ class StackedWeights:
         Raises:
             ValueError: a mode other than Q, K and V.
         """
-        if mode not in ("Q", "K", "V"):
-            raise ValueError(f"mode: {mode!r} is not one of Q, K, V")
+        check_one_of("mode", mode, ("Q", "K", "V"))
         right = {"Q": self.QK, "K": self.QK.T, "V": self.OV}[mode]
         scores = composition_scores(self.OV, right, broadcast_dims=True)
         layers = torch.arange(self.cfg.n_layers, device=scores.device)
@@ -147,8 +147,8 @@ class StackedWeights:
 
         With ``mlp_input`` the sum includes b_O of this layer: it is the bias in what the MLP of this layer reads.
         """
-        if not 0 <= layer <= self.cfg.n_layers - mlp_input:
-            raise ValueError(f"layer: {layer} is not valid; it must be 0 to {self.cfg.n_layers - mlp_input}")
+        check_bools(mlp_input=mlp_input, include_mlp_biases=include_mlp_biases)
+        layer = checked_int("layer", layer, 0, self.cfg.n_layers - mlp_input)
         bias = self.b_O[: layer + mlp_input].sum(0)
         if include_mlp_biases and not self.cfg.attn_only:
             bias = bias + self.b_out[:layer].sum(0)

@@ -1,6 +1,6 @@
 """Strings and tokens: what a HookedTransformer converts with its tokenizer."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import torch
@@ -8,8 +8,28 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from headway.data.tokenizer import token_string
-from headway.models.arguments import integer_tokens
+from headway.models.arguments import (
+    ArrayLike,
+    check_bools,
+    check_one_of,
+    check_range,
+    checked_int,
+    integer_tokens,
+)
 from headway.models.config import ModelConfig
+from headway.options import shown
+
+
+def is_strings(input: Any) -> TypeGuard[str | list[str]]:
+    """Return whether an input is a string or a list that begins with one, and not tokens or vectors."""
+    return isinstance(input, str) or (isinstance(input, list | tuple) and any(isinstance(one, str) for one in input))
+
+
+def check_only_for_strings(**options: Any) -> None:
+    """Refuse options that have no effect beside tokens and vectors; None stands for one that is not given."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"{name}: {shown(value)} is not valid beside an input that is no string; leave it out")
 
 
 class StringConversions:
@@ -19,7 +39,11 @@ class StringConversions:
     tokenizer: Any
 
     def set_tokenizer(self, tokenizer: Any) -> None:
-        """Set the Hugging Face tokenizer that converts strings."""
+        """Set the Hugging Face tokenizer that converts strings; None takes it away."""
+        if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "decode")):
+            raise ValueError(
+                f"tokenizer: {shown(tokenizer)} is not valid; it must be a Hugging Face tokenizer, or None"
+            )
         self.tokenizer = tokenizer
 
     def _needs_tokenizer(self) -> Any:
@@ -49,9 +73,9 @@ class StringConversions:
         Raises:
             ValueError: no tokenizer, no string, or strings of different lengths and no padding token.
         """
+        check_one_of("padding_side", padding_side, ("left", "right", None))
+        check_bools(move_to_device=move_to_device, truncate=truncate)
         rows = self._rows_of_tokens(input, prepend_bos, truncate)
-        if padding_side not in ("left", "right", None):
-            raise ValueError(f"padding_side: {padding_side!r} is not one of left, right")
         length, pad = max(map(len, rows)), self.tokenizer.pad_token_id
         if any(len(row) < length for row in rows) and pad is None:
             raise ValueError("input: strings of different lengths need padding; set tokenizer.pad_token")
@@ -63,10 +87,13 @@ class StringConversions:
     def _rows_of_tokens(
         self, input: str | list[str], prepend_bos: bool | None = True, truncate: bool = True
     ) -> list[list[int]]:
+        check_one_of("prepend_bos", prepend_bos, (True, False, None))
         tokenizer = self._needs_tokenizer()
-        texts = [input] if isinstance(input, str) else list(input)
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"input: {input!r} is not valid; it must be a string or a list of at least one string")
+        texts = [input] if isinstance(input, str) else input
+        if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"input: {shown(input)} is not valid; it must be a string or a list of at least one string"
+            )
         bos = [tokenizer.bos_token_id] if prepend_bos is not False and tokenizer.bos_token_id is not None else []
         rows = [bos + tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         return [row[: self.cfg.n_ctx] for row in rows] if truncate else rows
@@ -81,64 +108,86 @@ class StringConversions:
         real = real.flip(1) if padding_side == "left" else real
         return tokens, None if real.all() else real
 
-    def to_string(self, tokens: Int[Tensor, "..."] | np.ndarray | list) -> str | list[str]:
+    def _check_vocabulary(self, tokens: Tensor, name: str) -> None:
+        """Refuse tokens that neither the network nor its tokenizer has."""
+        known = len(self.tokenizer) if hasattr(self.tokenizer, "__len__") else 0
+        check_range(tokens, max(self.cfg.d_vocab, self.cfg.d_vocab_out, known), name, "tokens of this network")
+
+    def to_string(self, tokens: ArrayLike) -> str | list[str]:
         """Convert tokens to a string, or a batch of tokens to a list of strings."""
         if isinstance(tokens, list) and any(isinstance(row, list | np.ndarray | Tensor) and len(row) for row in tokens):
             return [str(self.to_string(row)) for row in tokens]
         found = integer_tokens(tokens)
+        self._check_vocabulary(found, "tokens")
         decode = self._needs_tokenizer().decode
         if found.ndim > 2:
             raise ValueError(f"tokens: the shape {tuple(found.shape)} is not valid; it must be [pos] or [batch, pos]")
         return [decode(row) for row in found] if found.ndim == 2 else decode(found)
 
-    def to_str_tokens(
-        self, input: str | Int[Tensor, "..."] | np.ndarray | list, prepend_bos: bool | None = True
-    ) -> list[str] | list[list[str]]:
+    def to_str_tokens(self, input: str | ArrayLike, prepend_bos: bool | None = None) -> list[str] | list[list[str]]:
         r"""Split a string or one sequence of tokens into token strings; for a list of inputs, return a list of lists.
 
         A token that is only a part of a character is shown by its bytes, such as ``\xe6``.
         """
-        if isinstance(input, list) and not all(isinstance(item, int) for item in input):
+        if isinstance(input, list | tuple) and any(
+            isinstance(item, str | list | np.ndarray | Tensor) for item in input
+        ):
             return [self.to_str_tokens(item, prepend_bos) for item in input]  # pyright: ignore[reportReturnType]
-        tokens = self.to_tokens(input, prepend_bos)[0] if isinstance(input, str) else integer_tokens(input)
-        if tokens.ndim == 2 and len(tokens) == 1:
-            tokens = tokens[0]
+        tokens = self._one_sequence(input, prepend_bos)
+        return [token_string(self._needs_tokenizer(), token) for token in tokens.flatten().tolist()]
+
+    def _one_sequence(self, input: Any, prepend_bos: bool | None) -> Int[Tensor, "..."]:
+        """Return the tokens of a string, or one sequence of tokens, without a batch axis."""
+        if isinstance(input, str):
+            return self.to_tokens(input, prepend_bos)[0]
+        check_only_for_strings(prepend_bos=prepend_bos)
+        tokens = integer_tokens(input, "input")
+        tokens = tokens[0] if tokens.ndim == 2 and len(tokens) == 1 else tokens
         if tokens.ndim > 1:
             raise ValueError(
                 f"input: tokens of shape {tuple(tokens.shape)} are not valid; give one sequence, or a list of them"
             )
-        return [token_string(self._needs_tokenizer(), token) for token in tokens.flatten().tolist()]
+        self._check_vocabulary(tokens, "input")
+        return tokens.flatten()
 
     def to_single_token(self, string: str) -> int:
         """Return the token of ``string``; raise a ValueError if it is not exactly one token."""
+        return self._single_token(string, "string")
+
+    def _single_token(self, string: Any, name: str) -> int:
+        if not isinstance(string, str):
+            raise ValueError(f"{name}: {shown(string)} is not valid; it must be a string")
         tokens = self.to_tokens(string, prepend_bos=False)
         if tokens.numel() != 1:
-            raise ValueError(f"string: {string!r} is {tokens.numel()} tokens; it must be one")
+            raise ValueError(f"{name}: {string!r} is {tokens.numel()} tokens; it must be one")
         return int(tokens)
 
     def get_token_position(
         self,
         single_token: str | int,
-        input: str | Int[Tensor, "..."],
+        input: str | ArrayLike,
         mode: Literal["first", "last"] = "first",
-        prepend_bos: bool | None = True,
+        prepend_bos: bool | None = None,
     ) -> int:
         """Return the first or last position of a token in a string or one sequence of tokens.
 
         Raises:
             ValueError: the token does not occur, or the mode is neither first nor last.
         """
-        if mode not in ("first", "last"):
-            raise ValueError(f"mode: {mode!r} is not one of first, last")
-        tokens = self.to_tokens(input, prepend_bos)[0] if isinstance(input, str) else integer_tokens(input)
-        if tokens.ndim == 2 and len(tokens) == 1:
-            tokens = tokens[0]
-        token = self.to_single_token(single_token) if isinstance(single_token, str) else int(single_token)
+        check_one_of("mode", mode, ("first", "last"))
+        tokens = self._one_sequence(input, prepend_bos)
+        if isinstance(single_token, str):
+            token = self._single_token(single_token, "single_token")
+        else:
+            token = checked_int("single_token", single_token, 0)
         found = (tokens == token).nonzero().flatten().tolist()
-        if tokens.ndim != 1 or not found:
+        if not found:
             raise ValueError(f"single_token: {single_token!r} does not occur; input must be one sequence that has it")
         return found[0] if mode == "first" else found[-1]
 
     def to_single_str_token(self, int_token: int) -> str:
         """Return the string of one token."""
-        return token_string(self._needs_tokenizer(), int_token)
+        token = torch.tensor(checked_int("int_token", int_token, 0))
+        tokenizer = self._needs_tokenizer()
+        self._check_vocabulary(token, "int_token")
+        return token_string(tokenizer, int(token))

@@ -228,23 +228,31 @@ def kind_of(path: str) -> str:
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, path)), "folder")
 
 
-def survive(scenes: Scenes, kill: Kill, folder: Path) -> list[str]:
-    """Kill a command, go on as a user would, and return how the end differs from the undisturbed one."""
+class Outcome(NamedTuple):
+    """Whether the kill came before the command had ended, and how the end differs from the undisturbed one."""
+
+    killed: bool
+    wrong: list[str]
+
+
+def survive(scenes: Scenes, kill: Kill, folder: Path) -> Outcome:
+    """Kill a command, go on as a user would, and compare the end with the undisturbed one."""
     scenario, undisturbed = SCENARIOS[kill.scenario], scenes.undisturbed(kill.scenario)
     scenes.begin(kill.scenario, folder)
     if kill.moment is None:
         ended = forked(partial(perform, scenario.command, folder), folder, kill.share * undisturbed.seconds, kill=True)
     else:
         ended = forked(partial(perform, scenario.command, folder, kill.moment), folder, kill=True)
-    if ended.status != -signal.SIGKILL and not (kill.moment is None and ended.status == 0):
-        return [f"the command was not killed: {_end_of(ended)}"]
+    killed = ended.status == -signal.SIGKILL
+    if not killed and not (kill.moment is None and ended.status == 0):
+        return Outcome(killed, [f"the command was not killed: {_end_of(ended)}"])
     goes_on = scenario.command
     if scenario.goes_on is not None and is_run(folder / "run"):
         goes_on = scenario.goes_on
     again = forked(partial(perform, goes_on, folder), folder)
     if again.status:
-        return [f"{' '.join(goes_on)}: {_end_of(again)}"]
-    return differences(folder, undisturbed.folder)
+        return Outcome(killed, [f"{' '.join(goes_on)}: {_end_of(again)}"])
+    return Outcome(killed, differences(folder, undisturbed.folder))
 
 
 def is_run(path: Path) -> bool:

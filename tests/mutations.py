@@ -56,7 +56,7 @@ READERS: dict[str, Callable[[Run], object]] = {
     "config": lambda run: run.config,
     "recipe": lambda run: run.recipe,
     "batch": lambda run: run.batch(),
-    "scores": lambda run: run.scores,
+    "scores": lambda run: run.scores.load(),
     "training": lambda run: run.training,
     "first model": lambda run: run.model(run.check_step(0, nearest=True)),
     "last model": lambda run: run.model(),

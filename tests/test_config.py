@@ -1,10 +1,12 @@
-"""Heads and their names."""
+"""Heads and their names, and the shapes of weights."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from random_networks import network
 
 from headway.models.config import Head
 
@@ -46,3 +48,22 @@ def test_every_name_is_that_of_its_head_or_refused(name: str):
         return
     assert str(head) == name
     assert min(head) >= 0
+
+
+@pytest.mark.parametrize("norm", ["LN", "LNPre", None])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"attn_only": True},
+        {"act_fn": "solu_ln"},
+        {"positional_embedding_type": "none"},
+        {"positional_embedding_type": "shortformer"},
+        {"input_type": "vectors"},
+    ],
+    ids=str,
+)
+def test_the_shapes_of_weights_are_those_of_the_network(norm: str | None, kind: dict[str, Any]):
+    model = network(**kind, normalization_type=norm)
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    assert dict(model.cfg.weight_shapes()) == shapes

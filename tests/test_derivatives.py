@@ -120,6 +120,25 @@ def test_hessians_of_the_input_agree_however_they_are_taken(attention_dir: str):
         assert_close(one.detach(), explicit, 1e-10)  # pyright: ignore
 
 
+@kinds
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_gradients_in_half_precision_are_those_of_the_explicit_steps(kind: dict[str, Any], dtype: torch.dtype):
+    model = network(**SIZES, **kind, dtype=dtype)
+    exact = network(**SIZES, **kind, dtype=torch.float32)
+    exact.load_state_dict(model.state_dict())
+
+    def gradients(of: HookedTransformer) -> Tensor:
+        at = parameters_of(of)
+        found = torch.autograd.grad(loss_of(of)(at), list(at.values()), materialize_grads=True)
+        return torch.cat([gradient.flatten().float() for gradient in found])
+
+    fused, reference = gradients(model), gradients(exact)
+    explicit = gradients(write_out(model))
+    for one in (fused, explicit):
+        assert one.dtype == torch.float32
+        assert (one - reference).norm() < 16 * torch.finfo(dtype).eps * reference.norm()
+
+
 def test_third_derivatives_are_those_of_the_explicit_steps():
     model = network(**SIZES, input_type="vectors", n_layers=1, attn_only=True)
     start = inputs_for(model)[:1, :3]

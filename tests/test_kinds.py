@@ -37,7 +37,10 @@ VECTORS = AffineRecurrence(d_vector=13, length_min=4, length_max=7)
 
 @lru_cache
 def batch(kind: str) -> Batch:
-    task = VECTORS if "vectors" in kind else RepeatedTokens(n_tokens=D_VOCAB - 1, length=13, period_min=3, period_max=5)
+    periods: dict[str, Any] = {"period_min": 3, "period_max": 5}
+    if kind == "one segment twice":
+        periods = {"period_min": 6, "period_max": 6, "late_start": 0.0}
+    task = VECTORS if "vectors" in kind else RepeatedTokens(n_tokens=D_VOCAB - 1, length=13, **periods)
     return task.evaluation_batch(0, 5)
 
 
@@ -62,6 +65,8 @@ KINDS: dict[str, Callable[[], Model]] = {
     "attention only": ours(attn_only=True),
     "bidirectional": ours(attention_dir="bidirectional"),
     "one layer": ours(n_layers=1),
+    "one segment twice": ours(),
+    "wider than its vocabulary": ours(d_model=37),
     "other outputs": ours(d_vocab_out=D_VOCAB + 2),
     "vectors": ours(input_type="vectors", d_vocab=VECTORS.d_vocab, d_vocab_out=VECTORS.d_vocab),
     "float64": ours(torch.float64),
@@ -120,6 +125,12 @@ def test_every_measure_gives_a_number_or_a_reason(kind: str):
         else:
             assert np.issubdtype(score[measure].dtype, np.number), measure
             assert score[number_of(measure)].notnull().any(), measure
+
+
+@pytest.mark.parametrize("measure", [measure.name for measure in MEASURES])
+def test_a_measure_gives_a_number_on_some_kind(measure: str):
+    likely = ("standard, LN", "one segment twice", "wider than its vocabulary")
+    assert any(not isinstance(scores_of(kind)[measure], DoesNotApplyError) for kind in (*likely, *KINDS))
 
 
 @pytest.mark.parametrize("kind", ["norms after", "norms before and after"])

@@ -76,7 +76,7 @@ def test_a_second_writer_is_told_who_holds_the_run(command: str, run: Run, capsy
 @pytest.mark.usefixtures("writer")
 def test_reading_is_always_allowed(run: Run):
     assert run.model(5).cfg.n_layers == 2
-    assert run.scores.sizes["step"] == len(run.steps)
+    assert run.scores.load().sizes["step"] == len(run.steps)
     main(["report", str(run.path)])
 
 

@@ -96,7 +96,7 @@ OPTIONS = plain(
     ("train induction --seed", "seed: expected one argument"),
     ("train induction --seed=", "seed: '' is not valid; it must be a whole number"),
     ("train induction --task.n_tokens", "task.n_tokens: expected one argument"),
-    ("train induction --overwrite=yes", "overwrite: … yes"),
+    ("train induction --overwrite=yes", "overwrite: ignored explicit argument 'yes'"),
     ("train induction --config", "config: expected one argument"),
     ("train induction --seed '1 2'", "seed: '1 2' is not valid; it must be a whole number"),
     ("train induction --seed none", "seed: 'none' is not valid; it must be a whole number"),
@@ -117,7 +117,7 @@ OPTIONS = plain(
     (f"train induction --steps {'9' * 5000}", "steps: … is not valid"),
     ("train induction --steps ten", "steps: 'ten' is not valid; it must be a whole number"),
     ("train induction --steps inf", "steps: 'inf' is not valid; it must be a whole number"),
-    ("train induction --compile=maybe", "compile: … maybe"),
+    ("train induction --compile=maybe", "compile/--no_compile: ignored explicit argument 'maybe'"),
 )
 
 MODELS = plain(
@@ -230,7 +230,7 @@ TASKS = plain(
     ("train affine-recurrence --task.length_max 99999", "task.length_max: 99999 is not valid; it must be at most"),
     ("train affine-recurrence --task.length_min 1", "task.length_min: 1 is not valid"),
     ("train affine-recurrence --task.c_min .nan", "task.c_min: nan is not valid"),
-    ("train affine-recurrence --task.c_min 3", "task.c_m … is not valid"),
+    ("train affine-recurrence --task.c_min 3", "task.c_max: 2.0 is not valid; it must be finite, at least c_min = 3.0"),
     ("train affine-recurrence --task.a_max .inf", "task.a_max: inf is not valid"),
     ("train affine-recurrence --task.cap_min -1", "task.cap_min: -1.0 is not valid"),
     ("train text --task.n_tokens 256", "task.n_tokens: 256 is not valid; it must be from 257"),
@@ -389,16 +389,16 @@ RESUME_FILES = [
         each,
     )
     for each, says in (
-        *((with_checkpoint(without(name)), "is") for name in KEYS[:-1]),
-        *((with_checkpoint(without(name), signed=True), "is") for name in KEYS),
-        *((with_checkpoint(set_to(name, None), signed=True), "is damaged") for name in KEYS),
-        *((with_checkpoint(set_to(name, {}), signed=True), "") for name in ("state_dict", "loops")),
-        (with_checkpoint(set_to("optimizer_states", []), signed=True), ""),
-        (with_checkpoint(set_to("lr_schedulers", []), signed=True), ""),
-        (with_checkpoint(set_to("lr_schedulers", [{}]), signed=True), ""),
-        (with_checkpoint(set_to("pytorch-lightning_version", "none"), signed=True), ""),
+        *((with_checkpoint(without(name)), f"is damaged ('{name}')") for name in KEYS[:-1]),
+        *((with_checkpoint(without(name), signed=True), f"is damaged ('{name}')") for name in KEYS),
+        *((with_checkpoint(set_to(name, None), signed=True), f"is damaged ({name} is a NoneType)") for name in KEYS),
+        *((with_checkpoint(set_to(name, {}), signed=True), "is damaged") for name in ("state_dict", "loops")),
+        (with_checkpoint(set_to("optimizer_states", []), signed=True), "was altered"),
+        (with_checkpoint(set_to("lr_schedulers", []), signed=True), "was altered"),
+        (with_checkpoint(set_to("lr_schedulers", [{}]), signed=True), "is damaged ('last_epoch')"),
+        (with_checkpoint(set_to("pytorch-lightning_version", "none"), signed=True), "is damaged (pytorch-lightning"),
         (with_checkpoint(set_to("global_step", -1), signed=True), "is of step -1"),
-        (with_checkpoint(set_to("global_step", True), signed=True), "is"),
+        (with_checkpoint(set_to("global_step", True), signed=True), "is damaged (global_step is a bool)"),
         (with_checkpoint(set_to("global_step", 3), signed=True), "is of step 3, but the run has kept step 1"),
         (with_checkpoint(emptied), "was altered"),
         (with_checkpoint(emptied_without_a_digest), "was altered"),
@@ -406,7 +406,7 @@ RESUME_FILES = [
         (with_checkpoint(other_weights), "was altered"),
         (with_checkpoint(other_weights, signed=True), "has other weights than stopped/weights"),
         (with_checkpoint(fewer_weights, signed=True), "is damaged"),
-        (with_checkpoint(moments_of_another_shape, signed=True), ""),
+        (with_checkpoint(moments_of_another_shape, signed=True), "is damaged (exp_avg of weight 0 has the shape"),
         (with_checkpoint(empty_state), "is damaged"),
         (with_checkpoint(a_list), "is damaged"),
         (holding("stopped/resume.ckpt", b""), "is damaged"),
@@ -415,7 +415,7 @@ RESUME_FILES = [
         (cut("stopped/resume.ckpt"), "is damaged"),
         (gone("stopped/resume.ckpt"), "is missing"),
         (folder_at("stopped/resume.ckpt"), "is damaged"),
-        (link_at("stopped/resume.ckpt", "resume.ckpt"), "is"),
+        (link_at("stopped/resume.ckpt", "resume.ckpt"), "is missing"),
     )
 ]
 
@@ -439,9 +439,13 @@ CONFIGS = [
         ("train --config run/environment.json", "config: run/environment.json: version: None is not valid"),
         ("train --config run/config.yaml --task.d_vector 3", "--task.d_vector: there is no such option"),
         ("train --config run/config.yaml --steps 0", "steps: 0 is not valid"),
-        ("train --config run/config.yaml --task toys:Counting", "config: run/config.yaml: task"),
-        ("train --config run/config.yaml", "out: runs/run cannot be written"),
-    )[:-1],
+        (
+            "train --config run/config.yaml --task toys:Counting",
+            "config: run/config.yaml: task.n_tokens: there is no",
+        ),
+    ),
+    # A run's own name is the directory of the new one, which may not be a file.
+    Case("train --config run/config.yaml", "out: runs/run cannot be written (Not a directory)", file_at("runs")),
     *(
         Case("train --config run/config.yaml", says, holding("run/config.yaml", content))
         for content, says in (
@@ -453,19 +457,19 @@ CONFIGS = [
             (b"a: \x00", "config: run/config.yaml is not YAML"),
             ("a: 1\n---\nb: 2", "config: run/config.yaml is not YAML"),
             ("!!python/object/apply:os.system [touch executed]", "config: run/config.yaml is not YAML"),
-            ("&a [*a]", "config: run/config.yaml"),
-            ("version: 1\ntask: &a {class: *a}", "config: run/config.yaml"),
+            ("&a [*a]", "config: run/config.yaml is not YAML"),
+            ("version: 1\ntask: &a {class: *a}", "config: run/config.yaml is not YAML"),
             (DEEP, "config: run/config.yaml is not YAML"),
-            (f"{BOMB}\nversion: *a11", "config: run/config.yaml"),
+            (f"{BOMB}\nversion: *a11", "config: run/config.yaml holds more than 100,000 values"),
             (
                 f"version: 1\n{BOMB}\ntask: {{class: headway.data.repeated_tokens:RepeatedTokens, n_tokens: *a11}}",
-                "config: run/config.yaml",
+                "config: run/config.yaml holds more than 100,000 values",
             ),
-            (f"version: {'9' * 5000}", "config: run/config.yaml"),
-            (f"version: {'x' * 1000000}", "config: run/config.yaml"),
+            (f"version: {'9' * 5000}", "config: run/config.yaml is not YAML"),
+            (f"version: {'x' * 1000000}", "config: run/config.yaml: version: 'xxx … (1000002 characters) is not valid"),
             ("{}", "config: run/config.yaml: version: None is not valid"),
             ("version: 1", "config: run/config.yaml: task.class: is missing"),
-            ("? [a, b]\n: 1\nversion: 1", "config: run/config.yaml"),
+            ("? [a, b]\n: 1\nversion: 1", "config: run/config.yaml is not YAML"),
             (
                 "1: 2\nversion: 1\ntask: {class: 'headway.data.repeated_tokens:RepeatedTokens'}",
                 "config: run/config.yaml: 1: there is no",
@@ -551,7 +555,7 @@ RUN_CONFIGS = [
             ("", "config: run/config.yaml holds no recipe"),
             (b"\xff", "config: run/config.yaml is not YAML"),
             (DEEP, "config: run/config.yaml is not YAML"),
-            (f"{BOMB}\nversion: *a11", "config: run/config.yaml"),
+            (f"{BOMB}\nversion: *a11", "config: run/config.yaml holds more than 100,000 values"),
         )
         for command in ("measure run", "report run", "plot run loss", "train --resume run", "text run hello")
     ),
@@ -568,25 +572,33 @@ RUN_CONFIGS = [
     *damaged(
         link_at("run/config.yaml", "config.yaml"),
         ("plot run loss", "run: run holds no run (there is no config.yaml in it)"),
-        ("train induction --out run", "out: run holds"),
+        ("train induction --out run", "out: run holds weights but no run; it must be empty"),
     ),
     *damaged(
         gone("run/environment.json"),
         ("measure run", "run: run holds no run (there is no environment.json in it)"),
-        ("train induction --out run", "out: run holds"),
+        ("train induction --out run", "out: run holds weights but no run; it must be empty"),
     ),
     *damaged(
         holding("foreign/config.yaml", DEEP),
         ("train induction --out foreign", "out: foreign holds config.yaml but no run"),
     ),
-    *damaged(holding("foreign/config.yaml", b"\xff"), ("train induction --out foreign/new", "")),
-][:-1]
+    *damaged(
+        holding("foreign/config.yaml", b"\xff"),
+        ("train induction --out foreign", "out: foreign holds config.yaml but no run"),
+    ),
+]
 
 LAST = "run/weights/step-00000003.safetensors"
 
 
 def endless(arrays: dict) -> None:
     arrays["unembed.b_U"][0] = float("nan")
+
+
+def enlarged() -> None:
+    replaced("run/config.yaml", "  n_layers: 2", "  n_layers: 30000").apply()
+    replaced("run/weights/config.json", '"n_layers": 2', '"n_layers": 30000').apply()
 
 
 def of_another_shape(arrays: dict) -> None:
@@ -608,6 +620,7 @@ WEIGHTS = [
             link_at(LAST, "step-00000003.safetensors"),
             with_tensors(LAST, of_another_shape),
             with_tensors(LAST, lacking_one),
+            with_tensors(LAST, endless),
             holding("run/weights/config.json", b"[]"),
             holding("run/weights/config.json", b""),
             holding("run/weights/config.json", b"\xff"),
@@ -621,6 +634,15 @@ WEIGHTS = [
             gone("run/weights/config.json"),
         )
         for command in ("measure run --at 3 --overwrite --only loss",)
+    ),
+    *damaged(
+        Damage("run of 30,000 layers in both files", enlarged, "run/config.yaml"),
+        (
+            "measure run --only loss --overwrite",
+            "is damaged (blocks.2.ln1.w is missing in it, which config.json has)",
+        ),
+        ("text run hello", "is damaged (blocks.2.ln1.w is missing in it"),
+        ("study induction run --sequences 5 --overwrite", "is damaged (blocks.2.ln1.w is missing in it"),
     ),
     *damaged(
         gone("run/weights"),
@@ -641,9 +663,10 @@ WEIGHTS = [
 LOSS = "run/scores/step-00000003/loss.safetensors"
 SCORES = [
     *(
-        Case("plot run loss --at 3", "step: 3 is not among those with scores", damage)
-        for damage in (holding(LOSS, b""), cut(LOSS), holding(LOSS, b"\xff" * 99), gone(LOSS), folder_at(LOSS))
+        Case("plot run loss --at 3", f"step: 3 is left out: scores: {LOSS} is damaged … measure again", damage)
+        for damage in (holding(LOSS, b""), cut(LOSS), holding(LOSS, b"\xff" * 99), folder_at(LOSS))
     ),
+    *damaged(gone(LOSS), ("plot run loss --at 3", "step: 3 is left out: loss not scored; headway measure run does it")),
     *damaged(gone("run/scores"), ("plot run loss", "run: run has no scores yet; headway measure run computes them")),
     *damaged(file_at("run/scores"), ("plot run loss", "run: run has no scores yet")),
     *(
@@ -717,7 +740,7 @@ MEASURING = plain(
     ("measure run --at 3.0", "at: '3.0' is not valid; it must be steps separated by commas"),
     ("measure run --at ٣", "at: '٣' is not valid; it must be steps separated by commas"),
     ("measure run --at 0_3", "at: '0_3' is not valid; it must be steps separated by commas"),
-    (f"measure run --at {'9' * 5000}", "at: "),
+    (f"measure run --at {'9' * 5000}", "at: '999 … (5002 characters) is not valid; it must be steps"),
     ("measure run --at last", "at: 'last' is not valid"),
     ("measure run --at", "at: expected one argument"),
     ("measure run --only prefix_mathcing", "only: 'prefix_mathcing' is not a measure … nearest is 'prefix_matching'"),
@@ -741,8 +764,11 @@ MEASURING = plain(
     ("measure run --only toys:Counting", "only: 'toys:Counting'"),
     ("measure run --only headway.analyze.measures.loss:loss", "only: … loss' has the name of a measure of ours"),
     ("measure run --task toys:TOKENS", "task: 'toys:TOKENS' is not a headway.data.task.Task"),
-    ("measure run --task toys:Counting --only loss --overwrite", "task"),
-    ("measure run --overwrite=1", "overwrite"),
+    (
+        "measure run --task toys:Counting --only loss --overwrite",
+        "config: run/config.yaml: task.n_tokens: there is no",
+    ),
+    ("measure run --overwrite=1", "overwrite: ignored explicit argument '1'"),
 )
 
 STUDIES = plain(
@@ -785,7 +811,10 @@ STUDIES = plain(
     ("study induction unscored --pairs words.txt", "pairs: line 1 of words.txt has 'seven'; tokens of this run are"),
     ("study induction unscored --pairs three.txt", "pairs: line 1 of three.txt is '5,7,9'; it must be two tokens"),
     ("study induction synonyms --pairs words.txt", "pairs: 'words.txt' is not valid for a run of RepeatedSynonyms"),
-    ("study induction unscored --pairs /dev/zero", "pairs: "),
+    (
+        "study induction unscored --pairs /dev/zero",
+        "pairs: '/dev/zero' cannot be read (is larger than 10,000,000 bytes)",
+    ),
     ("study induction gpt2 --at 3", "at: 3 is not valid; a language model has no checkpoints here"),
     ("study induction gpt2 --out run", "out: run holds a run; give another directory"),
     ("study induction gpt2 --out mine.svg", "out: mine.svg is a file; it must be a directory"),
@@ -806,8 +835,11 @@ STUDIES = plain(
     ("study name-movers sentences --names Bob", "names: 'Bob' is not valid; it must be a list such as"),
     ("study name-movers sentences --sequences 0", "sequences: 0 is not valid; it must be at least 2"),
     ("study name-movers sentences run", "run: there is no such option"),
-    ("study name-movers gpt2 --names '[]' --out there", "names"),
-    ("study name-movers gpt2 --names '[Mary, John]' --out there", "names"),
+    ("study name-movers gpt2 --names '[]' --out there", "names: 0 of 0 are one token of this tokenizer; there must be"),
+    (
+        "study name-movers gpt2 --names '[Mary, John]' --out there",
+        "names: 2 of 2 are one token of this tokenizer; there",
+    ),
     ("study if-else run", "run: run is of the task RepeatedTokens; if-else needs Text"),
     ("study if-else text --sequences 2", "sequences: 2 is not valid; it must be at least 3"),
     ("study if-else text --length 3", "length: 3 is not valid; it must be at least 4"),
@@ -861,7 +893,7 @@ STUDY_FILES = [
     *damaged(holding("gpt2/config.json", b"{"), ("study induction gpt2 --out there", "model: 'gpt2' cannot be loaded")),
     *damaged(holding("gpt2/config.json", b"[]"), ("text gpt2 hello", "model: 'gpt2' cannot be loaded")),
     *damaged(cut("gpt2/model.safetensors"), ("text gpt2 hello", "model: 'gpt2' cannot be loaded")),
-    *damaged(gone("gpt2/tokenizer.json"), ("text gpt2 hello", "model: 'gpt2'")),
+    *damaged(gone("gpt2/tokenizer.json"), ("text gpt2 hello", "model: 'gpt2' cannot be loaded")),
 ]
 
 PROMPTS = [
@@ -922,8 +954,8 @@ PROMPTS = [
             holding("text/tokenizer.json", b"{}"),
         )
     ),
-    Case("text run hello", "run: run/tokenizer.json", holding("run/tokenizer.json", b"{}")),
-    Case("text run hello", "run: run/tokenizer.json", holding("run/tokenizer.json", b"\xff")),
+    Case("text run hello", "run: run/tokenizer.json is damaged", holding("run/tokenizer.json", b"{}")),
+    Case("text run hello", "run: run/tokenizer.json is damaged", holding("run/tokenizer.json", b"\xff")),
     Case("text text hello", "out: text/text.html is not a page of Headway", holding("text/text.html", "mine")),
     Case("text text hello", "out: text/text.html is a directory", folder_at("text/text.html")),
 ]
@@ -947,7 +979,7 @@ PAGES = [
         ("report run --out /dev/full --overwrite", "out: /dev/full is not a regular file"),
         ("report run --out /dev/null --overwrite", "out: /dev/null is not a regular file"),
         ("report run --lvie", "--lvie: there is no such option; nearest is '--live'"),
-        ("report run --live=1", "live"),
+        ("report run --live=1", "live: ignored explicit argument '1'"),
         ("report run --live --out mine.html", "out: mine.html is not a page of Headway; --overwrite"),
         ("report run --live --out run", "out: run is a directory; it must be a file"),
         ("report nowhere --live", "run: nowhere holds no run"),
@@ -988,7 +1020,7 @@ FIGURES = [
         ("plot run network --measure previous_token", "measure: 'previous_token' is not a score of the network"),
         ("plot run eigenvalues --measure loss", "measure: 'loss' has no eigenvalues"),
         ("plot run eigenvalues --head 9", "head: 9 is not valid; this run has 0 to 2"),
-        ("plot run composition --measure loss", "measure: 'loss'"),
+        ("plot run composition --measure loss", "measure: 'loss' is not a score of pairs of heads in this run"),
         ("plot run attribution --measure loss", "measure: 'loss' is not valid; the figure attribution takes"),
         ("plot run diagram --head 0", "head: 0 is not valid; the figure diagram takes"),
         ("plot run loss --out loss.docx", "out: 'loss.docx' is not valid; it must end in .png, .svg, .pdf"),

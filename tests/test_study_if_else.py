@@ -190,6 +190,8 @@ CLAIMS: Cases = [
 PREMISES: Premises = [
     ("because of if", from_a_comma),  # it does not predict else
     ("It also does after a closing bracket", from_anything),  # else does not come from if
+    ("A few heads are sufficient", from_a_comma),
+    ("value at if is sufficient", from_a_comma),
     ("Tokens are sufficient", from_anything),
     ("No two heads", from_a_comma),  # no head maps if to else
     ("better than controls", one_reason),  # attributions do not separate

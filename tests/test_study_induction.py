@@ -141,6 +141,16 @@ def another_head_writes_more() -> Case:
     return Case((model, in_order(batch)), Options(induction_above=0.95))
 
 
+@torch.no_grad()
+def matches_few_tokens() -> Case:
+    """Only the five tokens of these sequences match themselves; the keys of the others are in another order."""
+    model, batch = handmade.composing_pair("k")
+    others = torch.tensor([0, *range(6, handmade.D_VOCAB)])
+    keys = model.blocks[1].attn.W_K[1, handmade.PREVIOUS]
+    keys[others] = keys[others.roll(1)]
+    return Case((model, in_order(batch, 5)))
+
+
 def in_order(batch: Batch, period: int | None = None) -> Batch:
     """Sequences whose tokens grow by one within each copy."""
     periods = batch.info["period"] if period is None else torch.full_like(batch.info["period"], period)
@@ -155,7 +165,7 @@ CLAIMS: Cases = [
     ("attends by position", plain, previous_by_content),
     ("has an induction head", plain, partial(twice, "q")),
     ("keys of the induction head read", plain, by_the_order_of_tokens),
-    ("tokens match themselves", plain, by_the_order_of_tokens),
+    ("tokens match themselves", plain, matches_few_tokens),
     ("OV circuit of the induction heads copies", plain, copies_another_token),
     ("write the right logit directly", plain, another_head_writes_more),
     ("need keys", plain, by_the_order_of_tokens),
@@ -167,11 +177,11 @@ CLAIMS: Cases = [
 ]
 
 
-# There is no previous-token head, no induction head, or neither.
+# There is no previous-token head, no induction head, neither, or no K-composition of the two.
 PREMISES: Premises = [
     ("attends by position", by_content),
     ("keys of the induction head read", partial(twice, "q")),
-    ("tokens match themselves", partial(twice, "v")),
+    ("tokens match themselves", by_the_order_of_tokens),
     ("OV circuit of the induction heads copies", partial(twice, "q")),
     ("write the right logit directly", partial(twice, "q")),
     ("need keys", by_content),

@@ -122,6 +122,14 @@ def looks_by_itself() -> Case:
     return model, None, "io"
 
 
+@torch.no_grad()
+def outweighed() -> Case:
+    """The negative head subtracts more than the name mover adds, so that no head moves the name."""
+    model = copied()
+    model.blocks[3].attn.W_O.mul_(9)
+    return model, None, "io"
+
+
 def of(head: Head, place: Place = "io") -> Callable[[], Case]:
     return lambda: (made_by_hand(), head, place)
 
@@ -153,7 +161,7 @@ PREMISES: Premises = [
     ("unembedding of other tokens", LOOKS_AWAY),
     ("unembedding of other names", LOOKS_AWAY),
     ("effective embedding of IO", LOOKS_AWAY),
-    ("queries read the name movers", LOOKS_AWAY),
+    ("queries read the name movers", outweighed),
 ]
 
 

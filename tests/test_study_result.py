@@ -12,8 +12,10 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from toy_studies import made_up_study
 
+from headway.analyze.report.console import print_study
 from headway.analyze.studies.result import Claim, Claims, Figure, Kind, Section, StudyResult, by_layer, table
 from headway.analyze.studies.runner import over_checkpoints
 
@@ -249,6 +251,21 @@ def test_columns_of_a_table_have_the_same_rows():
     for other in (fewer, as_many, columns.transpose("head", ...)):
         with pytest.raises(ValueError, match=r"^data: the variables of the table 'Two' must have the same first axis$"):
             Figure("Two", other, "table")
+
+
+def test_nothing_of_a_study_is_read_as_markup():
+    names = ["U[random]", "[/x]", "[bold]"]
+    columns = {name: ("[row]", [0.5, 0.25]) for name in names}
+    data = xr.Dataset(columns, {"[row]": ["[red]one[/red]", "[/]"]})
+    claim = Claim("[i]It[/i] holds", "share of [x]", 0.75, 0.5)
+    section = Section("[b]Title", "[/text]", (Figure("[u]Table", data, "table", "[/note]"),))
+    study = replace(EMPTY, sections=(section,), claims=(claim,))
+    console = Console(file=io.StringIO(), width=200)
+    print_study(study, console)
+    printed = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    texts = (section.title, section.text, section.figures[0].title, section.figures[0].note, claim.says, claim.measured)
+    for text in (*names, *data["[row]"].values, *texts):
+        assert text in printed
 
 
 @pytest.mark.parametrize("title", ["", "a/b", "/", "/a", "a/"])

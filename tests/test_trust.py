@@ -64,7 +64,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 LOOKS: dict[str, Callable[[Run], object]] = {
     "model": lambda run: run.model(5),
-    "scores": lambda run: run.scores,
+    "scores": lambda run: run.scores.load(),
     "training": lambda run: run.training,
     "finished": lambda run: run.finished,
     "summary": lambda run: run.summary(),

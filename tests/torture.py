@@ -42,8 +42,8 @@ def kill(scenes: kills.Scenes, seeds: Iterable[int], scenarios: list[str], keep:
     for seed in seeds:
         drawn = kills.draw(scenes, seed, scenarios)
         folder = scenes.root / f"kill-{seed}"
-        wrong = kills.survive(scenes, drawn, folder)
-        kind = f"{drawn.scenario}: {drawn.kind}"
+        killed, wrong = kills.survive(scenes, drawn, folder)
+        kind = f"{drawn.scenario}: {drawn.kind}{'' if killed else ', after its end'}"
         cases[kind] += 1
         held[kind] += not wrong
         if wrong:

@@ -79,18 +79,18 @@ def _labels(data: xr.Dataset, axis: str) -> list:
 
 def _table_of(data: xr.Dataset) -> Table:
     head, body = rows(data)
-    table = Table(*head, box=None, padding=(0, 2, 0, 0))
+    table = _table(*head)
     for row in body:
-        table.add_row(*map(Text, row))
+        _add(table, *row)
     return table
 
 
 def _claims(claims: Claims) -> Table:
-    table = Table("holds", "claim", "number", "needs", "measured", box=None, padding=(0, 2, 0, 0))
+    table = _table("holds", "claim", "number", "needs", "measured")
     for claim in claims:
         known = not np.isnan(claim.number)
         holds = ("yes" if claim.holds else "no") if known else "not measured"
-        table.add_row(holds, Text(claim.says), formatted(claim.number), claim.needs, Text(claim.measured, style="dim"))
+        _add(table, holds, claim.says, formatted(claim.number), claim.needs, Text(claim.measured, style="dim"))
     return table
 
 
@@ -115,7 +115,15 @@ def print_prompt(result: PromptResult, console: Console, top: int = 5) -> None:
 
 
 def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, padding=(0, 2, 0, 0))
+    """A table with these heads. Rich would read a ``str`` in it as markup, in which [random] is a style."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(Text(column))
+    return table
+
+
+def _add(table: Table, *cells: str | Text) -> None:
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
 def _next_tokens(result: PromptResult, top: int) -> Table:
@@ -127,7 +135,7 @@ def _next_tokens(result: PromptResult, top: int) -> Table:
             rank, probability = result.rank(position, token), result.probability(position, token)
             known = [result.label(token), formatted(probability), str(rank)]
         likeliest = [f"{each.token} {formatted(each.probability)}" for each in result.likeliest(position, top)]
-        table.add_row(*map(Text, [str(position), label, *known, "  ".join(likeliest)]))
+        _add(table, str(position), label, *known, "  ".join(likeliest))
     return table
 
 
@@ -140,11 +148,11 @@ def _components(result: PromptResult) -> Table:
         taken = ""
         if result.sources is not None and name in result.sources["head"]:
             taken = _strongest(result, result.sources.sel(head=name))
-        table.add_row(name, f"{terms.sel(component=name).item():+.3f}", Text(taken))
+        _add(table, name, f"{terms.sel(component=name).item():+.3f}", taken)
     rest = terms.values[order[MOST_COMPONENTS:]]
     if len(rest):
-        table.add_row(f"{len(rest)} others", f"{rest.sum():+.3f}", "")
-    table.add_row("all", f"{terms.values.sum():+.3f}", "")
+        _add(table, f"{len(rest)} others", f"{rest.sum():+.3f}", "")
+    _add(table, "all", f"{terms.values.sum():+.3f}", "")
     return table
 
 
@@ -157,9 +165,9 @@ def _attended(result: PromptResult) -> Table:
         strongest = sorted(terms.argsort().values[::-1][:MOST_HEADS].tolist())
     table = _table("head", "attends to")
     for head in (heads[place] for place in strongest if place < len(heads)):
-        table.add_row(head, Text(_strongest(result, result.attention.sel(head=head))))
+        _add(table, head, _strongest(result, result.attention.sel(head=head)))
     if len(heads) > MOST_HEADS:
-        table.add_row("", Text(f"the page shows the {len(heads) - MOST_HEADS} others", "dim"))
+        _add(table, "", Text(f"the page shows the {len(heads) - MOST_HEADS} others", "dim"))
     return table
 
 

@@ -110,8 +110,12 @@ class StoredScores:
         """Return the index of a step among those shown; of the last one for None.
 
         Raises:
-            ValueError: a run without scores, or a step that has none; the nearest that has scores is named.
+            ValueError: a run without scores, a step whose scores are not complete, with the reason, or one that has
+                none; then the nearest that has scores is named.
         """
+        asked = max(self.left_out, default=None) if step is None and not self.steps else step
+        if asked in self.left_out:
+            raise ValueError(f"step: {asked} is left out: {self.left_out[asked]}")
         if not self.steps:
             raise ValueError(f"run: {self.run.path} has no scores yet; headway measure {self.run.path} computes them")
         step = self.steps[-1] if step is None else step

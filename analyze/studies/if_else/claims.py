@@ -117,20 +117,20 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> C
             "share of the logit of ' else' with the top quarter of heads and the direct path alone",
             back["few"] if len(few) < len(order) else np.nan,
             0.9,
-        ),
+        ).given(predicts),
         Claim(
             "The value at if is sufficient",
             "share of the logit with all other values of all heads replaced by their mean",
             back["if alone"],
             0.9,
-        ),
+        ).given(predicts),
         Claim(
             "Tokens are sufficient to attend to it",
             "share of the logit with positions left out of the scores from END (one layer only)",
             # Later layers also read positions through earlier heads.
             back["tokens alone"] if model.cfg.n_layers == 1 else np.nan,
             0.9,
-        ).given(from_if),
+        ).given(predicts, from_if),
         Claim(
             "No two heads have the same circuit",
             f"largest overlap of the largest OV entries between two of the top {token_circuits.HEADS} heads",

@@ -71,6 +71,12 @@ def claims(network: LoadedModel, sequences: Sequences, fuzzy: Sequences | None, 
         found.prefix_matching,
         0.5,
     )
+    composes = Claim(
+        "The keys of the induction head read the previous-token head",
+        f"K-composition of {pair}, from a random pair (0) to its ceiling (1)",
+        found.k_composition,
+        0.5,
+    ).given(before, after)
     return (
         predicts,
         before,
@@ -81,18 +87,13 @@ def claims(network: LoadedModel, sequences: Sequences, fuzzy: Sequences | None, 
             0.5,
         ).given(before),
         after,
-        Claim(
-            "The keys of the induction head read the previous-token head",
-            f"K-composition of {pair}, from a random pair (0) to its ceiling (1)",
-            found.k_composition,
-            0.5,
-        ).given(before, after),
+        composes,
         Claim(
             "In their K-composition circuit, tokens match themselves",
             f"share of tokens whose best key is the token itself, in the K-composition circuit of {pair}",
             found.token_matching,
             0.5,
-        ).given(before, after),
+        ).given(composes),
         Claim(
             "The OV circuit of the induction heads copies",
             "share of tokens whose own logit is the largest in the OV circuit of the induction heads together",

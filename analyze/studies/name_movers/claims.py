@@ -131,7 +131,7 @@ def claims(model: Model, sentences: Sentences, chosen: Chosen) -> Claims:
             "sentences",
             1 - patched / here,
             0.5,
-        ).given(attends),
+        ).given(has_mover, attends),
     )
 
 

@@ -1,14 +1,16 @@
 """Generation: a causal network of tokens continues sequences, greedily or by sampling."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.utilities import sample_logits
 
+from headway.models.arguments import checked_input
 from headway.models.config import ModelConfig
+from headway.models.strings import StringConversions
 
 
 class Sampling(NamedTuple):
@@ -74,3 +76,88 @@ def continued(
         if ended.all():
             break
     return tokens
+
+
+class Generation(StringConversions):
+    """The method of a HookedTransformer that continues strings and tokens."""
+
+    __call__: Callable[..., Any]
+
+    def generate(
+        self,
+        input: str | list[str] | Int[Tensor, "batch pos"] = "",
+        max_new_tokens: int = 10,
+        stop_at_eos: bool | None = None,
+        eos_token_id: int | None = None,
+        do_sample: bool = True,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        freq_penalty: float = 0.0,
+        use_past_kv_cache: bool = False,
+        prepend_bos: bool | None = True,
+        padding_side: Literal["left"] | None = None,
+        return_type: Literal["input", "str", "tokens"] = "input",
+        verbose: bool = False,
+    ) -> Any:
+        """Continue sequences by sampling from torch's global generator, or greedily with ``do_sample=False``.
+
+        Args:
+            input: Tokens, a string, or a list of strings, which are padded on the left.
+            max_new_tokens: Number of tokens to add at most.
+            stop_at_eos: Stop a sequence at the end token; None means if there is one.
+            eos_token_id: The end token; by default that of the tokenizer.
+            do_sample: Sample, or take the most likely token.
+            top_k: Sample among this many most likely tokens.
+            top_p: Sample among the most likely tokens that have this probability together.
+            temperature: Divide the logits by this; 0 takes the most likely token.
+            freq_penalty: Subtract this from a token's logit for each time that it has occurred.
+            use_past_kv_cache: Must be False: each step runs the whole network, and keys and values are not kept.
+            prepend_bos: Start strings with the tokenizer's BOS token.
+            padding_side: Must be left, so that new tokens follow each string.
+            return_type: ``"tokens"`` ``[batch, pos]``, ``"str"``, or ``"input"``: the type of the input.
+            verbose: Must be False: there is no progress bar.
+
+        Raises:
+            ValueError: an argument is not valid, the network does not predict its own tokens, or n_ctx is too small.
+
+        Example:
+            >>> from headway.models.handmade import previous_token_head
+            >>> model, batch = previous_token_head()
+            >>> model.generate(batch.inputs[:1, :3], max_new_tokens=2, do_sample=False).shape
+            torch.Size([1, 5])
+        """
+        check_generates(self.cfg)
+        sampling = Sampling(do_sample, top_k, top_p, temperature, freq_penalty)
+        sampling.check()
+        strings = isinstance(input, str | list)
+        for name, value, valid in (
+            ("use_past_kv_cache", use_past_kv_cache, (False,)),
+            ("padding_side", padding_side, ("left", None)),
+            ("return_type", return_type, ("input", "str", "tokens")),
+            ("verbose", verbose, (False,)),
+        ):
+            if value not in valid:
+                raise ValueError(f"{name}: {value!r} is not one of {', '.join(map(repr, valid))}")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: {max_new_tokens} is not valid; it must be at least 1")
+        if strings:
+            tokens, mask = self._tokens_and_padding(input, prepend_bos, "left")
+        else:
+            tokens, mask = checked_input(self.cfg, input, self.cfg.dtype), None
+        longest = tokens.shape[1] + max_new_tokens
+        if tokens.numel() == 0:
+            raise ValueError("input: it has no token to continue; give one, or a tokenizer that has a BOS token")
+        if longest > self.cfg.n_ctx:
+            raise ValueError(
+                f"max_new_tokens: {max_new_tokens} is not valid after {tokens.shape[1]} positions; "
+                f"n_ctx allows {self.cfg.n_ctx} together"
+            )
+        eos = getattr(self.tokenizer, "eos_token_id", None) if eos_token_id is None else eos_token_id
+        if stop_at_eos and eos is None:
+            raise ValueError("stop_at_eos: True is not valid without an end token; give eos_token_id")
+        found = continued(self, tokens, mask, max_new_tokens, sampling, None if stop_at_eos is False else eos)
+        if return_type == "tokens" or (return_type == "input" and not strings):
+            return found
+        texts = [self._needs_tokenizer().decode(row, skip_special_tokens=True) for row in found]
+        return texts[0] if isinstance(input, str) else texts

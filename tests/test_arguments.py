@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from headway.analyze.measures.composition import k_composition, q_composition, v_composition
 from headway.data.tokenizer import format_token, token_string, train_bpe, wrapped
 from headway.models.config import ModelConfig
-from headway.models.hooked_transformer import SWITCHES, HookedTransformer
+from headway.models.hooked_transformer import HookedTransformer
+from headway.models.hooks import SWITCHES
 
 TEXTS = ["a b", "a b c d e"]
 pytestmark = pytest.mark.usefixtures("unchecked")

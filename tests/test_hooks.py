@@ -115,12 +115,60 @@ def test_points_that_no_switch_can_wake_say_so():
         shortformer.run_with_cache(inputs_for(shortformer), names_filter=name)
 
 
-def test_an_activation_beyond_the_last_layer_that_runs_is_not_cached():
+SKIPPED: dict[str, tuple[Any, dict[str, int], str]] = {
+    "after the last block": ("ln_final.hook_scale", {"stop_at_layer": 2}, "ln_final.hook_scale"),
+    "the block where it stops": ("blocks.1.hook_resid_pre", {"stop_at_layer": 1}, "blocks.1.hook_resid_pre"),
+    "counted from the end": ("blocks.1.hook_resid_pre", {"stop_at_layer": -1}, "blocks.1.hook_resid_pre"),
+    "one of a list": (["hook_embed", "blocks.1.attn.hook_z"], {"stop_at_layer": 1}, "blocks.1.attn.hook_z"),
+    "all of a filter": (lambda name: "ln_final" in name, {"stop_at_layer": 1}, "ln_final.hook_scale"),
+    "the embedding": ("hook_pos_embed", {"start_at_layer": 0}, "hook_pos_embed"),
+    "a block before the first": (Z, {"start_at_layer": 1}, Z),
+}
+
+
+ONE_PASS: dict[str, Callable[[HookedTransformer, Tensor, Any, Any], Any]] = {
+    "run_with_cache": lambda model, given, asked, layers: model.run_with_cache(given, names_filter=asked, **layers),
+    "forward": lambda model, given, asked, layers: model.run_with_hooks(given, fwd_hooks=[(asked, keep)], **layers),
+    "backward": lambda model, given, asked, layers: model.run_with_hooks(given, bwd_hooks=[(asked, keep)], **layers),
+}
+
+
+@pytest.mark.parametrize("way", ONE_PASS)
+@pytest.mark.parametrize("case", SKIPPED)
+def test_a_point_that_the_forward_pass_skips_is_refused_by_name(way: str, case: str):
     model = network()
-    tokens = inputs_for(model)
-    for asked in ("ln_final.hook_scale", ["hook_embed", "blocks.1.hook_resid_pre"], lambda name: "ln_final" in name):
-        with pytest.raises(ValueError, match=r"names_filter: .* is not computed from start_at_layer to stop_at_layer"):
-            model.run_with_cache(tokens, names_filter=asked, stop_at_layer=1)
+    asked, layers, name = SKIPPED[case]
+    given = inputs_for(model)
+    if "start_at_layer" in layers:
+        given = model(given, stop_at_layer=layers["start_at_layer"])
+    why = rf"^(hook|names_filter): '{name}' is not computed from start_at_layer to stop_at_layer; select "
+    with pytest.raises(ValueError, match=why):
+        ONE_PASS[way](model, given, asked, layers)
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
+    assert not model.is_caching
+
+
+@pytest.mark.parametrize("layers", [{}, {"stop_at_layer": 1}, {"stop_at_layer": 2}, {"stop_at_layer": 0}], ids=str)
+def test_every_point_is_either_refused_or_fires(layers: dict[str, int]):
+    model = network()
+    fired: list[str] = []
+    for name in (name for name in model.hook_dict if not model.why_silent(name)):
+        hook = (name, lambda value, hook: fired.append(hook.name))
+        fired.clear()
+        try:
+            model.run_with_hooks(inputs_for(model), fwd_hooks=[hook], **layers)
+        except ValueError:
+            assert name not in model.run_with_cache(inputs_for(model), **layers)[1]
+        else:
+            assert fired == [name]
+
+
+def test_a_filter_may_select_points_that_are_skipped_beside_others():
+    model = network()
+    fired: list[str] = []
+    hook = (lambda name: name.endswith("hook_z"), lambda value, hook: fired.append(hook.name))
+    model.run_with_hooks(inputs_for(model), fwd_hooks=[hook], stop_at_layer=1)
+    assert fired == [Z]
 
 
 def test_inputs_of_heads_are_cached_under_their_bridge_names_too():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from toys import made_up_run
 
+from headway.__main__ import COMMANDS as SUBCOMMANDS
 from headway.checkpoints import Run
 from headway.checkpoints.scores import read_file, score_file, write_scores
 
@@ -98,6 +99,8 @@ def test_a_command_imports_what_it_needs(command: str, code: int, absent: set[st
     assert ended == code
     assert "headway.__main__" in imported
     assert imported & absent == set()
+    subcommands = {name for name in SUBCOMMANDS if f"headway.commands.{name}" in imported}
+    assert subcommands == {*SUBCOMMANDS} & {arguments[0]}
 
 
 @pytest.mark.parametrize(

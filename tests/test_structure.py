@@ -11,6 +11,7 @@ import pytest
 from toys import TOKENS
 
 import headway
+from headway.__main__ import COMMANDS, USAGE
 
 ROOT = Path(__file__).parent.parent
 WAY = ["data", "models", "checkpoints", "analyze"]
@@ -23,6 +24,7 @@ DOORS = {
 # The folders of analyze/; one may import those with a smaller number, and itself.
 FLOORS = {"network": 0, "measures": 1, "tools": 2, "circuits": 2, "formation": 2, "studies": 3, "report": 4}
 TOP = [Path(name) for name in ("__init__.py", "lazy.py", "options.py", "recipes.py", "train.py")]
+COMMAND = [Path("__main__.py"), *sorted(path.relative_to(ROOT) for path in ROOT.glob("commands/*.py"))]
 MODULES = sorted(path.relative_to(ROOT) for folder in WAY for path in ROOT.glob(f"{folder}/**/*.py"))
 
 
@@ -32,7 +34,7 @@ def dotted(path: Path) -> str:
 
 def test_an_installation_has_every_folder():
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert {"headway", *(dotted(path) for path in MODULES if path.name == "__init__.py")} == set(packages)
+    assert {"headway", *(dotted(path) for path in [*MODULES, *COMMAND] if path.name == "__init__.py")} == set(packages)
 
 
 def imported(path: Path, at_top: bool = False) -> list[str]:
@@ -55,6 +57,17 @@ def test_imports_go_the_way_of_the_data(path: Path):
         ours = name.split(".")[1] in (*WAY[: here + 1], *LEAVES)
         assert ours or any(name.startswith(door) for door in DOORS.get(path, ())), f"{path} imports {name}"
     assert not any(name.startswith("headway.analyze") for name in imported(path, at_top=True) if path in DOORS)
+
+
+def test_only_the_command_imports_its_subcommands():
+    others = [Path("train.py"), Path("recipes.py")]  # MODULES may import no folder that is not in WAY
+    assert not any(name.startswith("headway.commands") for path in others for name in imported(path))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_subcommand_has_a_module_and_a_line_of_usage(name: str):
+    assert callable(getattr(importlib.import_module(f"headway.commands.{name}"), f"{name}_command"))
+    assert f"\n  {name} " in USAGE
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -87,7 +100,7 @@ def test_no_package_exports_a_name_that_is_one_of_its_modules(path: Path):
 
 def test_headway_exports_one_name_that_is_a_module_and_it_is_that_module(tmp_path: Path):
     """``headway.train`` can be called; it is the same whether or not the module was imported before."""
-    modules = {path.stem for path in ROOT.glob("*.py")} | {*WAY}
+    modules = {path.stem for path in ROOT.glob("*.py")} | {*WAY, "commands"}
     assert modules & set(headway.__all__) == {"train"}
     module = importlib.import_module("headway.train")
     assert headway.train is module
@@ -109,7 +122,7 @@ def test_examples_in_docstrings_run(path: Path):
     assert doctest.testmod(module).failed == 0
 
 
-@pytest.mark.parametrize("path", [*MODULES, *TOP, Path("__main__.py")], ids=str)
+@pytest.mark.parametrize("path", [*MODULES, *TOP, *COMMAND], ids=str)
 def test_everything_public_is_documented(path: Path):
     for node in ast.parse((ROOT / path).read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):

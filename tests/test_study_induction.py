@@ -38,6 +38,7 @@ from headway.checkpoints import Recipe
 from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
+from headway.data.tokenizer import token_string
 from headway.models import handmade
 from headway.models.config import Head
 from headway.models.convert import load_bridge
@@ -320,8 +321,13 @@ def test_a_language_model_is_studied_in_its_own_tokens(bridge: TransformerBridge
     result = run_study(found, bridge, found.given({"sequences": 3}))
     assert (result.step, result.run) == (None, bridge.cfg.model_name)
     tokens = result.to_tree()["Predictions/Predictions in the second copy"].token.values.tolist()
-    assert set(tokens) <= {bridge.tokenizer.decode([token]) for token in range(bridge.cfg.d_vocab)}
+    assert set(tokens) <= {token_string(bridge.tokenizer, token) for token in range(bridge.cfg.d_vocab)}
     assert "Over training" not in [section.title for section in result.sections]
+
+
+def test_a_part_of_a_character_is_shown_by_its_bytes(bridge: TransformerBridge):
+    network, parts = LoadedModel.of(bridge), bridge.tokenizer("é", add_special_tokens=False)["input_ids"]
+    assert [network.token(part) for part in parts] == [r"\xc3", r"\xa9"]
 
 
 def test_words_that_a_tokenizer_splits_are_left_out_and_named(bridge: TransformerBridge, tmp_path: Path):

@@ -10,6 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from headway.analyze.studies.study import is_model_name
 from headway.checkpoints.run import Run
 from headway.data.task import Batch, Task
+from headway.data.tokenizer import token_string
 from headway.models.convert import Model, load_bridge
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -74,9 +75,9 @@ class LoadedModel:
         return 0 if self.run is None else self.run.recipe.eval_seed
 
     def tokens(self, batch: Batch) -> list[list[str]]:
-        """Return the tokens of each sequence as text."""
+        """Return the tokens of each sequence as text; one that is only a part of a character is shown by its bytes."""
         if self.task is None:
-            return [[self.tokenizer.decode([token]) for token in row] for row in batch.inputs.tolist()]
+            return [[token_string(self.tokenizer, token) for token in row] for row in batch.inputs.tolist()]
         return self.task.labels(batch)
 
     def token(self, token: int) -> str:

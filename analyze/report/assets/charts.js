@@ -1,4 +1,5 @@
-// What small charts over training share: the frame with its scales, lines with gaps, and the cursor.
+// What charts share: small ones over training their frame with its scales, lines with gaps, and the cursor; those of
+// studies their axes.
 
 const CHART_HEIGHT = 92;
 
@@ -71,4 +72,34 @@ function lineKey(label, i) {
     "stroke-dasharray": lineDash(i).join(" "),
   });
   return el("li", {}, el("svg", { width: 26, height: 8, "aria-hidden": "true" }, sample), label);
+}
+
+// The place of a chart in an SVG, with room on its left for numbers, which are pairs of place and text.
+function chartBox(width, height, numbersLeft) {
+  const texts = numbersLeft.map(([, text]) => text);
+  const top = 8;
+  return { top, bottom: top + height, left: marginFor(texts, 9), right: width - 14 };
+}
+
+function axisLine(svg, x1, x2, y1, y2) {
+  svg.append(el("line", { class: "axis", x1, x2, y1, y2 }));
+}
+
+// Draws numbers below a chart, each with a line that goes from `from` to `to`.
+function numbersBelow(svg, { bottom }, x, numbers, from, to) {
+  for (const [value, text] of numbers) {
+    axisLine(svg, x(value), x(value), from, to);
+    svg.append(el("text", { x: x(value), y: bottom + 15, "text-anchor": "middle" }, text));
+  }
+}
+
+// Draws numbers on the left of a chart, its two axes, and the name of the axes at the height `nameY`.
+function chartAxes(svg, { top, bottom, left, right }, y, numbersLeft, name, nameY) {
+  for (const [value, text] of numbersLeft) {
+    axisLine(svg, left - 4, left, y(value), y(value));
+    svg.append(el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, text));
+  }
+  axisLine(svg, left, right, bottom, bottom);
+  axisLine(svg, left, left, top, bottom);
+  svg.append(el("text", { x: right, y: nameY, "text-anchor": "end" }, name));
 }

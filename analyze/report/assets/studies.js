@@ -226,8 +226,6 @@ function linePanel(part, log) {
   const [left0, right0] = widened([Math.min(...within), Math.max(...within)], logX);
   let [low, high] = widened(range, logY);
   if (!logY && low > 0 && low < high / 2) low = 0;
-  const height = 150,
-    top = 8;
   const host = el("div", { class: "lines", role: "img", tabindex: 0 }),
     readout = el("output", { class: "readout", "aria-live": "off" });
   const xText = (at) => {
@@ -296,25 +294,20 @@ function linePanel(part, log) {
     return alone && !dots ? `${d}h0` : d;
   };
   still(host, (width) => {
-    const side = ticksOf(low, high, logY, 5);
-    const left = marginFor(
-        side.map(([, text]) => text),
-        9,
-      ),
-      right = width - 14;
+    const side = ticksOf(low, high, logY, 5),
+      box = chartBox(width, 150, side);
+    const { top, bottom, left, right } = box;
     // Names stand upright where they have no room beside each other.
     const room = (right - left) / Math.max(1, points - 1),
       upright = names && marginFor(names, 12) > room;
     const below = upright ? marginFor(names, 12) + 4 : 16;
-    const bottom = top + height,
-      inset = names ? Math.min(20, room / 2) : 0;
+    const inset = names ? Math.min(20, room / 2) : 0;
     const scale = (from, to, start, stop, f) => {
       return (value) => start + ((stop - start) * (f(value) - f(from))) / (f(to) - f(from));
     };
     x = scale(left0, right0, left + inset, right - inset, ofSteps ? Math.log1p : logX ? Math.log : (value) => value);
     y = scale(low, high, bottom, top, logY ? Math.log : (value) => value);
     const svg = el("svg", { width, height: bottom + below + 16, "aria-hidden": "true" });
-    const axis = (x1, x2, y1, y2) => svg.append(el("line", { class: "axis", x1, x2, y1, y2 }));
     if (names) {
       const every = Math.ceil(upright ? 12 / room : 1);
       names.forEach((name, point) => {
@@ -322,27 +315,18 @@ function linePanel(part, log) {
         const place = upright
           ? { "text-anchor": "end", transform: `translate(${x(point) + 4} ${bottom + 6}) rotate(-90)` }
           : { "text-anchor": "middle", x: x(point), y: bottom + 15 };
-        axis(x(point), x(point), bottom, bottom + 4);
+        axisLine(svg, x(point), x(point), bottom, bottom + 4);
         svg.append(el("text", place, shortened(name, 12)));
       });
     } else {
       const whole = xs.every((value) => Number.isInteger(value));
       const from = ofSteps ? Math.max(1, left0) : left0;
       const some = ticksOf(from, right0, logX, Math.max(2, Math.floor(width / 60)), whole);
-      for (const [value, text] of ofSteps && left0 === 0 ? [[0, "0"], ...some] : some) {
-        axis(x(value), x(value), top, bottom);
-        svg.append(el("text", { x: x(value), y: bottom + 15, "text-anchor": "middle" }, text));
-      }
+      const numbers = ofSteps && left0 === 0 ? [[0, "0"], ...some] : some;
+      numbersBelow(svg, box, x, numbers, top, bottom);
     }
-    for (const [value, text] of side) {
-      axis(left - 4, left, y(value), y(value));
-      svg.append(el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, text));
-    }
-    axis(left, right, bottom, bottom);
-    axis(left, left, top, bottom);
-    if (!logY && low < 0 && high > 0) axis(left, right, y(0), y(0));
-    const axes = `${part.x.name}${logX ? " (log)" : ""}`;
-    svg.append(el("text", { x: right, y: bottom + below + 13, "text-anchor": "end" }, axes));
+    chartAxes(svg, box, y, side, `${part.x.name}${logX ? " (log)" : ""}`, bottom + below + 13);
+    if (!logY && low < 0 && high > 0) axisLine(svg, left, right, y(0), y(0));
     lines = Array.from({ length: count }, (_, entry) =>
       el("path", { d: path(entry), fill: "none", "stroke-linecap": "round", ...strokeOf(entry, count) }),
     );
@@ -434,8 +418,6 @@ function scatterPlot(part, entry) {
   const [[left0, right0], [low, high]] = [0, 1].map((side) =>
     widened(extent(part.key, false, (at) => at % 2 === side)),
   );
-  const height = 190,
-    top = 8;
   const host = el("div", { class: "lines", role: "img", tabindex: 0 }),
     readout = el("output", { class: "readout", "aria-live": "off" });
   const about = `${points.length} points${points.length < count ? ` of ${count}` : ""}`;
@@ -458,31 +440,18 @@ function scatterPlot(part, entry) {
     readout.value = about;
   };
   still(host, (width) => {
-    const side = ticksOf(low, high, false, 5);
-    const left = marginFor(
-        side.map(([, text]) => text),
-        9,
-      ),
-      right = width - 14,
-      bottom = top + height;
+    const side = ticksOf(low, high, false, 5),
+      box = chartBox(width, 190, side);
+    const { top, bottom, left, right } = box;
     const scale = (from, to, start, stop) => (value) => start + ((stop - start) * (value - from)) / (to - from);
     x = scale(left0, right0, left + 6, right - 6);
     y = scale(low, high, bottom - 6, top + 6);
     const svg = el("svg", { width, height: bottom + 32, "aria-hidden": "true" });
-    const axis = (x1, x2, y1, y2) => svg.append(el("line", { class: "axis", x1, x2, y1, y2 }));
-    for (const [value, text] of ticksOf(left0, right0, false, Math.max(2, Math.floor(width / 60)))) {
-      axis(x(value), x(value), bottom, bottom + 4);
-      svg.append(el("text", { x: x(value), y: bottom + 15, "text-anchor": "middle" }, text));
-    }
-    for (const [value, text] of side) {
-      axis(left - 4, left, y(value), y(value));
-      svg.append(el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, text));
-    }
-    axis(left, right, bottom, bottom);
-    axis(left, left, top, bottom);
-    if (low < 0 && high > 0) axis(left, right, y(0), y(0));
-    if (left0 < 0 && right0 > 0) axis(x(0), x(0), top, bottom);
-    svg.append(el("text", { x: right, y: bottom + 29, "text-anchor": "end" }, `${nameX}; upwards: ${nameY}`));
+    const numbers = ticksOf(left0, right0, false, Math.max(2, Math.floor(width / 60)));
+    numbersBelow(svg, box, x, numbers, bottom, bottom + 4);
+    chartAxes(svg, box, y, side, `${nameX}; upwards: ${nameY}`, bottom + 29);
+    if (low < 0 && high > 0) axisLine(svg, left, right, y(0), y(0));
+    if (left0 < 0 && right0 > 0) axisLine(svg, x(0), x(0), top, bottom);
     const d = points.map(([px, py]) => `M${x(px).toFixed(1)} ${y(py).toFixed(1)}h0`).join("");
     svg.append(
       el("path", { class: "dots", d, "stroke-width": 3, "stroke-linecap": "round", stroke: PALETTE.categories[0] }),

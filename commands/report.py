@@ -1,0 +1,35 @@
+"""``headway report``: the page of one run or several."""
+
+from headway.commands.arguments import checked_directory, checked_path
+
+
+def report_command(arguments: list[str]) -> None:
+    """Write the page of one run or several."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(usage="headway report RUN [RUN ...] [options]", allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("runs", nargs="+", help="directories of runs")
+    parser.add_argument("--out", help="the file; report.html in the run, or for several in the folder they lie in")
+    parser.add_argument("--live", action="store_true", help="write it again at every step that runs score, to the end")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a page of Headway")
+    if {"-h", "--help"} & set(arguments):
+        parser.print_help()
+        return
+
+    from headway.checkpoints import Run
+    from headway.options import parse
+
+    options = parse(parser, arguments)
+    runs = [Run(checked_directory("run", path)) for path in options.runs]
+
+    from headway.analyze.report import write_report
+    from headway.analyze.report.live import watch
+    from headway.analyze.report.page import check_page, page_of
+
+    out = page_of(runs) if options.out is None else checked_path("out", options.out)
+    check_page(out, options.overwrite)
+    for run in runs:
+        _ = run.config
+    if options.live:
+        print("Watching, until all runs are finished.", flush=True)
+    print((watch if options.live else write_report)(runs, out, options.overwrite))

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +40,26 @@ def train_one(place: Place) -> None:
             resume(place.path, task=type(place.recipe.task), trust=True, progress=False)
     except StoppedError as error:
         raise InterruptedJobError(str(error)) from None
+
+
+def check_all(recipes: Mapping[str, Recipe], out: Path) -> None:
+    """Whether these runs can be trained, before the first one is: each kind of them once, whatever its seeds.
+
+    Raises:
+        ValueError: hardware that is not to be had, a network that the task does not fit or memory does not hold, a
+            directory that holds other things.
+    """
+    from headway.train import check_first_batch, check_hardware, check_memory
+
+    check_folder(out, recipes)
+    kinds: dict[str, Recipe] = {}
+    for recipe in recipes.values():
+        kinds.setdefault(replace(recipe, seed=0).to_yaml(), recipe)
+    for trainer in {recipe.trainer for recipe in kinds.values()}:
+        check_hardware(trainer)
+    for recipe in kinds.values():
+        check_memory(recipe.model)
+        check_first_batch(recipe)
 
 
 def train_all(

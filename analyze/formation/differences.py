@@ -45,7 +45,7 @@ def differences(first: xr.Dataset, second: xr.Dataset, seed: int = 0) -> xr.Data
     - ``n_first``, ``n_second``: the runs that have the number. With fewer than three of either there is no p.
 
     Raises:
-        ValueError: groups of different tasks, with a run in common, or without an event in common.
+        ValueError: groups of different tasks or behaviours, with a run in common, or without an event in common.
     """
     if first.attrs["task"] != second.attrs["task"]:
         names = [str(each.attrs["task"]).rpartition(":")[2] for each in (first, second)]
@@ -129,6 +129,10 @@ def _compared(first: xr.Dataset, second: xr.Dataset, horizon: float) -> list[_Co
     for name in both:
         one, other = first.sel(event=name), second.sel(event=name)
         label = str(one.label.item())
+        if label != str(other.label.item()):
+            raise ValueError(
+                f"compare: the {name} of one group is {label!r} and of the other {other.label.item()!r}; name a part"
+            )
         sides = [_numbers(each, horizon) for each in (one, other)]
         for quantity in sides[0]:
             values = [side[quantity] for side in sides]

@@ -66,13 +66,15 @@ def formation(
     opened, notes = open_runs([runs] if isinstance(runs, Run | str | Path) else list(runs))
     check_one_task(opened)
     wanted = tuple(only if only is not None else measures)
-    stated = [_stated(run) for run in opened]
-    about = {_task(run): asked for run, asked in zip(opened, stated, strict=True) if asked}
-    chosen = _chosen_circuits(opened, part, next((asked for asked in stated if asked), None), replacement)
+    chosen = _chosen_circuits(opened, part, replacement)
+    asked, said = _behaviours(opened, part, chosen)
     found: list[_OfRun] = []
-    for run, asked in zip(_shown(opened, progress), stated, strict=True):
-        found.append(_of_run(run, wanted, asked or about.get(_task(run)), part, chosen))
-    notes += _run_notes(opened, stated, about, part)
+    for run, about in zip(_shown(opened, progress), asked, strict=True):
+        found.append(_of_run(run, wanted, about, part, chosen))
+    notes += said
+    short = [run.path.name for run in opened if _last_step(run) < run.config["steps"]]
+    if short:
+        notes.append(f"{_few(short)}: not finished; what has not formed yet is censored at the last checkpoint")
     names = _names(found, measures, only, opened)
     if not names:
         raise ValueError(
@@ -261,40 +263,48 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _chosen_circuits(
-    runs: Sequence[Run], part: str | None, asked: Mapping[str, Any] | None, replacement: str | None
-) -> tuple[str, str] | None:
-    """Return the part and replacement of which most runs have a circuit, among those that fit."""
-    about = part if part is not None else None if asked is None else asked["part"] or "all"
+def _chosen_circuits(runs: Sequence[Run], part: str | None, replacement: str | None) -> tuple[str, str] | None:
+    """Return the part and replacement of which most runs have a circuit, among those that fit what is asked.
+
+    Without a part, circuits of the behaviour come first, where a run says what that is.
+    """
     there = Counter(each for run in runs for each in {(part, kind) for _, part, kind in run.circuits})
+    if part is None:
+        stated = next((asked for run in runs if (asked := _stated(run)) is not None), None)
+        part = None if stated is None else stated["part"] or "all"
     fitting = {
-        each: count for each, count in there.items()
-        if about in (None, each[0]) and replacement in (None, each[1])
-    }  # fmt: skip
+        each: count for each, count in there.items() if part in (None, each[0]) and replacement in (None, each[1])
+    }
     if replacement is not None and not fitting:
         kinds = ", ".join(sorted({kind for _, kind in there})) or "none"
         raise ValueError(f"replace: {shown(replacement)} is not that of a circuit of these runs; there is {kinds}")
     return max(fitting, key=lambda each: (fitting[each], each)) if fitting else None
 
 
-def _run_notes(
-    runs: Sequence[Run], stated: Sequence[Mapping[str, Any] | None], about: Mapping[str, Any], part: str | None
-) -> list[str]:
-    notes = []
-    silent = [run for run, asked in zip(runs, stated, strict=True) if asked is None]
-    if part is None and silent:
-        lent = [run.path.name for run in silent if _task(run) in about]
-        alone = [run.path.name for run in silent if _task(run) not in about]
-        if lent:
-            notes.append(
-                f"{_few(lent)}: the scores do not say what the task is about; another run of the same task does"
-            )
-        if alone:
-            notes.append(f"{_few(alone)}: the scores do not say what the task is about: the loss of all positions")
-    short = [run.path.name for run in runs if _last_step(run) < run.config["steps"]]
-    if short:
-        notes.append(f"{_few(short)}: not finished; what has not formed yet is censored at the last checkpoint")
-    return notes
+def _behaviours(
+    runs: Sequence[Run], part: str | None, chosen: tuple[str, str] | None
+) -> tuple[list[Mapping[str, Any] | None], list[str]]:
+    """Return the behaviour of each run, ``behaviour.behaviour``'s ``asked``, and notes on runs that do not say it.
+
+    For a run that an older Headway scored, a run of the same task says it. Otherwise the part is that of other runs, or
+    of the circuits, and chance and floor are not known.
+    """
+    stated = [_stated(run) for run in runs]
+    by_task = {_task(run): asked for run, asked in zip(runs, stated, strict=True) if asked is not None}
+    parts = [asked["part"] for asked in by_task.values()] or ([] if chosen is None else [chosen[0]])
+    other = {"part": None if parts[0] == "all" else parts[0], "chance": None, "floor": None} if parts else None
+    silent = [run for run, asked in zip(runs, stated, strict=True) if asked is None and part is None]
+    lent = [run.path.name for run in silent if _task(run) in by_task]
+    others = [run.path.name for run in silent if _task(run) not in by_task]
+    notes = [f"{_few(lent)}: the scores do not say what the task is about; those of another run do"] if lent else []
+    if others and other is not None:
+        notes.append(
+            f"{_few(others)}: the scores do not say what the task is about; the part is that of "
+            f"{'other runs' if by_task else 'the circuits'}, from the first checkpoint to the lowest loss"
+        )
+    elif others:
+        notes.append(f"{_few(others)}: the scores do not say what the task is about: the loss of all positions")
+    return [asked or by_task.get(_task(run), other) for run, asked in zip(runs, stated, strict=True)], notes
 
 
 def _stated(run: Run) -> Mapping[str, Any] | None:

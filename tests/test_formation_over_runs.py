@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from torch.utils.tensorboard import SummaryWriter
 from toys import LOG4, TOKENS, made_up_circuit, made_up_over_steps, run_of_ways
 
 from headway.__main__ import main
@@ -18,6 +19,7 @@ from headway.analyze.formation.kinds import NONE, kind_of
 from headway.analyze.formation.over_runs import formation
 from headway.analyze.formation.plain import from_json, to_json
 from headway.checkpoints import Run
+from headway.checkpoints.run import UPDATE_TAGS
 from headway.checkpoints.scores import read_file, score_file, write_scores
 
 NEVER = [0.0] * 6
@@ -115,6 +117,24 @@ def test_dates_between_the_same_checkpoints_are_no_distribution(five: Path):
     assert "previous token (5 of 5 runs): between the same two checkpoints, 15 and 63" in notes
 
 
+def test_the_loss_of_every_update_tells_dates_between_the_same_checkpoints_apart(tmp_path: Path):
+    for seed in range(3):
+        run = run_of_ways(tmp_path / f"{seed}", {BEHAVIOUR: rise(3)[:5], PREVIOUS: rise(3)[:5]}, LOG4[:5], seed=seed)
+        with SummaryWriter(str(run.path)) as writer:
+            for update in range(1, 256):
+                loss = 1 + 2 / (1 + math.exp((update - 1 - (100 + 20 * seed)) / 4))  # of the network before it
+                for tag in UPDATE_TAGS.values():
+                    writer.add_scalar(tag, loss, update)
+    data = formation(tmp_path)
+    np.testing.assert_allclose(data.half_way.sel(event=BEHAVIOUR), [100, 120, 140], atol=1)
+    assert data.by_updates.sel(event=BEHAVIOUR).all()
+    assert data.same_checkpoints.values.tolist() == [0, 1]
+    notes = " ".join(data.attrs["notes"])
+    assert "loss on repeats" not in notes
+    assert "previous token (3 of 3 runs): between the same two checkpoints" in notes
+    assert not before(data, BEHAVIOUR, PREVIOUS).any()  # a fine date within a coarse one does not tell either
+
+
 def test_noise_is_no_event(tmp_path: Path):
     draws = np.random.default_rng(0)
     for seed in range(3):
@@ -197,6 +217,17 @@ def test_other_measures_and_parts_are_looked_at_when_asked_for(five: Path):
     assert not data.formed.sel(event="loss_first").any()  # it does not fall
     assert formation(five, only=[PREVIOUS]).event.values.tolist() == [PREVIOUS]
     assert formation(five, part="all").label.sel(event=BEHAVIOUR).item() == "loss"
+
+
+@pytest.mark.parametrize("stated", ["repeats", {"part": "repeats"}, {"part": "repeats", "chance": "4", "floor": 0}])
+def test_scores_that_say_nonsense_are_damaged(five: Path, stated: object):
+    for step in LOG4:
+        path = score_file(five / "seed-1", step, "loss")
+        scores = read_file(path)
+        scores["loss"].attrs["behaviour"] = stated
+        write_scores(path, scores)
+    with pytest.raises(ValueError, match=r"^run: .*seed-1 are damaged \("):
+        formation(five)
 
 
 def test_kinds_of_circuit_by_names_and_routes(five: Path):

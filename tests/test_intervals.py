@@ -92,7 +92,8 @@ def test_holm_by_hand():
 
 def test_p_is_uniform_without_a_difference_and_small_with_one():
     draws = np.random.default_rng(2)
-    p = [permutation_p(*draws.normal(size=(2, 11)), seed, permutations=199) for seed in range(150)]
+    groups = draws.normal(size=(150, 2, 11))
+    p = [permutation_p(first, second, seed, permutations=199) for seed, (first, second) in enumerate(groups)]
     assert kstest(p, "uniform").pvalue > 0.01
     shifted = draws.normal(size=11)
     assert permutation_p(shifted, shifted + 3) < 0.001

@@ -172,7 +172,7 @@ def _measure(scores: xr.Dataset, name: str) -> Event | None:
     if np.isnan(z.values).all():
         return None
     numbers = [int(each) for each in np.unravel_index(np.nanargmax(z.values), z.shape)]
-    place = dict(zip(where, numbers, strict=True))
+    place: dict[str, int] = dict(zip(where, numbers, strict=True))
     who = " and ".join(str(Head(*each)) for each in zip(numbers[::2], numbers[1::2], strict=True))
     outside = f"{name}_high" not in scores or _value(last, name, place) > _value(last, f"{name}_high", place)
     return event_of(long_name(name), _ways(scores, name, ceiling).isel(place), outside, who=who)

@@ -70,7 +70,14 @@ def formation(
     asked, said = _behaviours(opened, part, chosen)
     found: list[_OfRun] = []
     for run, about in zip(_shown(opened, progress), asked, strict=True):
-        found.append(_of_run(run, wanted, about, part, chosen))
+        try:
+            found.append(_of_run(run, wanted, about, part, chosen))
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            # Scores and circuits may have been altered: a name or an attribute is not what it is in ours.
+            said = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"run: scores or circuits of {run.path} are damaged ({said}); compute them again"
+            ) from None
     notes += said
     short = [run.path.name for run in opened if _last_step(run) < run.config["steps"]]
     if short:
@@ -309,7 +316,18 @@ def _behaviours(
 
 def _stated(run: Run) -> Mapping[str, Any] | None:
     scores = run.scores
-    return scores.loss.attrs.get("behaviour") if "loss" in scores else None
+    stated = scores.loss.attrs.get("behaviour") if "loss" in scores else None
+    if stated is not None and not _is_behaviour(stated):
+        raise ValueError(f"run: the losses of {run.path} are damaged (behaviour: {shown(stated)}); compute them again")
+    return stated
+
+
+def _is_behaviour(stated: Any) -> bool:
+    """Return whether an attribute is what ``Task.behaviour`` is stored as; a run may have been altered."""
+    kinds = {"part": str, "chance": int | float, "floor": int | float}
+    return isinstance(stated, dict) and all(
+        name in stated and (stated[name] is None or isinstance(stated[name], kind)) for name, kind in kinds.items()
+    )
 
 
 def _task(run: Run) -> str:

@@ -52,11 +52,11 @@ def print_differences(data: xr.Dataset, names: Sequence[str], console: Console) 
         quantity = str(each.quantity.item())
         form = _form(quantity)
         centres = [form(each[name].item()) for name in ("first", "second")]
-        change = [each[name].item() for name in ("difference", "low", "high")]
+        change, low, high = (each[name].item() for name in ("difference", "low", "high"))
         tested = ["–" if np.isnan(each[name].item()) else f"{each[name].item():.2g}" for name in ("p", "p_corrected")]
         title = each.label.item() if quantity == "route" else f"{each.label.item()}: {quantity}"
         n = f"{each.n_first.item()}, {each.n_second.item()}"
-        shown = interval(*change, _factor if quantity in RATIOS else _signed)
+        shown = interval(change, low, high, _factor if quantity in RATIOS else _signed)
         rows.append((title, *centres, shown, f"{each.effect.item():+.2f}", *tested, n))
     _print(f"{names[1]} against {names[0]}", _table(columns, rows), console)
     text = (

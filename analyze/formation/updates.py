@@ -26,9 +26,8 @@ def dated_by_updates(
     It is of other sequences at every update and of all positions: it is smoothed by a centred mean over an eighth of
     the updates between the checkpoints, at least 5, and between them it is taken to fall in proportion to the way of
     the behaviour, which both checkpoints give exactly. The date is the last crossing. The interval around it is the one
-    that the mean covers. In five seeds of the induction recipe, such dates move by at most 4 steps if both checkpoints
-    around them are left out (125 and 227 instead of 142 and 179); dates from checkpoints move by up to 10, in step with
-    each other.
+    that the mean covers. In five seeds of the induction recipe, such dates move by at most 4 steps if checkpoints
+    around them are left out (125 and 227 instead of 142 and 179, or one of them); interpolated dates move by up to 12.
 
     Args:
         half: The date from checkpoints.

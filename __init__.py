@@ -11,6 +11,7 @@ from headway.lazy import exporter
 
 if TYPE_CHECKING:
     from headway.analyze.circuiting import circuit
+    from headway.analyze.formation.over_runs import formation
     from headway.analyze.measures import MEASURES
     from headway.analyze.measures.scoring import measure
     from headway.analyze.studying import study
@@ -30,6 +31,7 @@ __all__ = [
     "Run",
     "Task",
     "circuit",
+    "formation",
     "measure",
     "resume",
     "study",
@@ -47,6 +49,7 @@ __getattr__ = exporter(
         "Run": "headway.checkpoints.run",
         "Task": "headway.data.task",
         "circuit": "headway.analyze.circuiting",
+        "formation": "headway.analyze.formation.over_runs",
         "measure": "headway.analyze.measures.scoring",
         "resume": "headway.train",
         "study": "headway.analyze.studying",

@@ -12,9 +12,11 @@ USAGE = """\
 usage: headway COMMAND ...
 
   train RECIPE [options]     train a toy, keep its checkpoints, score its heads (also: python train.py RECIPE)
+  sweep FILE.yaml [options]  train many runs beside each other: combinations of options, and seeds
   measures                   list what can be scored
   measure RUN [options]      score a run at its kept steps; what is there is not computed again
   circuit RUN [options]      find the edges that carry the behaviour of a run, and follow them over training
+  formation RUN [RUN ...]    when what formed over many runs: medians, orders, kinds of circuit; --compare two groups
   study STUDY RUN [RUN ...]  a whole story of a run: its tables, its figures, and which claims hold
   text RUN STRING [options]  type a string into a network that has a tokenizer: what comes next, and why
   report RUN [RUN ...]       write the page that shows what formed; several runs beside each other
@@ -24,7 +26,7 @@ headway COMMAND --help says more; headway --version prints the version.
 """
 
 # ``headway NAME`` calls NAME_command of commands/NAME.py.
-COMMANDS = ("train", "measures", "measure", "circuit", "study", "text", "report", "plot")
+COMMANDS = ("train", "sweep", "measures", "measure", "circuit", "formation", "study", "text", "report", "plot")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -77,6 +77,7 @@ def train(
     measures: Sequence[Measure] | None = None,
     overwrite: bool = False,
     live: bool = False,
+    progress: bool = True,
 ) -> Run:
     """Train a network, keep its checkpoints, score its heads at each of them, and write the page that shows them.
 
@@ -96,6 +97,7 @@ def train(
         measures: What is scored at each checkpoint; the live ones of MEASURES if None.
         overwrite: Replace a run that is in ``out`` already.
         live: Write the page at every kept step, and not only at the end.
+        progress: Show a progress bar.
 
     Raises:
         ValueError: arguments that do not fit together, or an ``out`` that holds a run. Nothing on disk has changed.
@@ -128,7 +130,7 @@ def train(
     recipe.to_yaml()  # refuses what a file cannot hold, before there is a directory
     with writing(path):
         run = Run.create(path, recipe, overwrite)
-        _fit(run, LIVE if measures is None else measures, None, live)
+        _fit(run, LIVE if measures is None else measures, None, live, progress)
     return run
 
 
@@ -151,6 +153,7 @@ def resume(
     live: bool = False,
     task: type[Task] | str | None = None,
     trust: bool = False,
+    progress: bool = True,
 ) -> Run:
     """Go on with a run where it stopped; what comes out is bit for bit what an undisturbed run would have given.
 
@@ -162,6 +165,7 @@ def resume(
         live: Write the page at every kept step, and not only at the end.
         task: The class of the run's task or its import path, as of ``Run``.
         trust: Import whatever task the run names, as of ``Run``.
+        progress: Show a progress bar.
 
     Raises:
         ValueError: a run that cannot go on. Nothing on disk has changed.
@@ -176,7 +180,7 @@ def resume(
                 # It may have died between two scores of a step, which are logged together.
                 _complete_scores(run, measures, [kept for kept in run.steps if kept <= step])
             mend_log(run, step)
-            _fit(run, measures, step, live)
+            _fit(run, measures, step, live, progress)
         _complete_scores(run, measures, run.steps)
         mend_log(run, run.steps[-1])
         with _threads(run.recipe, run.model()):
@@ -206,6 +210,11 @@ def _complete_scores(run: Run, measures: Sequence[Measure], steps: list[int]) ->
         measure(run, measures, steps)
 
 
+def is_complete(run: Run) -> bool:
+    """Return whether nothing is left to do for a run: it is finished, and its page shows everything that it holds."""
+    return run.finished and _page_is_new(run)
+
+
 def _page_is_new(run: Run) -> bool:
     """Return whether the page of a run was written after everything that it shows."""
     shown = [
@@ -217,7 +226,7 @@ def _page_is_new(run: Run) -> bool:
     return written_after(run.report_file, shown)
 
 
-def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool) -> None:
+def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool, progress: bool) -> None:
     """Train from the checkpoint of step ``after``, or from the beginning."""
     recipe = run.recipe
     module = TrainingModule(
@@ -245,8 +254,9 @@ def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool) -
                 KeepCheckpoints(run, steps),
                 MeasureWhileTraining(run, steps, measures, log_scores),
                 *([ReportWhileTraining(run, steps)] if live else []),
-                LossBar(refresh_rate=20),
+                *([LossBar(refresh_rate=20)] if progress else []),
             ],
+            enable_progress_bar=progress,
             enable_checkpointing=False,
             enable_model_summary=False,
         )

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from argparse import SUPPRESS
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
@@ -189,6 +189,31 @@ class Recipe:
             except ValueError as error:
                 raise ValueError(f"{part}.{error}") from None
         return cls(**values)
+
+    def changed(self, options: Mapping[str, Any]) -> "Recipe":
+        """This recipe with other options, by the names that a command line has; the task stays of its kind.
+
+        Sizes of the network that are the task's follow the task, unless they are given.
+
+        Raises:
+            ValueError: an option that does not exist, or a value that is not valid.
+
+        Example:
+            >>> from headway.recipes import RECIPES
+            >>> RECIPES["induction"].changed({"model.n_layers": 1, "task.length": 31}).model.n_ctx
+            31
+        """
+        nested: dict[str, Any] = {}
+        for option, value in options.items():
+            part, dot, name = str(option).partition(".")
+            if dot:
+                nested.setdefault(part, {})[name] = value
+            else:
+                nested[option] = value
+        parser = self.parser(type(self.task))
+        parser.set_defaults(self.defaults())
+        following = [size for size in self.sizes_of_task if f"model.{size}" not in options]
+        return self.from_options(type(self.task), parse(parser, nested), following)
 
     def to_yaml(self) -> str:
         """Return the text of config.yaml.

@@ -1,48 +1,69 @@
-"""``headway measure``: scores of a run at its checkpoints."""
+"""``headway measure``: scores of runs at their checkpoints."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headway.commands.arguments import add_trust, checked_directory
+from headway.commands.many import add_workers, for_each
 
 if TYPE_CHECKING:
     from headway.analyze import Measure
 
 
 def measure_command(arguments: list[str]) -> None:
-    """Score a run at its kept steps."""
+    """Score runs at their kept steps."""
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(usage="headway measure RUN [options]", allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("run", help="directory of the run")
+    parser = ArgumentParser(usage="headway measure RUN [RUN ...] [options]", allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("runs", nargs="+", help="directory of the run; several are scored beside each other")
     parser.add_argument("--only", help="measures, separated by commas; all if not given; package.module:name is yours")
     parser.add_argument("--at", help="kept steps, separated by commas; all if not given")
     parser.add_argument("--overwrite", action="store_true", help="compute again what is there")
     add_trust(parser)
+    add_workers(parser)
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return
 
+    from functools import partial
     from re import fullmatch
 
-    from headway.analyze import MEASURES
-    from headway.checkpoints import Run
     from headway.options import parse, shown
 
     options = parse(parser, arguments)
-    run = Run(checked_directory("run", options.run), options.task, options.trust)
+    paths = [checked_directory("run", run) for run in options.runs]
     if options.at is not None and not fullmatch(r"-?[0-9]{1,18}(,-?[0-9]{1,18})*", options.at):
         raise ValueError(f"at: {shown(options.at)} is not valid; it must be steps separated by commas")
     steps = None if options.at is None else [int(step) for step in options.at.split(",")]
-    for step in steps or ():
-        run.check_step(step)
-    wanted = MEASURES if options.only is None else [_measure(name) for name in dict.fromkeys(options.only.split(","))]
-
-    from headway.analyze import measure
-
-    inapplicable = measure(run, wanted, steps, options.overwrite, progress=True)
+    job = partial(measure_run, options.task, options.trust, options.only, steps, options.overwrite)
+    if len(paths) > 1:
+        for_each(job, paths, options, "scored")
+        return
+    inapplicable, scored = job(paths[0], progress=True)
     for name, reason in inapplicable.items():
         print(f"{name} does not apply: {reason}")
-    print(f"{run.path / 'scores'} holds {', '.join(each.name for each in wanted if each.name not in inapplicable)}")
+    print(f"{paths[0] / 'scores'} holds {', '.join(scored)}")
+
+
+def measure_run(
+    task: str | None,
+    trust: bool,
+    only: str | None,
+    steps: list[int] | None,
+    overwrite: bool,
+    path: Path,
+    progress: bool = False,
+) -> tuple[dict[str, str], list[str]]:
+    """Score one run; return the measures that do not apply, with the reasons, and the names of the others."""
+    from headway.analyze import MEASURES, measure
+    from headway.checkpoints import Run
+
+    run = Run(path, task, trust)
+    for step in steps or ():
+        run.check_step(step)
+    wanted = MEASURES if only is None else [_measure(name) for name in dict.fromkeys(only.split(","))]
+    inapplicable = measure(run, wanted, steps, overwrite, progress=progress)
+    return inapplicable, [each.name for each in wanted if each.name not in inapplicable]
 
 
 def _measure(name: str) -> "Measure":

@@ -1,8 +1,12 @@
 """``headway study``: a question about a run, with the claims that answer it."""
 
 import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from headway.commands.arguments import add_trust, checked_directory, checked_path
+from headway.commands.many import OF_MANY, add_workers, for_each
 
 STUDY_USAGE = """\
 usage: headway study STUDY RUN [RUN ...] [options]   (some take the name of a language model in place of RUN)
@@ -28,11 +32,13 @@ def study_command(arguments: list[str]) -> None:
 
     from headway.options import parse
 
-    usage = f"headway study {name} RUN{' [RUN ...]' if chosen.takes_runs else ''} [options]"
+    usage = f"headway study {name} RUN [RUN ...] [options]"
     parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
     of_what = "directory of the run" + (", or name of a language model" if chosen.takes_models else "")
-    others = "; further runs to compare with" if chosen.takes_runs else ""
-    parser.add_argument("runs", nargs="+" if chosen.takes_runs else 1, help=f"{of_what}{others}")
+    others = "further runs to compare with" if chosen.takes_runs else "several are studied beside each other"
+    parser.add_argument("runs", nargs="+", help=f"{of_what}; {others}")
+    if chosen.takes_runs:
+        parser.add_argument("--each", action="store_true", help="study each of the runs by itself")
     parser.add_argument("--at", type=int | None, help="the checkpoint; the last one if not given")
     parser.add_class_arguments(chosen.option_type, as_group=False, skip={"pair"})
     if hasattr(chosen.option_type, "pair"):
@@ -42,10 +48,12 @@ def study_command(arguments: list[str]) -> None:
         parser.add_argument("--out", type=str | None, help="directory for a language model; runs/NAME if not given")
     parser.add_argument("--overwrite", action="store_true", help="run it again if its file exists")
     add_trust(parser)
+    add_workers(parser)
     if {"-h", "--help"} & set(rest):
         parser.print_help()
         return
-    options = vars(parse(parser, rest))
+    parsed = parse(parser, rest)
+    options = {option: value for option, value in vars(parsed).items() if option not in OF_MANY}
     runs, at, overwrite, out = (options.pop(each, None) for each in ("runs", "at", "overwrite", "out"))
     task, trust = options.pop("task"), options.pop("trust")
     path = checked_path("run", runs[0], "a run or a language model" if chosen.takes_models else "a directory")
@@ -54,6 +62,10 @@ def study_command(arguments: list[str]) -> None:
     out = None if out is None else checked_directory("out", out)
     # Wrong options fail before torch is imported.
     chosen.given(options)
+    if further and (not chosen.takes_runs or parsed.each):
+        job = partial(study_run, name, at, bool(overwrite), task, trust, options)
+        for_each(job, [path, *further], parsed, "studied")
+        return
 
     from rich.console import Console
 
@@ -67,3 +79,12 @@ def study_command(arguments: list[str]) -> None:
         print(f"{files.result} exists; --overwrite runs it again.\n")
     print_study(result, Console(width=None if sys.stdout.isatty() else 160))
     print(f"\nFigures as data: {files.result}\nPage: {files.page}")
+
+
+def study_run(
+    name: str, at: int | None, overwrite: bool, task: str | None, trust: bool, options: dict[str, Any], path: Path
+) -> None:
+    """Study one run of many."""
+    from headway.analyze.studying import study
+
+    study(name, path, at=at, overwrite=overwrite, task=task, trust=trust, **options)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from headway.commands.arguments import checked_directory, checked_path
 from headway.commands.failure import fail
+from headway.commands.many import add_workers, train_many
 
 if TYPE_CHECKING:
     from headway.checkpoints import Recipe, Run
@@ -32,6 +33,7 @@ recipes:
   --resume RUN          go on with a run where it stopped
   --trust               with --config or --resume: import the task that it names, and read the corpus that it names
   --live                write the run's page at every kept step, and not only at the end
+  --seeds 0:100         many runs beside each other, one for each seed, in directories of --out (see headway sweep)
 
 headway train RECIPE --help lists the options of that recipe. Sizes of the network that the task decides (model.n_ctx,
 model.d_vocab, model.input_type) follow the task's options unless they are given.
@@ -62,12 +64,12 @@ def train_command(arguments: list[str]) -> None:
             raise ValueError("resume: a run goes on as it was; no recipe or option can be given beside --resume")
         _resume(checked_directory("resume", chosen.resume), chosen.live, chosen.task, chosen.trust)
         return
-    out, base = _base_recipe(name, chosen.config, chosen.task, chosen.trust)
+    out, base = base_recipe(name, chosen.config, chosen.task, chosen.trust)
     _train(out, base, rest, chosen.live, trust=chosen.config is None or chosen.trust)
 
 
-def _base_recipe(name: str | None, config: str | None, task_path: str | None, trust: bool) -> "tuple[str, Recipe]":
-    """Return what the options change: the name of the run's directory, and a recipe."""
+def base_recipe(name: str | None, config: str | None, task_path: str | None, trust: bool) -> "tuple[str, Recipe]":
+    """Return what options change: the name of the run's directory, and the recipe of a name, a config, or a task."""
     from headway.options import nearest
 
     if config is not None and name is not None:
@@ -113,6 +115,8 @@ def _train(name: str, base: "Recipe", rest: list[str], live: bool, trust: bool) 
     parser.add_argument("--out", default=str(Path("runs") / name), help="directory of the run")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
     parser.add_argument("--live", action="store_true", help="write the run's page at every kept step")
+    parser.add_argument("--seeds", type=str | None, help="many runs, one for each seed: 0:100, or 3,5,11")
+    add_workers(parser)
     options = parse(parser, rest)
     given = {argument.partition("=")[0] for argument in rest}
     following = [size for size in base.sizes_of_task if f"--model.{size}" not in given]
@@ -120,6 +124,19 @@ def _train(name: str, base: "Recipe", rest: list[str], live: bool, trust: bool) 
     out = checked_directory("out", options.out)
     if recipe.task.outside_files is not None and recipe.task.outside_files == base.task.outside_files and not trust:
         raise ValueError(f"config: this recipe reads {base.task.outside_files}; say --trust to let it")
+
+    if options.seeds is not None:
+        for option in ("--seed", "--overwrite", "--live"):
+            if option in given or (option == "--live" and live):
+                raise ValueError(f"{option[2:]}: it cannot be given beside --seeds")
+        from headway.sweeps.plan import read_seeds, seeded
+
+        out = out if "--out" in given else out.with_name(f"{out.name}-seeds")
+        train_many(seeded(recipe, read_seeds(options.seeds)), out, options)
+        return
+    for option in ("--workers", "--threads_each", "--on", "--address", "--gpus_each"):
+        if option in given:
+            raise ValueError(f"{option[2:]}: it is for many runs; give --seeds too")
 
     from headway.train import train
 

@@ -69,6 +69,7 @@ READERS: dict[str, Callable[[Run], object]] = {
 RESUMES = ["train", "--resume", "{run}", "--trust"]
 LOOKS = [
     ["report", "{run}"],
+    ["formation", "{run}"],
     ["plot", "{run}", "loss", "--overwrite", "--out", "loss.svg"],
     ["plot", "{run}", "attention", "--overwrite", "--out", "attention.svg"],
     ["plot", "{run}", "composition", "--overwrite", "--out", "composition.svg"],

@@ -723,6 +723,44 @@ CIRCUIT = plain(
     ("circuit gpt2 --task indirect-object --out run", "out: run holds a run; give another directory"),
 )
 
+FORMATION = [
+    *plain(
+        ("formation", "runs: give directories of runs, or two groups with --compare"),
+        ("formation run --compare run text", "runs: give directories of runs, or two groups with --compare"),
+        ("formation nowhere", "run: nowhere holds no run"),
+        ("formation ''", "run: '' is not valid; it must be a directory"),
+        ("formation empty", "run: empty holds no run"),
+        ("formation foreign", "run: foreign holds no run"),
+        ("formation run run", "run: run is given twice; it counts once"),
+        ("formation unscored", "run: unscored has no scores yet; headway measure unscored computes them"),
+        ("formation run text", "run: text is of the task Text and run of RepeatedTokens; compare runs of one task"),
+        (
+            "formation run --measures lsos",
+            "measures: 'lsos' is not an event or a score of these runs; nearest is 'loss'",
+        ),
+        ("formation run --measures ''", "measures: '' is not an event or a score of these runs"),
+        ("formation run --measures attention", "measures: 'attention' is not valid; it has the axes"),
+        ("formation run --measures in_context", "measures: 'in_context' is not valid; it has no upper end"),
+        ("formation run --only circuit", "only: 'circuit' is not an event or a score of these runs"),
+        ("formation run --part end", "part: 'end' is not valid; it must be one of all, first, repeats"),
+        ("formation run --replace swap", "replace: 'swap' is not that of a circuit of these runs; there is none"),
+        ("formation run --seed -1", "seed: -1 is not valid; it must be 0 or more"),
+        ("formation run --seed many", "seed: 'many' is not valid; it must be a whole number"),
+        ("formation run --json run", "json: run is a directory; it must be a file"),
+        ("formation run --json mine.html", "json: mine.html is not a table of formation of Headway; --overwrite"),
+        ("formation run --olny loss", "--olny: there is no such option; nearest is '--only'"),
+        ("formation --compare run", "compare: expected 2 arguments"),
+        ("formation --compare run nowhere", "compare: no folder matches nowhere"),
+        ("formation --compare run 'no*'", "compare: no folder matches no*"),
+        ("formation --compare run run", "compare: run is given twice; name two groups"),
+        ("formation --compare run ./run", "/run is in both groups"),
+        ("formation --compare run text", "compare: the runs are of the tasks RepeatedTokens and Text"),
+    ),
+    Case(
+        "formation run", "step-00000003/loss.safetensors is damaged", cut("run/scores/step-00000003/loss.safetensors")
+    ),
+]
+
 MEASURING = plain(
     ("measure", "run: is missing"),
     ("measure ''", "run: '' is not valid; it must be a directory"),
@@ -1052,7 +1090,8 @@ FIGURES = [
 
 CASES = [
     *COMMANDS, *RECIPES, *OPTIONS, *MODELS, *TRAINING, *TASKS, *OWN_TASKS, *PLACES, *RESUMING, *RESUME_FILES, *CONFIGS,
-    *RUN_CONFIGS, *WEIGHTS, *SCORES, *MEASURING, *CIRCUIT, *STUDIES, *STUDY_FILES, *PROMPTS, *PAGES, *FIGURES,
+    *RUN_CONFIGS, *WEIGHTS, *SCORES, *MEASURING, *CIRCUIT, *FORMATION, *STUDIES, *STUDY_FILES, *PROMPTS, *PAGES,
+    *FIGURES,
 ]  # fmt: skip
 
 

@@ -36,6 +36,8 @@ COMMANDS = [
     ("measures", 0, TORCH),
     ("report RUN", 0, TORCH),
     ("plot RUN heads --out heads.svg", 0, TORCH),
+    ("formation --help", 0, ARRAYS),
+    ("formation RUN", 0, TORCH),
     ("train induction --help", 0, NETWORK),
     # wrong ones
     ("trian", 2, ARRAYS),
@@ -47,6 +49,8 @@ COMMANDS = [
     ("measure RUN --only lsos", 2, TORCH),
     ("measure RUN --at 1000", 2, TORCH),
     ("report nowhere", 2, TORCH),
+    ("formation RUN --olny loss", 2, ARRAYS),
+    ("formation RUN --only lsos", 2, TORCH),
     ("plot RUN", 2, TORCH),
     ("plot RUN haeds", 2, TORCH),
     ("plot RUN heads --ta 3", 2, TORCH),
@@ -60,7 +64,7 @@ CODE = [
         "run.training, run.scores, run.summary()",
         {"jsonargparse", *TORCH},
     ),
-    ("import headway; headway.MEASURES, headway.Head, headway.ModelConfig", TORCH),
+    ("import headway; headway.MEASURES, headway.Head, headway.ModelConfig, headway.formation", TORCH),
     ("import headway; headway.HookedTransformer, headway.measure", {"lightning", *BRIDGE}),
 ]
 

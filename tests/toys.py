@@ -12,6 +12,7 @@ import xarray as xr
 from headway.analyze import LIVE
 from headway.analyze.circuits.graph import Graph
 from headway.analyze.measures.nulls import Null, beside_null
+from headway.analyze.network.axes import HEAD, PAIR
 from headway.analyze.report.circuit_page import NUMBERS, OVER_STEPS
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
@@ -186,3 +187,41 @@ def made_up_over_steps(run: Run, of: int) -> xr.Dataset:
     scores["known"].attrs |= {"part": "repeats", "replacement": "twin", "step": of}
     write_scores(run.circuit_file(None, "repeats", "twin"), scores)
     return scores
+
+
+# Checkpoints at which log4(1 + step) is 0 to 5: half-way between two of them is 4 ** 0.5 times as far.
+LOG4 = [0, 3, 15, 63, 255, 1023]
+
+
+def run_of_ways(
+    folder: Path, ways: dict[str, list[float]], steps: list[int] = LOG4, heads: tuple[int, int] = (0, 0), seed: int = 0
+) -> Run:
+    """A run that nobody trained, whose scores have come so far at each of ``steps``.
+
+    ``behaviour`` is the loss on repeats, from 4 to 0; attention scores and ``k_composition`` are those of the heads
+    ``L0Hi`` and ``L1Hj`` with ``heads`` (i, j), from a null of .1 to 1 and to a ceiling of .5; no other head does
+    anything.
+    """
+    run = Run.create(folder, replace(TOKENS, steps=steps[-1], seed=seed))
+    n = TOKENS.model.n_heads
+    for place, step in enumerate(steps):
+        for name, each in ways.items():
+            at = each[place]
+            if name == "behaviour":
+                values = {"loss": 3.0 - 2.0 * at, "loss_first": 3.0, "loss_repeats": 4.0 * (1 - at)}
+                scores = xr.Dataset({key: ((), value, {"of": "loss"}) for key, value in values.items()})
+                scores["loss"].attrs["behaviour"] = {"part": "repeats", "chance": 4.0, "floor": 0.0}
+                write_scores(score_file(run.path, step, "loss"), scores)
+                continue
+            ceiling, pair = (0.5, True) if name == "k_composition" else (1.0, False)
+            whose = {"prefix_matching": (1, heads[1])}.get(name, (0, heads[0]))
+            axes = PAIR if pair else HEAD
+            values = np.full((2, n) * (2 if pair else 1), 0.1)
+            values[(0, heads[0], 1, heads[1]) if pair else whose] += at * (ceiling - 0.1)
+            scores = xr.Dataset({name: (axes, values), f"{name}_z": (axes, (values - 0.1) / 0.01)})
+            for ending, value in {"null": 0.1, "null_std": 0.01, "low": 0.05, "high": 0.15, "chance": 0.1}.items():
+                scores[f"{name}_{ending}"] = ((), value)
+            if pair:
+                scores[f"{name}_ceiling"] = (axes, np.full(values.shape, ceiling))
+            write_scores(score_file(run.path, step, name), scores)
+    return run

@@ -1,0 +1,95 @@
+"""Options and endings that commands share which work on many runs at once."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headway.commands.failure import fail
+
+if TYPE_CHECKING:
+    from signal import Signals
+
+    from jsonargparse import ArgumentParser, Namespace
+
+    from headway.checkpoints import Recipe
+    from headway.sweeps.each import Outcome
+
+# What add_workers adds, and the option of ``study`` that goes with it.
+OF_MANY = ("on", "workers", "threads_each", "address", "gpus_each", "each")
+WORDS = {"finished": "finished", "skipped": "finished before", "stopped": "stopped", "failed": "failed"}
+
+
+def add_workers(parser: "ArgumentParser") -> None:
+    """Add the options that say where many runs are computed."""
+    from typing import Literal
+
+    parser.add_argument("--on", type=Literal["pool", "ray"], default="pool", help="processes of this machine, or Ray")
+    parser.add_argument("--workers", type=int | None, help="runs at once; as many as there are cores if not given")
+    parser.add_argument("--threads_each", type=int | None, help="threads of each; its share of the cores if not given")
+    parser.add_argument("--address", type=str | None, help="with --on ray: a cluster, such as auto or ray://host:10001")
+    parser.add_argument("--gpus_each", type=float, default=0, help="with --on ray: GPUs of each run, such as 0.25")
+
+
+def chosen_workers(options: "Namespace", count: int) -> AbstractContextManager[Any]:
+    """Where ``count`` runs are computed, as the options say.
+
+    Raises:
+        ValueError: options that do not fit together, Ray that is not installed, a number that is not valid.
+    """
+    if options.on == "ray":
+        from headway.sweeps.on_ray import Ray
+
+        return Ray(options.workers, options.address, options.threads_each or 1, options.gpus_each)
+    for name, given in (("address", options.address), ("gpus_each", options.gpus_each)):
+        if given:
+            raise ValueError(f"{name}: {given} is not valid without --on ray")
+    from headway.sweeps.pool import Pool, cores
+
+    return Pool(options.workers or min(count, cores()), options.threads_each)
+
+
+def train_many(recipes: "Mapping[str, Recipe]", out: Path, options: "Namespace") -> None:
+    """Train the runs of a sweep, and say how they ended."""
+    from headway.sweeps.train_all import check_all, train_all
+
+    check_all(recipes, out)
+    with chosen_workers(options, len(recipes)) as workers:
+        outcomes, asked = train_all(recipes, out, workers)
+    finish(outcomes, asked, f"{out}: {len(outcomes)} runs")
+
+
+def for_each(job: Callable[[Path], object], paths: Sequence[Path], options: "Namespace", done: str) -> None:
+    """Do a job for every run beside each other, and say how they ended; ``done`` is what a finished one is."""
+    from headway.checkpoints import Run
+    from headway.sweeps.display import ShowRuns
+    from headway.sweeps.each import each
+
+    runs = {str(path): path.absolute() for path in paths}
+    if len(runs) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise ValueError(f"run: {twice} is given twice")
+    for path in paths:
+        Run(path)
+    with chosen_workers(options, len(runs)) as workers, ShowRuns(len(runs)) as display:
+        outcomes, asked = each(job, runs, workers, display)
+    finish(outcomes, asked, f"{len(runs)} runs", {**WORDS, "finished": done})
+
+
+def finish(
+    outcomes: "Mapping[str, Outcome]", asked: "Signals | None", title: str, words: "Mapping[str, str]" = WORDS
+) -> None:
+    """Print how many runs ended in which way, and why some failed; the exit status is 1 if one did."""
+    counts = Counter(outcome.state for outcome in outcomes.values())
+    print(f"{title}: {', '.join(f'{counts[state]} {word}' for state, word in words.items() if counts[state])}")
+    warned = Counter(text for outcome in outcomes.values() for text in outcome.warnings)
+    for text, times in warned.items():
+        print(f"warning in {times} of them: {text}")
+    for name, outcome in outcomes.items():
+        if outcome.state == "failed":
+            print(f"{name} failed: {outcome.reason}")
+    if asked is not None:
+        fail("stopped; the same command goes on", code=128 + asked)
+    if counts["failed"]:
+        fail(f"{counts['failed']} of {len(outcomes)} failed; the same command tries them again", code=1)

@@ -1,0 +1,146 @@
+"""One job for each run of many: started where there is room, again if its process died, and shown while they go on."""
+
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Literal, Protocol, TypeVar
+
+Item = TypeVar("Item")
+State = Literal["finished", "skipped", "stopped", "failed"]
+
+# How often a job is started whose process dies: what kills it may be another program's hunger for memory.
+ATTEMPTS = 3
+# What ends a sweep in an orderly way.
+STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+class SkippedError(Exception):
+    """There was nothing to do for a job; its message says why."""
+
+
+class DiedError(Exception):
+    """The process of a job is gone; the message says how it ended."""
+
+
+class InterruptedJobError(Exception):
+    """A job ended before its end because it was asked to."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the job of one run ended: ``skipped`` if there was nothing to do, with the reason if it failed."""
+
+    state: State
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class Workers(Protocol):
+    """Processes that do jobs; ``Pool`` and ``Ray`` are two."""
+
+    count: int
+
+    def start(self, job: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Start a job on a process that is free; its future raises a DiedError if that process dies."""
+        ...
+
+    def stop(self) -> None:
+        """Ask every job that runs to end in an orderly way."""
+        ...
+
+
+class Display(Protocol):
+    """What a person sees of many jobs."""
+
+    def started(self, name: str) -> None:
+        """Tell that a job has begun."""
+        ...
+
+    def ended(self, name: str, outcome: Outcome) -> None:
+        """Tell that a job has ended."""
+        ...
+
+    def look(self) -> None:
+        """Look again at what is going on."""
+        ...
+
+
+def guarded(job: Callable[[Item], None], item: Item) -> Outcome:
+    """Do one job in this process, and say how it ended; what it warned of is kept for the end."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        try:
+            job(item)
+            state, reason = "finished", ""
+        except SkippedError as error:
+            state, reason = "skipped", str(error)
+        except (InterruptedJobError, KeyboardInterrupt) as error:
+            state, reason = "stopped", str(error)
+        except MemoryError:
+            state, reason = "failed", "out of memory"
+        except Exception as error:
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            state, reason = "failed", kind + " ".join(str(error).split())
+    return Outcome(state, reason, tuple(dict.fromkeys(str(each.message) for each in said)))
+
+
+def each(
+    job: Callable[[Item], None], items: Mapping[str, Item], workers: Workers, display: Display
+) -> tuple[dict[str, Outcome], signal.Signals | None]:
+    """Do a job for every item; return how each ended, in the order of the items, and the signal that asked for the end.
+
+    A job whose process dies is started again, up to ATTEMPTS times in all, so it must be able to go on where it was. At
+    Ctrl-C, SIGTERM or SIGHUP no other job is started, and those that run are asked to end.
+    """
+    waiting, running = deque(items), dict[Future[Outcome], str]()
+    starts, outcomes = dict.fromkeys(items, 0), dict[str, Outcome]()
+    with _signals(workers.stop) as asked:
+        while running or (waiting and not asked):
+            while waiting and not asked and len(running) < workers.count:
+                name = waiting.popleft()
+                starts[name] += 1
+                running[workers.start(guarded, job, items[name])] = name
+                display.started(name)
+            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                name = running.pop(future)
+                try:
+                    outcomes[name] = future.result()
+                except (DiedError, CancelledError) as error:
+                    if asked:
+                        outcomes[name] = Outcome("stopped", str(error))
+                    elif starts[name] < ATTEMPTS:
+                        waiting.appendleft(name)
+                        continue
+                    else:
+                        outcomes[name] = Outcome("failed", f"{error}, {ATTEMPTS} times")
+                display.ended(name, outcomes[name])
+            display.look()
+    ended = {name: outcomes.get(name, Outcome("stopped", "not started")) for name in items}
+    return ended, asked[0] if asked else None
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[list[signal.Signals]]:
+    """Collect the signals that ask for the end, and call ``stop`` at the first; a second one ends this process."""
+    asked: list[signal.Signals] = []
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        asked.append(signal.Signals(number))
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        stop()
+
+    # No other thread may handle signals.
+    ours = STOPPING if threading.current_thread() is threading.main_thread() else []
+    before = {number: signal.signal(number, ask) for number in ours}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,166 @@
+"""Many runs: each is what it would be alone, whatever happens to the process that trains it."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys import TOKENS, Train
+
+from headway.checkpoints import Run
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.data.task import Batch
+from headway.sweeps.display import ShowRuns
+from headway.sweeps.each import ATTEMPTS, DiedError, InterruptedJobError, Outcome, SkippedError, each
+from headway.sweeps.on_ray import Ray
+from headway.sweeps.plan import seeded
+from headway.sweeps.pool import Pool
+from headway.sweeps.train_all import train_all
+
+
+class Threads:
+    """Workers in this process."""
+
+    def __init__(self, count: int = 2):
+        self.count, self.pool, self.stopped = count, ThreadPoolExecutor(count), threading.Event()
+        self.running = self.most = 0
+
+    def start(self, job: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        future = self.pool.submit(job, *arguments)
+        future.add_done_callback(lambda _: setattr(self, "running", self.running - 1))
+        return future
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+def quietly(count: int) -> ShowRuns:
+    return ShowRuns(count, quiet=True)
+
+
+def test_each_job_is_done_and_says_how_it_ended():
+    def job(number: int) -> None:
+        if number == 2:
+            raise SkippedError("finished")
+        if number == 3:
+            raise ValueError("steps: 0 is not valid")
+        if number == 5:
+            raise ZeroDivisionError("division by zero")
+        if number == 7:
+            raise MemoryError
+
+    outcomes, asked = each(job, {str(number): number for number in (1, 2, 3, 5, 7)}, Threads(), quietly(5))
+    assert asked is None
+    assert outcomes == {
+        "1": Outcome("finished"),
+        "2": Outcome("skipped", "finished"),
+        "3": Outcome("failed", "steps: 0 is not valid"),
+        "5": Outcome("failed", "ZeroDivisionError: division by zero"),
+        "7": Outcome("failed", "out of memory"),
+    }
+
+
+def test_no_more_jobs_run_than_there_are_workers():
+    workers = Threads(3)
+    each(lambda _: None, dict.fromkeys(map(str, range(23))), workers, quietly(23))
+    assert workers.most == 3
+
+
+@pytest.mark.parametrize(("deaths", "state"), [(ATTEMPTS - 1, "finished"), (ATTEMPTS, "failed")])
+def test_a_job_whose_process_dies_is_started_again_a_few_times(deaths: int, state: str):
+    class Dying(Threads):
+        def start(self, job: Callable[..., Any], *arguments: Any) -> Future[Any]:
+            started.append(arguments[-1])
+            if arguments[-1] == "ill" and started.count("ill") <= deaths:
+                dead: Future[Any] = Future()
+                dead.set_exception(DiedError("its process was killed"))
+                return dead
+            return super().start(job, *arguments)
+
+    started: list[str] = []
+    outcomes, _ = each(lambda _: None, {name: name for name in ("well", "ill", "fine")}, Dying(), quietly(3))
+    assert outcomes["ill"].state == state
+    assert started.count("ill") == min(deaths + 1, ATTEMPTS)
+    assert outcomes["well"].state == outcomes["fine"].state == "finished"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_asks_jobs_to_end_and_starts_no_other(number: signal.Signals):
+    def job(_: str) -> None:
+        assert workers.stopped.wait(30)
+        raise InterruptedJobError("stopped at step 3")
+
+    workers = Threads(2)
+    before = signal.getsignal(number)
+    threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+    outcomes, asked = each(job, {name: name for name in "abc"}, workers, quietly(3))
+    assert asked == number
+    assert outcomes == {
+        "a": Outcome("stopped", "stopped at step 3"),
+        "b": Outcome("stopped", "stopped at step 3"),
+        "c": Outcome("stopped", "not started"),
+    }
+    assert signal.getsignal(number) == before
+
+
+@dataclass(frozen=True)
+class Killing(RepeatedTokens):
+    """Kills its process at one batch, once: where it has left a file it goes on."""
+
+    dies_at: int = 0
+    mark: str = ""
+
+    def batch(self, seed: int, index: int, batch_size: int) -> Batch:
+        if index == self.dies_at and seed == 3 and not Path(self.mark).exists():
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(seed, index, batch_size)
+
+
+@pytest.mark.parametrize("workers", [Pool, Ray])
+def test_a_run_whose_worker_is_killed_is_what_it_would_have_been(
+    workers: type[Pool] | type[Ray], tmp_path: Path, trained: Train
+):
+    task = Killing(**vars(TOKENS.task), dies_at=11, mark=str(tmp_path / "mark"))
+    recipes = seeded(replace(TOKENS, task=task), [2, 3, 5])
+    with workers(2) as two:
+        outcomes, asked = train_all(recipes, tmp_path / "many", two, quiet=True)
+        again, _ = train_all(recipes, tmp_path / "many", two, quiet=True)
+    assert asked is None
+    assert (tmp_path / "mark").exists()
+    assert [outcome.state for outcome in outcomes.values()] == ["finished"] * 3
+    assert [outcome.state for outcome in again.values()] == ["skipped"] * 3
+    for name, recipe in recipes.items():
+        alone = trained(replace(recipe, task=TOKENS.task), tmp_path / f"alone-{name}")
+        among_many = Run(tmp_path / "many" / name, Killing)
+        assert among_many.steps == alone.steps
+        for step in alone.steps:
+            assert among_many.weights_file(step).read_bytes() == alone.weights_file(step).read_bytes()
+        assert among_many.scores.load().equals(alone.scores.load())
+        assert among_many.training.equals(alone.training)
+        assert among_many.report_file.exists()
+
+
+def test_a_pool_shares_out_the_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("headway.sweeps.pool.cores", lambda: 7)
+    assert (Pool().count, Pool().threads) == (7, 1)
+    assert (Pool(3).count, Pool(3).threads) == (3, 2)
+    assert Pool(11).threads == 1
+
+
+@pytest.mark.parametrize(("argument", "said"), [({"count": 0}, "workers: 0"), ({"threads": 0}, "threads: 0")])
+def test_numbers_of_workers_that_are_not_valid_are_refused(argument: dict[str, int], said: str):
+    with pytest.raises(ValueError, match=f"^{said} is not valid"):
+        Pool(**argument)
+
+
+def test_a_cluster_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"^address: 127\.0\.0\.1:1 cannot be reached"), Ray(address="127.0.0.1:1"):
+        pass

@@ -41,6 +41,7 @@ UPDATE_TAGS = {"loss": "loss/train", "gradient_norm": "optimiser/gradient_norm",
 CONTENTS = (
     TOKENIZER,
     "weights",
+    "states",
     "resume.ckpt",
     "scores",
     "circuits",
@@ -218,6 +219,10 @@ class Run:
     def resume_file(self) -> Path:
         """Lightning's checkpoint of the last kept step, for going on."""
         return self.path / "resume.ckpt"
+
+    def state_file(self, step: int) -> Path:
+        """Return the path of Lightning's checkpoint of ``step``, of those that stay."""
+        return self.path / "states" / f"step-{step:08d}.ckpt"
 
     @property
     def report_file(self) -> Path:

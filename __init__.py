@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headway.data.task import Batch, Task
     from headway.models.config import Head, ModelConfig
     from headway.models.hooked_transformer import HookedTransformer
+    from headway.replay import densify
     from headway.train import resume, train
 
 __version__ = version("headway")
@@ -30,6 +31,7 @@ __all__ = [
     "Run",
     "Task",
     "circuit",
+    "densify",
     "measure",
     "resume",
     "study",
@@ -47,6 +49,7 @@ __getattr__ = exporter(
         "Run": "headway.checkpoints.run",
         "Task": "headway.data.task",
         "circuit": "headway.analyze.circuiting",
+        "densify": "headway.replay",
         "measure": "headway.analyze.measures.scoring",
         "resume": "headway.train",
         "study": "headway.analyze.studying",

@@ -18,7 +18,7 @@ def densify_command(arguments: list[str]) -> None:
     parser.add_argument(
         "--around",
         type=str | None,
-        help="the two checkpoints between which the strongest head of a measure is half-way",
+        help="the two between which the strongest head of a measure is half-way",
     )
     parser.add_argument("--steps", type=int, default=20, help="how many checkpoints are added, evenly in log(step)")
     parser.add_argument("--from_start", action="store_true", help="begin at step 0 where no state of training was kept")
@@ -69,7 +69,7 @@ def densify_run(
     from headway.checkpoints import Run
 
     first, last = around_measure(Run(path), around) if around is not None else between or (0, 0)
-    from headway.densify import densify
+    from headway.replay import densify
 
     return densify(path, (first, last), steps, None, from_start, inexact, task, trust, progress)
 
@@ -78,7 +78,7 @@ def around_measure(run: object, measure: str) -> tuple[int, int]:
     """The checkpoints between which the strongest head of a measure is half-way.
 
     Raises:
-        ValueError: a measure without a null, that has not been scored, or of which no head forms between two checkpoints.
+        ValueError: a measure that has no null, has not been scored, or of which no head is half-way between two.
     """
     from headway.analyze.formation.strongest import strongest
     from headway.checkpoints import Run

@@ -11,7 +11,7 @@ from toys import NO_POSITIONS, TOKENS, VECTORS, Train
 from headway.__main__ import main
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
-from headway.densify import dense_steps, densify
+from headway.replay import dense_steps, densify
 
 SPARSE = Schedule(log=0, linear=2, at=(5,), state_every=2)  # 0, 5, 8, 17; states at 0 and 8
 

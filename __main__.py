@@ -36,8 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # A terminal may not have every letter.
         if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
-    # A task of one's own may stand in the folder one works in.
-    sys.path.append(os.getcwd())
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return
@@ -55,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         getattr(module, f"{command}_command")(rest)
     except OSError as error:
-        from headway.checkpoints.files import NotWrittenError
+        from headway.data.parts import NotWrittenError
 
         if isinstance(error, NotWrittenError):
             fail(f"{error.strerror}; what was there is whole; when it can be, give the same command again", code=1)
@@ -67,4 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # ``python -m`` puts the working directory first, where a received folder could stand in for any optional package.
+    if sys.path[0] == os.getcwd():
+        del sys.path[0]
     main()

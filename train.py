@@ -182,7 +182,8 @@ def resume(
             _fit(run, measures, step, live, progress)
         _complete_scores(run, measures, run.steps)
         mend_log(run, run.steps[-1])
-        _find_circuit(run)
+        with _threads(run.recipe, run.model()):
+            _find_circuit(run)
         if not _page_is_new(run):
             report_if_possible(run)
     return run
@@ -423,7 +424,9 @@ class StopAtSignal(L.Callback):
         self.before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():  # no other may handle signals
             # Known before Lightning puts in handlers of its own, which it removes before ``teardown``.
-            self.before = {each: signal.getsignal(each) for each in STOPPING}
+            # What is ignored stays so, such as SIGHUP under nohup.
+            handlers = {each: signal.getsignal(each) for each in STOPPING}
+            self.before = {each: handler for each, handler in handlers.items() if handler != signal.SIG_IGN}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the signals, also from Lightning, which would end well at SIGTERM."""

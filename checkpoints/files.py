@@ -11,7 +11,7 @@ from typing import Any
 import xarray as xr
 import yaml
 
-from headway.data.parts import part_of
+from headway.data.parts import NotWrittenError, part_of
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -23,18 +23,26 @@ MOST_BYTES, MOST_VALUES = 10_000_000, 100_000
 SEAL = b"\nsha256 "
 
 
-class NotWrittenError(OSError):
-    """A file could not be written; what was there before is whole."""
-
-
 def holds_run(path: Path) -> bool:
-    """Return whether a directory holds a run: its config.yaml is one of Headway, and environment.json exists."""
+    """Return whether a directory holds a run: config.yaml and environment.json, of which one at least is Headway's.
+
+    One of them alone is enough, so that a run whose other file is damaged stays one, and says what is damaged.
+    """
+    config, environment = path / CONFIG, path / ENVIRONMENT
     try:
-        values = read_yaml(path / CONFIG)
+        if not (config.is_file() and environment.is_file()):
+            return False
+    except OSError:
+        return False
+    return _has_keys(config, {"version", "task", "model"}) or _has_keys(environment, {"headway", "torch"})
+
+
+def _has_keys(path: Path, keys: set[str]) -> bool:
+    try:
+        values = read_yaml(path)  # of which JSON is a kind
     except (OSError, ValueError):
         return False
-    ours = isinstance(values, dict) and {"version", "task", "model"} <= values.keys()
-    return ours and (path / ENVIRONMENT).exists()
+    return isinstance(values, dict) and keys <= values.keys()
 
 
 def read_small(path: Path) -> bytes:
@@ -173,7 +181,8 @@ def _sync(folder: Path) -> None:
 
 def _check_links(path: Path) -> None:
     """A run from somebody else may hold a link in place of a folder."""
-    root = next((each for each in path.parents[:3] if (each / CONFIG).is_file()), None)
+    # The outermost one: what looks like a run further in may be seen through such a link.
+    root = next((each for each in reversed(path.parents[:3]) if holds_run(each)), None)
     if root is not None and not path.parent.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"run: {path.parent} is a link that leads out of the run; nothing is written there")
 

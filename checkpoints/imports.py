@@ -1,6 +1,11 @@
-"""Imports by a path that someone wrote: ``package.module:name``. Code that lies inside a run is never imported."""
+"""Imports by a path that someone wrote: ``package.module:name``. Code that lies inside a run is never imported.
+
+The working directory is on the path of imports from the first such import on, because a task of one's own may stand in
+it, and not before: libraries look for optional packages, and would run what lies there under their names.
+"""
 
 import importlib
+import os
 import sys
 from importlib.machinery import PathFinder
 from operator import attrgetter
@@ -26,12 +31,15 @@ def imported(option: str, path: str, form: str) -> Any:
         7.0
     """
     module, _, name = path.partition(":")
-    run = _run_around(module)
+    here = os.getcwd()
+    run = _run_around(module, here)
     if run is not None:
         raise ValueError(
             f"{option}: {path!r} is code inside the run {run}, which is never imported; "
             "put a copy elsewhere if you trust it"
         )
+    if here not in sys.path:
+        sys.path.append(here)
     try:
         return attrgetter(name)(importlib.import_module(module))
     except (Exception, SystemExit) as error:  # whatever a module of one's own may raise
@@ -55,11 +63,14 @@ def is_loaded(path: str) -> bool:
     return True
 
 
-def _run_around(module: str) -> Path | None:
-    """The run in which the code of a module lies, or of a package around it; they are found without running them."""
+def _run_around(module: str, folder: str) -> Path | None:
+    """The run in which the code of a module lies, or of a package around it; they are found without running them.
+
+    They are looked for on the path of imports, and then in ``folder``.
+    """
     if module in sys.modules:
         return None  # it has run
-    places = None
+    places = [*sys.path, folder]
     parts = module.split(".")
     for last in range(1, len(parts) + 1):
         try:

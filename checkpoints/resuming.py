@@ -80,6 +80,9 @@ def check_resume_file(run: Run) -> int | None:
     step = check_state_file(run, file)
     if step not in steps[-2:]:
         raise _refused(run, f"{file} is of step {step}, but the run has kept step {steps[-1] if steps else 'none'}")
+    lost = [at for at in run.recipe.schedule.steps(run.recipe.steps) if at <= step and at not in steps]
+    if lost:
+        raise _refused(run, f"the weights of step {', '.join(map(str, lost))} are missing")
     return step
 
 

@@ -21,7 +21,7 @@ import xarray as xr
 
 from headway.checkpoints.config import read_config
 from headway.checkpoints.files import CONFIG, ENVIRONMENT, holds_run, read_tree, write_whole
-from headway.checkpoints.lock import writing
+from headway.checkpoints.lock import FOLDERS, writing
 from headway.checkpoints.scores import read_file, read_scores, score_files
 from headway.models.config import ModelConfig
 
@@ -40,12 +40,8 @@ UPDATE_TAGS = {"loss": "loss/train", "gradient_norm": "optimiser/gradient_norm",
 # The two that make a directory a run go last, so that one whose removal was cut off is still known for one.
 CONTENTS = (
     TOKENIZER,
-    "weights",
-    "states",
+    *FOLDERS,
     "resume.ckpt",
-    "scores",
-    "circuits",
-    "studies",
     "events.out.tfevents.*",
     "hparams.yaml",
     "report.html",
@@ -80,9 +76,10 @@ class Run:
     def __init__(self, path: str | Path, task: "type[Task] | str | None" = None, trust: bool = False):
         self.path = Path(path).expanduser()
         self._task, self._trust = task, trust
-        for name in (CONFIG, ENVIRONMENT):
-            if not (self.path / name).is_file():
-                raise ValueError(f"run: {self.path} holds no run (there is no {name} in it)")
+        if not holds_run(self.path):
+            missing = [name for name in (CONFIG, ENVIRONMENT) if not (self.path / name).is_file()]
+            why = f"there is no {missing[0]} in it" if missing else f"its {CONFIG} is none of Headway's"
+            raise ValueError(f"run: {self.path} holds no run ({why})")
         # What ``scores`` has read, with the state of its files at that time.
         self._read: tuple[dict[Path, tuple[int, int]], xr.Dataset] | None = None
 

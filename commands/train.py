@@ -157,7 +157,6 @@ def _resume(path: Path, live: bool, task: str | None, trust: bool) -> None:
 def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
     """Train, and print the run's summary, or why it ended before its last step."""
     from headway.analyze.report.summary import summary
-    from headway.checkpoints.files import NotWrittenError
     from headway.models.lightning_module import DivergedError
     from headway.train import StoppedError
 
@@ -165,8 +164,8 @@ def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
         run = go()
     except DivergedError as error:
         fail(f"{error}; what was kept before that is in {path}", code=1)
-    except NotWrittenError as error:
-        fail(f"{error.strerror}; go on with: headway train --resume {path}", code=1)
+    except OSError as error:  # also of TensorBoard's files, which other code writes
+        fail(f"{error.strerror or error}; go on with: headway train --resume {path}", code=1)
     except StoppedError as error:
         fail(f"{error}; go on with: headway train --resume {path}", code=128 + error.signal)
     print(f"\n{summary(run, progress=True)}")

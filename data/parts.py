@@ -5,8 +5,13 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+
+
+class NotWrittenError(OSError):
+    """A file could not be written; what was there before is whole."""
 
 
 def part_of(path: Path) -> Path:
@@ -24,9 +29,16 @@ def make_part_folder(folder: Path) -> Path:
     return Path(tempfile.mkdtemp(f".{os.getpid()}.part", f".{folder.name}.{platform.node()}.", folder.parent))
 
 
-def remove_parts(folder: Path, shared: bool = False) -> None:
-    """Remove what processes that were killed have left half-written; of a shared folder, those of this machine."""
-    for part in folder.rglob(f".*.{platform.node()}.*.part" if shared else ".*.part"):
+def remove_parts(folder: Path, inner: Iterable[str] = (), shared: bool = False) -> None:
+    """Remove what processes that were killed have left half-written in a folder of ours.
+
+    Args:
+        folder: The folder, in which others may have files too: only what a part is called is removed.
+        inner: Names of folders in it that are ours, and are searched with everything in them.
+        shared: Machines share the folder, so what another one has left stays.
+    """
+    pattern = f".*.{platform.node()}.*.part" if shared else ".*.part"
+    for part in [*folder.glob(pattern), *(part for name in inner for part in (folder / name).rglob(pattern))]:
         _remove_if_dead(part)
 
 
@@ -38,7 +50,8 @@ def remove_parts_of(path: Path) -> None:
 
 def _remove_if_dead(part: Path) -> None:
     process = part.name.split(".")[-2]
-    if process.isdecimal() and _is_alive(int(process)):
+    # Other programs end the names of their files in .part too.
+    if not process.isdecimal() or _is_alive(int(process)):
         return
     if part.is_dir() and not part.is_symlink():
         shutil.rmtree(part, ignore_errors=True)

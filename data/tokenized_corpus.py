@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from headway.data.cache import cache_folder
 from headway.data.corpus import Corpus
-from headway.data.parts import make_part_folder, remove_parts
+from headway.data.parts import NotWrittenError, make_part_folder, remove_parts
 from headway.data.tokenizer import encode_texts, train_bpe
 
 # Version of the cached files; files of another version are never read.
@@ -141,10 +141,11 @@ class TokenizedCorpus:
             (part / "found.json").write_text(json.dumps({**metadata, "hashes": hashes}, indent=2), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(part, folder)
-        except OSError:
+        except Exception as error:  # the tokenizer's library raises no other kind when it cannot write
             # Another process may have written the same folder in the meantime.
             if cls.cached(corpus.hash, n_tokens, held_out) is None:
-                raise
+                number = error.errno if isinstance(error, OSError) else None
+                raise NotWrittenError(number, f"{folder.parent} cannot be written ({error})") from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
         tokenized = cls.cached(corpus.hash, n_tokens, held_out)

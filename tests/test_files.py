@@ -1,16 +1,15 @@
 """Files are whole or not there: whatever ends a process, whatever is full, wherever a link leads."""
 
 import os
-import resource
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from full_disk import files_of_at_most
 from toy_studies import made_up_study
 from toys import TOKENS, Train
 
@@ -19,19 +18,9 @@ from headway.analyze import LIVE, measure
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.checkpoints.files import SEAL, NotWrittenError, write_whole
+from headway.checkpoints.lock import writing
 from headway.checkpoints.scores import read_file, write_scores
 from headway.data.parts import remove_parts
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Act like a full disk: no file can grow beyond this many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def names(folder: Path) -> set[str]:
@@ -72,6 +61,17 @@ def test_a_link_that_leads_out_of_a_run_is_not_followed(folder: str, trained: Tr
     assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("folder", ["scores", "weights"])
+def test_a_link_to_another_run_is_not_followed_either(folder: str, trained: Train, tmp_path: Path):
+    run, other = trained(TOKENS, tmp_path / "run"), trained(TOKENS, tmp_path / "other")
+    shutil.rmtree(run.path / folder)
+    (run.path / folder).symlink_to(other.path)
+    before = {path: path.read_bytes() for path in other.path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"is a link that leads out of the run; nothing is written there"):
+        run.keep(5, other.model(17)) if folder == "weights" else write_whole(run.path / "scores/step-5/loss", b"")
+    assert {path: path.read_bytes() for path in other.path.rglob("*") if path.is_file()} == before
+
+
 def test_a_link_within_a_run_is_the_user_s(trained: Train, tmp_path: Path):
     run = trained(TOKENS, tmp_path / "run")
     (run.path / "scores").rename(run.path / "elsewhere")
@@ -89,8 +89,20 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not
     half_a_log = tmp_path / f".log.{dead.pid}.part"
     half_a_log.mkdir()
     (half_a_log / "events").touch()
-    remove_parts(tmp_path)
+    remove_parts(tmp_path, ["weights"])
     assert [part.exists() for part in (*parts, half_a_log)] == [False, True, False]
+
+
+def test_what_other_programs_have_half_written_is_theirs(tmp_path: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    theirs = [tmp_path / ".movie.mkv.part", tmp_path / ".download.part", tmp_path / "photos" / f".a.{dead.pid}.part"]
+    theirs[-1].parent.mkdir()
+    for path in theirs:
+        path.touch()
+    with writing(tmp_path):
+        pass
+    assert all(path.exists() for path in theirs)
 
 
 def test_a_page_takes_the_place_of_one_that_was_half_written(trained: Train, tmp_path: Path):

@@ -149,7 +149,7 @@ def test_a_point_that_the_forward_pass_skips_is_refused_by_name(way: str, case: 
 
 
 @pytest.mark.parametrize("layers", [{}, {"stop_at_layer": 1}, {"stop_at_layer": 2}, {"stop_at_layer": 0}], ids=str)
-def test_every_point_is_either_refused_or_fires(layers: dict[str, int]):
+def test_every_point_is_either_refused_or_fires(layers: dict[str, Any]):
     model = network()
     fired: list[str] = []
     for name in (name for name in model.hook_dict if not model.why_silent(name)):

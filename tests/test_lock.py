@@ -1,5 +1,9 @@
 """One process writes a run at a time; reading is always allowed, and a dead process holds nothing."""
 
+import errno
+import fcntl
+import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -11,7 +15,7 @@ import pytest
 from toys import TOKENS, Train
 
 from headway.__main__ import main
-from headway.checkpoints import Run
+from headway.checkpoints import Run, lock
 from headway.checkpoints.lock import writing
 
 HOLD = """
@@ -50,6 +54,7 @@ WRITES = {
     "train": ["train", "--config", "{run}/config.yaml", "--out", "{run}", "--overwrite"],
     "resume": ["train", "--resume", "{run}"],
     "measure": ["measure", "{run}", "--only", "loss", "--overwrite"],
+    "circuit": ["circuit", "{run}"],
     "study": ["study", "induction", "{run}", "--sequences", "3"],
 }
 
@@ -91,3 +96,38 @@ def test_a_process_may_ask_for_its_own_lock_again(run: Run):
         pass
     with writing(run.path):
         assert (run.path / ".writer.json").exists()
+
+
+@pytest.fixture(params=["ENOLCK", "EOPNOTSUPP", "EINVAL", "ENOSYS"])
+def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without locks."""
+
+    def flock(*_: object) -> None:
+        raise OSError(getattr(errno, request.param), "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(lock, "LEASE", 0.6)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_where_a_file_system_has_no_locks_a_file_stands_for_one(run: Run):
+    file = run.path / ".lock.soft"
+    with writing(run.path):
+        assert str(os.getpid()) in file.read_text()
+        with writing(run.path):  # a process may ask for its own lock again
+            pass
+        assert file.exists()
+    assert not file.exists()
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_a_lock_that_a_dead_process_of_another_machine_has_left_is_taken_over(run: Run):
+    file = run.path / ".lock.soft"
+    with writing(run.path):
+        left = file.read_bytes().replace(platform.node().encode(), b"elsewhere")
+    file.write_bytes(left)
+    with pytest.raises(ValueError, match="is being written by another process"), writing(run.path):
+        pass
+    os.utime(file, (0, 0))
+    with writing(run.path):
+        assert file.read_bytes() != left

@@ -62,13 +62,13 @@ def test_a_resume_file_of_an_earlier_moment_is_refused(
     refused(stopped, capsys)
 
 
-def refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def refused(run: Run, capsys: pytest.CaptureFixture[str], about: str | None = None) -> None:
     before = contents(run.path)
     with pytest.raises(SystemExit) as end:
         main(["train", "--resume", str(run.path)])
     assert end.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"headway: resume: {run.resume_file}")
+    assert said.startswith(f"headway: resume: {run.resume_file if about is None else about}")
     assert "headway train --config" in said
     assert contents(run.path) == before
 
@@ -181,3 +181,8 @@ def test_a_run_with_other_initial_weights_and_no_resume_file_is_refused(
 def test_a_run_that_died_before_its_first_checkpoint_begins(tmp_path: Path, trained: Train):
     run = Run.create(tmp_path / "begun", replace(TOKENS))
     xr.testing.assert_identical(resume(run.path).scores, trained(TOKENS, tmp_path / "whole").scores)
+
+
+def test_a_run_that_has_lost_a_checkpoint_says_so(stopped: Run, capsys: pytest.CaptureFixture[str]):
+    stopped.weights_file(4).unlink()
+    refused(stopped, capsys, about="the weights of step 4 are missing")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -29,6 +29,8 @@ from headway.analyze import LIVE, MEASURES, measure
 from headway.analyze.measures.measure import Measure
 from headway.analyze.studies.result import Claim, Figure, Section, StudyResult
 from headway.checkpoints import Recipe, Run
+from headway.checkpoints.environment import environment
+from headway.checkpoints.files import holds_run
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import score_file, write_scores
@@ -347,20 +349,33 @@ def test_half_precision_trains_on_a_gpu(tmp_path: Path):
     assert {value.dtype for value in weights(run, 20).values()} == {torch.float32}
 
 
+COMPILED = """
+import sys
+from functools import partial
+import torch
+from headway.__main__ import main
+for name in sys.argv[1:]:
+    main(["train", "--config", f"{name}/config.yaml", "--compile", "--out", f"{name}-compiled"])
+    # The C++ compiler takes seconds for each network, and one shows that it works.
+    torch.compile = partial(torch.compile, backend="aot_eager")
+"""
+
+
 def test_compiled_training_is_the_same_up_to_rounding(tmp_path: Path):
     """In a process of its own, because the shape checks of the tests cannot be compiled."""
-    recipe = replace(TOKENS, model=replace(TOKENS.model, n_layers=1))
-    eager = run_recipe(recipe, tmp_path / "eager")
-    command = [sys.executable, "-m", "headway", "train", "--config", str(eager.path / "config.yaml"), "--compile"]
-    subprocess.run([*command, "--out", str(tmp_path / "compiled")], check=True, capture_output=True)
-    compiled = Run(tmp_path / "compiled")
-    assert compiled.recipe == replace(recipe, compile=True)
-    assert weights(compiled, 0).keys() == weights(eager, 0).keys()
-    for name, value in weights(eager, recipe.steps).items():
-        torch.testing.assert_close(weights(compiled, recipe.steps)[name], value, atol=2e-3, rtol=0)
-    live = compiled.scores.load()
-    measure(compiled, LIVE, overwrite=True)
-    assert live.equals(compiled.scores)
+    recipes = {"tokens": TOKENS, "vectors": VECTORS}
+    recipes = {name: replace(each, model=replace(each.model, n_layers=1)) for name, each in recipes.items()}
+    eager = {name: run_recipe(recipe, tmp_path / name) for name, recipe in recipes.items()}
+    subprocess.run([sys.executable, "-c", COMPILED, *recipes], cwd=tmp_path, check=True, capture_output=True)
+    for name, recipe in recipes.items():
+        compiled = Run(tmp_path / f"{name}-compiled")
+        assert compiled.recipe == replace(recipe, compile=True)
+        assert weights(compiled, 0).keys() == weights(eager[name], 0).keys()
+        for key, value in weights(eager[name], recipe.steps).items():
+            torch.testing.assert_close(weights(compiled, recipe.steps)[key], value, atol=2e-3, rtol=0)
+        live = compiled.scores.load()
+        measure(compiled, LIVE, overwrite=True)
+        assert live.equals(compiled.scores)
 
 
 def test_the_number_of_threads_follows_the_size_of_a_step(monkeypatch: pytest.MonkeyPatch):
@@ -561,6 +576,43 @@ def test_each_signal_keeps_a_checkpoint_and_is_given_back(
 
 
 # What each update was
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """As SIGHUP is under nohup, so that a run outlives the terminal in which it began."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    step = TrainingModule.training_step
+
+    def hung_up(module: TrainingModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return step(module, batch, batch_idx)
+
+    try:
+        monkeypatch.setattr(TrainingModule, "training_step", hung_up)
+        assert train(**vars(replace(TOKENS, steps=5)), out=tmp_path / "run").finished
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_machine_without_git_trains(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert environment()["commit"] is None
+
+
+@pytest.mark.parametrize("damaged", ["config.yaml", "environment.json"])
+@pytest.mark.parametrize("content", ["", "version: 1", "[1]", "a: ["])
+def test_a_run_with_a_damaged_file_is_a_run_for_everyone(damaged: str, content: str, run: Run, tmp_path: Path):
+    copy = Path(shutil.copytree(run.path, tmp_path / "copy"))
+    (copy / damaged).write_text(content)
+    assert holds_run(copy)
+    assert Run(copy).steps == run.steps
+    with pytest.raises(ValueError, match="holds a run already"):
+        Run.place(copy, TOKENS, overwrite=False)
+    other = "environment.json" if damaged == "config.yaml" else "config.yaml"
+    (copy / other).write_text(content)
+    assert not holds_run(copy)
+    with pytest.raises(ValueError, match="holds no run"):
+        Run(copy)
 
 
 def test_training_has_every_update_once(run: Run):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from corpora import source, write_corpus
+from full_disk import files_of_at_most
 from networks import with_random_biases
 
 from headway.analyze.tools.perplexity import held_out_loss
@@ -20,6 +21,7 @@ from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
 from headway.data import tokenized_corpus
 from headway.data.corpus import Corpus, read_corpus
+from headway.data.parts import NotWrittenError
 from headway.data.text import Text
 from headway.data.tokenized_corpus import Files, TokenizedCorpus, Windows
 from headway.data.tokenizer import BOS, encode_texts, one_token, read_tokenizer, train_bpe, wrapped
@@ -70,6 +72,14 @@ def test_half_a_corpus_of_a_process_that_was_killed_is_removed(task: Text, cache
     assert [path.name for path in cache.iterdir() if path.name.startswith(".")] == [
         f".{whole.name}.another.x.{dead.pid}.part"
     ]
+
+
+def test_a_cache_that_cannot_be_written_is_named(task: Text, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tokenized_corpus, "_log", lambda _: None)  # what pytest captures is a file too
+    before = sorted(cache.iterdir())
+    with files_of_at_most(101), pytest.raises(NotWrittenError, match="cannot be written"):
+        replace(task, n_tokens=N_TOKENS - 2, corpus_hash=None, tokenizer_hash=None).resolved()
+    assert sorted(cache.iterdir()) == before
 
 
 def text_of(task: Text, tokens: np.ndarray | list[int]) -> str:

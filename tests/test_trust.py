@@ -1,5 +1,6 @@
 """A run from somebody else: opening it runs no code and reads no file outside of it, until the user says so."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from toys import TOKENS, Train, made_up_run
 
 from headway.__main__ import main
 from headway.checkpoints import Run
+from headway.checkpoints.imports import imported
 from headway.checkpoints.schedule import Schedule
 from headway.data.text import Text
 from headway.models.config import ModelConfig
@@ -172,3 +174,32 @@ def test_a_corpus_whose_tokens_are_known_here_is_no_secret(of_my_files: Path):
     recipe = replace(TOKENS, task=task, model=sizes, steps=1, batch_size=2, schedule=Schedule())
     run = train(**vars(recipe), out="own")
     assert len(Run(run.path).batch().inputs) == TOKENS.eval_batch_size
+
+
+def test_what_a_library_looks_for_is_not_found_in_the_folder_that_one_works_in(received: Run):
+    """Libraries import optional packages, whose names a received folder may use for its own code."""
+    code = """
+import sys, pathlib
+class Asked:
+    def find_spec(self, name, path=None, target=None):
+        if path is None and not pathlib.Path(name + ".py").exists():
+            pathlib.Path(name + ".py").write_text(f"import pathlib; pathlib.Path('executed').write_text({name!r})")
+sys.meta_path.append(Asked())
+from headway.__main__ import main
+main(["report", "."])
+"""
+    (received.path / "report.html").unlink()
+    # The first run plants a module for each name that nobody has found; the second would run it.
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-P", "-c", code], cwd=received.path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (received.path / "report.html").exists()
+    assert len(list(received.path.glob("*.py"))) > 1
+    assert not (received.path / "executed").exists()
+
+
+def test_a_task_of_ones_own_is_found_in_the_folder_that_one_works_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "tasks_of_mine.py").write_text(CODE)
+    assert imported("task", "tasks_of_mine:Mine", "package.module:Class").__name__ == "Mine"

@@ -63,7 +63,8 @@ class Nulls:
         scales = {name: each.scale for name, each in missing.items()}
         if not missing:
             return
-        remove_parts(folder.parent)
+        caches = folder.parent
+        remove_parts(caches, [each.name for each in caches.iterdir()] if caches.exists() else [])
         for name, null in fresh_initialisations(missing, scales, self.run.recipe.model, self.batch).items():
             # The run's own copy comes last: while a run lacks it, the cache is completed.
             if isinstance(missing[name].function, str):

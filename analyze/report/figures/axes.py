@@ -114,6 +114,8 @@ def line_over_training(axes: "Axes", values: xr.DataArray, at: int | None, color
     alone = known & ~beside[:-2] & ~beside[2:]
     marks = np.flatnonzero(alone | (values.step.values == at))
     (line,) = axes.plot(values.step, values, dashes, color=color, label=label, clip_on=False)
+    # It lies within its panel, so that the layout need not measure it.
+    line.set_in_layout(False)
     if marks.size:
         line.set(marker="o", markersize=3, markevery=marks.tolist())
 

@@ -111,9 +111,11 @@ def draw(
             raise ValueError(f"{name}: {value!r} is not valid; the figure {figure} takes {', '.join(taken)}")
     with _style():
         drawn = FIGURES[figure](StoredScores.of(run), **given)
-        # Ticks and places are computed when the figure is drawn. That happens here, in this style, and once: a second
-        # layout would move things by a hair.
-        drawn.draw_without_rendering()
+        # Ticks and places would be computed when the figure is drawn. That happens here, in this style, and once: a
+        # second layout would move things by a hair.
+        layout = drawn.get_layout_engine()
+        assert layout is not None  # every figure has a constrained layout
+        layout.execute(drawn)
         drawn.set_layout_engine("none")
     return drawn
 

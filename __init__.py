@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headway.data.task import Batch, Task
     from headway.models.config import Head, ModelConfig
     from headway.models.hooked_transformer import HookedTransformer
+    from headway.replay import densify
     from headway.train import resume, train
 
 __version__ = version("headway")
@@ -31,6 +32,7 @@ __all__ = [
     "Run",
     "Task",
     "circuit",
+    "densify",
     "formation",
     "measure",
     "resume",
@@ -49,6 +51,7 @@ __getattr__ = exporter(
         "Run": "headway.checkpoints.run",
         "Task": "headway.data.task",
         "circuit": "headway.analyze.circuiting",
+        "densify": "headway.replay",
         "formation": "headway.analyze.formation.over_runs",
         "measure": "headway.analyze.measures.scoring",
         "resume": "headway.train",

@@ -13,6 +13,7 @@ usage: headway COMMAND ...
 
   train RECIPE [options]     train a toy, keep its checkpoints, score its heads (also: python train.py RECIPE)
   sweep FILE.yaml [options]  train many runs beside each other: combinations of options, and seeds
+  densify RUN [options]      train a part of a run again, with more checkpoints there
   measures                   list what can be scored
   measure RUN [options]      score a run at its kept steps; what is there is not computed again
   circuit RUN [options]      find the edges that carry the behaviour of a run, and follow them over training
@@ -26,7 +27,9 @@ headway COMMAND --help says more; headway --version prints the version.
 """
 
 # ``headway NAME`` calls NAME_command of commands/NAME.py.
-COMMANDS = ("train", "sweep", "measures", "measure", "circuit", "formation", "study", "text", "report", "plot")
+COMMANDS = (
+    "train", "sweep", "densify", "measures", "measure", "circuit", "formation", "study", "text", "report", "plot",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

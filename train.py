@@ -206,7 +206,7 @@ def _find_circuit(run: Run) -> None:
 
 def _complete_scores(run: Run, measures: Sequence[Measure], steps: list[int]) -> None:
     """Compute the scores that are missing, with the threads of training, so that they are the same."""
-    with _threads(run.recipe, run.model(steps[-1])):
+    with threads_of(run.recipe, run.model(steps[-1])):
         measure(run, measures, steps)
 
 
@@ -229,7 +229,29 @@ def _page_is_new(run: Run) -> bool:
 def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool, progress: bool) -> None:
     """Train from the checkpoint of step ``after``, or from the beginning."""
     recipe = run.recipe
-    module = TrainingModule(
+    steps = recipe.schedule.steps(recipe.steps)
+    stop = StopAtSignal()
+    callbacks = [
+        stop,
+        KeepCheckpoints(run, steps, recipe.schedule.states(recipe.steps)),
+        MeasureWhileTraining(run, steps, measures, log_scores),
+        *([ReportWhileTraining(run, steps)] if live else []),
+    ]
+    module = training_module(recipe)
+    with threads_of(recipe, module.model):
+        try:
+            begin = None if after is None else run.resume_file
+            reached = fit(recipe, module, callbacks, recipe.steps, begin, RunLogger(run), progress)
+        finally:
+            _find_circuit(run)
+            report_if_possible(run)  # also of a run that was stopped, or diverged
+    if stop.asked is not None and not run.finished:
+        raise StoppedError(reached, stop.asked)
+
+
+def training_module(recipe: Recipe) -> TrainingModule:
+    """The Lightning module of a recipe, with its initial weights."""
+    return TrainingModule(
         HookedTransformer(recipe.model, seed=recipe.seed),
         recipe.task,
         recipe.optim,
@@ -238,36 +260,34 @@ def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool, p
         recipe.seed,
         compile=recipe.compile,
     )
-    steps = recipe.schedule.steps(recipe.steps)
-    stop = StopAtSignal()
-    with _threads(recipe, module.model), _without_advice():
+
+
+def fit(
+    recipe: Recipe,
+    module: TrainingModule,
+    callbacks: Sequence[L.Callback],
+    last: int,
+    begin: Path | None = None,
+    logger: RunLogger | bool = False,
+    progress: bool = True,
+) -> int:
+    """Train a module up to a step, from Lightning's checkpoint ``begin`` or from the first; return the step reached."""
+    with _without_advice():
         trainer = L.Trainer(
             accelerator=recipe.trainer.accelerator,
             devices=1,
             precision=recipe.trainer.precision,
-            max_steps=recipe.steps,
+            max_steps=last,
             max_epochs=-1,
-            logger=RunLogger(run),
+            logger=logger,
             plugins=[WholeFiles()],
-            callbacks=[
-                stop,
-                KeepCheckpoints(run, steps),
-                MeasureWhileTraining(run, steps, measures, log_scores),
-                *([ReportWhileTraining(run, steps)] if live else []),
-                *([LossBar(refresh_rate=20)] if progress else []),
-            ],
+            callbacks=[*callbacks, *([LossBar(refresh_rate=20)] if progress else [])],
             enable_progress_bar=progress,
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        checkpoint = None if after is None else str(run.resume_file)
-        try:
-            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
-        finally:
-            _find_circuit(run)
-            report_if_possible(run)  # also of a run that was stopped, or diverged
-    if stop.asked is not None and not run.finished:
-        raise StoppedError(trainer.global_step, stop.asked)
+        trainer.fit(module, ckpt_path=None if begin is None else str(begin), weights_only=True)
+    return trainer.global_step
 
 
 @contextmanager
@@ -285,19 +305,19 @@ def _without_advice() -> Iterator[None]:
 
 
 @contextmanager
-def _threads(recipe: Recipe, model: HookedTransformer) -> Iterator[None]:
+def threads_of(recipe: Recipe, model: HookedTransformer) -> Iterator[None]:
     """torch's CPU threads while a run goes on: those of the recipe, or one for each GFLOP of a training step.
 
     Below that, threads wait for each other longer than they work.
     """
-    before = torch.get_num_threads()
+    before = torch.get_numthreads_of()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     step = 6 * parameters * recipe.batch_size * recipe.task.n_ctx
-    torch.set_num_threads(recipe.trainer.threads or min(before, max(1, round(step / 1e9))))
+    torch.set_numthreads_of(recipe.trainer.threads or min(before, max(1, round(step / 1e9))))
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_numthreads_of(before)
 
 
 def check_memory(model: ModelConfig) -> None:

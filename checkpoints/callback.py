@@ -1,6 +1,7 @@
 """Callbacks that act at checkpoints, and the one that saves them."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,17 @@ class AtCheckpoints(L.Callback):
 
 
 class KeepCheckpoints(AtCheckpoints):
-    """Save the weights at each checkpoint for analysis, and Lightning's checkpoint of the latest for resuming."""
+    """Save the weights at each checkpoint for analysis, and Lightning's checkpoint of the latest for resuming.
+
+    Args:
+        run: The run.
+        steps: Steps of its checkpoints.
+        states: Those at which Lightning's checkpoint stays.
+    """
+
+    def __init__(self, run: Run, steps: list[int], states: Sequence[int] = ()):
+        super().__init__(run, steps)
+        self.states = frozenset(states)
 
     def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         """Write the log, save the weights, then Lightning's checkpoint.
@@ -63,6 +74,8 @@ class KeepCheckpoints(AtCheckpoints):
         module.write_log()
         self.run.keep(step, module.model)
         trainer.save_checkpoint(self.run.resume_file)
+        if step in self.states:
+            trainer.save_checkpoint(self.run.state_file(step))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the recipe in Lightning's checkpoint, because a run must resume with the same recipe."""

@@ -22,7 +22,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 # Seconds after which a file that stands for a lock is nobody's, if nobody has renewed it.
 LEASE = 30.0
 # The folders of a run.
-FOLDERS = ("weights", "scores", "circuits", "studies")
+FOLDERS = ("weights", "states", "scores", "circuits", "studies")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,22 +23,12 @@ NEEDED = {
 }
 
 
-def check_resume_file(run: Run) -> int | None:
-    """The step from which a run goes on; None for one that has kept nothing and begins.
-
-    The file must be whole, of this recipe, of the last kept step or the one before (a run that died between two files
-    has written the weights of a step and nothing else), and its weights must be those that the run has kept of that
-    step.
+def check_state_file(run: Run, file: Path) -> int:
+    """The step of a whole checkpoint of Lightning, which is of this recipe and has the weights that the run has kept.
 
     Raises:
-        ValueError: a file that is missing, damaged or altered, or does not belong to what the run has kept.
+        ValueError: a file that is damaged or altered, or does not belong to the run.
     """
-    file, steps = run.resume_file, run.steps
-    if not file.exists():
-        # One that died at its first checkpoint has the initial weights alone, which its recipe gives again.
-        if steps and not (steps == [0] and _is_initial(run)):
-            raise _refused(run, f"{file} is missing, and the run has kept step {steps[-1]}")
-        return None
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         for name, kind in NEEDED.items():
@@ -62,15 +53,36 @@ def check_resume_file(run: Run) -> int | None:
             f"resume: a run must resume with the recipe it started with, but config.yaml has changed: "
             f"{', '.join(changed)}; undo the change or train a new run"
         )
+    if step in run.steps:
+        kept = run.model(step).state_dict()
+        ours = {name.removeprefix("model."): value.float() for name, value in checkpoint["state_dict"].items()}
+        if not _equal(ours, kept):
+            raise _refused(run, f"{file} has other weights than {run.weights_file(step)}")
+    return step
+
+
+def check_resume_file(run: Run) -> int | None:
+    """The step from which a run goes on; None for one that has kept nothing and begins.
+
+    The file must be whole, of this recipe, of the last kept step or the one before (a run that died between two files
+    has written the weights of a step and nothing else), and its weights must be those that the run has kept of that
+    step.
+
+    Raises:
+        ValueError: a file that is missing, damaged or altered, or does not belong to what the run has kept.
+    """
+    file, steps = run.resume_file, run.steps
+    if not file.exists():
+        # One that died at its first checkpoint has the initial weights alone, which its recipe gives again.
+        if steps and not (steps == [0] and _is_initial(run)):
+            raise _refused(run, f"{file} is missing, and the run has kept step {steps[-1]}")
+        return None
+    step = check_state_file(run, file)
     if step not in steps[-2:]:
         raise _refused(run, f"{file} is of step {step}, but the run has kept step {steps[-1] if steps else 'none'}")
     lost = [at for at in run.recipe.schedule.steps(run.recipe.steps) if at <= step and at not in steps]
     if lost:
         raise _refused(run, f"the weights of step {', '.join(map(str, lost))} are missing")
-    kept = run.model(step).state_dict()
-    ours = {name.removeprefix("model."): value.float() for name, value in checkpoint["state_dict"].items()}
-    if not _equal(ours, kept):
-        raise _refused(run, f"{file} has other weights than {run.weights_file(step)}")
     return step
 
 

@@ -217,6 +217,10 @@ class Run:
         """Lightning's checkpoint of the last kept step, for going on."""
         return self.path / "resume.ckpt"
 
+    def state_file(self, step: int) -> Path:
+        """Return the path of Lightning's checkpoint of ``step``, of those that stay."""
+        return self.path / "states" / f"step-{step:08d}.ckpt"
+
     @property
     def report_file(self) -> Path:
         """The page that shows this run, once it has been written."""

@@ -136,8 +136,9 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[signal.Signals]]:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         stop()
 
-    # No other thread may handle signals.
-    ours = STOPPING if threading.current_thread() is threading.main_thread() else []
+    # No other thread may handle signals; what is ignored stays so, such as SIGHUP under nohup.
+    main = threading.current_thread() is threading.main_thread()
+    ours = [each for each in STOPPING if main and signal.getsignal(each) != signal.SIG_IGN]
     before = {number: signal.signal(number, ask) for number in ours}
     try:
         yield asked

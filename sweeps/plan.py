@@ -37,6 +37,8 @@ def read_seeds(given: str | int | Sequence[int]) -> list[int]:
         if not 0 < last - first <= MOST_RUNS:
             raise ValueError(f"seeds: {part} is not valid; it must hold 1 to {MOST_RUNS:,} seeds")
         seeds += range(first, last)
+    if not seeds:
+        raise ValueError("seeds: there is none; it must be a number, or a range such as 0:100")
     for seed in seeds:
         check_seed("seeds", seed)
     twice = next((seed for seed, same in itertools.groupby(sorted(seeds)) if len(list(same)) > 1), None)

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 from filelock import FileLock
+from threads import Threads
 
 from headway.__main__ import main
 from headway.checkpoints import Run
@@ -24,6 +25,11 @@ def blocks(language: str) -> list[str]:
 def command_lines(block: str) -> list[list[str]]:
     lines = (line.partition("  #")[0].strip() for line in block.splitlines())
     return [shlex.split(line) for line in lines if line]
+
+
+def expanded(argument: str) -> list[str]:
+    """What a shell makes of an argument."""
+    return sorted(map(str, Path().glob(argument))) if "*" in argument else [argument]
 
 
 def test_commands_name_programs_and_targets_that_exist():
@@ -59,8 +65,11 @@ def test_the_demo_trains(demo: Run):
 
 @pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.partition("  ")[0].partition("\n")[0])
 @pytest.mark.usefixtures("demo")
-def test_commands_run_on_a_demo_run(block: str):
+def test_commands_run_on_a_demo_run(block: str, monkeypatch: pytest.MonkeyPatch):
     """Every command of a block, in the order of a reader. Other runs than the demo are small."""
+    monkeypatch.setattr("headway.commands.many.chosen_workers", lambda options, count: Threads(1))
+    (sweep,) = blocks("yaml")
+    Path("sizes.yaml").write_text(re.sub("steps: [0-9]+", "steps: 4", sweep.replace("0:20", "0:1")))
     for program, *arguments in command_lines(block):
         if program == "tensorboard":
             assert Path(arguments[arguments.index("--logdir") + 1]).is_dir()
@@ -73,6 +82,9 @@ def test_commands_run_on_a_demo_run(block: str):
             arguments += ["--steps", "4", "--batch_size", "2", "--eval_batch_size", "3"]
         if arguments[:2] == ["train", "text"]:
             arguments += ["--task.corpus", "package:email", "--task.n_tokens", "1009"]
+        if "--seeds" in arguments:
+            arguments += ["--seeds", "0:2"]
+        arguments = [path for given in arguments for path in expanded(given)]
         if arguments[0] == "study":
             arguments += ["--sequences", "7"]
         if arguments[0] == "circuit":

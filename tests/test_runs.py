@@ -39,7 +39,7 @@ from headway.data.task import Batch, masked_mean
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import DivergedError, TrainingModule
 from headway.models.optim import OptimConfig
-from headway.train import _threads, check_hardware, resume, train
+from headway.train import check_hardware, resume, threads_of, train
 
 # What keeps nothing between its first and its last step trains sooner.
 ENDS = replace(TOKENS, schedule=Schedule(log=0, linear=0))
@@ -396,7 +396,7 @@ def test_the_number_of_threads_follows_the_size_of_a_step(monkeypatch: pytest.Mo
         seen.clear()
         config = replace(TOKENS.model, d_model=d_model)
         recipe = replace(TOKENS, model=config, batch_size=batch_size, trainer=TrainerConfig(threads=threads))
-        with _threads(recipe, HookedTransformer(config)):
+        with threads_of(recipe, HookedTransformer(config)):
             assert seen == [expected]
         assert seen == [expected, 5]
 

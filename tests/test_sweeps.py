@@ -4,12 +4,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from threads import Threads
 from toys import TOKENS, Train
 
 from headway.checkpoints import Run
@@ -21,24 +22,6 @@ from headway.sweeps.on_ray import Ray
 from headway.sweeps.plan import seeded
 from headway.sweeps.pool import Pool
 from headway.sweeps.train_all import train_all
-
-
-class Threads:
-    """Workers in this process."""
-
-    def __init__(self, count: int = 2):
-        self.count, self.pool, self.stopped = count, ThreadPoolExecutor(count), threading.Event()
-        self.running = self.most = 0
-
-    def start(self, job: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        self.running += 1
-        self.most = max(self.most, self.running)
-        future = self.pool.submit(job, *arguments)
-        future.add_done_callback(lambda _: setattr(self, "running", self.running - 1))
-        return future
-
-    def stop(self) -> None:
-        self.stopped.set()
 
 
 def quietly(count: int) -> ShowRuns:

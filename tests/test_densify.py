@@ -1,0 +1,102 @@
+"""More checkpoints of a part of training: those that a denser schedule would have kept."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toys import NO_POSITIONS, TOKENS, VECTORS, Train
+
+from headway.__main__ import main
+from headway.checkpoints import Recipe, Run
+from headway.checkpoints.schedule import Schedule
+from headway.replay import dense_steps, densify
+
+SPARSE = Schedule(log=0, linear=2, at=(5,), state_every=2)  # 0, 5, 8, 17; states at 0 and 8
+
+
+@pytest.mark.parametrize("recipe", [TOKENS, NO_POSITIONS, VECTORS], ids=["tokens", "no positions", "vectors"])
+def test_new_checkpoints_are_those_of_a_denser_schedule(recipe: Recipe, trained: Train, tmp_path: Path):
+    sparse = trained(replace(recipe, schedule=SPARSE), tmp_path / "sparse")
+    dense = trained(replace(recipe, schedule=replace(SPARSE, at=(5, 11, 13, 16))), tmp_path / "dense")
+    new = densify(sparse.path, (8, 17), steps=500, progress=False)
+    assert new == [9, 10, 11, 12, 13, 14, 15, 16]
+    for step in (11, 13, 16):
+        assert sparse.weights_file(step).read_bytes() == dense.weights_file(step).read_bytes()
+    scores = sparse.scores.sel(step=[11, 13, 16]).load()
+    assert scores.equals(dense.scores.sel(step=[11, 13, 16]).load())
+    assert sparse.training.equals(dense.training)
+    assert sparse.finished
+    assert list(sparse.path.parent.glob(".*")) == []
+
+
+def test_training_begins_at_the_last_state_before_the_interval(trained: Train, tmp_path: Path):
+    run = trained(replace(TOKENS, schedule=SPARSE), tmp_path / "run")
+    assert [step for step in run.steps if run.state_file(step).exists()] == [0, 8]
+    assert densify(run.path, (5, 8), steps=3, progress=False) == [6, 7]
+    run.state_file(0).unlink()
+    with pytest.raises(ValueError, match="no state of training was kept before step 5; --from_start trains"):
+        densify(run.path, (5, 17), progress=False)
+
+
+def test_from_the_start_needs_no_state(trained: Train, tmp_path: Path):
+    run = trained(TOKENS, tmp_path / "run")
+    dense = trained(replace(TOKENS, schedule=replace(TOKENS.schedule, at=(5, 10, 13))), tmp_path / "dense")
+    with pytest.raises(ValueError, match="no state of training was kept"):
+        densify(run.path, (8, 17), progress=False)
+    new = densify(run.path, (8, 17), steps=500, from_start=True, progress=False)
+    assert set(new) >= {10, 13}
+    for step in (10, 13):
+        assert run.weights_file(step).read_bytes() == dense.weights_file(step).read_bytes()
+
+
+def test_other_weights_at_the_end_are_refused_and_nothing_is_kept(trained: Train, tmp_path: Path):
+    run = trained(replace(TOKENS, schedule=SPARSE), tmp_path / "run")
+    model = run.model(17)
+    with torch.no_grad():
+        model.W_U[0, 0] += 0.25
+    run.keep(17, model)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with pytest.raises(
+        ValueError, match=r"weights at step 17 are not those that were kept: they differ by up to 0\.25"
+    ):
+        densify(run.path, (8, 17), progress=False)
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+    assert densify(run.path, (8, 17), steps=2, inexact=True, progress=False) == [10, 14]
+
+
+def test_steps_lie_evenly_in_their_logarithm():
+    steps = dense_steps(100, 1000, 23, kept=[])
+    ratios = np.diff(np.log1p(steps))
+    assert len(steps) == 23
+    assert ratios.max() - ratios.min() < 2 / 100  # whole steps
+
+
+@pytest.mark.parametrize(
+    ("between", "steps", "said"),
+    [
+        ((17, 8), 3, "between: no step lies between"),
+        ((8, 8), 3, "between: "),
+        ((8, 17), 0, "steps: 0"),
+        ((8, 9), 3, "step: 9"),
+    ],
+)
+def test_an_interval_that_is_none_is_refused(
+    between: tuple[int, int], steps: int, said: str, trained: Train, tmp_path: Path
+):
+    run = trained(TOKENS, tmp_path / "run")
+    with pytest.raises(ValueError, match=f"^{said}"):
+        densify(run.path, between, steps, progress=False)
+
+
+def test_the_command_densifies_around_a_measure(trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = trained(replace(TOKENS, schedule=replace(SPARSE, state_every=1)), tmp_path / "run")
+    for wrong, said in ((["--around", "nothing"], "around: 'nothing' has no score"), ([], "between: give either")):
+        with pytest.raises(SystemExit) as end:
+            main(["densify", str(run.path), *wrong])
+        assert end.value.code == 2
+        assert said in capsys.readouterr().err
+    main(["densify", str(run.path), "--between", "5", "8", "--steps", "1"])
+    assert "has 1 more checkpoints: 6" in capsys.readouterr().out
+    assert Run(run.path).steps == [0, 5, 6, 8, 17]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import torch
 
@@ -121,13 +122,13 @@ class _KeepWeights(AtCheckpoints):
         super().__init__(run, steps)
         self.kept: dict[int, dict[str, torch.Tensor]] = {}
 
-    def on_train_start(self, *_: object) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep nothing at the start, which the run has."""
 
-    def on_train_end(self, *_: object) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep nothing at the end, which the run has."""
 
-    def at_checkpoint(self, trainer: object, module: TrainingModule, step: int) -> None:
+    def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         """Keep the weights of a new checkpoint."""
         weights = module.model.state_dict()
         self.kept[step] = {name: value.detach().cpu().clone() for name, value in weights.items()}

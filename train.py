@@ -183,7 +183,7 @@ def resume(
             _fit(run, measures, step, live, progress)
         _complete_scores(run, measures, run.steps)
         mend_log(run, run.steps[-1])
-        with _threads(run.recipe, run.model()):
+        with threads_of(run.recipe, run.model()):
             _find_circuit(run)
         if not _page_is_new(run):
             report_if_possible(run)
@@ -310,14 +310,14 @@ def threads_of(recipe: Recipe, model: HookedTransformer) -> Iterator[None]:
 
     Below that, threads wait for each other longer than they work.
     """
-    before = torch.get_numthreads_of()
+    before = torch.get_num_threads()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     step = 6 * parameters * recipe.batch_size * recipe.task.n_ctx
-    torch.set_numthreads_of(recipe.trainer.threads or min(before, max(1, round(step / 1e9))))
+    torch.set_num_threads(recipe.trainer.threads or min(before, max(1, round(step / 1e9))))
     try:
         yield
     finally:
-        torch.set_numthreads_of(before)
+        torch.set_num_threads(before)
 
 
 def check_memory(model: ModelConfig) -> None:

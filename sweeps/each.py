@@ -71,7 +71,7 @@ class Display(Protocol):
         ...
 
 
-def guarded(job: Callable[[Item], None], item: Item) -> Outcome:
+def guarded(job: Callable[[Item], object], item: Item) -> Outcome:
     """Do one job in this process, and say how it ended; what it warned of is kept for the end."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
@@ -91,7 +91,7 @@ def guarded(job: Callable[[Item], None], item: Item) -> Outcome:
 
 
 def each(
-    job: Callable[[Item], None], items: Mapping[str, Item], workers: Workers, display: Display
+    job: Callable[[Item], object], items: Mapping[str, Item], workers: Workers, display: Display
 ) -> tuple[dict[str, Outcome], signal.Signals | None]:
     """Do a job for every item; return how each ended, in the order of the items, and the signal that asked for the end.
 
@@ -120,6 +120,8 @@ def each(
                         continue
                     else:
                         outcomes[name] = Outcome("failed", f"{error}, {ATTEMPTS} times")
+                except Exception as error:  # the process could not read its job, such as a task of a notebook
+                    outcomes[name] = Outcome("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
                 display.ended(name, outcomes[name])
             display.look()
     ended = {name: outcomes.get(name, Outcome("stopped", "not started")) for name in items}

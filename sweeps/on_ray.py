@@ -1,6 +1,8 @@
 """Jobs on Ray: on this machine, or on a cluster whose machines share a file system."""
 
 import os
+import re
+import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -43,6 +45,8 @@ class Ray:
         paths = [path for path in (os.getcwd(), *sys.path) if path]
         variables = {name: str(self.cpus) for name in THREADS} | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
         new = {"num_cpus": (self._asked or cores()) * self.cpus} if self.address is None else {}
+        if self.address is not None:
+            _check_reachable(self.address)
         try:
             self._ray.init(
                 address=self.address or "local",
@@ -98,3 +102,14 @@ class Ray:
             ours.set_exception(DiedError("its process was interrupted"))
         except Exception as error:
             ours.set_exception(error)
+
+
+def _check_reachable(address: str) -> None:
+    """A ValueError if nobody answers at ``host:port``; Ray itself would wait for minutes."""
+    match = re.fullmatch(r"(?:ray://)?([^/:]+):([0-9]{1,5})", address)
+    if not match:
+        return  # "auto", and whatever else Ray knows
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"address: {address} cannot be reached ({error})") from None

@@ -161,7 +161,7 @@ def name_of(options: Mapping[str, Any]) -> str:
 def _as_text(value: Any) -> str:
     if isinstance(value, list):
         return "-".join(map(_as_text, value))
-    text = {None: "none", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, dict) else ""
+    text = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return re.sub(r"[^\w.+-]+", "-", text)[-60:] or "-"
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -64,7 +65,9 @@ class Pool:
         if self._pool is None or not self._pool.active:  # none yet, or one whose processes have all died
             self._pool = ProcessPool(self.count, context=multiprocessing.get_context("spawn"))
         ours: Future[Any] = Future()
-        self._pool.schedule(job, arguments).add_done_callback(lambda theirs: _hand_on(theirs, ours))
+        # A process that cannot read what pebble gives it dies; one that cannot read this says why.
+        pickled = pickle.dumps((job, arguments))
+        self._pool.schedule(_do, (pickled,)).add_done_callback(lambda theirs: _hand_on(theirs, ours))
         return ours
 
     def stop(self) -> None:
@@ -72,6 +75,11 @@ class Pool:
         for process in multiprocessing.active_children():
             with suppress(ProcessLookupError):
                 os.kill(process.pid or 0, signal.SIGTERM)
+
+
+def _do(pickled: bytes) -> Any:
+    job, arguments = pickle.loads(pickled)
+    return job(*arguments)
 
 
 def _hand_on(theirs: Future[Any], ours: Future[Any]) -> None:

@@ -35,13 +35,13 @@ def test_a_grid_is_combined_with_each_of_the_runs():
 
 def test_every_run_of_a_sweep_has_its_options_its_seed_and_its_name():
     recipes = planned(
-        TOKENS, {"options": {"steps": 3}, "grid": {"model.n_layers": [1, 2], "optim.lr": [0.1, 0.01]}, "seeds": "5:7"}
+        TOKENS, {"options": {"steps": 7}, "grid": {"model.n_layers": [1, 2], "optim.lr": [0.1, 0.01]}, "seeds": "5:7"}
     )
     assert len(recipes) == 2 * 2 * 2
     for name, recipe in recipes.items():
         shown = f"n_layers={recipe.model.n_layers},lr={recipe.optim.lr},seed-{recipe.seed:03d}"
         assert name == shown
-        assert recipe.steps == 3
+        assert recipe.steps == 7
         assert recipe.batch_size == TOKENS.batch_size
 
 
@@ -66,7 +66,7 @@ def test_options_of_one_last_name_are_told_apart():
         ({"grid": {"steps": ["many"]}}, "steps: 'many' is not valid"),
         ({"grid": {"model.n_layers": [0]}}, "model.n_layers: 0 is not valid"),
         ({"grid": {"seed": [1, 2]}}, "seed: "),
-        ({"grid": {"steps": [3, 3]}}, "sweep: steps=3,seed-000 is there twice"),
+        ({"grid": {"steps": [7, 7]}}, "sweep: steps=7,seed-000 is there twice"),
         ({"grid": {"steps": [3]}, "runs": [{"steps": 5}]}, "runs.steps: "),
         ({"grid": {"steps": [3]}, "options": {"steps": 5}}, "options.steps: "),
         ({"seeds": "0:60000", "grid": {"steps": [3, 5]}}, "sweep: 120,000 runs are too many"),
@@ -96,10 +96,10 @@ def test_a_file_that_describes_no_sweep_is_refused(tmp_path: Path, text: str, sa
 
 def test_a_sweep_comes_back_from_its_file(tmp_path: Path):
     file = tmp_path / "sweep.yaml"
-    file.write_text(yaml.safe_dump({"recipe": "induction", "grid": {"steps": [3, 5]}, "seeds": "0:2"}))
+    file.write_text(yaml.safe_dump({"recipe": "induction", "grid": {"steps": [7, 11]}, "seeds": "0:2"}))
     values = read_sweep(file)
     assert values["recipe"] == "induction"
-    assert list(planned(TOKENS, values)) == list(planned(TOKENS, {"grid": {"steps": [3, 5]}, "seeds": [0, 1]}))
+    assert list(planned(TOKENS, values)) == list(planned(TOKENS, {"grid": {"steps": [7, 11]}, "seeds": [0, 1]}))
 
 
 def test_a_folder_takes_the_same_runs_again_and_no_other_thing(tmp_path: Path):

@@ -1,21 +1,20 @@
 """Many runs: each is what it would be alone, whatever happens to the process that trains it."""
 
+import importlib
 import os
 import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from threads import Threads
-from toys import TOKENS, Train
+from toys import TOKENS, Killing, Train
 
 from headway.checkpoints import Run
-from headway.data.repeated_tokens import RepeatedTokens
-from headway.data.task import Batch
 from headway.sweeps.display import ShowRuns
 from headway.sweeps.each import ATTEMPTS, DiedError, InterruptedJobError, Outcome, SkippedError, each
 from headway.sweeps.on_ray import Ray
@@ -93,20 +92,6 @@ def test_a_signal_asks_jobs_to_end_and_starts_no_other(number: signal.Signals):
     assert signal.getsignal(number) == before
 
 
-@dataclass(frozen=True)
-class Killing(RepeatedTokens):
-    """Kills its process at one batch, once: where it has left a file it goes on."""
-
-    dies_at: int = 0
-    mark: str = ""
-
-    def batch(self, seed: int, index: int, batch_size: int) -> Batch:
-        if index == self.dies_at and seed == 3 and not Path(self.mark).exists():
-            Path(self.mark).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().batch(seed, index, batch_size)
-
-
 @pytest.mark.parametrize("workers", [Pool, Ray])
 def test_a_run_whose_worker_is_killed_is_what_it_would_have_been(
     workers: type[Pool] | type[Ray], tmp_path: Path, trained: Train
@@ -129,6 +114,16 @@ def test_a_run_whose_worker_is_killed_is_what_it_would_have_been(
         assert among_many.scores.load().equals(alone.scores.load())
         assert among_many.training.equals(alone.training)
         assert among_many.report_file.exists()
+
+
+def test_a_job_that_no_process_can_read_fails_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "gone.py").write_text("def job(item): pass")
+    job = importlib.import_module("gone").job
+    (tmp_path / "gone.py").unlink()
+    with Pool(1) as pool:
+        outcomes, _ = each(job, {"one": 1}, pool, quietly(1))
+    assert outcomes == {"one": Outcome("failed", "ModuleNotFoundError: No module named 'gone'")}
 
 
 def test_a_pool_shares_out_the_cores(monkeypatch: pytest.MonkeyPatch):

@@ -86,7 +86,7 @@ def dense_steps(first: int, last: int, count: int, kept: Sequence[int]) -> list[
 
     Example:
         >>> dense_steps(10, 20, 4, kept=[10, 15, 20])
-        [11, 13, 17]
+        [12, 13, 17]
     """
     if not 1 <= count <= 10_000:
         raise ValueError(f"steps: {count} is not valid; it must be from 1 to 10,000")

@@ -55,13 +55,16 @@ def measure_run(
     progress: bool = False,
 ) -> tuple[dict[str, str], list[str]]:
     """Score one run; return the measures that do not apply, with the reasons, and the names of the others."""
-    from headway.analyze import MEASURES, measure
+    from headway.analyze import MEASURES
     from headway.checkpoints import Run
 
     run = Run(path, task, trust)
     for step in steps or ():
         run.check_step(step)
     wanted = MEASURES if only is None else [_measure(name) for name in dict.fromkeys(only.split(","))]
+
+    from headway.analyze import measure
+
     inapplicable = measure(run, wanted, steps, overwrite, progress=progress)
     return inapplicable, [each.name for each in wanted if each.name not in inapplicable]
 

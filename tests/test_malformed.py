@@ -67,7 +67,7 @@ def plain(*cases: tuple[str, str]) -> list[Case]:
 
 COMMANDS = plain(
     ("trian", "command: 'trian' is not one of … nearest is 'train'"),
-    ("''", "command: '' is not one of train, measures"),
+    ("''", "command: '' is not one of train, sweep"),
     ("--seed 1", "command: '--seed' is not one of"),
     ("Train induction", "command: 'Train' is not one of … nearest is 'train'"),
     ("measures run", "measures: takes no argument, got 'run'"),
@@ -762,13 +762,13 @@ FORMATION = [
 ]
 
 MEASURING = plain(
-    ("measure", "run: is missing"),
+    ("measure", "runs: is missing"),
     ("measure ''", "run: '' is not valid; it must be a directory"),
     ("measure 'a\0b'", "run: 'a\\x00b' is not valid; it must be a directory"),
     ("measure nowhere", "run: nowhere holds no run"),
     ("measure mine.svg", "run: mine.svg holds no run"),
     ("measure gpt2", "run: gpt2 holds no run"),
-    ("measure run run", "run: there is no such option"),
+    ("measure run run", "run: run is given twice"),
     ("measure run --at 1", "step: 1 was not kept; nearest is 0"),
     ("measure run --at -1", "step: -1 was not kept"),
     ("measure run --at one", "at: 'one' is not valid; it must be steps separated by commas"),
@@ -818,7 +818,7 @@ STUDIES = plain(
     ("study previous-token ''", "run: '' is not valid; it must be a directory"),
     ("study previous-token nowhere", "run: nowhere holds no run"),
     ("study affine-recurrence gpt2", "run: gpt2 holds no run"),
-    ("study affine-recurrence vectors positions", "positions: there is no such option"),
+    ("study affine-recurrence vectors positions", "run: positions is of the task PreviousToken"),
     ("study induction run --at 1", "step: 1 was not kept; nearest is 0"),
     ("study induction run --at last", "at: 'last' is not valid; it must be a whole number, or null"),
     ("study induction run --sequences 1", "sequences: 1 is not valid; it must be at least 2"),
@@ -872,7 +872,7 @@ STUDIES = plain(
     ("study name-movers sentences --names '[Bob, Eve]'", "names: Bob, Eve is not valid for a run"),
     ("study name-movers sentences --names Bob", "names: 'Bob' is not valid; it must be a list such as"),
     ("study name-movers sentences --sequences 0", "sequences: 0 is not valid; it must be at least 2"),
-    ("study name-movers sentences run", "run: there is no such option"),
+    ("study name-movers sentences run", "run: run is of the task RepeatedTokens"),
     ("study name-movers gpt2 --names '[]' --out there", "names: 0 of 0 are one token of this tokenizer; there must be"),
     (
         "study name-movers gpt2 --names '[Mary, John]' --out there",

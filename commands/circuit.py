@@ -1,14 +1,20 @@
 """``headway circuit``: the edges that carry a behaviour of a run."""
 
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
 from headway.commands.arguments import add_trust, checked_directory
+from headway.commands.many import OF_MANY, add_workers, for_each
 
 
 def circuit_command(arguments: list[str]) -> None:
     """Find the edges that carry a behaviour, at the last checkpoint and at earlier ones."""
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(usage="headway circuit RUN [options]", allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("run", help="directory of the run, or name of a language model (with --task indirect-object)")
+    parser = ArgumentParser(usage="headway circuit RUN [RUN ...] [options]", allow_abbrev=False, exit_on_error=False)
+    text = "directory of the run, or name of a language model (with --task indirect-object); several, beside each other"
+    parser.add_argument("runs", nargs="+", help=text)
     parser.add_argument("--part", help="the behaviour: a part of the task, or all; what the task is about if not given")
     parser.add_argument("--at", default="last", help="a checkpoint; last, with a few earlier ones; or all")
     parser.add_argument(
@@ -25,6 +31,7 @@ def circuit_command(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of twins, orders, controls and intervals")
     parser.add_argument("--out", type=str | None, help="directory for a language model; runs/NAME if not given")
     add_trust(parser)
+    add_workers(parser)
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return
@@ -35,8 +42,15 @@ def circuit_command(arguments: list[str]) -> None:
     from headway.checkpoints import Run
     from headway.options import parse, shown
 
-    options = vars(parse(parser, arguments))
-    path, task, trust, at = (options.pop(name) for name in ("run", "task", "trust", "at"))
+    parsed = parse(parser, arguments)
+    options = {option: value for option, value in vars(parsed).items() if option not in OF_MANY}
+    (path, *others), task, trust, at = (options.pop(name) for name in ("runs", "task", "trust", "at"))
+    if others:
+        paths = [checked_directory("run", run) for run in (path, *others)]
+        if at not in ("last", "all"):
+            raise ValueError(f"at: {shown(at)} is not valid for several runs; it must be last or all")
+        for_each(partial(circuit_of_run, at, task, trust, options), paths, parsed, "searched")
+        return
     directory = checked_directory("run", path)
     run = None if is_language_model(path, task) else Run(directory, task, trust)
     if at not in ("last", "all"):
@@ -52,3 +66,18 @@ def circuit_command(arguments: list[str]) -> None:
         over = run.circuit(None, known["part"] or "all", known["replacement"], True, nodes=not found.has_edges)
     print("\n".join(circuit_lines(found.scores, over, known["units"])))
     print(f"\nNumbers: {found.file}" + ("" if run is None else f"\nPage: {run.report_file}"))
+
+
+def circuit_of_run(
+    at: Literal["last", "all"], task: str | None, trust: bool, options: dict[str, Any], path: Path
+) -> None:
+    """Find the circuit of one run of many; one that knows nothing of its behaviour has none."""
+    from headway.analyze.circuiting import circuit
+    from headway.analyze.circuits.find import NothingToExplainError
+    from headway.checkpoints import Run
+    from headway.sweeps.each import SkippedError
+
+    try:
+        circuit(Run(path, task, trust), at=at, **options)
+    except NothingToExplainError as error:
+        raise SkippedError(str(error)) from None

@@ -47,7 +47,7 @@ def chosen_workers(options: "Namespace", count: int) -> AbstractContextManager[A
             raise ValueError(f"{name}: {given} is not valid without --on ray")
     from headway.sweeps.pool import Pool, cores
 
-    return Pool(options.workers or min(count, cores()), options.threads_each)
+    return Pool(min(count, cores()) if options.workers is None else options.workers, options.threads_each)
 
 
 def train_many(recipes: "Mapping[str, Recipe]", out: Path, options: "Namespace") -> None:
@@ -74,7 +74,7 @@ def for_each(job: Callable[[Path], object], paths: Sequence[Path], options: "Nam
         Run(path)
     with chosen_workers(options, len(runs)) as workers, ShowRuns(len(runs)) as display:
         outcomes, asked = each(job, runs, workers, display)
-    finish(outcomes, asked, f"{len(runs)} runs", {**WORDS, "finished": done})
+    finish(outcomes, asked, f"{len(runs)} runs", {**WORDS, "finished": done, "skipped": "left out"})
 
 
 def finish(
@@ -89,6 +89,8 @@ def finish(
     for name, outcome in outcomes.items():
         if outcome.state == "failed":
             print(f"{name} failed: {outcome.reason}")
+        if outcome.state == "skipped" and outcome.reason != "finished":
+            print(f"{name} was left out: {outcome.reason}")
     if asked is not None:
         fail("stopped; the same command goes on", code=128 + asked)
     if counts["failed"]:

@@ -65,6 +65,26 @@ def plain(*cases: tuple[str, str]) -> list[Case]:
     return [Case(command, says) for command, says in cases]
 
 
+MANY_RUNS = plain(
+    ("train induction --seeds 3:3", "seeds: 3:3 is not valid"),
+    ("train induction --seeds 0:3,2", "seeds: 2 is given twice"),
+    ("train induction --seeds 0:2 --seed 1", "seed: it cannot be given beside --seeds"),
+    ("train induction --seeds 0:2 --overwrite", "overwrite: it cannot be given beside --seeds"),
+    ("train induction --seeds 0:2 --out run", "out: run is a run"),
+    ("train induction --seeds 0:2 --out new --workers 0", "workers: 0 is not valid"),
+    ("train induction --seeds 0:2 --out new --address here", "address: here is not valid without --on ray"),
+    ("train induction --workers 2 --out new", "workers: it is for many runs; give --seeds too"),
+    ("sweep", "file: is missing"),
+    ("sweep nothing.yaml", "sweep: nothing.yaml cannot be read"),
+    ("sweep run/config.yaml", "sweep: 'version' is not one of recipe, config, task"),
+    ("measure run positions --at 3 --workers 0", "workers: 0 is not valid"),
+    ("circuit run positions --at 3", "at: '3' is not valid for several runs"),
+    ("densify", "runs: is missing"),
+    ("densify run", "between: give either two checkpoints, or --around a measure"),
+    ("densify run --between 0 1", "step: 1 was not kept"),
+    ("densify run --between 3 0", "between: no step lies between 3 and 0"),
+    ("densify run --around loss", "around: 'loss' has no score with a null in run"),
+)
 COMMANDS = plain(
     ("trian", "command: 'trian' is not one of … nearest is 'train'"),
     ("''", "command: '' is not one of train, sweep"),
@@ -690,9 +710,9 @@ SCORES = [
 ]
 
 CIRCUIT = plain(
-    ("circuit", "run: is missing"),
+    ("circuit", "runs: is missing"),
     ("circuit nowhere", "run: nowhere holds no run"),
-    ("circuit run run", "run: there is no such option"),
+    ("circuit run run", "run: run is given twice"),
     ("circuit begun", "run: begun has no checkpoint yet"),
     ("circuit run --at 1", "step: 1 was not kept; nearest is 0"),
     ("circuit run --at first", "at: 'first' is not valid; it must be a checkpoint, last or all"),
@@ -1089,8 +1109,8 @@ FIGURES = [
 ]
 
 CASES = [
-    *COMMANDS, *RECIPES, *OPTIONS, *MODELS, *TRAINING, *TASKS, *OWN_TASKS, *PLACES, *RESUMING, *RESUME_FILES, *CONFIGS,
-    *RUN_CONFIGS, *WEIGHTS, *SCORES, *MEASURING, *CIRCUIT, *FORMATION, *STUDIES, *STUDY_FILES, *PROMPTS, *PAGES,
+    *COMMANDS, *MANY_RUNS, *RECIPES, *OPTIONS, *MODELS, *TRAINING, *TASKS, *OWN_TASKS, *PLACES, *RESUMING, *RESUME_FILES,
+    *CONFIGS, *RUN_CONFIGS, *WEIGHTS, *SCORES, *MEASURING, *CIRCUIT, *FORMATION, *STUDIES, *STUDY_FILES, *PROMPTS, *PAGES,
     *FIGURES,
 ]  # fmt: skip
 

@@ -17,6 +17,7 @@ from corpora import write_corpus
 from forks import forked
 from kills import RECIPE, TEXT, Scenes, perform
 from toy_studies import made_up_study
+from toys import made_up_circuit, made_up_over_steps
 
 from headway.checkpoints import Run
 
@@ -34,6 +35,7 @@ FORMATS = {
     "log": "*/events.*",
     "page": "*/report.html",
     "study": "toy/studies/*/*.nc",
+    "circuit": "toy/circuits/*/*.safetensors",
     "tokenizer": "words/tokenizer.json",
     "corpus": "corpus/*/*.py",
     "cached text": "cache/text/*/*",
@@ -62,6 +64,8 @@ READERS: dict[str, Callable[[Run], object]] = {
     "last model": lambda run: run.model(),
     "tokenizer": lambda run: run.tokenizer,
     "studies": lambda run: [run.study(name) for name in run.studies],
+    "circuits": lambda run: [run.circuit(*each) for each in run.circuits],
+    "circuit over steps": lambda run: run.circuit(over_steps=True) if run.circuits else None,
     "summary": lambda run: run.summary(),
     "card": lambda run: run._repr_html_(),
     "show": lambda run: run.show()._repr_html_(),
@@ -77,7 +81,11 @@ LOOKS = [
     RESUMES,
 ]
 COMMANDS = {
-    TOY: [["study", "induction", "{run}"], *LOOKS],
+    TOY: [
+        ["study", "induction", "{run}"],
+        ["plot", "{run}", "circuit", "--overwrite", "--out", "circuit.svg"],
+        *LOOKS,
+    ],
     STOPPED: LOOKS,
     WORDS: [["text", "{run}", "x = a"], *LOOKS],
     "": [
@@ -146,6 +154,9 @@ def write_scene(scenes: Scenes) -> Path:
     shutil.copytree(scenes.undisturbed("train").folder / "run", scene / TOY)
     shutil.copytree(scenes.begin("resume", scenes.root / "scene-stopped") / "run", scene / STOPPED)
     made_up_study(TOY, RECIPE.steps).write(Run(scene / TOY).study_file("induction", RECIPE.steps))
+    edges = ["embed->L0H1.q", "embed->L0H1.v", "L0H1->output"]
+    made_up_circuit(Run(scene / TOY), RECIPE.steps, edges, ["L0H2->output"], ("L0H1", "L0H2"))
+    made_up_over_steps(Run(scene / TOY), RECIPE.steps)
     RECIPE.save(scene / "recipe.yaml")
     TEXT.save(scene / "words.yaml")
     write_corpus(scene / "corpus", files=7)

@@ -84,7 +84,7 @@ assert not {"torch", "h5netcdf", "transformer_lens"} & set(sys.modules)
     for found in STUDIES.values():
         assert found is TOY or f"  {found.name:<20}  {found.question}" in done.stdout
     assert "headway study induction RUN [RUN ...]" in done.stdout
-    assert "headway study if-else RUN [options]" in done.stdout
+    assert "headway study if-else RUN [RUN ...] [options]" in done.stdout
     for option in ("--induction_above", "--pair SRC DST", "--at", "--out", "--overwrite"):
         assert option in done.stdout
     assert [line.partition(": ")[2] for line in done.stderr.splitlines()] == [

@@ -29,6 +29,7 @@ from headway.analyze.measures.ranks import rank_95
 from headway.analyze.measures.surgery import ov_identity_loss
 from headway.analyze.studies import find_study
 from headway.analyze.studies.affine_recurrence import errors, probes
+from headway.analyze.network.forward import shared_forward_pass
 from headway.analyze.studies.affine_recurrence.causes import loss_with_random_values, patterns_without_layer_1
 from headway.analyze.studies.affine_recurrence.claims import claims
 from headway.analyze.studies.affine_recurrence.equations import (
@@ -271,7 +272,8 @@ def test_random_values_are_an_identity_surgery_of_a_network_with_other_values():
             other.blocks[2].attn.W_V[0] = drawn[2, 0]
         expected = ov_identity_loss(other, batch, [Head(2, 0)], name).loss.item()  # pyright: ignore[reportArgumentType]
         # The empty set after it: the network is as it was.
-        found = loss_with_random_values(model, batch, [[Head(2, 0)], []], sign, "loss")  # pyright: ignore
+        with shared_forward_pass():  # as in a study
+            found = loss_with_random_values(model, batch, [[Head(2, 0)], []], sign, "loss")  # pyright: ignore
         assert found == pytest.approx([expected, clean], rel=1e-4)
         assert expected != pytest.approx(clean, rel=0.01)
     assert loss(model, batch).loss.item() == clean

@@ -45,7 +45,7 @@ class _CachedPass(NamedTuple):
     result: ForwardPass
 
 
-_cached_passes: ContextVar[dict[tuple[int, int], _CachedPass] | None] = ContextVar("cached_passes", default=None)
+_cached_passes: ContextVar[dict[tuple[int, int, int], _CachedPass] | None] = ContextVar("cached_passes", default=None)
 
 # Patterns, and what attribution splits: everything that writes to the residual stream, its readers, and the scales.
 _CACHED_POINTS = (
@@ -58,7 +58,10 @@ _CACHED_POINTS = (
 
 @contextmanager
 def shared_forward_pass() -> Iterator[None]:
-    """Share one forward pass per model and batch among all measures in this context; neither may change inside it."""
+    """Share one forward pass per model and batch among all measures in this context.
+
+    A network whose weights are changed in place has another forward pass; sequences may not change.
+    """
     token = _cached_passes.set({})
     try:
         yield
@@ -104,7 +107,8 @@ def forward_pass(model: Model, batch: Batch) -> ForwardPass:
         ValueError: a batch that the network cannot read, or an output with NaN or infinite entries.
     """
     cached = _cached_passes.get()
-    key = (id(model), id(batch.inputs))
+    # torch counts the changes of a tensor in place.
+    key = (id(model), sum(weight._version for weight in model.parameters()), id(batch.inputs))
     if cached is not None and key in cached:
         return cached[key].result
     result = ForwardPass(*_run(model, batch))

@@ -27,9 +27,9 @@ from headway.analyze.measures.geometry import linearity
 from headway.analyze.measures.loss import loss
 from headway.analyze.measures.ranks import rank_95
 from headway.analyze.measures.surgery import ov_identity_loss
+from headway.analyze.network.forward import shared_forward_pass
 from headway.analyze.studies import find_study
 from headway.analyze.studies.affine_recurrence import errors, probes
-from headway.analyze.network.forward import shared_forward_pass
 from headway.analyze.studies.affine_recurrence.causes import loss_with_random_values, patterns_without_layer_1
 from headway.analyze.studies.affine_recurrence.claims import claims
 from headway.analyze.studies.affine_recurrence.equations import (

@@ -125,7 +125,7 @@ def is_language_model(run: TransformerBridge | str | Path, task: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Search:
-    """What is asked of a search; ``patched`` is what is searched among: edges or nodes."""
+    """The options of a search; ``patched`` is what is searched among: edges or nodes."""
 
     patched: type[Patching]
     part: str | None

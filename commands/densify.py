@@ -2,9 +2,13 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headway.commands.arguments import add_trust, checked_directory
 from headway.commands.many import add_workers, for_each
+
+if TYPE_CHECKING:
+    from headway.checkpoints import Run
 
 
 def densify_command(arguments: list[str]) -> None:
@@ -74,16 +78,14 @@ def densify_run(
     return densify(path, (first, last), steps, None, from_start, inexact, task, trust, progress)
 
 
-def around_measure(run: object, measure: str) -> tuple[int, int]:
+def around_measure(run: "Run", measure: str) -> tuple[int, int]:
     """The checkpoints between which the strongest head of a measure is half-way.
 
     Raises:
         ValueError: a measure that has no null, has not been scored, or of which no head is half-way between two.
     """
     from headway.analyze.formation.strongest import strongest
-    from headway.checkpoints import Run
 
-    assert isinstance(run, Run)
     scores = run.scores
     if f"{measure}_z" not in scores:
         there = ", ".join(sorted(name.removesuffix("_z") for name in map(str, scores) if name.endswith("_z")))

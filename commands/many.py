@@ -33,7 +33,7 @@ def add_workers(parser: "ArgumentParser") -> None:
 
 
 def chosen_workers(options: "Namespace", count: int) -> AbstractContextManager[Any]:
-    """Where ``count`` runs are computed, as the options say.
+    """Return the processes on which ``count`` runs are computed, as the options say.
 
     Raises:
         ValueError: options that do not fit together, Ray that is not installed, a number that is not valid.

@@ -1,4 +1,4 @@
-"""What a terminal shows of many runs: one bar for all, and one for each that goes on."""
+"""Progress of many runs in a terminal: one bar for all, and one for each that goes on."""
 
 from collections.abc import Callable
 from typing import Self

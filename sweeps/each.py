@@ -34,7 +34,7 @@ class InterruptedJobError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the job of one run ended: ``skipped`` if there was nothing to do, with the reason if it failed."""
+    """The end of the job of one run: ``skipped`` if there was nothing to do, with the reason if it failed."""
 
     state: State
     reason: str = ""
@@ -56,7 +56,7 @@ class Workers(Protocol):
 
 
 class Display(Protocol):
-    """What a person sees of many jobs."""
+    """The progress of many jobs, as a person sees it."""
 
     def started(self, name: str) -> None:
         """Tell that a job has begun."""

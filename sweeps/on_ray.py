@@ -41,8 +41,8 @@ class Ray:
         self._jobs: dict[Future[Any], Any] = {}
 
     def __enter__(self) -> Self:
-        # What a job imports: this program's modules, and a task of the user's own.
-        paths = [path for path in (os.getcwd(), *sys.path) if path]
+        # A job imports what this process can; the working directory is among it if a task of the user's own was named.
+        paths = [path for path in sys.path if path]
         variables = {name: str(self.cpus) for name in THREADS} | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
         new = {"num_cpus": (self._asked or cores()) * self.cpus} if self.address is None else {}
         if self.address is not None:

@@ -147,7 +147,7 @@ def planned(base: Recipe, values: Mapping[str, Any]) -> dict[str, Recipe]:
 
 
 def name_of(options: Mapping[str, Any]) -> str:
-    """What differs, as the name of a folder.
+    """Return the options that differ, as the name of a folder.
 
     Example:
         >>> name_of({"model.n_layers": 2, "optim.betas": [0.9, 0.95], "task.bos": False})
@@ -166,7 +166,7 @@ def _as_text(value: Any) -> str:
 
 
 def check_folder(out: Path, recipes: Mapping[str, Recipe], trust: bool = True) -> None:
-    """Whether these runs can be in a folder: what is there of them must be the same runs.
+    """Check that these runs can be in a folder: what is there of them must be the same runs.
 
     Raises:
         ValueError: a file, a run, a folder that holds something else, or a run of that name with another recipe.
@@ -189,7 +189,7 @@ def check_folder(out: Path, recipes: Mapping[str, Recipe], trust: bool = True) -
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], part: str = "") -> list[str]:
-    """What differs between two recipes, in words.
+    """Return the differences between two recipes, in words.
 
     Example:
         >>> differences({"steps": 5, "model": {"n_heads": 2}}, {"steps": 5, "model": {"n_heads": 3}})

@@ -43,7 +43,7 @@ def train_one(place: Place) -> None:
 
 
 def check_all(recipes: Mapping[str, Recipe], out: Path) -> None:
-    """Whether these runs can be trained, before the first one is: each kind of them once, whatever its seeds.
+    """Check that these runs can be trained, before the first one is: each kind of them once, whatever its seeds.
 
     Raises:
         ValueError: hardware that is not to be had, a network that the task does not fit or memory does not hold, a
@@ -95,7 +95,7 @@ def train_all(
 
 
 def _kept(places: Mapping[str, Place], name: str) -> float:
-    """How far a run is: the last step that it has kept, as a share of all."""
+    """Return how far a run is: the last step that it has kept, as a share of all."""
     place = places[name]
     try:
         steps = Run(place.path).steps

@@ -109,7 +109,7 @@ class Circuit:
 
     @property
     def has_edges(self) -> bool:
-        """Whether edges were searched for; nodes without edges otherwise."""
+        """True if edges were searched for, False for nodes without edges."""
         return bool(self.scores.sizes["edge"])
 
     @property

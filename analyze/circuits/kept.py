@@ -31,7 +31,7 @@ class Pass:
 
 
 class Patching(ABC):
-    """What a search for circuits needs: forward passes in which some parts are kept and the others replaced.
+    """A network as a search for circuits needs it: forward passes in which some parts are kept and the others replaced.
 
     Args:
         model: The network.

@@ -22,7 +22,7 @@ import xarray as xr
 from headway.checkpoints.config import read_config
 from headway.checkpoints.files import CONFIG, ENVIRONMENT, holds_run, read_tree, write_whole
 from headway.checkpoints.lock import FOLDERS, writing
-from headway.checkpoints.scores import read_file, read_scores, score_files
+from headway.checkpoints.scores import read_circuit, read_scores, score_files
 from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -378,7 +378,7 @@ class Run:
         path = self.circuit_file(None if over_steps else at, name, kind, nodes)
         if not path.exists():
             raise ValueError(f"circuit: {path} is missing; headway circuit {self.path}{option} --part {name} writes it")
-        return read_file(path)
+        return read_circuit(path)
 
     @property
     def studies(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ To open scores reads what the files say of themselves, and no number. Numbers ar
 the steps that are asked for.
 """
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -45,10 +46,23 @@ def score_file(run: Path, step: int | None, name: str) -> Path:
     return run / "scores" / folder / f"{name}.safetensors"
 
 
-def write_scores(path: Path, scores: xr.Dataset) -> None:
+class DamagedError(ValueError):
+    """A file of numbers is damaged, for a reason."""
+
+    def __init__(self, path: Path, reason: object):
+        super().__init__(f"scores: {path} is damaged ({reason}); remove it and measure again")
+        self.path, self.reason = path, reason
+
+
+def write_scores(path: Path, scores: xr.Dataset, checksum: bool = False) -> None:
     """Write a Dataset: its variables with their axes and attributes, and the labels along axes that have some.
 
     A Dataset that was read from such a file is written as the same bytes.
+
+    Args:
+        path: The file.
+        scores: The Dataset.
+        checksum: Write a checksum of all of it too, for what is read as a whole.
     """
     arrays = {str(name): scores[name].values.copy(order="C") for name in sorted(map(str, scores.data_vars))}
     described = {
@@ -58,8 +72,19 @@ def write_scores(path: Path, scores: xr.Dataset) -> None:
             axis: scores[axis].values.tolist() for axis in sorted(map(str, scores.dims)) if axis in scores.coords
         },
     }
+    if checksum:
+        described["sha256"] = _checksum(arrays, *described.values())
     # One entry, because the order of several is another in each process.
     write_whole(path, safetensors.numpy.save(arrays, {DESCRIBED: json.dumps(described)}))
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], axes: Any, attributes: Any, labels: Any) -> str:
+    """The checksum of arrays with their types, axes and attributes, and of labels."""
+    kinds = {name: (arrays[name].dtype.str, arrays[name].shape) for name in sorted(arrays)}
+    found = hashlib.sha256(json.dumps([kinds, axes, attributes, labels], sort_keys=True).encode())
+    for name in kinds:
+        found.update(arrays[name].tobytes())
+    return found.hexdigest()
 
 
 class Place(NamedTuple):
@@ -78,6 +103,7 @@ class Layout(NamedTuple):
     axes: dict[str, list[str]]
     attributes: dict[str, dict[str, Any]]
     labels: dict[str, list]
+    checksum: str | None
 
     @property
     def size(self) -> int:
@@ -125,7 +151,7 @@ class ScoreFile(NamedTuple):
             if 8 + length + layout.size != state[1]:
                 raise ValueError(f"it has {state[1]} bytes and not {8 + length + layout.size}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"scores: {path} is damaged ({error}); remove it and measure again") from None
+            raise DamagedError(path, error) from None
         return cls(path, state, 8 + length, layout)
 
     def read(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -154,8 +180,16 @@ class ScoreFile(NamedTuple):
         }
 
     def dataset(self) -> xr.Dataset:
-        """All of it as a Dataset."""
-        return self.layout.dataset({name: array.copy() for name, array in self.read().items()})
+        """All of it as a Dataset.
+
+        Raises:
+            DamagedError: it has a checksum, and not that of what it holds.
+        """
+        arrays = {name: array.copy() for name, array in self.read().items()}
+        axes, attributes, labels, checksum = self.layout[1:]
+        if checksum not in (None, _checksum(arrays, axes, attributes, labels)):
+            raise DamagedError(self.path, "its checksum is another")
+        return self.layout.dataset(arrays)
 
 
 def _state(file: int) -> tuple[int, int]:
@@ -169,7 +203,8 @@ def _state(file: int) -> tuple[int, int]:
 def _layout(header: bytes) -> Layout:
     """Read a header; an error of some kind if it is none."""
     parts = json.loads(header)
-    axes, attributes, labels = _described(parts.pop("__metadata__"))
+    described = _described(parts.pop("__metadata__"))
+    axes, attributes, labels = (described[name] for name in ("axes", "attributes", "labels"))
     places, end = {}, 0
     for name, part in sorted(parts.items(), key=lambda each: each[1]["data_offsets"]):
         place = Place(np.dtype(DTYPES[part["dtype"]]), tuple(part["shape"]), *part["data_offsets"])
@@ -178,23 +213,32 @@ def _layout(header: bytes) -> Layout:
         if len(axes[name]) != len(place.shape) or not isinstance(attributes[name], dict):
             raise ValueError(f"{name} has the axes {axes[name]}")
         places[name], end = place, place.end
-    found = Layout(dict(sorted(places.items())), axes, attributes, labels)
+    found = Layout(dict(sorted(places.items())), axes, attributes, labels, described.get("sha256"))
     # It refuses axes and labels of different lengths.
     found.dataset({name: np.broadcast_to(np.zeros((), place.dtype), place.shape) for name, place in places.items()})
     return found
 
 
-def _described(metadata: dict[str, str]) -> tuple[Any, Any, Any]:
-    """Axes, attributes and labels; older files have an entry for each."""
+def _described(metadata: dict[str, str]) -> dict[str, Any]:
+    """Axes, attributes and labels, and a checksum where there is one; older files have an entry for each."""
     if DESCRIBED in metadata:
-        together = json.loads(metadata[DESCRIBED])
-        return together["axes"], together["attributes"], together["labels"]
-    return json.loads(metadata["axes"]), json.loads(metadata["attributes"]), json.loads(metadata["labels"])
+        return json.loads(metadata[DESCRIBED])
+    return {name: json.loads(value) for name, value in metadata.items()}
 
 
 def read_file(path: Path) -> xr.Dataset:
-    """One file as a Dataset; a ValueError if it is damaged."""
+    """One file as a Dataset; a DamagedError if it is damaged."""
     return ScoreFile.open(path).dataset()
+
+
+def read_circuit(path: Path) -> xr.Dataset:
+    """The file of a circuit as a Dataset; a ValueError if it is damaged."""
+    try:
+        return read_file(path)
+    except DamagedError as error:
+        raise ValueError(
+            f"circuit: {path} is damaged ({error.reason}); remove it and run headway circuit again"
+        ) from None
 
 
 def score_files(run: Path) -> dict[tuple[int, str], Path]:

@@ -11,6 +11,7 @@ from toys import TOKENS, VECTORS, Train
 import headway
 from headway.analyze.circuits import duration
 from headway.analyze.circuits.find import NothingToExplainError, find_circuit
+from headway.analyze.circuits.groups import Parts
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.files import write_whole
 from headway.checkpoints.schedule import Schedule
@@ -136,9 +137,28 @@ def test_a_new_run_in_its_place_has_no_circuit(run: Run):
 def test_a_damaged_circuit_is_named(run: Run):
     headway.circuit(run, at=LAST, controls=7)
     file = run.circuit_file(LAST, "repeats", "twin")
+    whole = file.read_bytes()
+    for content in (whole[:100], whole[:-1] + bytes([whole[-1] ^ 1])):
+        write_whole(file, content)
+        with pytest.raises(ValueError, match=r"^circuit: .*repeats-twin.safetensors is damaged"):
+            run.circuit()
+
+
+def test_no_earlier_circuit_is_drawn_in_place_of_a_damaged_one(run: Run, tmp_path: Path):
+    headway.circuit(run, at=LAST, controls=7)
+    file = run.circuit_file(LAST, "repeats", "twin")
+    write_whole(run.circuit_file(WHOLE, "repeats", "twin"), file.read_bytes())
     write_whole(file, file.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"^scores: .*repeats-twin.safetensors is damaged"):
-        run.circuit()
+    with pytest.raises(ValueError, match=r"^circuit: .*repeats-twin.safetensors is damaged"):
+        run.plot("circuit")
+    assert f"step {WHOLE}" in run.plot("circuit", at=WHOLE).get_suptitle()
+
+
+def test_edges_whose_nodes_are_not_in_the_circuit_are_refused(run: Run):
+    scores = headway.circuit(run, at=LAST, controls=7).scores
+    contradicted = scores.assign(node_in_circuit=scores.node_in_circuit & False)
+    with pytest.raises(ValueError, match="joins a node that is not in the circuit"):
+        _ = Parts(contradicted).edges
 
 
 @pytest.mark.parametrize("recipe", [TOKENS, VECTORS], ids=["tokens", "vectors"])

@@ -187,7 +187,7 @@ def made_up_circuit(run: Run, step: int, inside: list[str], reach: list[str], st
         "part": "repeats", "replacement": "twin", "seed": 0, "sequences": 13, "second": "position_mean", "step": step,
     }  # fmt: skip
     scores["node_in_circuit"].attrs["names"] = {"L0H1": ["previous-token head", "previous_token", 0.75]}
-    write_scores(run.circuit_file(step, "repeats", "twin"), scores)
+    write_scores(run.circuit_file(step, "repeats", "twin"), scores, checksum=True)
     return scores
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 from headway.analyze.circuits.graph import Edge
 from headway.analyze.circuits.kept import Kept
 from headway.analyze.measures.descriptions import LOSS, SHARE_OF_KNOWN
-from headway.checkpoints.scores import read_file, write_scores
+from headway.checkpoints.scores import read_circuit, write_scores
 
 
 class _Meaning(NamedTuple):
@@ -130,10 +130,10 @@ class Circuit:
 
     def save(self, path: Path) -> "Circuit":
         """Write the circuit to a file, and return it with this file."""
-        write_scores(path, self.scores)
+        write_scores(path, self.scores, checksum=True)
         return replace(self, file=path)
 
     @classmethod
     def load(cls, path: Path) -> "Circuit":
         """Read a circuit from a file; raise a ValueError if it is damaged."""
-        return cls(read_file(path), path)
+        return cls(read_circuit(path), path)

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 
-from headway.analyze.circuits.graph import EMBED, POS_EMBED, Edge
+from headway.analyze.circuits.graph import EMBED, OUTPUT, POS_EMBED, Edge
 from headway.analyze.measures.head_names import spans
 
 # A part is needed if its removal alone costs at least this share of what is known.
@@ -74,8 +74,17 @@ class Parts:
 
     @cached_property
     def edges(self) -> list[Edge]:
-        """Edges of the circuit."""
-        return [Edge.named(str(name)) for name in self.scores.edge.values[self.scores.in_circuit.values.astype(bool)]]
+        """Edges of the circuit.
+
+        Raises:
+            ValueError: one joins a node that is not in the circuit, as in a file that was changed.
+        """
+        edges = [Edge.named(str(name)) for name in self.scores.edge.values[self.scores.in_circuit.values.astype(bool)]]
+        inside = {*self.members, EMBED, POS_EMBED, OUTPUT}
+        for edge in edges:
+            if not {edge.source, edge.target} <= inside:
+                raise ValueError(f"circuit: {edge} is an edge of it, though it joins a node that is not in the circuit")
+        return edges
 
     @cached_property
     def groups(self) -> list[Group]:

@@ -94,7 +94,7 @@ def over_steps(
     scores = xr.concat(rows, dim=xr.Variable("step", steps))
     scores["known"].attrs |= asked
     scores = described(scores, loss_units(batch))
-    write_scores(run.circuit_file(None, part, replacement, nodes=not circuit.has_edges), scores)
+    write_scores(run.circuit_file(None, part, replacement, nodes=not circuit.has_edges), scores, checksum=True)
     return scores
 
 

@@ -25,7 +25,7 @@ def circuits_data(circuits: FoundCircuits, packed: Packed) -> dict[str, Any]:
         "behaviour": circuits.behaviour,
         "part": circuits.part,
         "replacement": circuits.replacement,
-        "damaged": list(circuits.damaged),
+        "damaged": list(circuits.damaged.values()),
         "found": [_found(step, circuit, packed) for step, circuit in circuits.found.items()],
         "over": None if over is None else {
             "of": over.known.attrs.get("step"),

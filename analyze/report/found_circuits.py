@@ -1,7 +1,8 @@
 """Circuits that ``headway circuit`` has written to a run, read from files for figures, without the network."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -32,14 +33,14 @@ class FoundCircuits:
         replacement: What stood in for the edges that were not kept.
         found: The circuit of each step at which one was found: the Dataset of ``Run.circuit``, in order.
         over: The last circuit evaluated at every checkpoint, if it was.
-        damaged: Errors of files that cannot be read.
+        damaged: Errors of files that cannot be read, by step; that of the last circuit over steps has None for it.
     """
 
     part: str
     replacement: str
     found: dict[int, xr.Dataset]
     over: xr.Dataset | None
-    damaged: tuple[str, ...] = ()
+    damaged: Mapping[int | None, str] = field(default_factory=dict)
 
     @property
     def behaviour(self) -> str:
@@ -49,6 +50,16 @@ class FoundCircuits:
     def shown_at(self, step: int) -> int | None:
         """The last step up to ``step`` at which a circuit was found; None if there is none."""
         return max((found for found in self.found if found <= step), default=None)
+
+    def check(self, shown: int, step: int) -> None:
+        """Refuse to show the circuit of ``shown`` at ``step`` if that of a step between them cannot be read.
+
+        Raises:
+            ValueError: what is damaged.
+        """
+        for at, error in self.damaged.items():
+            if at is not None and shown < at <= step:
+                raise ValueError(error)
 
 
 def found_circuits(run: Run) -> list[FoundCircuits]:
@@ -61,18 +72,18 @@ def found_circuits(run: Run) -> list[FoundCircuits]:
 
 
 def _read(run: Run, part: str, replacement: str, steps: list[int]) -> FoundCircuits:
-    found, damaged, over = {}, [], None
+    found, damaged, over = {}, {}, None
     for step in steps:
         try:
             found[step] = run.circuit(step, part, replacement)
         except ValueError as error:
-            damaged.append(str(error))
+            damaged[step] = str(error)
     if run.circuit_file(None, part, replacement).exists():
         try:
             over = run.circuit(None, part, replacement, over_steps=True)
         except ValueError as error:
-            damaged.append(str(error))
-    return FoundCircuits(part, replacement, found, over, tuple(damaged))
+            damaged[None] = str(error)
+    return FoundCircuits(part, replacement, found, over, damaged)
 
 
 def edges_shown(circuit: xr.Dataset) -> list[tuple[int, Edge, bool]]:

@@ -66,7 +66,7 @@ def circuit(
 
 
 def _chosen(stored: StoredScores, at: int | None, part: str | None, replace: str | None) -> tuple[FoundCircuits, int]:
-    there = [each for each in stored.circuits if each.found]
+    there = stored.circuits
     if not there:
         raise ValueError(f"figure: circuit has not been found; headway circuit {stored.run.path} finds it")
     for name, wanted, field in (("part", part, "part"), ("replace", replace, "replacement")):
@@ -76,7 +76,9 @@ def _chosen(stored: StoredScores, at: int | None, part: str | None, replace: str
             raise ValueError(f"{name}: {wanted!r} is not valid; circuits have been found of {known}")
         there = fitting
     circuits = there[0]
-    step = max(circuits.found) if at is None else circuits.shown_at(at)
+    last = stored.run.circuits[-1][0] if at is None else at
+    step = circuits.shown_at(last)
+    circuits.check(-1 if step is None else step, last)
     if step is None:
         raise ValueError(
             f"at: {at} is not valid; circuits have been found at steps {', '.join(map(str, circuits.found))}"

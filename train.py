@@ -221,7 +221,7 @@ def _page_is_new(run: Run) -> bool:
         *score_files(run.path).values(),
         *run.path.glob("events.out.tfevents.*"),
         *run.path.glob("studies/*/*.nc"),
-        *run.path.glob("circuits/*/*"),
+        *run.path.glob("circuits/**/*.safetensors"),
     ]
     return written_after(run.report_file, shown)
 

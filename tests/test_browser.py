@@ -193,7 +193,7 @@ def test_nodes_without_edges_have_their_drawing_and_their_table(formed: Run, ope
     section.locator("select").select_option(label="repeats, replacement twin, nodes without edges")
     shown = section.locator(".circuit:visible")
     nodes, inside = scores.sizes["node"], scores.node_in_circuit.sum().item()
-    assert f"{inside} of {nodes} nodes" in shown.locator(".said").inner_text()
+    shown.locator(".said").filter(has_text=f"{inside} of {nodes} nodes").wait_for()
     assert shown.locator("tbody tr").count() == nodes
     assert shown.locator("[data-node]").count() == nodes + 1
     assert shown.locator("details").count() == 0

@@ -63,8 +63,8 @@ def outliers(data: xr.Dataset) -> list[str]:
 
     A date counts that is more than 3.5 scaled median absolute deviations (1.4826 MAD) of log(1 + step) from the median,
     of at least ten dates, wherever it lies between its two checkpoints; the deviation is at least that of dates spread
-    evenly over the checkpoints around them. So does an event that never happens where it does in most runs, or happens where it does not in most, and a kind of
-    circuit that one run has, or a tenth of them, where most have another one.
+    evenly over the checkpoints around them. So does an event that never happens where it does in most runs, or happens
+    where it does not in most, and a kind of circuit that one run has, or a tenth of them, where most have another one.
     """
     why: list[list[str]] = [[] for _ in data.run]
     for name, label in zip(data.event.values, data.label.values, strict=True):

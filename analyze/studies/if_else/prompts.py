@@ -93,16 +93,7 @@ class Prompts:
         return self._some(slice(self.n_found, None), 0)
 
     def _some(self, which: slice, n_found: int) -> "Prompts":
-        batch, ordinary = (
-            Batch(
-                each.inputs[which],
-                each.targets[which],
-                each.mask[which],
-                {name: values[which] for name, values in each.info.items()},
-            )
-            for each in (self.batch, self.ordinary)
-        )
-        return Prompts(batch, n_found, ordinary, self.tokenizer)
+        return Prompts(self.batch.some(which), n_found, self.ordinary.some(which), self.tokenizer)
 
     @property
     def end(self) -> int:

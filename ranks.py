@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from headway.checkpoints.recipe import Recipe
 from headway.models.lightning_module import DivergedError
@@ -24,7 +25,9 @@ OF_A_GROUP = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RA
 class StopTogether(L.Callback):
     """All processes of a run stop after the same update, also where only one of them was asked to."""
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
+    ) -> None:
         """Agree on whether to stop."""
         trainer.should_stop = trainer.strategy.reduce_boolean_decision(trainer.should_stop, all=False)
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -34,11 +34,19 @@ class InterruptedJobError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of the job of one run: ``skipped`` if there was nothing to do, with the reason if it failed."""
+    """The end of the job of one run: ``skipped`` if there was nothing to do, with the reason if it failed.
+
+    That of a job for several runs has the end of each, by name, in ``of_runs``.
+    """
 
     state: State
     reason: str = ""
     warnings: tuple[str, ...] = ()
+    of_runs: Mapping[str, "Outcome"] = field(default_factory=dict)
+
+
+class OutcomesOfRuns(dict[str, Outcome]):
+    """The ends of several runs, by name: the result of a job that does them in one."""
 
 
 class Workers(Protocol):
@@ -73,10 +81,11 @@ class Display(Protocol):
 
 def guarded(job: Callable[[Item], object], item: Item) -> Outcome:
     """Do one job in this process, and say how it ended; what it warned of is kept for the end."""
+    result = None
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         try:
-            job(item)
+            result = job(item)
             state, reason = "finished", ""
         except SkippedError as error:
             state, reason = "skipped", str(error)
@@ -87,7 +96,8 @@ def guarded(job: Callable[[Item], object], item: Item) -> Outcome:
         except Exception as error:
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             state, reason = "failed", kind + " ".join(str(error).split())
-    return Outcome(state, reason, tuple(dict.fromkeys(str(each.message) for each in said)))
+    of_runs = result if isinstance(result, OutcomesOfRuns) else {}
+    return Outcome(state, reason, tuple(dict.fromkeys(str(each.message) for each in said)), of_runs)
 
 
 def each(

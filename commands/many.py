@@ -37,8 +37,8 @@ def add_together(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--together",
         type=int | None,
-        help="train up to this many runs that differ in their seed alone as one stack of weights, and as many stacks at "
-        "once as --workers says (1 if not given); worth it on an accelerator only",
+        help="train up to this many runs that differ in their seed alone as one stack of weights, and as many stacks "
+        "at once as --workers says (1 if not given); worth it on an accelerator only",
     )
 
 

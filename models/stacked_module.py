@@ -116,7 +116,7 @@ class StackedModule(L.LightningModule):
         if not self.running:
             self.trainer.should_stop = True
 
-    def on_train_batch_end(self, outputs: Any, batch: StackedBatch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Hand the updates since the last time to the members, every ``log_every`` steps, and have them log these."""
         if self.global_step % self.members[0].log_every == 0:
             self._log_new()

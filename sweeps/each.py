@@ -48,6 +48,20 @@ class Outcome:
 class OutcomesOfRuns(dict[str, Outcome]):
     """The ends of several runs, by name: the result of a job that does them in one."""
 
+    def whole(self) -> tuple[State, str]:
+        """Return the end of the job: as of the first run that was stopped, or failed, or finished, and why one failed.
+
+        Example:
+            >>> OutcomesOfRuns(a=Outcome("finished"), b=Outcome("failed", "out of memory")).whole()
+            ('failed', '1 of 2: b: out of memory')
+        """
+        if any(outcome.state == "stopped" for outcome in self.values()):
+            return "stopped", ""
+        failed = [name for name, outcome in self.items() if outcome.state == "failed"]
+        if failed:
+            return "failed", f"{len(failed)} of {len(self)}: {failed[0]}: {self[failed[0]].reason}"
+        return "finished", ""
+
 
 class Workers(Protocol):
     """Processes that do jobs; ``Pool`` and ``Ray`` are two."""
@@ -81,12 +95,13 @@ class Display(Protocol):
 
 def guarded(job: Callable[[Item], object], item: Item) -> Outcome:
     """Do one job in this process, and say how it ended; what it warned of is kept for the end."""
-    result = None
+    of_runs = OutcomesOfRuns()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         try:
             result = job(item)
-            state, reason = "finished", ""
+            of_runs = result if isinstance(result, OutcomesOfRuns) else of_runs
+            state, reason = of_runs.whole()
         except SkippedError as error:
             state, reason = "skipped", str(error)
         except (InterruptedJobError, KeyboardInterrupt) as error:
@@ -96,7 +111,6 @@ def guarded(job: Callable[[Item], object], item: Item) -> Outcome:
         except Exception as error:
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             state, reason = "failed", kind + " ".join(str(error).split())
-    of_runs = result if isinstance(result, OutcomesOfRuns) else {}
     return Outcome(state, reason, tuple(dict.fromkeys(str(each.message) for each in said)), of_runs)
 
 

@@ -25,6 +25,7 @@ from headway.data.task import Batch, Batches
 from headway.models.lightning_module import DivergedError
 from headway.models.optim import OptimConfig
 from headway.models.stacked_module import StackedModule, clip_each
+from headway.sweeps.each import Outcome, OutcomesOfRuns, guarded
 from headway.sweeps.plan import seeded
 from headway.sweeps.together import check_together, train_stack, train_stacks
 from headway.sweeps.train_all import Place
@@ -114,6 +115,18 @@ def test_each_run_of_a_stack_has_the_files_and_scores_of_a_single_one(
     assert Run(many / "seed-001").config["seed"] == 1
 
 
+def test_the_end_of_a_job_for_several_runs_is_that_of_the_worst():
+    def job(_: str) -> OutcomesOfRuns:
+        return ended
+
+    ended = OutcomesOfRuns(a=Outcome("finished"), b=Outcome("finished"))
+    assert guarded(job, "") == Outcome("finished", of_runs=ended)
+    ended["b"] = Outcome("failed", "DivergedError: diverged at step 3")
+    assert guarded(job, "") == Outcome("failed", "1 of 2: b: DivergedError: diverged at step 3", of_runs=ended)
+    ended["a"] = Outcome("stopped", "stopped at step 5")
+    assert guarded(job, "") == Outcome("stopped", of_runs=ended)
+
+
 @pytest.mark.parametrize("recipe", [TOKENS, VECTORS])
 def test_the_batches_of_a_stack_are_those_of_its_members(recipe: Recipe):
     """Those of VECTORS differ in length; what a shorter one has after its end does not count."""
@@ -157,6 +170,7 @@ def test_huge_gradients_of_one_member_change_no_other(factor: float):
 
     class Norms(L.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            assert isinstance(pl_module, StackedModule)
             norms.append(pl_module.grad_norms[1])
 
     def trained(factor: float) -> StackedModule:

@@ -27,6 +27,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from headway.analyze import LIVE, Measure, measure
@@ -48,9 +49,8 @@ from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import TrainingModule
 from headway.models.optim import OptimConfig
-
-# What ends a run in an orderly way: Ctrl-C, a cluster that is about to kill, a terminal that is closed.
-STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+from headway.processes import STOPPING
+from headway.ranks import StopTogether, other_ranks
 
 
 class StoppedError(RuntimeError):
@@ -102,6 +102,7 @@ def train(
     Raises:
         ValueError: arguments that do not fit together, or an ``out`` that holds a run. Nothing on disk has changed.
         DivergedError: the loss is no longer a number; the checkpoints kept so far stay.
+        DiedError: another process of a run on several devices is gone; the checkpoints kept so far stay.
         StoppedError: Ctrl-C, SIGTERM or SIGHUP; the step it stopped at is kept.
 
     Example:
@@ -230,7 +231,7 @@ def _page_is_new(run: Run) -> bool:
         *score_files(run.path).values(),
         *run.path.glob("events.out.tfevents.*"),
         *run.path.glob("studies/*/*.nc"),
-        *run.path.glob("circuits/*/*"),
+        *run.path.glob("circuits/**/*.safetensors"),
     ]
     return written_after(run.report_file, shown)
 
@@ -290,36 +291,55 @@ def fit(
 
     ``files`` reads and writes Lightning's checkpoints.
     """
-    with _without_advice():
-        trainer = L.Trainer(
-            accelerator=recipe.trainer.accelerator,
-            devices=1,
-            precision=recipe.trainer.precision,
-            max_steps=last,
-            max_epochs=-1,
-            logger=logger,
-            plugins=[files or WholeFiles()],
-            callbacks=[*callbacks, *([LossBar(refresh_rate=20)] if progress else [])],
-            enable_progress_bar=progress,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-        )
+    # Lightning saves its checkpoint in all processes of a run.
+    shared = [each for each in callbacks if isinstance(each, KeepCheckpoints)]
+    with without_advice(), other_ranks(recipe, last, begin, shared) as strategy:
+        trainer = trainer_of(recipe, callbacks, last, strategy, logger, progress, files)
         trainer.fit(module, ckpt_path=None if begin is None else str(begin), weights_only=True)
     return trainer.global_step
 
 
+def trainer_of(
+    recipe: Recipe,
+    callbacks: Sequence[L.Callback],
+    last: int,
+    strategy: DDPStrategy | str,
+    logger: RunLogger | bool = False,
+    progress: bool = False,
+    files: WholeFiles | None = None,
+) -> L.Trainer:
+    """Lightning's Trainer of a run, in one of its processes."""
+    together = [StopTogether()] if recipe.trainer.devices > 1 else []
+    return L.Trainer(
+        accelerator=recipe.trainer.accelerator,
+        devices=recipe.trainer.devices,
+        strategy=strategy,
+        precision=recipe.trainer.precision,
+        max_steps=last,
+        max_epochs=-1,
+        logger=logger,
+        plugins=[files or WholeFiles()],
+        callbacks=[*callbacks, *together, *([LossBar(refresh_rate=20)] if progress else [])],
+        enable_progress_bar=progress,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+
+
 @contextmanager
-def _without_advice() -> Iterator[None]:
+def without_advice() -> Iterator[None]:
     """Lightning says nothing of hardware, worker processes, logging intervals, and checkpoints that are not its own."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 @contextmanager
@@ -329,9 +349,10 @@ def threads_of(recipe: Recipe, model: HookedTransformer, members: int = 1) -> It
     Below that, threads wait for each other longer than they work. A step of a stack is that of all of its members.
     """
     before = torch.get_num_threads()
+    share = max(1, before // recipe.trainer.devices)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     step = 6 * parameters * recipe.batch_size * recipe.task.n_ctx * members
-    torch.set_num_threads(recipe.trainer.threads or min(before, max(1, round(step / 1e9))))
+    torch.set_num_threads(recipe.trainer.threads or min(share, max(1, round(step / 1e9))))
     try:
         yield
     finally:
@@ -389,16 +410,17 @@ def check_hardware(config: TrainerConfig) -> None:
         ValueError: Lightning cannot give it, or would silently give another.
     """
     try:
-        with _without_advice():
+        with without_advice():
             device = L.Trainer(
                 accelerator=config.accelerator,
-                devices=1,
+                devices=config.devices,
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
             ).strategy.root_device
     except (ValueError, MisconfigurationException) as error:
-        raise ValueError(f"trainer.accelerator: {config.accelerator!r} is not to be had here: {error}") from None
+        many = "" if config.devices == 1 else f" {config.devices} times"
+        raise ValueError(f"trainer.accelerator: {config.accelerator!r} is not to be had here{many}: {error}") from None
     if device.type != "cpu" or config.precision == "32-true":
         return
     if config.precision == "16-mixed":

@@ -64,15 +64,16 @@ class KeepCheckpoints(AtCheckpoints):
         """Write the log, save the weights, then Lightning's checkpoint.
 
         In this order nothing is ever missing: a run that dies in between resumes from the checkpoint before, and writes
-        these again; the weights of the last step alone make a run finished.
+        these again; the weights of the last step alone make a run finished. Of several processes the first one writes.
         """
         if not all(parameter.isfinite().all() for parameter in module.model.parameters()):
             raise DivergedError(
                 f"diverged by step {step}: weights are not finite; the last loss was {module.loss.item():g}, "
                 f"the last gradient norm {module.grad_norm.item():g}"
             )
-        module.write_log()
-        self.run.keep(step, module.model)
+        if trainer.is_global_zero:
+            module.write_log()
+            self.run.keep(step, module.model)
         trainer.save_checkpoint(self.run.resume_file)
         if step in self.states:
             trainer.save_checkpoint(self.run.state_file(step))

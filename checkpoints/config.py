@@ -13,7 +13,10 @@ VERSION = 1
 # Of steps, and of sequences in a batch.
 MOST = 10**9
 # Options that runs made before there were any do not have; every other option stands in every config.yaml.
-ADDED_LATER = ("compile", "trainer.threads", "optim.optimizer", "optim.momentum", "model.dtype", "schedule.state_every")
+ADDED_LATER = (
+    "compile", "trainer.threads", "trainer.devices", "optim.optimizer", "optim.momentum", "model.dtype",
+    "schedule.state_every",
+)  # fmt: skip
 _KINDS = {
     "task": dict, "model": dict, "optim": dict, "schedule": dict, "trainer": dict,
     "steps": int, "batch_size": int, "seed": int, "eval_seed": int, "eval_batch_size": int,

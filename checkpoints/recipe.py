@@ -34,19 +34,23 @@ class TrainerConfig:
 
     Args:
         precision: float32 by default; mixed precision is for hardware that has it. Kept weights are float32 always.
-        accelerator: Lightning's name of the hardware. One device of it is used: a toy trains on one.
+        accelerator: Lightning's name of the hardware.
+        devices: Number of devices, or of processes on a CPU, that take equal parts of each batch. A toy trains on one.
         threads: CPU threads for arithmetic; null chooses by the size of a step, one for each GFLOP of it, and never
             more than torch has. Another number rounds differently.
 
     Raises:
-        ValueError: fewer than one thread.
+        ValueError: fewer than one thread or device.
     """
 
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: int = 1
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        if not 1 <= self.devices <= 1024:
+            raise ValueError(f"devices: {self.devices} is not valid; it must be from 1 to 1024")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ValueError(f"threads: {self.threads} is not valid; it must be from 1 to 1024, or null")
 
@@ -93,6 +97,10 @@ class Recipe:
         for f in fields(self.task):
             if not f.init or is_dataclass(getattr(self.task, f.name)):
                 raise ValueError(f"task.{f.name}: no option can set it; a task's fields are numbers, text or lists")
+        if self.batch_size < self.trainer.devices:
+            raise ValueError(
+                f"trainer.devices: {self.trainer.devices} is not valid; they share out {self.batch_size} sequences"
+            )
         for name in ("seed", "eval_seed"):
             check_seed(name, getattr(self, name))
         self.schedule.steps(self.steps)

@@ -27,6 +27,7 @@ class MemberTrainer:
 
     def __init__(self, stack: StackedModule, logger: Logger):
         self.stack, self.logger = stack, logger
+        self.is_global_zero = True  # no other process trains the stack
 
     @property
     def global_step(self) -> int:

@@ -15,14 +15,14 @@ def densify_command(arguments: list[str]) -> None:
     """Train a part of runs again, and keep and score more checkpoints there."""
     from jsonargparse import ArgumentParser
 
-    usage = "headway densify RUN [RUN ...] (--between FIRST LAST | --around MEASURE) [options]"
+    usage = "headway densify RUN [RUN ...] (--between FIRST LAST | --around EVENT) [options]"
     parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("runs", nargs="+", help="directory of the run; several are trained beside each other")
     parser.add_argument("--between", type=int, nargs=2, metavar=("FIRST", "LAST"), help="two checkpoints")
     parser.add_argument(
         "--around",
         type=str | None,
-        help="the two between which the strongest head of a measure is half-way",
+        help="the two between which an event of headway formation is half-way: behaviour, circuit, or a score",
     )
     parser.add_argument("--steps", type=int, default=20, help="how many checkpoints are added, evenly in log(step)")
     parser.add_argument("--from_start", action="store_true", help="begin at step 0 where no state of training was kept")
@@ -40,7 +40,7 @@ def densify_command(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     paths = [checked_directory("run", run) for run in options.runs]
     if (options.between is None) == (options.around is None):
-        raise ValueError("between: give either two checkpoints, or --around a measure")
+        raise ValueError("between: give either two checkpoints, or --around an event")
     job = partial(
         densify_run,
         options.between,
@@ -72,25 +72,37 @@ def densify_run(
     """Densify one run; return the new steps."""
     from headway.checkpoints import Run
 
-    first, last = around_measure(Run(path), around) if around is not None else between or (0, 0)
+    first, last = around_event(Run(path), around) if around is not None else between or (0, 0)
     from headway.replay import densify
 
     return densify(path, (first, last), steps, None, from_start, inexact, task, trust, progress)
 
 
-def around_measure(run: "Run", measure: str) -> tuple[int, int]:
-    """The checkpoints between which the strongest head of a measure is half-way.
+def around_event(run: "Run", name: str) -> tuple[int, int]:
+    """The checkpoints between which an event of ``headway formation`` is half-way.
 
     Raises:
-        ValueError: a measure that has no null, has not been scored, or of which no head is half-way between two.
+        ValueError: a name that is neither an event nor a score of the run, or what is not half-way between two.
     """
-    from headway.analyze.formation.strongest import strongest
+    from headway.analyze.formation.events import BEHAVIOUR, CIRCUIT, events
+    from headway.analyze.formation.half_way import half_way
+    from headway.options import nearest, shown
 
     scores = run.scores
-    if f"{measure}_z" not in scores:
-        there = ", ".join(sorted(name.removesuffix("_z") for name in map(str, scores) if name.endswith("_z")))
-        raise ValueError(f"around: {measure!r} has no score with a null in {run.path}; there is {there or 'none'}")
-    half = strongest(scores, measure).half
+    over = None
+    if name == CIRCUIT:
+        over = run.circuit(over_steps=True)
+    elif name != BEHAVIOUR and name not in scores:
+        known = [BEHAVIOUR, CIRCUIT, *sorted(map(str, scores))]
+        raise ValueError(
+            f"around: {shown(name)} is neither behaviour nor circuit nor a score of {run.path}{nearest(name, known)}"
+        )
+    try:
+        found = events(run, [] if name in (BEHAVIOUR, CIRCUIT) else [name], circuit=over)
+    except ValueError as error:
+        raise ValueError(str(error).replace("measures: ", "around: ", 1)) from None
+    # The date of a behaviour may come from updates, which are no checkpoints.
+    half = half_way(found[name].way) if name in found else None
     if half is None or half.between[0] is None:
-        raise ValueError(f"around: no head of {measure} is half-way between two checkpoints of {run.path}")
+        raise ValueError(f"around: {name} is not half-way between two checkpoints of {run.path}")
     return half.between[0], half.between[1]

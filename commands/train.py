@@ -160,12 +160,15 @@ def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
     """Train, and print the run's summary, or why it ended before its last step."""
     from headway.analyze.report.summary import summary
     from headway.models.lightning_module import DivergedError
+    from headway.processes import DiedError
     from headway.train import StoppedError
 
     try:
         run = go()
     except DivergedError as error:
         fail(f"{error}; what was kept before that is in {path}", code=1)
+    except DiedError as error:
+        fail(f"{error}; go on with: headway train --resume {path}", code=1)
     except OSError as error:  # also of TensorBoard's files, which other code writes
         fail(f"{error.strerror or error}; go on with: headway train --resume {path}", code=1)
     except StoppedError as error:

@@ -42,11 +42,15 @@ class Batch(NamedTuple):
 
     def first(self, count: int) -> Batch:
         """Return the first ``count`` sequences, or all if there are fewer."""
+        return self.some(slice(count))
+
+    def some(self, which: slice) -> Batch:
+        """Return some of the sequences."""
         return self._replace(
-            inputs=self.inputs[:count],
-            targets=self.targets[:count],
-            mask=self.mask[:count],
-            info={name: value[:count] for name, value in self.info.items()},
+            inputs=self.inputs[which],
+            targets=self.targets[which],
+            mask=self.mask[which],
+            info={name: value[which] for name, value in self.info.items()},
         )
 
 

@@ -77,9 +77,19 @@ class TrainingModule(L.LightningModule):
         return batch.to(device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss over the positions where the batch's mask is True."""
-        loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs), batch), batch.mask)
-        self.loss = loss.detach()
+        """Return the mean loss over the positions where the batch's mask is True.
+
+        Of several processes each takes its rows of the batch, and the mean of what they return is that of the batch.
+        """
+        processes, counted = self.trainer.world_size, batch.mask.sum()
+        if processes == 1:
+            loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs), batch), batch.mask)
+            self.loss = loss.detach()
+            return loss
+        batch = batch.some(slice(self.global_rank, None, processes))
+        losses = self.task.loss(self.forward_pass(batch.inputs), batch).where(batch.mask, 0)
+        loss = losses.sum() * (processes / counted)
+        self.loss = self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")
         return loss
 
     def configure_optimizers(self) -> Any:

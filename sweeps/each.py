@@ -11,21 +11,17 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal, Protocol, TypeVar
 
+from headway.processes import STOPPING, DiedError
+
 Item = TypeVar("Item")
 State = Literal["finished", "skipped", "stopped", "failed"]
 
 # How often a job is started whose process dies: what kills it may be another program's hunger for memory.
 ATTEMPTS = 3
-# What ends a sweep in an orderly way.
-STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 class SkippedError(Exception):
     """There was nothing to do for a job; its message says why."""
-
-
-class DiedError(Exception):
-    """The process of a job is gone; the message says how it ended."""
 
 
 class InterruptedJobError(Exception):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any, Self
 
-from headway.sweeps.each import DiedError
+from headway.processes import DiedError
 from headway.sweeps.pool import THREADS, cores
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pebble import ProcessExpired, ProcessPool
 
-from headway.sweeps.each import DiedError
+from headway.processes import DiedError, ending
 
 # What torch and the libraries under it read when they are imported.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -89,18 +89,10 @@ def _hand_on(theirs: Future[Any], ours: Future[Any]) -> None:
         return
     error = theirs.exception()
     if isinstance(error, ProcessExpired):
-        ours.set_exception(DiedError(f"its process {_ending(error.exitcode)}"))
+        ours.set_exception(DiedError(f"its process {ending(error.exitcode)}"))
     elif isinstance(error, BrokenProcessPool):
         ours.set_exception(DiedError("all processes have died"))
     elif error is not None:
         ours.set_exception(error)
     else:
         ours.set_result(theirs.result())
-
-
-def _ending(code: int | None) -> str:
-    if code == -signal.SIGKILL:
-        return "was killed (SIGKILL, as when memory runs out)"
-    if code is not None and code < 0:
-        return f"was killed ({signal.Signals(-code).name})"
-    return f"ended with status {code}"

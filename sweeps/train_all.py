@@ -51,6 +51,11 @@ def check_all(recipes: Mapping[str, Recipe], out: Path) -> None:
     from headway.train import check_first_batch, check_hardware, check_memory
 
     check_folder(out, recipes)
+    for recipe in recipes.values():
+        if recipe.trainer.devices > 1:
+            raise ValueError(
+                f"trainer.devices: {recipe.trainer.devices} is not valid for many runs, which share out the devices"
+            )
     kinds: dict[str, Recipe] = {}
     for recipe in recipes.values():
         kinds.setdefault(replace(recipe, seed=0).to_yaml(), recipe)

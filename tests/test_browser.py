@@ -17,6 +17,7 @@ from matplotlib.image import imread
 from playwright.sync_api import Locator, Page
 from toys import TOKENS, VECTORS, Train, made_up_circuit, made_up_run
 
+from headway.analyze.circuits.circuit import Circuit
 from headway.analyze.report import write_report
 from headway.checkpoints import Run
 from headway.checkpoints.schedule import Schedule
@@ -182,6 +183,20 @@ def test_alike_parts_have_their_effect_together_and_what_is_above_one_is_explain
         "Above 100 %: with this node alone replaced, the other nodes mislead"
         in section.locator("caption").first.inner_text()
     )
+
+
+def test_nodes_without_edges_have_their_drawing_and_their_table(formed: Run, opened: Open, tmp_path: Path):
+    run = Run(shutil.copytree(formed.path, tmp_path / "run"))
+    scores = made_up_circuit(run, 4, ["embed->L0H1.v", "L0H1->output"], [], ("L0H1", "L0H0"))
+    Circuit(scores.isel(edge=[])).save(run.circuit_file(4, "repeats", "twin", nodes=True))
+    section = seen(opened(write_report(run)), "circuit")
+    section.locator("select").select_option(label="repeats, replacement twin, nodes without edges")
+    shown = section.locator(".circuit:visible")
+    nodes, inside = scores.sizes["node"], scores.node_in_circuit.sum().item()
+    shown.locator(".said").filter(has_text=f"{inside} of {nodes} nodes").wait_for()
+    assert shown.locator("tbody tr").count() == nodes
+    assert shown.locator("[data-node]").count() == nodes + 1
+    assert shown.locator("details").count() == 0
 
 
 def test_where_nothing_is_known_there_is_nothing_to_explain(run: Run, opened: Open):

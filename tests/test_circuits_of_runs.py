@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import TOKENS, VECTORS, Train
+from toys import TOKENS, VECTORS, Train, made_up_circuit
 
 import headway
 from headway.analyze.circuits import duration
+from headway.analyze.circuits.circuit import Circuit
 from headway.analyze.circuits.find import NothingToExplainError, find_circuit
 from headway.analyze.circuits.groups import Parts
 from headway.checkpoints import Recipe, Run
@@ -186,6 +187,16 @@ def test_nodes_are_searched_followed_and_kept_apart_from_edges(run: Run):
     over = run.circuit(over_steps=True, nodes=True)
     assert over.step.values.tolist() == [0, PARTLY, WHOLE, LAST]
     np.testing.assert_allclose(over.faithfulness.sel(step=LAST), read.faithfulness)
+
+
+def test_nodes_alone_are_in_the_summary_and_the_figure(trained: Train, tmp_path: Path):
+    run = trained(TOKENS, tmp_path / "run")
+    scores = made_up_circuit(run, run.steps[-1], ["embed->L0H1.v", "L0H1->output"], [], ("L0H1", "L0H0"))
+    run.circuit_file(run.steps[-1], "repeats", "twin").unlink()
+    Circuit(scores.isel(edge=[])).save(run.circuit_file(run.steps[-1], "repeats", "twin", nodes=True))
+    circuit = next(line for line in run.summary().splitlines() if line.startswith("Circuit"))
+    assert "L0H0; L0H1: keeps" in circuit
+    assert run.plot("circuit").get_suptitle().startswith(f"nodes, repeats (twin), step {run.steps[-1]}")
 
 
 def test_a_run_without_a_circuit_of_nodes_says_how_to_find_one(run: Run):

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import NO_POSITIONS, TOKENS, VECTORS, Train
+from toys import LOG4, NO_POSITIONS, TOKENS, VECTORS, Train, run_of_ways
 
 from headway.__main__ import main
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
+from headway.commands.densify import around_event
 from headway.replay import dense_steps, densify
 
 SPARSE = Schedule(log=0, linear=2, at=(5,), state_every=2)  # 0, 5, 8, 17; states at 0 and 8
@@ -90,9 +91,11 @@ def test_an_interval_that_is_none_is_refused(
         densify(run.path, between, steps, progress=False)
 
 
-def test_the_command_densifies_around_a_measure(trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_densifies_between_two_checkpoints(
+    trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     run = trained(replace(TOKENS, schedule=replace(SPARSE, state_every=1)), tmp_path / "run")
-    for wrong, said in ((["--around", "nothing"], "around: 'nothing' has no score"), ([], "between: give either")):
+    for wrong, said in ((["--around", "nothing"], "around: 'nothing' is neither"), ([], "between: give either")):
         with pytest.raises(SystemExit) as end:
             main(["densify", str(run.path), *wrong])
         assert end.value.code == 2
@@ -100,3 +103,17 @@ def test_the_command_densifies_around_a_measure(trained: Train, tmp_path: Path, 
     main(["densify", str(run.path), "--between", "5", "8", "--steps", "1"])
     assert "has 1 more checkpoints: 6" in capsys.readouterr().out
     assert Run(run.path).steps == [0, 5, 6, 8, 17]
+
+
+def test_around_an_event_lie_the_checkpoints_between_which_it_is_half_way(tmp_path: Path):
+    ways = {"behaviour": [0, 0, 0.2, 0.9, 1, 1], "previous_token": [0, 0.6, 0.8, 1, 1, 1]}
+    run = run_of_ways(tmp_path / "run", ways)
+    assert around_event(run, "behaviour") == (LOG4[2], LOG4[3])
+    assert around_event(run, "loss_repeats") == (LOG4[2], LOG4[3])
+    assert around_event(run, "previous_token") == (LOG4[0], LOG4[1])
+    for name, said in (
+        ("behavior", "around: 'behavior' is neither behaviour nor circuit nor a score of .*.*'behaviour'"),
+        ("circuit", "circuit: it has not been found"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            around_event(run, name)

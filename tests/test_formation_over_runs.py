@@ -280,6 +280,19 @@ def test_outliers_have_reasons():
     assert outliers(table([math.nan] * 4 + [100], ["a"] * 5))[4] == "it formed (4 of 5 never did)"
 
 
+def test_a_date_between_neighbouring_checkpoints_is_no_outlier():
+    """Checkpoints at 55, 70, 88 and 120: nothing says that a date before 70 and one after it are far apart."""
+    data = table([79] * 10 + [62, 104], ["a"] * 12)
+    between = [(70, 88)] * 10 + [(55, 70), (88, 120)]
+    for name, place in (("after", 0), ("before", 1)):
+        data[name] = (("run", "event"), [[ends[place]] for ends in between])
+    assert outliers(data) == [""] * 12
+    data["before"][10], data["after"][10] = 15, 12
+    data["half_way"][10] = 13
+    assert outliers(data)[10].startswith("it early: step 13")
+    assert outliers(data)[11] == ""
+
+
 def test_groups_that_differ_and_groups_that_do_not(tmp_path: Path):
     for group, after in (("a", 1), ("c", 3)):
         for seed in range(5):

@@ -88,10 +88,13 @@ MANY_RUNS = plain(
     ("measure run positions --at 3 --workers 0", "workers: 0 is not valid"),
     ("circuit run positions --at 3", "at: '3' is not valid for several runs"),
     ("densify", "runs: is missing"),
-    ("densify run", "between: give either two checkpoints, or --around a measure"),
+    ("densify run", "between: give either two checkpoints, or --around an event"),
     ("densify run --between 0 1", "step: 1 was not kept"),
     ("densify run --between 3 0", "between: no step lies between 3 and 0"),
-    ("densify run --around loss", "around: 'loss' has no score with a null in run"),
+    (
+        "densify run --around los",
+        "around: 'los' is neither behaviour nor circuit nor a score of run",
+    ),
 )
 COMMANDS = plain(
     ("trian", "command: 'trian' is not one of … nearest is 'train'"),

@@ -25,6 +25,7 @@ from headway.analyze.network.forward import forward_pass, shared_forward_pass
 from headway.analyze.network.interventions import heads_except
 from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.studies import find_study
+from headway.analyze.studies.found_circuit import searched_nodes_section
 from headway.analyze.studies.if_else import anomalies, scores, subcircuits
 from headway.analyze.studies.if_else.attributions import by_source_part, heads_by_contribution
 from headway.analyze.studies.if_else.claims import claims
@@ -471,6 +472,18 @@ def test_the_heads_that_add_most_come_first():
     some = prompts().generated
     assert heads_by_contribution(plain(), some)[:2] == [Head(0, 0), Head(0, 1)]
     assert subcircuits.top_quarter(heads_by_contribution(plain(), some)) == [Head(0, 0), Head(0, 1)]
+
+
+def test_the_heads_that_carry_else_are_found_beside_those_that_add_most():
+    model, some = plain(), prompts().generated
+    batch, chosen = some.of_else(model), subcircuits.top_quarter(heads_by_contribution(model, some))
+    section = searched_nodes_section(model, batch, chosen)
+    [figure] = section.figures
+    assert figure.data["heads of"].values.tolist() == ["this study", "found on these prompts"]
+    assert figure.data.faithfulness.values[1] > 0.9
+    # The heads that say `` else`` wherever they are carry nothing of what the condition tells.
+    assert "it lacks" in section.text or "they are the same" in section.text
+    assert searched_nodes_section(nothing(), batch, chosen).text.startswith("Not measured: ")
 
 
 @pytest.fixture(scope="module")

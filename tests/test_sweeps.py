@@ -15,8 +15,9 @@ from threads import Threads
 from toys import TOKENS, Killing, Train
 
 from headway.checkpoints import Run
+from headway.processes import DiedError
 from headway.sweeps.display import ShowRuns
-from headway.sweeps.each import ATTEMPTS, DiedError, InterruptedJobError, Outcome, SkippedError, each
+from headway.sweeps.each import ATTEMPTS, InterruptedJobError, Outcome, SkippedError, each
 from headway.sweeps.on_ray import Ray
 from headway.sweeps.plan import seeded
 from headway.sweeps.pool import Pool

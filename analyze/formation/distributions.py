@@ -62,9 +62,9 @@ def outliers(data: xr.Dataset) -> list[str]:
     """Return why each run is an outlier, or an empty text.
 
     A date counts that is more than 3.5 scaled median absolute deviations (1.4826 MAD) of log(1 + step) from the median,
-    of at least ten dates; the deviation is at least that of dates spread evenly over the checkpoints around them. So
-    does an event that never happens where it does in most runs, or happens where it does not in most, and a kind of
-    circuit that one run has, or a tenth of them, where most have another one.
+    of at least ten dates, wherever it lies between its two checkpoints; the deviation is at least that of dates spread
+    evenly over the checkpoints around them. So does an event that never happens where it does in most runs, or happens
+    where it does not in most, and a kind of circuit that one run has, or a tenth of them, where most have another one.
     """
     why: list[list[str]] = [[] for _ in data.run]
     for name, label in zip(data.event.values, data.label.values, strict=True):
@@ -75,14 +75,16 @@ def outliers(data: xr.Dataset) -> list[str]:
         if count >= LEAST_DATES:
             middle = float(np.nanmedian(dates))
             spread = 1.4826 * float(np.nanmedian(abs(dates - middle)))
-            around = np.log1p(one.before.values) - np.log1p(np.nan_to_num(one.after.values, nan=0.0))
-            spread = max(spread, float(np.nanmedian(around)) / 12**0.5)
-            for place in np.flatnonzero(formed & (abs(dates - middle) > DEVIATIONS * spread)):
+            starts, ends = np.log1p(np.nan_to_num(one.after.values, nan=0.0)), np.log1p(one.before.values)
+            spread = max(spread, float(np.nanmedian(ends - starts)) / 12**0.5)
+            # The end of the interval of each date that is nearer to the median.
+            distances = np.where(dates > middle, starts - middle, middle - ends)
+            for place in np.flatnonzero(formed & (distances > DEVIATIONS * spread)):
                 side = "late" if dates[place] > middle else "early"
-                away = abs(dates[place] - middle) / spread if spread else np.inf
+                away = distances[place] / spread if spread else np.inf
                 why[place].append(
                     f"{label} {side}: step {one.half_way.values[place]:.0f}, median {np.expm1(middle):.0f} "
-                    f"({away:.1f} deviations)"
+                    f"({away:.1f} deviations or more)"
                 )
         n = int(measured.sum())
         if n >= FEWEST and count > n / 2:

@@ -25,6 +25,7 @@ def circuits_data(circuits: FoundCircuits, packed: Packed) -> dict[str, Any]:
         "behaviour": circuits.behaviour,
         "part": circuits.part,
         "replacement": circuits.replacement,
+        "ofNodes": circuits.nodes,
         "damaged": list(circuits.damaged.values()),
         "found": [_found(step, circuit, packed) for step, circuit in circuits.found.items()],
         "over": None if over is None else {

@@ -50,14 +50,15 @@ def behaviour_lines(stored: StoredScores) -> list[Line]:
 
 
 def parts_lines(stored: StoredScores) -> list[Line]:
-    """Return the lines on the circuit that was found; without one, those on heads that look like parts of one.
+    """Return the lines on the circuit that was found, of edges or else of nodes without edges.
 
+    Without one, they are on heads that look like parts of one.
     Where the network knows nothing of its behaviour at the last checkpoint, there is nothing to explain.
     """
     run = stored.run
-    if run.circuits:
+    if run.circuits or run.node_circuits:
         try:
-            return _of_circuit(stored)
+            return _of_circuit(stored, nodes=not run.circuits)
         except ValueError as error:
             return [Line(str(error), head="Circuit")]
     why = nothing_to_explain(stored) or "not searched for; headway circuit RUN finds it"
@@ -81,13 +82,13 @@ def nothing_to_explain(stored: StoredScores) -> str:
     )
 
 
-def _of_circuit(stored: StoredScores) -> list[Line]:
+def _of_circuit(stored: StoredScores, nodes: bool) -> list[Line]:
     run = stored.run
-    circuit = run.circuit()
+    circuit = run.circuit(nodes=nodes)
     asked = circuit.known.attrs
     over = None
-    if run.circuit_file(None, asked["part"] or None, asked["replacement"]).exists():
-        over = run.circuit(part=asked["part"] or "all", replacement=asked["replacement"], over_steps=True)
+    if run.circuit_file(None, asked["part"] or None, asked["replacement"], nodes).exists():
+        over = run.circuit(part=asked["part"] or "all", replacement=asked["replacement"], over_steps=True, nodes=nodes)
     nulls = {
         (node, measure): null
         for node, (_, measure, _) in circuit.node_in_circuit.attrs.get("names", {}).items()

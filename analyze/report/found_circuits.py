@@ -33,6 +33,7 @@ class FoundCircuits:
         replacement: What stood in for the edges that were not kept.
         found: The circuit of each step at which one was found: the Dataset of ``Run.circuit``, in order.
         over: The last circuit evaluated at every checkpoint, if it was.
+        nodes: Nodes were searched for, without edges.
         damaged: Errors of files that cannot be read, by step; that of the last circuit over steps has None for it.
     """
 
@@ -40,6 +41,7 @@ class FoundCircuits:
     replacement: str
     found: dict[int, xr.Dataset]
     over: xr.Dataset | None
+    nodes: bool = False
     damaged: Mapping[int | None, str] = field(default_factory=dict)
 
     @property
@@ -63,27 +65,35 @@ class FoundCircuits:
 
 
 def found_circuits(run: Run) -> list[FoundCircuits]:
-    """Read the circuits of a run; the one that ``Run.circuit()`` returns by default is in the first entry."""
+    """Read the circuits of a run, those of nodes without edges last.
+
+    The one that ``Run.circuit()`` returns by default is in the first entry.
+    """
+    kinds = ((False, run.circuits), (True, run.node_circuits))
+    return [each for nodes, there in kinds for each in _of_kind(run, there, nodes)]
+
+
+def _of_kind(run: Run, there: list[tuple[int, str, str]], nodes: bool) -> list[FoundCircuits]:
     steps: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for step, part, replacement in run.circuits:
+    for step, part, replacement in there:
         steps[part, replacement].append(step)
     latest = sorted(steps, key=lambda asked: (steps[asked][-1], asked), reverse=True)
-    return [_read(run, part, replacement, steps[part, replacement]) for part, replacement in latest]
+    return [_read(run, part, replacement, steps[part, replacement], nodes) for part, replacement in latest]
 
 
-def _read(run: Run, part: str, replacement: str, steps: list[int]) -> FoundCircuits:
+def _read(run: Run, part: str, replacement: str, steps: list[int], nodes: bool) -> FoundCircuits:
     found, damaged, over = {}, {}, None
     for step in steps:
         try:
-            found[step] = run.circuit(step, part, replacement)
+            found[step] = run.circuit(step, part, replacement, nodes=nodes)
         except ValueError as error:
             damaged[step] = str(error)
-    if run.circuit_file(None, part, replacement).exists():
+    if run.circuit_file(None, part, replacement, nodes).exists():
         try:
-            over = run.circuit(None, part, replacement, over_steps=True)
+            over = run.circuit(None, part, replacement, over_steps=True, nodes=nodes)
         except ValueError as error:
             damaged[None] = str(error)
-    return FoundCircuits(part, replacement, found, over, damaged)
+    return FoundCircuits(part, replacement, found, over, nodes, damaged)
 
 
 def edges_shown(circuit: xr.Dataset) -> list[tuple[int, Edge, bool]]:

@@ -148,7 +148,7 @@ class StoredScores:
         ends = [(each.label, *each.values.values[[0, -1]]) for each in self.losses]
         falls = [f"{label} from {first:.3g} to {last:.3g}" for label, first, last in ends if np.isfinite(first + last)]
         known = [f"From step {self.steps[0]} to step {self.steps[-1]}: {', '.join(falls)}."] if falls else []
-        found = self.run.circuits
+        found = self.run.circuits or self.run.node_circuits
         return [
             *(known if len(self.steps) > 1 else []),
             *([] if found else induction_sentences(self._circuits)),

@@ -18,11 +18,15 @@ function circuitSection(run) {
     });
   show(0);
   const options = run.circuits.map((each, i) =>
-    el("option", { value: i }, `${each.behaviour}, replacement ${inWords(each.replacement)}`),
+    el("option", { value: i }, askedOf(each)),
   );
   const select = el("select", { change: (event) => show(Number(event.target.value)) }, options);
   return el("div", {}, el("label", {}, "behaviour ", select), panels);
 }
+
+// The behaviour, the replacement, and whether nodes were searched for and not edges.
+const askedOf = ({ behaviour, replacement, ofNodes }) =>
+  `${behaviour}, replacement ${inWords(replacement)}${ofNodes ? ", nodes without edges" : ""}`;
 
 function noCircuit(run) {
   if (run.nothingToExplain)
@@ -59,7 +63,7 @@ function circuitPanel(run, circuits) {
     if (written === found) return;
     written = found;
     tables.replaceChildren(
-      ...(found ? [nodeTable(circuits, found), ...groupTable(circuits, found), edgeList(circuits, found)] : []),
+      ...(found ? [nodeTable(circuits, found), ...groupTable(circuits, found), ...edgeList(circuits, found)] : []),
     );
   });
   return el(
@@ -76,18 +80,20 @@ function circuitPanel(run, circuits) {
 }
 
 function circuitSentence(run, circuits, found, step) {
-  const what = `${circuits.behaviour}, replacement ${inWords(circuits.replacement)}`;
+  const what = askedOf(circuits);
   if (!found) {
     const first = circuits.found[0].step;
     return `No circuit has been found at step ${step} or before (${what}); the first one was found at step ${first}.`;
   }
   const number = (name) => numbersOf(found.numbers[name]);
-  const inside = found.edges.filter((edge) => edge[3]).length;
+  const inside = circuits.ofNodes
+    ? `${found.nodes.filter((node) => node.kind === NODE_IN).length} of ${found.nodes.length} nodes`
+    : `${found.edges.filter((edge) => edge[3]).length} of ${found.edgesInAll} edges`;
   const second = Number.isFinite(found.secondFaithfulness?.[0])
     ? ` Under the replacement ${inWords(found.second)} it keeps ${withInterval(asShare, numbersOf(found.secondFaithfulness))}.`
     : "";
   return (
-    `Circuit found at step ${found.step} (${what}, ${found.sequences} sequences): ${inside} of ${found.edgesInAll} edges. ` +
+    `Circuit found at step ${found.step} (${what}, ${found.sequences} sequences): ${inside}. ` +
     `Known: ${withInterval(formatted, number("known"))} ${run.lossUnits}. ` +
     `The circuit keeps ${withInterval(asShare, number("faithfulness"))} of it alone, and ` +
     `${withInterval(asShare, number("necessity"))} is lost without it. Of ${found.controls.drawn} random circuits of ` +
@@ -248,6 +254,11 @@ function circuitTable(label, caption, heads, rows) {
 }
 
 function edgeList(circuits, found) {
+  if (circuits.ofNodes) return [];
+  return [edgesInWords(found)];
+}
+
+function edgesInWords(found) {
   return el(
     "details",
     {},

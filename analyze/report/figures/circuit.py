@@ -61,7 +61,8 @@ def circuit(
         size = min(7.0, 72 * radius * 2 / (0.68 * len(text)))
         axes.text(*place, text, ha="center", va="center", fontsize=size, color=color, zorder=3)
     kept = 100 * float(found.faithfulness)
-    figure.suptitle(f"{circuits.behaviour} ({circuits.replacement}), step {step}: keeps {number_text(kept)} %")
+    kind = "nodes, " if circuits.nodes else ""
+    figure.suptitle(f"{kind}{circuits.behaviour} ({circuits.replacement}), step {step}: keeps {number_text(kept)} %")
     return figure
 
 
@@ -76,7 +77,7 @@ def _chosen(stored: StoredScores, at: int | None, part: str | None, replace: str
             raise ValueError(f"{name}: {wanted!r} is not valid; circuits have been found of {known}")
         there = fitting
     circuits = there[0]
-    last = stored.run.circuits[-1][0] if at is None else at
+    last = max(each for each in (*circuits.found, *circuits.damaged) if each is not None) if at is None else at
     step = circuits.shown_at(last)
     circuits.check(-1 if step is None else step, last)
     if step is None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import log
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from headway.analyze.studies.if_else.options import Options
 from headway.analyze.studies.loading import LoadedModel
 from headway.data.conditionals import ELSE, IF, concatenate, find_prompts, generate_prompts, random_windows, replace_if
 from headway.data.corpus import read_corpus
-from headway.data.task import Batch
+from headway.data.task import Batch, Task
 from headway.data.text import Text
 from headway.data.tokenizer import format_token, one_token
 from headway.models.convert import Model
@@ -23,6 +24,37 @@ from headway.models.convert import Model
 INSTEAD = ","
 # Share of a corpus that is used for a language model; a run uses its own held-out files.
 HELD_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class ElseAtEnd(Task):
+    """The prediction of `` else`` at the end of prompts. Their twins have another token in place of `` if``."""
+
+    tokens: int
+    length: int
+    instead: int
+
+    @property
+    def d_vocab(self) -> int:
+        """The number of tokens."""
+        return self.tokens
+
+    @property
+    def n_ctx(self) -> int:
+        """The length of every prompt."""
+        return self.length
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        """Refuse to draw: the prompts of a study are given."""
+        raise ValueError("task: the prompts of a study are not drawn by its task")
+
+    def baselines(self) -> dict[str, float]:
+        """The loss of a network that knows nothing."""
+        return {"chance": log(self.tokens)}
+
+    def twin(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The same prompts without a condition."""
+        return batch._replace(inputs=replace_if(batch, self.instead).inputs)
 
 
 @dataclass(frozen=True)
@@ -61,16 +93,7 @@ class Prompts:
         return self._some(slice(self.n_found, None), 0)
 
     def _some(self, which: slice, n_found: int) -> "Prompts":
-        batch, ordinary = (
-            Batch(
-                each.inputs[which],
-                each.targets[which],
-                each.mask[which],
-                {name: values[which] for name, values in each.info.items()},
-            )
-            for each in (self.batch, self.ordinary)
-        )
-        return Prompts(batch, n_found, ordinary, self.tokenizer)
+        return Prompts(self.batch.some(which), n_found, self.ordinary.some(which), self.tokenizer)
 
     @property
     def end(self) -> int:
@@ -106,6 +129,14 @@ class Prompts:
     def without_if(self) -> Batch:
         """The same prompts with a comma in place of `` if``."""
         return replace_if(self.batch, one_token(self.tokenizer, INSTEAD))
+
+    def of_else(self, model: Model) -> Batch:
+        """The same prompts as a batch of the task to predict `` else`` at END."""
+        task = ElseAtEnd(model.cfg.d_vocab, self.end + 1, one_token(self.tokenizer, INSTEAD))
+        mask = torch.zeros_like(self.batch.mask)
+        mask[:, self.end] = True
+        targets = torch.full_like(self.batch.targets, self.else_token)
+        return self.batch._replace(targets=targets, mask=mask, task=task)
 
     @property
     def if_token(self) -> int:

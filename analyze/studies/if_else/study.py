@@ -5,6 +5,7 @@ circuit). Both circuits are tables between tokens that the weights determine. Pr
 `` else`` for this reason, and for the same reason after a closing bracket.
 """
 
+from headway.analyze.studies.found_circuit import searched_nodes_section
 from headway.analyze.studies.if_else import anomalies, subcircuits, token_circuits
 from headway.analyze.studies.if_else.attributions import added_by_heads, attributions_section
 from headway.analyze.studies.if_else.behaviour import behaviour_section
@@ -49,6 +50,7 @@ def study(network: LoadedModel, options: Options) -> Findings:
         positions_section(model, generated, shown),
         attributions_section(model, prompts, shown),
         subcircuits.section(model, generated, order),
+        searched_nodes_section(model, generated.of_else(model), subcircuits.top_quarter(order)),
         token_circuits.distinct_section(circuits, shown),
         token_circuits.trigrams_section(circuits, prompts, order[:TRIGRAM_HEADS]),
         directions_section(model, generated, order),

@@ -36,7 +36,7 @@ from headway.analyze.measures.callback import MeasureWhileTraining
 from headway.analyze.report.callback import ReportWhileTraining
 from headway.analyze.report.live import report_if_possible
 from headway.analyze.report.tensorboard import RunLogger, log_scores, mend_log
-from headway.checkpoints.callback import KeepCheckpoints, WholeFiles
+from headway.checkpoints.callback import AtCheckpoints, KeepCheckpoints, WholeFiles
 from headway.checkpoints.files import written_after
 from headway.checkpoints.lock import writing
 from headway.checkpoints.recipe import Recipe, TrainerConfig
@@ -176,12 +176,7 @@ def resume(
         if not run.finished:
             _ = run.task  # whose code, or whose files, may need the user's word
             check_hardware(run.recipe.trainer)
-            step = check_resume_file(run)
-            if step is not None:
-                # It may have died between two scores of a step, which are logged together.
-                _complete_scores(run, measures, [kept for kept in run.steps if kept <= step])
-            mend_log(run, step)
-            _fit(run, measures, step, live, progress)
+            _fit(run, measures, step_to_go_on_from(run, measures), live, progress)
         _complete_scores(run, measures, run.steps)
         mend_log(run, run.steps[-1])
         with threads_of(run.recipe, run.model()):
@@ -189,6 +184,20 @@ def resume(
         if not _page_is_new(run):
             report_if_possible(run)
     return run
+
+
+def step_to_go_on_from(run: Run, measures: Sequence[Measure]) -> int | None:
+    """Complete a run up to its last whole checkpoint, and return its step; None for a run that begins.
+
+    Raises:
+        ValueError: a run that cannot go on. Nothing on disk has changed.
+    """
+    step = check_resume_file(run)
+    if step is not None:
+        # It may have died between two scores of a step, which are logged together.
+        _complete_scores(run, measures, [kept for kept in run.steps if kept <= step])
+    mend_log(run, step)
+    return step
 
 
 def _find_circuit(run: Run) -> None:
@@ -230,14 +239,8 @@ def _page_is_new(run: Run) -> bool:
 def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool, progress: bool) -> None:
     """Train from the checkpoint of step ``after``, or from the beginning."""
     recipe = run.recipe
-    steps = recipe.schedule.steps(recipe.steps)
     stop = StopAtSignal()
-    callbacks = [
-        stop,
-        KeepCheckpoints(run, steps, recipe.schedule.states(recipe.steps)),
-        MeasureWhileTraining(run, steps, measures, log_scores),
-        *([ReportWhileTraining(run, steps)] if live else []),
-    ]
+    callbacks = [stop, *callbacks_at_checkpoints(run, measures, live)]
     module = training_module(recipe)
     with threads_of(recipe, module.model):
         try:
@@ -248,6 +251,17 @@ def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool, p
             report_if_possible(run)  # also of a run that was stopped, or diverged
     if stop.asked is not None and not run.finished:
         raise StoppedError(reached, stop.asked)
+
+
+def callbacks_at_checkpoints(run: Run, measures: Sequence[Measure], live: bool = False) -> list[AtCheckpoints]:
+    """Return what keeps the checkpoints of a run that trains, scores them, and if ``live`` shows them."""
+    recipe = run.recipe
+    steps = recipe.schedule.steps(recipe.steps)
+    return [
+        KeepCheckpoints(run, steps, recipe.schedule.states(recipe.steps)),
+        MeasureWhileTraining(run, steps, measures, log_scores),
+        *([ReportWhileTraining(run, steps)] if live else []),
+    ]
 
 
 def training_module(recipe: Recipe) -> TrainingModule:
@@ -265,18 +279,22 @@ def training_module(recipe: Recipe) -> TrainingModule:
 
 def fit(
     recipe: Recipe,
-    module: TrainingModule,
+    module: L.LightningModule,
     callbacks: Sequence[L.Callback],
     last: int,
     begin: Path | None = None,
     logger: RunLogger | bool = False,
     progress: bool = True,
+    files: WholeFiles | None = None,
 ) -> int:
-    """Train a module up to a step, from Lightning's checkpoint ``begin`` or from the first; return the step reached."""
+    """Train a module up to a step, from Lightning's checkpoint ``begin`` or from the first; return the step reached.
+
+    ``files`` reads and writes Lightning's checkpoints.
+    """
     # Lightning saves its checkpoint in all processes of a run.
     shared = [each for each in callbacks if isinstance(each, KeepCheckpoints)]
     with without_advice(), other_ranks(recipe, last, begin, shared) as strategy:
-        trainer = trainer_of(recipe, callbacks, last, strategy, logger, progress)
+        trainer = trainer_of(recipe, callbacks, last, strategy, logger, progress, files)
         trainer.fit(module, ckpt_path=None if begin is None else str(begin), weights_only=True)
     return trainer.global_step
 
@@ -288,6 +306,7 @@ def trainer_of(
     strategy: DDPStrategy | str,
     logger: RunLogger | bool = False,
     progress: bool = False,
+    files: WholeFiles | None = None,
 ) -> L.Trainer:
     """Lightning's Trainer of a run, in one of its processes."""
     together = [StopTogether()] if recipe.trainer.devices > 1 else []
@@ -299,7 +318,7 @@ def trainer_of(
         max_steps=last,
         max_epochs=-1,
         logger=logger,
-        plugins=[WholeFiles()],
+        plugins=[files or WholeFiles()],
         callbacks=[*callbacks, *together, *([LossBar(refresh_rate=20)] if progress else [])],
         enable_progress_bar=progress,
         enable_checkpointing=False,
@@ -324,15 +343,15 @@ def without_advice() -> Iterator[None]:
 
 
 @contextmanager
-def threads_of(recipe: Recipe, model: HookedTransformer) -> Iterator[None]:
+def threads_of(recipe: Recipe, model: HookedTransformer, members: int = 1) -> Iterator[None]:
     """torch's CPU threads while a run goes on: those of the recipe, or one for each GFLOP of a training step.
 
-    Below that, threads wait for each other longer than they work.
+    Below that, threads wait for each other longer than they work. A step of a stack is that of all of its members.
     """
     before = torch.get_num_threads()
     share = max(1, before // recipe.trainer.devices)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    step = 6 * parameters * recipe.batch_size * recipe.task.n_ctx
+    step = 6 * parameters * recipe.batch_size * recipe.task.n_ctx * members
     torch.set_num_threads(recipe.trainer.threads or min(share, max(1, round(step / 1e9))))
     try:
         yield
@@ -340,16 +359,17 @@ def threads_of(recipe: Recipe, model: HookedTransformer) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def check_memory(model: ModelConfig) -> None:
-    """A ValueError if a network is larger than this machine; one that takes long to build is announced.
+def check_memory(model: ModelConfig, members: int = 1) -> None:
+    """A ValueError if ``members`` networks are larger than this machine; one that takes long to build is announced.
 
     It needs four numbers a parameter (weights, gradients, and two moments of Adam), and some 100 kB of Python for the
     modules of each layer.
     """
     outside_blocks = model.d_model * (model.d_vocab + model.d_vocab_out + model.n_ctx)
     parameters = model.n_params + outside_blocks
-    needed = 16 * parameters + 100_000 * model.n_layers
-    said = f"model: {model.n_layers:,} layers with {parameters:,} parameters need about {needed / 2**30:,.1f} GiB"
+    needed = members * (16 * parameters + 100_000 * model.n_layers)
+    sizes = f"{model.n_layers:,} layers with {parameters:,} parameters"
+    said = f"model: {f'{members} times ' if members > 1 else ''}{sizes} need about {needed / 2**30:,.1f} GiB"
     try:
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on every system

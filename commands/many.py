@@ -32,6 +32,16 @@ def add_workers(parser: "ArgumentParser") -> None:
     parser.add_argument("--gpus_each", type=float, default=0, help="with --on ray: GPUs of each run, such as 0.25")
 
 
+def add_together(parser: "ArgumentParser") -> None:
+    """Add the option that says how many runs one process trains at once."""
+    parser.add_argument(
+        "--together",
+        type=int | None,
+        help="train up to this many runs that differ in their seed alone as one stack of weights, and as many stacks "
+        "at once as --workers says (1 if not given); worth it on an accelerator only",
+    )
+
+
 def chosen_workers(options: "Namespace", count: int) -> AbstractContextManager[Any]:
     """Return the processes on which ``count`` runs are computed, as the options say.
 
@@ -55,8 +65,18 @@ def train_many(recipes: "Mapping[str, Recipe]", out: Path, options: "Namespace")
     from headway.sweeps.train_all import check_all, train_all
 
     check_all(recipes, out)
-    with chosen_workers(options, len(recipes)) as workers:
-        outcomes, asked = train_all(recipes, out, workers)
+    outcomes, asked, left = dict[str, "Outcome"](), None, recipes
+    if options.together is not None:
+        from headway.sweeps.together import check_together, train_stacks
+
+        check_together(recipes, options.together)
+        with chosen_workers(options, 1) as workers:  # one accelerator has room for one stack
+            outcomes, asked = train_stacks(recipes, out, options.together, workers)
+        left = {name: recipe for name, recipe in recipes.items() if outcomes[name].state == "finished"}
+    if left and asked is None:
+        with chosen_workers(options, len(left)) as workers:
+            completed, asked = train_all(left, out, workers)
+        outcomes = {name: completed.get(name) or outcomes[name] for name in recipes}
     finish(outcomes, asked, f"{out}: {len(outcomes)} runs")
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from headway.commands.arguments import checked_directory, checked_path
-from headway.commands.many import add_workers, train_many
+from headway.commands.many import add_together, add_workers, train_many
 
 EXAMPLE = """\
 A sweep is a YAML file:
@@ -31,6 +31,7 @@ def sweep_command(arguments: list[str]) -> None:
         "--trust", action="store_true", help="import the task, and read the corpus, that the file names"
     )
     add_workers(parser)
+    add_together(parser)
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         print(f"\n{EXAMPLE}", end="")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from headway.commands.arguments import checked_directory, checked_path
 from headway.commands.failure import fail
-from headway.commands.many import add_workers, train_many
+from headway.commands.many import add_together, add_workers, train_many
 
 if TYPE_CHECKING:
     from headway.checkpoints import Recipe, Run
@@ -34,6 +34,7 @@ recipes:
   --trust               with --config or --resume: import the task that it names, and read the corpus that it names
   --live                write the run's page at every kept step, and not only at the end
   --seeds 0:100         many runs beside each other, one for each seed, in directories of --out (see headway sweep)
+  --together 64         with --seeds: up to so many of them in one process, which is worth it on an accelerator only
 
 headway train RECIPE --help lists the options of that recipe. Sizes of the network that the task decides (model.n_ctx,
 model.d_vocab, model.input_type) follow the task's options unless they are given.
@@ -117,6 +118,7 @@ def _train(name: str, base: "Recipe", rest: list[str], live: bool, trust: bool) 
     parser.add_argument("--live", action="store_true", help="write the run's page at every kept step")
     parser.add_argument("--seeds", type=str | None, help="many runs, one for each seed: 0:100, or 3,5,11")
     add_workers(parser)
+    add_together(parser)
     options = parse(parser, rest)
     given = {argument.partition("=")[0] for argument in rest}
     following = [size for size in base.sizes_of_task if f"--model.{size}" not in given]
@@ -134,7 +136,7 @@ def _train(name: str, base: "Recipe", rest: list[str], live: bool, trust: bool) 
         out = out if "--out" in given else out.with_name(f"{out.name}-seeds")
         train_many(seeded(recipe, read_seeds(options.seeds)), out, options)
         return
-    for option in ("--workers", "--threads_each", "--on", "--address", "--gpus_each"):
+    for option in ("--workers", "--threads_each", "--on", "--address", "--gpus_each", "--together"):
         if option in given:
             raise ValueError(f"{option[2:]}: it is for many runs; give --seeds too")
 

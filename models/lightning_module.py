@@ -25,6 +25,18 @@ class DivergedError(RuntimeError):
     """The loss, the gradient or a weight is not finite; weights that are not finite are never saved."""
 
 
+def diverged(device: torch.device, step: int, loss: Tensor, norm: Tensor, norm_before: Tensor) -> DivergedError:
+    """Return the error that ends a run at an update whose loss or gradient norm is not finite.
+
+    An accelerator is looked at every few updates, so that it may have happened before.
+    """
+    at = "at" if device.type == "cpu" else "by"
+    return DivergedError(
+        f"diverged {at} step {step}: loss {loss.item():g}, gradient norm {norm.item():g} "
+        f"(one step earlier {norm_before.item():g})"
+    )
+
+
 class TrainingModule(L.LightningModule):
     """Train ``model`` on ``task``; batch k of the run is ``task.batch(seed, k, batch_size)``.
 
@@ -100,12 +112,8 @@ class TrainingModule(L.LightningModule):
         # With 16-mixed an infinite gradient is normal: the scaler skips that step and lowers its scale.
         scaled = self.trainer.precision == "16-mixed"
         if not (self.loss.isfinite() and (scaled or self.grad_norm.isfinite())):
-            at = "at" if self.device.type == "cpu" else "by"
             self._log_updates()
-            raise DivergedError(
-                f"diverged {at} step {self.global_step + 1}: loss {self.loss.item():g}, gradient norm "
-                f"{self.grad_norm.item():g} (one step earlier {norm_before.item():g})"
-            )
+            raise diverged(self.device, self.global_step + 1, self.loss, self.grad_norm, norm_before)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the updates since the last time, every ``log_every`` steps."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -30,11 +30,33 @@ class InterruptedJobError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of the job of one run: ``skipped`` if there was nothing to do, with the reason if it failed."""
+    """The end of the job of one run: ``skipped`` if there was nothing to do, with the reason if it failed.
+
+    That of a job for several runs has the end of each, by name, in ``of_runs``.
+    """
 
     state: State
     reason: str = ""
     warnings: tuple[str, ...] = ()
+    of_runs: Mapping[str, "Outcome"] = field(default_factory=dict)
+
+
+class OutcomesOfRuns(dict[str, Outcome]):
+    """The ends of several runs, by name: the result of a job that does them in one."""
+
+    def whole(self) -> tuple[State, str]:
+        """Return the end of the job: as of the first run that was stopped, or failed, or finished, and why one failed.
+
+        Example:
+            >>> OutcomesOfRuns(a=Outcome("finished"), b=Outcome("failed", "out of memory")).whole()
+            ('failed', '1 of 2: b: out of memory')
+        """
+        if any(outcome.state == "stopped" for outcome in self.values()):
+            return "stopped", ""
+        failed = [name for name, outcome in self.items() if outcome.state == "failed"]
+        if failed:
+            return "failed", f"{len(failed)} of {len(self)}: {failed[0]}: {self[failed[0]].reason}"
+        return "finished", ""
 
 
 class Workers(Protocol):
@@ -69,11 +91,13 @@ class Display(Protocol):
 
 def guarded(job: Callable[[Item], object], item: Item) -> Outcome:
     """Do one job in this process, and say how it ended; what it warned of is kept for the end."""
+    of_runs = OutcomesOfRuns()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         try:
-            job(item)
-            state, reason = "finished", ""
+            result = job(item)
+            of_runs = result if isinstance(result, OutcomesOfRuns) else of_runs
+            state, reason = of_runs.whole()
         except SkippedError as error:
             state, reason = "skipped", str(error)
         except (InterruptedJobError, KeyboardInterrupt) as error:
@@ -83,7 +107,7 @@ def guarded(job: Callable[[Item], object], item: Item) -> Outcome:
         except Exception as error:
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             state, reason = "failed", kind + " ".join(str(error).split())
-    return Outcome(state, reason, tuple(dict.fromkeys(str(each.message) for each in said)))
+    return Outcome(state, reason, tuple(dict.fromkeys(str(each.message) for each in said)), of_runs)
 
 
 def each(

@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from headway.checkpoints.files import holds_run
@@ -91,7 +90,7 @@ def train_all(
     out = Path(out).expanduser()
     check_folder(out, recipes)
     places = {name: Place(recipe, out.absolute() / name) for name, recipe in recipes.items()}
-    display = ShowRuns(len(places), partial(_kept, places), quiet)
+    display = ShowRuns(len(places), lambda name: share_kept(places[name]), quiet)
     if workers is not None:
         with display:
             return each(train_one, places, workers, display)
@@ -99,9 +98,8 @@ def train_all(
         return each(train_one, places, pool, display)
 
 
-def _kept(places: Mapping[str, Place], name: str) -> float:
+def share_kept(place: Place) -> float:
     """Return how far a run is: the last step that it has kept, as a share of all."""
-    place = places[name]
     try:
         steps = Run(place.path).steps
     except ValueError:

@@ -35,11 +35,13 @@ from headway.analyze.circuits.of_run import circuit_at, resolve
 from headway.analyze.measures.callback import MeasureWhileTraining
 from headway.checkpoints import Recipe
 from headway.checkpoints.callback import KeepCheckpoints
+from headway.data.stacked_batches import stacked
 from headway.data.task import Batch, masked_mean
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
+from headway.models.stacked_module import StackedModule, clip_each
 from headway.recipes import RECIPES
-from headway.train import train
+from headway.train import train, training_module
 
 INDUCTION, AFFINE = RECIPES["induction"], RECIPES["affine-recurrence"]
 # Widths d_model; d_head is a quarter of each, as in the recipe.
@@ -283,7 +285,40 @@ def threads() -> None:
     compare("affine-recurrence", 50)
 
 
-PARTS = {part.__name__: part for part in (step, bridge, whole, measures, affine, circuit, threads)}
+def together() -> None:
+    """Compare an update of a stack of members with the updates of its members, one after another, on this machine."""
+
+    def compare(recipe: Recipe, count: int, rounds: int) -> None:
+        members = [training_module(replace(recipe, seed=seed)) for seed in range(count)]
+        batches = [recipe.task.batch(seed, 0, recipe.batch_size) for seed in range(count)]
+        stack, batch = StackedModule(members), stacked(batches)
+        weights = list(stack.stack.values())
+        optimizer = recipe.optim.build(weights, fused=True)
+        steps = [
+            step_of(member.model, our_loss(member.model, recipe, batch), recipe)
+            for member, batch in zip(members, batches, strict=True)
+        ]
+
+        def update() -> None:
+            optimizer.zero_grad()
+            stack.losses_of(batch).sum().backward()
+            clip_each([weight.grad for weight in weights if weight.grad is not None], recipe.optim.max_grad_norm)
+            optimizer.step()
+
+        def updates() -> None:
+            for step in steps:
+                step()
+
+        alternate(
+            f"update of {count} together / {count} updates, {type(recipe.task).__name__}", "-", update, updates, rounds
+        )
+
+    for count in (4, 16, 64):
+        compare(INDUCTION, count, 12)
+    compare(replace(AFFINE, batch_size=64), 4, 3)
+
+
+PARTS = {part.__name__: part for part in (step, bridge, whole, measures, affine, circuit, threads, together)}
 
 
 def main(names: list[str]) -> None:

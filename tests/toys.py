@@ -131,6 +131,32 @@ class TurnsNaN(Counting):
 
 
 @dataclass(frozen=True)
+class Spoilt(Counting):
+    """A task whose loss is no number in batch ``index`` of the run with this seed; -1 stands for every run."""
+
+    seed: int = 0
+    index: int = 0
+
+    def batch(self, seed: int, index: int, batch_size: int) -> Batch:
+        batch = super().batch(seed, index, batch_size)
+        spoilt = index == self.index and self.seed in (seed, -1)
+        return batch._replace(info={"spoilt": torch.full((batch_size, 1), spoilt)})
+
+    def loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        loss = super().loss(output, batch)
+        return loss * torch.where(batch.info["spoilt"], torch.nan, 1.0) if "spoilt" in batch.info else loss
+
+
+@dataclass(frozen=True)
+class Draws(Counting):
+    """A task whose loss draws numbers."""
+
+    def loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        loss = super().loss(output, batch)
+        return loss + torch.rand_like(loss)
+
+
+@dataclass(frozen=True)
 class Spikes(Counting):
     """A task whose loss is a million times as large in one batch of three."""
 

@@ -181,6 +181,9 @@ def _sync(folder: Path) -> None:
 
 def _check_links(path: Path) -> None:
     """A run from somebody else may hold a link in place of a folder."""
+    # To tell what is a run takes as long as to write a small file, and where no link is none can lead out.
+    if not any(folder.is_symlink() or folder.name == ".." for folder in path.parents[:2]):
+        return
     # The outermost one: what looks like a run further in may be seen through such a link.
     root = next((each for each in reversed(path.parents[:3]) if holds_run(each)), None)
     if root is not None and not path.parent.resolve().is_relative_to(root.resolve()):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from headway.analyze.formation.curves import on_same_steps
 from headway.analyze.formation.distributions import distribution_notes, distributions
 from headway.analyze.formation.events import BEHAVIOUR, CIRCUIT, USUAL, Event, event_of, events
 from headway.analyze.formation.kinds import NONE, ROUTES, Kind, kind_of
@@ -52,7 +53,8 @@ def formation(
         progress: Show a progress bar.
 
     Returns:
-        Axes ``run`` and ``event``, and those of ``distributions``. The attribute ``notes`` lists what was left out.
+        Axes ``run`` and ``event``, and those of ``distributions``; ``way`` has ``checkpoint`` too, the checkpoints of
+        all runs. The attribute ``notes`` lists what was left out.
 
     Raises:
         ValueError: no run, a run without scores or given twice, runs of different tasks, a measure that none has.
@@ -224,6 +226,7 @@ def _dataset(found: Sequence[_OfRun], names: Sequence[str]) -> xr.Dataset:
         [each.last for each in found],
         {"long_name": "last step", "units": "steps", "description": text},
     )
+    data = data.merge(_ways(found, names))
     kinds = [NONE if each.kind is None else str(each.kind) for each in found]
     data["kind"] = (
         "run",
@@ -246,6 +249,15 @@ def _dataset(found: Sequence[_OfRun], names: Sequence[str]) -> xr.Dataset:
         {"long_name": "routes", "units": "", "description": text},
     )
     return data
+
+
+def _ways(found: Sequence[_OfRun], names: Sequence[str]) -> xr.Dataset:
+    ways = [each.events[name].way if name in each.events else None for name in names for each in found]
+    flat = on_same_steps(ways)
+    values = flat.values.reshape(len(names), len(found), -1).swapaxes(0, 1)
+    text = "Way at the checkpoints of all runs, interpolated in log(1 + step) between those of a run; NaN beyond them."
+    attributes = {"long_name": "way", "units": "", "description": text}
+    return xr.Dataset({"way": (("run", "event", "checkpoint"), values, attributes)}, {"checkpoint": flat.checkpoint})
 
 
 def _row(event: Event | None) -> dict[str, Any]:

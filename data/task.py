@@ -42,11 +42,15 @@ class Batch(NamedTuple):
 
     def first(self, count: int) -> Batch:
         """Return the first ``count`` sequences, or all if there are fewer."""
+        return self.at(slice(count))
+
+    def at(self, sequences: list[int] | slice) -> Batch:
+        """Return the sequences of these numbers."""
         return self._replace(
-            inputs=self.inputs[:count],
-            targets=self.targets[:count],
-            mask=self.mask[:count],
-            info={name: value[:count] for name, value in self.info.items()},
+            inputs=self.inputs[sequences],
+            targets=self.targets[sequences],
+            mask=self.mask[sequences],
+            info={name: value[sequences] for name, value in self.info.items()},
         )
 
 

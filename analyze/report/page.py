@@ -88,6 +88,12 @@ def check_page(out: Path, overwrite: bool = False) -> Path:
     return check_replaceable(out, MARK.encode(), "a page", overwrite, within=1000)
 
 
+def is_page(path: Path) -> bool:
+    """Return whether a file is a page of ours."""
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(1000)
+
+
 def write_studies(folder: Path, model: "TransformerBridge") -> Path:
     """Write the page of a model that was not trained here, with the studies that ``folder`` holds.
 

@@ -35,16 +35,14 @@ from headway.analyze import LIVE, Measure, measure
 from headway.analyze.circuiting import circuit_at_end
 from headway.analyze.measures.callback import MeasureWhileTraining
 from headway.analyze.report.callback import ReportWhileTraining
-from headway.analyze.report.live import report_if_possible
+from headway.analyze.report.live import page_is_new, refresh_page, report_if_possible
 from headway.analyze.report.tensorboard import RunLogger, log_scores, mend_log
 from headway.checkpoints.callback import AtCheckpoints, KeepCheckpoints, WholeFiles
-from headway.checkpoints.files import written_after
 from headway.checkpoints.lock import writing
 from headway.checkpoints.recipe import Recipe, TrainerConfig
 from headway.checkpoints.resuming import check_resume_file
 from headway.checkpoints.run import Run
 from headway.checkpoints.schedule import Schedule
-from headway.checkpoints.scores import score_files
 from headway.data.task import Task
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
@@ -182,8 +180,7 @@ def resume(
         mend_log(run, run.steps[-1])
         with threads_of(run.recipe, run.model()):
             _find_circuit(run)
-        if not _page_is_new(run):
-            report_if_possible(run)
+        refresh_page(run)
     return run
 
 
@@ -223,18 +220,7 @@ def _complete_scores(run: Run, measures: Sequence[Measure], steps: list[int]) ->
 
 def is_complete(run: Run) -> bool:
     """Return whether nothing is left to do for a run: it is finished, and its page shows everything that it holds."""
-    return run.finished and _page_is_new(run)
-
-
-def _page_is_new(run: Run) -> bool:
-    """Return whether the page of a run was written after everything that it shows."""
-    shown = [
-        *score_files(run.path).values(),
-        *run.path.glob("events.out.tfevents.*"),
-        *run.path.glob("studies/*/*.nc"),
-        *run.path.glob("circuits/**/*.safetensors"),
-    ]
-    return written_after(run.report_file, shown)
+    return run.finished and page_is_new(run)
 
 
 def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool, progress: bool) -> None:

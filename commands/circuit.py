@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headway.commands.arguments import add_trust, checked_directory
-from headway.commands.many import OF_MANY, add_workers, for_each
+from headway.commands.many import OF_MANY, add_workers, for_each, say_stale
 
 
 def circuit_command(arguments: list[str]) -> None:
@@ -50,6 +50,7 @@ def circuit_command(arguments: list[str]) -> None:
         if at not in ("last", "all"):
             raise ValueError(f"at: {shown(at)} is not valid for several runs; it must be last or all")
         for_each(partial(circuit_of_run, at, task, trust, options), paths, parsed, "searched")
+        say_stale(paths)
         return
     directory = checked_directory("run", path)
     run = None if is_language_model(path, task) else Run(directory, task, trust)
@@ -66,6 +67,8 @@ def circuit_command(arguments: list[str]) -> None:
         over = run.circuit(None, known["part"] or "all", known["replacement"], True, nodes=not found.has_edges)
     print("\n".join(circuit_lines(found.scores, over, known["units"])))
     print(f"\nNumbers: {found.file}" + ("" if run is None else f"\nPage: {run.report_file}"))
+    if run is not None:
+        say_stale([directory])
 
 
 def circuit_of_run(

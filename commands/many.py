@@ -97,6 +97,15 @@ def for_each(job: Callable[[Path], object], paths: Sequence[Path], options: "Nam
     finish(outcomes, asked, f"{len(runs)} runs", {**WORDS, "finished": done, "skipped": "left out"})
 
 
+def say_stale(paths: Sequence[Path]) -> None:
+    """Print which pages of several runs do not show yet what these runs have now."""
+    from headway.analyze.report.live import stale_pages
+    from headway.checkpoints import Run
+
+    for sentence in stale_pages([Run(path) for path in paths]):
+        print(sentence)
+
+
 def finish(
     outcomes: "Mapping[str, Outcome]", asked: "Signals | None", title: str, words: "Mapping[str, str]" = WORDS
 ) -> None:

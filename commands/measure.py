@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headway.commands.arguments import add_trust, checked_directory
-from headway.commands.many import add_workers, for_each
+from headway.commands.many import add_workers, for_each, say_stale
 
 if TYPE_CHECKING:
     from headway.analyze import Measure
@@ -38,11 +38,13 @@ def measure_command(arguments: list[str]) -> None:
     job = partial(measure_run, options.task, options.trust, options.only, steps, options.overwrite)
     if len(paths) > 1:
         for_each(job, paths, options, "scored")
+        say_stale(paths)
         return
     inapplicable, scored = job(paths[0], progress=True)
     for name, reason in inapplicable.items():
         print(f"{name} does not apply: {reason}")
     print(f"{paths[0] / 'scores'} holds {', '.join(scored)}")
+    say_stale(paths)
 
 
 def measure_run(
@@ -54,7 +56,10 @@ def measure_run(
     path: Path,
     progress: bool = False,
 ) -> tuple[dict[str, str], list[str]]:
-    """Score one run; return the measures that do not apply, with the reasons, and the names of the others."""
+    """Score one run, and write its page again if it has one.
+
+    Return the measures that do not apply, with the reasons, and the names of the others.
+    """
     from headway.analyze import MEASURES
     from headway.checkpoints import Run
 
@@ -66,6 +71,10 @@ def measure_run(
     from headway.analyze import measure
 
     inapplicable = measure(run, wanted, steps, overwrite, progress=progress)
+    if run.report_file.exists():
+        from headway.analyze.report.live import refresh_page
+
+        refresh_page(run)
     return inapplicable, [each.name for each in wanted if each.name not in inapplicable]
 
 

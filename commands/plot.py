@@ -1,4 +1,4 @@
-"""``headway plot``: one figure of the page in a file."""
+"""``headway plot``: one figure of the page, or several runs laid over each other, in a file."""
 
 from pathlib import Path
 
@@ -6,18 +6,18 @@ from headway.commands.arguments import checked_directory, checked_path
 
 
 def plot_command(arguments: list[str]) -> None:
-    """Draw one figure of the page into a file."""
+    """Draw one figure of the page of a run, or one of several runs, into a file."""
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(usage="headway plot RUN FIGURE [options]", allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("run", help="directory of the run")
-    parser.add_argument(
-        "figure", help="loss, network, circuit, diagram, attention, eigenvalues, heads, composition or attribution"
-    )
+    usage = "headway plot RUN [RUN ...] FIGURE [options]"
+    parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("runs", nargs="+", help="directory of the run; or several, or a sweep, over each other")
+    text = "loss, network, circuit, diagram, attention, eigenvalues, heads, composition or attribution; of several "
+    parser.add_argument("figure", help=f"{text}runs formation, heads or loss")
     parser.add_argument("--at", type=int | None, help="the step; the last one with scores if not given")
     parser.add_argument("--layer", type=int | None, help="one layer; all if not given")
     parser.add_argument("--head", type=int | None, help="one head of each of these layers; all if not given")
-    parser.add_argument("--sequence", type=int | None, help="which sequence of the evaluation batch, from 0")
+    parser.add_argument("--sequence", type=int | None, help="which of the sequences whose attention is kept, from 0")
     parser.add_argument("--measure", help="which measure, of a figure that can show several")
     parser.add_argument("--part", help="the behaviour whose circuit is shown")
     parser.add_argument("--replace", help="the replacement under which it was found")
@@ -27,27 +27,22 @@ def plot_command(arguments: list[str]) -> None:
         parser.print_help()
         return
 
-    from headway.checkpoints import Run
     from headway.options import parse
 
     options = parse(parser, arguments)
-    run = Run(checked_directory("run", options.run))
+    paths = [checked_directory("run", path) for path in options.runs]
 
-    from headway.analyze.report.figures.plot import check_figure, draw, save
+    from headway.analyze.formation.over_runs import runs_inside
+
+    runs = runs_inside(paths)
+
+    from headway.analyze.report.figures.plot import check_figure, draw, draw_many, save
 
     out = Path(f"{options.figure}.svg") if options.out is None else checked_path("out", options.out)
     if options.out is not None:
         check_figure(out, options.overwrite)
 
-    figure = draw(
-        run,
-        options.figure,
-        at=options.at,
-        layer=options.layer,
-        head=options.head,
-        sequence=options.sequence,
-        measure=options.measure,
-        part=options.part,
-        replace=options.replace,
-    )
+    names = ("at", "layer", "head", "sequence", "measure", "part", "replace")
+    chosen = {name: getattr(options, name) for name in names}
+    figure = draw_many(runs, options.figure, **chosen) if len(runs) > 1 else draw(runs[0], options.figure, **chosen)
     print(save(figure, out, options.overwrite))

@@ -1,14 +1,14 @@
-"""``headway report``: the page of one run or several."""
+"""``headway report``: the page of one run, of several, or of many."""
 
 from headway.commands.arguments import checked_directory, checked_path
 
 
 def report_command(arguments: list[str]) -> None:
-    """Write the page of one run or several."""
+    """Write the page of one run, of two to five beside each other, or of more as a table of runs."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(usage="headway report RUN [RUN ...] [options]", allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("runs", nargs="+", help="directories of runs")
+    parser.add_argument("runs", nargs="+", help="directories of runs, or of sweeps, which stand for all of their runs")
     parser.add_argument("--out", help="the file; report.html in the run, or for several in the folder they lie in")
     parser.add_argument("--live", action="store_true", help="write it again at every step that runs score, to the end")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a page of Headway")
@@ -16,11 +16,14 @@ def report_command(arguments: list[str]) -> None:
         parser.print_help()
         return
 
-    from headway.checkpoints import Run
     from headway.options import parse
 
     options = parse(parser, arguments)
-    runs = [Run(checked_directory("run", path)) for path in options.runs]
+    paths = [checked_directory("run", path) for path in options.runs]
+
+    from headway.analyze.formation.over_runs import runs_inside
+
+    runs = runs_inside(paths)
 
     from headway.analyze.report import write_report
     from headway.analyze.report.live import watch

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.commands.arguments import add_trust, checked_directory, checked_path
-from headway.commands.many import OF_MANY, add_workers, for_each
+from headway.commands.many import OF_MANY, add_workers, for_each, say_stale
 
 STUDY_USAGE = """\
 usage: headway study STUDY RUN [RUN ...] [options]   (some take the name of a language model in place of RUN)
@@ -70,6 +70,7 @@ def study_command(arguments: list[str]) -> None:
             check_source(chosen, Run(each, task, trust))
         job = partial(study_run, name, at, bool(overwrite), task, trust, options)
         for_each(job, [path, *further], parsed, "studied")
+        say_stale([path, *further])
         return
 
     from rich.console import Console
@@ -84,6 +85,8 @@ def study_command(arguments: list[str]) -> None:
         print(f"{files.result} exists; --overwrite runs it again.\n")
     print_study(result, Console(width=None if sys.stdout.isatty() else 160))
     print(f"\nFigures as data: {files.result}\nPage: {files.page}")
+    if files.page.parent == path:
+        say_stale([path])
 
 
 def study_run(

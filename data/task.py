@@ -42,15 +42,15 @@ class Batch(NamedTuple):
 
     def first(self, count: int) -> Batch:
         """Return the first ``count`` sequences, or all if there are fewer."""
-        return self.some(slice(count))
+        return self.at(slice(count))
 
-    def some(self, which: slice) -> Batch:
-        """Return some of the sequences."""
+    def at(self, sequences: list[int] | slice) -> Batch:
+        """Return the sequences of these numbers."""
         return self._replace(
-            inputs=self.inputs[which],
-            targets=self.targets[which],
-            mask=self.mask[which],
-            info={name: value[which] for name, value in self.info.items()},
+            inputs=self.inputs[sequences],
+            targets=self.targets[sequences],
+            mask=self.mask[sequences],
+            info={name: value[sequences] for name, value in self.info.items()},
         )
 
 

@@ -143,7 +143,7 @@ class TrainingModule(L.LightningModule):
 
     def _own_share(self, batch: Batch) -> Tensor:
         """Return the part of the mean loss of a batch that is of this process's rows: each of several has some."""
-        own = batch.some(slice(self.global_rank, None, self.trainer.world_size))
+        own = batch.at(slice(self.global_rank, None, self.trainer.world_size))
         return self.task.loss(self.forward_pass(own.inputs), own).where(own.mask, 0).sum() / batch.mask.sum()
 
     def configure_optimizers(self) -> Any:

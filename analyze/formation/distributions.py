@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from headway.analyze.formation.curves import QUARTILES, quartiles
 from headway.analyze.formation.intervals import FEWEST, Estimate, formed_by, median, median_step, share
 from headway.analyze.formation.kinds import NONE, Kind
 
@@ -31,6 +32,8 @@ def distributions(data: xr.Dataset, seed: int = 0) -> xr.Dataset:
       interval, of the ``decided`` runs. Dates between the same checkpoints are ``undecided``.
     - ``formed_by`` [event, step] with its interval: the share of runs in which it has happened by then, with right
       censoring (``intervals.formed_by``).
+    - ``way_quartile`` [event, quartile, checkpoint]: the quartiles of the ways, of the ``way_runs`` that got so far
+      (``curves.quartiles``).
     - ``kind_share`` [kind_name] of all runs, and of the circuits ``part_share`` [part_count], so many heads of a name,
       and ``route_share`` [route], with Wilson intervals.
     - ``outlier`` [run]: why a run is an outlier; empty if it is none.
@@ -49,6 +52,7 @@ def distributions(data: xr.Dataset, seed: int = 0) -> xr.Dataset:
     found["same_checkpoints"] = ("event", [count / max(1, n) for _, count, n in between], _says("share of runs", ""))
     _orders(found, data, names, seed)
     _curves(found, data, names)
+    _way_quartiles(found, data)
     _kinds(found, data)
     found["outlier"] = (
         "run",
@@ -184,6 +188,15 @@ def _curves(found: xr.Dataset, data: xr.Dataset, names: Sequence[str]) -> None:
     for place, end in enumerate(ENDS):
         found[f"formed_by{end}"] = (("event", "step"), curves[:, place], _says("share of runs", "formed by"))
     found.coords["step"] = steps
+
+
+def _way_quartiles(found: xr.Dataset, data: xr.Dataset) -> None:
+    each = [quartiles(data.way.sel(event=name).values) for name in data.event.values]
+    shape = (len(each), len(QUARTILES), data.sizes["checkpoint"])
+    found.coords["quartile"] = list(QUARTILES)
+    values = np.reshape([found for found, _ in each], shape)
+    found["way_quartile"] = (("event", "quartile", "checkpoint"), values, _says("", "quartiles of the way"))
+    found["way_runs"] = (("event", "checkpoint"), np.array([count for _, count in each]), _says("runs", "runs"))
 
 
 def _kinds(found: xr.Dataset, data: xr.Dataset) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from headway.analyze.formation.curves import on_same_steps
 from headway.analyze.formation.distributions import distribution_notes, distributions
 from headway.analyze.formation.events import BEHAVIOUR, CIRCUIT, USUAL, Event, event_of, events
 from headway.analyze.formation.kinds import NONE, ROUTES, Kind, kind_of
@@ -52,7 +53,8 @@ def formation(
         progress: Show a progress bar.
 
     Returns:
-        Axes ``run`` and ``event``, and those of ``distributions``. The attribute ``notes`` lists what was left out.
+        Axes ``run`` and ``event``, and those of ``distributions``; ``way`` has ``checkpoint`` too, the checkpoints of
+        all runs. The attribute ``notes`` lists what was left out.
 
     Raises:
         ValueError: no run, a run without scores or given twice, runs of different tasks, a measure that none has.
@@ -117,12 +119,12 @@ def open_runs(sources: Sequence[Source]) -> tuple[list[Run], list[str]]:
         if not there:
             _ = Run(folder).config  # it says what is wrong
         scored = [run for run in there if _scored(run)]
-        foreign = [each.name for each in inside if not holds_run(each) and not each.name.startswith(".")]
+        foreign = [each.name for each in inside if not holds_run(each) and not _is_ours(each)]
         if foreign:
             notes.append(f"{folder} holds {_few(foreign)} too, no run: passed over")
         if len(scored) < len(there):
             names = [run.path.name for run in there if run not in scored]
-            notes.append(f"{_few(names)} in {folder} {'has' if len(names) == 1 else 'have'} no scores yet: passed over")
+            notes.append(_passed_over(names, f" in {folder}"))
         if not scored:
             raise ValueError(f"run: no run in {folder} has scores yet; headway measure computes them")
         runs += scored
@@ -130,6 +132,39 @@ def open_runs(sources: Sequence[Source]) -> tuple[list[Run], list[str]]:
         raise ValueError("runs: none is given; name a run, or a folder that holds runs")
     check_given_once(runs)
     return runs, notes
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a file in a folder of runs is their page, or is hidden."""
+    return path.name == "report.html" or path.name.startswith(".")
+
+
+def scored_runs(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return the runs that have scores, and a line on those that have none yet."""
+    scored = [run for run in runs if _scored(run)]
+    names = [run.path.name for run in runs if not _scored(run)]
+    return scored, [_passed_over(names)] if names else []
+
+
+def runs_inside(sources: Sequence[Source]) -> list[Run]:
+    """Return runs, with or without scores, and in place of a folder that holds runs all of these.
+
+    Raises:
+        ValueError: a directory that neither is nor holds a run.
+    """
+    runs: list[Run] = []
+    for source in sources:
+        folder = source if isinstance(source, Run) else Path(source).expanduser()
+        if isinstance(folder, Run) or holds_run(folder) or not folder.is_dir():
+            runs.append(folder if isinstance(folder, Run) else Run(folder))
+            continue
+        inside = [Run(each) for each in sorted(folder.iterdir()) if each.is_dir() and holds_run(each)]
+        runs += inside or [Run(folder)]  # which says what is wrong
+    return runs
+
+
+def _passed_over(names: Sequence[str], where: str = "") -> str:
+    return f"{_few(names)}{where} {'has' if len(names) == 1 else 'have'} no scores yet: passed over"
 
 
 def check_given_once(runs: Sequence[Run]) -> None:
@@ -224,6 +259,7 @@ def _dataset(found: Sequence[_OfRun], names: Sequence[str]) -> xr.Dataset:
         [each.last for each in found],
         {"long_name": "last step", "units": "steps", "description": text},
     )
+    data = data.merge(_ways(found, names))
     kinds = [NONE if each.kind is None else str(each.kind) for each in found]
     data["kind"] = (
         "run",
@@ -246,6 +282,15 @@ def _dataset(found: Sequence[_OfRun], names: Sequence[str]) -> xr.Dataset:
         {"long_name": "routes", "units": "", "description": text},
     )
     return data
+
+
+def _ways(found: Sequence[_OfRun], names: Sequence[str]) -> xr.Dataset:
+    ways = [each.events[name].way if name in each.events else None for name in names for each in found]
+    flat = on_same_steps(ways)
+    values = flat.values.reshape(len(names), len(found), -1).swapaxes(0, 1)
+    text = "Way at the checkpoints of all runs, interpolated in log(1 + step) between those of a run; NaN beyond them."
+    attributes = {"long_name": "way", "units": "", "description": text}
+    return xr.Dataset({"way": (("run", "event", "checkpoint"), values, attributes)}, {"checkpoint": flat.checkpoint})
 
 
 def _row(event: Event | None) -> dict[str, Any]:

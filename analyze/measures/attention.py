@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from headway.analyze.measures.variety import varied_sequences
 from headway.analyze.network.forward import Patterns, forward_pass
 from headway.analyze.network.requirements import DoesNotApplyError, needs_positions, needs_tokens
 from headway.data.task import Batch
@@ -41,10 +42,11 @@ def uniform_pattern(model: Model, batch: Batch) -> Float[Tensor, "1 batch 1 quer
 
 
 def attention(model: Model, batch: Batch) -> xr.Dataset:
-    """Attention patterns of the first sequences of the batch.
+    """Attention patterns of a few sequences of the batch.
 
-    ``attention`` [layer, head, batch, query, key]: ``A[q, k]`` of the first 4 sequences, in [0, 1]; each row adds up to
-    1. No null. It does not show what a head reads at the keys it attends to, nor that anything uses it.
+    ``attention`` [layer, head, batch, query, key]: ``A[q, k]`` of 4 sequences that differ much from each other, the
+    first of the batch among them (``varied_sequences``), in [0, 1]; each row adds up to 1. No null. It does not show
+    what a head reads at the keys it attends to, nor that anything uses it.
 
     Example:
         >>> from headway.models.handmade import previous_token_head
@@ -53,7 +55,7 @@ def attention(model: Model, batch: Batch) -> xr.Dataset:
         2
     """
     patterns = einops.rearrange(
-        forward_pass(model, batch).patterns[:, :STORED_SEQUENCES],
+        forward_pass(model, batch).patterns[:, varied_sequences(batch, STORED_SEQUENCES)],
         "layer batch head query key -> layer head batch query key",
     )
     return xr.Dataset({"attention": (("layer", "head", "batch", "query", "key"), patterns.cpu().numpy())})

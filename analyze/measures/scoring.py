@@ -15,12 +15,13 @@ from headway.analyze.measures.attention import STORED_SEQUENCES
 from headway.analyze.measures.measure import Function, Measure
 from headway.analyze.measures.nulls import beside_null
 from headway.analyze.measures.run_nulls import Nulls
+from headway.analyze.measures.variety import varied_sequences
 from headway.analyze.network.forward import shared_forward_pass
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.checkpoints.files import write_all
 from headway.checkpoints.lock import writing
 from headway.checkpoints.run import Run
-from headway.checkpoints.scores import content_of, score_file
+from headway.checkpoints.scores import ScoreFile, content_of, score_file
 from headway.data.task import Batch
 from headway.models.convert import Model
 
@@ -60,7 +61,7 @@ def measure(
 def _score(scorer: "Scorer", steps: Sequence[int], overwrite: bool, progress: bool) -> None:
     run = scorer.run
     for step in tqdm(steps, desc="checkpoints", unit="step", disable=None if progress else True):
-        missing = [each for each in scorer.measures if overwrite or not score_file(run.path, step, each.name).exists()]
+        missing = [each for each in scorer.measures if overwrite or not scorer.is_there(step, each)]
         if missing:
             scorer.score(step, run.model(step), missing)
 
@@ -106,6 +107,26 @@ class Scorer:
         self.inapplicable: dict[str, str] = {}
         self.nulls = Nulls(run, self.measures, batch)
 
+    @cached_property
+    def sequences(self) -> list[int]:
+        """The sequences of the evaluation batch whose attention is stored."""
+        return varied_sequences(self.batch, STORED_SEQUENCES)
+
+    def is_there(self, step: int, measure: Measure) -> bool:
+        """Return whether a step has scores of a measure; of attention, on the same sequences.
+
+        An older Headway stored attention on the first sequences. Patterns of different sequences must not stand beside
+        each other, as the checkpoints of one head.
+        """
+        path = score_file(self.run.path, step, measure.name)
+        if measure.name != "attention" or not path.exists():
+            return path.exists()
+        try:
+            stored = ScoreFile.open(path).layout.attributes.get("attention", {})
+        except ValueError:  # whoever reads it says so
+            return True
+        return stored.get("sequences", list(range(len(self.sequences)))) == self.sequences
+
     def score(self, step: int, model: Model, measures: Sequence[Measure] | None = None) -> dict[str, xr.Dataset]:
         """Score one model by all measures, or by those given, store the scores, and return them by measure."""
         batch = self.batch.to(model.W_E.device)
@@ -140,13 +161,13 @@ class Scorer:
         behaviour = {"part": part, "chance": baselines.get(chance or ""), "floor": baselines.get(floor or "")}
         of_losses = {"baselines": baselines, "behaviour": behaviour}
         losses = dict.fromkeys(("loss", *(f"loss_{part}" for part in parts)), of_losses)
-        stored = self.batch.first(STORED_SEQUENCES)
+        stored = self.batch.at(self.sequences)
         length = stored.inputs.shape[1]
         try:
             labels = task.labels(stored)
         except Exception as error:  # a run must not end because its user's task cannot label tokens
             warnings.warn(f"scores: attention has no tokens ({type(error).__name__}: {error})", stacklevel=2)
-            return losses
+            return {**losses, "attention": {"sequences": self.sequences}}
         # A user's task may label fewer positions than there are, or label them by numbers.
         tokens = [[*map(str, row[:length]), *[""] * (length - len(row))] for row in labels]
-        return {**losses, "attention": {"tokens": tokens}}
+        return {**losses, "attention": {"tokens": tokens, "sequences": self.sequences}}

@@ -1,12 +1,13 @@
-"""Writing the page of runs that train in other processes whenever they have scored a checkpoint."""
+"""Writing the page of runs again when there is more to show, also while they train in other processes."""
 
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from headway.analyze.report.page import write_report
+from headway.analyze.report.page import is_page, write_report
 from headway.checkpoints import Run
+from headway.checkpoints.files import written_after
 from headway.checkpoints.scores import score_files
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -21,6 +22,34 @@ def report_if_possible(run: Run, live: bool = False) -> None:
         write_report(run, live=live)
     except Exception as error:
         warnings.warn(f"report: no page was written ({type(error).__name__}: {error})", stacklevel=2)
+
+
+def page_is_new(run: Run) -> bool:
+    """Return whether the page of a run was written after everything that it shows."""
+    shown = [
+        *score_files(run.path).values(),
+        *run.path.glob("events.out.tfevents.*"),
+        *run.path.glob("studies/*/*.nc"),
+        *run.path.glob("circuits/**/*.safetensors"),
+    ]
+    return written_after(run.report_file, shown)
+
+
+def refresh_page(run: Run) -> None:
+    """Write the page of a run, if it is not newer than everything that it shows."""
+    if not page_is_new(run):
+        report_if_possible(run)
+
+
+def stale_pages(runs: Sequence[Run]) -> list[str]:
+    """Return a sentence on each page of several runs, beside these, that is older than the page of one of them."""
+    said = []
+    for folder in dict.fromkeys(run.path.parent for run in runs):
+        page = folder / "report.html"
+        own = [run.report_file for run in runs if run.path.parent == folder and run.report_file.exists()]
+        if page.is_file() and not written_after(page, own) and is_page(page):
+            said.append(f"{page} is older than these; headway report with its runs writes it again")
+    return said
 
 
 def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False) -> Path:

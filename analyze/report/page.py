@@ -15,18 +15,19 @@ import xarray as xr
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.measures.descriptions import SHARE_OF_KNOWN
 from headway.analyze.report import palette
+from headway.analyze.report.about import about_run
 from headway.analyze.report.circuit_page import circuits_data
 from headway.analyze.report.figure_data import Attribution, Curves, Score, Spectrum
 from headway.analyze.report.formation_lines import behaviour_lines, nothing_to_explain, parts_lines
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.prompt_page import prompt_data
+from headway.analyze.report.runs_page import MANY, runs_data
 from headway.analyze.report.stored import Damaged, StoredScores, read_study, spread
 from headway.analyze.report.study_page import study_data
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.checkpoints.files import NotWrittenError, check_replaceable, write_whole
 from headway.data.parts import remove_parts_of
-from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -39,6 +40,7 @@ SCRIPTS = (
     "base", "state", "charts", "formed", "circuit", "loss", "network", "diagram", "attention", "eigenvalues", "heads",
     "pairs", "attribution", "studies", "start",
 )  # fmt: skip
+RUNS_SCRIPTS = ("base", "state", "charts", "many", "table", "ways", "dates", "runs")
 PROMPT_SCRIPTS = ("base", "state", "attention", "prompt")
 # The checkpoints of a page: those the slider stops at, and those that lines over training go through.
 MOST_CHECKPOINTS = 100
@@ -49,7 +51,7 @@ MARK = '<meta name="generator" content="headway">'
 def write_report(
     runs: Run | Sequence[Run], out: str | Path | None = None, overwrite: bool = False, live: bool = False
 ) -> Path:
-    """Write the page of one run, or of several beside each other, and give its path.
+    """Write the page of one run, of several beside each other, or of six and more as a table, and give its path.
 
     Args:
         runs: The runs.
@@ -58,13 +60,17 @@ def write_report(
         live: Whether the page loads itself again every two seconds, to show new scores.
 
     Raises:
-        ValueError: no run, or an ``out`` that holds something else or cannot be written.
+        ValueError: no run, an ``out`` that holds something else or cannot be written; six runs or more of which one is
+            given twice, that are of different tasks, or whose scores are damaged.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise ValueError("runs: none is given; give at least one")
     out = page_of(runs) if out is None else Path(out).expanduser()
     check_page(out, overwrite)
+    if len(runs) >= MANY:
+        data = runs_data(runs, out)
+        return _write(out, _text(out.absolute().parent.name, {"live": live, "many": data}, RUNS_SCRIPTS), overwrite)
     return _write(out, page([StoredScores.of(run) for run in runs], live), overwrite)
 
 
@@ -80,6 +86,12 @@ def check_page(out: Path, overwrite: bool = False) -> Path:
         ValueError: a directory, a device, or a file that is not a page of ours unless ``overwrite``.
     """
     return check_replaceable(out, MARK.encode(), "a page", overwrite, within=1000)
+
+
+def is_page(path: Path) -> bool:
+    """Return whether a file is a page of ours."""
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(1000)
 
 
 def write_studies(folder: Path, model: "TransformerBridge") -> Path:
@@ -183,7 +195,7 @@ def run_data(stored: StoredScores) -> dict[str, Any]:
     lines = sorted({*shown, *spread(stored.steps, MOST_POINTS)})
     data = {
         "path": str(stored.run.path),
-        "about": _about(config),
+        "about": about_run(stored.run),
         "trainedHere": True,
         "finished": stored.run.finished,
         "scored": len(stored.steps),
@@ -258,24 +270,6 @@ def _nothing_trained(name: str, folder: Path, model: "TransformerBridge") -> dic
         "attributions": [],
         "attention": None,
     }
-
-
-def _about(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """The task's class with its options, the network and the training, as config.yaml has them."""
-    task, model = dict(config["task"]), ModelConfig(**config["model"])
-    name = str(task.pop("class")).rpartition(":")[2]
-    options = ", ".join(f"{option} {value}" for option, value in task.items())
-    mlp = "attention only" if model.attn_only else f"d_mlp {model.d_mlp} ({model.act_fn})"
-    return [
-        ("task", f"{name}: {options}" if options else name),
-        (
-            "network",
-            f"{model.n_layers} layers of {model.n_heads} heads, d_model {model.d_model}, d_head {model.d_head}, {mlp}, "
-            f"positions {model.positional_embedding_type}, normalization {model.normalization_type}",
-        ),
-        ("training", f"{config['steps']} steps of {config['batch_size']} sequences, seed {config['seed']}"),
-        ("scored on", f"{config['eval_batch_size']} sequences, evaluation seed {config['eval_seed']}"),
-    ]
 
 
 def _roles(stored: StoredScores, packed: Packed, at: list[int]) -> dict[str, Any] | None:

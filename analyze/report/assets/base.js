@@ -201,6 +201,57 @@ function figure(host, draw, hidden = false) {
   return host;
 }
 
+// For paper everything is drawn, on the screen or not, in light colours and as wide as a sheet; what is folded is open.
+// A browser lays out a sheet by itself: what is drawn in pixels has to have that width before.
+let beforePaper = null;
+function toPaper() {
+  if (beforePaper) return;
+  const root = document.documentElement;
+  const place = document.getElementById("place")?.value;
+  const note = el("p", { class: "note" }, place ? `At ${place}.` : "");
+  beforePaper = { theme: root.dataset.theme, folded: [], note };
+  root.dataset.theme = "light";
+  root.classList.add("paper");
+  document.querySelector("header").after(note);
+  redrawAll();
+  for (const table of document.querySelectorAll("table")) {
+    const room = table.parentElement.clientWidth;
+    if (room && table.offsetWidth > room) table.style.zoom = room / table.offsetWidth;
+  }
+}
+function fromPaper() {
+  if (!beforePaper) return;
+  const root = document.documentElement;
+  if (beforePaper.theme) root.dataset.theme = beforePaper.theme;
+  else delete root.dataset.theme;
+  root.classList.remove("paper");
+  for (const each of beforePaper.folded) each.open = false;
+  for (const table of document.querySelectorAll("table")) table.style.zoom = "";
+  beforePaper.note.remove();
+  beforePaper = null;
+  redrawAll();
+}
+// Draws everything at the width that it has now; what is drawn first may change the width of what comes later.
+function redrawAll() {
+  lookUpTheme();
+  for (let round = 0; round < 2; round++) {
+    // Some of what is folded comes with a drawing.
+    for (const each of beforePaper ? document.querySelectorAll("details:not([open])") : []) {
+      each.open = true;
+      beforePaper.folded.push(each);
+    }
+    for (const [host, figure] of figures) {
+      const { paddingLeft, paddingRight } = getComputedStyle(host);
+      figure.width = host.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight) || 0;
+      figure.stale = true;
+    }
+    drawAll();
+  }
+}
+addEventListener("beforeprint", toPaper);
+addEventListener("afterprint", fromPaper);
+matchMedia("print").addEventListener("change", ({ matches }) => (matches ? toPaper() : fromPaper()));
+
 // The drawing context of a canvas as large as it is shown, cleared, in CSS pixels.
 function fresh(canvas, width, height) {
   const scale = window.devicePixelRatio || 1;

@@ -12,10 +12,10 @@ function spanOf(numbers) {
 
 // Clears a canvas and draws the frame of a chart with the ends of its axis and the decades of its steps.
 // `line(points)` adds a path through pairs of step and value; it may leave the frame by a hair, and gaps stay gaps.
-function chartFrame(canvas, run, width, [low, high]) {
+function chartFrame(canvas, run, width, [low, high], height = CHART_HEIGHT) {
   const top = 4,
-    bottom = CHART_HEIGHT - 14;
-  const context = fresh(canvas, width, CHART_HEIGHT);
+    bottom = height - 14;
+  const context = fresh(canvas, width, height);
   const ends = [high, low].map((value) => formatted(value, 2));
   const left = Math.max(30, ...ends.map((text) => context.measureText(text).width + 6));
   const x = stepScale(
@@ -41,7 +41,7 @@ function chartFrame(canvas, run, width, [low, high]) {
   context.fillText(ends[0], left - 4, top + 8);
   context.fillText(ends[1], left - 4, bottom);
   context.textAlign = "center";
-  for (const step of decades(run.steps.at(-1))) context.fillText(short(step), x(step), CHART_HEIGHT - 2);
+  for (const step of decades(run.steps.at(-1))) context.fillText(short(step), x(step), height - 2);
   context.strokeStyle = css("--line");
   context.strokeRect(left, top, width - 4 - left, bottom - top);
   return { context, x, y, line, top, bottom };

@@ -12,8 +12,7 @@ function lossSection(run) {
   figure(host, (width) => {
     const index = lineIndexOf(run),
       height = 250;
-    const left = 48,
-      right = width - 12,
+    const right = width - 12,
       top = 10,
       bottom = height - 28;
     const log = state.log && positive.length > 0;
@@ -26,6 +25,8 @@ function lossSection(run) {
     if (!(low < high)) [low, high] = log ? [low / 2, high * 2] : [(low || 0) - 0.5, (high || 0) + 0.5];
     const f = log ? Math.log : (x) => x;
     const y = (value) => bottom - ((bottom - top) * (f(value) - f(low))) / (f(high) - f(low));
+    const numbers = ticks(low, high, log).map((value) => [value, formatted(value, 2)]);
+    const left = Math.max(48, marginFor(numbers.map(([, text]) => text), 12) + 2); // prettier-ignore
     const x = stepScale(
       RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b),
       left,
@@ -38,10 +39,10 @@ function lossSection(run) {
         el("text", { x: x(step), y: height - 10, "text-anchor": "middle" }, short(step)),
       );
     }
-    for (const value of ticks(low, high, log)) {
+    for (const [value, text] of numbers) {
       svg.append(
         el("line", { class: "axis", x1: left - 4, x2: left, y1: y(value), y2: y(value) }),
-        el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, formatted(value, 2)),
+        el("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, text),
       );
     }
     let lastText = -99;

@@ -10,6 +10,8 @@ const state = {
   log: null,
   kinds: "",
   table: false,
+  sort: "",
+  runs: "",
 };
 let RUNS = [],
   DEFINITIONS = {},
@@ -38,6 +40,8 @@ function readHash() {
     if (name === "log") state.log = value === "1";
     if (name === "kinds") state.kinds = value.replace(/[^qkv]/g, "");
     if (name === "table") state.table = true;
+    if (name === "sort") state.sort = value;
+    if (name === "runs") state.runs = value;
     if (name === "section") state.scroll = { section: value, by: 0 };
     if (name === "y" && state.scroll) state.scroll.by = Number(value) || 0;
   }
@@ -59,6 +63,8 @@ function writeHash(more = {}) {
   if (state.logChosen) kept.log = state.log ? 1 : 0;
   if (state.kinds) kept.kinds = state.kinds;
   if (state.table) kept.table = 1;
+  if (state.sort) kept.sort = state.sort;
+  if (state.runs) kept.runs = state.runs;
   // A page inside another (a notebook) has no address of its own to write to.
   try {
     history.replaceState(null, "", `#${new URLSearchParams({ ...kept, ...more })}`);
@@ -116,6 +122,8 @@ function choose(head) {
   changed();
 }
 
+// What a page says of the slider's place, beside its step.
+let besidePlace = () => "";
 function showPlace() {
   const slider = document.getElementById("slider"),
     described = document.getElementById("place");
@@ -124,8 +132,9 @@ function showPlace() {
   const place = places[state.by][state.place];
   const text =
     state.by === "loss" ? `loss ${formatted(place)}` : `step ${place}, ${state.place + 1} of ${places.step.length}`;
-  described.value = text;
-  slider.setAttribute("aria-valuetext", text);
+  const beside = besidePlace();
+  described.value = text + beside;
+  slider.setAttribute("aria-valuetext", text + beside);
   const chosen = { head: state.head ? nameOf(state.head) : "", sequence: state.sequence, by: state.by };
   for (const [id, value] of Object.entries(chosen))
     if (document.getElementById(id)) document.getElementById(id).value = value;
@@ -189,19 +198,21 @@ function makeControls() {
   const layers = Math.max(...RUNS.map((run) => run.layers)),
     heads = Math.max(...RUNS.map((run) => run.heads));
   const names = Array.from({ length: layers * heads }, (_, i) => nameOf([Math.floor(i / heads), i % heads]));
-  form.append(
-    el(
-      "label",
-      {},
-      "head ",
+  if (names.length) {
+    form.append(
       el(
-        "select",
-        { id: "head", change: (event) => choose(headOf(event.target.value)) },
-        el("option", { value: "" }, "none"),
-        names.map((name) => el("option", { value: name }, name)),
+        "label",
+        {},
+        "head ",
+        el(
+          "select",
+          { id: "head", change: (event) => choose(headOf(event.target.value)) },
+          el("option", { value: "" }, "none"),
+          names.map((name) => el("option", { value: name }, name)),
+        ),
       ),
-    ),
-  );
+    );
+  }
   if (sequences() > 1) {
     form.append(
       el(

@@ -120,9 +120,9 @@ def line_over_training(axes: "Axes", values: xr.DataArray, at: int | None, color
         line.set(marker="o", markersize=3, markevery=marks.tolist())
 
 
-def axis_of_steps(axes: "Axes", stored: StoredScores, at: int | None, inches: float) -> None:
-    """An axis of log(1 + step), with 0 and the powers of ten for which there is room."""
-    last = max(1, stored.steps[-1])
+def axis_of_steps(axes: "Axes", last: int, at: int | None, inches: float) -> None:
+    """An axis of log(1 + step) up to the ``last`` one, with 0 and the powers of ten for which there is room."""
+    last = max(1, last)
     axes.set_xscale("function", functions=(np.log1p, np.expm1))
     axes.set_xlim(0, last)
     ticks = [0]

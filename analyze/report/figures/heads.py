@@ -55,7 +55,7 @@ def heads(
         _band(axes, score, layer)
         for which in by_layer[layer]:
             _line_of_head(axes, score, which, at)
-        axis_of_steps(axes, stored, at, width / columns - 0.4)
+        axis_of_steps(axes, stored.steps[-1], at, width / columns - 0.4)
         axes.set(xlabel="step", ylabel="score" if len(scores) > 1 else score.label)
         if layer != min(by_layer):
             axes.tick_params(labelleft=False)

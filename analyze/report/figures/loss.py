@@ -38,7 +38,7 @@ def loss(stored: StoredScores, at: int | None = None) -> "Figure":
         color = palette.CATEGORIES[place % len(palette.CATEGORIES)]
         line_over_training(axes, each.values, at, color, DASHES[place % len(DASHES)], label=each.label)
     _axis_of_losses(axes, np.concatenate([each.values.values for each in losses]), stored.baselines)
-    axis_of_steps(axes, stored, at, SINGLE - 1.2)
+    axis_of_steps(axes, stored.steps[-1], at, SINGLE - 1.2)
     axes.set(xlabel="step", ylabel=f"loss ({stored.loss_units})" if stored.loss_units else "loss")
     legend_below(figure, axes.get_legend_handles_labels()[0], 3)
     figure.suptitle(title_over_training("loss", stored, at))

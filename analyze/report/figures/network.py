@@ -45,7 +45,7 @@ def network(stored: StoredScores, at: int | None = None, measure: str | None = N
     labels = list(dict.fromkeys(label for each in curves for label in each.lines))
     for axes, each in panels:
         _lines(axes, each, labels, at)
-        axis_of_steps(axes, stored, at, width / columns - 0.5)
+        axis_of_steps(axes, stored.steps[-1], at, width / columns - 0.5)
         axes.set(xlabel="step", ylabel=each.units)
         axes.set_title(each.label if len(curves) > 1 else "", loc="left")
     label_outer(panels)

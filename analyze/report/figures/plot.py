@@ -4,7 +4,7 @@ pyplot is not touched, and so neither are the settings and open figures of the c
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from inspect import signature
 from pathlib import Path
@@ -20,6 +20,7 @@ from headway.analyze.report.figures import (
     heads,
     loss,
     network,
+    runs,
 )
 from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Run
@@ -93,7 +94,7 @@ def draw(
         at: A step with scores; the last one if None. Figures over training mark it if it is given.
         layer: Only the heads of this layer.
         head: Only the heads of this number.
-        sequence: The sequence of the evaluation batch whose attention is shown, counted from 0.
+        sequence: Which of the sequences whose attention is kept is shown, counted from 0.
         measure: Only the scores of this measure.
         part: The behaviour whose circuit is shown; the one whose circuit was found last if None.
         replace: The replacement under which it was found.
@@ -105,17 +106,60 @@ def draw(
     Example:
         >>> save(draw(Run("runs/induction"), "attention", at=400, layer=1), "layer-1.svg")  # doctest: +SKIP
     """
-    if figure not in FIGURES:
-        raise ValueError(f"figure: {figure!r} is not one of {', '.join(FIGURES)}{nearest(figure, FIGURES)}")
     chosen = {"at": at, "layer": layer, "head": head, "sequence": sequence, "measure": measure}
-    options = {**chosen, "part": part, "replace": replace}
+    given = _given(FIGURES, figure, {**chosen, "part": part, "replace": replace})
+    return _drawn(lambda: FIGURES[figure](StoredScores.of(run), **given))
+
+
+def draw_many(
+    several: Sequence[Run],
+    figure: str,
+    at: int | None = None,
+    measure: str | None = None,
+    part: str | None = None,
+    replace: str | None = None,
+    **others: Any,
+) -> "Figure":
+    """A figure of several runs for a paper: their lines over each other with a median, or shares that have formed.
+
+    Args:
+        several: The runs, of one task.
+        figure: formation (the share of runs in which each event has happened by a step), heads (how far the strongest
+            head of each role has come) or loss.
+        at: A step that is marked.
+        measure: Of heads: another score, or one role alone.
+        part: The part whose loss is the behaviour; of loss: the part that is shown, or ``all``.
+        replace: The replacement of the circuits, where several were used.
+        others: Options of other figures, which are refused.
+
+    Raises:
+        ValueError: as for ``draw``, and as for ``headway.formation``.
+
+    Example:
+        >>> save(draw_many([Run("runs/many/seed-0"), Run("runs/many/seed-1")], "loss"), "loss.pdf")  # doctest: +SKIP
+    """
+    if figure in FIGURES and figure not in runs.FIGURES:
+        raise ValueError(f"figure: {figure} is of one run; of several there is {', '.join(runs.FIGURES)}")
+    options = {"at": at, "measure": measure, "part": part, "replace": replace, **others}
+    given = _given(runs.FIGURES, figure, options)
+    return _drawn(lambda: runs.FIGURES[figure](runs.checked(several), **given))
+
+
+def _given(figures: Mapping[str, Callable[..., Any]], figure: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are given; a ValueError for a figure that there is not, or an option it does not take."""
+    if figure not in figures:
+        raise ValueError(f"figure: {figure!r} is not one of {', '.join(figures)}{nearest(figure, figures)}")
     given = {name: value for name, value in options.items() if value is not None}
-    taken = [name for name in signature(FIGURES[figure]).parameters if name in options]
+    taken = [name for name in signature(figures[figure]).parameters if name in options]
     for name, value in given.items():
         if name not in taken:
             raise ValueError(f"{name}: {value!r} is not valid; the figure {figure} takes {', '.join(taken)}")
+    return given
+
+
+def _drawn(draw: "Callable[[], Figure]") -> "Figure":
     with _style():
-        drawn = FIGURES[figure](StoredScores.of(run), **given)
+        drawn = draw()
         # Ticks and places would be computed when the figure is drawn. That happens here, in this style, and once: a
         # second layout would move things by a hair.
         layout = drawn.get_layout_engine()

@@ -93,7 +93,7 @@ class Prompts:
         return self._some(slice(self.n_found, None), 0)
 
     def _some(self, which: slice, n_found: int) -> "Prompts":
-        return Prompts(self.batch.some(which), n_found, self.ordinary.some(which), self.tokenizer)
+        return Prompts(self.batch.at(which), n_found, self.ordinary.at(which), self.tokenizer)
 
     @property
     def end(self) -> int:

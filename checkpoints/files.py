@@ -19,6 +19,8 @@ ENVIRONMENT = "environment.json"
 MOST_BYTES, MOST_VALUES = 10_000_000, 100_000
 
 
+# A run's files lie at most so many folders below it: circuits/nodes/step-00000000.
+DEPTH = 4
 # What stands between a netCDF file and its checksum.
 SEAL = b"\nsha256 "
 
@@ -206,12 +208,13 @@ def _sync(folder: Path) -> None:
 
 def _check_links(path: Path) -> None:
     """A run from somebody else may hold a link in place of a folder."""
-    # To tell what is a run takes as long as to write a small file, and where no link is none can lead out.
-    if not any(folder.is_symlink() or folder.name == ".." for folder in path.parents[:2]):
+    folder, around = path.parent.resolve(), path.parents[:DEPTH]
+    # Whether a folder is a run takes as long as to read its config.yaml, and few files lie behind a link.
+    if all(folder.is_relative_to(each.resolve()) for each in around):
         return
     # The outermost one: what looks like a run further in may be seen through such a link.
-    root = next((each for each in reversed(path.parents[:3]) if holds_run(each)), None)
-    if root is not None and not path.parent.resolve().is_relative_to(root.resolve()):
+    root = next((each for each in reversed(around) if holds_run(each)), None)
+    if root is not None and not folder.is_relative_to(root.resolve()):
         raise ValueError(f"run: {path.parent} is a link that leads out of the run; nothing is written there")
 
 

@@ -442,9 +442,10 @@ class LossBar(TQDMProgressBar):
 
     drawn = 0.0
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, *others: Any) -> None:
         """Begin at the first update, or at that from which a run goes on."""
-        super().on_train_start(trainer, pl_module)
+        super().on_train_start(*others)
+        trainer, pl_module = self.trainer, self.trainer.lightning_module
         assert isinstance(pl_module, TrainingModule)
         bar = self.train_progress_bar
         bar.reset(total=pl_module.steps)
@@ -454,7 +455,9 @@ class LossBar(TQDMProgressBar):
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """A run is one pass over fresh data: it has steps and no epochs."""
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Draw the bar if its last picture is old: it takes as long as an update of a small network."""
         if time.monotonic() - self.drawn > 0.1:
             self._draw(trainer, pl_module)

@@ -11,6 +11,7 @@ import html
 import json
 import re
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ import xarray as xr
 from headway.checkpoints.config import read_config
 from headway.checkpoints.files import CONFIG, ENVIRONMENT, holds_run, read_tree, write_whole
 from headway.checkpoints.lock import FOLDERS, writing
-from headway.checkpoints.scores import read_circuit, read_scores, score_files
+from headway.checkpoints.scores import read_circuit, read_file, read_scores, score_files
 from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 TOKENIZER = "tokenizer.json"
 # The numbers of every update, and what TensorBoard calls them.
 UPDATE_TAGS = {"loss": "loss/train", "gradient_norm": "optimiser/gradient_norm", "lr": "optimiser/lr"}
+# What stands in for the parts of a network that are not kept, the default first.
+REPLACEMENTS = ("twin", "position_mean", "resample", "mean", "zero")
 # What a run writes into its directory; --overwrite removes these and leaves anything else.
 # The two that make a directory a run go last, so that one whose removal was cut off is still known for one.
 CONTENTS = (
@@ -352,8 +355,9 @@ class Run:
 
         Args:
             step: The checkpoint at which it was found; the last one with a circuit if None.
-            part: The behaviour: a part of the task, or ``all`` for every position that counts.
-            replacement: What stood in for the edges that were not kept.
+            part: The behaviour: a part of the task, or ``all`` for every position that counts; that of the task if
+                there are several and none is given.
+            replacement: What stood in for the edges that were not kept; the default of the task likewise.
             over_steps: Give the numbers of the last circuit at every checkpoint instead.
             nodes: Give the circuit of nodes without edges (``headway circuit --nodes``).
 
@@ -374,11 +378,27 @@ class Run:
             raise ValueError(
                 f"circuit: it has not been found; headway circuit {self.path}{option} does; there is {there}"
             )
-        at, name, kind = fitting[-1]
+        name, kind = self.usual_first({each[1:] for each in fitting})[0]
+        at = max(step for step, *asked in fitting if asked == [name, kind])
         path = self.circuit_file(None if over_steps else at, name, kind, nodes)
         if not path.exists():
             raise ValueError(f"circuit: {path} is missing; headway circuit {self.path}{option} --part {name} writes it")
         return read_circuit(path)
+
+    def usual_first(self, asked: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return the behaviours of circuits, part and replacement, in order.
+
+        That of the task comes first, and what stands in by default.
+        """
+        if len(asked) < 2:
+            return list(asked)
+        scored = [path for (_, name), path in score_files(self.path).items() if name == "loss"]
+        try:
+            stated = read_file(scored[-1]).loss.attrs["behaviour"]["part"] or "all" if scored else None
+        except (ValueError, KeyError, TypeError, AttributeError):  # scores of an older version, or damaged ones
+            stated = None
+        order = {name: place for place, name in enumerate(REPLACEMENTS)}
+        return sorted(asked, key=lambda each: (each[0] != stated, order.get(each[1], len(order)), each))
 
     @property
     def studies(self) -> dict[str, int]:

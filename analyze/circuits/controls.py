@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headway.analyze.circuits.graph import OUTPUT, Graph
+from headway.analyze.circuits.graph import EMBED, OUTPUT, POS_EMBED, Edge, Graph
 from headway.analyze.circuits.kept import Kept
 
 
 def matched_circuit(graph: Graph, kept: Kept, draws: np.random.Generator) -> Kept:
     """Return a random circuit with as many nodes in every layer, and as many edges between every two layers.
 
-    A layer's heads and its MLP count apart, and so do the embedding with the positions. The nodes are drawn first, and
-    then the edges between them.
+    A layer's heads and its MLP count apart. The embedding and the positions are there if the circuit has them: without
+    the embedding a network is told nothing, which is no control. The nodes are drawn first, then the edges between them.
 
     Example:
         >>> from headway.models.config import ModelConfig
@@ -29,28 +29,39 @@ def matched_circuit(graph: Graph, kept: Kept, draws: np.random.Generator) -> Kep
     used = {edge.source for edge in edges} | {edge.target for edge in edges}
     at_place = defaultdict(list)
     for node in graph.nodes:
-        at_place[graph.places[node]].append(node)
+        at_place[_place(graph, node)].append(node)
     chosen = {OUTPUT}
     for nodes in at_place.values():
         count = len(used.intersection(nodes))
         chosen |= {nodes[place] for place in draws.permutation(len(nodes))[:count]}
     wanted, candidates = defaultdict(int), defaultdict(list)
     for edge in edges:
-        wanted[graph.places[edge.source], graph.places[edge.target]] += 1
+        wanted[_kind(graph, edge)] += 1
     for number, edge in enumerate(graph.edges):
         if edge.source in chosen and edge.target in chosen:
-            candidates[graph.places[edge.source], graph.places[edge.target]].append(number)
+            candidates[_kind(graph, edge)].append(number)
     drawn = np.zeros(len(graph.edges), dtype=bool)
-    for between, count in wanted.items():
-        drawn[draws.permutation(candidates[between])[:count]] = True
+    for kind, count in wanted.items():
+        drawn[draws.permutation(candidates[kind])[:count]] = True
     return drawn
+
+
+def _place(graph: Graph, node: str) -> int | str:
+    """Return what a node is drawn among: the heads of its layer, the MLP, or itself."""
+    return node if node in (EMBED, POS_EMBED) else graph.places[node]
+
+
+def _kind(graph: Graph, edge: Edge) -> tuple[int | str, int]:
+    """Return what an edge is drawn among: those between two layers."""
+    return _place(graph, edge.source), graph.places[edge.target]
 
 
 def matched_nodes(places: Sequence[int], kept: Kept, draws: np.random.Generator) -> Kept:
     """Return a random set of nodes with as many nodes at every place.
 
     Args:
-        places: Where each node stands in the order of computing: heads of one layer share a place.
+        places: What each node is drawn among: heads of one layer share a place, the embedding and the positions have
+            one each.
         kept: The nodes of a circuit.
         draws: The source of randomness.
 

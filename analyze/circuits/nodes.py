@@ -117,14 +117,14 @@ class NodePatching(Patching):
 
 
 def _points_of(model: Model, activations: Activations) -> tuple[dict[str, str], list[int]]:
-    """Return the hook point of each node in the order in which they compute, and where it stands in that order.
+    """Return the hook point of each node in the order in which they compute, and the place that it shares with others.
 
     Hook points that a network has and never fires, such as that of positions which its attention rotates, are no nodes.
     """
     points, places = {EMBED: "hook_embed"}, [0]
     if "hook_pos_embed" in activations:
         points[POS_EMBED] = "hook_pos_embed"
-        places.append(0)
+        places.append(-1)
     for layer in range(model.cfg.n_layers):
         for head in range(model.cfg.n_heads):
             points[str(Head(layer, head))] = f"blocks.{layer}.attn.hook_z"

@@ -49,7 +49,18 @@ def circuit_at(
     """
     found = circuit_of(run.model(step), part, replacement, batch, seed, n_orders, n_controls, advance, patched)
     found.scores["known"].attrs["step"] = step
+    _forget_over_steps(run, step, part, replacement, nodes=not found.has_edges)
     return found.save(run.circuit_file(step, part, replacement, nodes=not found.has_edges))
+
+
+def _forget_over_steps(run: Run, step: int, part: str | None, replacement: Replacement, nodes: bool) -> None:
+    """Remove the numbers at every checkpoint of a circuit of this step, in whose place another one comes."""
+    try:
+        of = run.circuit(part=part or "all", replacement=replacement, over_steps=True, nodes=nodes).known.attrs["step"]
+    except (ValueError, KeyError):  # there are none, or they are damaged
+        return
+    if of == step:
+        run.circuit_file(None, part, replacement, nodes).unlink()
 
 
 def circuit_of(

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.formation.behaviour import behaviour
-from headway.analyze.formation.half_way import HalfWay, State, half_way, state, way, width
+from headway.analyze.formation.half_way import HalfWay, State, half_way, state, way, way_of_circuit, width
 from headway.analyze.formation.roles import ROLES, roles
 from headway.analyze.formation.updates import dated_by_updates, share_of_fall
 from headway.analyze.measures.descriptions import long_name
@@ -87,8 +87,7 @@ def events(
     scores = run.scores
     found: dict[str, Event | None] = {BEHAVIOUR: _behaviour(run, scores, asked, part)}
     if circuit is not None:
-        # Before the network knows anything, the circuit carries nothing.
-        found[CIRCUIT] = event_of("circuit", circuit.faithfulness.fillna(0), who="faithfulness of the last circuit")
+        found[CIRCUIT] = event_of("circuit", way_of_circuit(circuit), who="what the last circuit keeps alone")
     found |= _roles(scores)
     for name in dict.fromkeys((COMPOSITION, *measures)):
         if name not in found and name in scores:

@@ -36,6 +36,27 @@ def way(score: Number, null: Number | float, ceiling: Number | float) -> Number:
     return (score - null) / (ceiling - null)  # pyright: ignore[reportReturnType]
 
 
+def way_of_circuit(over: xr.Dataset) -> xr.DataArray:
+    """Return how much of what is known at the last checkpoint a circuit keeps alone at each one, axis ``step``.
+
+    Its faithfulness is a share of what is known at the same checkpoint, and is high early on where next to nothing is.
+    Where no share is given it keeps nothing.
+
+    Args:
+        over: The numbers of the circuit at every checkpoint, ``Run.circuit(over_steps=True)``.
+
+    Example:
+        >>> known = ("step", [0.0, 0.2, 4.0, 4.0])
+        >>> over = xr.Dataset({"faithfulness": ("step", [np.nan, 0.9, 0.5, 1.0]), "known": known})
+        >>> way_of_circuit(over).values.round(3).tolist()
+        [0.0, 0.045, 0.5, 1.0]
+    """
+    last = float(over.known.values[-1])
+    if not last > 0:
+        return xr.zeros_like(over.faithfulness).drop_attrs()
+    return (over.faithfulness.fillna(0) * over.known / last).drop_attrs()
+
+
 def half_way(score: xr.DataArray, share: float = 0.5) -> HalfWay | None:
     """Return the step from which on a way (axis ``step``) stays above half of its final value.
 

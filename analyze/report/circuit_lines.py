@@ -8,7 +8,7 @@ import xarray as xr
 
 from headway.analyze.circuits.graph import EMBED, OUTPUT, POS_EMBED
 from headway.analyze.circuits.groups import REDUNDANT, UNNAMED, Group, Parts
-from headway.analyze.formation.half_way import half_way
+from headway.analyze.formation.half_way import half_way, way_of_circuit
 from headway.analyze.measures.head_names import spans
 from headway.analyze.report.lines import Line, laid_out
 
@@ -81,16 +81,23 @@ class _Found:
         lost = f"without it {_percent(value['necessity'])} is lost"
         if self.parts.stands_in_for:
             lost += f", {_percent(value['reach_necessity'])} without {spans(list(self.parts.stands_in_for))} too"
-        facts = [
-            f"keeps {_percent(value['faithfulness'])} [{100 * low:.1f}, {100 * high:.1f}] alone (random circuits "
-            f"{_percent(float(np.median(controls)))}, at most {_percent(float(controls.max()))})",
-            lost,
-        ]
+        beside = f"random circuits {_percent(float(np.median(controls)))}, at most {_percent(float(controls.max()))}"
+        if not self.parts.outside and not self.parts.stands_in_for and not self.scores.sizes["edge"]:
+            beside = "it is all there is, so that there is no control"
+        keeps = f"keeps {_percent(value['faithfulness'])} [{100 * low:.1f}, {100 * high:.1f}] alone"
+        facts = [f"{keeps} ({beside}){self._second()}", lost]
         if over_steps is not None:
-            # Before the network knows anything, the circuit carries nothing.
-            reached = half_way(over_steps.faithfulness.fillna(0))
+            reached = half_way(way_of_circuit(over_steps))
             facts.append("no half-way step" if reached is None else f"half-way {reached}")
-        return f"{self.routes}: {', '.join(facts)}"
+        nodes = "" if self.scores.sizes["edge"] else "nodes "
+        return f"{nodes}{self.routes}: {', '.join(facts)}"
+
+    def _second(self) -> str:
+        """What the circuit keeps alone under the second replacement, where something is known under it."""
+        if "second_faithfulness" not in self.scores or not np.isfinite(self.scores.second_faithfulness):
+            return ""
+        second = self.scores.known.attrs.get("second", "the other replacement")
+        return f", {_percent(float(self.scores.second_faithfulness))} with {second}"
 
     @property
     def routes(self) -> str:

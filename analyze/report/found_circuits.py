@@ -77,8 +77,7 @@ def _of_kind(run: Run, there: list[tuple[int, str, str]], nodes: bool) -> list[F
     steps: dict[tuple[str, str], list[int]] = defaultdict(list)
     for step, part, replacement in there:
         steps[part, replacement].append(step)
-    latest = sorted(steps, key=lambda asked: (steps[asked][-1], asked), reverse=True)
-    return [_read(run, part, replacement, steps[part, replacement], nodes) for part, replacement in latest]
+    return [_read(run, *asked, steps[asked], nodes) for asked in run.usual_first(steps)]
 
 
 def _read(run: Run, part: str, replacement: str, steps: list[int], nodes: bool) -> FoundCircuits:

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from headway.checkpoints.recipe import Recipe
 from headway.models.lightning_module import DivergedError
@@ -24,7 +25,9 @@ OF_A_GROUP = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RA
 class StopTogether(L.Callback):
     """All processes of a run stop after the same update, also where only one of them was asked to."""
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
+    ) -> None:
         """Agree on whether to stop."""
         trainer.should_stop = trainer.strategy.reduce_boolean_decision(trainer.should_stop, all=False)
 
@@ -54,7 +57,7 @@ class _Rank(LightningEnvironment):
 
 @contextmanager
 def other_ranks(
-    recipe: Recipe, last: int, begin: Path | None, callbacks: Sequence[L.Callback]
+    recipe: Recipe, last: int, begin: Path | None, callbacks: Sequence[L.Callback], pauses: Collection[int]
 ) -> Iterator[DDPStrategy | str]:
     """Start the other processes of a run, and give the strategy of this one, which alone writes files.
 
@@ -63,6 +66,7 @@ def other_ranks(
         last: The step to which it trains.
         begin: Lightning's checkpoint to begin at.
         callbacks: Those in which all processes take part.
+        pauses: The updates after which callbacks act.
 
     Raises:
         DiedError: another process is gone; this one cannot go on without it.
@@ -74,7 +78,7 @@ def other_ranks(
     port = _free_port()
     context = multiprocessing.get_context("spawn")
     others = [
-        context.Process(target=_take_part, args=(rank, port, recipe, last, begin, callbacks), daemon=True)
+        context.Process(target=_take_part, args=(rank, port, recipe, last, begin, callbacks, pauses), daemon=True)
         for rank in range(1, count)
     ]
     before = {name: os.environ.get(name) for name in OF_A_GROUP}
@@ -105,7 +109,13 @@ def other_ranks(
 
 
 def _take_part(
-    rank: int, port: int, recipe: Recipe, last: int, begin: Path | None, callbacks: Sequence[L.Callback]
+    rank: int,
+    port: int,
+    recipe: Recipe,
+    last: int,
+    begin: Path | None,
+    callbacks: Sequence[L.Callback],
+    pauses: Collection[int],
 ) -> None:
     """Train in a process that writes nothing; what goes wrong in it goes wrong in the first one too."""
     from headway.train import threads_of, trainer_of, training_module, without_advice
@@ -113,6 +123,7 @@ def _take_part(
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # the first process decides when to stop
     module = training_module(recipe)
+    module.pauses = pauses
     with threads_of(recipe, module.model), without_advice():
         trainer = trainer_of(recipe, callbacks, last, DDPStrategy(cluster_environment=_Rank(rank, port)))
         try:

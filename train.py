@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import timeit
 import warnings
 from collections.abc import Iterator, Sequence
@@ -293,7 +294,10 @@ def fit(
     """
     # Lightning saves its checkpoint in all processes of a run.
     shared = [each for each in callbacks if isinstance(each, KeepCheckpoints)]
-    with without_advice(), other_ranks(recipe, last, begin, shared) as strategy:
+    pauses = {last, *(step for each in callbacks if isinstance(each, AtCheckpoints) for step in each.steps)}
+    if isinstance(module, TrainingModule):
+        module.pauses = pauses
+    with without_advice(), other_ranks(recipe, last, begin, shared, pauses) as strategy:
         trainer = trainer_of(recipe, callbacks, last, strategy, logger, progress, files)
         trainer.fit(module, ckpt_path=None if begin is None else str(begin), weights_only=True)
     return trainer.global_step
@@ -319,7 +323,7 @@ def trainer_of(
         max_epochs=-1,
         logger=logger,
         plugins=[files or WholeFiles()],
-        callbacks=[*callbacks, *together, *([LossBar(refresh_rate=20)] if progress else [])],
+        callbacks=[*callbacks, *together, *([LossBar()] if progress else [])],
         enable_progress_bar=progress,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -445,12 +449,40 @@ def bf16_slowdown() -> float:
 
 
 class LossBar(TQDMProgressBar):
-    """Lightning's progress bar with the loss and positions per second; steps and time left are tqdm's."""
+    """Lightning's progress bar with the loss and positions per second; steps and time left are tqdm's.
+
+    It is drawn at most ten times a second.
+    """
+
+    drawn = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin at the first update, or at that from which a run goes on."""
+        super().on_train_start(trainer, pl_module)
+        assert isinstance(pl_module, TrainingModule)
+        bar = self.train_progress_bar
+        bar.reset(total=pl_module.steps)
+        bar.n = bar.initial = trainer.global_step
+        bar.set_description("training")
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """A run is one pass over fresh data: it has steps and no epochs."""
-        super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description("training")
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Draw the bar if its last picture is old: it takes as long as an update of a small network."""
+        if time.monotonic() - self.drawn > 0.1:
+            self._draw(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the last update."""
+        self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        bar = self.train_progress_bar
+        bar.n = trainer.global_step
+        if not bar.disable:
+            bar.set_postfix(self.get_metrics(trainer, pl_module))
+        self.drawn = time.monotonic()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return the fields at the end of the bar: the loss, and the positions per second."""

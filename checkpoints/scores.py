@@ -64,10 +64,17 @@ def write_scores(path: Path, scores: xr.Dataset, checksum: bool = False) -> None
         scores: The Dataset.
         checksum: Write a checksum of all of it too, for what is read as a whole.
     """
-    arrays = {str(name): scores[name].values.copy(order="C") for name in sorted(map(str, scores.data_vars))}
+    write_whole(path, content_of(scores, checksum))
+
+
+def content_of(scores: xr.Dataset, checksum: bool = False) -> bytes:
+    """Return what ``write_scores`` writes."""
+    # Variables alone: a DataArray of each takes longer to make than its bytes.
+    variables = {str(name): scores.variables[name] for name in sorted(scores.data_vars, key=str)}
+    arrays = {name: variable.values.copy(order="C") for name, variable in variables.items()}
     described = {
-        "axes": {name: list(map(str, scores[name].dims)) for name in arrays},
-        "attributes": {name: scores[name].attrs for name in arrays},
+        "axes": {name: list(map(str, variable.dims)) for name, variable in variables.items()},
+        "attributes": {name: variable.attrs for name, variable in variables.items()},
         "labels": {
             axis: scores[axis].values.tolist() for axis in sorted(map(str, scores.dims)) if axis in scores.coords
         },
@@ -75,7 +82,7 @@ def write_scores(path: Path, scores: xr.Dataset, checksum: bool = False) -> None
     if checksum:
         described["sha256"] = _checksum(arrays, *described.values())
     # One entry, because the order of several is another in each process.
-    write_whole(path, safetensors.numpy.save(arrays, {DESCRIBED: json.dumps(described)}))
+    return safetensors.numpy.save(arrays, {DESCRIBED: json.dumps(described)})
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], axes: Any, attributes: Any, labels: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headway.data.task import Batch, Batches, Task
+from headway.data.task import Batch, Task
 
 
 class StackedBatch(NamedTuple):
@@ -32,9 +32,9 @@ class StackedBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class StackedBatches:
-    """The training batches ``first`` to ``last - 1`` of a task for several seeds, in order: those of ``Batches``.
+    """The training batches ``first`` to ``last - 1`` of a task for several seeds, in order.
 
-    The length is ``last``, as that of ``Batches``.
+    The length is ``last``, that of the whole run, because a Trainer that resumes a run continues its count.
     """
 
     task: Task
@@ -44,8 +44,8 @@ class StackedBatches:
     last: int
 
     def __iter__(self) -> Iterator[StackedBatch]:
-        each = (Batches(self.task, seed, self.batch_size, self.first, self.last) for seed in self.seeds)
-        yield from map(stacked, zip(*each, strict=True))
+        for index in range(self.first, self.last):
+            yield stacked([self.task.training_batch(seed, index, self.batch_size) for seed in self.seeds])
 
     def __len__(self) -> int:
         return self.last

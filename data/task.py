@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -179,6 +179,13 @@ class Task(ABC):
         """Return training batch number ``index``, which depends only on (seed, index)."""
         return self._batch(generator("data", seed, index), batch_size)
 
+    def training_batch(self, seed: int, index: int, batch_size: int) -> Batch:
+        """Return training batch number ``index``, and refuse one of which no position counts: it has no mean loss."""
+        batch = self.batch(seed, index, batch_size)
+        if not batch.mask.any():
+            raise ValueError(f"task: no position of batch {index} counts; its mask must be True somewhere")
+        return batch
+
     def evaluation_batch(self, seed: int, batch_size: int) -> Batch:
         """Return the fixed batch on which a run is scored; it is unrelated to every training batch."""
         return self._batch(generator("evaluation", seed), batch_size)
@@ -188,32 +195,6 @@ class Task(ABC):
         if not isinstance(batch, Batch):
             raise TypeError(f"{type(self).__name__}.sample returned a {type(batch).__name__}; it must return a Batch")
         return batch._replace(task=self)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """The training batches ``first`` to ``last - 1`` of a task, in order, for a Trainer to iterate over.
-
-    A batch of which no position counts has no mean loss: it is a ValueError.
-
-    The length is ``last``, that of the whole run, because a Trainer that resumes a run continues its count.
-    """
-
-    task: Task
-    seed: int
-    batch_size: int
-    first: int
-    last: int
-
-    def __iter__(self) -> Iterator[Batch]:
-        for index in range(self.first, self.last):
-            batch = self.task.batch(self.seed, index, self.batch_size)
-            if not batch.mask.any():
-                raise ValueError(f"task: no position of batch {index} counts; its mask must be True somewhere")
-            yield batch
-
-    def __len__(self) -> int:
-        return self.last
 
 
 def masked_mean(loss: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, ""]:

@@ -1,13 +1,18 @@
 """The Lightning module of a run: network, loss, optimiser, gradient clipping, and metrics for TensorBoard."""
 
 import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
-from headway.data.task import Batch, Batches, Task, masked_mean
+from headway.data.task import Batch, Task, masked_mean
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
 
@@ -19,6 +24,29 @@ class Update(NamedTuple):
     loss: Tensor
     grad_norm: Tensor
     lr: float
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Updates number ``first`` to ``last - 1``, as ranges of which each ends where so many are done as ``ends`` say.
+
+    The length is ``last``, that of the whole run in updates, because a Trainer that resumes a run continues its count.
+
+    Example:
+        >>> list(Blocks(first=1, last=10, ends={5, 8}))
+        [range(1, 5), range(5, 8), range(8, 10)]
+    """
+
+    first: int
+    last: int
+    ends: Collection[int]
+
+    def __iter__(self) -> Iterator[range]:
+        ends = sorted(end for end in {*self.ends, self.last} if self.first < end <= self.last)
+        return map(range, [self.first, *ends], ends)
+
+    def __len__(self) -> int:
+        return self.last
 
 
 class DivergedError(RuntimeError):
@@ -40,7 +68,11 @@ def diverged(device: torch.device, step: int, loss: Tensor, norm: Tensor, norm_b
 class TrainingModule(L.LightningModule):
     """Train ``model`` on ``task``; batch k of the run is ``task.batch(seed, k, batch_size)``.
 
-    After each backward pass ``loss`` and ``grad_norm`` (the norm before clipping) hold the values of that step.
+    Each of Lightning's steps is a block of updates, because Lightning's own work takes a quarter of the time of a small
+    network's update. A block ends every ``log_every`` updates, where its metrics are logged, and at each of
+    ``pauses``, where callbacks act. ``global_step`` counts updates.
+
+    After each backward pass ``loss`` and ``grad_norm`` (the norm before clipping) hold the values of that update.
     """
 
     def __init__(
@@ -55,6 +87,7 @@ class TrainingModule(L.LightningModule):
         compile: bool = False,
     ):
         super().__init__()
+        self.automatic_optimization = False
         self.model = model
         self.task = task
         self.optim = optim
@@ -62,60 +95,89 @@ class TrainingModule(L.LightningModule):
         self.batch_size = batch_size
         self.seed = seed
         self.log_every = log_every
+        self.pauses: Collection[int] = ()
         # The compiled object is a function, not a module: it has no weights, and analysis uses the plain model.
         self.forward_pass = torch.compile(model.forward) if compile else model.forward
         self.loss = torch.tensor(math.nan)
         self.grad_norm = torch.tensor(math.nan)
         self.unlogged: list[Update] = []
 
-    def train_dataloader(self) -> Batches:
-        """Return the remaining batches: all of them, or those after the step from which a run is resumed."""
-        return Batches(self.task, self.seed, self.batch_size, first=self.global_step, last=self.steps)
+    def train_dataloader(self) -> "Blocks":
+        """Return the remaining updates: all of them, or those after the step from which a run is resumed."""
+        return Blocks(self.global_step, self.steps, {*self.pauses, *range(0, self.steps, self.log_every)})
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch by its own method."""
-        return batch.to(device)
+    def transfer_batch_to_device(self, batch: range, device: torch.device, dataloader_idx: int) -> range:
+        """Return a block as it is: it is the numbers of its updates, whose batches are drawn one after another."""
+        return batch
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss over the positions where the batch's mask is True.
+    def training_step(self, block: range, batch_idx: int) -> None:
+        """Make the updates of a block, or those up to the one in which the run is asked to stop."""
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
+        assert isinstance(schedule, LambdaLR)
+        for index in block:
+            optimizer.step(partial(self.loss_and_gradient, index, optimizer))
+            schedule.step()
+            # Of several processes none may leave a block before the others.
+            if self.trainer.should_stop and self.trainer.world_size == 1:
+                break
 
-        Of several processes each takes its rows of the batch, and the mean of what they return is that of the batch.
-        """
-        processes, counted = self.trainer.world_size, batch.mask.sum()
+    def loss_and_gradient(self, index: int, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Return the mean loss over the positions of batch ``index`` where its mask is True, and take its gradient."""
+        batch = self.task.training_batch(self.seed, index, self.batch_size).to(self.device)
+        processes = self.trainer.world_size
         if processes == 1:
             loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs), batch), batch.mask)
             self.loss = loss.detach()
-            return loss
-        batch = batch.some(slice(self.global_rank, None, processes))
-        losses = self.task.loss(self.forward_pass(batch.inputs), batch).where(batch.mask, 0)
-        loss = losses.sum() * (processes / counted)
-        self.loss = self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")
+        else:
+            loss = self._own_share(batch) * processes
+            self.loss = self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")
+        optimizer.zero_grad()
+        # Lightning casts all that a step computes; gradients have the types of what they are gradients of.
+        with torch.autocast(self.device.type, enabled=False):
+            if processes > 1 or self.trainer.precision == "16-mixed":
+                self.manual_backward(loss)  # which takes the mean over processes, and scales
+            else:
+                loss.backward()
         return loss
+
+    def _own_share(self, batch: Batch) -> Tensor:
+        """Return the part of the mean loss of a batch that is of this process's rows: each of several has some."""
+        own = batch.some(slice(self.global_rank, None, self.trainer.world_size))
+        return self.task.loss(self.forward_pass(own.inputs), own).where(own.mask, 0).sum() / batch.mask.sum()
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and a schedule that multiplies its learning rate by ``optim.factor`` at each step."""
         # With 16-mixed a fused optimiser unscales the gradients itself, after clipping, and Lightning refuses that.
         optimizer = self.optim.build(self.model.parameters(), fused=self.trainer.precision != "16-mixed")
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.factor(step, self.steps))
+        schedule = LambdaLR(optimizer, lambda step: self.optim.factor(step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient norm, record it, and raise a DivergedError before a step that would ruin the weights."""
         norm_before = self.grad_norm
         bound = math.inf if self.optim.max_grad_norm is None else self.optim.max_grad_norm
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound)
-        lr = self.optimizers().param_groups[0]["lr"]  # pyright: ignore
-        self.unlogged.append(Update(self.global_step + 1, self.loss, self.grad_norm, lr))
+        # The optimiser has a list of all weights; to look for those of each module takes as long as to clip them.
+        (group,) = optimizer.param_groups
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(group["params"], bound)
+        done = self.global_step
+        self.unlogged.append(Update(done + 1, self.loss, self.grad_norm, group["lr"]))
         # Reading a number from an accelerator waits for its computation, so the check runs every log_every steps there.
-        if self.device.type != "cpu" and self.global_step % self.log_every:
+        if self.device.type != "cpu" and done % self.log_every:
             return
         # With 16-mixed an infinite gradient is normal: the scaler skips that step and lowers its scale.
         scaled = self.trainer.precision == "16-mixed"
         if not (self.loss.isfinite() and (scaled or self.grad_norm.isfinite())):
             self._log_updates()
-            raise diverged(self.device, self.global_step + 1, self.loss, self.grad_norm, norm_before)
+            raise diverged(self.device, done + 1, self.loss, self.grad_norm, norm_before)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the number of updates from ``global_step``, because earlier versions left Lightning count them."""
+        done = {"ready": checkpoint["global_step"], "completed": checkpoint["global_step"]}
+        counts = checkpoint["loops"]["fit_loop"]
+        counts["epoch_loop.manual_optimization.optim_step_progress"] = {"total": done, "current": done}
+
+    def on_train_batch_end(self, outputs: Any, batch: range, batch_idx: int) -> None:
         """Log the updates since the last time, every ``log_every`` steps."""
         if self.global_step % self.log_every == 0:
             self._log_updates()

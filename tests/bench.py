@@ -35,6 +35,7 @@ from headway.analyze.circuits.of_run import circuit_at, resolve
 from headway.analyze.measures.callback import MeasureWhileTraining
 from headway.checkpoints import Recipe
 from headway.checkpoints.callback import KeepCheckpoints
+from headway.data.previous_token import PreviousToken
 from headway.data.stacked_batches import stacked
 from headway.data.task import Batch, masked_mean
 from headway.models.config import ModelConfig
@@ -188,22 +189,69 @@ def timed_run(recipe: Recipe, measures: Sequence[Measure]) -> None:
         train(**vars(recipe), out=Path(folder) / "run", measures=measures)
 
 
+def bare_loop(recipe: Recipe) -> None:
+    """Train the recipe's network on its batches with nothing around."""
+    model = HookedTransformer(recipe.model, seed=recipe.seed)
+    parameters = list(model.parameters())
+    optimizer = recipe.optim.build(parameters, fused=True)
+    for index in range(recipe.steps):
+        optimizer.param_groups[0]["lr"] = recipe.optim.lr * recipe.optim.factor(index, recipe.steps)
+        optimizer.zero_grad()
+        our_loss(model, recipe, recipe.task.batch(recipe.seed, index, recipe.batch_size))().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, recipe.optim.max_grad_norm or torch.inf)
+        optimizer.step()
+
+
+class Plain(L.LightningModule):
+    """The same updates by Lightning, one in each of its steps, without log and checkpoints."""
+
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        self.recipe = recipe
+        self.model = HookedTransformer(recipe.model, seed=recipe.seed)
+
+    def train_dataloader(self) -> list[int]:
+        """Return the numbers of the batches."""
+        return list(range(self.recipe.steps))
+
+    def training_step(self, index: int, batch_idx: int) -> Tensor:
+        """Return the loss."""
+        batch = self.recipe.task.batch(self.recipe.seed, index, self.recipe.batch_size)
+        return our_loss(self.model, self.recipe, batch)()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return the recipe's optimiser."""
+        return self.recipe.optim.build(self.model.parameters(), fused=True)
+
+
+def lightning_loop(recipe: Recipe, bar: bool) -> None:
+    """Train by Lightning and nothing else, with or without its progress bar."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = L.Trainer(
+            accelerator="cpu", max_steps=recipe.steps, logger=False, enable_checkpointing=False,
+            enable_model_summary=False, enable_progress_bar=bar, gradient_clip_val=recipe.optim.max_grad_norm,
+        )  # fmt: skip
+        trainer.fit(Plain(recipe))
+
+
 def whole() -> None:
     """Compare ``train`` without measures with a bare loop over the same network and batches."""
     recipe = replace(INDUCTION, steps=1000)
+    name = "train without measures / bare loop, 1,000 steps"
+    alternate(name, "1.10", lambda: timed_run(recipe, ()), lambda: bare_loop(recipe), 4)
 
-    def bare_loop() -> None:
-        model = HookedTransformer(recipe.model, seed=recipe.seed)
-        parameters = list(model.parameters())
-        optimizer = recipe.optim.build(parameters, fused=True)
-        for index in range(recipe.steps):
-            optimizer.param_groups[0]["lr"] = recipe.optim.lr * recipe.optim.factor(index, recipe.steps)
-            optimizer.zero_grad()
-            our_loss(model, recipe, recipe.task.batch(recipe.seed, index, recipe.batch_size))().backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
 
-    alternate("train without measures / bare loop, 1,000 steps", "1.10", lambda: timed_run(recipe, ()), bare_loop, 4)
+def tiny() -> None:
+    """Compare ``train`` on the smallest useful network, and Lightning by itself, with a bare loop."""
+    sizes = ModelConfig(n_layers=1, d_model=32, n_ctx=4, d_head=8, n_heads=4, d_vocab=13, attn_only=True)
+    recipe = replace(INDUCTION, task=PreviousToken(n_tokens=12, length=4), model=sizes, steps=1500)
+    for name, goal, ours in (
+        ("Lightning alone", "-", lambda: lightning_loop(recipe, bar=False)),
+        ("Lightning alone with its bar", "-", lambda: lightning_loop(recipe, bar=True)),
+        ("train without measures", "1.3", lambda: timed_run(recipe, ())),
+        ("train", "1.5", lambda: timed_run(recipe, LIVE)),
+    ):
+        alternate(f"{name} / bare loop, 1 layer, 4 positions", goal, ours, lambda: bare_loop(recipe), 5)
 
 
 def measures() -> None:
@@ -318,7 +366,7 @@ def together() -> None:
     compare(replace(AFFINE, batch_size=64), 4, 3)
 
 
-PARTS = {part.__name__: part for part in (step, bridge, whole, measures, affine, circuit, threads, together)}
+PARTS = {part.__name__: part for part in (step, bridge, whole, tiny, measures, affine, circuit, threads, together)}
 
 
 def main(names: list[str]) -> None:

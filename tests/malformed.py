@@ -18,6 +18,7 @@ import safetensors.numpy
 import torch
 from corpora import write_corpus
 from language_models import saved_gpt2
+from torch.optim import Optimizer
 from toy_studies import made_up_study, untrained_run
 from toys import NO_POSITIONS, TOKENS, VECTORS, Train
 
@@ -84,15 +85,15 @@ def build(folder: Path, trained: Train) -> None:
 
 def killed(recipe: Recipe, out: Path) -> None:
     """A run that was killed after its checkpoint at step 1."""
-    step = TrainingModule.training_step
+    step = TrainingModule.loss_and_gradient
 
-    def die(module: TrainingModule, batch: Any, batch_idx: int) -> torch.Tensor:
+    def die(module: TrainingModule, index: int, optimizer: Optimizer) -> torch.Tensor:
         if module.global_step == 2:
             raise ZeroDivisionError
-        return step(module, batch, batch_idx)
+        return step(module, index, optimizer)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ZeroDivisionError):
-        patch.setattr(TrainingModule, "training_step", die)
+        patch.setattr(TrainingModule, "loss_and_gradient", die)
         train(**vars(recipe), out=out)
 
 

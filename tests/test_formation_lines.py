@@ -68,7 +68,7 @@ def scored(known: float, clean: float, effects: list[float], units: str) -> Simp
     attention = variable("previous_token", np.array([[[0.1, 0.1]], [[0.1, 0.1]], [[0.9, 0.1]]]), axes)
     last = {"role": (axes[1:], [["previous_token", ""]]), "role_share": (axes[1:], [[0.8, math.nan]])}
     return SimpleNamespace(
-        run=SimpleNamespace(circuits=[]),
+        run=SimpleNamespace(circuits=[], node_circuits=[]),
         steps=STEPS,
         loss_units="nats",
         roles=xr.Dataset(last).expand_dims(step=[99]),

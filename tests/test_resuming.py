@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from toys import TOKENS, Train
 
@@ -38,15 +39,15 @@ def begin_again(run: Run, step: int) -> Run:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that was killed after its checkpoint of step 8, and had trained two steps more."""
 
-    def die(module: TrainingModule, batch: Any, batch_idx: int) -> torch.Tensor:
+    def die(module: TrainingModule, index: int, optimizer: Optimizer) -> torch.Tensor:
         if module.global_step == 10:
             raise ZeroDivisionError
-        return step(module, batch, batch_idx)
+        return step(module, index, optimizer)
 
-    step = TrainingModule.training_step
+    step = TrainingModule.loss_and_gradient
     out = tmp_path_factory.mktemp("runs") / "killed"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingModule, "training_step", die)
+        patch.setattr(TrainingModule, "loss_and_gradient", die)
         with pytest.raises(ZeroDivisionError):
             train(**vars(TOKENS), out=out)
     return Run(out)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.optim import Optimizer
 from toys import NO_POSITIONS, TOKENS, VECTORS, Spikes, Train, TurnsNaN, embedding_norm
 
 from headway.__main__ import main
@@ -122,14 +123,14 @@ def test_config_yaml_repeats_the_run(run: Run, tmp_path: Path):
 
 @pytest.mark.parametrize("stop_at", [1, 6])
 def test_a_stopped_run_goes_on_bit_for_bit(run: Run, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch):
-    plain = TrainingModule.on_train_batch_end
+    plain = TrainingModule.loss_and_gradient
 
-    def then_stop(self: TrainingModule, *args: object) -> None:
-        plain(self, *args)  # pyright: ignore[reportArgumentType]
-        self.trainer.should_stop = self.global_step == stop_at
+    def then_stop(self: TrainingModule, index: int, optimizer: Optimizer) -> torch.Tensor:
+        self.trainer.should_stop = index + 1 == stop_at
+        return plain(self, index, optimizer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingModule, "on_train_batch_end", then_stop)
+        patch.setattr(TrainingModule, "loss_and_gradient", then_stop)
         half = run_recipe(TOKENS, tmp_path / "half")
     assert half.steps[-1] == stop_at
     assert not half.finished
@@ -140,15 +141,15 @@ def test_a_stopped_run_goes_on_bit_for_bit(run: Run, tmp_path: Path, stop_at: in
 
 
 def test_a_run_that_died_goes_on_from_its_last_kept_step(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    plain = TrainingModule.training_step
+    plain = TrainingModule.loss_and_gradient
 
-    def die(self: TrainingModule, batch: Batch, batch_idx: int) -> torch.Tensor:
+    def die(self: TrainingModule, index: int, optimizer: Optimizer) -> torch.Tensor:
         if self.global_step == 7:
             raise RuntimeError("out of memory")
-        return plain(self, batch, batch_idx)
+        return plain(self, index, optimizer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingModule, "training_step", die)
+        patch.setattr(TrainingModule, "loss_and_gradient", die)
         with pytest.raises(RuntimeError, match="out of memory"):
             run_recipe(TOKENS, tmp_path / "died")
     assert Run(tmp_path / "died").steps == [0, 1, 4, 5]
@@ -560,16 +561,16 @@ def test_a_process_that_gets_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(t
 def test_each_signal_keeps_a_checkpoint_and_is_given_back(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    sent, plain = signal.Signals[name], TrainingModule.training_step
+    sent, plain = signal.Signals[name], TrainingModule.loss_and_gradient
     before = signal.getsignal(sent)
 
-    def signalled(self: TrainingModule, batch: Batch, batch_idx: int) -> torch.Tensor:
+    def signalled(self: TrainingModule, index: int, optimizer: Optimizer) -> torch.Tensor:
         if self.global_step == 6:
             assert signal.getsignal(sent) not in (before, signal.SIG_DFL)  # which would end the tests
             os.kill(os.getpid(), sent)
-        return plain(self, batch, batch_idx)
+        return plain(self, index, optimizer)
 
-    monkeypatch.setattr(TrainingModule, "training_step", signalled)
+    monkeypatch.setattr(TrainingModule, "loss_and_gradient", signalled)
     config = Run.create(tmp_path / "recipe", TOKENS).path / "config.yaml"
     with pytest.raises(SystemExit) as end:
         main(["train", "--config", str(config), "--out", str(tmp_path / "run")])
@@ -584,14 +585,14 @@ def test_each_signal_keeps_a_checkpoint_and_is_given_back(
 def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """As SIGHUP is under nohup, so that a run outlives the terminal in which it began."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    step = TrainingModule.training_step
+    step = TrainingModule.loss_and_gradient
 
-    def hung_up(module: TrainingModule, batch: Any, batch_idx: int) -> torch.Tensor:
+    def hung_up(module: TrainingModule, index: int, optimizer: Optimizer) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGHUP)
-        return step(module, batch, batch_idx)
+        return step(module, index, optimizer)
 
     try:
-        monkeypatch.setattr(TrainingModule, "training_step", hung_up)
+        monkeypatch.setattr(TrainingModule, "loss_and_gradient", hung_up)
         assert train(**vars(replace(TOKENS, steps=5)), out=tmp_path / "run").finished
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -653,16 +654,16 @@ def test_a_run_without_updates_has_an_empty_training(tmp_path: Path):
 
 def test_updates_that_happened_twice_are_there_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Ten updates are written and the run dies in the fourteenth; it goes on from step 8, the last one it kept."""
-    plain = TrainingModule.training_step
+    plain = TrainingModule.loss_and_gradient
 
-    def die(self: TrainingModule, batch: Batch, batch_idx: int) -> torch.Tensor:
+    def die(self: TrainingModule, index: int, optimizer: Optimizer) -> torch.Tensor:
         if self.global_step == 13:
             raise RuntimeError("out of memory")
-        return plain(self, batch, batch_idx)
+        return plain(self, index, optimizer)
 
     out = tmp_path / "died"
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingModule, "training_step", die)
+        patch.setattr(TrainingModule, "loss_and_gradient", die)
         with pytest.raises(RuntimeError, match="out of memory"):
             run_recipe(TOKENS, out)
     died = Run(out)

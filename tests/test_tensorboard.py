@@ -13,6 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.hparams import metadata
+from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from toys import TOKENS, VECTORS, Train
 
@@ -21,7 +22,6 @@ from headway.analyze.network.axes import HEAD, PAIR
 from headway.analyze.report.palette import DIVERGING, SEQUENTIAL, rgb
 from headway.analyze.report.tensorboard import ATTENTION, curves, layout, pictures, show
 from headway.checkpoints import Recipe, Run
-from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.lightning_module import TrainingModule
 from headway.train import resume, train
@@ -294,17 +294,17 @@ def test_lightning_leaves_nothing_of_its_own(run: Run, events: EventAccumulator)
 
 def ended_early(recipe: Recipe, out: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run that died after step 12, or was stopped there; it has kept step 8, and logged its loss at step 10."""
-    plain = TrainingModule.training_step
+    plain = TrainingModule.loss_and_gradient
 
-    def at_step_12(self: TrainingModule, batch: Batch, batch_idx: int) -> torch.Tensor:
+    def at_step_12(self: TrainingModule, index: int, optimizer: Optimizer) -> torch.Tensor:
         if self.global_step == 12:
             if how == "died":
                 raise RuntimeError("out of memory")
             self.trainer.should_stop = True
-        return plain(self, batch, batch_idx)
+        return plain(self, index, optimizer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingModule, "training_step", at_step_12)
+        patch.setattr(TrainingModule, "loss_and_gradient", at_step_12)
         if how == "died":
             with pytest.raises(RuntimeError, match="out of memory"):
                 train(**vars(recipe), out=out)

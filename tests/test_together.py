@@ -21,7 +21,7 @@ from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.stacked import of_member, of_stack
 from headway.data.stacked_batches import StackedBatches, stacked
-from headway.data.task import Batch, Batches
+from headway.data.task import Batch
 from headway.models.lightning_module import DivergedError
 from headway.models.optim import OptimConfig
 from headway.models.stacked_module import StackedModule, clip_each
@@ -131,7 +131,7 @@ def test_the_end_of_a_job_for_several_runs_is_that_of_the_worst():
 def test_the_batches_of_a_stack_are_those_of_its_members(recipe: Recipe):
     """Those of VECTORS differ in length; what a shorter one has after its end does not count."""
     task, lengths = recipe.task, set()
-    each = [list(Batches(task, seed, 7, first=3, last=11)) for seed in SEEDS]
+    each = [[task.training_batch(seed, index, 7) for index in range(3, 11)] for seed in SEEDS]
     for index, batch in enumerate(StackedBatches(task, SEEDS, 7, first=3, last=11)):
         for place, batches in enumerate(each):
             own = batches[index]

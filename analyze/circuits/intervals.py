@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 RESAMPLES = 1000
 # Of the resampled numbers this share lies between the two ends of an interval.
@@ -42,7 +43,7 @@ def paired_bootstrap(
         (2.0, 2.0, 2.0)
     """
     batch = len(counts)
-    draws = np.random.default_rng(seed).multinomial(batch, np.full(batch, 1 / batch), size=resamples)
+    draws = _draws(batch, seed, resamples)
     # A resample in which no position counts has no mean.
     draws = draws[draws @ counts > 0]
 
@@ -57,3 +58,12 @@ def paired_bootstrap(
         name: Interval(value[0], *np.quantile(resampled[name], ends, axis=0, method="linear"))
         for name, value in values.items()
     }
+
+
+# A circuit that is followed over training has the same at each checkpoint.
+@lru_cache(maxsize=4)
+def _draws(batch: int, seed: int, resamples: int) -> Int[np.ndarray, "resample batch"]:
+    """Return how often each sequence is in each resample."""
+    draws = np.random.default_rng(seed).multinomial(batch, np.full(batch, 1 / batch), size=resamples)
+    draws.flags.writeable = False
+    return draws

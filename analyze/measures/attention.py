@@ -6,13 +6,15 @@ attention over the visible keys. Patterns do not show what a head reads at the k
 uses it: ablate the head for that.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any, TypeVar
 
 import einops
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from headway.analyze.network.forward import Patterns, forward_pass
 from headway.analyze.network.requirements import DoesNotApplyError, needs_positions, needs_tokens
@@ -21,6 +23,9 @@ from headway.models.convert import Model
 
 # A class for each token; tokens of one class count as equal.
 TokenClasses = Int[Tensor, "d_vocab"]
+
+T = TypeVar("T")
+_known: MutableMapping[Tensor, dict[Any, Any]] = WeakTensorKeyDictionary()
 
 # Number of sequences of the evaluation batch whose patterns are stored.
 STORED_SEQUENCES = 4
@@ -107,7 +112,7 @@ def duplicate_token(model: Model, batch: Batch, same: TokenClasses | None = None
         1.0
     """
     matches = _matches("duplicate_token", model, batch, same, shift=0)
-    return _score("duplicate_token", model, batch, lambda A: _mean_match(A, matches))
+    return _score("duplicate_token", model, batch, lambda A: _mean_match(A, matches), same)
 
 
 def prefix_matching(model: Model, batch: Batch, same: TokenClasses | None = None) -> xr.Dataset:
@@ -128,7 +133,7 @@ def prefix_matching(model: Model, batch: Batch, same: TokenClasses | None = None
         DoesNotApplyError: inputs that are vectors, or a batch in which no token repeats.
     """
     matches = _matches("prefix_matching", model, batch, same, shift=1)
-    return _score("prefix_matching", model, batch, lambda A: _mean_match(A, matches))
+    return _score("prefix_matching", model, batch, lambda A: _mean_match(A, matches), same)
 
 
 def induction_stripe(model: Model, batch: Batch) -> xr.Dataset:
@@ -192,6 +197,19 @@ def token_classes(pairs: Iterable[tuple[int, int]], d_vocab: int) -> TokenClasse
     return classes
 
 
+def _of_sequences(what: str, model: Model, batch: Batch, same: TokenClasses | None, make: Callable[[], T]) -> T:
+    """Return what follows from the sequences alone: a run scores the same ones at each checkpoint."""
+    if same is not None:
+        return make()
+    known = _known.setdefault(batch.inputs, {})
+    bos_token = None if batch.task is None else batch.task.bos_token
+    # torch counts the changes of a tensor in place.
+    key = (what, model.cfg.attention_dir, bos_token, batch.inputs._version)
+    if key not in known:
+        known[key] = make()
+    return known[key]
+
+
 def _matches(
     name: str, model: Model, batch: Batch, same: TokenClasses | None, shift: int
 ) -> Bool[Tensor, "batch query key"]:
@@ -200,6 +218,12 @@ def _matches(
     The query's own token is not a copy. Only visible keys match.
     """
     needs_tokens(name, batch)
+    return _of_sequences(f"matches {shift}", model, batch, same, lambda: _find_matches(name, model, batch, same, shift))
+
+
+def _find_matches(
+    name: str, model: Model, batch: Batch, same: TokenClasses | None, shift: int
+) -> Bool[Tensor, "batch query key"]:
     tokens: Int[Tensor, "batch pos"] = batch.inputs
     if same is not None and (same.is_floating_point() or same.shape != (model.cfg.d_vocab,)):
         raise ValueError(f"same: it has the shape {tuple(same.shape)}; it must be {model.cfg.d_vocab} classes")
@@ -223,9 +247,10 @@ def _score(
     model: Model,
     batch: Batch,
     score: Callable[[Patterns], Float[Tensor, "layer head"]],
+    same: TokenClasses | None = None,
 ) -> xr.Dataset:
     needs_positions(name, batch, 2)
-    chance = score(uniform_pattern(model, batch))
+    chance = _of_sequences(name, model, batch, same, lambda: score(uniform_pattern(model, batch)))
     return xr.Dataset(
         {
             name: (("layer", "head"), score(forward_pass(model, batch).patterns).cpu().numpy()),

@@ -68,7 +68,7 @@ def _composition(kind: Literal["q", "k", "v"], model: Model) -> xr.Dataset:
     writes = ov(model)
     reads = {"q": qk, "k": lambda model: qk(model).transposed(), "v": ov}[kind](model)
     L, R = writes.left(), reads.right()
-    s, t = writes.singular_values(), reads.singular_values()
+    s, t = writes.singular_values, reads.singular_values
     length = torch.linalg.vector_norm(s, dim=-1)[:, None] * torch.linalg.vector_norm(t, dim=-1)[None, :]
     heads = model.cfg.n_heads
 

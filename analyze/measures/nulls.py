@@ -27,7 +27,7 @@ HEADS = 64
 BAND = 0.99
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Null:
     """Distribution of a score when nothing has formed, by its moments on a suitable scale.
 
@@ -117,16 +117,9 @@ def beside_null(name: str, score: xr.DataArray, null: Null) -> xr.Dataset:
     half the distance between the scores one standard deviation above and below. Without spread, z and band are NaN.
     """
     values = score.values.astype("float64")
-    low, high = band(null, int(np.isfinite(np.broadcast_to(null.mean, values.shape)).sum()))
-    one_up, one_down = null.scale.back(null.mean + null.std), null.scale.back(null.mean - null.std)
-    parts = {
-        "": values,
-        "_null": null.scale.back(null.mean),
-        "_null_std": (one_up - one_down) / 2,
-        "_z": (null.scale.to(values) - null.mean) / np.where(null.std > 0, null.std, np.nan),
-        "_low": low,
-        "_high": high,
-    }
+    of_null = _of_null(null, values.shape)
+    z = (null.scale.to(values) - null.mean) / np.where(null.std > 0, null.std, np.nan)
+    parts = {"": values, "_null": of_null[0], "_null_std": of_null[1], "_z": z, "_low": of_null[2], "_high": of_null[3]}
     return xr.Dataset(
         {
             f"{name}{part}": (
@@ -138,6 +131,15 @@ def beside_null(name: str, score: xr.DataArray, null: Null) -> xr.Dataset:
         },
         coords=score.coords,
     )
+
+
+# The null of fresh initialisations is the same at each checkpoint of a run; a null itself is no number to compare.
+@lru_cache(maxsize=64)
+def _of_null(null: Null, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Return the null's centre and spread in units of a score of this shape, and the two ends of its band."""
+    low, high = band(null, int(np.isfinite(np.broadcast_to(null.mean, shape)).sum()))
+    one_up, one_down = null.scale.back(null.mean + null.std), null.scale.back(null.mean - null.std)
+    return null.scale.back(null.mean), (one_up - one_down) / 2, low, high
 
 
 def haar_null(

@@ -68,7 +68,7 @@ def _rank(name: str, model: Model, rank: Callable[[Tensor], Tensor]) -> xr.Datas
     circuits = {"OV": ov(model), "QK": qk(model)}
     ranks = []
     for circuit in circuits.values():
-        s = circuit.singular_values()
+        s = circuit.singular_values
         ranks.append(rank(s).where(s.sum(-1) > 0, torch.nan))
     values = torch.stack(ranks).unflatten(1, (model.cfg.n_layers, model.cfg.n_heads)).cpu().numpy()
     axes = ("circuit", *HEAD)

@@ -1,8 +1,11 @@
 """Scoring of a run: every measure at every checkpoint, each number computed once."""
 
+import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -14,9 +17,10 @@ from headway.analyze.measures.nulls import beside_null
 from headway.analyze.measures.run_nulls import Nulls
 from headway.analyze.network.forward import shared_forward_pass
 from headway.analyze.network.requirements import DoesNotApplyError
+from headway.checkpoints.files import write_all
 from headway.checkpoints.lock import writing
 from headway.checkpoints.run import Run
-from headway.checkpoints.scores import score_file, write_scores
+from headway.checkpoints.scores import content_of, score_file
 from headway.data.task import Batch
 from headway.models.convert import Model
 
@@ -61,6 +65,32 @@ def _score(scorer: "Scorer", steps: Sequence[int], overwrite: bool, progress: bo
             scorer.score(step, run.model(step), missing)
 
 
+@contextmanager
+def _stored_together() -> Iterator[Callable[[Path, xr.Dataset], None]]:
+    """Give a function that stores scores: together at the end, however it comes, or each second where they take long.
+
+    A disk is waited for as long as a cheap measure takes, and what is stored is not computed again.
+    """
+    unwritten: dict[Path, bytes] = {}
+    written = time.monotonic()
+
+    def write() -> None:
+        nonlocal written
+        write_all(unwritten)
+        unwritten.clear()
+        written = time.monotonic()
+
+    def store(path: Path, scores: xr.Dataset) -> None:
+        unwritten[path] = content_of(scores)
+        if time.monotonic() - written > 1:
+            write()
+
+    try:
+        yield store
+    finally:
+        write()
+
+
 class Scorer:
     """Score the checkpoints of one run, and store the scores in its folder.
 
@@ -77,10 +107,10 @@ class Scorer:
         self.nulls = Nulls(run, self.measures, batch)
 
     def score(self, step: int, model: Model, measures: Sequence[Measure] | None = None) -> dict[str, xr.Dataset]:
-        """Score one model by all measures, or by those given, and return the scores by measure."""
+        """Score one model by all measures, or by those given, store the scores, and return them by measure."""
         batch = self.batch.to(model.W_E.device)
         scored: dict[str, xr.Dataset] = {}
-        with shared_forward_pass():
+        with shared_forward_pass(), _stored_together() as store:
             for each in self.measures if measures is None else measures:
                 try:
                     scores = each(model, batch)
@@ -93,7 +123,7 @@ class Scorer:
                 for name, attributes in self._task_attributes.items():
                     if name in scores:
                         scores[name].attrs |= attributes
-                write_scores(score_file(self.run.path, step, each.name), scores)
+                store(score_file(self.run.path, step, each.name), scores)
                 scored[each.name] = scores
         self.measures = [each for each in self.measures if each.name not in self.inapplicable]
         return scored

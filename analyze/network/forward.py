@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from headway.models.convert import Model, evaluating
 
 Patterns = Float[Tensor, "layer batch head query key"]
 Activations = dict[str, Tensor]
+T = TypeVar("T")
 # The name of a hook point, and a function from its activation to a new one (or to None, which changes nothing).
 Hook = tuple[str, Callable[..., Tensor | None]]
 
@@ -37,15 +38,15 @@ class ForwardPass:
         return torch.stack([self.activations[f"blocks.{layer}.attn.hook_pattern"] for layer in range(layers)])
 
 
-class _CachedPass(NamedTuple):
-    """A forward pass with its model and inputs, kept alive because the cache identifies both by ``id``."""
+class _Cached(NamedTuple):
+    """A result with what it is the result of, kept alive because the cache identifies both by ``id``."""
 
     model: Model
-    inputs: Tensor
-    result: ForwardPass
+    of: object
+    result: Any
 
 
-_cached_passes: ContextVar[dict[tuple[int, int, int], _CachedPass] | None] = ContextVar("cached_passes", default=None)
+_cache: ContextVar[dict[tuple[int, int, int], _Cached] | None] = ContextVar("cache", default=None)
 
 # Patterns, and what attribution splits: everything that writes to the residual stream, its readers, and the scales.
 _CACHED_POINTS = (
@@ -58,15 +59,15 @@ _CACHED_POINTS = (
 
 @contextmanager
 def shared_forward_pass() -> Iterator[None]:
-    """Share one forward pass per model and batch among all measures in this context.
+    """Share one forward pass per model and batch, and what is ``shared``, among all measures in this context.
 
     A network whose weights are changed in place has another forward pass; sequences may not change.
     """
-    token = _cached_passes.set({})
+    token = _cache.set({})
     try:
         yield
     finally:
-        _cached_passes.reset(token)
+        _cache.reset(token)
 
 
 @contextmanager
@@ -82,12 +83,12 @@ def hooked_forward_pass(model: Model, hooks: Sequence[Hook]) -> Iterator[None]:
         >>> bool(ablated.previous_token < 0.5)
         True
     """
-    token = _cached_passes.set(None)
+    token = _cache.set(None)
     try:
         with model.hooks(fwd_hooks=list(hooks)):
             yield
     finally:
-        _cached_passes.reset(token)
+        _cache.reset(token)
 
 
 def to_zero(activation: Tensor, hook: object) -> Tensor:
@@ -106,15 +107,28 @@ def forward_pass(model: Model, batch: Batch) -> ForwardPass:
     Raises:
         ValueError: a batch that the network cannot read, or an output with NaN or infinite entries.
     """
-    cached = _cached_passes.get()
+    return shared(model, batch.inputs, lambda: ForwardPass(*_run(model, batch)))
+
+
+def shared(model: Model, of: object, make: Callable[[], T]) -> T:
+    """Return what ``make`` returns of a network and something else, or its result of earlier in this context.
+
+    Example:
+        >>> from headway.models.handmade import uniform_head
+        >>> model, batch = uniform_head()
+        >>> with shared_forward_pass():
+        ...     first, second = (shared(model, "a list", list) for _ in range(2))
+        >>> first is second
+        True
+    """
+    cached = _cache.get()
+    if cached is None:
+        return make()
     # torch counts the changes of a tensor in place.
-    key = (id(model), sum(weight._version for weight in model.parameters()), id(batch.inputs))
-    if cached is not None and key in cached:
-        return cached[key].result
-    result = ForwardPass(*_run(model, batch))
-    if cached is not None:
-        cached[key] = _CachedPass(model, batch.inputs, result)
-    return result
+    key = (id(model), sum(weight._version for weight in model.parameters()), id(of))
+    if key not in cached:
+        cached[key] = _Cached(model, of, make())
+    return cached[key].result
 
 
 def _run(model: Model, batch: Batch) -> tuple[Tensor, Activations]:

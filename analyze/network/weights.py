@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headway.analyze.network.forward import shared
 from headway.analyze.network.requirements import NotNumbersError
 from headway.models.convert import Model
 
@@ -87,8 +88,9 @@ class Factored:
         """Return ``A @ R_B.T``, for which ``‖X A R_B.T‖ = ‖X A B‖`` with any X."""
         return self.A @ self.R_B.mT
 
+    @cached_property
     def singular_values(self) -> Float[Tensor, "heads d_head"]:
-        """Return the d_head largest singular values of ``A @ B``, in descending order; the others are 0."""
+        """The d_head largest singular values of ``A @ B``, in descending order; the others are 0."""
         return torch.linalg.svdvals(self.R_A @ self.R_B.mT)
 
     def transposed(self) -> "Factored":
@@ -98,7 +100,8 @@ class Factored:
 
 def ov(model: Model) -> Factored:
     """Return W_V @ W_O of every head, in the order of the layers."""
-    return Factored(stacked(model, "W_V").flatten(0, 1), stacked(model, "W_O").flatten(0, 1))
+    # Three measures take its factors apart, which is most of their time.
+    return shared(model, ov, lambda: Factored(stacked(model, "W_V").flatten(0, 1), stacked(model, "W_O").flatten(0, 1)))
 
 
 def qk(model: Model) -> Factored:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from headway.analyze.formation.behaviour import behaviour
 from headway.analyze.formation.half_way import FORMED, PARTLY, half_way, way
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.measures.descriptions import LEAST_KNOWN, SHARE_OF_KNOWN
@@ -24,27 +25,22 @@ def behaviour_lines(stored: StoredScores) -> list[Line]:
     if "loss" not in losses:
         return []
     asked = losses["loss"].attributes.get("behaviour")
-    part, chance, floor = (None, None, None) if asked is None else (asked[name] for name in ("part", "chance", "floor"))
-    variable = losses.get(f"loss_{part}", losses["loss"])
-    values = variable.values
-    named = f"loss on {part}" if variable.name != "loss" else "loss"
-    first, last = values.values[[0, -1]]
-    about = f"chance {chance:.3g}" if chance is not None else f"{first:.3g} at step {stored.steps[0]}"
-    null = first if chance is None else chance
-    best = float(np.nanmin(values.values)) if floor is None else floor
-    said = f"{named} {amount(last)} ({about})"
+    about = behaviour({name: each.values for name, each in losses.items()}, asked)
+    first, last = about.loss.values[[0, -1]]
+    named = "loss" if about.part is None else f"loss on {about.part}"
+    against = f"chance {about.chance:.3g}" if about.chance is not None else f"{first:.3g} at step {stored.steps[0]}"
+    said = f"{named} {amount(last)} ({against})"
     if asked is None:
         said += ", of all positions, because these scores do not say what the task is about"
-    gap = float(null - best)
-    if not gap > 0 or not null - last > 0:
+    closed = float(about.way.values[-1])
+    if not closed > 0:
         return [Line(f"{said}: nothing is learned", head="Behaviour")]
-    closed = float(null - last) / gap
-    if floor is None:
-        said += f": {amount(float(null - last))} {stored.loss_units} below it"
+    if about.floor is None:
+        said += f": {amount(about.null - last)} {stored.loss_units} below it"
     else:
         said += f": {'' if closed >= FORMED else 'only '}{100 * closed:.1f} % of the gap closed"
-    reached = half_way(way(values, float(null), best))
-    if reached is not None and (floor is None or closed >= PARTLY):
+    reached = half_way(about.way)
+    if reached is not None and (about.floor is None or closed >= PARTLY):
         said += f", half-way {reached}"
     return [Line(said, head="Behaviour")]
 

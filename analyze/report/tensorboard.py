@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -53,6 +54,11 @@ class RunLogger(TensorBoardLogger):
     def __init__(self, run: Run):
         self.run = run
         super().__init__(run.path, name="", version="")
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write numbers of one step as one event, in a third of the time that an event for each takes."""
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
+        _write(self.experiment, Summary(value=values), step=step)
 
     def save(self) -> None:
         """Flush. Lightning's hparams.yaml is not written, because config.yaml holds the options."""
@@ -212,11 +218,17 @@ def picture(tiles: Float[np.ndarray, "rows columns height width"], anchors: tupl
     framed = np.pad(squares, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=LINE)
     # One byte for each pixel is encoded in a tenth of the time that three take.
     image = Image.fromarray(einops.rearrange(framed, "rows columns y x -> (rows y) (columns x)"))
+    image.putpalette(_palette(anchors))
+    return image
+
+
+@cache
+def _palette(anchors: tuple[str, ...]) -> bytes:
+    """Return the colours of an image's numbers: the ramp between the anchors, then that of absent ones and of lines."""
     at = np.linspace(0, 1, STEPS + 1)
     ramp = [np.interp(at, np.linspace(0, 1, len(anchors)), channel) for channel in zip(*rgb(anchors), strict=True)]
     colours = np.vstack([np.stack(ramp, axis=1), rgb((ABSENT_COLOUR, NOTHING))])
-    image.putpalette(np.rint(255 * colours).astype("uint8").tobytes())
-    return image
+    return np.rint(255 * colours).astype("uint8").tobytes()
 
 
 def layout(measured: Mapping[str, xr.Dataset]) -> dict[str, dict[str, list[Any]]]:

@@ -36,7 +36,7 @@ def circuits_section(model: Model, batch: Batch) -> Section:
     through = weight(model, "W_E") @ W_OV @ weight(model, "W_U")
     large = einops.reduce((W_OV.abs() > LARGE).float(), "layer head a b -> layer head", "mean")
     spectra = {
-        name: einops.rearrange(circuit.singular_values(), "(layer head) s -> layer head s", head=W_OV.shape[1])
+        name: einops.rearrange(circuit.singular_values, "(layer head) s -> layer head s", head=W_OV.shape[1])
         for name, circuit in (("OV", ov(model)), ("QK", qk(model)))
     }
     ranks = {

@@ -108,6 +108,12 @@ class StackedModule(L.LightningModule):
                 metrics = (self.losses[place], self.grad_norms[place], before[place])
                 self.end(place, diverged(self.device, self.global_step + 1, *metrics))
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the number of updates from ``global_step``, because Lightning may count those of a single run apart."""
+        counts = checkpoint["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]
+        done = checkpoint["global_step"]
+        counts["optimizer"]["step"]["total"] = {"ready": done, "completed": done}
+
     def end(self, place: int, error: DivergedError) -> None:
         """Leave a member behind, with the log of its updates so far; when all are, training ends."""
         self._log_new()

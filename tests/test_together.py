@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from threads import Threads
 from torch import Tensor
-from toys import NO_POSITIONS, TOKENS, VECTORS, Counting, Draws, Spikes, Spoilt, Train
+from toys import NO_POSITIONS, TOKENS, VECTORS, Counting, CountsNothing, Draws, Spikes, Spoilt, Train
 
 from headway.__main__ import main
 from headway.checkpoints import Recipe, Run
@@ -22,14 +22,14 @@ from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.stacked import of_member, of_stack
 from headway.data.stacked_batches import StackedBatches, stacked
 from headway.data.task import Batch
-from headway.models.lightning_module import DivergedError
+from headway.models.lightning_module import DivergedError, TrainingModule
 from headway.models.optim import OptimConfig
 from headway.models.stacked_module import StackedModule, clip_each
 from headway.sweeps.each import Outcome, OutcomesOfRuns, guarded
 from headway.sweeps.plan import seeded
 from headway.sweeps.together import check_together, train_stack, train_stacks
 from headway.sweeps.train_all import Place
-from headway.train import fit, resume, train, training_module
+from headway.train import StoppedError, fit, resume, train, training_module
 
 SEEDS = (3, 5, 11)
 SHORTFORMER = replace(TOKENS, model=replace(TOKENS.model, positional_embedding_type="shortformer"))
@@ -145,6 +145,11 @@ def test_the_batches_of_a_stack_are_those_of_its_members(recipe: Recipe):
     assert (len(lengths) > 1) == (recipe is VECTORS)
 
 
+def test_a_batch_of_which_no_position_counts_is_named():
+    with pytest.raises(ValueError, match=r"^task: no position of batch 3 counts"):
+        next(iter(StackedBatches(CountsNothing(), (5, 7), 2, first=3, last=11)))
+
+
 @pytest.mark.parametrize("bound", [1.0, 0.01, None])
 def test_the_gradient_of_each_member_is_clipped_by_its_own_norm(bound: float | None):
     draws = torch.Generator().manual_seed(0)
@@ -235,6 +240,31 @@ def test_members_that_were_stopped_go_on_alone_or_together(tmp_path: Path, monke
         assert set(member.steps) == {*single.steps, 10}
         member.weights_file(10).unlink()
         assert_same_training(member, single)
+
+
+@pytest.mark.usefixtures("unscored")
+def test_runs_that_were_stopped_alone_go_on_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Lightning counts the updates of a single run elsewhere."""
+
+    def ask_to_stop(module: TrainingModule, index: int, *arguments: Any) -> Tensor:
+        if index == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return gradient(module, index, *arguments)
+
+    gradient, places = TrainingModule.loss_and_gradient, places_of(TOKENS, tmp_path / "many")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "loss_and_gradient", ask_to_stop)
+        for place in places.values():
+            with pytest.raises(StoppedError, match=r"^stopped at step 10$"):
+                alone(place, tmp_path / "many")
+    taken: list[int] = []
+    step = StackedModule.training_step
+    monkeypatch.setattr(StackedModule, "training_step", lambda *args: taken.append(args[2]) or step(*args))
+    assert [outcome.state for outcome in train_stack(places).values()] == ["finished"] * 3
+    assert len(taken) == TOKENS.steps - 10
+    member, single = Run(places["seed-005"].path), alone(places["seed-005"], tmp_path)
+    member.weights_file(10).unlink()
+    assert_same_training(member, single)
 
 
 def test_the_checkpoint_of_a_stack_comes_back_from_those_of_its_members():

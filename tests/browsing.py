@@ -85,7 +85,7 @@ def pixels(canvas: Locator) -> str:
 def check_paper(page: Page) -> None:
     """Check that nothing waits to be drawn, every drawing has ink, and nothing goes beyond the sheet on either side."""
     assert page.evaluate("[...figures.values()].filter((each) => each.stale).length") == 0
-    blank = """(canvases) => canvases.filter((canvas) => canvas.width > 1 && canvas.height > 1 &&
+    blank = """(canvases) => canvases.filter((canvas) => canvas.checkVisibility() &&
         !canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((byte) => byte)).length"""
     assert page.locator("canvas").evaluate_all(blank) == 0
     beyond = """() => [...document.querySelectorAll("main *")].filter((each) => {

@@ -77,7 +77,7 @@ def parameters(model: ModelConfig) -> int:
 
     Example:
         >>> parameters(ModelConfig(n_layers=1, d_model=5, n_ctx=7, d_head=3, n_heads=2, d_vocab=11, attn_only=True))
-        315
+        319
     """
     return sum(math.prod(shape) for _, shape in model.weight_shapes())
 

@@ -20,8 +20,8 @@ usage: headway COMMAND ...
   formation RUN [RUN ...]    when what formed over many runs: medians, orders, kinds of circuit; --compare two groups
   study STUDY RUN [RUN ...]  a whole story of a run: its tables, its figures, and which claims hold
   text RUN STRING [options]  type a string into a network that has a tokenizer: what comes next, and why
-  report RUN [RUN ...]       write the page that shows what formed; several runs beside each other
-  plot RUN FIGURE [options]  one figure of that page as PNG, SVG or PDF
+  report RUN [RUN ...]       write the page that shows what formed; several runs beside each other, many as a table
+  plot RUN FIGURE [options]  one figure of that page as PNG, SVG or PDF; of several runs, all over each other
 
 headway COMMAND --help says more; headway --version prints the version.
 """

@@ -80,3 +80,16 @@ def seen(page: Page, section: str) -> Locator:
 
 def pixels(canvas: Locator) -> str:
     return canvas.evaluate("(canvas) => canvas.toDataURL()")
+
+
+def check_paper(page: Page) -> None:
+    """Check that nothing waits to be drawn, every drawing has ink, and nothing goes beyond the sheet on either side."""
+    assert page.evaluate("[...figures.values()].filter((each) => each.stale).length") == 0
+    blank = """(canvases) => canvases.filter((canvas) => canvas.checkVisibility() &&
+        !canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((byte) => byte)).length"""
+    assert page.locator("canvas").evaluate_all(blank) == 0
+    beyond = """() => [...document.querySelectorAll("main *")].filter((each) => {
+        const { left, right, width } = each.getBoundingClientRect();
+        return width && (right > document.body.getBoundingClientRect().right + 1 || left < -1);
+    }).map((each) => each.outerHTML.slice(0, 90))"""
+    assert page.evaluate(beyond) == []

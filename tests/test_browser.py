@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from browsing import Open, drawn, go, needs_chromium, pixels, seen
+from browsing import Open, check_paper, drawn, go, needs_chromium, pixels, seen
 from matplotlib.image import imread
 from playwright.sync_api import Locator, Page
 from toys import TOKENS, VECTORS, Train, made_up_circuit, made_up_run
@@ -752,3 +752,43 @@ def test_a_live_page_is_left_alone_while_it_is_used(formed: Run, tmp_path: Path,
         page.wait_for_timeout(100)
     assert page.evaluate("() => window.mark")
     page.wait_for_function("() => !window.mark", timeout=20_000)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_on_paper_every_figure_is_drawn_within_the_sheet(count: int, formed: Run, opened: Open, tmp_path: Path):
+    runs = [Run(shutil.copytree(formed.path, tmp_path / f"run-{place}")) for place in range(count)]
+    for run in runs:
+        made_up_circuit(run, 3, ["embed->L0H1.v", "L0H1->L1H2.k", "L1H2->output"], [], ("L1H2", "L1H0"))
+    page = opened(write_report(runs))
+    page.emulate_media(media="print")
+    drawn(page)
+    check_paper(page)
+    assert page.locator("details:not([open])").count() == 0
+    assert "At step 4" in (page.locator("header + p").text_content() or "")
+    page.emulate_media(media="screen")
+    drawn(page)
+    assert page.locator("header + p").count() == 0
+    assert page.locator("html.paper").count() == 0
+
+
+def test_no_number_of_an_axis_is_cut_off(formed: Run, opened: Open, tmp_path: Path):
+    run = Run(shutil.copytree(formed.path, tmp_path / "run"))
+    for step in run_steps(run):
+        path = score_file(run.path, step, "loss")
+        scores = read_file(path)
+        for name in scores:
+            scores[name][...] = -0.00058 + 1e-6 * step
+        write_scores(path, scores)
+    for width in (390, 1280):
+        section = seen(opened(write_report(run), width=width), "loss")
+        texts = section.locator("svg text").evaluate_all(
+            "(all) => all.map((each) => [each.textContent, each.getBoundingClientRect().left])"
+        )
+        left = section.locator("figure svg").evaluate("(svg) => svg.getBoundingClientRect().left")
+        assert any(text == "-4.0e-4" for text, _ in texts)
+        assert all(place >= left for _, place in texts)
+
+
+def run_steps(run: Run) -> list[int]:
+    """The steps of a run that has scores and no weights."""
+    return sorted(int(folder.name.removeprefix("step-")) for folder in run.path.glob("scores/step-*"))

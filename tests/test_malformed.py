@@ -1064,13 +1064,13 @@ PAGES = [
 
 FIGURES = [
     *plain(
-        ("plot", "run: is missing"),
+        ("plot", "runs: is missing"),
         ("plot run", "figure: is missing"),
         ("plot nowhere attention", "run: nowhere holds no run"),
         ("plot '' loss", "run: '' is not valid; it must be a directory"),
         ("plot run ''", "figure: '' is not one of loss"),
         ("plot run atention", "figure: 'atention' is not one of … nearest is 'attention'"),
-        ("plot run loss attention", "attention: there is no such option"),
+        ("plot run loss attention", "run: loss holds no run"),
         ("plot run attention --at 1", "step: 1 is not among those with scores; nearest is 0"),
         ("plot run attention --at x", "at: 'x' is not valid; it must be a whole number"),
         ("plot run loss --part repeats", "part: 'repeats' is not valid; the figure loss takes at"),

@@ -5,6 +5,7 @@ import html
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -30,6 +31,9 @@ from headway.analyze.report.page import run_data
 from headway.analyze.report.stored import StoredScores, spread
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints import scores as scores_module
+from headway.checkpoints.duration import training_seconds
+from headway.checkpoints.files import ENVIRONMENT
+from headway.checkpoints.run import UPDATE_TAGS
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import ScoreFile, read_file, score_file, write_scores
 from headway.data.repeated_tokens import RepeatedTokens
@@ -748,3 +752,48 @@ def test_reading_and_drawing_import_no_network():
     heavy = ("torch", "transformer_lens", "lightning", "transformers", "matplotlib", "scipy")
     code += f"assert not set({heavy}) & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_about_has_the_optimiser_the_parameters_the_versions_and_the_duration(run: Run):
+    path = run.path / ENVIRONMENT
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"commit": "0f1e2d", "command": ["headway", "train", "<b>"]}))
+    about = dict(run_of(write_report(run))["about"])
+    assert about["optimiser"].startswith("AdamW, learning rate 0.01 (warm-up over 3 steps, then cosine), betas")
+    assert f"{run.model().cfg.n_layers} layers of 3 heads" in about["network"]
+    count = sum(weight.numel() for weight in run.model().parameters())
+    assert about["network"].endswith(f"{count:,} parameters")
+    assert about["version"] == f"headway {stored['headway']}, commit 0f1e2d"
+    assert f"torch {stored['torch']}" in about["packages"]
+    assert about["command"] == "train <b>"
+    assert re.fullmatch(r"\d+ s from the first update to the last", about["duration"])
+    # No number depends on what is damaged here.
+    path.write_text("[1]")
+    assert "version" not in dict(run_of(write_report(run))["about"])
+
+
+def test_a_duration_adds_up_sessions_and_ends_at_what_is_damaged(tmp_path: Path):
+    tag = UPDATE_TAGS["loss"].encode()
+    for name, times in (("a", [10.0, 14.0, 17.5]), ("b", [100.0, 101.0])):
+        records = []
+        for at in times:
+            event = b"\x09" + struct.pack("<d", at) + b"\x10\x01" + tag
+            records.append(struct.pack("<Q", len(event)) + bytes(4) + event + bytes(4))
+        picture = struct.pack("<Q", 900) + bytes(4) + bytes(904)
+        (tmp_path / f"events.out.tfevents.{name}").write_bytes(picture.join(records) + b"half of a record")
+    assert training_seconds(tmp_path) == 8.5
+    assert training_seconds(tmp_path / "nowhere") is None
+
+
+def test_measure_writes_the_page_again_and_names_that_of_several_runs(run: Run, capsys: pytest.CaptureFixture[str]):
+    several = write_report([run, Run(shutil.copytree(run.path, run.path.with_name("other")))])
+    main(["measure", str(run.path), "--only", "loss"])
+    assert "is older than these" not in capsys.readouterr().out  # nothing was computed
+    score_file(run.path, run.steps[-1], "accuracy").unlink()
+    write_report(run)
+    main(["measure", str(run.path), "--only", "accuracy,ov_top1"])
+    assert "ov_top1" in {each["measure"] for each in run_of(run.report_file)["perHead"]}
+    assert f"{several} is older than these; headway report with its runs writes it again" in capsys.readouterr().out
+    run.report_file.unlink()
+    main(["measure", str(run.path), "--only", "rank_95"])
+    assert not run.report_file.exists()

@@ -15,6 +15,7 @@ Facts = list[tuple[str, str]]
 PACKAGES = ("python", "torch", "lightning", "transformer_lens", "numpy")
 # A fact that came from somebody else may be of any length.
 LONGEST = 400
+_ABSENT = object()
 
 
 def about_run(run: Run) -> Facts:
@@ -56,9 +57,6 @@ def about_runs(runs: Sequence[Run]) -> Facts:
     return facts
 
 
-_ABSENT = object()
-
-
 def flat_options(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the options of config.yaml, called as on the command line.
 
@@ -77,7 +75,7 @@ def parameters(model: ModelConfig) -> int:
 
     Example:
         >>> parameters(ModelConfig(n_layers=1, d_model=5, n_ctx=7, d_head=3, n_heads=2, d_vocab=11, attn_only=True))
-        315
+        319
     """
     return sum(math.prod(shape) for _, shape in model.weight_shapes())
 
@@ -127,7 +125,7 @@ def _environment(run: Run) -> Facts:
     headway = f"headway {stored.get('headway')}" + (f", commit {commit}" if commit else "")
     others = ", ".join(f"{name} {stored[name]}" for name in PACKAGES if name in stored)
     machine = [str(stored[name]) for name in ("machine", "gpu") if stored.get(name)]
-    machine += [f"{stored['threads']} of {stored.get('processors')} processors used"] if "threads" in stored else []
+    machine += [f"{name} {stored[name]}" for name in ("processors", "threads") if name in stored]
     command = stored.get("command")
     called = " ".join(map(str, command[1:])) if isinstance(command, list) else ""
     facts = [("version", headway), ("packages", others), ("machine", ", ".join(machine)), ("command", called)]

@@ -69,8 +69,7 @@ def write_report(
     out = page_of(runs) if out is None else Path(out).expanduser()
     check_page(out, overwrite)
     if len(runs) >= MANY:
-        data = runs_data(runs, out)
-        return _write(out, _text(out.absolute().parent.name, {"live": live, "many": data}, RUNS_SCRIPTS), overwrite)
+        return _write(out, page_of_many(out.absolute().parent.name, runs_data(runs, out), live), overwrite)
     return _write(out, page([StoredScores.of(run) for run in runs], live), overwrite)
 
 
@@ -143,6 +142,11 @@ def page(stored: Sequence[StoredScores], live: bool = False) -> str:
         "runs": [{"name": name, **run_data(each)} for name, each in zip(names, stored, strict=True)],
     }
     return _text(", ".join(names), data)
+
+
+def page_of_many(title: str, data: dict[str, Any], live: bool = False) -> str:
+    """The whole file of the page of many runs, from ``runs_page.runs_data``, as text."""
+    return _text(title, {"live": live, "many": data}, RUNS_SCRIPTS)
 
 
 def _text(title: str, data: dict[str, Any], scripts: Sequence[str] = SCRIPTS) -> str:

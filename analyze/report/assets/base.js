@@ -156,7 +156,7 @@ function drawSoon() {
   waiting ||= requestAnimationFrame(() => {
     waiting = 0;
     for (const figure of figures.values()) {
-      if (figure.stale && figure.seen) draw(figure);
+      if (figure.stale && (figure.seen || beforePaper)) draw(figure);
     }
   });
 }

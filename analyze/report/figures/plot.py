@@ -106,6 +106,8 @@ def draw(
     Example:
         >>> save(draw(Run("runs/induction"), "attention", at=400, layer=1), "layer-1.svg")  # doctest: +SKIP
     """
+    if figure in runs.FIGURES and figure not in FIGURES:
+        raise ValueError(f"figure: {figure} is of several runs; give more than one, or a folder of runs")
     chosen = {"at": at, "layer": layer, "head": head, "sequence": sequence, "measure": measure}
     given = _given(FIGURES, figure, {**chosen, "part": part, "replace": replace})
     return _drawn(lambda: FIGURES[figure](StoredScores.of(run), **given))

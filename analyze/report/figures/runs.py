@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-THIN = {"color": palette.NOTHING, "linewidth": 0.4, "alpha": 0.7}
+THIN = {"color": palette.NOTHING, "linewidth": 0.4, "alpha": 0.35}
+# Two labels of fewer letters stand beside each other below a figure of one column.
+LONG = 20
 MEDIAN = {"color": palette.CATEGORIES[0], "linewidth": 1.4}
 
 
@@ -42,7 +44,7 @@ def formed_by(
     """The share of runs in which each event has happened by each step, with its 95 % interval."""
     data = formation(runs, part=part, replacement=replace)
     last = int(data.last_step.max())
-    figure, axes = one_panel(2.8)
+    figure, axes = one_panel(2.4 + 0.14 * data.sizes["event"])
     for place, name in enumerate(in_order(data)):
         each = data.sel(event=name)
         color = palette.CATEGORIES[place % len(palette.CATEGORIES)]
@@ -55,7 +57,8 @@ def formed_by(
     axes.set_ylim(*with_margin(0, 1))
     axis_of_steps(axes, last, at, SINGLE - 0.6)
     axes.set(xlabel="step", ylabel="share of runs that have formed it")
-    legend_below(figure, axes.get_legend_handles_labels()[0], 2)
+    keys, labels = axes.get_legend_handles_labels()
+    legend_below(figure, keys, 2 if max(map(len, labels), default=0) < LONG else 1)
     bands = ", bands: 95 % intervals" if len(runs) >= FEWEST else ""
     figure.suptitle(f"formation in {len(runs)} runs{bands}")
     return figure
@@ -83,7 +86,8 @@ def heads(
         )
     chosen = [data.sel(event=name) for name in names]
     ways = {f"{each.label.item()} ({each.formed_runs.item()} of {each.measured.item()})": each.way for each in chosen}
-    return _overlay(ways, f"strongest head of each role in {len(runs)} runs", "way", at, data.last_step.values)
+    title = f"strongest head of each role in {len(runs)} runs"
+    return _overlay(ways, title, "way (0 null, 1 ceiling)", at, data.last_step.values, (0.0, 1.0))
 
 
 def loss(runs: Sequence[Run], at: int | None = None, part: str | None = None) -> "Figure":
@@ -134,15 +138,23 @@ def checked(runs: Sequence[Run]) -> Sequence[Run]:
     return runs
 
 
-def _overlay(curves: dict[str, xr.DataArray], title: str, label: str, at: int | None, lasts: np.ndarray) -> "Figure":
-    """Draw a panel for each title with its lines [run, checkpoint]."""
+def _overlay(
+    curves: dict[str, xr.DataArray],
+    title: str,
+    label: str,
+    at: int | None,
+    lasts: np.ndarray,
+    whole: tuple[float, ...] = (),
+) -> "Figure":
+    """Draw a panel for each title with its lines [run, checkpoint]; ``whole`` are numbers that every axis has."""
     columns = min(len(curves), 3)
     items = list(curves.items())
     rows = [items[start : start + columns] for start in range(0, len(items), columns)]
     width = SINGLE if columns == 1 else DOUBLE
     figure, panels = grid_of_panels(rows, width, (2.4 if columns == 1 else 1.7) * len(rows) + 0.6)
     for axes, (name, lines) in panels:
-        _lines(axes, lines, at)
+        _lines(axes, lines)
+        axes.set_ylim(*with_margin(*finite_range(np.append(lines.values.ravel(), whole))))
         axis_of_steps(axes, int(lasts.max()), at, width / columns - 0.4)
         axes.set_title(name, loc="left")
         axes.set(xlabel="step", ylabel=label)
@@ -159,7 +171,7 @@ def _overlay(curves: dict[str, xr.DataArray], title: str, label: str, at: int | 
     return figure
 
 
-def _lines(axes: "Axes", lines: xr.DataArray, at: int | None) -> None:
+def _lines(axes: "Axes", lines: xr.DataArray) -> None:
     """Draw the line of each run thin, their quartiles as a band, and their median thick."""
     steps, values = lines.checkpoint.values, lines.transpose("run", "checkpoint").values
     for place, one in enumerate(values):
@@ -169,8 +181,7 @@ def _lines(axes: "Axes", lines: xr.DataArray, at: int | None) -> None:
     (low, middle, high), _ = quartiles(values)
     if np.isfinite(low).any():
         axes.fill_between(
-            steps, low, high, color=MEDIAN["color"], alpha=0.25, linewidth=0, zorder=2, label="quartiles over runs"
+            steps, low, high, color=MEDIAN["color"], alpha=0.4, linewidth=0, zorder=2, label="quartiles over runs"
         )
     axes.plot(steps, middle, label="median over runs", zorder=3, **MEDIAN)
-    axes.set_ylim(*with_margin(*finite_range(values)))
     axes.yaxis.set_major_formatter(lambda value, _: number_text(value))

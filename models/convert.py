@@ -67,10 +67,13 @@ def evaluating(model: Model) -> Iterator[None]:
     """Set evaluation mode (no dropout) for the duration of a context; restore the mode of each module afterwards."""
     # A bridge does not list the modules of the network that it wraps.
     networks = [model, getattr(model, "original_model", model)]
-    modes = [(module, module.training) for network in networks for module in network.modules()]
+    training = [module for network in networks for module in network.modules() if module.training]
+    if not training:  # to set what is set takes as long as a forward pass of a small network
+        yield
+        return
     model.eval()
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in training:
+            module.training = True

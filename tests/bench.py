@@ -9,6 +9,7 @@ hold for one machine only.
 import contextlib
 import io
 import itertools
+import logging
 import os
 import statistics
 import subprocess
@@ -226,6 +227,7 @@ class Plain(L.LightningModule):
 
 def lightning_loop(recipe: Recipe, bar: bool) -> None:
     """Train by Lightning and nothing else, with or without its progress bar."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = L.Trainer(
             accelerator="cpu", max_steps=recipe.steps, logger=False, enable_checkpointing=False,

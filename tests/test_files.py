@@ -17,7 +17,7 @@ from headway.__main__ import main
 from headway.analyze import LIVE, measure
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
-from headway.checkpoints.files import SEAL, NotWrittenError, write_whole
+from headway.checkpoints.files import SEAL, NotWrittenError, write_all, write_whole
 from headway.checkpoints.lock import writing
 from headway.checkpoints.scores import read_file, write_scores
 from headway.data.parts import remove_parts
@@ -38,6 +38,14 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
         write_whole(path, b"second" * 1009)
     assert names(path.parent) == {"note.txt"}
     assert path.read_text(encoding="utf-8") == "first ä"
+
+
+def test_of_files_that_are_written_together_none_is_there_if_one_does_not_fit(tmp_path: Path):
+    with files_of_at_most(2003), pytest.raises(NotWrittenError, match=r"second cannot be written"):
+        write_all({tmp_path / "first": "1", tmp_path / "second": "2" * 5003, tmp_path / "third": "3"})
+    assert names(tmp_path) == set()
+    write_all({tmp_path / "first": "1", tmp_path / "second": b"2"})
+    assert [(tmp_path / name).read_text() for name in ("first", "second")] == ["1", "2"]
 
 
 def test_a_link_in_place_of_the_file_or_of_its_part_is_not_followed(tmp_path: Path):

@@ -70,3 +70,28 @@ def test_the_gradient_norm_is_kept_as_it_was_before_clipping(bound: float | None
     for clipped, whole in norms:
         assert clipped == pytest.approx(whole if bound is None else min(bound, whole), rel=1e-3)
         assert whole > 0.01
+
+
+def test_the_updates_are_the_same_in_blocks_of_any_length():
+    ends = []
+    for log_every in (1, 7, 100):
+        training = module(Counting(), steps=17)
+        training.log_every, training.pauses = log_every, (5,)
+        fit(training)
+        assert training.trainer.global_step == 17
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in training.model.parameters()]))
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2])
+
+
+def test_a_block_ends_at_each_pause():
+    training = module(Counting(), steps=17)
+    training.pauses = (5, 13)
+    done = []
+
+    class Ends(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            done.append(trainer.global_step)
+
+    fit(training, Ends())
+    assert done == [5, 10, 13, 17]

@@ -17,6 +17,7 @@ from toys import TOKENS, Train
 from headway.__main__ import main
 from headway.analyze.report.tensorboard import MENDED
 from headway.checkpoints import Run
+from headway.checkpoints.resuming import digest
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import TrainingModule
 from headway.train import resume, train
@@ -189,6 +190,22 @@ def test_a_run_with_other_initial_weights_and_no_resume_file_is_refused(
 def test_a_run_that_died_before_its_first_checkpoint_begins(tmp_path: Path, trained: Train):
     run = Run.create(tmp_path / "begun", replace(TOKENS))
     xr.testing.assert_identical(resume(run.path).scores, trained(TOKENS, tmp_path / "whole").scores)
+
+
+def test_a_run_that_an_earlier_version_began_goes_on(stopped: Run, tmp_path: Path, trained: Train):
+    """Lightning made its updates then, and counted them elsewhere."""
+    checkpoint = torch.load(stopped.resume_file, weights_only=True)
+    loops = checkpoint["loops"]["fit_loop"]
+    loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"] = {
+        "ready": 8,
+        "completed": 8,
+    }
+    none = {"ready": 0, "completed": 0}
+    loops["epoch_loop.manual_optimization.optim_step_progress"] = {"total": none, "current": none}
+    torch.save({**checkpoint, "digest": digest(checkpoint)}, stopped.resume_file)
+    again, whole = resume(stopped.path), trained(TOKENS, tmp_path / "whole")
+    xr.testing.assert_identical(again.training, whole.training)
+    assert list(contents(again.path / "weights").values()) == list(contents(whole.path / "weights").values())
 
 
 def test_a_run_that_has_lost_a_checkpoint_says_so(stopped: Run, capsys: pytest.CaptureFixture[str]):

@@ -258,6 +258,11 @@ def test_a_measure_of_ones_own_is_stored_like_ours(run: Run):
 
 def test_measuring_that_was_interrupted_goes_on(run: Run, tmp_path: Path):
     asked: list[float] = []
+    before: list[float] = []
+
+    def first(model: HookedTransformer, batch: Batch) -> xr.DataArray:
+        before.append(model.W_E.sum().item())
+        return xr.DataArray(before[-1])
 
     def interrupted(model: HookedTransformer, batch: Batch) -> xr.DataArray:
         asked.append(model.W_E.sum().item())
@@ -266,8 +271,9 @@ def test_measuring_that_was_interrupted_goes_on(run: Run, tmp_path: Path):
         return xr.DataArray(asked[-1])
 
     with pytest.raises(KeyboardInterrupt):
-        measure(run, [interrupted])
-    measure(run, [interrupted])
+        measure(run, [first, interrupted])
+    measure(run, [first, interrupted])
+    assert len(before) == len(run.steps)  # its score was stored before the other was asked
     assert len(asked) == len(run.steps) + 1  # the one that was interrupted is asked again
     assert run.scores.interrupted.values.tolist() == [run.model(step).W_E.sum().item() for step in run.steps]
 

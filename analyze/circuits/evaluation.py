@@ -26,6 +26,13 @@ def evaluate(patching: Patching, circuit: Kept, reach: Kept, seed: int = 0) -> x
         reach: The same with the edges through which other nodes stand in.
         seed: Seed of the resamples.
     """
+    return with_intervals(numbers(patching, circuit, reach, seed), {"effect": ("node",)}).assign_coords(
+        node=list(patching.nodes)
+    )
+
+
+def numbers(patching: Patching, circuit: Kept, reach: Kept, seed: int = 0) -> dict[str, Interval]:
+    """Return the numbers of ``evaluate`` by name, each with its interval."""
     sums = sums_of(patching, circuit, reach)
     # Where nothing is known, a share of it is no number, and left out below.
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -35,7 +42,7 @@ def evaluate(patching: Patching, circuit: Kept, reach: Kept, seed: int = 0) -> x
     if not found["known"].value >= LEAST_KNOWN * found["all_replaced"].value:
         nothing = {name: np.full_like(found[name].value, np.nan) for name in SHARES}
         found |= {name: Interval(each, each, each) for name, each in nothing.items()}
-    return with_intervals(found, {"effect": ("node",)}).assign_coords(node=list(patching.nodes))
+    return found
 
 
 def evaluate_together(patching: Patching, groups: Sequence[Sequence[str]], seed: int = 0) -> xr.Dataset:

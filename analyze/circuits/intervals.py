@@ -1,8 +1,8 @@
 """Paired bootstrap over sequences: intervals of numbers that are made from several losses of the same sequences."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,8 +12,7 @@ RESAMPLES = 1000
 LEVEL = 0.95
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A number, and the interval of its resampled values."""
 
     value: np.ndarray

@@ -9,9 +9,10 @@ import torch
 import xarray as xr
 
 from headway.analyze.circuits.circuit import Circuit, described
-from headway.analyze.circuits.evaluation import evaluate, evaluate_together
+from headway.analyze.circuits.evaluation import evaluate, evaluate_together, numbers, with_intervals
 from headway.analyze.circuits.find import search
 from headway.analyze.circuits.groups import Parts
+from headway.analyze.circuits.intervals import Interval
 from headway.analyze.circuits.kept import Patching
 from headway.analyze.circuits.nodes import NodePatching
 from headway.analyze.circuits.patching import EdgePatching
@@ -98,11 +99,17 @@ def over_steps(
     asked = circuit.scores.known.attrs
     part, replacement = asked["part"] or None, asked["replacement"]
     steps = run.steps
-    rows: list[xr.Dataset] = []
+    rows: list[dict[str, Interval]] = []
+    nodes: list[str] = []
     for step in steps:
-        rows.append(_evaluated(run.model(step), batch, part, replacement, circuit, seed))
+        patching = _patching(run.model(step), batch, part, replacement, circuit, seed)
+        with torch.no_grad():
+            rows.append(numbers(patching, circuit.kept, circuit.reach, seed))
+        nodes = list(patching.nodes)
         advance(1)
-    scores = xr.concat(rows, dim=xr.Variable("step", steps))
+    over = {name: Interval(*map(np.stack, zip(*(row[name] for row in rows), strict=True))) for name in rows[0]}
+    axes = {name: ("step", "node") if name == "effect" else ("step",) for name in over}
+    scores = with_intervals(over, axes).assign_coords(step=steps, node=nodes)
     scores["known"].attrs |= asked
     scores = described(scores, loss_units(batch))
     write_scores(run.circuit_file(None, part, replacement, nodes=not circuit.has_edges), scores, checksum=True)
@@ -170,5 +177,10 @@ def _evaluated(
     model: Model, batch: Batch, part: str | None, replacement: Replacement, circuit: Circuit, seed: int
 ) -> xr.Dataset:
     with torch.no_grad(), evaluating(model):
-        patched = EdgePatching if circuit.has_edges else NodePatching
-        return evaluate(patched(model, batch, part, replacement, seed), circuit.kept, circuit.reach, seed)
+        return evaluate(_patching(model, batch, part, replacement, circuit, seed), circuit.kept, circuit.reach, seed)
+
+
+def _patching(
+    model: Model, batch: Batch, part: str | None, replacement: Replacement, circuit: Circuit, seed: int
+) -> Patching:
+    return (EdgePatching if circuit.has_edges else NodePatching)(model, batch, part, replacement, seed)

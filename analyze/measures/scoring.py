@@ -23,7 +23,7 @@ from headway.checkpoints.lock import writing
 from headway.checkpoints.run import Run
 from headway.checkpoints.scores import ScoreFile, content_of, score_file
 from headway.data.task import Batch
-from headway.models.convert import Model
+from headway.models.convert import Model, evaluating
 
 
 def measure(
@@ -131,7 +131,7 @@ class Scorer:
         """Score one model by all measures, or by those given, store the scores, and return them by measure."""
         batch = self.batch.to(model.W_E.device)
         scored: dict[str, xr.Dataset] = {}
-        with shared_forward_pass(), _stored_together() as store:
+        with evaluating(model), shared_forward_pass(), _stored_together() as store:
             for each in self.measures if measures is None else measures:
                 try:
                     scores = each(model, batch)

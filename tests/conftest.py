@@ -30,6 +30,12 @@ torch.set_num_threads(1)
 os.fsync = lambda descriptor: None
 shapes.wrap_only_what_states_a_shape()
 
+LONGEST = (
+    "test_the_demo_trains",
+    "test_killed_runs_go_on_and_mutated_files_are_refused_in_one_line",
+    "test_compiled_training_is_the_same_up_to_rounding",
+    "test_a_run_whose_worker_is_killed_is_what_it_would_have_been",
+)
 TESTS_OF_NETWORKS = (
     "test_parity",
     "test_transformer_lens_tools",
@@ -47,8 +53,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test begins at once, so that no worker is left alone with it at the end."""
-    items.sort(key=lambda item: item.name != "test_the_demo_trains")
+    """The longest tests begin at once, so that no worker is left alone with one of them at the end."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.name.partition("[")[0], len(LONGEST)))
 
 
 @pytest.fixture(autouse=True, scope="session")

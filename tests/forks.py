@@ -5,6 +5,7 @@ The parent computes nothing, so its children inherit neither threads nor locks t
 
 import atexit
 import contextlib
+import gc
 import importlib
 import os
 import resource
@@ -21,7 +22,8 @@ HEAVY = [
     "headway.train", "headway.analyze.studying", "headway.analyze.studies.runner", "headway.data.text",
     "headway.analyze.report.figures.plot", "headway.analyze.report.console", "headway.analyze.report.summary",
     "headway.analyze.studies.induction.study", "headway.analyze.tools.prompt", "headway.recipes", "transformers",
-    "transformer_lens.model_bridge", "h5netcdf", "tensorboard.backend.event_processing.event_accumulator",
+    "transformer_lens.model_bridge", "h5netcdf.legacyapi", "tensorboard.backend.event_processing.event_accumulator",
+    "headway.analyze.circuiting", "headway.commands.many", "docstring_parser", "attrs", "einops._torch_specific",
 ]  # fmt: skip
 FAULT = 70
 """The exit status of a command that ended in a traceback."""
@@ -43,6 +45,9 @@ def import_once() -> None:
     import torch
 
     torch.set_num_threads(1)
+    # Each child would look through all of this for garbage, and copy it into its own memory while it does.
+    gc.collect()
+    gc.freeze()
 
 
 def forked(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import xarray as xr
 from corpora import write_corpus
 from forks import Ended, forked
-from toys import TOKENS
+from toys import LAST, TOKENS, WHOLE, handmade_run
 
 from headway.checkpoints import Run
 from headway.checkpoints.recipe import Recipe
@@ -41,6 +41,7 @@ TEXT = Recipe(
 TRAIN = ["train", "--config", "recipe.yaml", "--out", "run"]
 RESUME = ["train", "--resume", "run"]
 MEASURE = ["measure", "run", "--only", "ablation,rank_95,qk_attribution", "--at", "5,23"]
+CIRCUIT = ["circuit", "run", "--orders", "1", "--controls", "3"]
 
 
 class Moment(NamedTuple):
@@ -97,6 +98,11 @@ def _finished(scenes: "Scenes", folder: Path) -> None:
     shutil.copytree(scenes.undisturbed("train").folder, folder, dirs_exist_ok=True)
 
 
+def _knowing(_: "Scenes", folder: Path) -> None:
+    """A run that nobody trained, with something to explain at three of its checkpoints."""
+    handmade_run(folder / "run")
+
+
 SCENARIOS = {
     "train": Scenario(TRAIN, _recipe, RESUME),
     "resume": Scenario(RESUME, _killed, RESUME),
@@ -105,9 +111,10 @@ SCENARIOS = {
     "measure": Scenario(MEASURE, _finished),
     "study": Scenario(["study", "induction", "run"], _finished),
     "report": Scenario(["report", "run"], _finished),
+    "circuit": Scenario(CIRCUIT, _knowing),
 }
 # How often a command is killed at any time; the other half of the kills is at a moment of a file.
-AT_ANY_TIME = ("train", "train", "resume", "train", "corpus", "measure", "train", "study")
+AT_ANY_TIME = ("train", "train", "resume", "train", "corpus", "measure", "train", "study", "circuit")
 KINDS = {
     "config.yaml": r"run/\.?config\.yaml",
     "environment.json": r"environment\.json",
@@ -120,6 +127,7 @@ KINDS = {
     "page": r"report\.html",
     "lock": r"\.lock|\.writer\.json",
     "study": r"run/studies",
+    "circuit": r"run/circuits",
     "tokenizer": r"run/\.?tokenizer\.json",
     "cached text": r"cache/text",
     "cached nulls": r"cache/nulls",
@@ -191,12 +199,15 @@ class Kill:
     share: float = 0.0
 
 
-# Between two files that belong together; the first seeds.
+# The first seeds: between two files that belong together, and in the middle of one.
+CIRCUIT_OF = "run/circuits/{}/.repeats-twin.safetensors.X.part"
 BETWEEN = (
     ("train", "between weights and resume.ckpt of step 0", Moment("open", "run/.resume.ckpt.X.part", 1)),
     ("train", "between weights and resume.ckpt of the end", Moment("open", "run/.resume.ckpt.X.part", 7)),
     ("train", "between two scores", Moment("rename", "run/scores/step-00000006/k_composition.safetensors", 1)),
     ("resume", "in the middle of the log", Moment("append half of", "run/.log.X.part/events.X", 5)),
+    ("circuit", "in the middle of a circuit", Moment("write half of", CIRCUIT_OF.format(f"step-{LAST:08d}"), 1)),
+    ("circuit", "between two circuits", Moment("open", CIRCUIT_OF.format(f"step-{WHOLE:08d}"), 1)),
 )
 
 

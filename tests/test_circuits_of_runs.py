@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from toys import TOKENS, VECTORS, Train, made_up_circuit
+from toys import LAST, PARTLY, TOKENS, VECTORS, WHOLE, Train, handmade_run, made_up_circuit
 
 import headway
 from headway.analyze.circuits import duration
@@ -16,30 +15,9 @@ from headway.analyze.circuits.groups import Parts
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.files import write_whole
 from headway.checkpoints.schedule import Schedule
-from headway.models import handmade
 from headway.models.handmade_circuits import CIRCUITS
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
-
-PARTLY, WHOLE, LAST = 5, 7, 11
-
-
-def handmade_run(path: Path) -> Run:
-    """A run that knows nothing at step 0, is unsure at step 5, and has an induction circuit at steps 7 and 11."""
-    model, _ = handmade.composing_pair("k")
-    recipe = Recipe(
-        task=handmade.TASK, model=model.cfg, optim=OptimConfig(), schedule=Schedule(log=0, linear=0), steps=LAST,
-        batch_size=2, eval_batch_size=29,
-    )  # fmt: skip
-    run = Run.create(path, recipe)
-    run.keep(0, HookedTransformer(model.cfg))
-    partly, _ = handmade.composing_pair("k")
-    with torch.no_grad():
-        partly.blocks[1].attn.W_O.mul_(0.1)
-    run.keep(PARTLY, partly)
-    run.keep(WHOLE, model)
-    run.keep(LAST, model)
-    return run
 
 
 @pytest.fixture

@@ -18,6 +18,10 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+# Options of the runs that are not the demo. Fresh networks are scored for each kind of them, which takes longest.
+SMALL = {"steps": 4, "batch_size": 2, "eval_batch_size": 3, "model.d_model": 12, "model.d_head": 3}
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
@@ -58,7 +62,7 @@ def demo(unchecked: None, shared: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_demo_trains(demo: Run):
-    """The longest of all tests; conftest.py puts it first, so that nothing waits for it."""
+    """The longest of all tests; conftest.py puts it first."""
     assert demo.finished
     assert demo.steps[-1] == 1500
 
@@ -69,7 +73,8 @@ def test_commands_run_on_a_demo_run(block: str, monkeypatch: pytest.MonkeyPatch)
     """Every command of a block, in the order of a reader. Other runs than the demo are small."""
     monkeypatch.setattr("headway.commands.many.chosen_workers", lambda options, count: Threads(1))
     (sweep,) = blocks("yaml")
-    Path("sizes.yaml").write_text(re.sub("steps: [0-9]+", "steps: 4", sweep.replace("0:20", "0:1")))
+    small = ", ".join(f"{name}: {value}" for name, value in SMALL.items())
+    Path("sizes.yaml").write_text(re.sub("steps: [0-9]+", small, sweep.replace("0:20", "0:1")))
     for program, *arguments in command_lines(block):
         if program == "tensorboard":
             assert Path(arguments[arguments.index("--logdir") + 1]).is_dir()
@@ -79,7 +84,7 @@ def test_commands_run_on_a_demo_run(block: str, monkeypatch: pytest.MonkeyPatch)
             arguments = ["train", *arguments[1:]]
         if arguments[0] == "train" and not {"--resume", "--config"} & set(arguments):
             # The last of an option counts.
-            arguments += ["--steps", "4", "--batch_size", "2", "--eval_batch_size", "3"]
+            arguments += [f"--{name}={value}" for name, value in SMALL.items()]
         if arguments[:2] == ["train", "text"]:
             arguments += ["--task.corpus", "package:email", "--task.n_tokens", "1009"]
         if "--seeds" in arguments:

@@ -16,14 +16,16 @@ from headway.__main__ import COMMANDS, USAGE
 ROOT = Path(__file__).parent.parent
 WAY = ["data", "models", "checkpoints", "analyze", "recipes", "train", "replay", "sweeps", "commands"]
 # Modules that know nothing of Headway, and which every folder may import.
-LEAVES = ["lazy", "options"]
+LEAVES = ["lazy", "options", "processes"]
 # The two methods of Run that hand it to analysis, imported when they are called: a user holds one object.
 DOORS = {
     Path("checkpoints/run.py"): {"headway.analyze.report.summary", "headway.analyze.report.figures.plot"},
 }
 # The folders of analyze/; one may import those with a smaller number, and itself.
 FLOORS = {"network": 0, "measures": 1, "tools": 2, "circuits": 2, "formation": 2, "studies": 3, "report": 4}
-TOP = [Path(name) for name in ("__init__.py", "lazy.py", "options.py", "recipes.py", "train.py", "replay.py")]
+TOP = [
+    Path(f"{name}.py") for name in ("__init__", "lazy", "options", "processes", "recipes", "ranks", "train", "replay")
+]
 MODULES = sorted(path.relative_to(ROOT) for folder in WAY for path in ROOT.glob(f"{folder}/**/*.py"))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import networks
 import pytest
-from test_circuits_of_runs import LAST, WHOLE, handmade_run
+from toys import LAST, WHOLE, handmade_run
 
 import headway
 from headway.analyze.studies import find_study

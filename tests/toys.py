@@ -24,6 +24,7 @@ from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch, Task
+from headway.models import handmade
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
@@ -187,6 +188,28 @@ def made_up_run(folder: Path, layers: int, heads: int, kept: int, length: int = 
         for step in range(kept):
             moved = scores.map(lambda values: values * draws.uniform(0.7, 1.0, values.shape).astype("float32"))
             write_scores(score_file(run.path, step, measure.name), moved)
+    return run
+
+
+# The steps at which the run below knows a part of induction, all of it, and still all of it.
+PARTLY, WHOLE, LAST = 5, 7, 11
+
+
+def handmade_run(path: Path) -> Run:
+    """A run that knows nothing at step 0, is unsure at step 5, and has an induction circuit at steps 7 and 11."""
+    model, _ = handmade.composing_pair("k")
+    recipe = Recipe(
+        task=handmade.TASK, model=model.cfg, optim=OptimConfig(), schedule=Schedule(log=0, linear=0), steps=LAST,
+        batch_size=2, eval_batch_size=29,
+    )  # fmt: skip
+    run = Run.create(path, recipe)
+    run.keep(0, HookedTransformer(model.cfg))
+    partly, _ = handmade.composing_pair("k")
+    with torch.no_grad():
+        partly.blocks[1].attn.W_O.mul_(0.1)
+    run.keep(PARTLY, partly)
+    run.keep(WHOLE, model)
+    run.keep(LAST, model)
     return run
 
 

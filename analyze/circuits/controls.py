@@ -12,8 +12,8 @@ from headway.analyze.circuits.kept import Kept
 def matched_circuit(graph: Graph, kept: Kept, draws: np.random.Generator) -> Kept:
     """Return a random circuit with as many nodes in every layer, and as many edges between every two layers.
 
-    A layer's heads and its MLP count apart. The embedding and the positions are there if the circuit has them: without
-    the embedding a network is told nothing, which is no control. The nodes are drawn first, then the edges between them.
+    A layer's heads and its MLP count apart. The embedding and the positions are there if the circuit has them: a
+    network that is told nothing is no control. The nodes are drawn first, and then the edges between them.
 
     Example:
         >>> from headway.models.config import ModelConfig

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -145,8 +146,11 @@ def write_all(files: Mapping[Path, bytes | str]) -> None:
                 filled[path] = opened.enter_context(parts[path].open("xb"))
                 filled[path].write(content.encode() if isinstance(content, str) else content)
                 filled[path].flush()
-            for path, file in filled.items():  # noqa: B007  # what the error names
-                os.fsync(file.fileno())
+            # Side by side: a disk takes little longer for all than for one.
+            with ThreadPoolExecutor(max(1, len(filled))) as threads:
+                synced = {path: threads.submit(os.fsync, file.fileno()) for path, file in filled.items()}
+            for path, sync in synced.items():  # noqa: B007  # what the error names
+                sync.result()
         for path, part in parts.items():
             part.replace(path)
         for folder in {path.parent for path in files}:

@@ -198,7 +198,7 @@ def test_patterns_are_the_attention_scores(tokens: Run):
     for place, axes in enumerate(shown):
         expected = scores.sel(layer=place // 3, head=place % 3).transpose("query", "key")
         np.testing.assert_array_equal(axes.images[0].get_array(), expected)
-    texts = tokens.task.labels(tokens.batch())[2]
+    texts = tokens.task.labels(tokens.batch())[scores.attrs["sequences"][2]]
     assert tick_texts(shown[3].xaxis) == tick_texts(shown[3].yaxis) == texts
     assert (shown[3].get_xlabel(), shown[3].get_ylabel()) == ("key", "query")
     assert title(figure) == "attention, step 5, sequence 2"

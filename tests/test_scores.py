@@ -56,8 +56,9 @@ def test_losses_carry_the_baselines_of_their_task_and_attention_its_tokens(score
     for name in ["loss", *(f"loss_{part}" for part in task.parts(scored.batch()))]:
         assert scores[name].attrs["baselines"] == task.baselines()
         assert scores[name].attrs["units"] == ("squared error" if task.input_type == "vectors" else "nats")
-    sequences = scores.sizes["batch"]
-    assert scores.attention.attrs["tokens"] == task.labels(scored.batch().first(sequences))
+    sequences = scores.attention.attrs["sequences"]
+    assert len(sequences) == scores.sizes["batch"]
+    assert scores.attention.attrs["tokens"] == task.labels(scored.batch().at(sequences))
 
 
 def test_what_was_done_about_layer_norm_is_kept_beside_every_null(tmp_path: Path):

@@ -13,7 +13,7 @@ function headlineSection() {
     notes.map((text) => el("p", { class: "warn" }, `${text}.`)),
     defined(
       "Level, half-way step, width, and intervals",
-      "Way: (score - null) / (ceiling - null), of the head that is furthest in its role; for a loss the share of the gap from chance to the best loss that is closed. Formed: the way ends at a half or more, above its null band. Half-way step: from there on the way stays above half of where it ends. Width: the step at 90 % over that at 10 %. A run in which something has not formed counts to its last step (Kaplan-Meier). Intervals in brackets hold 95 %: Wilson for shares, bootstrap over runs for medians; never stands for a median that is not reached.",
+      "Way: (score - null) / (ceiling - null), of the head that is furthest in its role; for a loss the share of the gap from chance to the best loss that is closed. Formed: the way ends at a half or more, above its null band. Half-way step: from there on the way stays above half of where it ends. Width: the step at 90 % over that at 10 %. A run in which something has not formed counts to its last step (Kaplan-Meier). Intervals in brackets hold 95 %: Wilson for shares, bootstrap over runs for medians; never stands for a median that is not reached. * marks dates that come from the loss of every update.",
     ),
     textTable(tables.events, "what formed"),
   );

@@ -33,10 +33,11 @@ function waysSection() {
   );
 }
 
-// From 0 to 1, and further if the quartiles go further.
+// From 0 to 1, and further if the quartiles go further by more than a hair.
 function spanOfWay(event) {
   const known = finite([...MANY.quartiles.rest(event)]);
-  return [Math.min(0, ...known), Math.max(1, ...known)];
+  const [low, high] = [Math.min(0, ...known), Math.max(1, ...known)];
+  return [low < -0.05 ? low : 0, high > 1.05 ? high : 1];
 }
 
 function wayChart(event, all) {

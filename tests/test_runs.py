@@ -362,10 +362,7 @@ COMPILED = """
 import sys
 from functools import partial
 import torch
-from torch._inductor import config
 from headway.__main__ import main
-# Which vector instructions the C++ compiler knows takes it longer to find out than to compile without them.
-config.cpp.vec_isa_ok, config.cpp.simdlen, config.cpp_cache_precompile_headers = True, 1, False
 for name in sys.argv[1:]:
     main(["train", "--config", f"{name}/config.yaml", "--compile", "--out", f"{name}-compiled"])
     # The C++ compiler takes seconds for each network, and one shows that it works.

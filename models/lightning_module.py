@@ -122,7 +122,7 @@ class TrainingModule(L.LightningModule):
             if self.trainer.should_stop and self.trainer.world_size == 1:
                 break
 
-    def loss_and_gradient(self, index: int, optimizer: LightningOptimizer) -> Tensor:
+    def loss_and_gradient(self, index: int, optimizer: torch.optim.Optimizer | LightningOptimizer) -> Tensor:
         """Return the mean loss over the positions of batch ``index`` where its mask is True, and take its gradient."""
         batch = self.task.training_batch(self.seed, index, self.batch_size).to(self.device)
         processes = self.trainer.world_size

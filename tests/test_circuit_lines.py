@@ -62,11 +62,11 @@ def text(*arguments: object, **options: object) -> str:
 def test_a_circuit_is_its_routes_its_numbers_its_parts_and_the_rest():
     effects = {"L0H1": 1.0, "L1H0": 0.5, "L1H1": 0.01, "L1H2": 0.005}
     scores = made_up(effects, effects | {"L1H0": 0.02})
-    over = xr.Dataset({"faithfulness": ("step", [math.nan, 0.0, 0.99])}, {"step": [0, 9, 99]})
+    amounts = {"faithfulness": ("step", [math.nan, 0.0, 0.99]), "known": ("step", [0.0, 4.0, 4.0])}
+    over = xr.Dataset(amounts, {"step": [0, 9, 99]})
     said = text(scores, over, nulls={("L0H1", "previous_token"): 0.07})
     assert (
-        "Circuit L0H1 -K-> L1H0 to L1H2: keeps 99.0 % [98.0, 99.5] alone (random circuits 1.0 %, at most 20.0 %)"
-        in said
+        "Circuit L0H1 -K-> L1H0, L1H1: keeps 99.0 % [98.0, 99.5] alone (random circuits 1.0 %, at most 20.0 %)" in said
     )
     assert "without it 50.0 % is lost, 100.0 % without L1H2 too, half-way at step 31 (9 to 99)" in said
     assert "L0H1 previous-token head 0.900 (null 0.070) necessary: 4.0 nats (twin), 2.0 (position_mean)" in said

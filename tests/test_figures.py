@@ -438,7 +438,7 @@ def test_a_circuit_is_chosen_by_its_behaviour_and_its_replacement(run: Run):
     for options, message in (
         (
             {"part": "first"},
-            "part: 'first' is not valid; circuits have been found of repeats .zero., repeats .twin., all",
+            "part: 'first' is not valid; circuits have been found of repeats .twin., repeats .zero., all",
         ),
         ({"part": "all", "replace": "zero"}, "replace: 'zero' is not valid; circuits have been found of all .twin.$"),
     ):

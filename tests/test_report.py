@@ -23,6 +23,7 @@ from toys import TOKENS, VECTORS, Train, TurnsNaN, embedding_norm, made_up_circu
 from headway.__main__ import main
 from headway.analyze import MEASURES, measure
 from headway.analyze.measures.nulls import Null, beside_null
+from headway.analyze.measures.variety import varied_sequences
 from headway.analyze.network.axes import PAIR
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.report import live, page, stored, write_report
@@ -711,7 +712,7 @@ def test_a_run_of_an_older_headway_has_the_same_figures(run: Run):
     assert after["lacking"] == ["loss", "attention"]
     assert before["baselines"] == run.task.baselines()
     assert after["baselines"] == {}
-    assert before["attention"]["tokens"] == run.task.labels(run.batch().first(4))
+    assert before["attention"]["tokens"] == run.task.labels(run.batch().at(varied_sequences(run.batch(), 4)))
     assert after["attention"]["tokens"] == [[str(position) for position in range(11)]] * 4
     assert old["definitions"] == new["definitions"]
     # What the task is about stands beside its losses.

@@ -57,7 +57,7 @@ DEFAULTS = {
         "max_grad_norm": 1.0,
     },
     Schedule: {"log": 32, "linear": 12, "at": (), "state_every": 0},
-    TrainerConfig: {"precision": "32-true", "accelerator": "auto", "threads": None},
+    TrainerConfig: {"precision": "32-true", "accelerator": "auto", "devices": 1, "threads": None},
     RepeatedTokens: {"n_tokens": 64, "length": 48, "period_min": 3, "period_max": 16, "late_start": 0.5},
     RepeatedSynonyms: {"n_pairs": 100, "length": 48, "period_min": 8, "period_max": 24, "late_start": 0.0},
     PreviousToken: {"n_tokens": 299, "length": 50, "bos": True},

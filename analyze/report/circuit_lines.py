@@ -102,11 +102,12 @@ class _Found:
     @property
     def routes(self) -> str:
         """The edges between heads and MLPs, by groups; the parts themselves where there is no such edge."""
-        where = {node: group for group in self.parts.groups for node in group.names}
+        inside = {group: spans([n for n in group.names if n in self.parts.members]) for group in self.parts.groups}
+        where = {node: title for group, title in inside.items() for node in group.names}
         inputs: dict[tuple[str, str], set[str]] = {}
         for edge in self.parts.edges:
             if edge.source not in (EMBED, POS_EMBED) and edge.target != OUTPUT:
-                ends = (where[edge.source].title, where[edge.target].title)
+                ends = (where[edge.source], where[edge.target])
                 inputs.setdefault(ends, set()).add("" if edge.input == "in" else edge.input.upper())
         if len(inputs) > MOST_ROUTES:
             return f"{len(self.parts.edges)} edges between {len(self.parts.members)} heads and MLPs"
@@ -117,7 +118,7 @@ class _Found:
             found.append(f"{source} -{through}-> {target}" if through else f"{source} -> {target}")
         joined = {node for edge in self.parts.edges if edge.target != OUTPUT for node in (edge.source, edge.target)
                   if edge.source not in (EMBED, POS_EMBED)}  # fmt: skip
-        found += [group.title for group in self.parts.groups if not joined.intersection(group.names)]
+        found += [title for group, title in inside.items() if title and not joined.intersection(group.names)]
         return "; ".join(found) or "the embedding alone"
 
     def signature(self, group: Group) -> tuple[str, str]:

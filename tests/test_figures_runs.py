@@ -7,11 +7,20 @@ import pytest
 import xarray as xr
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from test_runs_page import few, seven  # noqa: F401  # fixtures
 
 from headway.__main__ import main
 from headway.analyze.report.figures.plot import draw_many
 from headway.checkpoints import Run
+
+
+def y(line: Line2D) -> np.ndarray:
+    return np.asarray(line.get_ydata(), float)
+
+
+def x(line: Line2D) -> np.ndarray:
+    return np.asarray(line.get_xdata(), float)
 
 
 def legend(figure: Figure) -> list[str]:
@@ -23,13 +32,13 @@ def test_formation_is_the_share_of_runs_by_step(seven: list[Run], few: xr.Datase
     (axes,) = figure.axes
     assert legend(figure) == ["previous token (7 of 7)", "loss on repeats (6 of 7)"]
     for name, line in zip(["previous_token", "behaviour"], axes.lines, strict=False):
-        steps, shares = line.get_data()
+        shares = y(line)
         expected = few.formed_by.sel(event=name)
         np.testing.assert_allclose(shares[1:-1], expected.dropna("step"))
-        np.testing.assert_array_equal(np.asarray(steps)[[0, -1]], [0, 1023])
+        np.testing.assert_array_equal(x(line)[[0, -1]], [0, 1023])
         assert shares[-1] == expected.dropna("step").values[-1]
     assert sum(isinstance(each, PolyCollection) for each in axes.collections) == 2
-    assert axes.lines[-1].get_xdata()[0] == 63
+    assert x(axes.lines[-1])[0] == 63
     assert "95 % intervals" in figure.get_suptitle()
 
 
@@ -39,8 +48,8 @@ def test_heads_are_thin_lines_with_their_median_and_quartiles(seven: list[Run], 
     *thin, median = axes.lines
     assert len(thin) == 7
     for line, way in zip(thin, few.way.sel(event="previous_token"), strict=True):
-        np.testing.assert_allclose(line.get_ydata(), way)
-    np.testing.assert_allclose(median.get_ydata(), few.way_quartile.sel(event="previous_token", quartile=0.5))
+        np.testing.assert_allclose(y(line), way)
+    np.testing.assert_allclose(y(median), few.way_quartile.sel(event="previous_token", quartile=0.5))
     assert median.get_linewidth() > 2 * thin[0].get_linewidth()
     assert legend(figure) == ["one run", "quartiles over runs", "median over runs"]
 
@@ -50,8 +59,8 @@ def test_loss_has_a_panel_for_each_part(seven: list[Run]):  # noqa: F811
     assert [axes.get_title("left") for axes in figure.axes] == ["loss", "loss on first", "loss on repeats"]
     expected = [run.scores.loss_repeats.values for run in seven]
     repeats = figure.axes[2]
-    np.testing.assert_allclose([line.get_ydata() for line in repeats.lines[:-1]], expected)
-    np.testing.assert_allclose(repeats.lines[-1].get_ydata(), np.median(expected, 0))
+    np.testing.assert_allclose([y(line) for line in repeats.lines[:-1]], expected)
+    np.testing.assert_allclose(y(repeats.lines[-1]), np.median(expected, 0))
     assert len(draw_many(seven, "loss", part="repeats").axes) == 1
 
 

@@ -218,6 +218,19 @@ def test_controls_have_the_size_and_shape_of_the_circuit():
     assert len({other.tobytes() for other in others}) == 5
 
 
+@pytest.mark.parametrize("source", ["embed", "pos_embed"])
+def test_controls_are_told_what_the_circuit_is_told(source: str):
+    """Without the embedding a network knows nothing, and any circuit would be better than that."""
+    graph = Graph(ModelConfig(n_layers=2, d_model=19, n_ctx=11, d_head=5, n_heads=7, d_vocab=14))
+    draws, kept = np.random.default_rng(0), np.zeros(len(graph.edges), dtype=bool)
+    for name in (f"{source}->L0H1.v", "L0H1->L1H2.k", f"{source}->L1H2.v", "L1H2->output"):
+        kept[graph.index[Edge.named(name)]] = True
+    for _ in range(23):
+        drawn = [graph.edges[edge] for edge in np.flatnonzero(matched_circuit(graph, kept, draws))]
+        assert {edge.source for edge in drawn if edge.source in ("embed", "pos_embed")} == {source}
+        assert len(drawn) == 4
+
+
 def test_bootstrap_intervals_hold_the_truth_as_often_as_they_say():
     """Means of 61 normal sequences: the 95 % interval holds the true mean in about 95 % of 200 draws."""
     draws = np.random.default_rng(0)

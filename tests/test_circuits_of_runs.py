@@ -123,6 +123,16 @@ def test_a_damaged_circuit_is_named(run: Run):
             run.circuit()
 
 
+def test_numbers_over_steps_are_those_of_the_circuit_that_is_there(run: Run):
+    headway.circuit(run, controls=7)
+    assert run.circuit(over_steps=True).known.attrs["step"] == LAST
+    headway.circuit(run, at=WHOLE, controls=7, seed=3)  # not the circuit that was followed
+    assert run.circuit(over_steps=True).known.attrs["step"] == LAST
+    headway.circuit(run, at=LAST, controls=7, seed=3)
+    with pytest.raises(ValueError, match="is missing; headway circuit"):
+        run.circuit(over_steps=True)
+
+
 def test_no_earlier_circuit_is_drawn_in_place_of_a_damaged_one(run: Run, tmp_path: Path):
     headway.circuit(run, at=LAST, controls=7)
     file = run.circuit_file(LAST, "repeats", "twin")

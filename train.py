@@ -44,12 +44,12 @@ from headway.checkpoints.resuming import check_resume_file
 from headway.checkpoints.run import Run
 from headway.checkpoints.schedule import Schedule
 from headway.data.task import Task
+from headway.devices import StopTogether, other_ranks
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import TrainingModule
 from headway.models.optim import OptimConfig
 from headway.processes import STOPPING
-from headway.ranks import StopTogether, other_ranks
 
 
 class StoppedError(RuntimeError):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from headway.analyze.circuits.find import NothingToExplainError, find_circuit
 from headway.analyze.circuits.graph import Edge, Graph
 from headway.analyze.circuits.intervals import paired_bootstrap
 from headway.analyze.circuits.patching import EdgePatching
+from headway.analyze.circuits.replacement import Replacement
 from headway.analyze.measures.ablation import ablated_loss, path_patch
 from headway.analyze.network.requirements import DoesNotApplyError
+from headway.checkpoints.run import REPLACEMENTS
 from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_tokens import RepeatedTokens
@@ -216,6 +219,10 @@ def test_controls_have_the_size_and_shape_of_the_circuit():
         assert all(count <= shape(kept)[1][place] for place, count in shape(other)[1].items())
         assert (other != kept).any()
     assert len({other.tobytes() for other in others}) == 5
+
+
+def test_a_run_knows_the_replacements_of_a_search():
+    assert set(get_args(Replacement)) == set(REPLACEMENTS)
 
 
 @pytest.mark.parametrize("source", ["embed", "pos_embed"])

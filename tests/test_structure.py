@@ -24,7 +24,7 @@ DOORS = {
 # The folders of analyze/; one may import those with a smaller number, and itself.
 FLOORS = {"network": 0, "measures": 1, "tools": 2, "circuits": 2, "formation": 2, "studies": 3, "report": 4}
 TOP = [
-    Path(f"{name}.py") for name in ("__init__", "lazy", "options", "processes", "recipes", "ranks", "train", "replay")
+    Path(f"{name}.py") for name in ("__init__", "lazy", "options", "processes", "recipes", "devices", "train", "replay")
 ]
 MODULES = sorted(path.relative_to(ROOT) for folder in WAY for path in ROOT.glob(f"{folder}/**/*.py"))
 

@@ -26,7 +26,7 @@ from headway.models.convert import Model
 TokenClasses = Int[Tensor, "d_vocab"]
 
 T = TypeVar("T")
-_known: MutableMapping[Tensor, dict[Any, Any]] = WeakTensorKeyDictionary()
+_of_batches: MutableMapping[Tensor, dict[Any, Any]] = WeakTensorKeyDictionary()
 
 # Number of sequences of the evaluation batch whose patterns are stored.
 STORED_SEQUENCES = 4
@@ -203,13 +203,13 @@ def _of_sequences(what: str, model: Model, batch: Batch, same: TokenClasses | No
     """Return what follows from the sequences alone: a run scores the same ones at each checkpoint."""
     if same is not None:
         return make()
-    known = _known.setdefault(batch.inputs, {})
+    made = _of_batches.setdefault(batch.inputs, {})
     bos_token = None if batch.task is None else batch.task.bos_token
     # torch counts the changes of a tensor in place.
     key = (what, model.cfg.attention_dir, bos_token, batch.inputs._version)
-    if key not in known:
-        known[key] = make()
-    return known[key]
+    if key not in made:
+        made[key] = make()
+    return made[key]
 
 
 def _matches(

@@ -93,7 +93,7 @@ class _Found:
         return f"{nodes}{self.routes}: {', '.join(facts)}"
 
     def _second(self) -> str:
-        """What the circuit keeps alone under the second replacement, where something is known under it."""
+        """Return the share kept under the second replacement, in words; "" where nothing is known under it."""
         if "second_faithfulness" not in self.scores or not np.isfinite(self.scores.second_faithfulness):
             return ""
         second = self.scores.known.attrs.get("second", "the other replacement")

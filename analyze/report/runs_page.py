@@ -41,7 +41,7 @@ MOST_SHARES = 400
 
 
 class OfRun(NamedTuple):
-    """What the table has of a run beside its dates: its options, and the link to its page, None if it has none yet."""
+    """The row of a run but for its dates: its options, and the link to its page, None if it has none yet."""
 
     options: Mapping[str, Any]
     page: str | None

@@ -76,7 +76,7 @@ def heads(
     part: str | None = None,
     replace: str | None = None,
 ) -> "Figure":
-    """How far the strongest head of each run has come in each role, or the strongest pair: one panel for each."""
+    """The way of the strongest head of each run in each role, or of the strongest pair: one panel for each."""
     only = None if measure is None else [measure]
     data = formation(runs, only=only, part=part, replacement=replace)
     names = [name for name in in_order(data) if measure is not None or name not in (BEHAVIOUR, CIRCUIT)]

@@ -5,14 +5,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-Stream = Literal["init", "data", "evaluation", "null", "baseline", "twin", "control"]
-STREAMS: tuple[Stream, ...] = ("init", "data", "evaluation", "null", "baseline", "twin", "control")
+Stream = Literal["init", "data", "evaluation", "null", "baseline", "twin", "control", "pool"]
+STREAMS: tuple[Stream, ...] = ("init", "data", "evaluation", "null", "baseline", "twin", "control", "pool")
 
 
 def generator(stream: Stream, seed: int, index: int = 0) -> torch.Generator:
     """Return a generator that depends only on (stream, seed, index), and on nothing drawn before.
 
-    Streams separate initialisation, data, evaluation, nulls and baselines: the same seed in two streams gives unrelated
+    Streams separate initialisation, data, evaluation, nulls, baselines and pools of tasks: the same seed in two streams gives unrelated
     numbers, so changing one never changes another.
 
     Example:

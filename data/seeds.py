@@ -5,8 +5,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-Stream = Literal["init", "data", "evaluation", "null", "baseline", "twin", "control", "pool"]
-STREAMS: tuple[Stream, ...] = ("init", "data", "evaluation", "null", "baseline", "twin", "control", "pool")
+Stream = Literal["init", "data", "evaluation", "null", "baseline", "twin", "control", "split", "training", "pool"]
+STREAMS: tuple[Stream, ...] = (
+    "init", "data", "evaluation", "null", "baseline", "twin", "control", "split", "training", "pool",
+)  # fmt: skip
 
 
 def generator(stream: Stream, seed: int, index: int = 0) -> torch.Generator:

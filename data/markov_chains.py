@@ -27,13 +27,14 @@ SAMPLE, SAMPLE_OF_POOL, CHUNK, MOST_NUMBERS = 20_000, 2_000, 500, 2**22
 class MarkovChains(Task):
     """Tokens of a Markov chain, a new one in each sequence (Edelman et al. 2024, arXiv 2402.11004).
 
-    P(s_(t+1) = j | s_(t-order+1)..s_t) is entry j of the row of these ``order`` tokens, and each row of a chain is drawn
-    from Dirichlet(1, .., 1). The first ``order`` tokens come from the chain's stationary distribution. The input at
-    position q is s_q and its target is s_(q+1), for q = 0..length-1; it counts from q = order - 1 on. With ``n_chains``, each sequence belongs to one
-    of so many fixed chains, drawn from ``chain_seed``; then a network can know the chains by heart.
+    P(s_(t+1) = j | s_(t-order+1)..s_t) is entry j of the row of these ``order`` tokens, and each row of a chain is
+    drawn from Dirichlet(1, .., 1). The first ``order`` tokens come from the chain's stationary distribution. The input
+    at position q is s_q and its target is s_(q+1), for q = 0..length-1; it counts from q = order - 1 on. With
+    ``n_chains``, each sequence belongs to one of so many fixed chains, drawn from ``chain_seed``: a network can know
+    these by heart.
 
-    ``info`` holds the rows as ``transitions`` [batch, context, state], and the number of the chain as ``chain`` [batch],
-    -1 for a new one. Context number c_1 n_states^(order-1) + .. + c_order stands for the tokens c_1 .. c_order.
+    ``info`` holds the rows as ``transitions`` [batch, context, state], and the number of the chain as ``chain``
+    [batch], -1 for a new one. Context number c_1 n_states^(order-1) + .. + c_order stands for the tokens c_1..c_order.
 
     Args:
         n_states: number of states k, which are the tokens
@@ -173,7 +174,7 @@ class MarkovChains(Task):
         means = {name: losses.nanmean().item() for name, losses in self.baselines_by_position().items()}
         return {**means, "best": means[GRAMS[self.order + 1] if self.n_chains is None else "pool"]}
 
-    def baselines_by_position(self) -> dict[str, Float[Tensor, "pos"]]:
+    def baselines_by_position(self) -> dict[str, Float[Tensor, " pos"]]:
         """Return the cross-entropy of each predictor at each position, and ``entropy``, of one that knows the chain.
 
         They are estimates from 20,000 sequences (2,000 with a fixed pool), in which a prediction is compared with the
@@ -301,7 +302,7 @@ def _pool(n_chains: int, n_contexts: int, n_states: int, seed: int) -> Float[Ten
 
 
 @lru_cache(maxsize=16)
-def _estimated(task: MarkovChains) -> dict[str, Float[Tensor, "pos"]]:
+def _estimated(task: MarkovChains) -> dict[str, Float[Tensor, " pos"]]:
     if task.n_chains is None:
         chunks, size = SAMPLE // CHUNK, CHUNK
     else:

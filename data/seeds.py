@@ -14,7 +14,7 @@ STREAMS: tuple[Stream, ...] = (
 def generator(stream: Stream, seed: int, index: int = 0) -> torch.Generator:
     """Return a generator that depends only on (stream, seed, index), and on nothing drawn before.
 
-    Streams separate initialisation, data, evaluation, nulls, baselines and pools of tasks: the same seed in two streams gives unrelated
+    Streams separate initialisation, data, evaluation, nulls and so on: the same seed in two streams gives unrelated
     numbers, so changing one never changes another.
 
     Example:

@@ -141,7 +141,7 @@ class Brackets(Task):
 
         Example:
             >>> {name: round(nats, 3) for name, nats in Brackets().baselines().items()}
-            {'chance': 0.693, 'counts': 0.473, 'floor': 0.0}
+            {'chance': 0.693, 'counts': 0.5, 'floor': 0.0}
         """
         halves = range(1, self.max_brackets // 2 + 1)
         nats = 0.0

@@ -16,8 +16,8 @@ from torch import Tensor
 from headway.data.seeds import generator as stream
 from headway.data.task import Batch, Behaviour, Task
 
-# Sequences behind the baselines, and how many of them are in memory at once.
-SAMPLE, CHUNK = 20_000, 2_000
+# Sequences behind the baselines (fewer where each is compared with a whole pool), and how many are in memory at once.
+SAMPLE, SAMPLE_OF_POOL, CHUNK, MOST_NUMBERS = 20_000, 4_000, 2_000, 2**22
 MOST_TASKS = 1024
 
 
@@ -159,7 +159,7 @@ class LinearRegression(Task):
     def baselines_by_position(self) -> dict[str, Float[Tensor, " pos"]]:
         """Return the squared error of each predictor at each position, and ``noise``, of one that knows w.
 
-        They are estimates from 20,000 sequences (fewer with a large pool), in which a prediction is compared with w · x
+        They are estimates from 20,000 sequences (4,000 with a fixed pool), in which a prediction is compared with w · x
         and the variance of the noise is added: the standard error of their mean over positions is about 1 %. They are
         NaN at odd positions.
         """
@@ -218,9 +218,12 @@ def discrete(
 @lru_cache(maxsize=16)
 def _estimated(task: LinearRegression) -> dict[str, Float[Tensor, " pos"]]:
     generator, totals = stream("baseline", 0), dict[str, Tensor]()
-    chunks = SAMPLE // CHUNK if task.n_tasks is None else max(2, SAMPLE // CHUNK * 64 // max(64, task.n_tasks))
+    chunks, size = SAMPLE // CHUNK, CHUNK
+    if task.n_tasks is not None:
+        size = max(1, min(CHUNK, MOST_NUMBERS // (task.n_pairs * task.n_tasks)))
+        chunks = -(-SAMPLE_OF_POOL // size)
     for _ in range(chunks):
-        batch = task.sample(generator, CHUNK)
+        batch = task.sample(generator, size)
         clean = einops.einsum(batch.inputs[..., 1:], batch.info["w"], "batch pos d, batch d -> batch pos")
         outputs = {**task.predictors(batch), "noise": clean[..., None]}
         for name, output in outputs.items():

@@ -120,6 +120,11 @@ class ModelConfig:
         mlp = 0 if self.attn_only else 2 * self.d_model * self.d_mlp
         return self.n_layers * (attention + mlp)
 
+    @property
+    def has_W_pos(self) -> bool:
+        """True if the network has position embeddings W_pos, one for each position of a sequence."""
+        return self.positional_embedding_type in ("standard", "shortformer")
+
     def weight_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the name and the shape of each weight, as in the state dict, without building the network.
 
@@ -133,7 +138,7 @@ class ModelConfig:
             return [(f"{name}.{part}", (length,)) for part in "wb" if self.normalization_type == "LN"]
 
         yield "embed.W_E", (self.d_vocab, self.d_model)
-        if self.positional_embedding_type != "none":
+        if self.has_W_pos:
             yield "pos_embed.W_pos", (self.n_ctx, self.d_model)
         for block in (f"blocks.{layer}" for layer in range(self.n_layers)):
             yield from norm(f"{block}.ln1", self.d_model)

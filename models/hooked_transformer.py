@@ -117,7 +117,7 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
         self.set_tokenizer(tokenizer)
         self.embed = Embed(self.cfg)
         self.hook_embed = HookPoint()
-        if self.cfg.positional_embedding_type != "none":
+        if self.cfg.has_W_pos:
             self.pos_embed = PosEmbed(self.cfg)
             self.hook_pos_embed = HookPoint()
         self.blocks = nn.ModuleList(TransformerBlock(self.cfg) for _ in range(self.cfg.n_layers))  # pyright: ignore[reportAttributeAccessIssue]
@@ -286,7 +286,7 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
         if pos > self.cfg.n_ctx:
             raise ValueError(f"input: {pos} positions are not valid; n_ctx allows at most {self.cfg.n_ctx}")
         embed = self.hook_embed(self.embed(input))
-        if self.cfg.positional_embedding_type == "none":
+        if not self.cfg.has_W_pos:
             return embed, None
         pos_embed = self.pos_embed(batch, pos, attention_mask)
         # A hook cannot write to an expanded view, so it gets a clone.

@@ -31,9 +31,10 @@ class StackedWeights:
 
     @property
     def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
-        """Position embedding matrix; a ValueError if positional_embedding_type is none."""
-        if self.cfg.positional_embedding_type == "none":
-            raise ValueError("W_pos: this network has no positions (positional_embedding_type is none)")
+        """Position embedding matrix; a ValueError for a positional_embedding_type that has none."""
+        if not self.cfg.has_W_pos:
+            kind = self.cfg.positional_embedding_type
+            raise ValueError(f"W_pos: this network has no W_pos (positional_embedding_type is {kind})")
         return self.pos_embed.W_pos
 
     @property

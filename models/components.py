@@ -9,7 +9,6 @@ Code that runs at every training step reshapes with torch's own methods: a call 
 of a toy model has only a few hundred µs for everything that is not arithmetic.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -83,6 +82,14 @@ def _explicit_gradients(
     wanted = [x for x, gradient in zip(inputs, gradients, strict=False) if gradient is not None]
     found = iter(torch.autograd.grad(output, wanted, of_outputs[0], create_graph=True))
     return tuple(None if gradient is None else next(found) for gradient in gradients)
+
+
+def add_bias(module: nn.Module, name: str, cfg: ModelConfig, *shape: int) -> None:
+    """Give a module a bias of zeros: a weight, or for a network without biases a buffer that no file stores."""
+    if cfg.biases:
+        setattr(module, name, nn.Parameter(torch.zeros(shape)))
+    else:
+        module.register_buffer(name, torch.zeros(shape), persistent=False)
 
 
 def attention_of(node: Any) -> tuple[Sequence[Tensor], Tensor]:
@@ -191,7 +198,7 @@ class LayerNorm(LayerNormPre):
     def __init__(self, cfg: ModelConfig, length: int):
         super().__init__(cfg)
         self.w = nn.Parameter(torch.ones(length))
-        self.b = nn.Parameter(torch.zeros(length))
+        add_bias(self, "b", cfg, length)
 
     def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
         """Normalise the last axis of ``x``, then scale and shift it."""
@@ -221,6 +228,16 @@ def project(
     return [part.unflatten(-1, biases[0].shape) for part in flat.chunk(len(weights), -1)]
 
 
+def attend(
+    q: Float[Tensor, "batch head pos d_head"],
+    k: Float[Tensor, "batch head pos d_head"],
+    v: Float[Tensor, "batch head pos d_head"],
+    cfg: ModelConfig,
+) -> Float[Tensor, "batch head pos d_head"]:
+    """Return the weighted values of some heads by torch's fused kernel."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=cfg.attention_dir == "causal", scale=1 / cfg.score_divisor)
+
+
 class Attention(nn.Module):
     """Multi-head attention; W_Q, W_K and W_V are [head, d_model, d_head], W_O is [head, d_head, d_model]."""
 
@@ -232,10 +249,9 @@ class Attention(nn.Module):
         self.W_K = nn.Parameter(torch.empty(heads_in))
         self.W_V = nn.Parameter(torch.empty(heads_in))
         self.W_O = nn.Parameter(torch.empty(heads_out))
-        self.b_Q = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
-        self.b_K = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
-        self.b_V = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
-        self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
+        for name in ("b_Q", "b_K", "b_V"):
+            add_bias(self, name, cfg, cfg.n_heads, cfg.d_head)
+        add_bias(self, "b_O", cfg, cfg.d_model)
         self.hook_q = HookPoint()
         self.hook_k = HookPoint()
         self.hook_v = HookPoint()
@@ -293,7 +309,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch pos head d_head"]:
         """Return the weighted values from one fused kernel, which exposes no scores and no pattern."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        z = F.scaled_dot_product_attention(q, k, v, is_causal=self.cfg.attention_dir == "causal")
+        z = attend(q, k, v, self.cfg)
         if z.requires_grad and not torch.compiler.is_compiling():
             give_explicit_gradients(z, "ScaledDotProduct", attention_of)
         return z.transpose(1, 2)
@@ -306,11 +322,14 @@ class Attention(nn.Module):
         attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None,
     ) -> Float[Tensor, "batch pos head d_head"]:
         """Return the weighted values by scores and pattern ``[batch, head, query, key]``, which hooks may replace."""
-        scores = einops.einsum(
-            in_full_precision(q),
-            in_full_precision(k),
-            "batch query head d_head, batch key head d_head -> batch head query key",
-        ) / math.sqrt(self.cfg.d_head)
+        scores = (
+            einops.einsum(
+                in_full_precision(q),
+                in_full_precision(k),
+                "batch query head d_head, batch key head d_head -> batch head query key",
+            )
+            / self.cfg.score_divisor
+        )
         visible = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
         if self.cfg.attention_dir == "causal":
             visible = visible.tril()
@@ -334,9 +353,9 @@ class MLP(nn.Module):
         super().__init__()
         self.act_fn = ACTIVATIONS[cfg.act_fn]
         self.W_in = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp))
-        self.b_in = nn.Parameter(torch.zeros(cfg.d_mlp))
+        add_bias(self, "b_in", cfg, cfg.d_mlp)
         self.W_out = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model))
-        self.b_out = nn.Parameter(torch.zeros(cfg.d_model))
+        add_bias(self, "b_out", cfg, cfg.d_model)
         self.hook_pre = HookPoint()
         self.hook_post = HookPoint()
         self.has_ln = cfg.act_fn == "solu_ln"
@@ -430,7 +449,7 @@ class Unembed(nn.Module):
     def __init__(self, cfg: ModelConfig):
         super().__init__()
         self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab_out))
-        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out))
+        add_bias(self, "b_U", cfg, cfg.d_vocab_out)
         self.hook_in = HookPoint()
         self.hook_out = HookPoint()
 

@@ -9,6 +9,10 @@ from typing import Any, Literal, NamedTuple, get_args
 ActFn = Literal["relu", "gelu", "gelu_new", "silu", "solu", "solu_ln"]
 Normalization = Literal["LN", "LNPre"]
 Positions = Literal["standard", "shortformer", "none"]
+InitMode = Literal[
+    "gpt2", "inverse_sqrt_d_model", "transformer_lens",
+    "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal",
+]  # fmt: skip
 
 
 class Head(NamedTuple):
@@ -59,11 +63,18 @@ class ModelConfig:
             queries and keys only; none has no position embedding.
         normalization_type: LN; LNPre (centre and scale, no weights); null for no normalisation.
         eps: Added to the variance inside a LayerNorm.
-        initializer_range: Standard deviation of the normal distribution of the initial weights; biases start at 0.
+        initializer_range: Standard deviation of the initial weights with init_mode gpt2; biases start at 0.
         input_type: tokens, which select rows of W_E, or vectors, which are multiplied by W_E.
+        use_attn_scale: Divide attention scores by attn_scale.
+        attn_scale: Divisor of attention scores; -1 means sqrt(d_head).
+        biases: Give a bias to queries, keys, values, the outputs of attention, MLPs, the unembedding and LayerNorms.
+        init_mode: Distribution of the initial weights. gpt2 is normal with the standard deviation initializer_range,
+            which the others do not use; inverse_sqrt_d_model is normal with 1 / sqrt(d_model), transformer_lens with
+            0.8 / sqrt(d_model); xavier and kaiming, normal or uniform, are those of TransformerLens.
 
     Raises:
-        ValueError: a size is below 1, eps or initializer_range is negative or not finite, or a kind is unknown.
+        ValueError: a size is below 1, eps or initializer_range is negative or not finite, attn_scale is not above 0,
+            or a kind is unknown.
 
     Example:
         >>> ModelConfig(n_layers=2, d_model=64, n_ctx=48, d_head=16, n_heads=4, d_vocab=65).d_vocab_out
@@ -86,6 +97,10 @@ class ModelConfig:
     eps: float = 1e-5
     initializer_range: float = 0.02
     input_type: Literal["tokens", "vectors"] = "tokens"
+    use_attn_scale: bool = True
+    attn_scale: float = -1
+    biases: bool = True
+    init_mode: InitMode = "gpt2"
 
     # TransformerLens keeps these fields beside the sizes, and its tools read and set them there. They are the state of
     # a running model and not part of its definition: the constructor does not take them, and no file stores them.
@@ -109,6 +124,8 @@ class ModelConfig:
             value = getattr(self, number)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{number}: {value} is not valid; it must be finite and 0 or more")
+        if not (self.attn_scale == -1 or (math.isfinite(self.attn_scale) and self.attn_scale > 0)):
+            raise ValueError(f"attn_scale: {self.attn_scale} is not valid; it must be finite and above 0, or -1")
         for kind, valid in _KINDS.items():
             if getattr(self, kind) not in valid:
                 raise ValueError(f"{kind}: {getattr(self, kind)!r} is not one of {', '.join(map(str, valid))}")
@@ -119,6 +136,13 @@ class ModelConfig:
         attention = 4 * self.d_model * self.d_head * self.n_heads
         mlp = 0 if self.attn_only else 2 * self.d_model * self.d_mlp
         return self.n_layers * (attention + mlp)
+
+    @property
+    def score_divisor(self) -> float:
+        """Number by which the product of a query and a key is divided."""
+        if not self.use_attn_scale:
+            return 1.0
+        return math.sqrt(self.d_head) if self.attn_scale == -1 else self.attn_scale
 
     @property
     def has_W_pos(self) -> bool:
@@ -134,6 +158,11 @@ class ModelConfig:
             (2, 5, 3)
         """
 
+        for name, shape in self._shapes_with_biases():
+            if self.biases or not name.rpartition(".")[2].startswith("b"):
+                yield name, shape
+
+    def _shapes_with_biases(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         def norm(name: str, length: int) -> list[tuple[str, tuple[int, ...]]]:
             return [(f"{name}.{part}", (length,)) for part in "wb" if self.normalization_type == "LN"]
 
@@ -182,4 +211,5 @@ _KINDS: dict[str, tuple[Any, ...]] = {
     "positional_embedding_type": get_args(Positions),
     "normalization_type": (*get_args(Normalization), None),
     "input_type": ("tokens", "vectors"),
+    "init_mode": get_args(InitMode),
 }

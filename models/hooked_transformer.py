@@ -45,6 +45,7 @@ from headway.models.components import (
 from headway.models.config import ModelConfig
 from headway.models.generation import Generation
 from headway.models.hooks import SWITCHES, CheckedHooks
+from headway.models.initialization import initial_weight
 from headway.models.processing import process_weights
 from headway.models.stacked_weights import StackedWeights
 from headway.models.strings import check_only_for_strings, is_strings
@@ -96,8 +97,8 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
     Args:
         cfg: Configuration; the model keeps a copy.
         tokenizer: Hugging Face tokenizer, needed for strings only.
-        seed: Seed of the initial weights, which are drawn from N(0, initializer_range²), independently of torch's
-            global generator; biases are 0.
+        seed: Seed of the initial weights, which are drawn as ``init_mode`` says, independently of torch's global
+            generator; biases are 0.
 
     Example:
         >>> cfg = ModelConfig(n_layers=2, d_model=11, n_ctx=7, d_head=5, n_heads=3, d_vocab=13)
@@ -130,12 +131,12 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
 
     @torch.no_grad()
     def init_weights(self, draws: torch.Generator) -> None:
-        """Redraw every weight matrix from N(0, initializer_range²); biases and LayerNorms do not change."""
+        """Redraw every weight matrix from the distribution of ``init_mode``; biases and LayerNorms do not change."""
         if not isinstance(draws, torch.Generator):
             raise ValueError(f"draws: {shown(draws)} is not valid; it must be a torch.Generator")
         for name, parameter in self.named_parameters():
             if name.rpartition(".")[2].startswith("W_"):
-                parameter.copy_(torch.randn(parameter.shape, generator=draws) * self.cfg.initializer_range)
+                parameter.copy_(initial_weight(self.cfg, parameter.shape, draws))
 
     def forward(
         self,

@@ -45,6 +45,10 @@ DEFAULTS = {
         "eps": 1e-5,
         "initializer_range": 0.02,
         "input_type": "tokens",
+        "use_attn_scale": True,
+        "attn_scale": -1,
+        "biases": True,
+        "init_mode": "gpt2",
     },
     OptimConfig: {
         "optimizer": "AdamW",

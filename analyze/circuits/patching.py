@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from headway.analyze.circuits.replacement import Replacement, replaced
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.network.structure import Structure
 from headway.data.task import Batch
+from headway.models.components import attend
 from headway.models.config import Head
 from headway.models.convert import Model, evaluating
 from headway.models.hooked_transformer import HookedTransformer
@@ -253,7 +253,7 @@ class EdgePatching(Patching):
             return self._mlp(int(name.removeprefix("MLP")), residual[slots[0].number])
         head = Head.named(name)
         q, k, v = (projected[slot.number][:, None] for slot in slots)  # pyright: ignore[reportOptionalSubscript]
-        z = F.scaled_dot_product_attention(q, k, v, is_causal=self.model.cfg.attention_dir == "causal")
+        z = attend(q, k, v, self.model.cfg)
         return z[:, 0] @ self.model.blocks[head.layer].attn.W_O[head.head]
 
     def _mlp(self, layer: int, residual: Tensor | None) -> Tensor:

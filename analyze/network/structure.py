@@ -46,8 +46,11 @@ class Structure:
 
     @property
     def score_divisor(self) -> float:
-        """The number by which the product of a query and a key is divided: sqrt(d_head)."""
-        return math.sqrt(self.cfg.d_head)
+        """The divisor of the product of a query and a key: sqrt(d_head), unless the network has its own."""
+        if not getattr(self.cfg, "use_attn_scale", True):
+            return 1.0
+        own = getattr(self.cfg, "attn_scale", -1)
+        return math.sqrt(self.cfg.d_head) if own == -1 else own
 
     @property
     def normalizes(self) -> bool:
@@ -72,8 +75,6 @@ class Structure:
             (shared in (None, cfg.n_heads), f"{cfg.n_heads} query heads over {shared} key heads"),
             (not getattr(cfg, "use_qk_norm", False), "normalised queries and keys"),
             (getattr(cfg, "attn_scores_soft_cap", -1.0) <= 0, "capped scores"),
-            (getattr(cfg, "use_attn_scale", True), "unscaled scores"),
-            (getattr(cfg, "attn_scale", -1.0) in (-1.0, cfg.d_head**0.5), "a scale of their own"),
             (not getattr(cfg, "scale_attn_by_inverse_layer_idx", False), "scores that are scaled by their layer"),
         ):
             if not holds:

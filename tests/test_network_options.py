@@ -1,0 +1,262 @@
+"""Options of a network that toys use: each computes what its name says, by every path, and analysis reads it rightly.
+
+Every option of KINDS goes through the same checks: fused and explicit steps, derivatives, stacks, files, processed
+weights, circuits and measures. Below them, each option has the identities of its own.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from random_networks import SIZES, assert_close, inputs_for, keep, network
+from test_derivatives import WAYS, by_double_backward, loss_of, parameters_of
+from torch.func import functional_call, stack_module_state, vmap
+
+from headway.analyze import MEASURES
+from headway.analyze.circuits.patching import EdgePatching
+from headway.analyze.measures.ablation import ablated_loss
+from headway.analyze.measures.attribution import attribute_scores
+from headway.analyze.measures.nulls import untrained
+from headway.analyze.network.forward import shared_forward_pass
+from headway.analyze.network.requirements import DoesNotApplyError
+from headway.analyze.report.about import parameters
+from headway.checkpoints.config import ADDED_LATER
+from headway.checkpoints.recipe import Recipe
+from headway.data.repeated_tokens import RepeatedTokens
+from headway.models.config import Head, InitMode, ModelConfig
+from headway.models.hooked_transformer import HookedTransformer
+
+KINDS: dict[str, dict[str, Any]] = {
+    "attention scale 1": {"use_attn_scale": False},
+    "another attention scale": {"attn_scale": 1.7, "attention_dir": "bidirectional"},
+    "no biases": {"biases": False, "act_fn": "gelu"},
+    "no biases, no norm": {"biases": False, "normalization_type": None, "positional_embedding_type": "shortformer"},
+    "no biases, solu_ln": {"biases": False, "act_fn": "solu_ln", "attn_scale": 2.3},
+}
+kinds = pytest.mark.parametrize("kind", KINDS)
+TASK = RepeatedTokens(n_tokens=16, length=13, period_min=3, period_max=5)
+
+
+def of_kind(kind: str, **more: Any) -> HookedTransformer:
+    return network(**{"d_vocab": 17, **KINDS[kind], **more})
+
+
+def written_out(kind: str, **more: Any) -> HookedTransformer:
+    """The same network, which computes each step explicitly."""
+    model = of_kind(kind, **more)
+    model.add_hook(lambda name: name.endswith(("hook_pattern", "hook_normalized")), keep)
+    return model
+
+
+@kinds
+def test_fused_equals_explicit_in_value_and_derivatives(kind: str):
+    model, explicit = of_kind(kind), written_out(kind)
+    inputs = inputs_for(model)
+    assert_close(model(inputs), explicit(inputs))
+    at = parameters_of(model)
+    draws = torch.Generator().manual_seed(3)
+    direction = {name: torch.randn(p.shape, generator=draws, dtype=p.dtype) for name, p in at.items()}
+    first, second = (
+        torch.autograd.grad(loss_of(each)(at), list(at.values()), materialize_grads=True) for each in (model, explicit)
+    )
+    for name, mine, theirs in zip(at, first, second, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-11, rtol=1e-9, msg=lambda why, name=name: f"{name}: {why}")
+    reference = by_double_backward(loss_of(explicit), at, direction)
+    for way in WAYS.values():
+        for name, product in way(loss_of(model), at, direction).items():
+            assert_close(product.detach(), reference[name].detach(), 1e-11)
+
+
+@kinds
+def test_every_activation_is_cached_and_can_be_replaced_by_itself(kind: str):
+    model = of_kind(kind)
+    inputs = inputs_for(model)
+    output, cache = model.run_with_cache(inputs)
+    assert_close(output, model(inputs))
+    replaced = model.run_with_hooks(inputs, fwd_hooks=[(name, lambda value, hook: cache[hook.name]) for name in cache])
+    assert_close(replaced, output)
+
+
+@kinds
+def test_a_stack_of_networks_computes_what_each_does_alone(kind: str):
+    models = [of_kind(kind, n_layers=1), of_kind(kind, n_layers=1, attn_only=False)]
+    with torch.no_grad():
+        for parameter in models[1].parameters():
+            parameter.add_(0.1)
+    inputs = torch.stack([inputs_for(models[0], seed) for seed in (0, 1)])
+    weights, _ = stack_module_state(models)  # pyright: ignore[reportArgumentType]
+    together = vmap(lambda weights, inputs: functional_call(models[0], weights, (inputs,)))(weights, inputs)
+    for model, output, alone in zip(models, together, inputs, strict=True):
+        assert_close(output.detach(), model(alone).detach(), 1e-11)
+
+
+@kinds
+def test_weights_have_the_shapes_that_the_configuration_says(kind: str):
+    model = of_kind(kind)
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    assert dict(model.cfg.weight_shapes()) == shapes
+    assert parameters(model.cfg) == sum(weight.numel() for weight in model.parameters())
+
+
+@kinds
+def test_weights_come_back_from_a_file_and_options_from_plain_values(kind: str):
+    model = of_kind(kind)
+    cfg = ModelConfig(**model.cfg.to_dict())
+    assert cfg == model.cfg
+    assert ModelConfig(**cfg.as_given()) == cfg
+    again = HookedTransformer(cfg).double().eval()
+    again.load_state_dict(model.state_dict())
+    assert_close(again(inputs_for(model)), model(inputs_for(model)))
+
+
+@kinds
+def test_processed_weights_keep_the_function(kind: str):
+    model = of_kind(kind)
+    inputs = inputs_for(model)
+    folds = model.cfg.positional_embedding_type != "shortformer"
+    for simpler in (model.processed(fold_ln=folds), model.processed(fold_ln=False)):
+        assert_close(simpler(inputs).log_softmax(-1), model(inputs).log_softmax(-1), 1e-5)
+    assert (
+        not any(
+            name.endswith((".ln1.w", ".ln2.w", "ln_final.w")) for name in model.processed(fold_ln=folds).state_dict()
+        )
+        or not folds
+    )
+
+
+@kinds
+def test_circuits_are_those_of_the_network(kind: str):
+    """All edges are the network, none is the network on the twins, and all edges out of a head are its ablation."""
+    model, batch = of_kind(kind), TASK.evaluation_batch(seed=0, batch_size=5)
+    twin = TASK.twin(batch, torch.Generator().manual_seed(0))
+    patching = EdgePatching(model, batch, replacement="twin")
+    assert_close(patching.clean.output, model(batch.inputs).detach())
+    assert twin is not None
+    patching = EdgePatching(model, batch, replacement="position_mean")
+    kept = np.ones(len(patching.graph.edges), dtype=bool)
+    kept[patching.edges_from["L0H1"]] = False
+    output = patching.run(kept, patching.clean).output
+    loss = TASK.loss(output, batch)[patching.mask].mean().item()
+    assert loss == pytest.approx(ablated_loss(model, batch, Head(0, 1), "position_mean").loss.item())
+
+
+@lru_cache
+def scores_of(kind: str) -> dict[str, Any]:
+    model, batch = of_kind(kind), TASK.evaluation_batch(seed=0, batch_size=5)
+    found: dict[str, Any] = {}
+    with shared_forward_pass():
+        for measure in MEASURES:
+            try:
+                found[measure.name] = measure(model, batch)[measure.name]
+            except DoesNotApplyError as reason:
+                found[measure.name] = str(reason)
+    return found
+
+
+@kinds
+def test_every_measure_has_a_number_or_a_reason(kind: str):
+    for name, score in scores_of(kind).items():
+        if not isinstance(score, str):
+            # The effect is a share of what the network has learnt, and this one has learnt nothing.
+            assert name == "effect" or score.notnull().any(), name
+        else:
+            assert "\n" not in score
+
+
+# The scale of attention
+
+
+def test_an_attention_scale_divides_the_scores():
+    model = of_kind("another attention scale")
+    _, cache = model.run_with_cache(inputs_for(model))
+    q, k = cache["q", 1], cache["k", 1]
+    assert_close(cache["attn_scores", 1], torch.einsum("bqhd,bkhd->bhqk", q, k) / 1.7)
+    unscaled = of_kind("attention scale 1")
+    _, cache = unscaled.run_with_cache(inputs_for(unscaled))
+    plain = torch.einsum("bqhd,bkhd->bhqk", cache["q", 1], cache["k", 1])
+    visible = torch.ones_like(plain, dtype=torch.bool).tril()
+    assert_close(cache["attn_scores", 1][visible], plain[visible])
+
+
+def test_a_scale_is_the_same_as_other_queries():
+    """Queries that are sqrt(d_head) / scale as large give the same network at the usual scale."""
+    model, usual = of_kind("another attention scale"), network(d_vocab=17, attention_dir="bidirectional")
+    usual.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for block in usual.blocks:
+            block.attn.W_Q.mul_(SIZES["d_head"] ** 0.5 / 1.7)
+            block.attn.b_Q.mul_(SIZES["d_head"] ** 0.5 / 1.7)
+    assert_close(usual(inputs_for(usual)), model(inputs_for(model)), 1e-11)
+
+
+@pytest.mark.parametrize("kind", ["attention scale 1", "another attention scale", "no biases"])
+def test_scores_are_split_at_their_own_scale(kind: str):
+    model, batch = of_kind(kind), TASK.evaluation_batch(seed=0, batch_size=3)
+    terms = attribute_scores(model, batch, Head(1, 2)).sum(["query_component", "key_component"], skipna=False)
+    _, cache = model.run_with_cache(batch.inputs)
+    scores = cache["attn_scores", 1][:, 2]
+    found = torch.from_numpy(terms.values)
+    visible = ~found.isnan()
+    assert_close(found[visible], scores[visible].detach(), 1e-9)
+
+
+# Biases
+
+
+def test_a_network_without_biases_is_one_whose_biases_are_zero():
+    without, model = of_kind("no biases"), network(d_vocab=17, act_fn="gelu")
+    weights = without.state_dict()
+    assert not any(name.rpartition(".")[2].startswith("b") for name in weights)
+    model.load_state_dict({name: weights.get(name, torch.zeros_like(w)) for name, w in model.state_dict().items()})
+    assert_close(without(inputs_for(model)), model(inputs_for(model)))
+    assert not without.b_Q.any()
+    assert without.b_Q.shape == model.b_Q.shape
+    assert not without.accumulated_bias(2).any()
+    assert len(list(model.parameters())) - len(list(without.parameters())) == len(model.state_dict()) - len(weights)
+
+
+# Initial weights
+
+
+@pytest.mark.parametrize(
+    ("mode", "variance", "bound"),
+    [
+        ("gpt2", 0.3**2, None),
+        ("inverse_sqrt_d_model", 1 / 101, None),
+        ("transformer_lens", 0.64 / 101, None),
+        ("xavier_normal", 2 / (101 + 5 * 43), None),
+        ("xavier_uniform", 2 / (101 + 5 * 43), (6 / (101 + 5 * 43)) ** 0.5),
+        ("kaiming_normal", 2 / 101, None),
+        ("kaiming_uniform", 2 / 101, (6 / 101) ** 0.5),
+    ],
+)
+def test_initial_weights_have_the_variance_of_their_mode(mode: InitMode, variance: float, bound: float | None):
+    cfg = ModelConfig(
+        n_layers=1, d_model=101, n_ctx=7, d_head=43, n_heads=5, d_vocab=13, init_mode=mode, initializer_range=0.3
+    )
+    W_Q = HookedTransformer(cfg, seed=3).blocks[0].attn.W_Q.detach()
+    ratio, n = W_Q.square().mean().item() / variance, W_Q.numel()
+    assert abs(ratio - 1) < 5 * (2 / n) ** 0.5
+    assert abs(W_Q.mean()) < 5 * (variance / n) ** 0.5
+    if bound is not None:
+        assert 0.99 * bound < W_Q.abs().max() <= bound
+    assert torch.equal(W_Q, HookedTransformer(cfg, seed=3).blocks[0].attn.W_Q)
+
+
+def test_nulls_are_initialised_as_the_network_is():
+    cfg = ModelConfig(n_layers=1, d_model=101, n_ctx=7, d_head=43, n_heads=5, d_vocab=13, init_mode="kaiming_uniform")
+    assert untrained(cfg).blocks[0].attn.W_Q.abs().max() == pytest.approx((6 / 101) ** 0.5, rel=1e-2)
+
+
+# Files
+
+
+def test_a_run_from_before_the_options_opens():
+    recipe = Recipe(task=TASK, model=ModelConfig(n_layers=1, d_model=7, n_ctx=13, d_head=3, n_heads=2, d_vocab=17))
+    values = recipe.to_dict()
+    for option in ADDED_LATER:
+        part, _, name = option.rpartition(".")
+        (values[part] if part else values).pop(name, None)
+    assert Recipe.from_dict(values) == recipe

@@ -16,6 +16,7 @@ MOST = 10**9
 ADDED_LATER = (
     "compile", "trainer.threads", "trainer.devices", "optim.optimizer", "optim.momentum", "model.dtype",
     "schedule.state_every", "model.use_attn_scale", "model.attn_scale", "model.biases", "model.init_mode",
+    "model.rotary_dim", "model.rotary_base",
 )  # fmt: skip
 _KINDS = {
     "task": dict, "model": dict, "optim": dict, "schedule": dict, "trainer": dict,

@@ -228,6 +228,65 @@ def project(
     return [part.unflatten(-1, biases[0].shape) for part in flat.chunk(len(weights), -1)]
 
 
+class Rotary(nn.Module):
+    """Rotary positions: turn pairs of entries of queries and keys by ``pos / rotary_base^(2 i / rotary_dim)``.
+
+    The pair i is of the entries i and i + rotary_dim / 2, as in TransformerLens without adjacent pairs; entries from
+    rotary_dim on stay. A score then depends on the offset between query and key alone.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.n_ctx, self.base = cfg.n_ctx, cfg.rotary_base
+        self.half = (cfg.rotary_dim or cfg.d_head) // 2
+        for name, table in self.tables(torch.float32).items():
+            self.register_buffer(name, table, persistent=False)
+
+    def tables(self, dtype: torch.dtype) -> dict[str, Float[Tensor, "n_ctx half"]]:
+        """Return the cosines and sines of all angles, computed in float64."""
+        frequency = self.base ** (-torch.arange(self.half, dtype=torch.float64) / self.half)
+        angles = torch.arange(self.n_ctx, dtype=torch.float64)[:, None] * frequency
+        return {"cos": angles.cos().to(dtype), "sin": angles.sin().to(dtype)}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "Rotary":
+        super()._apply(*args, **kwargs)
+        # A table has the precision of the network, and never less than float32.
+        dtype = torch.float64 if self.cos.dtype == torch.float64 else torch.float32
+        device = self.cos.device
+        self.cos, self.sin = (table.to(device) for table in self.tables(dtype).values())
+        return self
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch pos head d_head"],
+        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """Turn queries or keys by the angles of their positions; padding takes no position."""
+        if attention_mask is None:
+            cos, sin = self.cos[: x.shape[1], None], self.sin[: x.shape[1], None]
+        else:
+            positions = get_offset_position_ids(0, attention_mask.long())
+            cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
+        full = in_full_precision(x)
+        first, second = full[..., : self.half], full[..., self.half : 2 * self.half]
+        turned = (first * cos - second * sin, second * cos + first * sin)
+        return torch.cat([*turned, full[..., 2 * self.half :]], -1).to(x.dtype)
+
+
+def relative_scores(
+    q: Float[Tensor, "batch pos head d_head"], W_rel: Float[Tensor, "head offset d_head"], cfg: ModelConfig
+) -> Float[Tensor, "batch head query key"]:
+    """Return ``q_i · W_rel[i - j]``, undivided; later keys of a causal network, which no query sees, get any number."""
+    pos = torch.arange(q.shape[1], device=q.device)
+    offset = pos[:, None] - pos
+    place = offset.clamp(min=0) if cfg.attention_dir == "causal" else offset + cfg.n_ctx - 1
+    by_offset = torch.einsum("bqhd,hod->bhqo", in_full_precision(q), in_full_precision(W_rel))
+    return by_offset.gather(-1, place.expand(*by_offset.shape[:2], -1, -1))
+
+
 def attend(
     q: Float[Tensor, "batch head pos d_head"],
     k: Float[Tensor, "batch head pos d_head"],
@@ -261,6 +320,14 @@ class Attention(nn.Module):
         self.hook_result = HookPoint()
         if cfg.positional_embedding_type == "shortformer":
             self.hook_attn_input = HookPoint()
+        if cfg.positional_embedding_type == "rotary":
+            self.rotary = Rotary(cfg)
+            self.hook_rot_q = HookPoint()
+            self.hook_rot_k = HookPoint()
+        # No kernel has these scores.
+        self.has_kernel = cfg.positional_embedding_type != "relative"
+        if not self.has_kernel:
+            self.W_rel = nn.Parameter(torch.empty(cfg.n_heads, cfg.n_offsets, cfg.d_head))
 
     @property
     def OV(self) -> FactoredMatrix:
@@ -287,9 +354,12 @@ class Attention(nn.Module):
             (k,) = project(key_input, (self.W_K,), (self.b_K,))
             (v,) = project(value_input, (self.W_V,), (self.b_V,))
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
+        if self.cfg.positional_embedding_type == "rotary":
+            q = self.hook_rot_q(self.rotary(q, attention_mask))
+            k = self.hook_rot_k(self.rotary(k, attention_mask))
         # A hook may give queries, keys or values another dtype, which the kernel does not take.
-        same_dtype = q.dtype == k.dtype == v.dtype
-        if attention_mask is None and same_dtype and fuses(self.hook_attn_scores, self.hook_pattern):
+        takes = self.has_kernel and attention_mask is None and q.dtype == k.dtype == v.dtype
+        if takes and fuses(self.hook_attn_scores, self.hook_pattern):
             z = self.fused(q, k, v)
         else:
             z = self.explicit(q, k, v, attention_mask)
@@ -300,6 +370,22 @@ class Attention(nn.Module):
                 einops.reduce(self.hook_result(result), "batch pos head d_model -> batch pos d_model", "sum") + self.b_O
             )
         return F.linear(z.flatten(-2), self.W_O.flatten(0, 1).T, self.b_O)
+
+    def of_head(
+        self,
+        head: int,
+        q: Float[Tensor, "batch pos d_head"],
+        k: Float[Tensor, "batch pos d_head"],
+        v: Float[Tensor, "batch pos d_head"],
+    ) -> Float[Tensor, "batch pos d_head"]:
+        """Return the weighted values of one head from its queries, keys and values, without hooks."""
+        if self.cfg.positional_embedding_type == "rotary":
+            q, k = (self.rotary(x[:, :, None])[:, :, 0] for x in (q, k))
+        if self.has_kernel:
+            return attend(q[:, None], k[:, None], v[:, None], self.cfg)[:, 0]
+        content = in_full_precision(q) @ in_full_precision(k).mT
+        scores = content[:, None] + relative_scores(q[:, :, None], self.W_rel[head, None], self.cfg)
+        return self.masked(scores / self.cfg.score_divisor)[:, 0].softmax(-1).to(v.dtype) @ v
 
     def fused(
         self,
@@ -322,20 +408,14 @@ class Attention(nn.Module):
         attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None,
     ) -> Float[Tensor, "batch pos head d_head"]:
         """Return the weighted values by scores and pattern ``[batch, head, query, key]``, which hooks may replace."""
-        scores = (
-            einops.einsum(
-                in_full_precision(q),
-                in_full_precision(k),
-                "batch query head d_head, batch key head d_head -> batch head query key",
-            )
-            / self.cfg.score_divisor
+        scores = einops.einsum(
+            in_full_precision(q),
+            in_full_precision(k),
+            "batch query head d_head, batch key head d_head -> batch head query key",
         )
-        visible = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
-        if self.cfg.attention_dir == "causal":
-            visible = visible.tril()
-        if attention_mask is not None:
-            visible = visible & attention_mask.bool()[:, None, None, :]
-        scores = self.hook_attn_scores(scores.masked_fill(~visible, -torch.inf))
+        if not self.has_kernel:
+            scores = scores + relative_scores(q, self.W_rel, self.cfg)
+        scores = self.hook_attn_scores(self.masked(scores / self.cfg.score_divisor, attention_mask))
         pattern = scores.softmax(-1)
         if attention_mask is not None:
             # A query that sees no key (padding before the first token) gives 0/0; its pattern is 0 instead.
@@ -344,6 +424,19 @@ class Attention(nn.Module):
         return einops.einsum(
             pattern.to(v.dtype), v, "batch head query key, batch key head d_head -> batch query head d_head"
         )
+
+    def masked(
+        self,
+        scores: Float[Tensor, "batch head query key"],
+        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch head query key"]:
+        """Return scores with -inf at keys that a query does not see."""
+        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
+        if self.cfg.attention_dir == "causal":
+            visible = visible.tril()
+        if attention_mask is not None:
+            visible = visible & attention_mask.bool()[:, None, None, :]
+        return scores.masked_fill(~visible, -torch.inf)
 
 
 class MLP(nn.Module):

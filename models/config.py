@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 ActFn = Literal["relu", "gelu", "gelu_new", "silu", "solu", "solu_ln"]
 Normalization = Literal["LN", "LNPre"]
-Positions = Literal["standard", "shortformer", "none"]
+Positions = Literal["standard", "shortformer", "none", "rotary", "relative"]
 InitMode = Literal[
     "gpt2", "inverse_sqrt_d_model", "transformer_lens",
     "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal",
@@ -60,7 +60,9 @@ class ModelConfig:
         attn_only: Leave out the MLPs.
         attention_dir: causal, or bidirectional: every position attends to all positions.
         positional_embedding_type: standard adds W_pos to the residual stream; shortformer adds it to the inputs of
-            queries and keys only; none has no position embedding.
+            queries and keys only; none has no position embedding; rotary turns queries and keys by an angle that grows
+            with the position; relative adds a learned vector W_rel of each head and offset to the keys that a query
+            sees, ``score[i, j] = q_i · (k_j + W_rel[i - j]) / attn_scale``.
         normalization_type: LN; LNPre (centre and scale, no weights); null for no normalisation.
         eps: Added to the variance inside a LayerNorm.
         initializer_range: Standard deviation of the initial weights with init_mode gpt2; biases start at 0.
@@ -71,10 +73,12 @@ class ModelConfig:
         init_mode: Distribution of the initial weights. gpt2 is normal with the standard deviation initializer_range,
             which the others do not use; inverse_sqrt_d_model is normal with 1 / sqrt(d_model), transformer_lens with
             0.8 / sqrt(d_model); xavier and kaiming, normal or uniform, are those of TransformerLens.
+        rotary_dim: Number of entries of each query and key that rotary positions turn; null means d_head.
+        rotary_base: Base of the angles of rotary positions.
 
     Raises:
-        ValueError: a size is below 1, eps or initializer_range is negative or not finite, attn_scale is not above 0,
-            or a kind is unknown.
+        ValueError: a size is below 1, eps or initializer_range is negative or not finite, attn_scale or rotary_base is
+            not above 0, rotary_dim is odd or larger than d_head, or a kind is unknown.
 
     Example:
         >>> ModelConfig(n_layers=2, d_model=64, n_ctx=48, d_head=16, n_heads=4, d_vocab=65).d_vocab_out
@@ -101,6 +105,8 @@ class ModelConfig:
     attn_scale: float = -1
     biases: bool = True
     init_mode: InitMode = "gpt2"
+    rotary_dim: int | None = None
+    rotary_base: float = 10000.0
 
     # TransformerLens keeps these fields beside the sizes, and its tools read and set them there. They are the state of
     # a running model and not part of its definition: the constructor does not take them, and no file stores them.
@@ -129,6 +135,18 @@ class ModelConfig:
         for kind, valid in _KINDS.items():
             if getattr(self, kind) not in valid:
                 raise ValueError(f"{kind}: {getattr(self, kind)!r} is not one of {', '.join(map(str, valid))}")
+        self._check_rotary()
+
+    def _check_rotary(self) -> None:
+        if not (math.isfinite(self.rotary_base) and self.rotary_base > 0):
+            raise ValueError(f"rotary_base: {self.rotary_base} is not valid; it must be finite and above 0")
+        if self.rotary_dim is None and self.positional_embedding_type != "rotary":
+            return
+        dim = self.d_head if self.rotary_dim is None else self.rotary_dim
+        if not (2 <= dim <= self.d_head and dim % 2 == 0):
+            raise ValueError(
+                f"rotary_dim: {self.rotary_dim} is not valid; it must be even, from 2 to d_head, which is {self.d_head}"
+            )
 
     @property
     def n_params(self) -> int:
@@ -148,6 +166,11 @@ class ModelConfig:
     def has_W_pos(self) -> bool:
         """True if the network has position embeddings W_pos, one for each position of a sequence."""
         return self.positional_embedding_type in ("standard", "shortformer")
+
+    @property
+    def n_offsets(self) -> int:
+        """Number of offsets between the positions of a query and of a key that it sees."""
+        return self.n_ctx if self.attention_dir == "causal" else 2 * self.n_ctx - 1
 
     def weight_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the name and the shape of each weight, as in the state dict, without building the network.
@@ -176,6 +199,8 @@ class ModelConfig:
                 yield f"{block}.attn.b_{x}", (self.n_heads, self.d_head)
             yield f"{block}.attn.W_O", (self.n_heads, self.d_head, self.d_model)
             yield f"{block}.attn.b_O", (self.d_model,)
+            if self.positional_embedding_type == "relative":
+                yield f"{block}.attn.W_rel", (self.n_heads, self.n_offsets, self.d_head)
             if not self.attn_only:
                 yield from norm(f"{block}.ln2", self.d_model)
                 yield f"{block}.mlp.W_in", (self.d_model, self.d_mlp)

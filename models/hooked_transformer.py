@@ -2,7 +2,7 @@
 
 It builds on parts of TransformerLens (HookedRootModule, HookPoint, ActivationCache, FactoredMatrix, ProcessWeights) and
 uses the names of TransformerLens's HookedTransformer for parameters, hooks, and the methods that notebooks call. It
-leaves out what toy models do not need: rotary and grouped-query attention, pretrained weights.
+leaves out what toy models do not need: grouped-query attention, pretrained weights.
 
 This file has the forward pass, and weights that are loaded and simplified. Hooks and caches are in ``hooks.py``,
 ``to_tokens`` and the other conversions in ``strings.py``, ``generate`` in ``generation.py``, ``W_Q`` and other weights
@@ -68,6 +68,10 @@ _REPLACED = {
 }
 
 
+# Buffers that TransformerLens stores with the weights.
+_BUFFERS = (".attn.mask", ".attn.IGNORE", ".attn.rotary_sin", ".attn.rotary_cos")
+
+
 class Output(NamedTuple):
     """Output for ``return_type="both"``."""
 
@@ -85,7 +89,7 @@ def _checked_weights(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
             raise ValueError(f"state_dict: {name!r} is a {type(value).__name__}; it must be a tensor{inside}")
         if value.is_complex():
             raise ValueError(f"state_dict: {name!r} is complex; it must be a tensor of real numbers")
-    return {name: value for name, value in state_dict.items() if not name.endswith((".attn.mask", ".attn.IGNORE"))}
+    return {name: value for name, value in state_dict.items() if not name.endswith(_BUFFERS)}
 
 
 class HookedTransformer(StackedWeights, Generation, CheckedHooks):

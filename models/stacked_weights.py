@@ -38,6 +38,14 @@ class StackedWeights:
         return self.pos_embed.W_pos
 
     @property
+    def W_rel(self) -> Float[Tensor, "layer head offset d_head"]:
+        """Relative position embeddings of every layer; a ValueError for another positional_embedding_type."""
+        kind = self.cfg.positional_embedding_type
+        if kind != "relative":
+            raise ValueError(f"W_rel: this network has no W_rel (positional_embedding_type is {kind})")
+        return self._stacked("attn", "W_rel")
+
+    @property
     def W_E_pos(self) -> Float[Tensor, "d_vocab_and_n_ctx d_model"]:
         """Embedding and position embedding matrices, stacked along the rows."""
         return torch.cat([self.W_E, self.W_pos])

@@ -177,7 +177,11 @@ MODELS = plain(
         "train induction --model.attention_dir left",
         "model.attention_dir: 'left' is not valid; it must be one of causal",
     ),
-    ("train induction --model.positional_embedding_type rotary", "'rotary' is not valid; it must be one of standard"),
+    ("train induction --model.positional_embedding_type alibi", "'alibi' is not valid; it must be one of standard"),
+    (
+        "train induction --model.positional_embedding_type rotary --model.rotary_dim 3",
+        "model.rotary_dim: 3 is not valid; it must be even, from 2 to d_head",
+    ),
     (
         "train induction --model.normalization_type ln",
         "model.normalization_type: 'ln' is not valid; it must be one of LN, LNPre, or null",

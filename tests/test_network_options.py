@@ -17,6 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from headway.analyze import MEASURES
 from headway.analyze.circuits.patching import EdgePatching
 from headway.analyze.measures.ablation import ablated_loss
+from headway.analyze.measures.attention import previous_token
 from headway.analyze.measures.attribution import attribute_scores
 from headway.analyze.measures.nulls import untrained
 from headway.analyze.network.forward import shared_forward_pass
@@ -34,6 +35,19 @@ KINDS: dict[str, dict[str, Any]] = {
     "no biases": {"biases": False, "act_fn": "gelu"},
     "no biases, no norm": {"biases": False, "normalization_type": None, "positional_embedding_type": "shortformer"},
     "no biases, solu_ln": {"biases": False, "act_fn": "solu_ln", "attn_scale": 2.3},
+    "rotary": {"positional_embedding_type": "rotary", "rotary_dim": 4, "rotary_base": 13.0},
+    "rotary, bidirectional": {
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 6,
+        "attention_dir": "bidirectional",
+        "attn_only": True,
+    },
+    "relative": {"positional_embedding_type": "relative", "attn_scale": 2.3},
+    "relative, bidirectional": {
+        "positional_embedding_type": "relative",
+        "attention_dir": "bidirectional",
+        "biases": False,
+    },
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
 TASK = RepeatedTokens(n_tokens=16, length=13, period_min=3, period_max=5)
@@ -81,7 +95,7 @@ def test_every_activation_is_cached_and_can_be_replaced_by_itself(kind: str):
 
 @kinds
 def test_a_stack_of_networks_computes_what_each_does_alone(kind: str):
-    models = [of_kind(kind, n_layers=1), of_kind(kind, n_layers=1, attn_only=False)]
+    models = [of_kind(kind, n_layers=1) for _ in range(2)]
     with torch.no_grad():
         for parameter in models[1].parameters():
             parameter.add_(0.1)
@@ -215,6 +229,138 @@ def test_a_network_without_biases_is_one_whose_biases_are_zero():
     assert without.b_Q.shape == model.b_Q.shape
     assert not without.accumulated_bias(2).any()
     assert len(list(model.parameters())) - len(list(without.parameters())) == len(model.state_dict()) - len(weights)
+
+
+# Rotary positions
+
+
+def test_rotary_scores_depend_on_the_offset_alone():
+    """A sequence of one token has the same query and the same key everywhere before they are turned."""
+    for kind in ("rotary", "rotary, bidirectional"):
+        model = of_kind(kind, n_layers=1)
+        _, cache = model.run_with_cache(torch.full((1, 19), 5))
+        for scores in cache["attn_scores", 0][0]:
+            for offset in range(-18, 1):
+                diagonal = scores.diagonal(offset)
+                assert_close(diagonal, diagonal[:1].expand_as(diagonal))
+        # Different offsets have different scores.
+        assert len(set(cache["attn_scores", 0][0, 0, -1].tolist())) == 19
+
+
+def test_rotary_positions_turn_pairs_and_leave_the_rest():
+    model = of_kind("rotary")
+    _, cache = model.run_with_cache(inputs_for(model))
+    for x in ("q", "k"):
+        before, after = cache[f"blocks.1.attn.hook_{x}"], cache[f"blocks.1.attn.hook_rot_{x}"]
+        assert_close(after[:, 0], before[:, 0])
+        assert_close(after[..., 4:], before[..., 4:])
+        # The first pair turns by 1 for each position, the second by 13 ** -0.5.
+        for pair, angle in (([0, 2], 1.0), ([1, 3], 13**-0.5)):
+            assert_close(after[..., pair].norm(dim=-1), before[..., pair].norm(dim=-1))
+            first, second = (torch.view_as_complex(each[0, 3, 1, pair].contiguous()) for each in (before, after))
+            turn = torch.polar(torch.tensor(1.0).double(), torch.tensor(3 * angle).double())
+            assert abs(second / first - turn) < 1e-12
+
+
+def test_hooks_replace_turned_queries():
+    model = of_kind("rotary")
+    inputs = inputs_for(model)
+    changed = model.run_with_hooks(inputs, fwd_hooks=[("blocks.0.attn.hook_rot_q", lambda q, hook: q * 0)])
+    assert not torch.allclose(changed, model(inputs))
+
+
+@pytest.mark.parametrize("kind", ["rotary", "relative"])
+def test_left_padding_changes_no_output(kind: str):
+    model = of_kind(kind)
+    tokens = inputs_for(model)
+    padded = torch.cat([torch.zeros(len(tokens), 3, dtype=torch.long), tokens], 1)
+    mask = torch.cat([torch.zeros(len(tokens), 3, dtype=torch.long), torch.ones_like(tokens)], 1)
+    assert_close(model(padded, attention_mask=mask)[:, 3:], model(tokens), 1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["rotary", "relative"])
+def test_positions_in_half_precision_are_those_in_float32(kind: str, dtype: torch.dtype):
+    half = of_kind(kind, dtype=dtype)
+    exact = of_kind(kind, dtype=torch.float32)
+    exact.load_state_dict(half.state_dict())
+    inputs = inputs_for(half)
+    for output in (half(inputs), half.run_with_hooks(inputs, fwd_hooks=[("blocks.0.attn.hook_pattern", keep)])):
+        error = (output.float() - exact(inputs)).norm() / exact(inputs).norm()
+        assert error < 16 * torch.finfo(dtype).eps
+
+
+# Relative positions
+
+
+@pytest.mark.parametrize("kind", ["relative", "relative, bidirectional"])
+def test_a_query_meets_a_vector_for_each_offset_of_the_keys(kind: str):
+    model = of_kind(kind)
+    _, cache = model.run_with_cache(inputs_for(model))
+    q, k, scores = cache["q", 1], cache["k", 1], cache["attn_scores", 1]
+    first = 0 if kind == "relative" else SIZES["n_ctx"] - 1
+    for i in range(5):
+        for j in range(i + 1 if kind == "relative" else 5):
+            key = k[:, j] + model.W_rel[1, :, first + i - j]
+            assert_close(scores[:, :, i, j], (q[:, i] * key).sum(-1) / model.cfg.score_divisor)
+
+
+def test_relative_positions_of_zero_are_no_positions():
+    model, without = of_kind("relative"), network(d_vocab=17, positional_embedding_type="none", attn_scale=2.3)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.W_rel.zero_()
+    weights = {name: weight for name, weight in model.state_dict().items() if not name.endswith("W_rel")}
+    without.load_state_dict(weights)
+    assert_close(model(inputs_for(model)), without(inputs_for(model)))
+
+
+def test_relative_positions_make_a_previous_token_head():
+    """One constant query and one offset: no embedding of positions is needed."""
+    model, batch = of_kind("relative", n_layers=1), TASK.evaluation_batch(seed=0, batch_size=5)
+    with torch.no_grad():
+        attn = model.blocks[0].attn
+        for weight in (attn.W_Q, attn.W_K, attn.b_K, attn.W_rel):
+            weight.zero_()
+        attn.b_Q.fill_(1)
+        attn.W_rel[1, 1] = 20
+    found = previous_token(model, batch).previous_token
+    assert found.sel(head=1).item() > 0.99
+    assert found.sel(head=0).item() < 0.5
+
+
+def test_measures_that_need_absolute_positions_refuse_others():
+    for kind, refused in (("rotary", "rotary ones"), ("relative", "relative ones")):
+        scores = scores_of(kind)
+        for name in ("position_pattern", "qk_attribution", "qk_identity_surgery"):
+            assert isinstance(scores[name], str)
+            assert scores[name].startswith(f"{name} needs attention scores")
+            assert scores[name].endswith(refused)
+        for name in ("previous_token", "prefix_matching", "ablation", "direct_attribution", "ov_eigenvalue"):
+            assert not isinstance(scores[name], str), scores[name]
+    # W_QK is what queries and keys have in common with relative positions too, and not with rotary ones.
+    for name in ("k_composition", "qk_eigenvalue", "rank_stable"):
+        assert isinstance(scores_of("rotary")[name], str)
+        assert not isinstance(scores_of("relative")[name], str)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rotary_dim": 3}, "rotary_dim: 3 is not valid; it must be even, from 2 to d_head, which is 7"),
+        ({"rotary_dim": 8}, "rotary_dim: 8 is not valid; it must be even, from 2 to d_head, which is 7"),
+        ({"rotary_dim": 0}, "rotary_dim: 0 is not valid"),
+        ({"positional_embedding_type": "rotary"}, "rotary_dim: None is not valid; it must be even"),
+        ({"rotary_base": 0.0}, "rotary_base: 0.0 is not valid; it must be finite and above 0"),
+        ({"attn_scale": 0.0}, "attn_scale: 0.0 is not valid; it must be finite and above 0, or -1"),
+        ({"attn_scale": float("nan")}, "attn_scale: nan is not valid"),
+        ({"init_mode": "muP"}, "init_mode: 'muP' is not one of gpt2"),
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused(given: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        ModelConfig(**SIZES | given)
 
 
 # Initial weights

@@ -49,6 +49,8 @@ DEFAULTS = {
         "attn_scale": -1,
         "biases": True,
         "init_mode": "gpt2",
+        "rotary_dim": None,
+        "rotary_base": 10000.0,
     },
     OptimConfig: {
         "optimizer": "AdamW",

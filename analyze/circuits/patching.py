@@ -20,7 +20,6 @@ from headway.analyze.circuits.replacement import Replacement, replaced
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.network.structure import Structure
 from headway.data.task import Batch
-from headway.models.components import attend
 from headway.models.config import Head
 from headway.models.convert import Model, evaluating
 from headway.models.hooked_transformer import HookedTransformer
@@ -252,9 +251,9 @@ class EdgePatching(Patching):
         if name.startswith("MLP"):
             return self._mlp(int(name.removeprefix("MLP")), residual[slots[0].number])
         head = Head.named(name)
-        q, k, v = (projected[slot.number][:, None] for slot in slots)  # pyright: ignore[reportOptionalSubscript]
-        z = attend(q, k, v, self.model.cfg)
-        return z[:, 0] @ self.model.blocks[head.layer].attn.W_O[head.head]
+        attn = self.model.blocks[head.layer].attn
+        z = attn.of_head(head.head, *(projected[slot.number] for slot in slots))  # pyright: ignore[reportArgumentType]
+        return z @ attn.W_O[head.head]
 
     def _mlp(self, layer: int, residual: Tensor | None) -> Tensor:
         """Return what an MLP adds to the residual stream, computed for a few sequences at a time.

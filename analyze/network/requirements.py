@@ -86,7 +86,18 @@ def needs_plain_scores(measure: str, model: Model) -> None:
 
     ``Structure.why_scores_are_not_plain`` gives the reasons.
     """
-    what = Structure(model.cfg).why_scores_are_not_plain()
+    _refuse_scores(measure, model, Structure(model.cfg).why_scores_are_not_plain())
+
+
+def needs_content_scores(measure: str, model: Model) -> None:
+    """Refuse networks whose attention scores lack the term ``x W_Q W_K.T y / sqrt(d_head)``, or whose keys are shared.
+
+    With relative positions the scores have another term, of queries alone, beside the one that these weights make.
+    """
+    _refuse_scores(measure, model, Structure(model.cfg).why_content_is_not_plain())
+
+
+def _refuse_scores(measure: str, model: Model, what: str | None) -> None:
     if what is not None:
         raise DoesNotApplyError(
             f"{measure} needs attention scores x W_Q W_K.T y / sqrt(d_head), with positions in the residual stream "

@@ -63,15 +63,22 @@ class Structure:
         return self.cfg.normalization_type in ("LN", "LNPre")
 
     def why_scores_are_not_plain(self) -> str | None:
-        """Return what keeps attention scores from being ``x W_Q W_K.T y / score_divisor``, or None if nothing does.
+        """Return what keeps attention scores from being ``x W_Q W_K.T y / score_divisor``, or None if nothing does."""
+        if self.positions_in_scores == "relative":
+            return "relative ones"
+        return self.why_content_is_not_plain()
 
-        Rotary and ALiBi positions act between W_Q and W_K, a query-key norm rescales queries and keys, soft caps change
-        the scores, and grouped heads have fewer keys than queries. Fields that a configuration lacks have no effect.
+    def why_content_is_not_plain(self) -> str | None:
+        """Return what keeps scores from having the term ``x W_Q W_K.T y / score_divisor``, or None if nothing does.
+
+        Relative positions add a term without keys to it. Rotary and ALiBi positions act between W_Q and W_K, a
+        query-key norm rescales queries and keys, soft caps change the scores, and grouped heads have fewer keys than
+        queries. Fields that a configuration lacks have no effect.
         """
         cfg = self.cfg
         shared = getattr(cfg, "n_key_value_heads", None)
         for holds, what in (
-            (self.positions_in_scores is None, f"{cfg.positional_embedding_type} ones"),
+            (self.positions_in_scores in (None, "relative"), f"{cfg.positional_embedding_type} ones"),
             (shared in (None, cfg.n_heads), f"{cfg.n_heads} query heads over {shared} key heads"),
             (not getattr(cfg, "use_qk_norm", False), "normalised queries and keys"),
             (getattr(cfg, "attn_scores_soft_cap", -1.0) <= 0, "capped scores"),

@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-Stream = Literal["init", "data", "evaluation", "null", "baseline", "twin", "control"]
-STREAMS: tuple[Stream, ...] = ("init", "data", "evaluation", "null", "baseline", "twin", "control")
+Stream = Literal["init", "data", "evaluation", "null", "baseline", "twin", "control", "dropout"]
+STREAMS: tuple[Stream, ...] = ("init", "data", "evaluation", "null", "baseline", "twin", "control", "dropout")
 
 
 def generator(stream: Stream, seed: int, index: int = 0) -> torch.Generator:

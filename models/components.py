@@ -207,11 +207,50 @@ class LayerNorm(LayerNormPre):
         return (self.explicit(x) * self.w + self.b).to(x.dtype)
 
 
+class RMSNormPre(nn.Module):
+    """Scale: x / sqrt(mean x² + eps), without weights."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.eps = cfg.eps
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
+        """Normalise the last axis of ``x``."""
+        return self.explicit(x).to(x.dtype)
+
+    def explicit(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
+        """Normalise step by step, in float32 or wider; torch has no fused kernel for this on every device."""
+        x = in_full_precision(x)
+        scale = self.hook_scale((x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
+        return self.hook_normalized(x / scale)
+
+
+class RMSNorm(RMSNormPre):
+    """RMSNormPre followed by ``* w``; hook_normalized comes before w."""
+
+    def __init__(self, cfg: ModelConfig, length: int):
+        super().__init__(cfg)
+        self.w = nn.Parameter(torch.ones(length))
+
+    def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
+        """Normalise the last axis of ``x``, then scale it."""
+        return (self.explicit(x) * self.w).to(x.dtype)
+
+
 def normalization(cfg: ModelConfig, length: int) -> nn.Module:
     """Return the normalisation layer that ``cfg.normalization_type`` names."""
-    if cfg.normalization_type is None:
-        return nn.Identity()
-    return LayerNorm(cfg, length) if cfg.normalization_type == "LN" else LayerNormPre(cfg)
+    match cfg.normalization_type:
+        case "LN":
+            return LayerNorm(cfg, length)
+        case "LNPre":
+            return LayerNormPre(cfg)
+        case "RMS":
+            return RMSNorm(cfg, length)
+        case "RMSPre":
+            return RMSNormPre(cfg)
+    return nn.Identity()
 
 
 def project(
@@ -277,12 +316,19 @@ class Rotary(nn.Module):
 
 
 def relative_scores(
-    q: Float[Tensor, "batch pos head d_head"], W_rel: Float[Tensor, "head offset d_head"], cfg: ModelConfig
+    q: Float[Tensor, "batch pos head d_head"],
+    W_rel: Float[Tensor, "head offset d_head"],
+    cfg: ModelConfig,
+    training: bool = False,
 ) -> Float[Tensor, "batch head query key"]:
     """Return ``q_i · W_rel[i - j]``, undivided; later keys of a causal network, which no query sees, get any number."""
     pos = torch.arange(q.shape[1], device=q.device)
     offset = pos[:, None] - pos
     place = offset.clamp(min=0) if cfg.attention_dir == "causal" else offset + cfg.n_ctx - 1
+    if training and cfg.embd_pdrop:
+        # Each query and key has a dropout of its own, as in the code of Edelman et al. 2024.
+        vectors = F.dropout(W_rel[:, place], cfg.embd_pdrop)
+        return torch.einsum("bqhd,hqkd->bhqk", in_full_precision(q), in_full_precision(vectors))
     by_offset = torch.einsum("bqhd,hod->bhqo", in_full_precision(q), in_full_precision(W_rel))
     return by_offset.gather(-1, place.expand(*by_offset.shape[:2], -1, -1))
 
@@ -358,7 +404,8 @@ class Attention(nn.Module):
             q = self.hook_rot_q(self.rotary(q, attention_mask))
             k = self.hook_rot_k(self.rotary(k, attention_mask))
         # A hook may give queries, keys or values another dtype, which the kernel does not take.
-        takes = self.has_kernel and attention_mask is None and q.dtype == k.dtype == v.dtype
+        drops = self.training and self.cfg.attn_pdrop > 0
+        takes = self.has_kernel and not drops and attention_mask is None and q.dtype == k.dtype == v.dtype
         if takes and fuses(self.hook_attn_scores, self.hook_pattern):
             z = self.fused(q, k, v)
         else:
@@ -414,13 +461,13 @@ class Attention(nn.Module):
             "batch query head d_head, batch key head d_head -> batch head query key",
         )
         if not self.has_kernel:
-            scores = scores + relative_scores(q, self.W_rel, self.cfg)
+            scores = scores + relative_scores(q, self.W_rel, self.cfg, self.training)
         scores = self.hook_attn_scores(self.masked(scores / self.cfg.score_divisor, attention_mask))
         pattern = scores.softmax(-1)
         if attention_mask is not None:
             # A query that sees no key (padding before the first token) gives 0/0; its pattern is 0 instead.
             pattern = pattern.nan_to_num(0.0)
-        pattern = self.hook_pattern(pattern)
+        pattern = F.dropout(self.hook_pattern(pattern), self.cfg.attn_pdrop, self.training)
         return einops.einsum(
             pattern.to(v.dtype), v, "batch head query key, batch key head d_head -> batch query head d_head"
         )
@@ -498,14 +545,13 @@ class TransformerBlock(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         """Return the residual stream after this block."""
         resid_pre = self.hook_resid_pre(resid_pre)
-        attn_out = self.hook_attn_out(
-            self.attn(*self.attention_inputs(resid_pre, shortformer_pos_embed), attention_mask)
-        )
+        attn_out = self.attn(*self.attention_inputs(resid_pre, shortformer_pos_embed), attention_mask)
+        attn_out = self.hook_attn_out(F.dropout(attn_out, self.cfg.resid_pdrop, self.training))
         if self.cfg.attn_only:
             return self.hook_resid_post(resid_pre + attn_out)
         resid_mid = self.hook_resid_mid(resid_pre + attn_out)
         mlp_in = self.hook_mlp_in(resid_mid.clone()) if self.cfg.use_hook_mlp_in else resid_mid
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(mlp_in)))
+        mlp_out = self.hook_mlp_out(F.dropout(self.mlp(self.ln2(mlp_in)), self.cfg.resid_pdrop, self.training))
         return self.hook_resid_post(resid_mid + mlp_out)
 
     def attention_inputs(
@@ -542,6 +588,9 @@ class Unembed(nn.Module):
     def __init__(self, cfg: ModelConfig):
         super().__init__()
         self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab_out))
+        self._add_bias_and_hooks(cfg)
+
+    def _add_bias_and_hooks(self, cfg: ModelConfig) -> None:
         add_bias(self, "b_U", cfg, cfg.d_vocab_out)
         self.hook_in = HookPoint()
         self.hook_out = HookPoint()
@@ -549,3 +598,17 @@ class Unembed(nn.Module):
     def forward(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
         """Map the residual stream to logits or predicted vectors."""
         return self.hook_out(F.linear(self.hook_in(residual), self.W_U.T, self.b_U))
+
+
+class TiedUnembed(Unembed):
+    """Unembedding with the transpose of W_E."""
+
+    def __init__(self, cfg: ModelConfig, embed: Embed):
+        nn.Module.__init__(self)
+        self.tied_to = (embed,)  # a tuple registers no submodule: the embedding is the network's
+        self._add_bias_and_hooks(cfg)
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The transpose of W_E."""
+        return self.tied_to[0].W_E.T

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import einops
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
@@ -37,6 +38,7 @@ from headway.models.components import (
     Embed,
     LayerNormPre,
     PosEmbed,
+    TiedUnembed,
     TransformerBlock,
     Unembed,
     has_hooks,
@@ -128,7 +130,7 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
         self.blocks = nn.ModuleList(TransformerBlock(self.cfg) for _ in range(self.cfg.n_layers))  # pyright: ignore[reportAttributeAccessIssue]
         if self.cfg.normalization_type is not None:
             self.ln_final = normalization(self.cfg, self.cfg.d_model)
-        self.unembed = Unembed(self.cfg)
+        self.unembed = TiedUnembed(self.cfg, self.embed) if self.cfg.tie_word_embeddings else Unembed(self.cfg)
         self._record_device_and_dtype()
         self.init_weights(generator("init", seed))
         self.setup()
@@ -292,13 +294,13 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             raise ValueError(f"input: {pos} positions are not valid; n_ctx allows at most {self.cfg.n_ctx}")
         embed = self.hook_embed(self.embed(input))
         if not self.cfg.has_W_pos:
-            return embed, None
+            return F.dropout(embed, self.cfg.embd_pdrop, self.training), None
         pos_embed = self.pos_embed(batch, pos, attention_mask)
         # A hook cannot write to an expanded view, so it gets a clone.
         pos_embed = self.hook_pos_embed(pos_embed.clone() if has_hooks(self.hook_pos_embed) else pos_embed)
         if self.cfg.positional_embedding_type == "standard":
-            return embed + pos_embed, None
-        return embed, pos_embed
+            embed, pos_embed = embed + pos_embed, None
+        return F.dropout(embed, self.cfg.embd_pdrop, self.training), pos_embed
 
     def setup(self) -> None:
         """Name the hook points; the inputs of queries, keys and values also have their TransformerBridge names."""
@@ -340,7 +342,8 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
         """Return a copy with simpler weights that computes the same function, with the same switches on.
 
         LayerNorm weights are folded into the weights that read them, weights that write to the residual stream are
-        centred (a LayerNorm removes their component along the all-ones vector), and b_V is folded into b_O. By default
+        centred (a LayerNorm removes their component along the all-ones vector; RMSNorm does not, and leaves them), and
+        b_V is folded into b_O. Tied embeddings become two matrices. By default
         the unembedding is centred for tokens, where this shifts all logits equally, and not for vectors, where it would
         change the output.
 
@@ -380,10 +383,13 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             fold_value_biases=fold_value_biases,
             refactor_factored_attn_matrices=refactor_factored_attn_matrices,
         )
-        folds = fold_ln and self.cfg.normalization_type == "LN"
+        folds = fold_ln and self.cfg.normalization_type in ("LN", "RMS")
         weights = _checked_weights(state_dict)
         if missing := sorted(set(self.state_dict()) - set(weights)):
             raise ValueError(f"state_dict: {missing[0]!r} is missing; it must hold every weight of this network")
+        if self.cfg.tie_word_embeddings:
+            self._untie()
+            weights["unembed.W_U"] = weights["embed.W_E"].T
         processed = process_weights(
             weights,
             self.cfg,
@@ -397,14 +403,23 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             self._drop_ln_weights()
         self.load_state_dict(processed)
 
+    def _untie(self) -> None:
+        """Give the unembedding a W_U of its own."""
+        self.cfg.tie_word_embeddings = False
+        unembed = Unembed(self.cfg).to(self.W_E)
+        if self.cfg.biases:
+            unembed.b_U = self.unembed.b_U
+        self.unembed = unembed
+        self.setup()
+
     def _drop_ln_weights(self) -> None:
-        """Replace each LayerNorm with a LayerNormPre."""
-        self.cfg.normalization_type = "LNPre"
-        self.ln_final = LayerNormPre(self.cfg)
+        """Replace each norm with one that has no weights."""
+        self.cfg.normalization_type = "LNPre" if self.cfg.normalization_type == "LN" else "RMSPre"
+        self.ln_final = normalization(self.cfg, self.cfg.d_model)
         for block in self.blocks:
-            block.ln1 = LayerNormPre(self.cfg)
+            block.ln1 = normalization(self.cfg, self.cfg.d_model)
             if not self.cfg.attn_only:
-                block.ln2 = LayerNormPre(self.cfg)
+                block.ln2 = normalization(self.cfg, self.cfg.d_model)
                 if self.cfg.act_fn == "solu_ln":
                     block.mlp.ln = LayerNormPre(self.cfg)
         self.setup()

@@ -49,7 +49,7 @@ def process_weights(
         # ProcessWeights recognises a transposed W_U by d_vocab, where it should use d_vocab_out.
         replace(cfg, d_vocab=cfg.d_vocab_out),
         fold_ln=False,
-        center_writing_weights=center_writing_weights and cfg.normalization_type is not None,
+        center_writing_weights=center_writing_weights and cfg.normalization_type in ("LN", "LNPre"),
         center_unembed=center_unembed,
         fold_value_biases=fold_value_biases,
         refactor_factored_attn_matrices=refactor_factored_attn_matrices,
@@ -71,7 +71,7 @@ def fold_layer_norms(weights: dict[str, Tensor], cfg: ModelConfig) -> None:
         readers[f"{block}.ln1"] = [f"{block}.attn.{{}}_{x}" for x in "QKV"]
         if not cfg.attn_only:
             readers[f"{block}.ln2"] = [f"{block}.mlp.{{}}_in"]
-            if cfg.act_fn == "solu_ln":
+            if cfg.act_fn == "solu_ln" and cfg.normalization_type == "LN":
                 readers[f"{block}.mlp.ln"] = [f"{block}.mlp.{{}}_out"]
     for ln, names in readers.items():
         scale = weights.pop(f"{ln}.w")
@@ -79,4 +79,4 @@ def fold_layer_norms(weights: dict[str, Tensor], cfg: ModelConfig) -> None:
         for W, b in ((name.format("W"), name.format("b")) for name in names):
             weights[b] = weights[b] + shift @ weights[W]
             folded = scale[:, None] * weights[W]
-            weights[W] = folded - folded.mean(-2, keepdim=True)
+            weights[W] = folded - folded.mean(-2, keepdim=True) if cfg.normalization_type == "LN" else folded

@@ -4,7 +4,11 @@ Every option of KINDS goes through the same checks: fused and explicit steps, de
 weights, circuits and measures. Below them, each option has the identities of its own.
 """
 
+from copy import deepcopy
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +17,13 @@ import torch
 from random_networks import SIZES, assert_close, inputs_for, keep, network
 from test_derivatives import WAYS, by_double_backward, loss_of, parameters_of
 from torch.func import functional_call, stack_module_state, vmap
+from toys import TOKENS, Counting
 
 from headway.analyze import MEASURES
 from headway.analyze.circuits.patching import EdgePatching
 from headway.analyze.measures.ablation import ablated_loss
 from headway.analyze.measures.attention import previous_token
-from headway.analyze.measures.attribution import attribute_scores
+from headway.analyze.measures.attribution import attribute_outputs, attribute_scores
 from headway.analyze.measures.nulls import untrained
 from headway.analyze.network.forward import shared_forward_pass
 from headway.analyze.network.requirements import DoesNotApplyError
@@ -28,6 +33,10 @@ from headway.checkpoints.recipe import Recipe
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.models.config import Head, InitMode, ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
+from headway.models.lightning_module import TrainingModule
+from headway.models.optim import OptimConfig
+from headway.sweeps.together import check_stackable
+from headway.train import resume, train
 
 KINDS: dict[str, dict[str, Any]] = {
     "attention scale 1": {"use_attn_scale": False},
@@ -48,6 +57,22 @@ KINDS: dict[str, dict[str, Any]] = {
         "attention_dir": "bidirectional",
         "biases": False,
     },
+    "RMS": {"normalization_type": "RMS", "act_fn": "silu"},
+    "RMSPre": {"normalization_type": "RMSPre", "positional_embedding_type": "shortformer", "attn_only": True},
+    "RMS, solu_ln, rotary": {
+        "normalization_type": "RMS",
+        "act_fn": "solu_ln",
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 2,
+    },
+    "tied": {"tie_word_embeddings": True, "d_vocab_out": 17},
+    "tied, no biases, RMS": {
+        "tie_word_embeddings": True,
+        "d_vocab_out": 17,
+        "biases": False,
+        "normalization_type": "RMS",
+    },
+    "dropout": {"embd_pdrop": 0.3, "attn_pdrop": 0.2, "resid_pdrop": 0.1, "positional_embedding_type": "relative"},
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
 TASK = RepeatedTokens(n_tokens=16, length=13, period_min=3, period_max=5)
@@ -355,12 +380,169 @@ def test_measures_that_need_absolute_positions_refuse_others():
         ({"attn_scale": 0.0}, "attn_scale: 0.0 is not valid; it must be finite and above 0, or -1"),
         ({"attn_scale": float("nan")}, "attn_scale: nan is not valid"),
         ({"init_mode": "muP"}, "init_mode: 'muP' is not one of gpt2"),
+        ({"normalization_type": "rms"}, "normalization_type: 'rms' is not one of LN, LNPre, RMS, RMSPre"),
+        (
+            {"tie_word_embeddings": True},
+            "tie_word_embeddings: True is not valid with d_vocab_out 17; it must be d_vocab, which is 13",
+        ),
+        ({"attn_pdrop": 1.0}, "attn_pdrop: 1.0 is not valid; it must be at least 0 and below 1"),
+        ({"resid_pdrop": -0.1}, "resid_pdrop: -0.1 is not valid"),
+        ({"embd_pdrop": float("nan")}, "embd_pdrop: nan is not valid"),
     ],
     ids=str,
 )
 def test_options_that_make_no_sense_are_refused(given: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=f"^{message}"):
         ModelConfig(**SIZES | given)
+
+
+# RMSNorm
+
+
+def test_rms_norm_divides_by_the_root_mean_square_and_keeps_the_mean():
+    norm = of_kind("RMS").blocks[0].ln1
+    x = torch.randn(3, 5, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert_close(norm(x), x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.w)
+    pre = of_kind("RMSPre").blocks[0].ln1(x)
+    assert_close(pre.square().mean(-1), torch.ones(3, 5).double(), 1e-4)
+    # What LayerNorm subtracts, a common shift of all entries, remains.
+    assert not torch.allclose(norm(x + 1), norm(x))
+
+
+def test_the_scale_of_the_stream_does_not_reach_what_follows_an_rms_norm():
+    """Without eps, and without positions, each output is that of embeddings a thousand times as large."""
+    model = of_kind("RMS", eps=0.0, n_layers=1, attn_only=True, positional_embedding_type="none")
+    inputs = inputs_for(model)
+    queries = model.run_with_cache(inputs)[1]["q", 0]
+    with torch.no_grad():
+        model.embed.W_E.mul_(1000)
+    assert_close(model.run_with_cache(inputs)[1]["q", 0], queries, 1e-11)
+
+
+@pytest.mark.parametrize("kind", ["RMS", "RMSPre", "RMS, solu_ln, rotary"])
+def test_the_parts_of_the_stream_add_up_behind_an_rms_norm(kind: str):
+    model, batch = of_kind(kind, d_vocab_out=17), TASK.evaluation_batch(seed=0, batch_size=3)
+    terms = attribute_outputs(model, batch).sum("component")
+    logits = model(batch.inputs).gather(-1, batch.targets[..., None])[..., 0]
+    assert_close(torch.from_numpy(terms.values), logits.detach(), 1e-9)
+    # TransformerLens's cache scales them likewise.
+    _, cache = model.run_with_cache(batch.inputs)
+    stack = cache.decompose_resid(apply_ln=True)
+    w = getattr(model.ln_final, "w", torch.ones(11))
+    assert_close(stack.sum(0) * w @ model.W_U + model.b_U, cache["unembed.hook_out"], 1e-9)
+
+
+# Tied embeddings
+
+
+def test_the_gradient_of_tied_embeddings_is_the_sum_of_both_uses():
+    model = of_kind("tied")
+    untied = network(**{"d_vocab": 17, "d_vocab_out": 17})
+    untied.load_state_dict({**model.state_dict(), "unembed.W_U": model.W_E.detach().T})
+    inputs = inputs_for(model)
+    for each in (model, untied):
+        each(inputs, return_type="loss").backward()
+    assert untied.W_E.grad is not None
+    assert untied.W_U.grad is not None
+    assert model.W_E.grad is not None
+    assert_close(model.W_E.grad, untied.W_E.grad + untied.W_U.grad.T)
+    assert len(list(untied.parameters())) == len(list(model.parameters())) + 1
+
+
+def test_tied_embeddings_stay_tied_in_copies_and_in_other_types():
+    model = deepcopy(of_kind("tied")).float()
+    with torch.no_grad():
+        model.W_E.add_(1)
+    assert torch.equal(model.W_U, model.W_E.T)
+    assert model.W_U.dtype == torch.float32
+
+
+# Dropout
+
+
+def test_dropout_acts_in_training_only():
+    model = of_kind("dropout")
+    inputs = inputs_for(model)
+    still = of_kind("dropout", embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
+    assert torch.equal(model(inputs), still(inputs))
+    model.train()
+    assert not torch.equal(model(inputs), model(inputs))
+
+
+@pytest.mark.parametrize("name", ["embd_pdrop", "attn_pdrop", "resid_pdrop"])
+def test_each_dropout_keeps_the_mean_of_what_it_drops(name: str):
+    cfg = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0, name: 0.4}
+    model = of_kind("dropout", **cfg, positional_embedding_type="standard", n_layers=1).train()
+    point = {"embd_pdrop": "hook_resid_pre", "attn_pdrop": "attn.hook_z", "resid_pdrop": "hook_attn_out"}[name]
+    inputs = inputs_for(model)[:1].expand(4001, -1)
+    exact = of_kind("dropout", positional_embedding_type="standard", n_layers=1)
+    (dropped, kept) = (
+        each.run_with_cache(inputs, names_filter=f"blocks.0.{point}")[1][f"blocks.0.{point}"] for each in (model, exact)
+    )
+    assert not torch.equal(dropped[0], dropped[1])
+    # The mean of n draws is within 5 standard errors.
+    error = dropped.std(0) / 4001**0.5
+    assert ((dropped.mean(0) - kept[0]).abs() <= 5 * error + 1e-9).all()
+
+
+def test_analysis_of_a_network_in_training_mode_has_no_dropout():
+    model, batch = of_kind("dropout").train(), TASK.evaluation_batch(seed=0, batch_size=5)
+    with shared_forward_pass():
+        for measure in MEASURES:
+            score = scores_of("dropout")[measure.name]
+            if not isinstance(score, str):
+                np.testing.assert_array_equal(measure(model, batch)[measure.name].values, score.values, measure.name)
+    assert model.training
+    patching = EdgePatching(model, batch, replacement="position_mean")
+    assert_close(patching.clean.output, of_kind("dropout")(batch.inputs).detach())
+
+
+def test_dropout_of_an_update_depends_on_the_seed_and_its_number_alone():
+    """So a run that resumes has the dropout of one that was never stopped."""
+    cfg = ModelConfig(n_layers=1, d_model=7, n_ctx=5, d_head=3, n_heads=2, d_vocab=7, resid_pdrop=0.3, attn_pdrop=0.2)
+
+    def gradients(seed: int, indices: list[int]) -> list[Tensor]:
+        module = TrainingModule(HookedTransformer(cfg), Counting(), OptimConfig(), 9, 5, seed)
+        module.trainer = SimpleNamespace(world_size=1, precision="32-true")  # pyright: ignore[reportAttributeAccessIssue]
+        found = []
+        for index in indices:
+            before = torch.get_rng_state()
+            optimizer = torch.optim.SGD(module.parameters())
+            module.loss_and_gradient(index, optimizer)
+            assert torch.equal(torch.get_rng_state(), before)
+            found.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]))
+        return found
+
+    first, second = gradients(3, [0, 4]), gradients(3, [4])
+    assert torch.equal(first[1], second[0])
+    assert not torch.equal(gradients(5, [4])[0], second[0])
+
+
+def test_a_run_with_dropout_that_resumes_is_the_undisturbed_one(tmp_path: Path):
+    recipe = replace(TOKENS, model=replace(TOKENS.model, n_layers=1, attn_pdrop=0.2, resid_pdrop=0.3, embd_pdrop=0.1))
+    whole = train(**vars(recipe), out=tmp_path / "whole", measures=(), progress=False)
+    step = TrainingModule.loss_and_gradient
+
+    def die(module: TrainingModule, index: int, optimizer: torch.optim.Optimizer) -> Tensor:
+        if index == 10:
+            raise ZeroDivisionError
+        return step(module, index, optimizer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingModule, "loss_and_gradient", die)
+        with pytest.raises(ZeroDivisionError):
+            train(**vars(recipe), out=tmp_path / "killed", measures=(), progress=False)
+    again = resume(tmp_path / "killed", measures=(), progress=False)
+    for name, weight in whole.model().state_dict().items():
+        assert torch.equal(weight, again.model().state_dict()[name])
+    assert not again.model().training
+
+
+@pytest.mark.parametrize("name", ["embd_pdrop", "attn_pdrop", "resid_pdrop"])
+def test_a_stack_refuses_dropout(name: str):
+    recipe = replace(TOKENS, model=replace(TOKENS.model, **{name: 0.1}))
+    with pytest.raises(ValueError, match=f"^model.{name}: 0.1 is not valid with together"):
+        check_stackable(recipe)
 
 
 # Initial weights

@@ -51,6 +51,10 @@ DEFAULTS = {
         "init_mode": "gpt2",
         "rotary_dim": None,
         "rotary_base": 10000.0,
+        "tie_word_embeddings": False,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "resid_pdrop": 0.0,
     },
     OptimConfig: {
         "optimizer": "AdamW",

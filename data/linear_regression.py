@@ -23,7 +23,7 @@ MOST_TASKS = 1024
 
 @dataclass(frozen=True)
 class LinearRegression(Task):
-    """Pairs of a vector and a number that depends on it linearly; the answer at a vector is its number.
+    """Pairs of a vector and a number, its linear function; the answer at a vector is its number.
 
     y_k = w · x_k + e_k with x_k ~ N(0, 1)^dimension, e_k ~ N(0, noise_variance) and, for each sequence, w ~ N(0,
     1)^dimension; with ``n_tasks``, w is one of so many fixed vectors, drawn from ``task_seed``. The inputs are (0,

@@ -15,7 +15,7 @@ from headway.data.task import IGNORED, Batch, Behaviour, Task
 
 @dataclass(frozen=True)
 class Maximum(Task):
-    """A few random tokens; the answer at the last position is the largest of them (Gross et al., NeurIPS 2024).
+    """A few random tokens; the answer at the last position is the largest of them (Gross et al. 2024).
 
     x_q ~ U{0..n_tokens-1} for q = 0..length-1, independent. Only the last position counts, and its target is max_q x_q.
 

@@ -14,7 +14,7 @@ from headway.data.task import IGNORED, Batch, Behaviour
 
 @dataclass(frozen=True)
 class ModularAddition(FiniteTask):
-    """Two numbers and an equals sign; the answer at the last position is their sum modulo p (Nanda et al. 2023).
+    """Two numbers and an equals sign; the answer is their sum modulo p (Nanda et al. 2023).
 
     The inputs are a, b and the token p, which stands for "="; the target at position 2 is (a + b) mod p, one of p
     classes. There are p² sequences, of which a share is held out. See arXiv 2301.05217.

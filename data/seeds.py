@@ -5,9 +5,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-Stream = Literal["init", "data", "evaluation", "null", "baseline", "twin", "control", "split", "training", "pool"]
+Stream = Literal[
+    "init", "data", "evaluation", "null", "baseline", "twin", "control", "split", "training", "pool", "dropout",
+]  # fmt: skip
+# New streams come last, so that the others stay as they are.
 STREAMS: tuple[Stream, ...] = (
-    "init", "data", "evaluation", "null", "baseline", "twin", "control", "split", "training", "pool",
+    "init", "data", "evaluation", "null", "baseline", "twin", "control", "split", "training", "pool", "dropout",
 )  # fmt: skip
 
 

@@ -177,11 +177,20 @@ MODELS = plain(
         "train induction --model.attention_dir left",
         "model.attention_dir: 'left' is not valid; it must be one of causal",
     ),
-    ("train induction --model.positional_embedding_type rotary", "'rotary' is not valid; it must be one of standard"),
+    ("train induction --model.positional_embedding_type alibi", "'alibi' is not valid; it must be one of standard"),
+    (
+        "train induction --model.positional_embedding_type rotary --model.rotary_dim 3",
+        "model.rotary_dim: 3 is not valid; it must be even, from 2 to d_head",
+    ),
     (
         "train induction --model.normalization_type ln",
-        "model.normalization_type: 'ln' is not valid; it must be one of LN, LNPre, or null",
+        "model.normalization_type: 'ln' is not valid; it must be one of LN, LNPre, RMS, RMSPre, or null",
     ),
+    (
+        "train induction --model.tie_word_embeddings true --model.d_vocab_out 71",
+        "model.tie_word_embeddings: True is not valid with d_vocab_out 71; it must be d_vocab",
+    ),
+    ("train induction --model.attn_pdrop 1", "model.attn_pdrop: 1.0 is not valid; it must be at least 0 and below 1"),
     ("train induction --model.eps -1", "model.eps: -1.0 is not valid; it must be finite and 0 or more"),
     ("train induction --model.eps .inf", "model.eps: inf is not valid; it must be finite and 0 or more"),
     ("train induction --model.initializer_range .nan", "model.initializer_range: nan is not valid"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headway.data.task import Batch, Behaviour, Task
+from headway.data.task import IGNORED, Batch, Behaviour, Counts, Task
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Renamed(Task):
 
     def __post_init__(self) -> None:
         """Refuse numbers that do not distinguish the tokens."""
+        if self.task.d_vocab_out != self.task.d_vocab:
+            raise ValueError(
+                f"task: {type(self.task).__name__} is not valid; it must have as many outputs as tokens, "
+                f"{self.task.d_vocab}, not {self.task.d_vocab_out}"
+            )
         if len(self.tokens) != self.task.d_vocab or len(set(self.tokens)) < len(self.tokens) or min(self.tokens) < 0:
             raise ValueError(
                 f"tokens: {len(set(self.tokens))} different numbers are not valid; "
@@ -64,17 +69,28 @@ class Renamed(Task):
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
         """Draw a batch from the task and renumber its tokens."""
-        batch = self.task.sample(generator, batch_size)
-        numbers = torch.tensor(self.tokens)
-        return batch._replace(inputs=numbers[batch.inputs], targets=numbers[batch.targets])
+        return _renumbered(self.task.sample(generator, batch_size), torch.tensor(self.tokens))
+
+    def sample_held_out(self, generator: torch.Generator, batch_size: int) -> Batch:
+        """Draw a held-out batch from the task and renumber its tokens."""
+        return _renumbered(self.task.sample_held_out(generator, batch_size), torch.tensor(self.tokens))
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether the task holds out sequences."""
+        return self.task.holds_out
+
+    @property
+    def n_sequences(self) -> Counts | None:
+        """The numbers of sequences of the task."""
+        return self.task.n_sequences
 
     def twin(self, batch: Batch, generator: torch.Generator) -> Batch | None:
         """Return the twin that the task draws, with its tokens renumbered; None if the task draws none."""
         numbers = torch.tensor(self.tokens, device=batch.inputs.device)
         original = torch.zeros(self.d_vocab, dtype=torch.long, device=numbers.device)
         original[numbers] = torch.arange(len(numbers), device=numbers.device)
-        own = batch._replace(inputs=original[batch.inputs], targets=original[batch.targets])
-        twin = self.task.twin(own, generator)
+        twin = self.task.twin(_renumbered(batch, original), generator)
         return None if twin is None else batch._replace(inputs=numbers[twin.inputs])
 
     def loss(self, output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, "batch pos"]:
@@ -88,3 +104,10 @@ class Renamed(Task):
     def baselines(self) -> dict[str, float]:
         """Return the baselines of the task."""
         return self.task.baselines()
+
+
+def _renumbered(batch: Batch, numbers: Int[Tensor, " token"]) -> Batch:
+    """Return a batch with other numbers for its tokens; a target that is no token is one that nothing reads."""
+    is_token = (batch.targets >= 0) & (batch.targets < len(numbers))
+    targets = numbers[batch.targets.where(is_token, 0)].where(is_token, IGNORED)
+    return batch._replace(inputs=numbers[batch.inputs], targets=targets)

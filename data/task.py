@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -15,14 +15,23 @@ from torch import Tensor
 
 from headway.data.seeds import generator
 
+# The target of a position that does not count, as in torch.
+IGNORED = -100
+
 
 class Batch(NamedTuple):
     """Input sequences, the target at each position, and the positions that count.
 
-    ``inputs`` are tokens ``[batch, pos]`` or vectors ``[batch, pos, d_vocab]``; ``targets`` likewise, and
-    ``targets[b, q]`` is the target at position q. ``mask[b, q]`` is True where the loss counts. ``info`` holds what
-    the task knows about each sequence (its period, its coefficients); ``task`` is the task that drew the batch, or
-    None for a batch made by hand.
+    Args:
+        inputs: Tokens ``[batch, pos]`` or vectors ``[batch, pos, d_vocab]``.
+        targets: ``targets[b, q]`` is the target at position q: a token or class ``[batch, pos]``, or numbers ``[batch,
+            pos, d_vocab_out]``. They need not be of the kind of the inputs. Where ``mask`` is False a target can be
+            anything, such as -100.
+        mask: True where the loss counts.
+        info: What the task knows about each sequence (its period, its coefficients).
+        task: The task that drew the batch, or None for a batch made by hand.
+        attention_mask: True at the positions of a sequence, False at the padding after its end; None if all sequences
+            are as long as the inputs. No query attends to padding, and no measure counts it.
     """
 
     inputs: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_vocab"]
@@ -30,6 +39,17 @@ class Batch(NamedTuple):
     mask: Bool[Tensor, "batch pos"]
     info: Mapping[str, Tensor] = {}
     task: Task | None = None
+    attention_mask: Bool[Tensor, "batch pos"] | None = None
+
+    @property
+    def padding(self) -> dict[str, Tensor]:
+        """The keyword arguments that hide the padding from a network: ``model(batch.inputs, **batch.padding)``."""
+        return {} if self.attention_mask is None else {"attention_mask": self.attention_mask}
+
+    @property
+    def real(self) -> Bool[Tensor, "batch pos"]:
+        """True at every position that is not padding."""
+        return torch.ones_like(self.mask) if self.attention_mask is None else self.attention_mask
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch with its tensors on ``device``."""
@@ -38,20 +58,40 @@ class Batch(NamedTuple):
             targets=self.targets.to(device),
             mask=self.mask.to(device),
             info={name: value.to(device) for name, value in self.info.items()},
+            attention_mask=None if self.attention_mask is None else self.attention_mask.to(device),
         )
 
     def first(self, count: int) -> Batch:
         """Return the first ``count`` sequences, or all if there are fewer."""
         return self.at(slice(count))
 
-    def at(self, sequences: list[int] | slice) -> Batch:
+    def at(self, sequences: list[int] | slice | Int[Tensor, " chosen"]) -> Batch:
         """Return the sequences of these numbers."""
         return self._replace(
             inputs=self.inputs[sequences],
             targets=self.targets[sequences],
             mask=self.mask[sequences],
             info={name: value[sequences] for name, value in self.info.items()},
+            attention_mask=None if self.attention_mask is None else self.attention_mask[sequences],
         )
+
+    def shifted(self) -> Batch:
+        """Return the inputs of the previous sequence in each: other sequences, of which the targets tell nothing.
+
+        Where the previous sequence has ended and this one has not, its own inputs stay.
+        """
+        other = self.inputs.roll(1, 0)
+        if self.attention_mask is not None:
+            ended = ~self.attention_mask.roll(1, 0)
+            other = torch.where(ended.view(*ended.shape, *[1] * (other.ndim - 2)), self.inputs, other)
+        return self._replace(inputs=other)
+
+
+class Counts(NamedTuple):
+    """Numbers of different sequences of a task: those to train on, and those held out."""
+
+    training: int
+    held_out: int
 
 
 class Behaviour(NamedTuple):
@@ -72,8 +112,19 @@ class Task(ABC):
     """A distribution over sequences, with the loss that a network is trained on.
 
     The fields of a subclass are its configuration and are written to the run's config.yaml. A subclass defines
-    ``d_vocab``, ``n_ctx``, ``sample`` and ``baselines``, and ``input_type`` if its inputs are vectors. ``behaviour``
-    and ``twin`` tell the search for circuits which loss shows that the task is solved, and what hides the answer.
+    ``d_vocab``, ``n_ctx``, ``sample`` and ``baselines``. What else a task may say:
+
+    - ``input_type`` if its inputs are vectors, and ``d_vocab_out`` if there are not as many outputs as inputs. Integer
+      targets are tokens or classes, scored by cross-entropy; floating-point targets are numbers, scored by squared
+      error. Inputs and targets may be of different kinds.
+    - Where the answer is read: the ``mask`` of its batches. A classifier counts one position of each sequence.
+    - Sequences of different lengths: they are padded at the end, and the ``attention_mask`` of the batch is False
+      there.
+    - Sequences that training never sees: ``sample_held_out`` draws them, and a run is scored on them; ``sample`` draws
+      the others, and the loss on these is the score ``training_loss``. A task whose sequences can be listed inherits
+      from ``headway.data.finite.FiniteTask``, which splits them.
+    - ``behaviour`` and ``twin`` tell the search for circuits which loss shows that the task is solved, and what hides
+      the answer.
 
     Example:
         A custom task, counting upwards modulo 7:
@@ -89,6 +140,23 @@ class Task(ABC):
         ...         return {"chance": math.log(7)}
         >>> Counting().batch(seed=0, index=3, batch_size=2).inputs.shape
         torch.Size([2, 5])
+
+        A classifier: whether the tokens before the padding hold a 0, read at position 0.
+
+        >>> @dataclass(frozen=True)
+        ... class HoldsZero(Task):
+        ...     d_vocab, d_vocab_out, n_ctx = 4, 2, 5  # token 3 is the padding
+        ...     def sample(self, generator, batch_size):
+        ...         length = torch.randint(1, 6, (batch_size, 1), generator=generator)
+        ...         real = torch.arange(5) < length
+        ...         tokens = torch.randint(3, (batch_size, 5), generator=generator).masked_fill(~real, 3)
+        ...         read = torch.arange(5).expand(batch_size, 5) == 0
+        ...         targets = (tokens == 0).any(1, keepdim=True).long().where(read, -100)
+        ...         return Batch(tokens, targets, read, attention_mask=real)
+        ...     def baselines(self):
+        ...         return {"chance": math.log(2)}
+        >>> HoldsZero().evaluation_batch(seed=0, batch_size=2).targets[0].tolist()[1:]
+        [-100, -100, -100, -100]
     """
 
     input_type: ClassVar[Literal["tokens", "vectors"]] = "tokens"
@@ -103,13 +171,35 @@ class Task(ABC):
         """Number of tokens, or dimension of a vector: the smallest d_vocab that a network needs."""
 
     @property
+    def d_vocab_out(self) -> int:
+        """Number of classes, or of numbers in a target: the smallest d_vocab_out that a network needs."""
+        return self.d_vocab
+
+    @property
     @abstractmethod
     def n_ctx(self) -> int:
         """Length of the longest input sequence: the smallest n_ctx that a network needs."""
 
     @abstractmethod
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
-        """Draw a batch, with ``generator`` as the only source of randomness."""
+        """Draw a batch to train on, with ``generator`` as the only source of randomness."""
+
+    def sample_held_out(self, generator: torch.Generator, batch_size: int) -> Batch:
+        """Draw a batch of sequences that training never sees.
+
+        By default these are other draws of ``sample``: a task without end rarely draws a sequence twice.
+        """
+        return self.sample(generator, batch_size)
+
+    @property
+    def holds_out(self) -> bool:
+        """True if the task keeps some sequences from training: ``sample`` and ``sample_held_out`` share none."""
+        return type(self).sample_held_out is not Task.sample_held_out
+
+    @property
+    def n_sequences(self) -> Counts | None:
+        """The numbers of sequences to train on and held out, if they can be counted: no batch can be larger."""
+        return None
 
     @abstractmethod
     def baselines(self) -> dict[str, float]:
@@ -148,16 +238,28 @@ class Task(ABC):
         return [["BOS" if token == self.bos_token else str(token) for token in row] for row in batch.inputs.tolist()]
 
     def loss(self, output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, "batch pos"]:
-        """Return the loss at each position: cross-entropy in nats for tokens, mean squared error for vectors."""
+        """Return the loss at each position: cross-entropy in nats for tokens, mean squared error for vectors.
+
+        Where ``mask`` is False it has no meaning: no target is read there that is a token or class.
+        """
         if batch.targets.is_floating_point():
             return einops.reduce((output - batch.targets) ** 2, "batch pos d_vocab_out -> batch pos", "mean")
         # One row for each prediction, because a softmax over an axis that is not the last is slow.
-        return F.cross_entropy(output.flatten(0, 1), batch.targets.flatten().long(), reduction="none").view_as(
+        targets = batch.targets.where(batch.mask, IGNORED).flatten().long()
+        return F.cross_entropy(output.flatten(0, 1), targets, reduction="none", ignore_index=IGNORED).view_as(
             batch.targets
         )
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
         """Return named sets of positions whose loss is reported separately, such as first occurrences and repeats."""
+        return {}
+
+    def predictors(self, batch: Batch) -> dict[str, Float[Tensor, "batch pos d_vocab_out"]]:
+        """Return the output of known predictors on a batch, by name: log-probabilities for tokens, or vectors.
+
+        A predictor is a strategy with an exact formula, such as the posterior mean given the sequence so far. Its
+        output takes the place of a network's: ``loss(predictors(batch)[name], batch)`` is its loss.
+        """
         return {}
 
     def twin(self, batch: Batch, generator: torch.Generator) -> Batch | None:
@@ -177,7 +279,7 @@ class Task(ABC):
 
     def batch(self, seed: int, index: int, batch_size: int) -> Batch:
         """Return training batch number ``index``, which depends only on (seed, index)."""
-        return self._batch(generator("data", seed, index), batch_size)
+        return self._batch(self.sample, generator("data", seed, index), batch_size)
 
     def training_batch(self, seed: int, index: int, batch_size: int) -> Batch:
         """Return training batch number ``index``, and refuse one of which no position counts: it has no mean loss."""
@@ -188,12 +290,19 @@ class Task(ABC):
 
     def evaluation_batch(self, seed: int, batch_size: int) -> Batch:
         """Return the fixed batch on which a run is scored; it is unrelated to every training batch."""
-        return self._batch(generator("evaluation", seed), batch_size)
+        return self._batch(self.sample_held_out, generator("evaluation", seed), batch_size)
 
-    def _batch(self, generator: torch.Generator, batch_size: int) -> Batch:
-        batch = self.sample(generator, batch_size)
+    def seen_batch(self, seed: int, batch_size: int) -> Batch:
+        """Return a fixed batch of sequences to train on; its loss is a score beside that of the evaluation batch."""
+        return self._batch(self.sample, generator("training", seed), batch_size)
+
+    def _batch(
+        self, sample: Callable[[torch.Generator, int], Batch], generator: torch.Generator, batch_size: int
+    ) -> Batch:
+        batch = sample(generator, batch_size)
         if not isinstance(batch, Batch):
-            raise TypeError(f"{type(self).__name__}.sample returned a {type(batch).__name__}; it must return a Batch")
+            name = f"{type(self).__name__}.{getattr(sample, '__name__', 'sample')}"
+            raise TypeError(f"{name} returned a {type(batch).__name__}; it must return a Batch")
         return batch._replace(task=self)
 
 

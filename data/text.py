@@ -13,7 +13,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from headway.data.corpus import read_corpus
-from headway.data.seeds import generator
 from headway.data.task import Batch, Behaviour, Task
 from headway.data.tokenized_corpus import MAX_TOKENS, Part, TokenizedCorpus, Windows, text_folder
 from headway.data.tokenizer import MIN_TOKENS, format_token, read_tokenizer
@@ -143,9 +142,9 @@ class Text(Task):
         """Draw ``batch_size`` windows of the training files."""
         return self._draw("train", generator, batch_size)
 
-    def evaluation_batch(self, seed: int, batch_size: int) -> Batch:
-        """Return the fixed batch on which a run is scored: windows of the held-out files."""
-        return self._draw("held_out", generator("evaluation", seed), batch_size)._replace(task=self)
+    def sample_held_out(self, generator: torch.Generator, batch_size: int) -> Batch:
+        """Draw ``batch_size`` windows of the held-out files."""
+        return self._draw("held_out", generator, batch_size)
 
     def _draw(self, part: Part, generator: torch.Generator, batch_size: int) -> Batch:
         windows = self._windows[part]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from headway.data.seeds import generator
 from headway.data.task import Batch, Task, masked_mean
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
@@ -125,6 +127,10 @@ class TrainingModule(L.LightningModule):
     def loss_and_gradient(self, index: int, optimizer: torch.optim.Optimizer | LightningOptimizer) -> Tensor:
         """Return the mean loss over the positions of batch ``index`` where its mask is True, and take its gradient."""
         batch = self.task.training_batch(self.seed, index, self.batch_size).to(self.device)
+        with self._seeded_dropout(index):
+            return self._loss_and_gradient(batch, optimizer)
+
+    def _loss_and_gradient(self, batch: Batch, optimizer: torch.optim.Optimizer | LightningOptimizer) -> Tensor:
         processes = self.trainer.world_size
         if processes == 1:
             loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs), batch), batch.mask)
@@ -140,6 +146,18 @@ class TrainingModule(L.LightningModule):
             else:
                 loss.backward()
         return loss
+
+    @contextmanager
+    def _seeded_dropout(self, index: int) -> Iterator[None]:
+        """Have dropout depend only on the seed, the number of the update and the process, so that a run can resume."""
+        if not self.model.cfg.has_dropout:
+            yield
+            return
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            place = index * self.trainer.world_size + self.global_rank
+            torch.manual_seed(generator("dropout", self.seed, place).initial_seed())
+            yield
 
     def _own_share(self, batch: Batch) -> Tensor:
         """Return the part of the mean loss of a batch that is of this process's rows: each of several has some."""

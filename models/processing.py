@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from headway.models.config import ModelConfig
@@ -35,6 +36,12 @@ def process_weights(
     if center_unembed and cfg.input_type == "vectors":
         raise ValueError("center_unembed: True is not valid for vectors; it would change the output")
     weights = {name: value.detach().clone() for name, value in state_dict.items()}
+    # ProcessWeights reads every bias.
+    like = weights["embed.W_E"]
+    absent = {name: like.new_zeros(shape) for name, shape in replace(cfg, biases=True).weight_shapes()}
+    absent = {name: zeros for name, zeros in absent.items() if name.rpartition(".")[2].startswith("b_")}
+    absent = {name: zeros for name, zeros in absent.items() if name not in weights}
+    weights.update(absent)
     if fold_ln:
         fold_layer_norms(weights, cfg)
     processed = ProcessWeights.process_weights(
@@ -42,7 +49,7 @@ def process_weights(
         # ProcessWeights recognises a transposed W_U by d_vocab, where it should use d_vocab_out.
         replace(cfg, d_vocab=cfg.d_vocab_out),
         fold_ln=False,
-        center_writing_weights=center_writing_weights and cfg.normalization_type is not None,
+        center_writing_weights=center_writing_weights and cfg.normalization_type in ("LN", "LNPre"),
         center_unembed=center_unembed,
         fold_value_biases=fold_value_biases,
         refactor_factored_attn_matrices=refactor_factored_attn_matrices,
@@ -50,7 +57,7 @@ def process_weights(
     if shortformer:
         # ProcessWeights also centres W_pos, but shortformer positions are added after the LayerNorm.
         processed["pos_embed.W_pos"] = weights["pos_embed.W_pos"]
-    return processed
+    return {name: value for name, value in processed.items() if name not in absent}
 
 
 def fold_layer_norms(weights: dict[str, Tensor], cfg: ModelConfig) -> None:
@@ -64,11 +71,12 @@ def fold_layer_norms(weights: dict[str, Tensor], cfg: ModelConfig) -> None:
         readers[f"{block}.ln1"] = [f"{block}.attn.{{}}_{x}" for x in "QKV"]
         if not cfg.attn_only:
             readers[f"{block}.ln2"] = [f"{block}.mlp.{{}}_in"]
-            if cfg.act_fn == "solu_ln":
+            if cfg.act_fn == "solu_ln" and cfg.normalization_type == "LN":
                 readers[f"{block}.mlp.ln"] = [f"{block}.mlp.{{}}_out"]
     for ln, names in readers.items():
-        scale, shift = weights.pop(f"{ln}.w"), weights.pop(f"{ln}.b")
+        scale = weights.pop(f"{ln}.w")
+        shift = weights.pop(f"{ln}.b", torch.zeros_like(scale))
         for W, b in ((name.format("W"), name.format("b")) for name in names):
             weights[b] = weights[b] + shift @ weights[W]
             folded = scale[:, None] * weights[W]
-            weights[W] = folded - folded.mean(-2, keepdim=True)
+            weights[W] = folded - folded.mean(-2, keepdim=True) if cfg.normalization_type == "LN" else folded

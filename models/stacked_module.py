@@ -57,6 +57,10 @@ class StackedModule(L.LightningModule):
         """The places of the members that have not ended."""
         return [place for place in range(len(self.members)) if place not in self.ended]
 
+    def on_fit_start(self) -> None:
+        """Move the network that computes, and with it the tables that are not weights, to where the stack is."""
+        self.members[0].to(self.device)
+
     def train_dataloader(self) -> StackedBatches:
         """Return the remaining batches, as of ``TrainingModule``."""
         first, seeds = self.members[0], [member.seed for member in self.members]

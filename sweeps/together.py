@@ -13,6 +13,7 @@ from headway.checkpoints.files import holds_run
 from headway.checkpoints.lock import writing
 from headway.checkpoints.recipe import Recipe
 from headway.checkpoints.run import Run
+from headway.models.config import DROPOUTS
 from headway.sweeps.display import ShowRuns
 from headway.sweeps.each import Outcome, OutcomesOfRuns, Workers, each
 from headway.sweeps.plan import check_folder
@@ -73,8 +74,8 @@ def check_stackable(recipe: Recipe) -> None:
     """Refuse options of a run that a stack cannot have.
 
     Raises:
-        ValueError: a compiled forward pass, half precision with a scaled loss, or bidirectional attention to batches
-            that differ in length.
+        ValueError: dropout, a compiled forward pass, half precision with a scaled loss, or bidirectional attention to
+            batches that differ in length.
     """
     attention, task = recipe.model.attention_dir, recipe.task
     lengths = {task.batch(recipe.seed, index, recipe.batch_size).mask.shape for index in range(5)}
@@ -83,6 +84,12 @@ def check_stackable(recipe: Recipe) -> None:
             f"model.attention_dir: {attention} is not valid with together for batches that differ in length, because "
             "it would see the padding; it must be causal"
         )
+    for name in DROPOUTS:
+        if getattr(recipe.model, name):
+            raise ValueError(
+                f"model.{name}: {getattr(recipe.model, name)} is not valid with together, because the dropout of a "
+                "member would not be that of its run alone; it must be 0"
+            )
     if recipe.compile:
         raise ValueError("compile: True is not valid with together; a stack is not compiled")
     if recipe.trainer.precision == "16-mixed":

@@ -547,7 +547,7 @@ def test_outputs_that_make_no_sense_are_refused(model: HookedTransformer, tokens
             model(model(tokens, stop_at_layer=1), start_at_layer=1, return_type=return_type)
     with pytest.raises(ValueError, match=r"use_hook_mlp_in: True is not valid for an attn_only network"):
         network(attn_only=True).set_use_hook_mlp_in(True)
-    with pytest.raises(ValueError, match=r"W_pos: this network has no positions"):
+    with pytest.raises(ValueError, match=r"W_pos: this network has no W_pos"):
         _ = network(positional_embedding_type="none").W_pos
 
 

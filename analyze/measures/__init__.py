@@ -15,6 +15,7 @@ _PACKAGE = __name__
 _SHARE = "[0, 1]"
 _ATTENTION = "share of attention"
 _TOKENS = "share of tokens"
+_LOGITS = "share of the logits' variance"
 _RATIO, _RANDOM_HEADS = "[-1, 1]", "random heads between the network's own embeddings"
 _TO_CEILING, _ROTATION = "[0, ceiling]", "random relative rotation, closed form"
 
@@ -22,6 +23,11 @@ MEASURES = (
     Measure(f"{_PACKAGE}.loss:loss", range="0 or more", null="the task's baselines", units=LOSS),
     Measure(f"{_PACKAGE}.loss:accuracy", range=_SHARE, null="the task's baselines", units="share of positions"),
     Measure(f"{_PACKAGE}.loss:in_context", range="any", null="0", units=LOSS),
+    Measure(f"{_PACKAGE}.predictors:predictor_distance", range="0 or more", null="0, the predictor itself", units=LOSS),
+    Measure(f"{_PACKAGE}.fourier:frequency_share", range=_SHARE, null="2 / (p² (p - 1)), random logits", units=_LOGITS),
+    Measure(f"{_PACKAGE}.fourier:key_frequencies", range="0 to (p - 1) / 2", null="0", units="frequencies"),
+    Measure(f"{_PACKAGE}.fourier:excluded_loss", range="0 or more", null="ln p, nothing known by heart", units=LOSS),
+    Measure(f"{_PACKAGE}.fourier:restricted_loss", range="0 or more", null="ln p, no key frequency", units=LOSS),
     Measure(f"{_PACKAGE}.attention:attention", range=_SHARE, units=_ATTENTION),
     Measure(f"{_PACKAGE}.attention:previous_token", range=_SHARE, null=FRESH, scale=LOG_ODDS, units=_ATTENTION),
     Measure(f"{_PACKAGE}.attention:current_token", range=_SHARE, null=FRESH, scale=LOG_ODDS, units=_ATTENTION),

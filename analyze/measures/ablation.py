@@ -16,7 +16,7 @@ from transformer_lens.patching import get_act_patch_direct_path_all_sources
 
 from headway.analyze.measures.loss import by_part, mean_loss, task_loss
 from headway.analyze.network.axes import HEAD, PAIR
-from headway.analyze.network.forward import Activations, forward_pass
+from headway.analyze.network.forward import Activations, forward_pass, output_from
 from headway.analyze.network.interventions import (
     Attention,
     Input,
@@ -205,7 +205,4 @@ def _output_without(
         residual = residual.to(model.W_E.dtype)
         if not model.cfg.attn_only:
             residual = residual + block.mlp(block.ln2(residual))
-        shortformer = (
-            clean["hook_pos_embed"].to(residual) if model.cfg.positional_embedding_type == "shortformer" else None
-        )
-        return model(residual, start_at_layer=head.layer + 1, shortformer_pos_embed=shortformer)
+        return output_from(model, head.layer + 1, residual, clean)

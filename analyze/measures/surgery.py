@@ -20,6 +20,7 @@ from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import Hook, forward_pass
 from headway.analyze.network.interventions import check_one_of, heads_except, output_with
 from headway.analyze.network.requirements import DoesNotApplyError, check_head, needs_plain_scores
+from headway.analyze.network.structure import Structure
 from headway.analyze.network.weights import bias, weight
 from headway.data.seeds import generator
 from headway.data.task import Batch
@@ -157,7 +158,7 @@ class _Reader:
 
     def __init__(self, model: Model, layer: int):
         self.norm = model.blocks[layer].ln1
-        self.positions = weight(model, "W_pos") if model.cfg.positional_embedding_type == "shortformer" else None
+        self.positions = weight(model, "W_pos") if Structure(model.cfg).positions_after_norm else None
 
     def record(self, resid_pre: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
         """Remember the activation, and change nothing (a hook)."""

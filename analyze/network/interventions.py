@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headway.analyze.network.forward import Activations, Hook, forward_pass, in_forward_pass
+from headway.analyze.network.forward import Activations, Hook, forward_pass, in_forward_pass, with_positions
 from headway.analyze.network.requirements import (
     DoesNotApplyError,
     check_batch,
@@ -138,8 +138,8 @@ def through_paths(
                 x = x + (patched[point][:, :, head.head] - clean[point][:, :, head.head]) @ W_O[head]
         with torch.no_grad(), evaluating(model):
             x = model.blocks[layer].ln1(x.to(model.W_O.dtype)).to(x.dtype)
-        if input != "v" and model.cfg.positional_embedding_type == "shortformer":
-            x = x + clean["hook_pos_embed"]
+        if input != "v":
+            x = with_positions(model, x, clean)
         for head in receivers:
             if head.layer == layer:
                 value = (x @ W[head] + b[head])[:, :, None].expand(-1, -1, model.cfg.n_heads, -1)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
 from headway.checkpoints import Run
@@ -16,6 +17,8 @@ PACKAGES = ("python", "torch", "lightning", "transformer_lens", "numpy")
 # A fact that came from somebody else may be of any length.
 LONGEST = 400
 _ABSENT = object()
+# Options of a network that a page gives in words.
+_NAMED = ("d_mlp", "act_fn", "attn_only", "positional_embedding_type", "normalization_type")
 
 
 def about_run(run: Run) -> Facts:
@@ -98,8 +101,16 @@ def _network(model: ModelConfig) -> str:
     return (
         f"{model.n_layers} layers of {model.n_heads} heads, d_model {model.d_model}, d_head {model.d_head}, {mlp}, "
         f"positions {model.positional_embedding_type}, normalization {model.normalization_type}, "
-        f"{parameters(model):,} parameters"
+        + "".join(f"{name} {value}, " for name, value in _unusual(model).items())
+        + f"{parameters(model):,} parameters"
     )
+
+
+def _unusual(model: ModelConfig) -> dict[str, Any]:
+    """Return the options of a network that are not at their default, and that the sentence about it does not name."""
+    usual = {f.name: f.default for f in fields(ModelConfig) if f.init and f.default is not MISSING}
+    given = model.as_given()
+    return {name: given[name] for name in usual if name not in _NAMED and given[name] != usual[name]}
 
 
 def _optimiser(optim: Mapping[str, Any]) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from headway.checkpoints.run import Run
+    from headway.data.task import Batch
 
 
 @dataclass(frozen=True)
@@ -77,4 +80,120 @@ class FirstStep:
         return float(passed[0]) if len(passed) else math.inf
 
 
-Number = TrainingLoss | ScoreAt | FirstStep
+@dataclass(frozen=True)
+class FirstBelow:
+    """The first update from which the training loss, a running median over ``width`` updates, is below a bound.
+
+    Example:
+        >>> str(FirstBelow(0.52))
+        'first update with a training loss below 0.52'
+    """
+
+    bound: float
+    width: int = 101
+
+    def __str__(self) -> str:
+        return f"first update with a training loss below {self.bound:g}"
+
+    def __call__(self, run: Run) -> float:
+        """Return the number of a run; infinite if it never gets there."""
+        smooth = run.training.loss.rolling(step=self.width, center=True, min_periods=1).median()
+        below = smooth.step.values[smooth.values < self.bound]
+        return float(below[0] - 1) if len(below) else math.inf
+
+
+@dataclass(frozen=True)
+class UpdatesNear:
+    """The share of the updates up to ``before`` whose training loss, a running median, is near a level.
+
+    Example:
+        >>> str(UpdatesNear(0.579, within=0.01, before=2000))
+        'share of the first 2,000 updates within 0.01 of 0.579'
+    """
+
+    level: float
+    within: float
+    before: int
+    width: int = 101
+
+    def __str__(self) -> str:
+        return f"share of the first {self.before:,} updates within {self.within:g} of {self.level:g}"
+
+    def __call__(self, run: Run) -> float:
+        """Return the number of a run."""
+        smooth = run.training.loss.rolling(step=self.width, center=True, min_periods=1).median()
+        near = abs(smooth.sel(step=slice(self.before)) - self.level) <= self.within
+        return float(near.mean())
+
+
+@dataclass(frozen=True)
+class FreshScore:
+    """The loss or the accuracy of the last network on sequences that were not drawn before.
+
+    Example:
+        >>> str(FreshScore("accuracy", sequences=65_536))
+        'accuracy on 65,536 fresh sequences'
+    """
+
+    score: Literal["loss", "accuracy"]
+    sequences: int
+
+    def __str__(self) -> str:
+        return f"{self.score} on {self.sequences:,} fresh sequences"
+
+    def __call__(self, run: Run) -> float:
+        """Return the number of a run."""
+        import torch
+
+        from headway.data.task import masked_mean
+
+        model, total, count = run.model(), 0.0, 0
+        for batch in _fresh(run, self.sequences):
+            with torch.no_grad():
+                output = model(batch.inputs, **batch.padding)
+            of_each = run.task.loss(output, batch) if self.score == "loss" else output.argmax(-1) == batch.targets
+            counting = int(batch.mask.sum())
+            total, count = total + masked_mean(of_each.float(), batch.mask).item() * counting, count + counting
+        return total / count
+
+
+@dataclass(frozen=True)
+class Between:
+    """The loss of the last network between those of two predictors of the task, on fresh sequences: 0 is the lower one.
+
+    Example:
+        >>> str(Between("pool", "ridge", sequences=8192))
+        'loss on fresh sequences, from pool (0) to ridge (1)'
+    """
+
+    lower: str
+    upper: str
+    sequences: int
+
+    def __str__(self) -> str:
+        return f"loss on fresh sequences, from {self.lower} (0) to {self.upper} (1)"
+
+    def __call__(self, run: Run) -> float:
+        """Return the number of a run."""
+        import torch
+
+        model, losses = run.model(), []
+        for batch in _fresh(run, self.sequences):
+            predicted = run.task.predictors(batch)  # pyright: ignore[reportAttributeAccessIssue]
+            with torch.no_grad():
+                outputs = (model(batch.inputs, **batch.padding), predicted[self.lower], predicted[self.upper])
+            losses.append([run.task.loss(output, batch)[batch.mask].mean().item() for output in outputs])
+        ours, lower, upper = (sum(each) for each in zip(*losses, strict=True))
+        return (ours - lower) / (upper - lower)
+
+
+# The seed of fresh sequences, which no run has, and how many are computed at once.
+_FRESH, _BATCH = 2**31 - 1, 1024
+
+
+def _fresh(run: Run, sequences: int) -> Iterator[Batch]:
+    size = min(_BATCH, sequences)
+    return (run.task.batch(_FRESH, index, size) for index in range(-(-sequences // size)))
+
+
+Number = TrainingLoss | ScoreAt | FirstStep | FirstBelow | UpdatesNear | FreshScore | Between

@@ -1,7 +1,7 @@
 """Published toys, as data: their configurations and the numbers that were published about them."""
 
 from headway.options import nearest
-from headway.reproductions.numbers import FirstStep, ScoreAt, TrainingLoss
+from headway.reproductions.numbers import Between, FirstBelow, FirstStep, FreshScore, ScoreAt, TrainingLoss, UpdatesNear
 from headway.reproductions.reproduction import Published, Reproduction
 
 _WARM_UP = "the published warm-up probably exceeded its learning rate, so ours must be later"
@@ -55,6 +55,87 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         ),
         minutes=0.6,
         seeds=10,
+    ),
+    "markov-chains-2": Reproduction(
+        recipe="markov-chains",
+        options={"task.n_states": 2, "steps": 6000},
+        source="Edelman et al. 2024, arXiv 2402.11004, and its code",
+        published=(
+            *(
+                Published(TrainingLoss(at, width=0), loss, within=0.02, note=_ONE_BATCH)
+                for at, loss in ((0, 0.718), (400, 0.581), (800, 0.541), (1200, 0.574), (1600, 0.530))
+            ),
+            Published(UpdatesNear(0.5789, within=0.01, before=2000), 0.1, "above", note="a plateau at unigram counts"),
+            Published(FirstBelow(0.5111 + 0.01), 6000, "below", note="the floor of bigram counts is .5111"),
+        ),
+        minutes=3,
+        seeds=10,
+        note="The published training has 2,000 updates; the learning rate is constant, so that longer ones only go on.",
+    ),
+    "markov-chains-3": Reproduction(
+        recipe="markov-chains",
+        options={"task.n_states": 3, "steps": 12_000},
+        source="Edelman et al. 2024, arXiv 2402.11004, and its code",
+        published=(
+            Published(TrainingLoss(0, width=0), 1.0986, within=0.1, note="a uniform guess"),
+            Published(
+                UpdatesNear(1.0042, within=0.01, before=12_000), 0.02, "above", note="a plateau at unigram counts"
+            ),
+            Published(FirstBelow(0.8853 + 0.01), 12_000, "below", note="the floor of bigram counts is .8853"),
+        ),
+        minutes=6,
+        seeds=5,
+    ),
+    "maximum": Reproduction(
+        recipe="maximum",
+        options={},
+        source="Gross et al. 2024 (NeurIPS), maximum of four tokens",
+        published=(
+            Published(
+                FreshScore("accuracy", sequences=65_536),
+                0.998,
+                "above",
+                note="published: near .999 in each of 151 seeds",
+            ),
+        ),
+        minutes=0.5,
+        seeds=151,
+    ),
+    "modular-addition-53": Reproduction(
+        recipe="modular-addition",
+        options={"steps": 8000, "schedule.at": [*range(60, 200, 5), *range(200, 8000, 100)]},
+        source="replications of Nanda et al. 2023, arXiv 2301.05217, with p = 53 and half of the pairs",
+        published=(
+            Published(
+                FirstStep("training_accuracy", above=0.99), 93, within=5, note="checkpoints every 5 updates there"
+            ),
+            Published(FirstStep("accuracy", above=0.9), 1637, within=100, note="others report 5,000 to 5,760"),
+            Published(ScoreAt("accuracy"), 0.99, "above"),
+        ),
+        minutes=4,
+        seeds=10,
+    ),
+    "brackets": Reproduction(
+        recipe="brackets",
+        options={},
+        source="the balanced-bracket classifier of the ARENA course",
+        published=(
+            Published(FreshScore("accuracy", sequences=16_384), 1 - 1e-9, "above", note="every string right"),
+            Published(FreshScore("loss", sequences=16_384), 1e-3, "below", note="published: about 1e-4"),
+        ),
+        minutes=5,
+        seeds=5,
+    ),
+    "linear-regression": Reproduction(
+        recipe="linear-regression",
+        options={"task.n_tasks": 16},
+        source="Raventós et al. 2023, arXiv 2306.15063; sizes of Hoogland et al. 2024",
+        published=(
+            Published(Between("pool", "ridge", sequences=8192), 0.0, "above"),
+            Published(Between("pool", "ridge", sequences=8192), 1.0, "below"),
+        ),
+        minutes=5,
+        seeds=5,
     ),
 }
 

@@ -127,7 +127,7 @@ class TrainingModule(L.LightningModule):
         batch = self.task.training_batch(self.seed, index, self.batch_size).to(self.device)
         processes = self.trainer.world_size
         if processes == 1:
-            loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs), batch), batch.mask)
+            loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs, **batch.padding), batch), batch.mask)
             self.loss = loss.detach()
         else:
             loss = self._own_share(batch) * processes
@@ -144,7 +144,8 @@ class TrainingModule(L.LightningModule):
     def _own_share(self, batch: Batch) -> Tensor:
         """Return the part of the mean loss of a batch that is of this process's rows: each of several has some."""
         own = batch.at(slice(self.global_rank, None, self.trainer.world_size))
-        return self.task.loss(self.forward_pass(own.inputs), own).where(own.mask, 0).sum() / batch.mask.sum()
+        output = self.forward_pass(own.inputs, **own.padding)
+        return self.task.loss(output, own).where(own.mask, 0).sum() / batch.mask.sum()
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and a schedule that multiplies its learning rate by ``optim.factor`` at each step."""

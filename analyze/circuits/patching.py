@@ -6,7 +6,7 @@ the inputs whose sum changes are projected again, and only nodes with such an in
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,10 +103,12 @@ class EdgePatching(Patching):
             self.edges_from[edge.source].append(number)
         self._numbers = {node: number for number, node in enumerate(self.graph.nodes)}
         self._slots = self._list_slots()
+        # A twin is as long as its sequence, so all passes hide the same keys.
+        self._attention = _attention(model, batch)
         with torch.no_grad(), evaluating(model):
             self.clean = self._clean_pass(batch)
             writes = self.clean.writes if self.other is batch else self._clean_pass(self.other).writes
-            self._replaced = [replaced(each, self.replacement) for each in writes]
+            self._replaced = [replaced(each, self.replacement, self.other.attention_mask) for each in writes]
         self.none = self.run(np.zeros(len(self.graph.edges), dtype=bool), self.clean, whole=True)
 
     def kept(self, edges: Iterable[Edge | str]) -> Kept:
@@ -252,7 +254,7 @@ class EdgePatching(Patching):
             return self._mlp(int(name.removeprefix("MLP")), residual[slots[0].number])
         head = Head.named(name)
         q, k, v = (projected[slot.number][:, None] for slot in slots)  # pyright: ignore[reportOptionalSubscript]
-        z = F.scaled_dot_product_attention(q, k, v, is_causal=self.model.cfg.attention_dir == "causal")
+        z = F.scaled_dot_product_attention(q, k, v, **self._attention)
         return z[:, 0] @ self.model.blocks[head.layer].attn.W_O[head.head]
 
     def _mlp(self, layer: int, residual: Tensor | None) -> Tensor:
@@ -281,7 +283,7 @@ class EdgePatching(Patching):
             if name == EMBED:
                 writes.append(embedded)
             elif name == POS_EMBED:
-                writes.append(model.pos_embed(*embedded.shape[:2], None))
+                writes.append(model.pos_embed(*embedded.shape[:2], batch.attention_mask))
             else:
                 self._read(node, writes, residual, projected, kept)
                 writes.append(self._write(node, residual, projected))
@@ -307,6 +309,15 @@ class EdgePatching(Patching):
     def _layers_before(self, node: int) -> int:
         """Return the number of layers whose attention has written to the residual stream that a node reads."""
         return self.graph.places[self.graph.nodes[node]] // 2
+
+
+def _attention(model: HookedTransformer, batch: Batch) -> dict[str, Any]:
+    """Return the arguments of fused attention that say which keys a query sees, ``[batch, 1, query, key]``."""
+    causal, real = model.cfg.attention_dir == "causal", batch.attention_mask
+    if real is None:
+        return {"is_causal": causal}
+    visible = real[:, None, None].expand(-1, 1, real.shape[1], -1)
+    return {"attn_mask": visible.tril() if causal else visible}
 
 
 def _why_not_separate(model: Model) -> str:

@@ -395,9 +395,8 @@ def check_targets_fit(batch: Batch, outputs: int) -> None:
     targets = batch.targets[batch.mask]
     if targets.is_floating_point():
         if targets.shape[1:] != (outputs,):
-            raise ValueError(
-                f"task: targets of {tuple(targets.shape[1:])} numbers are not valid; this network puts out {outputs}"
-            )
+            numbers = " x ".join(map(str, targets.shape[1:])) or "1"
+            raise ValueError(f"task: targets of {numbers} numbers are not valid; this network puts out {outputs}")
     elif not 0 <= targets.min() <= targets.max() < outputs:
         raise ValueError(
             f"task: targets from {targets.min()} to {targets.max()} are not valid; "

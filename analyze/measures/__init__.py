@@ -23,11 +23,6 @@ MEASURES = (
     Measure(f"{_PACKAGE}.loss:loss", range="0 or more", null="the task's baselines", units=LOSS),
     Measure(f"{_PACKAGE}.loss:accuracy", range=_SHARE, null="the task's baselines", units="share of positions"),
     Measure(f"{_PACKAGE}.loss:in_context", range="any", null="0", units=LOSS),
-    Measure(f"{_PACKAGE}.predictors:predictor_distance", range="0 or more", null="0, the predictor itself", units=LOSS),
-    Measure(f"{_PACKAGE}.fourier:frequency_share", range=_SHARE, null="2 / (p² (p - 1)), random logits", units=_LOGITS),
-    Measure(f"{_PACKAGE}.fourier:key_frequencies", range="0 to (p - 1) / 2", null="0", units="frequencies"),
-    Measure(f"{_PACKAGE}.fourier:excluded_loss", range="0 or more", null="ln p, nothing known by heart", units=LOSS),
-    Measure(f"{_PACKAGE}.fourier:restricted_loss", range="0 or more", null="ln p, no key frequency", units=LOSS),
     Measure(f"{_PACKAGE}.attention:attention", range=_SHARE, units=_ATTENTION),
     Measure(f"{_PACKAGE}.attention:previous_token", range=_SHARE, null=FRESH, scale=LOG_ODDS, units=_ATTENTION),
     Measure(f"{_PACKAGE}.attention:current_token", range=_SHARE, null=FRESH, scale=LOG_ODDS, units=_ATTENTION),
@@ -70,6 +65,11 @@ MEASURES = (
     Measure(f"{_PACKAGE}.ablation:path_patch", range="any", null="0, no effect", live=False, units=LOSS),
     Measure(f"{_PACKAGE}.surgery:qk_identity_surgery", range="any", null="0, no effect", live=False, units=LOSS),
     Measure(f"{_PACKAGE}.surgery:ov_identity_surgery", range="any", null="0, no effect", live=False, units=LOSS),
+    Measure(f"{_PACKAGE}.predictors:predictor_distance", range="0 or more", null="0, the predictor itself", units=LOSS),
+    Measure(f"{_PACKAGE}.fourier:frequency_share", range=_SHARE, null="2 / (p² (p - 1)), random logits", units=_LOGITS),
+    Measure(f"{_PACKAGE}.fourier:key_frequencies", range="0 to (p - 1) / 2", null="0", units="frequencies"),
+    Measure(f"{_PACKAGE}.fourier:excluded_loss", range="0 or more", null="ln p, nothing known by heart", units=LOSS),
+    Measure(f"{_PACKAGE}.fourier:restricted_loss", range="0 or more", null="ln p, no key frequency", units=LOSS),
 )
 LIVE = tuple(each for each in MEASURES if each.live)
 

@@ -112,7 +112,7 @@ class ModelConfig:
     initializer_range: float = 0.02
     input_type: Literal["tokens", "vectors"] = "tokens"
     use_attn_scale: bool = True
-    attn_scale: float = -1
+    attn_scale: float = -1.0
     biases: bool = True
     init_mode: InitMode = "gpt2"
     rotary_dim: int | None = None

@@ -281,7 +281,8 @@ def _walk(
     powers = n_states ** torch.arange(order - 1, -1, -1)
     first = context[:, None] // powers % n_states
     # Which state each context would be followed by, at each step; then the walk only looks up.
-    following = torch.stack([_drawn(transitions, draw[:, None]) for draw in draws[:, 1:].unbind(1)], 1)
+    each = einops.repeat(draws[:, 1:], "batch step -> step batch context", context=n_contexts)
+    following = torch.stack([_drawn(transitions, draw) for draw in each], 1)
     rest, sequences = [], torch.arange(batch)
     for step in range(length - order):
         state = following[sequences, step, context]

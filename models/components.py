@@ -198,7 +198,7 @@ class LayerNorm(LayerNormPre):
     def __init__(self, cfg: ModelConfig, length: int):
         super().__init__(cfg)
         self.w = nn.Parameter(torch.ones(length))
-        add_bias(self, "b", cfg, length)
+        self.b = nn.Parameter(torch.zeros(length))
 
     def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
         """Normalise the last axis of ``x``, then scale and shift it."""

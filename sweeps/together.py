@@ -74,8 +74,8 @@ def check_stackable(recipe: Recipe) -> None:
     """Refuse options of a run that a stack cannot have.
 
     Raises:
-        ValueError: dropout, a compiled forward pass, half precision with a scaled loss, or bidirectional attention to
-            batches that differ in length.
+        ValueError: dropout, accumulated gradients, a compiled forward pass, half precision with a scaled loss, or
+            bidirectional attention to batches that differ in length.
     """
     attention, task = recipe.model.attention_dir, recipe.task
     lengths = {task.batch(recipe.seed, index, recipe.batch_size).mask.shape for index in range(5)}
@@ -90,6 +90,10 @@ def check_stackable(recipe: Recipe) -> None:
                 f"model.{name}: {getattr(recipe.model, name)} is not valid with together, because the dropout of a "
                 "member would not be that of its run alone; it must be 0"
             )
+    if recipe.optim.accumulate > 1:
+        raise ValueError(
+            f"optim.accumulate: {recipe.optim.accumulate} is not valid with together; a stack computes whole batches"
+        )
     if recipe.compile:
         raise ValueError("compile: True is not valid with together; a stack is not compiled")
     if recipe.trainer.precision == "16-mixed":

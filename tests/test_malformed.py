@@ -205,6 +205,17 @@ TRAINING = plain(
     ("train induction --optim.lr .nan", "optim.lr: nan is not valid; it must be finite and above 0"),
     ("train induction --optim.lr .inf", "optim.lr: inf is not valid; it must be finite and above 0"),
     ("train induction --optim.lr 1e999", "optim.lr: inf is not valid; it must be finite and above 0"),
+    (
+        """train induction --optim.groups '{"blocks.7.*":{"lr":1}}'""",
+        "optim.groups: 'blocks.7.*' matches no weight of this network",
+    ),
+    (
+        """train induction --optim.groups '{"*":{"rate":1}}'""",
+        "optim.groups: '*' has the options rate; they must be some of",
+    ),
+    ("train induction --optim.groups 3", "optim.groups: 3 is not valid; it must be a mapping such as"),
+    ("train induction --optim.accumulate 0", "optim.accumulate: 0 is not valid; it must be 1 or more"),
+    ("train induction --optim.accumulate 65", "optim.accumulate: 65 is not valid; it must leave each of 65 parts"),
     ("train induction --optim.lr -1", "optim.lr: -1.0 is not valid; it must be finite and above 0"),
     ("train induction --optim.lr 0", "optim.lr: 0.0 is not valid; it must be finite and above 0"),
     ("train induction --optim.betas 0.9", "optim.betas: '0.9' is not valid; it must be a list such as [0.9, 0.95]"),

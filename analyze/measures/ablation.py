@@ -198,7 +198,7 @@ def _output_without(
         return output_with(model, batch, [replacement_hook(point, replacement, slice_of_head(head))])
     block, z = model.blocks[head.layer], clean[point]
     W_O = weight(model, "W_O")[head].to(z.dtype)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         change = (replacement[:, :, head.head] - z[:, :, head.head]) @ W_O
         residual = clean[f"blocks.{head.layer}.hook_resid_pre"] + clean[f"blocks.{head.layer}.hook_attn_out"] + change
         # The clean activations of a network in half precision are in float32.

@@ -235,7 +235,7 @@ def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
     does not show the sign of a contribution, nor whether it changes the softmax.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: terms that do not add up to the attention scores.
     """
     needs_plain_scores("qk_attribution", model)
@@ -267,7 +267,7 @@ def attribute_scores(model: Model, batch: Batch, head: Head) -> xr.DataArray:
     after ln1 and are not divided. The sum over both components is the score before the softmax; masked keys are NaN.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head that does not exist, terms that do not add up; the message names the first gap.
     """
     names, scores, visible = _score_terms(model, batch, head)
@@ -285,7 +285,7 @@ def attribute_inputs(model: Model, batch: Batch, head: Head) -> xr.DataArray:
     the key.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head that does not exist.
 
     Example:
@@ -374,7 +374,7 @@ def score_given_keys(model: Model, batch: Batch, head: Head, keys: Sequence[int]
     ``keys`` in this forward pass. The scores of several keys add up to the score of their sum.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head or position that does not exist; a formula that does not reproduce the head's scores.
 
     Example:
@@ -393,7 +393,7 @@ def score_given_queries(model: Model, batch: Batch, head: Head, queries: Sequenc
     The map is ``W_K q / sqrt(d_head)``, the bias ``b_K · q / sqrt(d_head)``: the mirror image of ``score_given_keys``.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head or position that does not exist; a formula that does not reproduce the head's scores.
     """
     return _affine("K", "Q", model, batch, head, queries)

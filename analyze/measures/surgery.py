@@ -43,7 +43,7 @@ def qk_identity_surgery(model: Model, batch: Batch, sequences: int = SEQUENCES) 
     effect matches similar vectors or is not needed at all: compare ``ablation``.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a batch without a task.
 
     Example:
@@ -85,7 +85,7 @@ def qk_identity_loss(
     """Return the loss after ``qk_identity_surgery`` on several heads together, as the variables of ``loss``.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head that does not exist, an unknown experiment, a batch without a task.
     """
     check_one_of("experiment", experiment, get_args(Experiment))

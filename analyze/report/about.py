@@ -121,7 +121,14 @@ def _optimiser(optim: Mapping[str, Any]) -> str:
         f"{name}, learning rate {optim.get('lr')} (warm-up over {optim.get('warmup_steps')} steps, then "
         f"{optim.get('decay')}), {own}, weight decay {optim.get('weight_decay')}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at a norm of {clip}")
+        + "".join(f", {pattern} with {_of_group(options)}" for pattern, options in optim.get("groups", {}).items())
+        + (f", each batch in {optim['accumulate']} parts" if optim.get("accumulate", 1) > 1 else "")
     )
+
+
+def _of_group(options: Mapping[str, float]) -> str:
+    names = {"lr": "learning rate", "weight_decay": "weight decay"}
+    return " and ".join(f"{names.get(name, name)} {value}" for name, value in options.items())
 
 
 def _environment(run: Run) -> Facts:

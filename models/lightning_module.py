@@ -135,7 +135,7 @@ class TrainingModule(L.LightningModule):
         optimizer.zero_grad()
         processes, parts = self.trainer.world_size, self.optim.accumulate
         if processes * parts == 1:
-            loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs), batch), batch.mask)
+            loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs, **batch.padding), batch), batch.mask)
             self._take_gradient(loss)
             self.loss = loss.detach()
             return loss
@@ -172,7 +172,8 @@ class TrainingModule(L.LightningModule):
         """Return what the rows of one part of this process's share of a batch add to the batch's mean loss."""
         processes = self.trainer.world_size
         own = batch.at(slice(self.global_rank + processes * part, None, processes * self.optim.accumulate))
-        return self.task.loss(self.forward_pass(own.inputs), own).where(own.mask, 0).sum() / batch.mask.sum()
+        output = self.forward_pass(own.inputs, **own.padding)
+        return self.task.loss(output, own).where(own.mask, 0).sum() / batch.mask.sum()
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and a schedule that multiplies its learning rate by ``optim.factor`` at each step."""

@@ -73,15 +73,19 @@ class StackedModule(L.LightningModule):
     def losses_of(self, batch: StackedBatch) -> Float[Tensor, "member"]:
         """Return the mean loss of each member over the positions where its mask is True."""
         first = self.members[0]
-        if batch.padded and first.model.cfg.attention_dir != "causal":
-            raise ValueError("task: its batches differ in length, and bidirectional attention would see the padding")
+        # A causal query that is not padding never sees any, because padding comes last.
+        hides = first.model.cfg.attention_dir != "causal"
+        padding = {} if batch.attention_mask is None or not hides else {"attention_mask": batch.attention_mask}
 
-        def loss(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor, mask: Tensor, info: Any) -> Tensor:
-            output = functional_call(first.model, weights, (inputs,))
-            return masked_mean(first.task.loss(output, Batch(inputs, targets, mask, info, first.task)), mask)
+        def loss(
+            weights: dict[str, Tensor], inputs: Tensor, targets: Tensor, mask: Tensor, info: Any, padding: Any
+        ) -> Tensor:
+            output = functional_call(first.model, weights, (inputs,), padding)
+            own = Batch(inputs, targets, mask, info, first.task, **padding)
+            return masked_mean(first.task.loss(output, own), mask)
 
         weights = dict(zip(self.names, self.stack.values(), strict=True))
-        return vmap(loss)(weights, batch.inputs, batch.targets, batch.mask, dict(batch.info))
+        return vmap(loss)(weights, batch.inputs, batch.targets, batch.mask, dict(batch.info), padding)
 
     def training_step(self, batch: StackedBatch, batch_idx: int) -> Tensor:
         """Return the sum of the members' losses, whose gradient is for each member that of its own loss."""

@@ -344,6 +344,22 @@ OWN_TASKS = plain(
     ("train --task headway.data.task:Task", "task: 'headway.data.task:Task' lacks baselines, d_vocab"),
     ("train --task toys:Boundless", "task: targets from 7 to 13 are not valid; this network puts out 0 to 6"),
     ("train --task toys:CountsNothing", "task: no position of its batch counts"),
+    ("train --task toys:Adding --task.held_out 0.01", "task.held_out: 0.01 is not valid; of 25 sequences it leaves"),
+    ("train --task toys:Adding --task.held_out 0.999", "task.held_out: 0.999 is not valid; of 25 sequences it leaves"),
+    ("train --task toys:Adding --task.held_out 1", "task.held_out: 1.0 is not valid; it must be a share"),
+    (
+        "train --task toys:Adding --batch_size 14",
+        "batch_size: 14 is not valid; the task has only 13 sequences to train",
+    ),
+    ("train --task toys:Adding --eval_batch_size 13", "eval_batch_size: 13 is not valid; the task has only 12"),
+    ("train --task toys:Adding --model.d_vocab_out 4", "model.d_vocab_out: 4 is too small; the task needs 5"),
+    ("train --task toys:Padding --task.fault everywhere", "task: its sequence 0 is padding everywhere"),
+    ("train --task toys:Padding --task.fault first", "task: its sequence 0 has padding before its end"),
+    ("train --task toys:Padding --task.fault counts", "task: its sequence 0 counts a position that is padding"),
+    (
+        "train --task toys:Numbers --model.d_vocab_out 3",
+        "task: targets of 2 numbers are not valid; this network puts out 3",
+    ),
     ("train --task toys:Counting --task.modulus x", "task.modulus: 'x' is not valid; it must be a whole number"),
     (
         "train --task toys:Counting --task.modulos 3",

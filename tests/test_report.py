@@ -258,7 +258,7 @@ def test_a_step_that_died_half_scored_is_left_out_and_named(run: Run):
     data = run_of(write_report(run))
     assert data["steps"] == run.steps[:-1]
     assert data["leftOut"] == [[17, f"loss, attention not scored; headway measure {run.path} does it"]]
-    measure(run, MEASURES[:4])
+    measure(run, [each for each in MEASURES if each.name in ("loss", "attention")])
     assert run_of(write_report(run))["leftOut"] == []
 
 
@@ -615,7 +615,8 @@ def test_every_measure_is_in_a_figure_or_named_as_not_shown(twice: Run, vectors:
         for name, axes in not_shown.items():
             assert run.scores[name].dims == ("step", *axes)
         scored |= measures
-    assert scored == {each.name for each in MEASURES}
+    # Of a task that holds out sequences there is a run in test_kinds_of_tasks.py.
+    assert scored == {each.name for each in MEASURES} - {"training_loss", "training_accuracy"}
 
 
 def test_scores_of_the_network_and_of_layers_are_curves(vectors: Run):

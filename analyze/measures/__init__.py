@@ -22,6 +22,10 @@ _TO_CEILING, _ROTATION = "[0, ceiling]", "random relative rotation, closed form"
 MEASURES = (
     Measure(f"{_PACKAGE}.loss:loss", range="0 or more", null="the task's baselines", units=LOSS),
     Measure(f"{_PACKAGE}.loss:accuracy", range=_SHARE, null="the task's baselines", units="share of positions"),
+    Measure(f"{_PACKAGE}.loss:training_loss", range="0 or more", null="the task's baselines", units=LOSS),
+    Measure(
+        f"{_PACKAGE}.loss:training_accuracy", range=_SHARE, null="the task's baselines", units="share of positions"
+    ),
     Measure(f"{_PACKAGE}.loss:in_context", range="any", null="0", units=LOSS),
     Measure(f"{_PACKAGE}.attention:attention", range=_SHARE, units=_ATTENTION),
     Measure(f"{_PACKAGE}.attention:previous_token", range=_SHARE, null=FRESH, scale=LOG_ODDS, units=_ATTENTION),
@@ -32,6 +36,10 @@ MEASURES = (
     Measure(
         f"{_PACKAGE}.attention:induction_stripe", range=_SHARE, null=FRESH, scale=LOG_ODDS, live=False, units=_ATTENTION
     ),
+    Measure(
+        f"{_PACKAGE}.attention:fixed_offset", range=_SHARE, null=FRESH, scale=LOG_ODDS, live=False, units=_ATTENTION
+    ),
+    Measure(f"{_PACKAGE}.attention:mirror", range=_SHARE, null=FRESH, scale=LOG_ODDS, live=False, units=_ATTENTION),
     Measure(f"{_PACKAGE}.attention:attention_entropy", range=_SHARE, null=FRESH, scale=LOG_ODDS, live=False),
     Measure(f"{_PACKAGE}.eigenvalues:ov_eigenvalue", range=_RATIO, null=_RANDOM_HEADS),
     Measure(f"{_PACKAGE}.eigenvalues:ov_eigenvalue_residual", range=_RATIO, null="random heads", live=False),

@@ -27,6 +27,7 @@ from headway.analyze.network.requirements import (
     needs_direct_writes,
     needs_plain_scores,
     needs_positions,
+    readable_targets,
 )
 from headway.analyze.network.structure import Structure
 from headway.analyze.network.weights import bias, weight
@@ -218,6 +219,7 @@ def _read_output(model: Model, batch: Batch, over_mean: bool) -> _Output:
         if over_mean:
             W_U, b_U = W_U - W_U.mean(-1, keepdim=True), b_U - b_U.mean()
             output = output - output.mean(-1, keepdim=True)
+        targets = readable_targets(batch, output.shape[-1])
         to_output = einops.rearrange(W_U, "d_model d_vocab -> d_vocab d_model")[targets]
         constant, total = b_U[targets], output.gather(-1, targets[..., None])[..., 0]
     norm = _Reader.of(model, getattr(model, "ln_final", None))
@@ -246,6 +248,7 @@ def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
         of_heads = []
         for head in range(model.cfg.n_heads):
             names, scores, visible = _score_terms(model, few, Head(layer, head))
+            visible = visible & few.real[:, :, None]
             of_heads.append(scores[:, :, visible].std(-1))
         spreads.append(torch.stack(of_heads))
         read_by.append(names)

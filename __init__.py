@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headway.models.config import Head, ModelConfig
     from headway.models.hooked_transformer import HookedTransformer
     from headway.replay import densify
+    from headway.reproductions.reproduce import reproduce
     from headway.train import resume, train
 
 __version__ = version("headway")
@@ -37,6 +38,7 @@ __all__ = [
     "densify",
     "formation",
     "measure",
+    "reproduce",
     "resume",
     "study",
     "train",
@@ -57,6 +59,7 @@ __getattr__ = exporter(
         "densify": "headway.replay",
         "formation": "headway.analyze.formation.over_runs",
         "measure": "headway.analyze.measures.scoring",
+        "reproduce": "headway.reproductions.reproduce",
         "resume": "headway.train",
         "study": "headway.analyze.studying",
         "train": "headway.train",  # the module, which can be called

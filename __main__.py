@@ -18,6 +18,7 @@ usage: headway COMMAND ...
   measure RUN [options]      score a run at its kept steps; what is there is not computed again
   circuit RUN [options]      find the edges that carry the behaviour of a run, and follow them over training
   formation RUN [RUN ...]    when what formed over many runs: medians, orders, kinds of circuit; --compare two groups
+  reproduce NAME [options]   train a published toy over seeds, beside what was published
   study STUDY RUN [RUN ...]  a whole story of a run: its tables, its figures, and which claims hold
   text RUN STRING [options]  type a string into a network that has a tokenizer: what comes next, and why
   report RUN [RUN ...]       write the page that shows what formed; several runs beside each other, many as a table
@@ -28,7 +29,8 @@ headway COMMAND --help says more; headway --version prints the version.
 
 # ``headway NAME`` calls NAME_command of commands/NAME.py.
 COMMANDS = (
-    "train", "sweep", "densify", "measures", "measure", "circuit", "formation", "study", "text", "report", "plot",
+    "train", "sweep", "densify", "measures", "measure", "circuit", "formation", "reproduce", "study", "text",
+    "report", "plot",
 )  # fmt: skip
 
 

@@ -2,7 +2,12 @@
 
 from headway.checkpoints.recipe import Recipe
 from headway.data.affine_recurrence import AffineRecurrence
+from headway.data.brackets import Brackets
 from headway.data.indirect_object import IndirectObject
+from headway.data.linear_regression import LinearRegression
+from headway.data.markov_chains import MarkovChains
+from headway.data.maximum import Maximum
+from headway.data.modular_addition import ModularAddition
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
@@ -53,6 +58,102 @@ RECIPES = {
         optim=OptimConfig(lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, warmup_steps=100, max_grad_norm=1.0),
         steps=4000,
         batch_size=256,
+    ),
+    # Edelman et al. 2024, in three minutes on a CPU core; --task.n_states 3 needs more updates.
+    "markov-chains": Recipe(
+        task=MarkovChains(),
+        model=ModelConfig(
+            n_layers=2,
+            d_model=16,
+            n_ctx=100,
+            d_head=16,
+            n_heads=1,
+            d_vocab=2,
+            attn_only=True,
+            positional_embedding_type="relative",
+        ),
+        optim=OptimConfig(lr=5e-4, betas=(0.9, 0.95), weight_decay=0.1, max_grad_norm=1.0),
+        steps=2000,
+        batch_size=64,
+    ),
+    # Gross et al. 2024, in 20 seconds.
+    "maximum": Recipe(
+        task=Maximum(),
+        model=ModelConfig(
+            n_layers=1,
+            d_model=32,
+            n_ctx=4,
+            d_head=32,
+            n_heads=1,
+            d_vocab=64,
+            attn_only=True,
+            normalization_type=None,
+            init_mode="transformer_lens",
+        ),
+        optim=OptimConfig(optimizer="Adam", lr=1e-3, weight_decay=0.0, max_grad_norm=None),
+        steps=3000,
+        batch_size=128,
+        eval_batch_size=1024,
+    ),
+    # Nanda et al. 2023, with the modulus of later replications, in 12 minutes. An update sees all training pairs: with
+    # another --task.p or --task.held_out, batch_size and eval_batch_size must be the sizes of the two halves.
+    "modular-addition": Recipe(
+        task=ModularAddition(),
+        model=ModelConfig(
+            n_layers=1,
+            d_model=128,
+            n_ctx=3,
+            d_head=32,
+            n_heads=4,
+            d_vocab=54,
+            d_vocab_out=53,
+            d_mlp=512,
+            normalization_type=None,
+            biases=False,
+            init_mode="inverse_sqrt_d_model",
+        ),
+        optim=OptimConfig(lr=1e-3, betas=(0.9, 0.98), weight_decay=1.0, max_grad_norm=None),
+        steps=5000,
+        batch_size=1405,
+        eval_batch_size=1404,
+    ),
+    # The bracket classifier of the ARENA course.
+    "brackets": Recipe(
+        task=Brackets(),
+        model=ModelConfig(
+            n_layers=3,
+            d_model=56,
+            n_ctx=42,
+            d_head=28,
+            n_heads=2,
+            d_vocab=5,
+            d_vocab_out=2,
+            d_mlp=56,
+            attention_dir="bidirectional",
+        ),
+        optim=OptimConfig(lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=100, max_grad_norm=1.0),
+        steps=3000,
+        batch_size=128,
+        eval_batch_size=512,
+    ),
+    # Raventós et al. 2023, with the sizes of Hoogland et al. 2024; --task.n_tasks 16 has a pool to learn by heart.
+    "linear-regression": Recipe(
+        task=LinearRegression(),
+        model=ModelConfig(
+            n_layers=2,
+            d_model=64,
+            n_ctx=32,
+            d_head=16,
+            n_heads=4,
+            d_vocab=5,
+            d_vocab_out=1,
+            act_fn="gelu",
+            input_type="vectors",
+        ),
+        optim=OptimConfig(lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0, warmup_steps=100, max_grad_norm=1.0),
+        steps=5000,
+        batch_size=256,
+        eval_batch_size=256,
     ),
     # Source code. With one layer each head is a table of skip trigrams; with two layers induction can form.
     "text": Recipe(

@@ -15,7 +15,10 @@ MOST = 10**9
 # Options that runs made before there were any do not have; every other option stands in every config.yaml.
 ADDED_LATER = (
     "compile", "trainer.threads", "trainer.devices", "optim.optimizer", "optim.momentum", "model.dtype",
-    "schedule.state_every",
+    "schedule.state_every", "model.use_attn_scale", "model.attn_scale", "model.biases", "model.init_mode",
+    "model.rotary_dim", "model.rotary_base",
+    "model.tie_word_embeddings", "model.embd_pdrop", "model.attn_pdrop", "model.resid_pdrop",
+    "optim.groups", "optim.accumulate",
 )  # fmt: skip
 _KINDS = {
     "task": dict, "model": dict, "optim": dict, "schedule": dict, "trainer": dict,

@@ -21,7 +21,7 @@ from headway.checkpoints.schedule import Schedule
 from headway.data.seeds import check_seed
 from headway.data.task import Task
 from headway.models.config import ModelConfig
-from headway.models.optim import OptimConfig
+from headway.models.optim import OptimConfig, grouped
 from headway.options import nearest, parse
 
 # Fields of ModelConfig that a task has as well.
@@ -101,6 +101,16 @@ class Recipe:
             raise ValueError(
                 f"trainer.devices: {self.trainer.devices} is not valid; they share out {self.batch_size} sequences"
             )
+        parts = self.trainer.devices * self.optim.accumulate
+        if self.batch_size < parts:
+            raise ValueError(
+                f"optim.accumulate: {self.optim.accumulate} is not valid; it must leave each of {parts} parts some of "
+                f"{self.batch_size} sequences"
+            )
+        try:
+            grouped((name for name, _ in self.model.weight_shapes()), self.optim.groups)
+        except ValueError as error:
+            raise ValueError(f"optim.{error}") from None
         for name in ("seed", "eval_seed"):
             check_seed(name, getattr(self, name))
         self.schedule.steps(self.steps)

@@ -18,6 +18,7 @@ from headway.data.task import Batch, Behaviour, Task
 from headway.data.tokenizer import bos_token_id
 
 Order = Literal["mixed", "ABBA", "BABA"]
+S2Place = Literal["last", "varied"]
 
 # FIRST and SECOND are the two names, AGAIN is the one that is repeated. No sentence begins with a slot, so that every
 # name has a space before it, and no two begin with the same word, so that the first word identifies the template.
@@ -38,7 +39,8 @@ TEMPLATES = (
     "As the music began, FIRST smiled at SECOND, and AGAIN slid the OBJECT along the floor of the PLACE to",
     "Long ago a stranger told FIRST and SECOND about the PLACE, and AGAIN described the OBJECT to",
 )
-SLOTS: tuple[str, ...] = ("FIRST", "SECOND", "AGAIN", "PLACE", "OBJECT")
+NAME_SLOTS = ("FIRST", "SECOND", "AGAIN")
+SLOTS: tuple[str, ...] = (*NAME_SLOTS, "PLACE", "OBJECT")
 # With a space before it, each is one token of GPT-2. Not sorted, so that the first few do not resemble each other.
 # fmt: off
 NAMES = (
@@ -74,12 +76,14 @@ class IndirectObject(Task):
     Wang et al. 2022, arXiv 2211.00593, with different sentences.
 
     ``info`` holds [batch] tensors: the positions ``io``, ``s1``, ``s2`` and ``end``, the index of the ``template``,
-    ``order`` (0 is ABBA, 1 is BABA), the tokens ``io_token`` and ``s_token``; and ``others`` [batch, 3]: the tokens of
-    three names that are not in the sentence, for ``corrupted``.
+    ``order`` (the place of IO among the names: 0 is ABBA, 1 is BABA, 2 is S S IO), the tokens ``io_token`` and
+    ``s_token``; and ``others`` [batch, 3]: the tokens of three names that are not in the sentence, for ``corrupted``.
 
     Args:
         n_names: number of names in use, the first ones of NAMES
         order: order of the two names: IO first (ABBA), S first (BABA), or each with probability 1/2 (mixed)
+        s2_place: last: the third name of a sentence is S; varied: S is any two of the three, each with probability 1/3,
+            so that IO cannot be told from the third name
 
     Raises:
         ValueError: if a field is out of range.
@@ -96,8 +100,11 @@ class IndirectObject(Task):
     bos_token: ClassVar[int | None] = 0
     behaviour: ClassVar[Behaviour] = Behaviour("end", "end_any_name", "end_best")
 
+    options_added_later: ClassVar[tuple[str, ...]] = ("s2_place",)
+
     n_names: int = len(NAMES)
     order: Order = "mixed"
+    s2_place: S2Place = "last"
 
     def __post_init__(self) -> None:
         """Refuse fewer names than a sentence and its corruption need, more than exist, and an unknown order."""
@@ -109,6 +116,12 @@ class IndirectObject(Task):
             )
         if self.order not in get_args(Order):
             raise ValueError(f"order: {self.order!r} is not valid; it must be one of {', '.join(get_args(Order))}")
+        if self.s2_place not in get_args(S2Place):
+            raise ValueError(
+                f"s2_place: {self.s2_place!r} is not valid; it must be one of {', '.join(get_args(S2Place))}"
+            )
+        if self.s2_place == "varied" and self.order != "mixed":
+            raise ValueError(f"order: {self.order!r} is not valid; it must be mixed with s2_place varied")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -157,17 +170,19 @@ class IndirectObject(Task):
         def draw(below: int) -> Int[Tensor, "batch"]:
             return torch.randint(below, (batch_size,), generator=generator)
 
-        template, baba, place, thing = draw(len(TEMPLATES)), draw(2), draw(len(PLACES)), draw(len(OBJECTS))
+        template, order, place, thing = draw(len(TEMPLATES)), draw(2), draw(len(PLACES)), draw(len(OBJECTS))
         if self.order != "mixed":
-            baba = torch.full_like(baba, int(self.order == "BABA"))
+            order = torch.full_like(order, int(self.order == "BABA"))
         # The first five entries of a random permutation are five different names.
         five = torch.rand(batch_size, self.n_names, generator=generator).argsort(dim=-1)[:, :5]
         io, s, *others = (1 + five).unbind(1)
-        s_first = baba == 1
+        if self.s2_place == "varied":
+            order = draw(3)
+        # The order is the number of IO's slot, FIRST, SECOND or AGAIN; S has the two others.
         fillers = (
-            torch.where(s_first, s, io),
-            torch.where(s_first, io, s),
-            s,
+            torch.where(order == 0, io, s),
+            torch.where(order == 1, io, s),
+            torch.where(order == 2, io, s),
             place + self.words.index(PLACES[0]),
             thing + self.words.index(OBJECTS[0]),
         )
@@ -182,12 +197,12 @@ class IndirectObject(Task):
         position = {slot: starts[sequences, where] for slot, where in at.items()}
         name_token = self._pieces[:, 0]  # a name has only one
         info = {
-            "io": torch.where(s_first, position["SECOND"], position["FIRST"]),
-            "s1": torch.where(s_first, position["FIRST"], position["SECOND"]),
-            "s2": position["AGAIN"],
+            "io": torch.stack([position[slot] for slot in NAME_SLOTS])[order, sequences],
+            "s1": torch.where(order == 0, position["SECOND"], position["FIRST"]),
+            "s2": torch.where(order == 2, position["SECOND"], position["AGAIN"]),
             "end": end,
             "template": template,
-            "order": baba,
+            "order": order,
             "io_token": name_token[io],
             "s_token": name_token[s],
             "others": name_token[torch.stack(others, dim=1)],
@@ -263,7 +278,7 @@ class IndirectObject(Task):
         """
         choices = len(TEMPLATES) * self.n_names * (self.n_names - 1) * len(PLACES) * len(OBJECTS)
         if self.order == "mixed":
-            choices *= 2
+            choices *= 3 if self.s2_place == "varied" else 2
         positions = fmean(self._lengths(fmean))
         return {
             "chance": math.log(self.d_vocab),
@@ -473,6 +488,7 @@ def in_tokens(
     return TokenizedIndirectObject(
         n_names=len(chosen),
         order=task.order,
+        s2_place=task.s2_place,
         chosen=chosen,
         spelling=spelling,
         strings=tuple(tuple(tokenizer.convert_ids_to_tokens(list(tokens))) for tokens in spelling),

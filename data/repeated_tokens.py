@@ -34,6 +34,7 @@ class RepeatedTokens(Task):
         period_min: shortest period p
         period_max: longest period p
         late_start: share of sequences that have a lead-in before the segment
+        only_repeats: only the repeats count, whose targets are determined; first occurrences are not trained on
 
     Raises:
         ValueError: if a field is out of range.
@@ -47,7 +48,7 @@ class RepeatedTokens(Task):
         True
     """
 
-    options_added_later: ClassVar = ("late_start",)
+    options_added_later: ClassVar = ("late_start", "only_repeats")
 
     bos_token: ClassVar[int | None] = 0
     behaviour: ClassVar[Behaviour] = Behaviour("repeats", "chance", "repeats_induction")
@@ -57,6 +58,7 @@ class RepeatedTokens(Task):
     period_min: int = 3
     period_max: int = 16
     late_start: float = 0.5
+    only_repeats: bool = False
 
     def __post_init__(self) -> None:
         """Refuse fields from which nothing can be drawn, or that leave nothing to score."""
@@ -106,18 +108,19 @@ class RepeatedTokens(Task):
         i = torch.arange(self.length) - einops.rearrange(lead, "batch -> batch 1")
         since_start = torch.where(i < 0, i, i % einops.rearrange(period, "batch -> batch 1"))
         targets = distinct.gather(1, since_start + einops.rearrange(lead, "batch -> batch 1"))
-        return Batch(
+        batch = Batch(
             inputs=F.pad(targets[:, :-1], (1, 0), value=0),
             targets=targets,
             mask=torch.ones(batch_size, self.length, dtype=torch.bool),
             info={"period": period, "lead": lead},
         )
+        return batch._replace(mask=self.parts(batch)["repeats"]) if self.only_repeats else batch
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
         """Return ``first``: s_j is new (j <= l + p); ``repeats``: an earlier match determines s_j (j >= l + p + 2).
 
         s_j is the target. s_(l+p+1) is in neither part: it is not a new token, and the token before it has no earlier
-        copy.
+        copy. With ``only_repeats`` there is no part ``first``, because none of its positions counts.
 
         Example:
             >>> task = RepeatedTokens(n_tokens=7, length=6, period_min=3, period_max=3, late_start=0.0)
@@ -126,7 +129,8 @@ class RepeatedTokens(Task):
         """
         j = torch.arange(1, batch.targets.shape[1] + 1, device=batch.targets.device)
         distinct = einops.rearrange(batch.info["lead"] + batch.info["period"], "batch -> batch 1")
-        return {"first": j <= distinct, "repeats": j >= distinct + 2}
+        repeats = j >= distinct + 2
+        return {"repeats": repeats} if self.only_repeats else {"first": j <= distinct, "repeats": repeats}
 
     def twin(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return sequences in which no token repeats: the tokens after BOS are a new random permutation.

@@ -5,16 +5,19 @@ from typing import Literal
 import numpy as np
 import torch
 
-Stream = Literal["init", "data", "evaluation", "null", "baseline", "twin", "control", "split", "training"]
+Stream = Literal[
+    "init", "data", "evaluation", "null", "baseline", "twin", "control", "split", "training", "pool", "dropout",
+]  # fmt: skip
+# New streams come last, so that the others stay as they are.
 STREAMS: tuple[Stream, ...] = (
-    "init", "data", "evaluation", "null", "baseline", "twin", "control", "split", "training",
+    "init", "data", "evaluation", "null", "baseline", "twin", "control", "split", "training", "pool", "dropout",
 )  # fmt: skip
 
 
 def generator(stream: Stream, seed: int, index: int = 0) -> torch.Generator:
     """Return a generator that depends only on (stream, seed, index), and on nothing drawn before.
 
-    Streams separate initialisation, data, evaluation, nulls and baselines: the same seed in two streams gives unrelated
+    Streams separate initialisation, data, evaluation, nulls and so on: the same seed in two streams gives unrelated
     numbers, so changing one never changes another.
 
     Example:

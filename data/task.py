@@ -256,6 +256,14 @@ class Task(ABC):
         """Return named sets of positions whose loss is reported separately, such as first occurrences and repeats."""
         return {}
 
+    def predictors(self, batch: Batch) -> dict[str, Float[Tensor, "batch pos d_vocab_out"]]:
+        """Return the output of known predictors on a batch, by name: log-probabilities for tokens, or vectors.
+
+        A predictor is a strategy with an exact formula, such as the posterior mean given the sequence so far. Its
+        output takes the place of a network's: ``loss(predictors(batch)[name], batch)`` is its loss.
+        """
+        return {}
+
     def twin(self, batch: Batch, generator: torch.Generator) -> Batch | None:
         """Return sequences of this task from which the targets of ``batch`` cannot be told; None if there are none.
 

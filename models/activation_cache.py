@@ -29,7 +29,7 @@ from headway.options import nearest, shown
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
-_PER_HEAD = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result")
+_PER_HEAD = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_z", "hook_result")
 _BOOLS = {
     "apply_ln", "expand_neurons", "has_batch_dim", "incl_embeds", "incl_mid", "incl_remainder", "mlp_input",
     "recompute_ln", "return_labels",

@@ -9,7 +9,6 @@ Code that runs at every training step reshapes with torch's own methods: a call 
 of a toy model has only a few hundred µs for everything that is not arithmetic.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -83,6 +82,14 @@ def _explicit_gradients(
     wanted = [x for x, gradient in zip(inputs, gradients, strict=False) if gradient is not None]
     found = iter(torch.autograd.grad(output, wanted, of_outputs[0], create_graph=True))
     return tuple(None if gradient is None else next(found) for gradient in gradients)
+
+
+def add_bias(module: nn.Module, name: str, cfg: ModelConfig, *shape: int) -> None:
+    """Give a module a bias of zeros: a weight, or for a network without biases a buffer that no file stores."""
+    if cfg.biases:
+        setattr(module, name, nn.Parameter(torch.zeros(shape)))
+    else:
+        module.register_buffer(name, torch.zeros(shape), persistent=False)
 
 
 def attention_of(node: Any) -> tuple[Sequence[Tensor], Tensor]:
@@ -200,11 +207,50 @@ class LayerNorm(LayerNormPre):
         return (self.explicit(x) * self.w + self.b).to(x.dtype)
 
 
+class RMSNormPre(nn.Module):
+    """Scale: x / sqrt(mean x² + eps), without weights."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.eps = cfg.eps
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
+        """Normalise the last axis of ``x``."""
+        return self.explicit(x).to(x.dtype)
+
+    def explicit(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
+        """Normalise step by step, in float32 or wider; torch has no fused kernel for this on every device."""
+        x = in_full_precision(x)
+        scale = self.hook_scale((x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
+        return self.hook_normalized(x / scale)
+
+
+class RMSNorm(RMSNormPre):
+    """RMSNormPre followed by ``* w``; hook_normalized comes before w."""
+
+    def __init__(self, cfg: ModelConfig, length: int):
+        super().__init__(cfg)
+        self.w = nn.Parameter(torch.ones(length))
+
+    def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
+        """Normalise the last axis of ``x``, then scale it."""
+        return (self.explicit(x) * self.w).to(x.dtype)
+
+
 def normalization(cfg: ModelConfig, length: int) -> nn.Module:
     """Return the normalisation layer that ``cfg.normalization_type`` names."""
-    if cfg.normalization_type is None:
-        return nn.Identity()
-    return LayerNorm(cfg, length) if cfg.normalization_type == "LN" else LayerNormPre(cfg)
+    match cfg.normalization_type:
+        case "LN":
+            return LayerNorm(cfg, length)
+        case "LNPre":
+            return LayerNormPre(cfg)
+        case "RMS":
+            return RMSNorm(cfg, length)
+        case "RMSPre":
+            return RMSNormPre(cfg)
+    return nn.Identity()
 
 
 def project(
@@ -221,6 +267,82 @@ def project(
     return [part.unflatten(-1, biases[0].shape) for part in flat.chunk(len(weights), -1)]
 
 
+class Rotary(nn.Module):
+    """Rotary positions: turn pairs of entries of queries and keys by ``pos / rotary_base^(2 i / rotary_dim)``.
+
+    The pair i is of the entries i and i + rotary_dim / 2, as in TransformerLens without adjacent pairs; entries from
+    rotary_dim on stay. A score then depends on the offset between query and key alone.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.n_ctx, self.base = cfg.n_ctx, cfg.rotary_base
+        self.half = (cfg.rotary_dim or cfg.d_head) // 2
+        for name, table in self.tables(torch.float32).items():
+            self.register_buffer(name, table, persistent=False)
+
+    def tables(self, dtype: torch.dtype) -> dict[str, Float[Tensor, "n_ctx half"]]:
+        """Return the cosines and sines of all angles, computed in float64."""
+        frequency = self.base ** (-torch.arange(self.half, dtype=torch.float64) / self.half)
+        angles = torch.arange(self.n_ctx, dtype=torch.float64)[:, None] * frequency
+        return {"cos": angles.cos().to(dtype), "sin": angles.sin().to(dtype)}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "Rotary":
+        super()._apply(*args, **kwargs)
+        # A table has the precision of the network, and never less than float32.
+        dtype = torch.float64 if self.cos.dtype == torch.float64 else torch.float32
+        device = self.cos.device
+        self.cos, self.sin = (table.to(device) for table in self.tables(dtype).values())
+        return self
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch pos head d_head"],
+        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """Turn queries or keys by the angles of their positions; padding takes no position."""
+        if attention_mask is None:
+            cos, sin = self.cos[: x.shape[1], None], self.sin[: x.shape[1], None]
+        else:
+            positions = get_offset_position_ids(0, attention_mask.long())
+            cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
+        full = in_full_precision(x)
+        first, second = full[..., : self.half], full[..., self.half : 2 * self.half]
+        turned = (first * cos - second * sin, second * cos + first * sin)
+        return torch.cat([*turned, full[..., 2 * self.half :]], -1).to(x.dtype)
+
+
+def relative_scores(
+    q: Float[Tensor, "batch pos head d_head"],
+    W_rel: Float[Tensor, "head offset d_head"],
+    cfg: ModelConfig,
+    training: bool = False,
+) -> Float[Tensor, "batch head query key"]:
+    """Return ``q_i · W_rel[i - j]``, undivided; later keys of a causal network, which no query sees, get any number."""
+    pos = torch.arange(q.shape[1], device=q.device)
+    offset = pos[:, None] - pos
+    place = offset.clamp(min=0) if cfg.attention_dir == "causal" else offset + cfg.n_ctx - 1
+    if training and cfg.embd_pdrop:
+        # Each query and key has a dropout of its own, as in the code of Edelman et al. 2024.
+        vectors = F.dropout(W_rel[:, place], cfg.embd_pdrop)
+        return torch.einsum("bqhd,hqkd->bhqk", in_full_precision(q), in_full_precision(vectors))
+    by_offset = torch.einsum("bqhd,hod->bhqo", in_full_precision(q), in_full_precision(W_rel))
+    return by_offset.gather(-1, place.expand(*by_offset.shape[:2], -1, -1))
+
+
+def attend(
+    q: Float[Tensor, "batch head pos d_head"],
+    k: Float[Tensor, "batch head pos d_head"],
+    v: Float[Tensor, "batch head pos d_head"],
+    cfg: ModelConfig,
+) -> Float[Tensor, "batch head pos d_head"]:
+    """Return the weighted values of some heads by torch's fused kernel."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=cfg.attention_dir == "causal", scale=1 / cfg.score_divisor)
+
+
 class Attention(nn.Module):
     """Multi-head attention; W_Q, W_K and W_V are [head, d_model, d_head], W_O is [head, d_head, d_model]."""
 
@@ -232,10 +354,9 @@ class Attention(nn.Module):
         self.W_K = nn.Parameter(torch.empty(heads_in))
         self.W_V = nn.Parameter(torch.empty(heads_in))
         self.W_O = nn.Parameter(torch.empty(heads_out))
-        self.b_Q = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
-        self.b_K = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
-        self.b_V = nn.Parameter(torch.zeros(cfg.n_heads, cfg.d_head))
-        self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
+        for name in ("b_Q", "b_K", "b_V"):
+            add_bias(self, name, cfg, cfg.n_heads, cfg.d_head)
+        add_bias(self, "b_O", cfg, cfg.d_model)
         self.hook_q = HookPoint()
         self.hook_k = HookPoint()
         self.hook_v = HookPoint()
@@ -245,6 +366,14 @@ class Attention(nn.Module):
         self.hook_result = HookPoint()
         if cfg.positional_embedding_type == "shortformer":
             self.hook_attn_input = HookPoint()
+        if cfg.positional_embedding_type == "rotary":
+            self.rotary = Rotary(cfg)
+            self.hook_rot_q = HookPoint()
+            self.hook_rot_k = HookPoint()
+        # No kernel has these scores.
+        self.has_kernel = cfg.positional_embedding_type != "relative"
+        if not self.has_kernel:
+            self.W_rel = nn.Parameter(torch.empty(cfg.n_heads, cfg.n_offsets, cfg.d_head))
 
     @property
     def OV(self) -> FactoredMatrix:
@@ -271,9 +400,13 @@ class Attention(nn.Module):
             (k,) = project(key_input, (self.W_K,), (self.b_K,))
             (v,) = project(value_input, (self.W_V,), (self.b_V,))
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
+        if self.cfg.positional_embedding_type == "rotary":
+            q = self.hook_rot_q(self.rotary(q, attention_mask))
+            k = self.hook_rot_k(self.rotary(k, attention_mask))
         # A hook may give queries, keys or values another dtype, which the kernel does not take.
-        same_dtype = q.dtype == k.dtype == v.dtype
-        if attention_mask is None and same_dtype and fuses(self.hook_attn_scores, self.hook_pattern):
+        drops = self.training and self.cfg.attn_pdrop > 0
+        takes = self.has_kernel and not drops and attention_mask is None and q.dtype == k.dtype == v.dtype
+        if takes and fuses(self.hook_attn_scores, self.hook_pattern):
             z = self.fused(q, k, v)
         else:
             z = self.explicit(q, k, v, attention_mask)
@@ -285,6 +418,25 @@ class Attention(nn.Module):
             )
         return F.linear(z.flatten(-2), self.W_O.flatten(0, 1).T, self.b_O)
 
+    def of_head(
+        self,
+        head: int,
+        q: Float[Tensor, "batch pos d_head"],
+        k: Float[Tensor, "batch pos d_head"],
+        v: Float[Tensor, "batch pos d_head"],
+        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos d_head"]:
+        """Return the weighted values of one head from its queries, keys and values, without hooks."""
+        if self.cfg.positional_embedding_type == "rotary":
+            q, k = (self.rotary(x[:, :, None], attention_mask)[:, :, 0] for x in (q, k))
+        if self.has_kernel and attention_mask is None:
+            return attend(q[:, None], k[:, None], v[:, None], self.cfg)[:, 0]
+        scores = (in_full_precision(q) @ in_full_precision(k).mT)[:, None]
+        if not self.has_kernel:
+            scores = scores + relative_scores(q[:, :, None], self.W_rel[head, None], self.cfg)
+        pattern = self.masked(scores / self.cfg.score_divisor, attention_mask)[:, 0].softmax(-1)
+        return pattern.to(v.dtype) @ v
+
     def fused(
         self,
         q: Float[Tensor, "batch pos head d_head"],
@@ -293,7 +445,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch pos head d_head"]:
         """Return the weighted values from one fused kernel, which exposes no scores and no pattern."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        z = F.scaled_dot_product_attention(q, k, v, is_causal=self.cfg.attention_dir == "causal")
+        z = attend(q, k, v, self.cfg)
         if z.requires_grad and not torch.compiler.is_compiling():
             give_explicit_gradients(z, "ScaledDotProduct", attention_of)
         return z.transpose(1, 2)
@@ -310,21 +462,31 @@ class Attention(nn.Module):
             in_full_precision(q),
             in_full_precision(k),
             "batch query head d_head, batch key head d_head -> batch head query key",
-        ) / math.sqrt(self.cfg.d_head)
-        visible = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
-        if self.cfg.attention_dir == "causal":
-            visible = visible.tril()
-        if attention_mask is not None:
-            visible = visible & attention_mask.bool()[:, None, None, :]
-        scores = self.hook_attn_scores(scores.masked_fill(~visible, -torch.inf))
+        )
+        if not self.has_kernel:
+            scores = scores + relative_scores(q, self.W_rel, self.cfg, self.training)
+        scores = self.hook_attn_scores(self.masked(scores / self.cfg.score_divisor, attention_mask))
         pattern = scores.softmax(-1)
         if attention_mask is not None:
             # A query that sees no key (padding before the first token) gives 0/0; its pattern is 0 instead.
             pattern = pattern.nan_to_num(0.0)
-        pattern = self.hook_pattern(pattern)
+        pattern = F.dropout(self.hook_pattern(pattern), self.cfg.attn_pdrop, self.training)
         return einops.einsum(
             pattern.to(v.dtype), v, "batch head query key, batch key head d_head -> batch query head d_head"
         )
+
+    def masked(
+        self,
+        scores: Float[Tensor, "batch head query key"],
+        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch head query key"]:
+        """Return scores with -inf at keys that a query does not see."""
+        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
+        if self.cfg.attention_dir == "causal":
+            visible = visible.tril()
+        if attention_mask is not None:
+            visible = visible & attention_mask.bool()[:, None, None, :]
+        return scores.masked_fill(~visible, -torch.inf)
 
 
 class MLP(nn.Module):
@@ -334,9 +496,9 @@ class MLP(nn.Module):
         super().__init__()
         self.act_fn = ACTIVATIONS[cfg.act_fn]
         self.W_in = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp))
-        self.b_in = nn.Parameter(torch.zeros(cfg.d_mlp))
+        add_bias(self, "b_in", cfg, cfg.d_mlp)
         self.W_out = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model))
-        self.b_out = nn.Parameter(torch.zeros(cfg.d_model))
+        add_bias(self, "b_out", cfg, cfg.d_model)
         self.hook_pre = HookPoint()
         self.hook_post = HookPoint()
         self.has_ln = cfg.act_fn == "solu_ln"
@@ -386,14 +548,13 @@ class TransformerBlock(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         """Return the residual stream after this block."""
         resid_pre = self.hook_resid_pre(resid_pre)
-        attn_out = self.hook_attn_out(
-            self.attn(*self.attention_inputs(resid_pre, shortformer_pos_embed), attention_mask)
-        )
+        attn_out = self.attn(*self.attention_inputs(resid_pre, shortformer_pos_embed), attention_mask)
+        attn_out = self.hook_attn_out(F.dropout(attn_out, self.cfg.resid_pdrop, self.training))
         if self.cfg.attn_only:
             return self.hook_resid_post(resid_pre + attn_out)
         resid_mid = self.hook_resid_mid(resid_pre + attn_out)
         mlp_in = self.hook_mlp_in(resid_mid.clone()) if self.cfg.use_hook_mlp_in else resid_mid
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(mlp_in)))
+        mlp_out = self.hook_mlp_out(F.dropout(self.mlp(self.ln2(mlp_in)), self.cfg.resid_pdrop, self.training))
         return self.hook_resid_post(resid_mid + mlp_out)
 
     def attention_inputs(
@@ -430,10 +591,27 @@ class Unembed(nn.Module):
     def __init__(self, cfg: ModelConfig):
         super().__init__()
         self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab_out))
-        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out))
+        self._add_bias_and_hooks(cfg)
+
+    def _add_bias_and_hooks(self, cfg: ModelConfig) -> None:
+        add_bias(self, "b_U", cfg, cfg.d_vocab_out)
         self.hook_in = HookPoint()
         self.hook_out = HookPoint()
 
     def forward(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
         """Map the residual stream to logits or predicted vectors."""
         return self.hook_out(F.linear(self.hook_in(residual), self.W_U.T, self.b_U))
+
+
+class TiedUnembed(Unembed):
+    """Unembedding with the transpose of W_E."""
+
+    def __init__(self, cfg: ModelConfig, embed: Embed):
+        nn.Module.__init__(self)
+        self.tied_to = (embed,)  # a tuple registers no submodule: the embedding is the network's
+        self._add_bias_and_hooks(cfg)
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The transpose of W_E."""
+        return self.tied_to[0].W_E.T

@@ -7,8 +7,15 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_args
 
 ActFn = Literal["relu", "gelu", "gelu_new", "silu", "solu", "solu_ln"]
-Normalization = Literal["LN", "LNPre"]
-Positions = Literal["standard", "shortformer", "none"]
+Normalization = Literal["LN", "LNPre", "RMS", "RMSPre"]
+Positions = Literal["standard", "shortformer", "none", "rotary", "relative"]
+InitMode = Literal[
+    "gpt2", "gpt2_scaled", "inverse_sqrt_d_model", "transformer_lens",
+    "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal",
+]  # fmt: skip
+
+# Probabilities of dropout, by GPT-2's names.
+DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 
 
 class Head(NamedTuple):
@@ -56,14 +63,35 @@ class ModelConfig:
         attn_only: Leave out the MLPs.
         attention_dir: causal, or bidirectional: every position attends to all positions.
         positional_embedding_type: standard adds W_pos to the residual stream; shortformer adds it to the inputs of
-            queries and keys only; none has no position embedding.
-        normalization_type: LN; LNPre (centre and scale, no weights); null for no normalisation.
+            queries and keys only; none has no position embedding; rotary turns queries and keys by an angle that grows
+            with the position; relative adds a learned vector W_rel of each head and offset to the keys that a query
+            sees, ``score[i, j] = q_i · (k_j + W_rel[i - j]) / attn_scale``.
+        normalization_type: LN; LNPre (centre and scale, no weights); RMS (scale, with weights and no biases); RMSPre
+            (scale); null for no normalisation.
         eps: Added to the variance inside a LayerNorm.
-        initializer_range: Standard deviation of the normal distribution of the initial weights; biases start at 0.
+        initializer_range: Standard deviation of the initial weights with init_mode gpt2 or gpt2_scaled; biases start
+            at 0.
         input_type: tokens, which select rows of W_E, or vectors, which are multiplied by W_E.
+        use_attn_scale: Divide attention scores by attn_scale.
+        attn_scale: Divisor of attention scores; -1 means sqrt(d_head).
+        biases: Give a bias to queries, keys, values, the outputs of attention, MLPs and the unembedding; LayerNorms
+            have theirs in any case.
+        init_mode: Distribution of the initial weights. gpt2 is normal with the standard deviation initializer_range;
+            gpt2_scaled divides W_O and W_out by sqrt(2 n_layers), as GPT-2 and minGPT do. The others do not use
+            initializer_range: inverse_sqrt_d_model is normal with 1 / sqrt(d_model), transformer_lens with
+            0.8 / sqrt(d_model); xavier and kaiming, normal or uniform, are those of TransformerLens.
+        rotary_dim: Number of entries of each query and key that rotary positions turn; null means d_head.
+        rotary_base: Base of the angles of rotary positions.
+        tie_word_embeddings: Unembed with the embedding: W_U is the transpose of W_E, and not a weight of its own.
+        embd_pdrop: Probability of dropout of the embeddings, with their positions. This and the next two hold in
+            training; analysis runs without dropout.
+        attn_pdrop: Probability of dropout of the attention patterns.
+        resid_pdrop: Probability of dropout of what attention and MLPs add to the residual stream.
 
     Raises:
-        ValueError: a size is below 1, eps or initializer_range is negative or not finite, or a kind is unknown.
+        ValueError: a size is below 1, eps or initializer_range is negative or not finite, attn_scale or rotary_base is
+            not above 0, rotary_dim is odd or larger than d_head, a probability is not in [0, 1), embeddings are tied
+            to other outputs than inputs, or a kind is unknown.
 
     Example:
         >>> ModelConfig(n_layers=2, d_model=64, n_ctx=48, d_head=16, n_heads=4, d_vocab=65).d_vocab_out
@@ -86,6 +114,16 @@ class ModelConfig:
     eps: float = 1e-5
     initializer_range: float = 0.02
     input_type: Literal["tokens", "vectors"] = "tokens"
+    use_attn_scale: bool = True
+    attn_scale: float = -1.0
+    biases: bool = True
+    init_mode: InitMode = "gpt2"
+    rotary_dim: int | None = None
+    rotary_base: float = 10000.0
+    tie_word_embeddings: bool = False
+    embd_pdrop: float = 0.0
+    attn_pdrop: float = 0.0
+    resid_pdrop: float = 0.0
 
     # TransformerLens keeps these fields beside the sizes, and its tools read and set them there. They are the state of
     # a running model and not part of its definition: the constructor does not take them, and no file stores them.
@@ -109,9 +147,31 @@ class ModelConfig:
             value = getattr(self, number)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{number}: {value} is not valid; it must be finite and 0 or more")
+        if not (self.attn_scale == -1 or (math.isfinite(self.attn_scale) and self.attn_scale > 0)):
+            raise ValueError(f"attn_scale: {self.attn_scale} is not valid; it must be finite and above 0, or -1")
         for kind, valid in _KINDS.items():
             if getattr(self, kind) not in valid:
                 raise ValueError(f"{kind}: {getattr(self, kind)!r} is not one of {', '.join(map(str, valid))}")
+        for name in DROPOUTS:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not valid; it must be at least 0 and below 1")
+        if self.tie_word_embeddings and self.d_vocab_out != self.d_vocab:
+            raise ValueError(
+                f"tie_word_embeddings: True is not valid with d_vocab_out {self.d_vocab_out}; it must be d_vocab, "
+                f"which is {self.d_vocab}"
+            )
+        self._check_rotary()
+
+    def _check_rotary(self) -> None:
+        if not (math.isfinite(self.rotary_base) and self.rotary_base > 0):
+            raise ValueError(f"rotary_base: {self.rotary_base} is not valid; it must be finite and above 0")
+        if self.rotary_dim is None and self.positional_embedding_type != "rotary":
+            return
+        dim = self.d_head if self.rotary_dim is None else self.rotary_dim
+        if not (2 <= dim <= self.d_head and dim % 2 == 0):
+            raise ValueError(
+                f"rotary_dim: {self.rotary_dim} is not valid; it must be even, from 2 to d_head, which is {self.d_head}"
+            )
 
     @property
     def n_params(self) -> int:
@@ -119,6 +179,28 @@ class ModelConfig:
         attention = 4 * self.d_model * self.d_head * self.n_heads
         mlp = 0 if self.attn_only else 2 * self.d_model * self.d_mlp
         return self.n_layers * (attention + mlp)
+
+    @property
+    def score_divisor(self) -> float:
+        """Number by which the product of a query and a key is divided."""
+        if not self.use_attn_scale:
+            return 1.0
+        return math.sqrt(self.d_head) if self.attn_scale == -1 else self.attn_scale
+
+    @property
+    def has_dropout(self) -> bool:
+        """True if a forward pass in training draws numbers."""
+        return any(getattr(self, name) > 0 for name in DROPOUTS)
+
+    @property
+    def has_W_pos(self) -> bool:
+        """True if the network has position embeddings W_pos, one for each position of a sequence."""
+        return self.positional_embedding_type in ("standard", "shortformer")
+
+    @property
+    def n_offsets(self) -> int:
+        """Number of offsets between the positions of a query and of a key that it sees."""
+        return self.n_ctx if self.attention_dir == "causal" else 2 * self.n_ctx - 1
 
     def weight_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the name and the shape of each weight, as in the state dict, without building the network.
@@ -129,11 +211,17 @@ class ModelConfig:
             (2, 5, 3)
         """
 
+        for name, shape in self._shapes_with_biases():
+            if self.biases or not name.rpartition(".")[2].startswith("b_"):
+                yield name, shape
+
+    def _shapes_with_biases(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         def norm(name: str, length: int) -> list[tuple[str, tuple[int, ...]]]:
-            return [(f"{name}.{part}", (length,)) for part in "wb" if self.normalization_type == "LN"]
+            parts = {"LN": "wb", "RMS": "w"}.get(self.normalization_type or "", "")
+            return [(f"{name}.{part}", (length,)) for part in parts]
 
         yield "embed.W_E", (self.d_vocab, self.d_model)
-        if self.positional_embedding_type != "none":
+        if self.has_W_pos:
             yield "pos_embed.W_pos", (self.n_ctx, self.d_model)
         for block in (f"blocks.{layer}" for layer in range(self.n_layers)):
             yield from norm(f"{block}.ln1", self.d_model)
@@ -142,16 +230,19 @@ class ModelConfig:
                 yield f"{block}.attn.b_{x}", (self.n_heads, self.d_head)
             yield f"{block}.attn.W_O", (self.n_heads, self.d_head, self.d_model)
             yield f"{block}.attn.b_O", (self.d_model,)
+            if self.positional_embedding_type == "relative":
+                yield f"{block}.attn.W_rel", (self.n_heads, self.n_offsets, self.d_head)
             if not self.attn_only:
                 yield from norm(f"{block}.ln2", self.d_model)
                 yield f"{block}.mlp.W_in", (self.d_model, self.d_mlp)
                 yield f"{block}.mlp.b_in", (self.d_mlp,)
                 yield f"{block}.mlp.W_out", (self.d_mlp, self.d_model)
                 yield f"{block}.mlp.b_out", (self.d_model,)
-                if self.act_fn == "solu_ln":
+                if self.act_fn == "solu_ln" and self.normalization_type == "LN":
                     yield from norm(f"{block}.mlp.ln", self.d_mlp)
         yield from norm("ln_final", self.d_model)
-        yield "unembed.W_U", (self.d_model, self.d_vocab_out)
+        if not self.tie_word_embeddings:
+            yield "unembed.W_U", (self.d_model, self.d_vocab_out)
         yield "unembed.b_U", (self.d_vocab_out,)
 
     def to_dict(self) -> dict[str, Any]:
@@ -177,4 +268,5 @@ _KINDS: dict[str, tuple[Any, ...]] = {
     "positional_embedding_type": get_args(Positions),
     "normalization_type": (*get_args(Normalization), None),
     "input_type": ("tokens", "vectors"),
+    "init_mode": get_args(InitMode),
 }

@@ -18,6 +18,8 @@ from torch import Tensor
 from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.conditionals import ELSE, IF, generate_prompts, twins
 from headway.data.indirect_object import IndirectObject
+from headway.data.markov_chains import MarkovChains
+from headway.data.modular_addition import ModularAddition
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
@@ -226,6 +228,114 @@ def position_from_bos() -> tuple[HookedTransformer, Batch]:
     attention.W_Q[0, at, :length] = SHARP * torch.eye(length).roll(-1, 1)
     _copy(model, 1, 0, TOKEN, TOKEN, 20.0)
     return model.eval(), NO_POSITIONS.evaluation_batch(seed=0, batch_size=29)
+
+
+ONE_CHAIN = MarkovChains(n_states=5, length=17, n_chains=1)
+
+
+@torch.no_grad()
+def known_chain() -> tuple[HookedTransformer, Batch]:
+    """A network without attention that knows a Markov chain by heart: each token's logits are its log-probabilities.
+
+    Example:
+        >>> model, batch = known_chain()
+        >>> rows = ONE_CHAIN.pool[0][batch.inputs]
+        >>> bool(torch.allclose(model(batch.inputs).softmax(-1), rows.float()))
+        True
+    """
+    states = ONE_CHAIN.n_states
+    model = HookedTransformer(
+        ModelConfig(
+            n_layers=1,
+            d_model=7,
+            n_ctx=ONE_CHAIN.n_ctx,
+            d_head=3,
+            n_heads=1,
+            d_vocab=states,
+            attn_only=True,
+            normalization_type=None,
+            initializer_range=0.0,
+        )
+    )
+    model.W_E[:, :states] = torch.eye(states)
+    model.W_U[:states] = ONE_CHAIN.pool[0].log()
+    return model.eval(), ONE_CHAIN.evaluation_batch(seed=0, batch_size=29)
+
+
+ADDITION = ModularAddition(p=7)
+
+
+@torch.no_grad()
+def table_of_sums(table: Float[Tensor, "a b c"]) -> tuple[HookedTransformer, Batch]:
+    """One layer that answers a pair (a, b) with the logits ``table[a, b]``, and pairs that are held out.
+
+    At the last position L0H0 reads a and L0H1 reads b; for each pair the MLP has one neuron, which is 1 for this pair
+    and 0 for all others.
+
+    Example:
+        >>> table = torch.randn(7, 7, 7, generator=torch.Generator().manual_seed(0))
+        >>> model, batch = table_of_sums(table)
+        >>> a, b, _ = batch.inputs.unbind(1)
+        >>> bool(torch.allclose(model(batch.inputs)[:, -1], table[a, b], atol=1e-5))
+        True
+    """
+    p = ADDITION.p
+    number, at, out = slice(0, p), slice(p, p + 3), slice(p + 3, 2 * p + 3)
+    read = [slice(2 * p + 3, 3 * p + 3), slice(3 * p + 3, 4 * p + 3)]
+    model = HookedTransformer(
+        ModelConfig(
+            n_layers=1,
+            d_model=37,
+            n_ctx=3,
+            d_head=11,
+            n_heads=2,
+            d_vocab=p + 1,
+            d_vocab_out=p,
+            d_mlp=p**2,
+            normalization_type=None,
+            initializer_range=0.0,
+        )
+    )
+    model.W_E[:p, number] = torch.eye(p)
+    model.W_pos[:, at] = torch.eye(3)
+    model.W_U[out] = torch.eye(p)
+    attention, mlp = model.blocks[0].attn, model.blocks[0].mlp
+    pairs = torch.cartesian_prod(torch.arange(p), torch.arange(p))
+    for head, part in enumerate(read):
+        attention.W_Q[head, at.start + 2, 0] = SHARP
+        attention.W_K[head, at.start + head, 0] = SHARP
+        attention.W_V[head, number, :p] = torch.eye(p)
+        attention.W_O[head, :p, part] = torch.eye(p)
+        mlp.W_in[part] = (pairs[:, head] == torch.arange(p)[:, None]).float()
+    mlp.b_in[:] = -1.0
+    mlp.W_out[:, out] = table.flatten(0, 1)
+    return model.eval(), ADDITION.evaluation_batch(seed=0, batch_size=11)
+
+
+def waves(*frequencies: int, size: float = 1.0) -> Float[Tensor, "a b c"]:
+    """Return the logits of Fourier multiplication: the sum of ``size`` cos(2πk (a + b - c) / p) over the frequencies k.
+
+    Example:
+        >>> waves(1)[2, 3].argmax().item()  # 2 + 3
+        5
+    """
+    numbers = torch.arange(float(ADDITION.p))
+    angle = 2 * math.pi / ADDITION.p * (numbers[:, None, None] + numbers[:, None] - numbers)
+    return size * torch.stack([torch.cos(k * angle) for k in frequencies]).sum(0)
+
+
+def memorised(size: float = 20.0) -> Float[Tensor, "a b c"]:
+    """Return logits that are right on the training pairs of ADDITION, and 0 on all others.
+
+    Example:
+        >>> int((memorised() != 0).sum())  # of 49 pairs
+        25
+    """
+    training = ADDITION.training_batch(0, 0, ADDITION.n_sequences.training)
+    a, b, _ = training.inputs.unbind(1)
+    table = torch.zeros((ADDITION.p,) * 3)
+    table[a, b, training.targets[:, -1]] = size
+    return table
 
 
 VECTORS = AffineRecurrence(d_vector=7, length_max=12)

@@ -2,7 +2,7 @@
 
 It builds on parts of TransformerLens (HookedRootModule, HookPoint, ActivationCache, FactoredMatrix, ProcessWeights) and
 uses the names of TransformerLens's HookedTransformer for parameters, hooks, and the methods that notebooks call. It
-leaves out what toy models do not need: rotary and grouped-query attention, pretrained weights.
+leaves out what toy models do not need: grouped-query attention, pretrained weights.
 
 This file has the forward pass, and weights that are loaded and simplified. Hooks and caches are in ``hooks.py``,
 ``to_tokens`` and the other conversions in ``strings.py``, ``generate`` in ``generation.py``, ``W_Q`` and other weights
@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import einops
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
@@ -37,6 +38,7 @@ from headway.models.components import (
     Embed,
     LayerNormPre,
     PosEmbed,
+    TiedUnembed,
     TransformerBlock,
     Unembed,
     has_hooks,
@@ -45,7 +47,8 @@ from headway.models.components import (
 from headway.models.config import ModelConfig
 from headway.models.generation import Generation
 from headway.models.hooks import SWITCHES, CheckedHooks
-from headway.models.processing import process_weights
+from headway.models.initialization import initial_weight
+from headway.models.processing import process_weights, with_own_weights
 from headway.models.stacked_weights import StackedWeights
 from headway.models.strings import check_only_for_strings, is_strings
 from headway.options import shown
@@ -67,6 +70,10 @@ _REPLACED = {
 }
 
 
+# Buffers that TransformerLens stores with the weights.
+_BUFFERS = (".attn.mask", ".attn.IGNORE", ".attn.rotary_sin", ".attn.rotary_cos")
+
+
 class Output(NamedTuple):
     """Output for ``return_type="both"``."""
 
@@ -84,7 +91,7 @@ def _checked_weights(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
             raise ValueError(f"state_dict: {name!r} is a {type(value).__name__}; it must be a tensor{inside}")
         if value.is_complex():
             raise ValueError(f"state_dict: {name!r} is complex; it must be a tensor of real numbers")
-    return {name: value for name, value in state_dict.items() if not name.endswith((".attn.mask", ".attn.IGNORE"))}
+    return {name: value for name, value in state_dict.items() if not name.endswith(_BUFFERS)}
 
 
 class HookedTransformer(StackedWeights, Generation, CheckedHooks):
@@ -96,8 +103,8 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
     Args:
         cfg: Configuration; the model keeps a copy.
         tokenizer: Hugging Face tokenizer, needed for strings only.
-        seed: Seed of the initial weights, which are drawn from N(0, initializer_range²), independently of torch's
-            global generator; biases are 0.
+        seed: Seed of the initial weights, which are drawn as ``init_mode`` says, independently of torch's global
+            generator; biases are 0.
 
     Example:
         >>> cfg = ModelConfig(n_layers=2, d_model=11, n_ctx=7, d_head=5, n_heads=3, d_vocab=13)
@@ -117,25 +124,25 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
         self.set_tokenizer(tokenizer)
         self.embed = Embed(self.cfg)
         self.hook_embed = HookPoint()
-        if self.cfg.positional_embedding_type != "none":
+        if self.cfg.has_W_pos:
             self.pos_embed = PosEmbed(self.cfg)
             self.hook_pos_embed = HookPoint()
         self.blocks = nn.ModuleList(TransformerBlock(self.cfg) for _ in range(self.cfg.n_layers))  # pyright: ignore[reportAttributeAccessIssue]
         if self.cfg.normalization_type is not None:
             self.ln_final = normalization(self.cfg, self.cfg.d_model)
-        self.unembed = Unembed(self.cfg)
+        self.unembed = TiedUnembed(self.cfg, self.embed) if self.cfg.tie_word_embeddings else Unembed(self.cfg)
         self._record_device_and_dtype()
         self.init_weights(generator("init", seed))
         self.setup()
 
     @torch.no_grad()
     def init_weights(self, draws: torch.Generator) -> None:
-        """Redraw every weight matrix from N(0, initializer_range²); biases and LayerNorms do not change."""
+        """Redraw every weight matrix from the distribution of ``init_mode``; biases and LayerNorms do not change."""
         if not isinstance(draws, torch.Generator):
             raise ValueError(f"draws: {shown(draws)} is not valid; it must be a torch.Generator")
         for name, parameter in self.named_parameters():
             if name.rpartition(".")[2].startswith("W_"):
-                parameter.copy_(torch.randn(parameter.shape, generator=draws) * self.cfg.initializer_range)
+                parameter.copy_(initial_weight(self.cfg, name, parameter.shape, draws))
 
     def forward(
         self,
@@ -286,14 +293,14 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
         if pos > self.cfg.n_ctx:
             raise ValueError(f"input: {pos} positions are not valid; n_ctx allows at most {self.cfg.n_ctx}")
         embed = self.hook_embed(self.embed(input))
-        if self.cfg.positional_embedding_type == "none":
-            return embed, None
+        if not self.cfg.has_W_pos:
+            return F.dropout(embed, self.cfg.embd_pdrop, self.training), None
         pos_embed = self.pos_embed(batch, pos, attention_mask)
         # A hook cannot write to an expanded view, so it gets a clone.
         pos_embed = self.hook_pos_embed(pos_embed.clone() if has_hooks(self.hook_pos_embed) else pos_embed)
         if self.cfg.positional_embedding_type == "standard":
-            return embed + pos_embed, None
-        return embed, pos_embed
+            embed, pos_embed = embed + pos_embed, None
+        return F.dropout(embed, self.cfg.embd_pdrop, self.training), pos_embed
 
     def setup(self) -> None:
         """Name the hook points; the inputs of queries, keys and values also have their TransformerBridge names."""
@@ -335,7 +342,9 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
         """Return a copy with simpler weights that computes the same function, with the same switches on.
 
         LayerNorm weights are folded into the weights that read them, weights that write to the residual stream are
-        centred (a LayerNorm removes their component along the all-ones vector), and b_V is folded into b_O. By default
+        centred (a LayerNorm removes their component along the all-ones vector; RMSNorm does not, and leaves them), and
+        b_V is folded into b_O. Tied embeddings become two matrices, and absent biases
+        weights. By default
         the unembedding is centred for tokens, where this shifts all logits equally, and not for vectors, where it would
         change the output.
 
@@ -375,31 +384,46 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             fold_value_biases=fold_value_biases,
             refactor_factored_attn_matrices=refactor_factored_attn_matrices,
         )
-        folds = fold_ln and self.cfg.normalization_type == "LN"
+        folds = fold_ln and self.cfg.normalization_type in ("LN", "RMS")
         weights = _checked_weights(state_dict)
         if missing := sorted(set(self.state_dict()) - set(weights)):
             raise ValueError(f"state_dict: {missing[0]!r} is missing; it must hold every weight of this network")
+        weights, whole = with_own_weights(weights, self.cfg)
         processed = process_weights(
             weights,
-            self.cfg,
+            whole,
             folds,
             center_writing_weights,
             center_unembed,
             fold_value_biases,
             refactor_factored_attn_matrices,
         )
+        self._add_weights()
         if folds:
             self._drop_ln_weights()
         self.load_state_dict(processed)
 
+    def _add_weights(self) -> None:
+        """Give the network the biases that it lacks, and the unembedding a W_U of its own."""
+        for module in self.modules():
+            for name, bias in list(module.named_buffers(recurse=False)):
+                if name.startswith("b_"):
+                    delattr(module, name)
+                    setattr(module, name, nn.Parameter(bias))
+        self.cfg.biases = True
+        if self.cfg.tie_word_embeddings:
+            self.cfg.tie_word_embeddings = False
+            self.unembed = Unembed(self.cfg).to(self.W_E)
+            self.setup()
+
     def _drop_ln_weights(self) -> None:
-        """Replace each LayerNorm with a LayerNormPre."""
-        self.cfg.normalization_type = "LNPre"
-        self.ln_final = LayerNormPre(self.cfg)
+        """Replace each norm with one that has no weights."""
+        self.cfg.normalization_type = "LNPre" if self.cfg.normalization_type == "LN" else "RMSPre"
+        self.ln_final = normalization(self.cfg, self.cfg.d_model)
         for block in self.blocks:
-            block.ln1 = LayerNormPre(self.cfg)
+            block.ln1 = normalization(self.cfg, self.cfg.d_model)
             if not self.cfg.attn_only:
-                block.ln2 = LayerNormPre(self.cfg)
+                block.ln2 = normalization(self.cfg, self.cfg.d_model)
                 if self.cfg.act_fn == "solu_ln":
                     block.mlp.ln = LayerNormPre(self.cfg)
         self.setup()

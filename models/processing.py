@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from headway.models.config import ModelConfig
@@ -39,10 +40,9 @@ def process_weights(
         fold_layer_norms(weights, cfg)
     processed = ProcessWeights.process_weights(
         dict(weights),
-        # ProcessWeights recognises a transposed W_U by d_vocab, where it should use d_vocab_out.
-        replace(cfg, d_vocab=cfg.d_vocab_out),
+        _for_transformer_lens(cfg),
         fold_ln=False,
-        center_writing_weights=center_writing_weights and cfg.normalization_type is not None,
+        center_writing_weights=center_writing_weights and cfg.normalization_type in ("LN", "LNPre"),
         center_unembed=center_unembed,
         fold_value_biases=fold_value_biases,
         refactor_factored_attn_matrices=refactor_factored_attn_matrices,
@@ -51,6 +51,31 @@ def process_weights(
         # ProcessWeights also centres W_pos, but shortformer positions are added after the LayerNorm.
         processed["pos_embed.W_pos"] = weights["pos_embed.W_pos"]
     return processed
+
+
+def with_own_weights(weights: Mapping[str, Tensor], cfg: ModelConfig) -> tuple[dict[str, Tensor], ModelConfig]:
+    """Return the weights and the configuration of a network that computes the same with biases, and without ties.
+
+    Folding a LayerNorm gives a network biases, and the unembedding that reads it is no longer the embedding.
+    """
+    whole = replace(cfg, biases=True, tie_word_embeddings=False)
+    found = dict(weights)
+    if cfg.tie_word_embeddings:
+        found["unembed.W_U"] = found["embed.W_E"].T
+    for name, shape in whole.weight_shapes():
+        if name.rpartition(".")[2].startswith("b_") and not cfg.biases:
+            found.setdefault(name, found["embed.W_E"].new_zeros(shape))
+    return found, whole
+
+
+def _for_transformer_lens(cfg: ModelConfig) -> ModelConfig:
+    """Return a configuration from which ProcessWeights finds the weights of this network.
+
+    It recognises a transposed W_U by d_vocab, where it should use d_vocab_out, and it looks for a W_pos unless it knows
+    that there is none.
+    """
+    positions = cfg.positional_embedding_type if cfg.has_W_pos else "none"
+    return replace(cfg, d_vocab=cfg.d_vocab_out, positional_embedding_type=positions)
 
 
 def fold_layer_norms(weights: dict[str, Tensor], cfg: ModelConfig) -> None:
@@ -64,11 +89,12 @@ def fold_layer_norms(weights: dict[str, Tensor], cfg: ModelConfig) -> None:
         readers[f"{block}.ln1"] = [f"{block}.attn.{{}}_{x}" for x in "QKV"]
         if not cfg.attn_only:
             readers[f"{block}.ln2"] = [f"{block}.mlp.{{}}_in"]
-            if cfg.act_fn == "solu_ln":
+            if cfg.act_fn == "solu_ln" and cfg.normalization_type == "LN":
                 readers[f"{block}.mlp.ln"] = [f"{block}.mlp.{{}}_out"]
     for ln, names in readers.items():
-        scale, shift = weights.pop(f"{ln}.w"), weights.pop(f"{ln}.b")
+        scale = weights.pop(f"{ln}.w")
+        shift = weights.pop(f"{ln}.b", torch.zeros_like(scale))
         for W, b in ((name.format("W"), name.format("b")) for name in names):
             weights[b] = weights[b] + shift @ weights[W]
             folded = scale[:, None] * weights[W]
-            weights[W] = folded - folded.mean(-2, keepdim=True)
+            weights[W] = folded - folded.mean(-2, keepdim=True) if cfg.normalization_type == "LN" else folded

@@ -57,6 +57,10 @@ class StackedModule(L.LightningModule):
         """The places of the members that have not ended."""
         return [place for place in range(len(self.members)) if place not in self.ended]
 
+    def on_fit_start(self) -> None:
+        """Move the network that computes, and with it the tables that are not weights, to where the stack is."""
+        self.members[0].to(self.device)
+
     def train_dataloader(self) -> StackedBatches:
         """Return the remaining batches, as of ``TrainingModule``."""
         first, seeds = self.members[0], [member.seed for member in self.members]
@@ -92,7 +96,8 @@ class StackedModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return one optimiser of the stack, and its schedule; it treats each number by itself, as in a single run."""
         optim, steps = self.members[0].optim, self.members[0].steps
-        optimizer = optim.build(self.stack.values(), fused=True)
+        groups = optim.parameter_groups(zip(self.names, self.stack.values(), strict=True))
+        optimizer = optim.build(groups, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optim.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -101,7 +106,7 @@ class StackedModule(L.LightningModule):
         before = self.grad_norms
         gradients = [weight.grad for weight in self.stack.values() if weight.grad is not None]
         self.grad_norms = clip_each(gradients, self.members[0].optim.max_grad_norm)
-        lr = self.optimizers().param_groups[0]["lr"]  # pyright: ignore
+        lr = self.members[0].optim.lr * self.members[0].optim.factor(self.global_step, self.members[0].steps)
         self.new.append(StackedUpdate(self.global_step + 1, self.losses, self.grad_norms, lr))
         # Reading a number from an accelerator waits for its computation.
         if self.device.type != "cpu" and self.global_step % self.members[0].log_every:

@@ -31,10 +31,19 @@ class StackedWeights:
 
     @property
     def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
-        """Position embedding matrix; a ValueError if positional_embedding_type is none."""
-        if self.cfg.positional_embedding_type == "none":
-            raise ValueError("W_pos: this network has no positions (positional_embedding_type is none)")
+        """Position embedding matrix; a ValueError for a positional_embedding_type that has none."""
+        if not self.cfg.has_W_pos:
+            kind = self.cfg.positional_embedding_type
+            raise ValueError(f"W_pos: this network has no W_pos (positional_embedding_type is {kind})")
         return self.pos_embed.W_pos
+
+    @property
+    def W_rel(self) -> Float[Tensor, "layer head offset d_head"]:
+        """Relative position embeddings of every layer; a ValueError for another positional_embedding_type."""
+        kind = self.cfg.positional_embedding_type
+        if kind != "relative":
+            raise ValueError(f"W_rel: this network has no W_rel (positional_embedding_type is {kind})")
+        return self._stacked("attn", "W_rel")
 
     @property
     def W_E_pos(self) -> Float[Tensor, "d_vocab_and_n_ctx d_model"]:

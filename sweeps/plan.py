@@ -16,6 +16,8 @@ from headway.options import nearest, shown
 # What a file of a sweep holds; ``recipe``, ``config`` and ``task`` say where it starts, as options of ``train`` do.
 KEYS = ("recipe", "config", "task", "options", "grid", "runs", "seeds")
 MOST_RUNS = 100_000
+# What commands write beside the runs of a folder.
+BESIDE_RUNS = ("report.html", "reproduction.html", "reproduction.nc")
 
 
 def read_seeds(given: str | int | Sequence[int]) -> list[int]:
@@ -176,7 +178,12 @@ def check_folder(out: Path, recipes: Mapping[str, Recipe], trust: bool = True) -
     if holds_run(out):
         raise ValueError(f"out: {out} is a run; runs lie beside each other in a folder, not in each other")
     for there in sorted(out.iterdir()) if out.exists() else []:
-        if not (there.is_dir() and (there.name in recipes or holds_run(there))) and not there.name.startswith("."):
+        ours = there.is_file() and there.name in BESIDE_RUNS
+        if (
+            not ours
+            and not (there.is_dir() and (there.name in recipes or holds_run(there)))
+            and not there.name.startswith(".")
+        ):
             raise ValueError(f"out: {out} holds {there.name}, which is no run; it must be empty, or hold runs")
     for name, recipe in recipes.items():
         if len(name.encode()) > 255:

@@ -13,6 +13,7 @@ from headway.checkpoints.files import holds_run
 from headway.checkpoints.lock import writing
 from headway.checkpoints.recipe import Recipe
 from headway.checkpoints.run import Run
+from headway.models.config import DROPOUTS
 from headway.sweeps.display import ShowRuns
 from headway.sweeps.each import Outcome, OutcomesOfRuns, Workers, each
 from headway.sweeps.plan import check_folder
@@ -73,8 +74,18 @@ def check_stackable(recipe: Recipe) -> None:
     """Refuse options of a run that a stack cannot have.
 
     Raises:
-        ValueError: a compiled forward pass, or half precision with a scaled loss.
+        ValueError: dropout, accumulated gradients, a compiled forward pass, or half precision with a scaled loss.
     """
+    for name in DROPOUTS:
+        if getattr(recipe.model, name):
+            raise ValueError(
+                f"model.{name}: {getattr(recipe.model, name)} is not valid with together, because the dropout of a "
+                "member would not be that of its run alone; it must be 0"
+            )
+    if recipe.optim.accumulate > 1:
+        raise ValueError(
+            f"optim.accumulate: {recipe.optim.accumulate} is not valid with together; a stack computes whole batches"
+        )
     if recipe.compile:
         raise ValueError("compile: True is not valid with together; a stack is not compiled")
     if recipe.trainer.precision == "16-mixed":

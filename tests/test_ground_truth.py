@@ -14,7 +14,9 @@ from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.seeds import generator
 from headway.data.task import Batch, masked_mean
 from headway.models.handmade import (
+    ADDITION,
     D_VOCAB,
+    ONE_CHAIN,
     TASK,
     VECTORS,
     composing_pair,
@@ -22,12 +24,16 @@ from headway.models.handmade import (
     current_token_head,
     duplicate_token_head,
     first_token_head,
+    known_chain,
     linear_network,
     low_rank_head,
+    memorised,
     mirror_head,
     offset_head,
     previous_token_head,
+    table_of_sums,
     uniform_head,
+    waves,
 )
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -236,11 +242,72 @@ def lost_by_looking_for_itself(model: HookedTransformer, batch: Batch) -> float:
     return lost.item()
 
 
+def one_wave() -> Network:
+    """Fourier multiplication with the frequency 2, sharp enough to add without errors."""
+    return table_of_sums(waves(2, size=40.0))
+
+
+def two_waves() -> Network:
+    return table_of_sums(waves(1, 3))
+
+
+def pairs_by_heart() -> Network:
+    return table_of_sums(memorised())
+
+
+def random_answers() -> Network:
+    return table_of_sums(torch.randn(7, 7, 7, generator=generator("init", 0)))
+
+
+def unchanging_chain() -> Network:
+    """It predicts all states alike."""
+    model, batch = known_chain()
+    model.W_U.data.zero_()
+    return model, batch
+
+
+def divergence_from_unigrams(model: HookedTransformer, batch: Batch) -> float:
+    """The cross-entropy of a uniform guess under the unigram predictor, minus the predictor's entropy."""
+    p = ONE_CHAIN.predictors(batch)["unigram"].double().exp()
+    return math.log(5) - torch.special.entr(p).sum(-1).mean().item()
+
+
+def training_share_of_a_wave(model: HookedTransformer, batch: Batch) -> float:
+    """Pairs known by heart are a wave of each of the 3 frequencies in a + b - c, as far as there are pairs."""
+    table = memorised()
+    table = table - table.mean(-1, keepdim=True)
+    varies = ((table - table.mean((0, 1))) ** 2).sum()
+    wave = waves(2)
+    sine = (math.tau / 7 * 2 * (torch.arange(7)[:, None, None] + torch.arange(7)[:, None] - torch.arange(7))).sin()
+    return sum(((table * each).sum() ** 2 / (each**2).sum() / varies).item() for each in (wave, sine))
+
+
+def loss_of_constant_answers(model: HookedTransformer, batch: Batch) -> float:
+    """The loss of the mean of the logits over all pairs: without key frequencies there is nothing else."""
+    with torch.no_grad():
+        logits = model(ADDITION.sequences().inputs)[:, -1]
+    return torch.nn.functional.cross_entropy(logits.mean(0).expand(7, -1), torch.arange(7)).item()
+
+
+def loss_on_training_pairs(model: HookedTransformer, batch: Batch) -> float:
+    training = ADDITION.training_batch(0, 0, ADDITION.n_sequences.training)
+    with torch.no_grad():
+        return masked_mean(ADDITION.loss(model(training.inputs), training), training.mask).item()
+
+
 # In each pair of lists, what must come out for a network that does it, and for networks that do not.
 ACCEPTS = [
     Case(k_pair, "loss", {}, 0, "loss_repeats"),
     Case(k_pair, "accuracy", {}, 1, "accuracy_repeats"),
     Case(k_pair, "in_context", {}, all_of_the_loss_before),
+    Case(known_chain, "predictor_distance", {"predictor": "pool"}, 0),
+    Case(unchanging_chain, "predictor_distance", {"predictor": "uniform"}, 0),
+    Case(one_wave, "frequency_share", {"frequency": 2}, 1),
+    Case(two_waves, "frequency_share", {"frequency": 3}, 1 / 2),
+    Case(two_waves, "key_frequencies", {}, 2),
+    # Nothing is known by heart, and one wave alone adds without errors.
+    Case(one_wave, "excluded_loss", {}, math.log(7)),
+    Case(one_wave, "restricted_loss", {}, 0),
     Case(previous_token_head, "attention", {**QUERY_3, "key": 2}, 1),
     Case(previous_token_head, "previous_token", HEAD, 1),
     Case(current_token_head, "current_token", HEAD, 1),
@@ -298,6 +365,14 @@ REJECTS = [
     Case(uniform_head, "loss", {}, math.log(math.e + 12), "loss_repeats"),
     Case(uniform_head, "accuracy", {}, 0, "accuracy_repeats"),
     Case(uniform_head, "in_context", {}, 0),
+    Case(unchanging_chain, "predictor_distance", {"predictor": "unigram"}, divergence_from_unigrams),
+    Case(one_wave, "frequency_share", {"frequency": 1}, 0),
+    Case(pairs_by_heart, "frequency_share", {"frequency": 2}, training_share_of_a_wave),
+    Case(pairs_by_heart, "key_frequencies", {}, 0),
+    Case(random_answers, "key_frequencies", {}, 0),
+    Case(pairs_by_heart, "excluded_loss", {}, 0),
+    Case(random_answers, "excluded_loss", {}, loss_on_training_pairs),
+    Case(random_answers, "restricted_loss", {}, loss_of_constant_answers),
     Case(current_token_head, "attention", {**QUERY_3, "key": 2}, 0),
     Case(current_token_head, "previous_token", HEAD, 0),
     Case(uniform_head, "previous_token", HEAD, CHANCE),

@@ -96,7 +96,7 @@ def test_it_has_no_positions(network):
     model, batch = network
     assert model.cfg.positional_embedding_type == "none"
     assert not any("pos" in name for name, _ in model.named_parameters())
-    with pytest.raises(ValueError, match="W_pos: this network has no positions"):
+    with pytest.raises(ValueError, match="W_pos: this network has no W_pos"):
         _ = model.W_pos
     # The layer that finds the position cannot tell the order of what came after BOS.
     shuffled = batch.inputs.clone()

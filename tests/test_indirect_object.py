@@ -51,7 +51,14 @@ def tokenizer(texts: Iterable[str], across_words: bool = False, **special: str) 
 # Places and objects are split into pieces, and so are most words of the templates.
 PIECES = tokenizer([*NAMES, "the", "and", "according"], eos_token="<end>")
 TOKENIZED = in_tokens(PIECES, FEW)
-TASKS = {"words": FEW, "ABBA": replace(FEW, order="ABBA"), "BABA": replace(FEW, order="BABA"), "tokens": TOKENIZED}
+VARIED = replace(FEW, s2_place="varied")
+TASKS = {
+    "words": FEW,
+    "ABBA": replace(FEW, order="ABBA"),
+    "BABA": replace(FEW, order="BABA"),
+    "varied": VARIED,
+    "tokens": TOKENIZED,
+}
 
 each_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
@@ -184,6 +191,30 @@ def test_everything_is_drawn_uniformly():
     assert not deviates(batch.info["others"].flatten() - 1, 11)
 
 
+def test_io_cannot_be_told_from_the_third_name_if_the_place_of_s2_is_varied():
+    batch = VARIED.batch(0, 0, batch_size=4001)
+    assert not deviates(batch.info["order"], 3)
+    for inputs, targets, info in of_each(batch):
+        words = [VARIED.words[token] for token in inputs[1 : info["end"] + 1]]
+        in_slots = slots_of(TEMPLATES[info["template"]], words)
+        names = [in_slots[slot] for slot in ("FIRST", "SECOND", "AGAIN")]
+        assert [names.count(name) for name in names][info["order"]] == 1
+        assert VARIED.words[targets[info["end"]]] == names[info["order"]] == VARIED.words[info["io_token"]]
+        assert [q for q, token in enumerate(inputs) if token == info["io_token"]] == [info["io"]]
+        assert [q for q, token in enumerate(inputs) if token == info["s_token"]] == [info["s1"], info["s2"]]
+    assert in_tokens(PIECES, VARIED).s2_place == "varied"
+
+
+def test_the_place_of_s2_changes_nothing_where_it_is_last():
+    last, varied = FEW.batch(0, 0, batch_size=101), VARIED.batch(0, 0, batch_size=101)
+    for name in ("template", "io_token", "s_token", "others", "end"):
+        assert torch.equal(last.info[name], varied.info[name])
+    with pytest.raises(ValueError, match=r"^s2_place: 'first' is not valid; it must be one of last, varied$"):
+        replace(FEW, s2_place="first")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"^order: 'ABBA' is not valid; it must be mixed with s2_place varied$"):
+        replace(VARIED, order="ABBA")
+
+
 def test_the_order_changes_nothing_but_the_order():
     abba, baba = (replace(FEW, order=order).batch(0, 0, batch_size=101) for order in ("ABBA", "BABA"))
     for name in ("template", "io_token", "s_token", "others", "s2", "end"):
@@ -233,12 +264,12 @@ def test_a_corrupted_sentence_differs_in_its_names_alone(task: IndirectObject):
 
 def every_sentence(task: IndirectObject) -> Iterator[list[str]]:
     """The words of each sentence that can be drawn, with its answer; all are as likely."""
-    orders = {"mixed": (False, True), "ABBA": (False,), "BABA": (True,)}[task.order]
+    orders = (0, 1, 2) if task.s2_place == "varied" else {"mixed": (0, 1), "ABBA": (0,), "BABA": (1,)}[task.order]
     for template in map(split_words, TEMPLATES):
-        for (io, s), s_first in itertools.product(itertools.permutations(task.names, 2), orders):
-            first, second = (s, io) if s_first else (io, s)
+        for (io, s), order in itertools.product(itertools.permutations(task.names, 2), orders):
+            names = [io if slot == order else s for slot in range(3)]
             for place, thing in itertools.product(PLACES, OBJECTS):
-                filled = dict(zip(SLOTS, (first, second, s, place, thing), strict=True))
+                filled = dict(zip(SLOTS, (*names, place, thing), strict=True))
                 yield [*(filled.get(word, word) for word in template), io]
 
 
@@ -256,8 +287,13 @@ def ideal_losses(rows: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "task",
-    [IndirectObject(n_names=6), IndirectObject(n_names=6, order="BABA"), in_tokens(PIECES, IndirectObject(6, "ABBA"))],
-    ids=["words", "BABA", "tokens"],
+    [
+        IndirectObject(n_names=6),
+        IndirectObject(n_names=6, order="BABA"),
+        IndirectObject(n_names=6, s2_place="varied"),
+        in_tokens(PIECES, IndirectObject(6, "ABBA")),
+    ],
+    ids=["words", "BABA", "varied", "tokens"],
 )
 def test_the_best_losses_are_those_of_an_ideal_predictor(task: IndirectObject):
     spelling = task.spelling if isinstance(task, TokenizedIndirectObject) else [(k,) for k in range(task.d_vocab)]

@@ -37,6 +37,8 @@ from headway.checkpoints.files import ENVIRONMENT
 from headway.checkpoints.run import UPDATE_TAGS
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import ScoreFile, read_file, score_file, write_scores
+from headway.data.markov_chains import MarkovChains
+from headway.data.modular_addition import ModularAddition
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.hooked_transformer import HookedTransformer
@@ -593,6 +595,14 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return scored_by_all(tmp_path_factory.mktemp("runs") / "vectors", VECTORS)
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Runs of tasks with measures of their own."""
+    folder = tmp_path_factory.mktemp("runs")
+    tasks = (MarkovChains(n_states=13, length=11), ModularAddition(p=13))
+    return [scored_by_all(folder / type(task).__name__, replace(TOKENS, task=task)) for task in tasks]
+
+
 def shown_in(data: dict[str, Any]) -> set[str]:
     """The measures that a figure of the page shows."""
     figures = ("perHead", "perPair", "curves", "spectra")
@@ -604,9 +614,9 @@ def shown_in(data: dict[str, Any]) -> set[str]:
     }
 
 
-def test_every_measure_is_in_a_figure_or_named_as_not_shown(twice: Run, vectors: Run):
+def test_every_measure_is_in_a_figure_or_named_as_not_shown(twice: Run, vectors: Run, others: list[Run]):
     scored = set()
-    for run in (twice, vectors):
+    for run in (twice, vectors, *others):
         measures = {path.stem for path in run.path.glob("scores/step-*/*")}
         data = run_of(write_report(run))
         not_shown = {each["name"]: each["axes"] for each in data["notShown"]}
@@ -615,8 +625,16 @@ def test_every_measure_is_in_a_figure_or_named_as_not_shown(twice: Run, vectors:
         for name, axes in not_shown.items():
             assert run.scores[name].dims == ("step", *axes)
         scored |= measures
-    # Of a task that holds out sequences there is a run in test_kinds_of_tasks.py.
-    assert scored == {each.name for each in MEASURES} - {"training_loss", "training_accuracy"}
+    assert scored == {each.name for each in MEASURES}
+
+
+def test_the_distance_from_each_predictor_is_a_curve(others: list[Run]):
+    chains, _ = others
+    curves = {each["label"]: each for each in run_of(write_report(chains))["curves"]}
+    for name in ("uniform", "unigram", "bigram"):
+        (line,) = curves[f"predictor_distance, {name}"]["lines"]
+        expected = chains.scores.predictor_distance.sel(predictor=name)
+        np.testing.assert_allclose(line["values"], expected, rtol=1 / 4000)
 
 
 def test_scores_of_the_network_and_of_layers_are_curves(vectors: Run):

@@ -37,6 +37,8 @@ COMMANDS = [
     ("report RUN", 0, TORCH),
     ("plot RUN heads --out heads.svg", 0, TORCH),
     ("formation --help", 0, ARRAYS),
+    ("reproduce", 0, ARRAYS),
+    ("reproduce induction --help", 0, ARRAYS),
     ("formation RUN", 0, TORCH),
     ("train induction --help", 0, NETWORK),
     # wrong ones
@@ -45,6 +47,8 @@ COMMANDS = [
     ("train --resume nowhere", 2, TORCH),
     ("train induction --model.d_vocab 64", 2, NETWORK),
     ("study indcution", 2, ARRAYS),
+    ("reproduce inductoin", 2, ARRAYS),
+    ("reproduce induction --sedes 3", 2, ARRAYS),
     ("measure RUN --onyl loss", 2, TORCH),
     ("measure RUN --only lsos", 2, TORCH),
     ("measure RUN --at 1000", 2, TORCH),

@@ -14,7 +14,7 @@ import headway
 from headway.__main__ import COMMANDS, USAGE
 
 ROOT = Path(__file__).parent.parent
-WAY = ["data", "models", "checkpoints", "analyze", "recipes", "train", "replay", "sweeps", "commands"]
+WAY = ["data", "models", "checkpoints", "analyze", "recipes", "train", "replay", "sweeps", "reproductions", "commands"]
 # Modules that know nothing of Headway, and which every folder may import.
 LEAVES = ["lazy", "options", "processes"]
 # The two methods of Run that hand it to analysis, imported when they are called: a user holds one object.

@@ -108,6 +108,8 @@ def test_a_folder_takes_the_same_runs_again_and_no_other_thing(tmp_path: Path):
     Run.create(tmp_path / "seed-002", recipes["seed-002"])
     check_folder(tmp_path, recipes)
     check_folder(tmp_path, seeded(TOKENS, [5]))  # beside other runs
+    (tmp_path / "report.html").touch()  # the page of these runs
+    check_folder(tmp_path, recipes)
     with pytest.raises(ValueError, match=r"is another run \(steps is \d+ there and \d+ here\)"):
         check_folder(tmp_path, seeded(TOKENS.changed({"steps": TOKENS.steps + 1}), [2]))
     with pytest.raises(ValueError, match="is a run; runs lie beside each other"):

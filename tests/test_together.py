@@ -35,10 +35,25 @@ from headway.train import StoppedError, fit, resume, train, training_module
 
 SEEDS = (3, 5, 11)
 SHORTFORMER = replace(TOKENS, model=replace(TOKENS.model, positional_embedding_type="shortformer"))
-KINDS = {"LN": TOKENS, "shortformer": SHORTFORMER, "MLPs": NO_POSITIONS, "vectors": VECTORS}
+RELATIVE = replace(TOKENS, model=replace(TOKENS.model, positional_embedding_type="relative", tie_word_embeddings=True))
+ROTARY = replace(
+    TOKENS,
+    model=replace(
+        TOKENS.model, positional_embedding_type="rotary", rotary_dim=4, normalization_type="RMS", biases=False
+    ),
+)
+KINDS = {
+    "LN": TOKENS,
+    "shortformer": SHORTFORMER,
+    "MLPs": NO_POSITIONS,
+    "vectors": VECTORS,
+    "relative, tied": RELATIVE,
+    "rotary, RMS, no biases": ROTARY,
+}
 OPTIMIZERS = {
     "AdamW": TOKENS.optim,
     "Adam": OptimConfig(optimizer="Adam", lr=0.01, weight_decay=0.1, max_grad_norm=None),
+    "groups": replace(TOKENS.optim, groups={"*.b_*": {"weight_decay": 0.0}, "blocks.0.*": {"lr": 0.003}}),
     "SGD": OptimConfig(optimizer="SGD", lr=0.1, momentum=0.9, weight_decay=0.1, max_grad_norm=0.3),
 }
 COUNTING = replace(TOKENS, task=Counting(), model=replace(TOKENS.model, n_ctx=5, d_vocab=7, d_vocab_out=7), steps=13)
@@ -82,8 +97,8 @@ def assert_same_training(member: Run, single: Run) -> None:
     ("kind", "optimizer", "compared"),
     [
         ("LN", "AdamW", SEEDS),
-        *((kind, "AdamW", [5]) for kind in ("shortformer", "MLPs", "vectors")),
-        *(("LN", optimizer, [5]) for optimizer in ("Adam", "SGD")),
+        *((kind, "AdamW", [5]) for kind in list(KINDS)[1:]),
+        *(("LN", optimizer, [5]) for optimizer in ("Adam", "SGD", "groups")),
     ],
 )
 def test_a_member_of_a_stack_is_the_run_that_it_would_be_alone(

@@ -15,7 +15,12 @@ from headway.checkpoints.config import ADDED_LATER
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
 from headway.data.affine_recurrence import AffineRecurrence
+from headway.data.brackets import Brackets
 from headway.data.indirect_object import IndirectObject
+from headway.data.linear_regression import LinearRegression
+from headway.data.markov_chains import MarkovChains
+from headway.data.maximum import Maximum
+from headway.data.modular_addition import ModularAddition
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
@@ -45,6 +50,16 @@ DEFAULTS = {
         "eps": 1e-5,
         "initializer_range": 0.02,
         "input_type": "tokens",
+        "use_attn_scale": True,
+        "attn_scale": -1,
+        "biases": True,
+        "init_mode": "gpt2",
+        "rotary_dim": None,
+        "rotary_base": 10000.0,
+        "tie_word_embeddings": False,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "resid_pdrop": 0.0,
     },
     OptimConfig: {
         "optimizer": "AdamW",
@@ -55,6 +70,7 @@ DEFAULTS = {
         "warmup_steps": 0,
         "decay": "constant",
         "max_grad_norm": 1.0,
+        "accumulate": 1,
     },
     Schedule: {"log": 32, "linear": 12, "at": (), "state_every": 0},
     TrainerConfig: {"precision": "32-true", "accelerator": "auto", "devices": 1, "threads": None},
@@ -76,7 +92,18 @@ DEFAULTS = {
         "cap_max": 2.0,
         "shared_start": False,
     },
-    IndirectObject: {"n_names": 100, "order": "mixed"},
+    IndirectObject: {"n_names": 100, "order": "mixed", "s2_place": "last"},
+    MarkovChains: {"n_states": 2, "order": 1, "length": 100, "n_chains": None, "chain_seed": 0},
+    Maximum: {"n_tokens": 64, "length": 4},
+    ModularAddition: {"p": 53, "held_out": 0.5, "split_seed": 0},
+    Brackets: {"max_brackets": 40},
+    LinearRegression: {
+        "dimension": 4,
+        "n_pairs": 16,
+        "noise_variance": 0.125,
+        "n_tasks": None,
+        "task_seed": 0,
+    },
     Text: {
         "corpus": "stdlib",
         "n_tokens": 4096,

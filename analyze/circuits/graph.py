@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+from headway.analyze.network.structure import Structure
 from headway.models.config import Head, ModelConfig
 
 EMBED, POS_EMBED, OUTPUT = "embed", "pos_embed", "output"
@@ -48,7 +49,7 @@ class Graph:
 
     The nodes are the embedding, the positions, for each layer its heads and then its MLP, and the output. The
     sources of an input are the nodes that have written to the residual stream by then; with shortformer positions the
-    positions are a source of queries and keys alone.
+    positions are a source of queries and keys alone. Rotary and relative ones act inside attention and are no node.
 
     Args:
         cfg: Configuration of the network.
@@ -66,7 +67,7 @@ class Graph:
     @cached_property
     def nodes(self) -> tuple[str, ...]:
         """Names of all nodes; those of a layer stand together, and its MLP after its heads."""
-        positions = [] if self.cfg.positional_embedding_type == "none" else [POS_EMBED]
+        positions = [POS_EMBED] if Structure(self.cfg).position_point else []
         return (EMBED, *positions, *(node for layer in range(self.cfg.n_layers) for node in self.layer(layer)), OUTPUT)
 
     def layer(self, layer: int) -> list[str]:
@@ -91,7 +92,7 @@ class Graph:
 
     def reads(self, node: str, input: Input, source: str) -> bool:
         """Return whether an edge leads from the source to this input."""
-        if source == POS_EMBED and self.cfg.positional_embedding_type == "shortformer":
+        if source == POS_EMBED and Structure(self.cfg).positions_after_norm:
             return input in ("q", "k")
         return self.places[source] < self.places[node]
 

@@ -6,11 +6,10 @@ the inputs whose sum changes are projected again, and only nodes with such an in
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from headway.analyze.circuits.graph import EMBED, OUTPUT, POS_EMBED, Edge, Graph
 from headway.analyze.circuits.kept import Kept, Pass, Patching
 from headway.analyze.circuits.replacement import Replacement, replaced
 from headway.analyze.network.requirements import DoesNotApplyError
+from headway.analyze.network.structure import Structure
 from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model, evaluating
@@ -96,7 +96,7 @@ class EdgePatching(Patching):
             )
         super().__init__(model, batch, part, replacement, seed)
         self.model: HookedTransformer
-        self.graph = Graph(model.cfg)
+        self.graph, self._structure = Graph(model.cfg), Structure(model.cfg)
         self.nodes, self.names = self.graph.nodes[:-1], list(map(str, self.graph.edges))
         self.edges_from = {node: [] for node in self.nodes}
         for number, edge in enumerate(self.graph.edges):
@@ -104,7 +104,7 @@ class EdgePatching(Patching):
         self._numbers = {node: number for number, node in enumerate(self.graph.nodes)}
         self._slots = self._list_slots()
         # A twin is as long as its sequence, so all passes hide the same keys.
-        self._attention = _attention(model, batch)
+        self._attention_mask = batch.attention_mask
         with torch.no_grad(), evaluating(model):
             self.clean = self._clean_pass(batch)
             writes = self.clean.writes if self.other is batch else self._clean_pass(self.other).writes
@@ -234,7 +234,7 @@ class EdgePatching(Patching):
 
     def _after_norm(self, source: int) -> bool:
         """Return whether what a node writes is added behind the LayerNorm, as shortformer positions are."""
-        return self.model.cfg.positional_embedding_type == "shortformer" and source == self._numbers.get(POS_EMBED, -1)
+        return self._structure.positions_after_norm and source == self._numbers.get(POS_EMBED, -1)
 
     def _project(self, node: int, slot: _Slot, residual: Tensor, kept: Kept, writes: Sequence[Tensor]) -> Tensor:
         """Return the query, key or value of a head."""
@@ -253,9 +253,10 @@ class EdgePatching(Patching):
         if name.startswith("MLP"):
             return self._mlp(int(name.removeprefix("MLP")), residual[slots[0].number])
         head = Head.named(name)
-        q, k, v = (projected[slot.number][:, None] for slot in slots)  # pyright: ignore[reportOptionalSubscript]
-        z = F.scaled_dot_product_attention(q, k, v, **self._attention)
-        return z[:, 0] @ self.model.blocks[head.layer].attn.W_O[head.head]
+        attn = self.model.blocks[head.layer].attn
+        q, k, v = (projected[slot.number] for slot in slots)
+        z = attn.of_head(head.head, q, k, v, self._attention_mask)  # pyright: ignore[reportArgumentType]
+        return z @ attn.W_O[head.head]
 
     def _mlp(self, layer: int, residual: Tensor | None) -> Tensor:
         """Return what an MLP adds to the residual stream, computed for a few sequences at a time.
@@ -268,7 +269,7 @@ class EdgePatching(Patching):
         return torch.cat([block.mlp(some) for some in x.split(together)])
 
     def _output(self, residual: Tensor | None) -> Tensor:
-        normalized = residual if self.model.cfg.normalization_type is None else self.model.ln_final(residual)
+        normalized = self.model.ln_final(residual) if self._structure.normalizes else residual
         return self.model.unembed(normalized)
 
     def _clean_pass(self, batch: Batch) -> EdgePass:
@@ -311,21 +312,11 @@ class EdgePatching(Patching):
         return self.graph.places[self.graph.nodes[node]] // 2
 
 
-def _attention(model: HookedTransformer, batch: Batch) -> dict[str, Any]:
-    """Return the arguments of fused attention that say which keys a query sees, ``[batch, 1, query, key]``."""
-    causal, real = model.cfg.attention_dir == "causal", batch.attention_mask
-    if real is None:
-        return {"is_causal": causal}
-    visible = real[:, None, None].expand(-1, 1, real.shape[1], -1)
-    return {"attn_mask": visible.tril() if causal else visible}
-
-
 def _why_not_separate(model: Model) -> str:
     """Return what else keeps the edges of a bridge from being separated, as the end of a sentence."""
     found = {
         "parallel blocks": getattr(model.cfg, "parallel_attn_mlp", False),
         "norms after attention": any(getattr(block, "ln1_post", None) is not None for block in model.blocks),
-        "positions inside its attention": model.cfg.positional_embedding_type
-        not in ("standard", "shortformer", "none"),
+        "positions inside its attention": Structure(model.cfg).positions_in_scores is not None,
     }
     return " with " + " and ".join(name for name, holds in found.items() if holds) if any(found.values()) else ""

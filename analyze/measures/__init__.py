@@ -15,6 +15,7 @@ _PACKAGE = __name__
 _SHARE = "[0, 1]"
 _ATTENTION = "share of attention"
 _TOKENS = "share of tokens"
+_LOGITS = "share of the logits' variance"
 _RATIO, _RANDOM_HEADS = "[-1, 1]", "random heads between the network's own embeddings"
 _TO_CEILING, _ROTATION = "[0, ceiling]", "random relative rotation, closed form"
 
@@ -72,6 +73,11 @@ MEASURES = (
     Measure(f"{_PACKAGE}.ablation:path_patch", range="any", null="0, no effect", live=False, units=LOSS),
     Measure(f"{_PACKAGE}.surgery:qk_identity_surgery", range="any", null="0, no effect", live=False, units=LOSS),
     Measure(f"{_PACKAGE}.surgery:ov_identity_surgery", range="any", null="0, no effect", live=False, units=LOSS),
+    Measure(f"{_PACKAGE}.predictors:predictor_distance", range="0 or more", null="0, the predictor itself", units=LOSS),
+    Measure(f"{_PACKAGE}.fourier:frequency_share", range=_SHARE, null="2 / (p² (p - 1)), random logits", units=_LOGITS),
+    Measure(f"{_PACKAGE}.fourier:key_frequencies", range="0 to (p - 1) / 2", null="0", units="frequencies"),
+    Measure(f"{_PACKAGE}.fourier:excluded_loss", range="0 or more", null="ln p, nothing known by heart", units=LOSS),
+    Measure(f"{_PACKAGE}.fourier:restricted_loss", range="0 or more", null="ln p, no key frequency", units=LOSS),
 )
 LIVE = tuple(each for each in MEASURES if each.live)
 

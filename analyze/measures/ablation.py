@@ -16,7 +16,7 @@ from transformer_lens.patching import get_act_patch_direct_path_all_sources
 
 from headway.analyze.measures.loss import by_part, mean_loss, task_loss
 from headway.analyze.network.axes import HEAD, PAIR
-from headway.analyze.network.forward import Activations, forward_pass
+from headway.analyze.network.forward import Activations, forward_pass, output_from
 from headway.analyze.network.interventions import (
     Attention,
     Input,
@@ -199,14 +199,11 @@ def _output_without(
         return output_with(model, batch, [replacement_hook(point, replacement, slice_of_head(head))])
     block, z = model.blocks[head.layer], clean[point]
     W_O = weight(model, "W_O")[head].to(z.dtype)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         change = (replacement[:, :, head.head] - z[:, :, head.head]) @ W_O
         residual = clean[f"blocks.{head.layer}.hook_resid_pre"] + clean[f"blocks.{head.layer}.hook_attn_out"] + change
         # The clean activations of a network in half precision are in float32.
         residual = residual.to(model.W_E.dtype)
         if not model.cfg.attn_only:
             residual = residual + block.mlp(block.ln2(residual))
-        shortformer = (
-            clean["hook_pos_embed"].to(residual) if model.cfg.positional_embedding_type == "shortformer" else None
-        )
-        return model(residual, start_at_layer=head.layer + 1, shortformer_pos_embed=shortformer, **batch.padding)
+        return output_from(model, head.layer + 1, residual, clean, batch.padding)

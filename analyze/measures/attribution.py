@@ -6,7 +6,6 @@ from the forward pass. So an output or a score is a sum of one term per componen
 here checks that its terms add up to the value that the network computed.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headway.analyze.measures.attention import STORED_SEQUENCES
-from headway.analyze.network.forward import Activations, forward_pass
+from headway.analyze.network.forward import Activations, forward_pass, with_positions
 from headway.analyze.network.interventions import heads_except
 from headway.analyze.network.requirements import (
     DoesNotApplyError,
@@ -30,6 +29,7 @@ from headway.analyze.network.requirements import (
     needs_positions,
     readable_targets,
 )
+from headway.analyze.network.structure import Structure
 from headway.analyze.network.weights import bias, weight
 from headway.data.task import Batch
 from headway.models.config import Head
@@ -237,7 +237,7 @@ def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
     does not show the sign of a contribution, nor whether it changes the softmax.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: terms that do not add up to the attention scores.
     """
     needs_plain_scores("qk_attribution", model)
@@ -270,7 +270,7 @@ def attribute_scores(model: Model, batch: Batch, head: Head) -> xr.DataArray:
     after ln1 and are not divided. The sum over both components is the score before the softmax; masked keys are NaN.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head that does not exist, terms that do not add up; the message names the first gap.
     """
     names, scores, visible = _score_terms(model, batch, head)
@@ -288,7 +288,7 @@ def attribute_inputs(model: Model, batch: Batch, head: Head) -> xr.DataArray:
     the key.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head that does not exist.
 
     Example:
@@ -313,7 +313,7 @@ def _score_terms(
     names, q, k = _split_inputs(model, batch, head)
     cache, block = forward_pass(model, batch).activations, f"blocks.{head.layer}"
     scores = einops.einsum(q, k, "i batch query d_head, j batch key d_head -> i j batch query key")
-    scores = scores / math.sqrt(model.cfg.d_head)
+    scores = scores / Structure(model.cfg).score_divisor
     total = cache[f"{block}.attn.hook_attn_scores"][:, head.head]
     visible = _visible(total)
     if not _adds_up(model, scores[:, :, visible].flatten(0, 1), total[visible]):
@@ -334,13 +334,13 @@ def _split_inputs(
     scale = cache[f"{block}.ln1.hook_scale"] if reader.normalizes else torch.ones(1, device=batch.inputs.device)
     if scale.ndim > 3:  # one scale per head, because heads have separate inputs
         scale = scale[:, :, head.head]
-    written = _component_outputs(model, cache, head.layer)
+    written, structure = _component_outputs(model, cache, head.layer), Structure(model.cfg)
     sides = []
     for side in "QK":
         W, b = weight(model, f"W_{side}")[head.layer, head.head], bias(model, f"b_{side}")[head.layer, head.head]
         read = reader.through(W.T).T
         parts = {term.component: term.vectors / scale @ read for term in written}
-        if model.cfg.positional_embedding_type == "shortformer":
+        if structure.positions_after_norm:
             parts["pos_embed"] = cache["hook_pos_embed"] @ W
         parts["constant"] = (b + reader.shift @ W).expand_as(parts["embed"])
         sides.append(parts)
@@ -377,7 +377,7 @@ def score_given_keys(model: Model, batch: Batch, head: Head, keys: Sequence[int]
     ``keys`` in this forward pass. The scores of several keys add up to the score of their sum.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head or position that does not exist; a formula that does not reproduce the head's scores.
 
     Example:
@@ -396,7 +396,7 @@ def score_given_queries(model: Model, batch: Batch, head: Head, queries: Sequenc
     The map is ``W_K q / sqrt(d_head)``, the bias ``b_K · q / sqrt(d_head)``: the mirror image of ``score_given_keys``.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head or position that does not exist; a formula that does not reproduce the head's scores.
     """
     return _affine("K", "Q", model, batch, head, queries)
@@ -412,7 +412,7 @@ def reads(model: Model, batch: Batch, layer: int) -> Float[Tensor, "batch pos d_
     w, b = getattr(norm, "w", None), getattr(norm, "b", None)
     x = x if w is None else x * w.detach().to(x.dtype)
     x = x if b is None else x + b.detach().to(x.dtype)
-    return x + cache["hook_pos_embed"] if model.cfg.positional_embedding_type == "shortformer" else x
+    return with_positions(model, x, cache)
 
 
 def _input_norm(model: Model, layer: int) -> Any:
@@ -484,7 +484,7 @@ def _affine(free: str, fixed: str, model: Model, batch: Batch, head: Head, posit
     x = reads(model, batch, head.layer)
     weights = {side: weight(model, f"W_{side}")[head.layer, head.head] for side in "QK"}
     biases = {side: bias(model, f"b_{side}")[head.layer, head.head] for side in "QK"}
-    vectors = (x[:, list(positions)] @ weights[fixed] + biases[fixed]) / math.sqrt(model.cfg.d_head)
+    vectors = (x[:, list(positions)] @ weights[fixed] + biases[fixed]) / Structure(model.cfg).score_divisor
     score = AffineScore(vectors @ weights[free].T, vectors @ biases[free])
     total = forward_pass(model, batch).activations[f"blocks.{head.layer}.attn.hook_attn_scores"][:, head.head]
     real = total[:, :, list(positions)] if free == "Q" else total[:, list(positions)].mT
@@ -507,12 +507,11 @@ class _Reader:
 
     @classmethod
     def of(cls, model: Model, norm: torch.nn.Module | None) -> "_Reader":
-        kind = model.cfg.normalization_type
-        W_E = weight(model, "W_E")
-        w, b = (getattr(norm, name, None) if kind is not None else None for name in ("w", "b"))
+        structure, W_E = Structure(model.cfg), weight(model, "W_E")
+        w, b = (getattr(norm, name, None) if structure.normalizes else None for name in ("w", "b"))
         return cls(
-            normalizes=kind is not None,
-            centres=kind in ("LN", "LNPre"),
+            normalizes=structure.normalizes,
+            centres=structure.centres,
             w=W_E.new_ones(model.cfg.d_model) if w is None else w.detach().to(W_E.dtype),
             shift=W_E.new_zeros(model.cfg.d_model) if b is None else b.detach().to(W_E.dtype),
         )
@@ -536,7 +535,7 @@ def _component_outputs(model: Model, cache: Activations, before: int) -> list[_T
     W_O, b_O = weight(model, "W_O"), bias(model, "b_O")
     embed = cache["hook_embed"]
     terms = [_Term("embed", -1, embed)]
-    if "hook_pos_embed" in cache and model.cfg.positional_embedding_type != "shortformer":
+    if "hook_pos_embed" in cache and not Structure(model.cfg).positions_after_norm:
         terms.append(_Term("pos_embed", -1, cache["hook_pos_embed"]))
     for layer in range(before):
         z = cache[f"blocks.{layer}.attn.hook_z"]

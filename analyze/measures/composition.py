@@ -13,7 +13,7 @@ from headway.analyze.measures.nulls import Null, haar_null
 from headway.analyze.measures.pairs import by_pair, pairs_of_layers, scores_of_pairs
 from headway.analyze.measures.scales import SQUARE
 from headway.analyze.network.axes import PAIR
-from headway.analyze.network.requirements import needs_direct_writes, needs_layers, needs_plain_scores
+from headway.analyze.network.requirements import needs_content_scores, needs_direct_writes, needs_layers
 from headway.analyze.network.weights import ov, qk
 from headway.data.task import Batch
 from headway.models.convert import Model
@@ -64,7 +64,7 @@ def _composition(kind: Literal["q", "k", "v"], model: Model) -> xr.Dataset:
     needs_layers(name, model)
     needs_direct_writes(name, model)
     if kind != "v":
-        needs_plain_scores(name, model)
+        needs_content_scores(name, model)
     writes = ov(model)
     reads = {"q": qk, "k": lambda model: qk(model).transposed(), "v": ov}[kind](model)
     L, R = writes.left(), reads.right()

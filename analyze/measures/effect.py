@@ -11,7 +11,7 @@ from torch import Tensor
 from headway.analyze.measures.descriptions import LEAST_KNOWN
 from headway.analyze.measures.loss import task_loss
 from headway.analyze.network.axes import HEAD
-from headway.analyze.network.forward import Activations, ForwardPass, forward_pass
+from headway.analyze.network.forward import Activations, ForwardPass, forward_pass, output_from
 from headway.analyze.network.interventions import (
     output_with,
     replacement_for,
@@ -148,11 +148,7 @@ def _from_residual(
             stack = some.flatten(0, 1).to(model.W_E.dtype)
             if point.endswith("hook_z") and not model.cfg.attn_only:
                 stack = stack + block.mlp(block.ln2(stack))
-            positions = None
-            if model.cfg.positional_embedding_type == "shortformer":
-                positions = clean["hook_pos_embed"].to(stack).repeat(len(some), 1, 1)
-            padding = {name: mask.repeat(len(some), 1) for name, mask in batch.padding.items()}
-            output = model(stack, start_at_layer=layer + 1, shortformer_pos_embed=positions, **padding)
+            output = output_from(model, layer + 1, stack, clean, batch.padding, len(some))
             yield from output.unflatten(0, (len(some), -1))
 
 

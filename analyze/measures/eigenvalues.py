@@ -18,9 +18,9 @@ from headway.analyze.measures.nulls import Null, random_factors, symmetric_null
 from headway.analyze.measures.pairs import pairs_of_layers, scores_of_pairs, with_null
 from headway.analyze.network.axes import HEAD
 from headway.analyze.network.requirements import (
+    needs_content_scores,
     needs_direct_writes,
     needs_layers,
-    needs_plain_scores,
     needs_same_outputs,
 )
 from headway.analyze.network.weights import stacked, weight
@@ -77,7 +77,7 @@ def qk_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
     """
-    needs_plain_scores("qk_eigenvalue", model)
+    needs_content_scores("qk_eigenvalue", model)
     W_E = weight(model, "W_E").float()
     middle = W_E.T @ W_E
     W_Q, W_K = stacked(model, "W_Q"), stacked(model, "W_K")
@@ -94,7 +94,7 @@ def qk_eigenvalue_residual(model: Model, batch: Batch) -> xr.Dataset:
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
     """
-    needs_plain_scores("qk_eigenvalue_residual", model)
+    needs_content_scores("qk_eigenvalue_residual", model)
     W_Q, W_K = stacked(model, "W_Q"), stacked(model, "W_K")
     null = _residual_null(model.cfg.d_model, model.cfg.d_head)
     return _of_heads("qk_eigenvalue_residual", model, W_K.mT @ W_Q, _product_of_lengths(W_K, W_Q), null)
@@ -112,7 +112,7 @@ def induction_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     Raises:
         DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads); one layer.
     """
-    needs_plain_scores("induction_eigenvalue", model)
+    needs_content_scores("induction_eigenvalue", model)
     needs_layers("induction_eigenvalue", model)
     needs_direct_writes("induction_eigenvalue", model)
     W_E = weight(model, "W_E").float()

@@ -1,13 +1,12 @@
 """Attention patterns that position embeddings alone would give."""
 
-import math
-
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
 from headway.analyze.network.requirements import DoesNotApplyError, check_head, needs_plain_scores
+from headway.analyze.network.structure import Structure
 from headway.analyze.network.weights import layer_norm, weight
 from headway.data.task import Batch
 from headway.models.config import Head
@@ -25,7 +24,7 @@ def position_pattern(model: Model, batch: Batch) -> xr.Dataset:
 
     Raises:
         DoesNotApplyError: no W_pos, or a W_pos of zeros; fewer than 2 positions; attention scores that are not
-            ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+            ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
 
     Example:
         >>> from headway.models.handmade import previous_token_head
@@ -71,7 +70,7 @@ def position_attention(model: Model, head: Head) -> Float[Tensor, "query key"]:
 
 def _position_table(name: str, model: Model) -> Float[Tensor, "pos d_model"]:
     needs_plain_scores(name, model)
-    if model.cfg.positional_embedding_type == "none":
+    if Structure(model.cfg).position_point is None:
         raise DoesNotApplyError(f"{name} needs position embeddings W_pos; this network has none")
     # In float64, because scores of fresh weights are about 1e-6, too small for a softmax in float32.
     W_pos = weight(model, "W_pos").double()
@@ -81,7 +80,7 @@ def _position_table(name: str, model: Model) -> Float[Tensor, "pos d_model"]:
 
 
 def _attend(model: Model, queries: Float[Tensor, "pos d"], keys: Float[Tensor, "pos d"]) -> Float[Tensor, "query key"]:
-    scores = queries @ keys.mT / math.sqrt(model.cfg.d_head)
+    scores = queries @ keys.mT / Structure(model.cfg).score_divisor
     if model.cfg.attention_dir == "causal":
         scores = scores.masked_fill_(torch.ones_like(scores, dtype=torch.bool).triu_(1), -torch.inf)
     return scores.softmax(-1)

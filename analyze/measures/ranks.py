@@ -7,7 +7,7 @@ import xarray as xr
 from torch import Tensor
 
 from headway.analyze.network.axes import HEAD
-from headway.analyze.network.requirements import needs_direct_writes, needs_plain_scores
+from headway.analyze.network.requirements import needs_content_scores, needs_direct_writes
 from headway.analyze.network.weights import layer_norm, ov, qk
 from headway.data.task import Batch
 from headway.models.convert import Model
@@ -63,7 +63,7 @@ def rank_stable(model: Model, batch: Batch) -> xr.Dataset:
 
 
 def _rank(name: str, model: Model, rank: Callable[[Tensor], Tensor]) -> xr.Dataset:
-    needs_plain_scores(name, model)
+    needs_content_scores(name, model)
     needs_direct_writes(name, model)
     circuits = {"OV": ov(model), "QK": qk(model)}
     ranks = []

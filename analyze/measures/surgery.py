@@ -20,6 +20,7 @@ from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import Hook, forward_pass
 from headway.analyze.network.interventions import check_one_of, heads_except, output_with
 from headway.analyze.network.requirements import DoesNotApplyError, check_head, needs_plain_scores
+from headway.analyze.network.structure import Structure
 from headway.analyze.network.weights import bias, weight
 from headway.data.seeds import generator
 from headway.data.task import Batch
@@ -42,7 +43,7 @@ def qk_identity_surgery(model: Model, batch: Batch, sequences: int = SEQUENCES) 
     effect matches similar vectors or is not needed at all: compare ``ablation``.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a batch without a task.
 
     Example:
@@ -84,7 +85,7 @@ def qk_identity_loss(
     """Return the loss after ``qk_identity_surgery`` on several heads together, as the variables of ``loss``.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head that does not exist, an unknown experiment, a batch without a task.
     """
     check_one_of("experiment", experiment, get_args(Experiment))
@@ -132,7 +133,7 @@ def _qk_hooks(model: Model, heads: Iterable[Head], experiment: str) -> list[Hook
         reader = _Reader(model, layer)
         queries = reader.replaced(W_Q[layer], new_Q, b_Q[layer])
         keys = reader.replaced(W_K[layer], new_K, b_K[layer])
-        if model.cfg.positional_embedding_type == "shortformer":
+        if Structure(model.cfg).positions_after_norm:
             hooks.append(("hook_pos_embed", reader.record_positions))
         hooks += [
             (f"{block}.hook_resid_pre", reader.record),

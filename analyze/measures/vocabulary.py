@@ -18,9 +18,9 @@ from torch import Tensor
 from headway.analyze.network.axes import PAIR
 from headway.analyze.network.interventions import heads_except
 from headway.analyze.network.requirements import (
+    needs_content_scores,
     needs_direct_writes,
     needs_layers,
-    needs_plain_scores,
     needs_same_outputs,
     needs_tokens,
 )
@@ -115,7 +115,7 @@ def token_pair_rank(
     """
     needs_tokens("token_pair_rank", batch)
     if circuit == "QK":
-        needs_plain_scores("token_pair_rank", model)
+        needs_content_scores("token_pair_rank", model)
     else:
         needs_direct_writes("token_pair_rank", model)
     if pairs is None:
@@ -156,7 +156,7 @@ def k_composition_top1(model: Model, batch: Batch) -> xr.Dataset:
         [1.0, 1.0]
     """
     needs_tokens("k_composition_top1", batch)
-    needs_plain_scores("k_composition_top1", model)
+    needs_content_scores("k_composition_top1", model)
     needs_layers("k_composition_top1", model)
     needs_direct_writes("k_composition_top1", model)
     layers, heads = model.cfg.n_layers, model.cfg.n_heads

@@ -1,6 +1,6 @@
 """One forward pass over the evaluation batch, shared by all measures."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headway.analyze.network.requirements import NotNumbersError, check_batch, no_attention_weights
+from headway.analyze.network.structure import Structure
 from headway.data.task import Batch
 from headway.models.convert import Model, evaluating
+from headway.models.hooked_transformer import HookedTransformer
 
 Patterns = Float[Tensor, "layer batch head query key"]
 Activations = dict[str, Tensor]
@@ -129,6 +131,41 @@ def shared(model: Model, of: object, make: Callable[[], T], beside: object = Non
     if key not in cached:
         cached[key] = _Cached(model, (of, beside), make())
     return cached[key].result
+
+
+def with_positions(model: Model, normalized: Tensor, activations: Activations) -> Tensor:
+    """Return the input of queries and keys of a layer, from the residual stream after its ln1.
+
+    The position embeddings of this forward pass are added if the network adds them behind ln1.
+    """
+    if not Structure(model.cfg).positions_after_norm:
+        return normalized
+    return normalized + activations["hook_pos_embed"]
+
+
+def output_from(
+    model: HookedTransformer,
+    layer: int,
+    residual: Tensor,
+    activations: Activations,
+    padding: Mapping[str, Tensor],
+    times: int = 1,
+) -> Tensor:
+    """Return the output of a network whose residual stream is replaced before a layer.
+
+    Args:
+        model: The network.
+        layer: The first layer that runs.
+        residual: Residual streams ``[batch, pos, d_model]``, or ``times`` as many one after another.
+        activations: Activations of the forward pass whose positions are kept.
+        padding: ``Batch.padding`` of its sequences.
+        times: Number of residual streams for each sequence.
+    """
+    positions = None
+    if Structure(model.cfg).positions_after_norm:
+        positions = activations["hook_pos_embed"].to(residual).repeat(times, 1, 1)
+    hidden = {name: mask.repeat(times, 1) for name, mask in padding.items()}
+    return model(residual, start_at_layer=layer, shortformer_pos_embed=positions, **hidden)
 
 
 def _run(model: Model, batch: Batch) -> tuple[Tensor, Activations]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headway.analyze.network.forward import Activations, Hook, forward_pass, in_forward_pass
+from headway.analyze.network.forward import Activations, Hook, forward_pass, in_forward_pass, with_positions
 from headway.analyze.network.requirements import (
     DoesNotApplyError,
     check_batch,
@@ -23,7 +23,7 @@ from headway.analyze.network.requirements import (
 from headway.analyze.network.weights import bias, weight
 from headway.data.task import Batch
 from headway.models.config import Head
-from headway.models.convert import Model, evaluating
+from headway.models.convert import Model, evaluating, is_bridge
 from headway.models.hooked_transformer import HookedTransformer
 
 Kind = Literal["zero", "mean", "position_mean", "without_position", "resample"]
@@ -106,8 +106,8 @@ def through_paths(
         reference: A batch of the same shape; by default this batch with its sequences shifted by one.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads), a single
-            sequence and no reference.
+        DoesNotApplyError: a TransformerBridge whose attention scores are not ``x W_Q W_K.T y`` (rotary positions,
+            grouped heads), a single sequence and no reference.
         ValueError: a head or an input that does not exist, a reference of another shape.
 
     Example:
@@ -122,7 +122,9 @@ def through_paths(
         q False
         k True
     """
-    needs_plain_scores("through_paths", model)
+    if is_bridge(model):
+        # Between its queries and the residual stream may be more than W_Q.
+        needs_plain_scores("through_paths", model)
     needs_direct_writes("through_paths", model)
     check_one_of("input", input, get_args(Input))
     senders, receivers = ([check_head(model, head) for head in heads] for heads in (senders, receivers))
@@ -141,8 +143,8 @@ def through_paths(
                 x = x + (patched[point][:, :, head.head] - clean[point][:, :, head.head]) @ W_O[head]
         with torch.no_grad(), evaluating(model):
             x = model.blocks[layer].ln1(x.to(model.W_O.dtype)).to(x.dtype)
-        if input != "v" and model.cfg.positional_embedding_type == "shortformer":
-            x = x + clean["hook_pos_embed"]
+        if input != "v":
+            x = with_positions(model, x, clean)
         for head in receivers:
             if head.layer == layer:
                 value = (x @ W[head] + b[head])[:, :, None].expand(-1, -1, model.cfg.n_heads, -1)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from headway.analyze.network.structure import Structure
 from headway.data.task import Batch, check_positions
 from headway.models.config import Head
 from headway.models.convert import Model, evaluating, input_type, is_bridge
@@ -83,26 +84,25 @@ def no_attention_weights() -> DoesNotApplyError:
 def needs_plain_scores(measure: str, model: Model) -> None:
     """Refuse networks whose attention scores are not ``x W_Q W_K.T y / sqrt(d_head)``, or whose keys are shared.
 
-    Rotary and ALiBi positions act between W_Q and W_K, a query-key norm rescales queries and keys, soft caps change
-    the scores, and grouped heads have fewer keys than queries.
+    ``Structure.why_scores_are_not_plain`` gives the reasons.
     """
-    cfg = model.cfg
-    shared = getattr(cfg, "n_key_value_heads", None)
-    for holds, what in (
-        (cfg.positional_embedding_type in ("standard", "shortformer", "none"), f"{cfg.positional_embedding_type} ones"),
-        (shared in (None, cfg.n_heads), f"{cfg.n_heads} query heads over {shared} key heads"),
-        (not getattr(cfg, "use_qk_norm", False), "normalised queries and keys"),
-        (getattr(cfg, "attn_scores_soft_cap", -1.0) <= 0, "capped scores"),
-        (getattr(cfg, "use_attn_scale", True), "unscaled scores"),
-        (getattr(cfg, "attn_scale", -1.0) in (-1.0, cfg.d_head**0.5), "a scale of their own"),
-        (not getattr(cfg, "scale_attn_by_inverse_layer_idx", False), "scores that are scaled by their layer"),
-    ):
-        if not holds:
-            raise DoesNotApplyError(
-                f"{measure} needs attention scores x W_Q W_K.T y / sqrt(d_head), with positions in the residual stream "
-                f"or none; this network has {what}"
-            )
+    _refuse_scores(measure, model, Structure(model.cfg).why_scores_are_not_plain())
 
+
+def needs_content_scores(measure: str, model: Model) -> None:
+    """Refuse networks whose attention scores lack the term ``x W_Q W_K.T y / sqrt(d_head)``, or whose keys are shared.
+
+    With relative positions the scores have another term, of queries alone, beside the one that these weights make.
+    """
+    _refuse_scores(measure, model, Structure(model.cfg).why_content_is_not_plain())
+
+
+def _refuse_scores(measure: str, model: Model, what: str | None) -> None:
+    if what is not None:
+        raise DoesNotApplyError(
+            f"{measure} needs attention scores x W_Q W_K.T y / sqrt(d_head), with positions in the residual stream "
+            f"or none; this network has {what}"
+        )
     if is_bridge(model) and not _scores_are_plain_of(model):
         raise DoesNotApplyError(
             f"{measure} needs attention scores x W_Q W_K.T y / sqrt(d_head) of every earlier key; this network has "
@@ -136,7 +136,7 @@ def _scores_are_plain(bridge: "TransformerBridge") -> bool:
     for layer in range(bridge.cfg.n_layers):
         q, k, scores = (cache[f"blocks.{layer}.{ending}"] for ending in endings)
         plain = einops.einsum(q, k, "batch query head d, batch key head d -> batch head query key")
-        plain = plain / bridge.cfg.d_head**0.5
+        plain = plain / Structure(bridge.cfg).score_divisor
         visible = torch.ones_like(scores[0, 0], dtype=torch.bool)
         if bridge.cfg.attention_dir == "causal":
             visible = visible.tril()

@@ -15,8 +15,8 @@ from headway.analyze.network.axes import HEAD
 from headway.analyze.network.interventions import heads_except
 from headway.analyze.network.requirements import (
     check_head,
+    needs_content_scores,
     needs_direct_writes,
-    needs_plain_scores,
 )
 from headway.analyze.network.weights import layer_norm, weight
 from headway.models.config import Head
@@ -90,7 +90,7 @@ def best_entries(model: Model, k: int, circuit: Circuit = "OV", *, heads: Heads)
         [Entry(row=0, column=0, value=3.0), Entry(row=1, column=1, value=2.0)]
     """
     if circuit == "QK":
-        needs_plain_scores("best_entries", model)
+        needs_content_scores("best_entries", model)
     else:
         needs_direct_writes("best_entries", model)
     return circuit_of(partial(weight, model), circuit, set_of_heads(model, heads)).best(k)
@@ -124,13 +124,13 @@ class VocabularyCircuit:
     @classmethod
     def qk(cls, model: Model, head: Head) -> "VocabularyCircuit":
         """Return ``W_E W_QK W_E.T`` [query token, key token]: the attention score times sqrt(d_head)."""
-        needs_plain_scores("a QK circuit", model)
+        needs_content_scores("a QK circuit", model)
         return qk_circuit(partial(weight, model), check_head(model, head))
 
     @classmethod
     def k_composition(cls, model: Model, h1: Head, h2: Head) -> "VocabularyCircuit":
         """Return ``W_E W_QK(h2) W_OV(h1).T W_E.T`` [query token, key token]: K-composition by token."""
-        needs_plain_scores("K-composition", model)
+        needs_content_scores("K-composition", model)
         needs_direct_writes("K-composition", model)
         h1, h2 = check_head(model, h1), check_head(model, h2)
         if h1.layer >= h2.layer:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
 from headway.checkpoints import Run
@@ -16,6 +17,8 @@ PACKAGES = ("python", "torch", "lightning", "transformer_lens", "numpy")
 # A fact that came from somebody else may be of any length.
 LONGEST = 400
 _ABSENT = object()
+# Options of a network that a page gives in words.
+_NAMED = ("d_mlp", "act_fn", "attn_only", "positional_embedding_type", "normalization_type")
 
 
 def about_run(run: Run) -> Facts:
@@ -100,8 +103,16 @@ def _network(model: ModelConfig) -> str:
     return (
         f"{model.n_layers} layers of {model.n_heads} heads, d_model {model.d_model}, d_head {model.d_head}, {mlp}, "
         f"{outputs}positions {model.positional_embedding_type}, normalization {model.normalization_type}, "
-        f"{parameters(model):,} parameters"
+        + "".join(f"{name} {value}, " for name, value in _unusual(model).items())
+        + f"{parameters(model):,} parameters"
     )
+
+
+def _unusual(model: ModelConfig) -> dict[str, Any]:
+    """Return the options of a network that are not at their default, and that the sentence about it does not name."""
+    usual = {f.name: f.default for f in fields(ModelConfig) if f.init and f.default is not MISSING}
+    given = model.as_given()
+    return {name: given[name] for name in usual if name not in _NAMED and given[name] != usual[name]}
 
 
 def _optimiser(optim: Mapping[str, Any]) -> str:
@@ -112,7 +123,14 @@ def _optimiser(optim: Mapping[str, Any]) -> str:
         f"{name}, learning rate {optim.get('lr')} (warm-up over {optim.get('warmup_steps')} steps, then "
         f"{optim.get('decay')}), {own}, weight decay {optim.get('weight_decay')}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at a norm of {clip}")
+        + "".join(f", {pattern} with {_of_group(options)}" for pattern, options in optim.get("groups", {}).items())
+        + (f", each batch in {optim['accumulate']} parts" if optim.get("accumulate", 1) > 1 else "")
     )
+
+
+def _of_group(options: Mapping[str, float]) -> str:
+    names = {"lr": "learning rate", "weight_decay": "weight decay"}
+    return " and ".join(f"{names.get(name, name)} {value}" for name, value in options.items())
 
 
 def _environment(run: Run) -> Facts:

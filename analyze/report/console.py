@@ -31,9 +31,10 @@ def print_study(study: StudyResult, console: Console) -> None:
         for figure in tables:
             console.print(Text(f"\n{figure.title}"), Text(figure.note, style="dim"), sep="  ")
             console.print(_table_of(figure.data))
-    at = "" if study.step is None else f", at step {study.step}"
-    console.print(Text(f"\nClaims{at}", style="bold"))
-    console.print(_claims(study.claims))
+    if study.claims:
+        at = "" if study.step is None else f", at step {study.step}"
+        console.print(Text(f"\nClaims{at}", style="bold"))
+        console.print(_claims(study.claims))
 
 
 def rows(data: xr.Dataset) -> tuple[list[str], list[list[str]]]:

@@ -99,10 +99,27 @@ def write_studies(folder: Path, model: "TransformerBridge") -> Path:
     Raises:
         ValueError: a report.html there that is not a page of ours, or that cannot be written.
     """
-    name, packed = str(model.cfg.model_name), Packed()
-    studies = [_study(read_study(path), packed) for path in sorted(folder.glob("studies/*.nc"))]
-    data = _nothing_trained(name, folder, model) | {"studies": studies, "packed": packed.text()}
-    return _write(folder / "report.html", _text(name, {"live": False, "definitions": {}, "runs": [data]}), False)
+    cfg, name = model.cfg, str(model.cfg.model_name)
+    sizes = (
+        f"{cfg.n_layers} layers of {cfg.n_heads} heads, d_model {cfg.d_model}, d_head {cfg.d_head}, "
+        f"{cfg.d_vocab} tokens, normalization {cfg.normalization_type}"
+    )
+    studies = [read_study(path) for path in sorted(folder.glob("studies/*.nc"))]
+    return write_results(name, folder / "report.html", [("model", name), ("network", sizes)], studies)
+
+
+def write_results(
+    title: str, out: Path, about: Sequence[tuple[str, str]], results: Sequence["StudyResult | Damaged"]
+) -> Path:
+    """Write a page that has only results of studies and what they are about, and give its path.
+
+    Raises:
+        ValueError: a file there that is not a page of ours, or that cannot be written.
+    """
+    packed = Packed()
+    studies = [_study(result, packed) for result in results]
+    data = _nothing_trained(title, out.parent, about) | {"studies": studies, "packed": packed.text()}
+    return _write(out, _text(title, {"live": False, "definitions": {}, "runs": [data]}), False)
 
 
 def write_prompt_page(
@@ -236,17 +253,12 @@ def _carried(stored: StoredScores) -> list[str]:
     return [line.sentence for line in (*behaviour_lines(stored), *parts_lines(stored))] if stored.steps else []
 
 
-def _nothing_trained(name: str, folder: Path, model: "TransformerBridge") -> dict[str, Any]:
-    """Return the page's data of a model without checkpoints and scores."""
-    cfg = model.cfg
-    sizes = (
-        f"{cfg.n_layers} layers of {cfg.n_heads} heads, d_model {cfg.d_model}, d_head {cfg.d_head}, "
-        f"{cfg.d_vocab} tokens, normalization {cfg.normalization_type}"
-    )
+def _nothing_trained(name: str, folder: Path, about: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return the page's data of what has no checkpoints and no scores."""
     return {
         "name": name,
         "path": str(folder),
-        "about": [("model", name), ("network", sizes)],
+        "about": list(about),
         "trainedHere": False,
         "finished": True,
         "scored": 0,
@@ -255,8 +267,8 @@ def _nothing_trained(name: str, folder: Path, model: "TransformerBridge") -> dic
         "lastStep": 0,
         "leftOut": [],
         "lacking": [],
-        "layers": cfg.n_layers,
-        "heads": cfg.n_heads,
+        "layers": 0,
+        "heads": 0,
         "sentences": [],
         "circuits": [],
         "nothingToExplain": "",

@@ -12,6 +12,7 @@ from headway.analyze.measures.attribution import as_read, unembedding
 from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import forward_pass, hooked_forward_pass, to_zero
 from headway.analyze.network.requirements import DoesNotApplyError, needs_direct_writes
+from headway.analyze.network.structure import Structure
 from headway.analyze.network.weights import layer_norm, weight
 from headway.data.task import Batch
 from headway.models.convert import Model
@@ -43,8 +44,8 @@ def effective_embedding(model: Model, tokens: Int[Tensor, "token"], mlp: bool = 
     if wrong:
         raise ValueError(f"tokens: {wrong[0]} does not exist; this network has tokens 0 to {model.cfg.d_vocab - 1}")
     alone = Batch(tokens[:, None], tokens[:, None], torch.ones_like(tokens[:, None], dtype=torch.bool))
-    positions = [] if model.cfg.positional_embedding_type == "none" else [("hook_pos_embed", to_zero)]
-    with hooked_forward_pass(model, positions):
+    point = Structure(model.cfg).position_point
+    with hooked_forward_pass(model, [(point, to_zero)] if point else []):
         activations = forward_pass(model, alone).activations
     added = activations.get("blocks.0.hook_mlp_out")
     if mlp and added is None:

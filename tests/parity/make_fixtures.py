@@ -32,9 +32,10 @@ BATCH, POS = 2, 5
 SIZES = {"n_layers": 2, "d_model": 11, "d_head": 7, "n_heads": 3, "d_vocab": 13, "d_mlp": 19, "n_ctx": 23}
 
 # For each network: its kinds in our config's words, then under "switches", "processed", "padded" and "vectors" what
-# else is asked of it. Not processed are those whose parameters another network has as well, and two kinds that
+# else is asked of it. Not processed are those whose parameters another network has as well, and three kinds that
 # TransformerLens gets wrong: it takes an activation named solu for one with a LayerNorm of its own, and fails for want
-# of its weights; and it folds ln1 into, and centres W_pos of, shortformer networks, whose positions come after ln1.
+# of its weights; it looks for a bias of the MLP's LayerNorm beside RMSNorm; and it folds ln1 into, and centres W_pos
+# of, shortformer networks, whose positions come after ln1.
 NETWORKS: dict[str, dict[str, Any]] = {
     "standard_ln_gelu": {"act_fn": "gelu", "d_vocab_out": 17, "processed": True},
     "standard_lnpre_solu_ln_bidirectional": {
@@ -68,6 +69,33 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "no_positions_ln_solu_ln": {"act_fn": "solu_ln", "positional_embedding_type": "none", "processed": True},
     "left_padded_ln_relu": {"act_fn": "relu", "padded": True},
     "vectors_lnpre_attn_only": {"attn_only": True, "normalization_type": "LNPre", "vectors": True},
+    "rotary_rms_silu": {
+        "act_fn": "silu",
+        "normalization_type": "RMS",
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 4,
+        "rotary_base": 31,
+        "processed": True,
+    },
+    "rotary_rmspre_attn_only_padded": {
+        "attn_only": True,
+        "normalization_type": "RMSPre",
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 6,
+        "padded": True,
+    },
+    "unscaled_rms_solu_ln": {
+        "act_fn": "solu_ln",
+        "normalization_type": "RMS",
+        "use_attn_scale": False,
+    },
+    "own_scale_none_attn_only": {
+        "attn_only": True,
+        "normalization_type": None,
+        "attn_scale": 1.7,
+        "attention_dir": "bidirectional",
+        "processed": True,
+    },
 }
 
 
@@ -105,11 +133,13 @@ def build(
     from transformer_lens import HookedTransformer, HookedTransformerConfig  # pyright: ignore
 
     draws = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    has_positions = kinds.get("positional_embedding_type") != "none"
+    # Rotary positions are in the scores, and have no table.
+    has_positions = kinds.get("positional_embedding_type") not in ("none", "rotary")
 
     # TransformerLens has no network without positions; one whose table is 0 computes the same.
     theirs = {"act_fn": "relu", "normalization_type": "LN"} | SIZES | kinds
-    theirs |= {} if has_positions else {"positional_embedding_type": "standard"}
+    without = kinds.get("positional_embedding_type") == "none"
+    theirs |= {"positional_embedding_type": "standard"} if without else {}
     config = HookedTransformerConfig(**theirs, device="cpu", seed=0)  # pyright: ignore
     model = HookedTransformer(config).eval()  # pyright: ignore
     with torch.no_grad():
@@ -117,7 +147,7 @@ def build(
             values.copy_(torch.randn(values.shape, generator=draws) * 0.3)
             if parameter.endswith(".w"):
                 values += 1
-        if not has_positions:
+        if without:
             model.W_pos.zero_()
     for switch in switches or []:
         getattr(model, f"set_{switch}")(True)

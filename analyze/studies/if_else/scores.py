@@ -1,6 +1,5 @@
 """Attention scores from END, split into tokens and positions, and into principal components."""
 
-import math
 from collections.abc import Sequence
 
 import einops
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from headway.analyze.measures.attribution import as_read, attribute_inputs, reads
 from headway.analyze.network.forward import forward_pass
+from headway.analyze.network.structure import Structure
 from headway.analyze.network.weights import bias, weight
 from headway.analyze.studies.if_else.prompts import Prompts
 from headway.analyze.studies.result import Figure, Section, table
@@ -38,7 +38,10 @@ def score_parts(model: Model, prompts: Prompts, head: Head) -> xr.DataArray:
     values = torch.from_numpy(inputs.values)
     parts = torch.stack([values[:, [i for i, name in enumerate(named) if name == part]].sum(1) for part in present])
     q, k = parts[:, 0, :, prompts.end], parts[:, 1]
-    scores = einops.einsum(q, k, "i prompt d_head, j prompt key d_head -> i j prompt key") / math.sqrt(model.cfg.d_head)
+    scores = (
+        einops.einsum(q, k, "i prompt d_head, j prompt key d_head -> i j prompt key")
+        / Structure(model.cfg).score_divisor
+    )
     axes = ("query_part", "key_part", "prompt", "key")
     return xr.DataArray(scores.numpy(), {"query_part": present, "key_part": present}, axes)
 
@@ -131,7 +134,7 @@ def query_and_keys(
     x = reads(model, prompts.batch, head.layer)
     q = x[:, prompts.end] @ weight(model, "W_Q")[head] + bias(model, "b_Q")[head]
     k = x @ weight(model, "W_K")[head] + bias(model, "b_K")[head]
-    return q, k / math.sqrt(model.cfg.d_head)
+    return q, k / Structure(model.cfg).score_divisor
 
 
 def directions_section(model: Model, prompts: Prompts, heads: Sequence[Head]) -> Section:
@@ -183,7 +186,7 @@ def _key_directions(model: Model, prompts: Prompts, head: Head) -> Figure:
         f"Keys of {head}",
         found,
         terms,
-        keys / math.sqrt(model.cfg.d_head),
+        keys / Structure(model.cfg).score_divisor,
         prompts,
         "most, least: tokens whose key is furthest along the direction.",
     )

@@ -16,6 +16,7 @@ from headway.analyze.network.axes import HEAD
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.interventions import heads_except
 from headway.analyze.network.requirements import needs_plain_scores
+from headway.analyze.network.structure import Structure
 from headway.analyze.network.vocabulary import Top, VocabularyCircuit, shared_entries
 from headway.analyze.network.weights import bias, weight
 from headway.analyze.studies.if_else.prompts import Prompts
@@ -98,7 +99,7 @@ class TokenCircuits:
         x = self._tokens(head)
         queries = x @ weight(self.model, "W_Q")[head] + bias(self.model, "b_Q")[head]
         keys = x @ weight(self.model, "W_K")[head]
-        return VocabularyCircuit(queries, (keys - keys.mean(0)).mT / self.model.cfg.d_head**0.5)
+        return VocabularyCircuit(queries, (keys - keys.mean(0)).mT / Structure(self.model.cfg).score_divisor)
 
     @cached_property
     def _logits(self) -> Float[Tensor, "d_model d_vocab_out"]:
@@ -122,7 +123,7 @@ def layer_norm(model: Model, prompts: Prompts) -> Section:
     }
     if scales:
         W_E = weight(model, "W_E")
-        centred = W_E if str(model.cfg.normalization_type).startswith("RMS") else W_E - W_E.mean(-1, keepdim=True)
+        centred = W_E - W_E.mean(-1, keepdim=True) if Structure(model.cfg).centres else W_E
         scales["embeddings alone, all tokens"] = (centred.square().mean(-1) + model.cfg.eps).sqrt()
     return Section(
         "LayerNorm",

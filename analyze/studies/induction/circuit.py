@@ -1,6 +1,5 @@
 """The heads of an induction circuit, and the numbers that decide whether they form one."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -23,6 +22,7 @@ from headway.analyze.measures.loss import loss
 from headway.analyze.network.forward import hooked_forward_pass, to_zero
 from headway.analyze.network.interventions import Input, heads_except, through_paths
 from headway.analyze.network.requirements import DoesNotApplyError
+from headway.analyze.network.structure import Structure
 from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.studies.heads import heads_above, listed, mean_where, way_from_chance
 from headway.analyze.studies.induction.options import Options
@@ -151,7 +151,10 @@ def position_share(model: Model, batch: Batch, head: Head) -> float:
     if "pos_embed" not in parts.component.values:
         return np.nan
     q, k = torch.from_numpy(parts.sel(component=["pos_embed", "constant"]).sum("component").values)
-    scores = einops.einsum(q, k, "batch query d_head, batch key d_head -> batch query key") / math.sqrt(q.shape[-1])
+    scores = (
+        einops.einsum(q, k, "batch query d_head, batch key d_head -> batch query key")
+        / Structure(model.cfg).score_divisor
+    )
     uniform = uniform_pattern(model, batch)[0, :, 0]
     pattern = scores.masked_fill(uniform == 0, -torch.inf).softmax(-1)
     found, chance = (each.diagonal(-1, dim1=-2, dim2=-1).mean().item() for each in (pattern, uniform))
@@ -201,7 +204,7 @@ def lost_through(model: Model, batch: Batch, circuit: Circuit, input: Input, kno
 def without_positions(model: Model, sequences: Sequences, circuit: Circuit) -> float:
     """Return prefix_matching of the induction head without positions; NaN without positions or induction head."""
     there = _prefix_matching(model, sequences, circuit.induction)
-    if there < MAINLY or model.cfg.positional_embedding_type not in ("standard", "shortformer"):
+    if there < MAINLY or Structure(model.cfg).position_point is None:
         return np.nan
     with hooked_forward_pass(model, [("hook_pos_embed", to_zero)]):
         return _prefix_matching(model, sequences, circuit.induction)

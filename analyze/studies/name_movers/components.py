@@ -1,6 +1,5 @@
 """The attention score of the head, split by component."""
 
-import math
 from typing import Literal
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from headway.analyze.measures.attribution import as_scaled, attribute_inputs
 from headway.analyze.network.forward import forward_pass
+from headway.analyze.network.structure import Structure
 from headway.analyze.network.weights import bias, weight
 from headway.analyze.studies.name_movers.fixed import query_vectors
 from headway.analyze.studies.name_movers.sentences import Chosen, Sentences, has_mlp
@@ -119,7 +119,7 @@ def split_score(
         opposite = xr.DataArray(_at(parts.sel(input=other), batch, there).sum("component"))
     else:
         opposite = xr.DataArray((instead @ W + b).numpy(), dims=("batch", "d_head"))
-    terms = (mine * opposite).sum("d_head") / math.sqrt(model.cfg.d_head)
+    terms = (mine * opposite).sum("d_head") / Structure(model.cfg).score_divisor
     terms = _with_mlp_biases(model, sentences, chosen, side, here, opposite, terms)
     if instead is None:
         scores = forward_pass(model, batch).activations[f"blocks.{head.layer}.attn.hook_attn_scores"][:, head.head]
@@ -151,7 +151,7 @@ def _with_mlp_biases(
         b_out = model.blocks[layer].mlp.b_out.detach().float()
         read = sentences.at(as_scaled(model, sentences.batch, chosen.head.layer, b_out), place) @ W
         term = (xr.DataArray(read.numpy(), dims=("batch", "d_head")) * opposite).sum("d_head")
-        term = term / math.sqrt(model.cfg.d_head)
+        term = term / Structure(model.cfg).score_divisor
         terms = xr.where(terms.component == f"{layer}_mlp_out", terms - term, terms)
         own.append(term.expand_dims(component=[f"{layer}_b_out"]))
     return xr.concat([terms, *own], "component").transpose("component", "batch")

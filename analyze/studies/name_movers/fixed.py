@@ -18,7 +18,8 @@ from headway.analyze.measures.attribution import (
     score_given_queries,
     unembedding,
 )
-from headway.analyze.network.forward import forward_pass
+from headway.analyze.network.forward import forward_pass, with_positions
+from headway.analyze.network.structure import Structure
 from headway.analyze.network.weights import weight
 from headway.analyze.studies.name_movers.sentences import Chosen, Sentences, has_mlp
 from headway.analyze.studies.result import Figure, Section, table
@@ -130,11 +131,9 @@ def key_vectors(model: Model, sentences: Sentences, chosen: Chosen) -> dict[str,
 def _as_read(
     model: Model, sentences: Sentences, layer: int, vectors: dict[str, Float[Tensor, "batch d_model"]], place: str
 ) -> dict[str, Float[Tensor, "batch d_model"]]:
-    read = {name: as_read(model, layer, each) for name, each in vectors.items()}
-    if model.cfg.positional_embedding_type == "shortformer":
-        # Shortformer positions are added after LayerNorm.
-        positions = sentences.at(forward_pass(model, sentences.batch).activations["hook_pos_embed"], place)
-        read = {name: each + positions for name, each in read.items()}
+    cache = forward_pass(model, sentences.batch).activations
+    at_place = {name: sentences.at(cache[name], place) for name in [Structure(model.cfg).position_point] if name}
+    read = {name: with_positions(model, as_read(model, layer, each), at_place) for name, each in vectors.items()}
     return read | {"real": sentences.at(reads(model, sentences.batch, layer), place)}
 
 

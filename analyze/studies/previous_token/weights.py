@@ -9,6 +9,7 @@ import xarray as xr
 from headway.analyze.measures.attribution import qk_attribution, reads, score_given_keys
 from headway.analyze.network.axes import HEAD
 from headway.analyze.network.interventions import heads_except
+from headway.analyze.network.structure import Structure
 from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.network.weights import weight
 from headway.analyze.studies.loading import LoadedModel
@@ -23,7 +24,10 @@ def vocabulary_section(network: LoadedModel) -> Section:
     model, folded = network.model, network.folded
     spectra = torch.stack([torch.linalg.svdvals(weight(each, "W_U")) for each in (model, folded)])
     heads, every = heads_except(model), torch.arange(len(weight(folded, "W_E")))
-    maps = torch.stack([VocabularyCircuit.qk(folded, head).rows(every) for head in heads]) / model.cfg.d_head**0.5
+    maps = (
+        torch.stack([VocabularyCircuit.qk(folded, head).rows(every) for head in heads])
+        / Structure(model.cfg).score_divisor
+    )
     scores = einops.rearrange(maps, "(layer head) query key -> layer head query key", layer=model.cfg.n_layers)
     return Section(
         "Tokens",
@@ -69,7 +73,7 @@ def keys_section(model: Model, batch: Batch, top: int) -> Section:
         best = VocabularyCircuit.qk(model, head).top(queries, top)
         found = {
             "key": (("query", "rank"), best.columns.numpy()),
-            "score": (("query", "rank"), best.values.numpy() / model.cfg.d_head**0.5),
+            "score": (("query", "rank"), best.values.numpy() / Structure(model.cfg).score_divisor),
         }
         names = {"query": [f"token {token}" for token in queries.tolist()], "rank": range(1, top + 1)}
         figures += [

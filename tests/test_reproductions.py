@@ -1,0 +1,108 @@
+"""Published toys: their configurations exist, the numbers are read from runs, and verdicts say what they should."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toys import PARTLY, handmade_run
+
+from headway.__main__ import main
+from headway.analyze.measures import LIVE
+from headway.analyze.measures.scoring import measure
+from headway.analyze.studies.result import StudyResult
+from headway.checkpoints import Run
+from headway.reproductions import reproduce as reproducing
+from headway.reproductions.compared import Compared
+from headway.reproductions.numbers import FirstStep, ScoreAt, TrainingLoss
+from headway.reproductions.published import REPRODUCTIONS, find_reproduction
+from headway.reproductions.reproduction import Published, Reproduction
+
+NUMBER = TrainingLoss(7)
+
+
+def compared(ours: list[float], relation: str = "is", value: float = 2.0, within: float = 0.0) -> Compared:
+    return Compared(Published(NUMBER, value, relation, within), np.array(ours))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", REPRODUCTIONS)
+def test_every_configuration_is_a_recipe_whose_checkpoints_hold_its_numbers(name: str):
+    found = REPRODUCTIONS[name]
+    recipes = reproducing.recipes_of(name)
+    assert len(recipes) == found.seeds
+    recipe = next(iter(recipes.values()))
+    for published in found.published:
+        number = published.number
+        if isinstance(number, ScoreAt) and number.at is not None:
+            assert number.at in recipe.schedule.steps(recipe.steps)
+        if isinstance(number, TrainingLoss):
+            assert number.at < recipe.steps
+
+
+def test_a_published_number_within_the_range_of_our_runs_agrees():
+    assert compared([1.0, 3.0, 5.0]).agrees
+    assert compared([3.0, 5.0, 7.0]).agrees is False
+    assert compared([3.0, 5.0, 7.0], within=1.0).agrees
+    assert "higher, by 1 or more" in compared([3.0, 5.0, 7.0]).verdict
+    assert "lower, by 0.5 or more" in compared([-1.0, 1.0, 1.5]).verdict
+
+
+def test_a_bound_must_hold_in_every_run():
+    assert compared([3.0, 5.0, 7.0], "above").agrees
+    assert compared([1.0, 5.0, 7.0], "above").agrees is False
+    assert compared([1.0, 1.5, 1.75], "below").agrees
+    assert "2 of 3" in compared([1.0, 5.0, 7.0], "above").verdict
+
+
+def test_a_run_that_never_gets_there_breaks_a_bound_on_the_step():
+    assert compared([1.0, 1.5, math.inf], "below").holding == 2
+
+
+@pytest.mark.parametrize("relation", ["is", "above", "below"])
+def test_two_runs_give_no_verdict(relation: str):
+    assert compared([2.0, 2.0], relation).agrees is None
+    assert compared([2.0, 2.0], relation).verdict.startswith("no verdict: 2 of the 3 runs")
+
+
+def test_scores_are_read_at_a_checkpoint_and_at_the_first_one_above_a_bound(tmp_path: Path):
+    run = handmade_run(tmp_path / "run")
+    measure(run, LIVE)
+    loss, last = run.scores.loss, run.steps[-1]
+    assert ScoreAt("loss")(run) == loss.sel(step=last).item()
+    assert ScoreAt("loss", at=run.steps[0])(run) == loss.sel(step=run.steps[0]).item()
+    assert FirstStep("accuracy_repeats", above=0.99)(run) == PARTLY  # unsure, and right
+    heads = run.scores.previous_token.sel(step=last)
+    assert ScoreAt("previous_token", layer=1)(run) == heads.sel(layer=1).values.max()
+    assert FirstStep("loss", above=-1.0)(run) == run.steps[0]
+    assert FirstStep("loss", above=math.inf)(run) == math.inf
+
+
+def test_a_name_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"reproduction: 'inductoin' is not one of .* nearest is 'induction'"):
+        find_reproduction("inductoin")
+
+
+def test_a_reproduction_trains_compares_and_writes_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    small = {
+        "steps": 3, "batch_size": 2, "eval_batch_size": 2, "model.d_model": 12, "model.d_head": 3,
+        "task.length": 11, "task.period_max": 5,
+    }  # fmt: skip
+    published = (
+        Published(TrainingLoss(0, width=0), math.log(64), within=1.0),
+        Published(ScoreAt("loss"), 0.1, "below"),
+    )
+    toy = Reproduction("induction", small, "nobody", published, minutes=0.1, seeds=3)
+    monkeypatch.setitem(REPRODUCTIONS, "toy", toy)
+    out = tmp_path / "toy"
+    main(["reproduce", "toy", "--out", str(out), "--workers", "1"])
+    printed = capsys.readouterr().out
+    assert "holds in 0 of 3" in printed
+    assert "agrees" in printed
+    rows = StudyResult.read(out / "reproduction.nc").sections[0].figures[0].data
+    firsts = [Run(out / f"seed-{seed:03d}").training.loss.values[0] for seed in range(3)]
+    assert rows.ours.values[0] == np.median(firsts)
+    assert "nobody" in (out / "reproduction.html").read_text(encoding="utf-8")
+    main(["reproduce", "toy", "--out", str(out), "--workers", "1"])  # beside its own files
+    assert "3 finished before" in capsys.readouterr().out

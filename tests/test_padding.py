@@ -80,12 +80,13 @@ def padded(batch: Batch) -> Batch:
 @lru_cache
 def model_for(kind: str, direction: str, positions: str) -> HookedTransformer:
     return network(
-        d_vocab=13, d_vocab_out=13, attention_dir=direction, positional_embedding_type=positions, input_type=kind
-    )
+        d_vocab=13, d_vocab_out=13, d_head=6, attention_dir=direction, positional_embedding_type=positions,
+        input_type=kind,
+    )  # fmt: skip
 
 
 CASES = list(product(("tokens", "vectors"), ("causal", "bidirectional"), ("standard", "shortformer")))
-CASES += [("tokens", "bidirectional", "none")]
+CASES += [("tokens", "bidirectional", each) for each in ("none", "rotary", "relative")]
 
 
 def assert_same(with_padding: xr.Dataset, without: xr.Dataset) -> None:
@@ -130,7 +131,7 @@ def test_other_tools_leave_padding_out(case: tuple[str, str, str]):
     for each in (padded(batch), batch):
         found = samples(model, each, "blocks.1.attn.hook_z", lambda batch: batch.inputs[..., None].flatten(2))
         assert len(found.x) == 7 * LENGTH
-    for input in ("q", "k", "v"):
+    for input in ("q", "k", "v") if case[2] not in ("rotary", "relative") else ():
         outputs = [
             forward_with(model, each, through_paths(model, each, [Head(0, 0)], [Head(1, 1)], input))[:, :LENGTH]
             for each in (padded(batch), batch)
@@ -159,7 +160,7 @@ def test_means_over_positions_leave_padding_out(kind: Kind, what: str | Head, di
 
 @pytest.mark.parametrize("patched", [EdgePatching, NodePatching])
 @pytest.mark.parametrize("replacement", ["resample", "position_mean", "mean", "zero"])
-@pytest.mark.parametrize("case", CASES[:4], ids="-".join)
+@pytest.mark.parametrize("case", [*CASES[:4], *CASES[-2:]], ids="-".join)
 def test_replacements_of_circuits_leave_padding_out(
     patched: type[Patching], replacement: Replacement, case: tuple[str, str, str]
 ):
@@ -212,7 +213,7 @@ def test_padding_is_no_copy_of_padding():
 
 
 @pytest.mark.parametrize("direction", ["causal", "bidirectional"])
-@pytest.mark.parametrize("positions", ["standard", "shortformer"])
+@pytest.mark.parametrize("positions", ["standard", "shortformer", "rotary", "relative"])
 def test_gradients_of_a_padded_batch_are_those_without_padding(direction: str, positions: str):
     model, batch = model_for("tokens", direction, positions), plain("tokens")
     gradients = []

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headway.analyze.measures.scoring import measure
     from headway.analyze.studying import study
     from headway.checkpoints.run import Run
+    from headway.data.finite import FiniteTask
     from headway.data.task import Batch, Task
     from headway.models.config import Head, ModelConfig
     from headway.models.hooked_transformer import HookedTransformer
@@ -27,6 +28,7 @@ __version__ = version("headway")
 __all__ = [
     "MEASURES",
     "Batch",
+    "FiniteTask",
     "Head",
     "HookedTransformer",
     "ModelConfig",
@@ -47,6 +49,7 @@ __getattr__ = exporter(
     {
         "MEASURES": "headway.analyze.measures",
         "Batch": "headway.data.task",
+        "FiniteTask": "headway.data.finite",
         "Head": "headway.models.config",
         "HookedTransformer": "headway.models.hooked_transformer",
         "ModelConfig": "headway.models.config",

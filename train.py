@@ -43,7 +43,7 @@ from headway.checkpoints.recipe import Recipe, TrainerConfig
 from headway.checkpoints.resuming import check_resume_file
 from headway.checkpoints.run import Run
 from headway.checkpoints.schedule import Schedule
-from headway.data.task import Task
+from headway.data.task import Batch, Task, check_positions
 from headway.devices import StopTogether, other_ranks
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
@@ -379,18 +379,29 @@ def check_first_batch(recipe: Recipe) -> None:
             task.evaluation_batch(recipe.eval_seed, recipe.eval_batch_size),
             task.batch(recipe.seed, 0, recipe.batch_size),
         ):
-            if model.input_type == "tokens" and not 0 <= batch.targets.min() <= batch.targets.max() < model.d_vocab_out:
-                raise ValueError(
-                    f"task: targets from {batch.targets.min()} to {batch.targets.max()} are not valid; "
-                    f"this network puts out 0 to {model.d_vocab_out - 1}"
-                )
+            check_positions(batch, "task")
             if not batch.mask.any():
                 raise ValueError("task: no position of its batch counts; mask must be True somewhere")
+            check_targets_fit(batch, model.d_vocab_out)
         with torch.no_grad():
-            task.loss(network(batch.inputs), batch)  # the training batch
+            task.loss(network(batch.inputs, **batch.padding), batch)  # the training batch
     except (RuntimeError, MemoryError) as error:
         said = str(error).splitlines()[0] if str(error) else "out of memory"
         raise ValueError(f"the first step cannot be taken: {said}") from error
+
+
+def check_targets_fit(batch: Batch, outputs: int) -> None:
+    """A ValueError for targets, where they count, that are none of the network's outputs."""
+    targets = batch.targets[batch.mask]
+    if targets.is_floating_point():
+        if targets.shape[1:] != (outputs,):
+            numbers = " x ".join(map(str, targets.shape[1:])) or "1"
+            raise ValueError(f"task: targets of {numbers} numbers are not valid; this network puts out {outputs}")
+    elif not 0 <= targets.min() <= targets.max() < outputs:
+        raise ValueError(
+            f"task: targets from {targets.min()} to {targets.max()} are not valid; "
+            f"this network puts out 0 to {outputs - 1}"
+        )
 
 
 def check_hardware(config: TrainerConfig) -> None:

@@ -18,6 +18,7 @@ ADDED_LATER = (
     "schedule.state_every", "model.use_attn_scale", "model.attn_scale", "model.biases", "model.init_mode",
     "model.rotary_dim", "model.rotary_base",
     "model.tie_word_embeddings", "model.embd_pdrop", "model.attn_pdrop", "model.resid_pdrop",
+    "optim.groups", "optim.accumulate",
 )  # fmt: skip
 _KINDS = {
     "task": dict, "model": dict, "optim": dict, "schedule": dict, "trainer": dict,

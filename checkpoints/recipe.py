@@ -21,7 +21,7 @@ from headway.checkpoints.schedule import Schedule
 from headway.data.seeds import check_seed
 from headway.data.task import Task
 from headway.models.config import ModelConfig
-from headway.models.optim import OptimConfig
+from headway.models.optim import OptimConfig, grouped
 from headway.options import nearest, parse
 
 # Fields of ModelConfig that a task has as well.
@@ -101,6 +101,16 @@ class Recipe:
             raise ValueError(
                 f"trainer.devices: {self.trainer.devices} is not valid; they share out {self.batch_size} sequences"
             )
+        parts = self.trainer.devices * self.optim.accumulate
+        if self.batch_size < parts:
+            raise ValueError(
+                f"optim.accumulate: {self.optim.accumulate} is not valid; it must leave each of {parts} parts some of "
+                f"{self.batch_size} sequences"
+            )
+        try:
+            grouped((name for name, _ in self.model.weight_shapes()), self.optim.groups)
+        except ValueError as error:
+            raise ValueError(f"optim.{error}") from None
         for name in ("seed", "eval_seed"):
             check_seed(name, getattr(self, name))
         self.schedule.steps(self.steps)
@@ -112,10 +122,19 @@ class Recipe:
         for name, have, needed in (
             ("model.n_ctx", model.n_ctx, task.n_ctx),
             ("model.d_vocab", model.d_vocab, task.d_vocab),
-            ("model.d_vocab_out", model.d_vocab_out, task.d_vocab),
+            ("model.d_vocab_out", model.d_vocab_out, task.d_vocab_out),
         ):
             if have < needed:
                 raise ValueError(f"{name}: {have} is too small; the task needs {needed}")
+        if task.n_sequences is not None:
+            for name, which, most in (
+                ("batch_size", "to train on", task.n_sequences.training),
+                ("eval_batch_size", "held out", task.n_sequences.held_out),
+            ):
+                if getattr(self, name) > most:
+                    raise ValueError(
+                        f"{name}: {getattr(self, name)} is not valid; the task has only {most} sequences {which}"
+                    )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: what config.yaml holds, and what ``from_dict`` takes."""
@@ -170,12 +189,15 @@ class Recipe:
         """This recipe as defaults of ``parser``: sizes that follow from others go on following them."""
         parts = {part: asdict(getattr(self, part)) for part in ("task", *self.parts)}
         parts["model"] = self.model.as_given()
+        if self.task.d_vocab_out != self.task.d_vocab:
+            outputs = self.model.d_vocab_out
+            parts["model"]["d_vocab_out"] = -1 if outputs == self.task.d_vocab_out else outputs
         plain = {name: value for name, value in vars(self).items() if name not in parts}
         return plain | {f"{part}.{name}": value for part, options in parts.items() for name, value in options.items()}
 
     @property
     def sizes_of_task(self) -> list[str]:
-        """The sizes of the network that are the task's, and so change with it; d_vocab_out follows d_vocab itself.
+        """The sizes of the network that are the task's, and so change with it; d_vocab_out of -1 follows by itself.
 
         Example:
             >>> from headway.data.previous_token import PreviousToken
@@ -192,6 +214,8 @@ class Recipe:
         for part, kind in {"task": task, **cls.parts}.items():
             if part == "model":
                 values[part] = {**values[part], **{name: getattr(values["task"], name) for name in following}}
+                if values["task"].d_vocab_out != values["task"].d_vocab and values[part].get("d_vocab_out", -1) == -1:
+                    values[part]["d_vocab_out"] = values["task"].d_vocab_out
             try:
                 values[part] = kind(**values[part])
             except ValueError as error:
@@ -323,4 +347,4 @@ def _our_tasks() -> list[str]:
     """Import paths of the tasks in headway.data."""
     modules = [importlib.import_module(f"headway.data.{m.name}") for m in pkgutil.iter_modules(headway.data.__path__)]
     kinds = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
-    return [import_path(kind) for kind in kinds if issubclass(kind, Task) and kind is not Task]
+    return [import_path(kind) for kind in kinds if issubclass(kind, Task) and not isabstract(kind)]

@@ -10,6 +10,7 @@ import torch
 
 from headway.checkpoints.run import Run
 from headway.models.hooked_transformer import HookedTransformer
+from headway.models.optim import grouped
 
 # What Lightning needs to go on, each with its type.
 NEEDED = {
@@ -94,8 +95,10 @@ def _check_parts(checkpoint: dict[str, Any]) -> None:
         raise KeyError("fit_loop")
     for scheduler in checkpoint["lr_schedulers"]:
         int(scheduler["last_epoch"])
-    # The optimiser numbers the weights in their order.
-    shapes = [value.shape for value in checkpoint["state_dict"].values()]
+    # The optimiser numbers the weights in the order of its groups.
+    weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+    groups = grouped(weights, checkpoint["recipe"]["optim"].get("groups", {}))
+    shapes = [weights[name].shape for names in groups.values() for name in names]
     for optimizer in checkpoint["optimizer_states"]:
         for number, state in optimizer["state"].items():
             for name, value in state.items():

@@ -272,7 +272,13 @@ class Run:
                 f"run: {self.weights_file(step)}, or config.json beside it, is damaged ({error})"
             ) from None
         model.eval()
-        return model.processed() if processed else model
+        return model.processed(center_unembed=self._puts_out_logits(config)) if processed else model
+
+    def _puts_out_logits(self, config: ModelConfig) -> bool:
+        """Return whether outputs mean the same after a constant is added to all of them, as numbers do not."""
+        if config.input_type == "vectors" or config.d_vocab_out == config.d_vocab:
+            return config.input_type == "tokens"
+        return not self.task.evaluation_batch(self.recipe.eval_seed, 1).targets.is_floating_point()
 
     def batch(self) -> "Batch":
         """The fixed evaluation batch, on which every step of this run is scored."""

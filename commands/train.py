@@ -42,7 +42,7 @@ recipes:
   --together 64         with --seeds: up to so many of them in one process, which is worth it on an accelerator only
 
 headway train RECIPE --help lists the options of that recipe. Sizes of the network that the task decides (model.n_ctx,
-model.d_vocab, model.input_type) follow the task's options unless they are given.
+model.d_vocab, model.d_vocab_out, model.input_type) follow the task's options unless they are given.
 """
 
 
@@ -104,9 +104,20 @@ def base_recipe(name: str | None, config: str | None, task_path: str | None, tru
         task = kind()
     except ValueError as error:
         raise ValueError(f"task.{error}") from None
-    fitted = {"n_ctx": task.n_ctx, "d_vocab": task.d_vocab, "d_vocab_out": -1, "input_type": task.input_type}
+    fitted = {
+        "n_ctx": task.n_ctx,
+        "d_vocab": task.d_vocab,
+        "d_vocab_out": task.d_vocab_out,
+        "input_type": task.input_type,
+    }
     model = type(base.model)(**{**base.model.as_given(), **fitted})
-    return type(task).__name__, replace(base, task=task, model=model)
+    # A set of sequences may be smaller than the batches of another task.
+    training, held_out = task.n_sequences or (base.batch_size, base.eval_batch_size)
+    batch_sizes = {
+        "batch_size": min(base.batch_size, training),
+        "eval_batch_size": min(base.eval_batch_size, held_out),
+    }
+    return type(task).__name__, replace(base, task=task, model=model, **batch_sizes)
 
 
 def _train(name: str, base: "Recipe", rest: list[str], live: bool, trust: bool) -> None:

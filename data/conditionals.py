@@ -233,11 +233,13 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
             f"batches: lengths {lengths} are not valid; there must be at least one batch, all of one length and "
             "with the same info"
         )
+    padded = any(batch.attention_mask is not None for batch in batches)
     return Batch(
         inputs=torch.cat([batch.inputs for batch in batches]),
         targets=torch.cat([batch.targets for batch in batches]),
         mask=torch.cat([batch.mask for batch in batches]),
         info={name: torch.cat([batch.info[name] for batch in batches]) for name in batches[0].info},
+        attention_mask=torch.cat([batch.real for batch in batches]) if padded else None,
     )
 
 

@@ -14,19 +14,27 @@ from headway.data.task import Batch, Task
 
 
 class StackedBatch(NamedTuple):
-    """One batch of each member; if ``padded``, with zeros up to the longest, at which ``mask`` is False."""
+    """One batch of each member; if ``padded``, with zeros up to the longest, at which ``mask`` is False.
+
+    ``attention_mask`` is False at these and at the padding of each batch; None if there is neither.
+    """
 
     inputs: Int[Tensor, "member batch pos"] | Float[Tensor, "member batch pos d_vocab"]
     targets: Int[Tensor, "member batch pos"] | Float[Tensor, "member batch pos d_vocab_out"]
     mask: Bool[Tensor, "member batch pos"]
     info: Mapping[str, Tensor]
     padded: bool
+    attention_mask: Bool[Tensor, "member batch pos"] | None
 
     def to(self, device: torch.device | str) -> StackedBatch:
         """Return the same batch with its tensors on ``device``."""
         info = {name: value.to(device) for name, value in self.info.items()}
         return self._replace(
-            inputs=self.inputs.to(device), targets=self.targets.to(device), mask=self.mask.to(device), info=info
+            inputs=self.inputs.to(device),
+            targets=self.targets.to(device),
+            mask=self.mask.to(device),
+            info=info,
+            attention_mask=None if self.attention_mask is None else self.attention_mask.to(device),
         )
 
 
@@ -60,12 +68,15 @@ def stacked(batches: Sequence[Batch]) -> StackedBatch:
         >>> stacked([task.batch(seed, index=0, batch_size=2) for seed in range(3)]).inputs.shape
         torch.Size([3, 2, 5])
     """
+    padded = len({batch.mask.shape for batch in batches}) > 1
+    hides = padded or any(batch.attention_mask is not None for batch in batches)
     return StackedBatch(
         inputs=_padded([batch.inputs for batch in batches]),
         targets=_padded([batch.targets for batch in batches]),
         mask=_padded([batch.mask for batch in batches]),
         info={name: _padded([batch.info[name] for batch in batches]) for name in batches[0].info},
-        padded=len({batch.mask.shape for batch in batches}) > 1,
+        padded=padded,
+        attention_mask=_padded([batch.real for batch in batches]) if hides else None,
     )
 
 

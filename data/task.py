@@ -49,7 +49,9 @@ class Batch(NamedTuple):
     @property
     def real(self) -> Bool[Tensor, "batch pos"]:
         """True at every position that is not padding."""
-        return torch.ones_like(self.mask) if self.attention_mask is None else self.attention_mask
+        if self.attention_mask is not None:
+            return self.attention_mask
+        return torch.ones(self.inputs.shape[:2], dtype=torch.bool, device=self.inputs.device)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch with its tensors on ``device``."""
@@ -314,3 +316,43 @@ def masked_mean(loss: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"
         1.0
     """
     return loss.where(mask, 0).sum() / mask.sum()
+
+
+def check_positions(batch: Batch, name: str = "batch") -> None:
+    """Refuse a mask or padding that does not fit the inputs.
+
+    Args:
+        batch: Sequences.
+        name: The argument that an error names.
+
+    Raises:
+        ValueError: a mask of another shape or dtype, padding that is not at the end, a sequence that is padding
+            everywhere, a position that counts and is padding.
+
+    Example:
+        >>> tokens, mask = torch.tensor([[1, 2, 0]]), torch.tensor([[True, True, False]])
+        >>> check_positions(Batch(tokens, tokens, mask, attention_mask=mask.flip(1)))
+        Traceback (most recent call last):
+        ValueError: batch: its sequence 0 has padding before its end; its attention_mask must be True first, then False
+    """
+    shape, real = batch.inputs.shape[:2], batch.attention_mask
+    for which, mask in {"mask": batch.mask, "attention_mask": batch.real}.items():
+        if mask.dtype != torch.bool:
+            raise ValueError(f"{name}: its {which} is {mask.dtype}; it must be torch.bool")
+        if mask.shape != shape:
+            raise ValueError(
+                f"{name}: its {which} has the shape {tuple(mask.shape)}; it must have that of the inputs, "
+                f"{tuple(shape)}"
+            )
+    if real is None:
+        return
+    for found, what in (
+        (~real.any(1), "is padding everywhere; its attention_mask must be True somewhere"),
+        (
+            (real[:, 1:] & ~real[:, :-1]).any(1),
+            "has padding before its end; its attention_mask must be True first, then False",
+        ),
+        ((batch.mask & ~real).any(1), "counts a position that is padding; its mask must be False there"),
+    ):
+        if found.any():
+            raise ValueError(f"{name}: its sequence {int(found.nonzero()[0])} {what}")

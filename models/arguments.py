@@ -229,7 +229,9 @@ def checked_mask(mask: ArrayLike, shape: Sequence[int], name: str = "attention_m
     mask = as_tensor(name, mask, "0 at padding and 1 elsewhere")
     if mask.ndim == 1 and shape[0] == 1:
         mask = mask[None]
-    if mask.is_complex() or mask.shape != tuple(shape) or not ((mask == 0) | (mask == 1)).all():
+    # Of bools nothing is read, so that a transform of torch.func can have them.
+    valid = mask.dtype == torch.bool or (not mask.is_complex() and bool(((mask == 0) | (mask == 1)).all()))
+    if mask.shape != tuple(shape) or not valid:
         raise ValueError(
             f"{name}: {mask.dtype} of shape {tuple(mask.shape)} is not valid; it must be 0 at padding and 1 "
             f"elsewhere, of shape {tuple(shape)}"

@@ -198,7 +198,7 @@ class LayerNorm(LayerNormPre):
     def __init__(self, cfg: ModelConfig, length: int):
         super().__init__(cfg)
         self.w = nn.Parameter(torch.ones(length))
-        add_bias(self, "b", cfg, length)
+        self.b = nn.Parameter(torch.zeros(length))
 
     def forward(self, x: Float[Tensor, "batch pos *head d"]) -> Float[Tensor, "batch pos *head d"]:
         """Normalise the last axis of ``x``, then scale and shift it."""
@@ -424,15 +424,18 @@ class Attention(nn.Module):
         q: Float[Tensor, "batch pos d_head"],
         k: Float[Tensor, "batch pos d_head"],
         v: Float[Tensor, "batch pos d_head"],
+        attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_head"]:
         """Return the weighted values of one head from its queries, keys and values, without hooks."""
         if self.cfg.positional_embedding_type == "rotary":
-            q, k = (self.rotary(x[:, :, None])[:, :, 0] for x in (q, k))
-        if self.has_kernel:
+            q, k = (self.rotary(x[:, :, None], attention_mask)[:, :, 0] for x in (q, k))
+        if self.has_kernel and attention_mask is None:
             return attend(q[:, None], k[:, None], v[:, None], self.cfg)[:, 0]
-        content = in_full_precision(q) @ in_full_precision(k).mT
-        scores = content[:, None] + relative_scores(q[:, :, None], self.W_rel[head, None], self.cfg)
-        return self.masked(scores / self.cfg.score_divisor)[:, 0].softmax(-1).to(v.dtype) @ v
+        scores = (in_full_precision(q) @ in_full_precision(k).mT)[:, None]
+        if not self.has_kernel:
+            scores = scores + relative_scores(q[:, :, None], self.W_rel[head, None], self.cfg)
+        pattern = self.masked(scores / self.cfg.score_divisor, attention_mask)[:, 0].softmax(-1)
+        return pattern.to(v.dtype) @ v
 
     def fused(
         self,

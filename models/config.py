@@ -10,7 +10,7 @@ ActFn = Literal["relu", "gelu", "gelu_new", "silu", "solu", "solu_ln"]
 Normalization = Literal["LN", "LNPre", "RMS", "RMSPre"]
 Positions = Literal["standard", "shortformer", "none", "rotary", "relative"]
 InitMode = Literal[
-    "gpt2", "inverse_sqrt_d_model", "transformer_lens",
+    "gpt2", "gpt2_scaled", "inverse_sqrt_d_model", "transformer_lens",
     "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal",
 ]  # fmt: skip
 
@@ -69,13 +69,16 @@ class ModelConfig:
         normalization_type: LN; LNPre (centre and scale, no weights); RMS (scale, with weights and no biases); RMSPre
             (scale); null for no normalisation.
         eps: Added to the variance inside a LayerNorm.
-        initializer_range: Standard deviation of the initial weights with init_mode gpt2; biases start at 0.
+        initializer_range: Standard deviation of the initial weights with init_mode gpt2 or gpt2_scaled; biases start
+            at 0.
         input_type: tokens, which select rows of W_E, or vectors, which are multiplied by W_E.
         use_attn_scale: Divide attention scores by attn_scale.
         attn_scale: Divisor of attention scores; -1 means sqrt(d_head).
-        biases: Give a bias to queries, keys, values, the outputs of attention, MLPs, the unembedding and LayerNorms.
-        init_mode: Distribution of the initial weights. gpt2 is normal with the standard deviation initializer_range,
-            which the others do not use; inverse_sqrt_d_model is normal with 1 / sqrt(d_model), transformer_lens with
+        biases: Give a bias to queries, keys, values, the outputs of attention, MLPs and the unembedding; LayerNorms
+            have theirs in any case.
+        init_mode: Distribution of the initial weights. gpt2 is normal with the standard deviation initializer_range;
+            gpt2_scaled divides W_O and W_out by sqrt(2 n_layers), as GPT-2 and minGPT do. The others do not use
+            initializer_range: inverse_sqrt_d_model is normal with 1 / sqrt(d_model), transformer_lens with
             0.8 / sqrt(d_model); xavier and kaiming, normal or uniform, are those of TransformerLens.
         rotary_dim: Number of entries of each query and key that rotary positions turn; null means d_head.
         rotary_base: Base of the angles of rotary positions.
@@ -112,7 +115,7 @@ class ModelConfig:
     initializer_range: float = 0.02
     input_type: Literal["tokens", "vectors"] = "tokens"
     use_attn_scale: bool = True
-    attn_scale: float = -1
+    attn_scale: float = -1.0
     biases: bool = True
     init_mode: InitMode = "gpt2"
     rotary_dim: int | None = None
@@ -209,7 +212,7 @@ class ModelConfig:
         """
 
         for name, shape in self._shapes_with_biases():
-            if self.biases or not name.rpartition(".")[2].startswith("b"):
+            if self.biases or not name.rpartition(".")[2].startswith("b_"):
                 yield name, shape
 
     def _shapes_with_biases(self) -> Iterator[tuple[str, tuple[int, ...]]]:

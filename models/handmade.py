@@ -78,6 +78,20 @@ def first_token_head() -> tuple[HookedTransformer, Batch]:
     return model, _batch()
 
 
+def offset_head(offset: int = 3) -> tuple[HookedTransformer, Batch]:
+    """One head that attends to position q - ``offset``; a position that has none attends uniformly."""
+    model = _blank(n_layers=1, n_heads=1)
+    _attend_to(model, 0, 0, lambda q: q - offset)
+    return model, _batch()
+
+
+def mirror_head() -> tuple[HookedTransformer, Batch]:
+    """One head that attends to position n - 1 - q, as far from the end as q is from the start."""
+    model = _blank(n_layers=1, n_heads=1)
+    _attend_to(model, 0, 0, lambda q: N_CTX - 1 - q)
+    return model, _batch()
+
+
 def duplicate_token_head() -> tuple[HookedTransformer, Batch]:
     """One head that attends to earlier copies of the current token, or to its own position if there is none.
 

@@ -48,7 +48,7 @@ from headway.models.config import ModelConfig
 from headway.models.generation import Generation
 from headway.models.hooks import SWITCHES, CheckedHooks
 from headway.models.initialization import initial_weight
-from headway.models.processing import process_weights
+from headway.models.processing import process_weights, with_own_weights
 from headway.models.stacked_weights import StackedWeights
 from headway.models.strings import check_only_for_strings, is_strings
 from headway.options import shown
@@ -142,7 +142,7 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             raise ValueError(f"draws: {shown(draws)} is not valid; it must be a torch.Generator")
         for name, parameter in self.named_parameters():
             if name.rpartition(".")[2].startswith("W_"):
-                parameter.copy_(initial_weight(self.cfg, parameter.shape, draws))
+                parameter.copy_(initial_weight(self.cfg, name, parameter.shape, draws))
 
     def forward(
         self,
@@ -343,7 +343,8 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
 
         LayerNorm weights are folded into the weights that read them, weights that write to the residual stream are
         centred (a LayerNorm removes their component along the all-ones vector; RMSNorm does not, and leaves them), and
-        b_V is folded into b_O. Tied embeddings become two matrices. By default
+        b_V is folded into b_O. Tied embeddings become two matrices, and absent biases
+        weights. By default
         the unembedding is centred for tokens, where this shifts all logits equally, and not for vectors, where it would
         change the output.
 
@@ -387,30 +388,33 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
         weights = _checked_weights(state_dict)
         if missing := sorted(set(self.state_dict()) - set(weights)):
             raise ValueError(f"state_dict: {missing[0]!r} is missing; it must hold every weight of this network")
-        if self.cfg.tie_word_embeddings:
-            self._untie()
-            weights["unembed.W_U"] = weights["embed.W_E"].T
+        weights, whole = with_own_weights(weights, self.cfg)
         processed = process_weights(
             weights,
-            self.cfg,
+            whole,
             folds,
             center_writing_weights,
             center_unembed,
             fold_value_biases,
             refactor_factored_attn_matrices,
         )
+        self._add_weights()
         if folds:
             self._drop_ln_weights()
         self.load_state_dict(processed)
 
-    def _untie(self) -> None:
-        """Give the unembedding a W_U of its own."""
-        self.cfg.tie_word_embeddings = False
-        unembed = Unembed(self.cfg).to(self.W_E)
-        if self.cfg.biases:
-            unembed.b_U = self.unembed.b_U
-        self.unembed = unembed
-        self.setup()
+    def _add_weights(self) -> None:
+        """Give the network the biases that it lacks, and the unembedding a W_U of its own."""
+        for module in self.modules():
+            for name, bias in list(module.named_buffers(recurse=False)):
+                if name.startswith("b_"):
+                    delattr(module, name)
+                    setattr(module, name, nn.Parameter(bias))
+        self.cfg.biases = True
+        if self.cfg.tie_word_embeddings:
+            self.cfg.tie_word_embeddings = False
+            self.unembed = Unembed(self.cfg).to(self.W_E)
+            self.setup()
 
     def _drop_ln_weights(self) -> None:
         """Replace each norm with one that has no weights."""

@@ -131,21 +131,30 @@ class TrainingModule(L.LightningModule):
             return self._loss_and_gradient(batch, optimizer)
 
     def _loss_and_gradient(self, batch: Batch, optimizer: torch.optim.Optimizer | LightningOptimizer) -> Tensor:
-        processes = self.trainer.world_size
-        if processes == 1:
-            loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs), batch), batch.mask)
-            self.loss = loss.detach()
-        else:
-            loss = self._own_share(batch) * processes
-            self.loss = self.trainer.strategy.reduce(loss.detach(), reduce_op="mean")
+        """Return the mean loss of a batch, and add up its gradient over the parts in which the batch is computed."""
         optimizer.zero_grad()
+        processes, parts = self.trainer.world_size, self.optim.accumulate
+        if processes * parts == 1:
+            loss = masked_mean(self.task.loss(self.forward_pass(batch.inputs, **batch.padding), batch), batch.mask)
+            self._take_gradient(loss)
+            self.loss = loss.detach()
+            return loss
+        losses = []
+        for part in range(parts):
+            loss = self._own_share(batch, part) * processes
+            self._take_gradient(loss)
+            losses.append(loss.detach())
+        own = torch.stack(losses).sum()
+        self.loss = own if processes == 1 else self.trainer.strategy.reduce(own, reduce_op="mean")
+        return own
+
+    def _take_gradient(self, loss: Tensor) -> None:
         # Lightning casts all that a step computes; gradients have the types of what they are gradients of.
         with torch.autocast(self.device.type, enabled=False):
-            if processes > 1 or self.trainer.precision == "16-mixed":
+            if self.trainer.world_size > 1 or self.trainer.precision == "16-mixed":
                 self.manual_backward(loss)  # which takes the mean over processes, and scales
             else:
                 loss.backward()
-        return loss
 
     @contextmanager
     def _seeded_dropout(self, index: int) -> Iterator[None]:
@@ -159,15 +168,18 @@ class TrainingModule(L.LightningModule):
             torch.manual_seed(generator("dropout", self.seed, place).initial_seed())
             yield
 
-    def _own_share(self, batch: Batch) -> Tensor:
-        """Return the part of the mean loss of a batch that is of this process's rows: each of several has some."""
-        own = batch.at(slice(self.global_rank, None, self.trainer.world_size))
-        return self.task.loss(self.forward_pass(own.inputs), own).where(own.mask, 0).sum() / batch.mask.sum()
+    def _own_share(self, batch: Batch, part: int) -> Tensor:
+        """Return what the rows of one part of this process's share of a batch add to the batch's mean loss."""
+        processes = self.trainer.world_size
+        own = batch.at(slice(self.global_rank + processes * part, None, processes * self.optim.accumulate))
+        output = self.forward_pass(own.inputs, **own.padding)
+        return self.task.loss(output, own).where(own.mask, 0).sum() / batch.mask.sum()
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and a schedule that multiplies its learning rate by ``optim.factor`` at each step."""
         # With 16-mixed a fused optimiser unscales the gradients itself, after clipping, and Lightning refuses that.
-        optimizer = self.optim.build(self.model.parameters(), fused=self.trainer.precision != "16-mixed")
+        groups = self.optim.parameter_groups(self.model.named_parameters())
+        optimizer = self.optim.build(groups, fused=self.trainer.precision != "16-mixed")
         schedule = LambdaLR(optimizer, lambda step: self.optim.factor(step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -176,10 +188,11 @@ class TrainingModule(L.LightningModule):
         norm_before = self.grad_norm
         bound = math.inf if self.optim.max_grad_norm is None else self.optim.max_grad_norm
         # The optimiser has a list of all weights; to look for those of each module takes as long as to clip them.
-        (group,) = optimizer.param_groups
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(group["params"], bound)
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(weights, bound)
         done = self.global_step
-        self.unlogged.append(Update(done + 1, self.loss, self.grad_norm, group["lr"]))
+        lr = self.optim.lr * self.optim.factor(done, self.steps)
+        self.unlogged.append(Update(done + 1, self.loss, self.grad_norm, lr))
         # Reading a number from an accelerator waits for its computation, so the check runs every log_every steps there.
         if self.device.type != "cpu" and done % self.log_every:
             return

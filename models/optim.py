@@ -1,13 +1,16 @@
-"""Configuration of the optimiser: learning rate, warm-up, decay, and gradient clipping."""
+"""Configuration of the optimiser: learning rate, warm-up, decay, groups of weights, and gradient clipping."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
 
 import torch
 
 OptimizerName = Literal["AdamW", "Adam", "SGD"]
+# Options that a group of weights may have of its own.
+OF_GROUP = ("lr", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,15 @@ class OptimConfig:
         warmup_steps: Number of steps of linear warm-up to lr.
         decay: Schedule after the warm-up: constant, or cosine or linear decay to 0 at the last step.
         max_grad_norm: Value at which the L2 norm of the gradient is clipped; null for no clipping.
+        groups: Options of some weights, by a pattern of their names in the state dict, such as ``{"*.b_*":
+            {weight_decay: 0}}``: lr, its peak, and weight_decay. Of several patterns that match, the first counts.
+        accumulate: Number of parts in which a batch is computed, one after another, for one update: less memory, and
+            the gradient of the whole batch to rounding.
 
     Raises:
         ValueError: the optimiser or decay is unknown, lr is not finite and above 0, a beta or the momentum is outside
-            [0, 1), weight_decay is negative or not finite, warmup_steps is negative, or max_grad_norm is not above 0.
+            [0, 1), weight_decay is negative or not finite, warmup_steps is negative, max_grad_norm is not above 0, a
+            group has other options or values, or accumulate is below 1.
     """
 
     optimizer: OptimizerName = "AdamW"
@@ -37,6 +45,8 @@ class OptimConfig:
     warmup_steps: int = 0
     decay: Literal["constant", "cosine", "linear"] = "constant"
     max_grad_norm: float | None = 1.0
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))  # a list is valid too
@@ -58,8 +68,27 @@ class OptimConfig:
                 f"max_grad_norm: {self.max_grad_norm} is not valid; it must be above 0, or null for no clipping"
             )
 
-    def build(self, parameters: Iterable[torch.nn.Parameter], fused: bool) -> torch.optim.Optimizer:
-        """Return the optimiser of ``parameters``; with ``fused``, one kernel updates all of them."""
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate: {self.accumulate} is not valid; it must be 1 or more")
+        for pattern, options in self.groups.items():
+            _check_group(pattern, options)
+
+    def parameter_groups(self, weights: Iterable[tuple[str, torch.nn.Parameter]]) -> list[dict[str, Any]]:
+        """Return weights with their names as the groups of ``groups``, in the form that an optimiser takes.
+
+        Raises:
+            ValueError: a pattern that matches no weight.
+        """
+        named = dict(weights)
+        return [
+            {"params": [named[name] for name in names], **self.groups.get(pattern, {})}
+            for pattern, names in grouped(named, self.groups).items()
+        ]
+
+    def build(
+        self, parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]], fused: bool
+    ) -> torch.optim.Optimizer:
+        """Return the optimiser of weights, or of ``parameter_groups``; with ``fused``, one kernel updates a group."""
         own = {"momentum": self.momentum} if self.optimizer == "SGD" else {"betas": self.betas}
         kind = getattr(torch.optim, self.optimizer)
         return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused, **own)
@@ -78,3 +107,42 @@ class OptimConfig:
             return 1.0
         done = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
         return 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+
+
+def grouped(names: Iterable[str], patterns: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of weights by the first pattern that matches each; first, under ``""``, those that none matches.
+
+    The optimiser numbers the weights in this order.
+
+    Raises:
+        ValueError: a pattern that matches no weight, or none that an earlier pattern leaves.
+
+    Example:
+        >>> grouped(["embed.W_E", "blocks.0.attn.W_Q", "blocks.0.attn.b_Q"], ["*.b_*"])
+        {'': ['embed.W_E', 'blocks.0.attn.W_Q'], '*.b_*': ['blocks.0.attn.b_Q']}
+    """
+    patterns = list(patterns)
+    found: dict[str, list[str]] = {"": [], **{pattern: [] for pattern in patterns}}
+    for name in names:
+        found[next((pattern for pattern in patterns if fnmatchcase(name, pattern)), "")].append(name)
+    for pattern in patterns:
+        if not found[pattern]:
+            raise ValueError(
+                f"groups: {pattern!r} matches no weight of this network that an earlier pattern leaves; "
+                "it must match some, such as 'embed.W_E'"
+            )
+    return {pattern: some for pattern, some in found.items() if some}
+
+
+def _check_group(pattern: str, options: Mapping[str, float]) -> None:
+    """Refuse a group with other options than those of ``OF_GROUP``, or with none, or with values that are not valid."""
+    if not pattern:
+        raise ValueError("groups: '' is not valid; it must be a pattern of names of weights, such as '*.b_*'")
+    if not options or not set(options) <= set(OF_GROUP):
+        raise ValueError(
+            f"groups: {pattern!r} has the options {', '.join(options) or 'none'}; they must be some of lr, weight_decay"
+        )
+    for name, value in options.items():
+        if not (math.isfinite(value) and (value > 0 or (name == "weight_decay" and value == 0))):
+            least = "above 0" if name == "lr" else "0 or more"
+            raise ValueError(f"groups: {name} {value} of {pattern!r} is not valid; it must be finite and {least}")

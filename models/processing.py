@@ -36,18 +36,11 @@ def process_weights(
     if center_unembed and cfg.input_type == "vectors":
         raise ValueError("center_unembed: True is not valid for vectors; it would change the output")
     weights = {name: value.detach().clone() for name, value in state_dict.items()}
-    # ProcessWeights reads every bias.
-    like = weights["embed.W_E"]
-    absent = {name: like.new_zeros(shape) for name, shape in replace(cfg, biases=True).weight_shapes()}
-    absent = {name: zeros for name, zeros in absent.items() if name.rpartition(".")[2].startswith("b_")}
-    absent = {name: zeros for name, zeros in absent.items() if name not in weights}
-    weights.update(absent)
     if fold_ln:
         fold_layer_norms(weights, cfg)
     processed = ProcessWeights.process_weights(
         dict(weights),
-        # ProcessWeights recognises a transposed W_U by d_vocab, where it should use d_vocab_out.
-        replace(cfg, d_vocab=cfg.d_vocab_out),
+        _for_transformer_lens(cfg),
         fold_ln=False,
         center_writing_weights=center_writing_weights and cfg.normalization_type in ("LN", "LNPre"),
         center_unembed=center_unembed,
@@ -57,7 +50,32 @@ def process_weights(
     if shortformer:
         # ProcessWeights also centres W_pos, but shortformer positions are added after the LayerNorm.
         processed["pos_embed.W_pos"] = weights["pos_embed.W_pos"]
-    return {name: value for name, value in processed.items() if name not in absent}
+    return processed
+
+
+def with_own_weights(weights: Mapping[str, Tensor], cfg: ModelConfig) -> tuple[dict[str, Tensor], ModelConfig]:
+    """Return the weights and the configuration of a network that computes the same with biases, and without ties.
+
+    Folding a LayerNorm gives a network biases, and the unembedding that reads it is no longer the embedding.
+    """
+    whole = replace(cfg, biases=True, tie_word_embeddings=False)
+    found = dict(weights)
+    if cfg.tie_word_embeddings:
+        found["unembed.W_U"] = found["embed.W_E"].T
+    for name, shape in whole.weight_shapes():
+        if name.rpartition(".")[2].startswith("b_") and not cfg.biases:
+            found.setdefault(name, found["embed.W_E"].new_zeros(shape))
+    return found, whole
+
+
+def _for_transformer_lens(cfg: ModelConfig) -> ModelConfig:
+    """Return a configuration from which ProcessWeights finds the weights of this network.
+
+    It recognises a transposed W_U by d_vocab, where it should use d_vocab_out, and it looks for a W_pos unless it knows
+    that there is none.
+    """
+    positions = cfg.positional_embedding_type if cfg.has_W_pos else "none"
+    return replace(cfg, d_vocab=cfg.d_vocab_out, positional_embedding_type=positions)
 
 
 def fold_layer_norms(weights: dict[str, Tensor], cfg: ModelConfig) -> None:

@@ -73,15 +73,19 @@ class StackedModule(L.LightningModule):
     def losses_of(self, batch: StackedBatch) -> Float[Tensor, "member"]:
         """Return the mean loss of each member over the positions where its mask is True."""
         first = self.members[0]
-        if batch.padded and first.model.cfg.attention_dir != "causal":
-            raise ValueError("task: its batches differ in length, and bidirectional attention would see the padding")
+        # A causal query that is not padding never sees any, because padding comes last.
+        hides = first.model.cfg.attention_dir != "causal"
+        padding = {} if batch.attention_mask is None or not hides else {"attention_mask": batch.attention_mask}
 
-        def loss(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor, mask: Tensor, info: Any) -> Tensor:
-            output = functional_call(first.model, weights, (inputs,))
-            return masked_mean(first.task.loss(output, Batch(inputs, targets, mask, info, first.task)), mask)
+        def loss(
+            weights: dict[str, Tensor], inputs: Tensor, targets: Tensor, mask: Tensor, info: Any, padding: Any
+        ) -> Tensor:
+            output = functional_call(first.model, weights, (inputs,), padding)
+            own = Batch(inputs, targets, mask, info, first.task, **padding)
+            return masked_mean(first.task.loss(output, own), mask)
 
         weights = dict(zip(self.names, self.stack.values(), strict=True))
-        return vmap(loss)(weights, batch.inputs, batch.targets, batch.mask, dict(batch.info))
+        return vmap(loss)(weights, batch.inputs, batch.targets, batch.mask, dict(batch.info), padding)
 
     def training_step(self, batch: StackedBatch, batch_idx: int) -> Tensor:
         """Return the sum of the members' losses, whose gradient is for each member that of its own loss."""
@@ -92,7 +96,8 @@ class StackedModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return one optimiser of the stack, and its schedule; it treats each number by itself, as in a single run."""
         optim, steps = self.members[0].optim, self.members[0].steps
-        optimizer = optim.build(self.stack.values(), fused=True)
+        groups = optim.parameter_groups(zip(self.names, self.stack.values(), strict=True))
+        optimizer = optim.build(groups, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optim.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -101,7 +106,7 @@ class StackedModule(L.LightningModule):
         before = self.grad_norms
         gradients = [weight.grad for weight in self.stack.values() if weight.grad is not None]
         self.grad_norms = clip_each(gradients, self.members[0].optim.max_grad_norm)
-        lr = self.optimizers().param_groups[0]["lr"]  # pyright: ignore
+        lr = self.members[0].optim.lr * self.members[0].optim.factor(self.global_step, self.members[0].steps)
         self.new.append(StackedUpdate(self.global_step + 1, self.losses, self.grad_norms, lr))
         # Reading a number from an accelerator waits for its computation.
         if self.device.type != "cpu" and self.global_step % self.members[0].log_every:

@@ -74,22 +74,18 @@ def check_stackable(recipe: Recipe) -> None:
     """Refuse options of a run that a stack cannot have.
 
     Raises:
-        ValueError: dropout, a compiled forward pass, half precision with a scaled loss, or bidirectional attention to
-            batches that differ in length.
+        ValueError: dropout, accumulated gradients, a compiled forward pass, or half precision with a scaled loss.
     """
-    attention, task = recipe.model.attention_dir, recipe.task
-    lengths = {task.batch(recipe.seed, index, recipe.batch_size).mask.shape for index in range(5)}
-    if attention != "causal" and len(lengths) > 1:
-        raise ValueError(
-            f"model.attention_dir: {attention} is not valid with together for batches that differ in length, because "
-            "it would see the padding; it must be causal"
-        )
     for name in DROPOUTS:
         if getattr(recipe.model, name):
             raise ValueError(
                 f"model.{name}: {getattr(recipe.model, name)} is not valid with together, because the dropout of a "
                 "member would not be that of its run alone; it must be 0"
             )
+    if recipe.optim.accumulate > 1:
+        raise ValueError(
+            f"optim.accumulate: {recipe.optim.accumulate} is not valid with together; a stack computes whole batches"
+        )
     if recipe.compile:
         raise ValueError("compile: True is not valid with together; a stack is not compiled")
     if recipe.trainer.precision == "16-mixed":
@@ -121,7 +117,10 @@ def check_losses(recipes: Sequence[Recipe]) -> None:
         raise ValueError(f"together: {task} cannot be trained for several seeds at once ({reason})") from None
     with torch.no_grad():
         pairs = zip(members, batches, strict=True)
-        alone = [masked_mean(each.task.loss(each.model(batch.inputs), batch), batch.mask) for each, batch in pairs]
+        alone = [
+            masked_mean(each.task.loss(each.model(batch.inputs, **batch.padding), batch), batch.mask)
+            for each, batch in pairs
+        ]
     if not torch.allclose(losses.detach(), torch.stack(alone), rtol=1e-3, equal_nan=True):
         raise ValueError(
             f"together: {task} cannot be trained for several seeds at once, because its loss is {losses.tolist()} in "

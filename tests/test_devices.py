@@ -14,7 +14,13 @@ from headway.checkpoints.recipe import TrainerConfig
 from headway.replay import densify
 from headway.sweeps.train_all import check_all
 
-TWO = replace(TOKENS, trainer=TrainerConfig(devices=2), schedule=replace(TOKENS.schedule, state_every=1))
+# Each process computes its share of a batch in two parts.
+TWO = replace(
+    TOKENS,
+    optim=replace(TOKENS.optim, accumulate=2),
+    trainer=TrainerConfig(devices=2),
+    schedule=replace(TOKENS.schedule, state_every=1),
+)
 
 
 def test_two_processes_take_the_updates_of_one_and_write_every_file_once(trained: Train, tmp_path: Path):

@@ -18,6 +18,8 @@ from headway.analyze.measures.attention import (
     current_token,
     duplicate_token,
     first_token,
+    fixed_offset,
+    mirror,
     prefix_matching,
     previous_token,
 )
@@ -29,6 +31,8 @@ from headway.models.handmade import (
     current_token_head,
     duplicate_token_head,
     first_token_head,
+    mirror_head,
+    offset_head,
     previous_token_head,
     uniform_head,
 )
@@ -80,7 +84,7 @@ def scores_of(*networks: tuple[HookedTransformer, Batch]) -> xr.Dataset:
     """What a run would have that kept these networks, one a step; bands of attention reach .1 beyond chance."""
     steps: list[xr.Dataset] = []
     for model, batch in networks:
-        measures = (previous_token, prefix_matching, duplicate_token, current_token, first_token)
+        measures = (previous_token, prefix_matching, duplicate_token, current_token, first_token, fixed_offset, mirror)
         scores = xr.Dataset()
         for each in measures:
             scores = scores.merge(each(model, batch))
@@ -100,6 +104,8 @@ def scores_of(*networks: tuple[HookedTransformer, Batch]) -> xr.Dataset:
         (current_token_head, "current_token"),
         (first_token_head, "first_token"),
         (duplicate_token_head, "duplicate_token"),
+        (offset_head, "fixed_offset"),
+        (mirror_head, "mirror"),
         (uniform_head, ""),
     ],
 )

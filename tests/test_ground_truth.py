@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ from headway.models.handmade import (
     linear_network,
     low_rank_head,
     memorised,
+    mirror_head,
+    offset_head,
     previous_token_head,
     table_of_sums,
     uniform_head,
@@ -99,6 +102,44 @@ def all_of_the_spread(model: HookedTransformer, batch: Batch) -> float:
     spread = float(BY_NAME["qk_attribution"](model, batch).qk_attribution.sel(layer=1, head=1).sum())
     assert spread > 1
     return spread
+
+
+@dataclass(frozen=True)
+class Split(RepeatedTokens):
+    """Repeats, whose targets are wrong in what is trained on or in what is held out."""
+
+    trained_on_wrong: bool = False
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        return self._repeats(generator, batch_size, self.trained_on_wrong)
+
+    def sample_held_out(self, generator: torch.Generator, batch_size: int) -> Batch:
+        return self._repeats(generator, batch_size, not self.trained_on_wrong)
+
+    def _repeats(self, generator: torch.Generator, batch_size: int, wrong: bool) -> Batch:
+        batch = super().sample(generator, batch_size)
+        targets = (batch.targets + 1) % D_VOCAB if wrong else batch.targets
+        return batch._replace(targets=targets, mask=TASK.parts(batch)["repeats"])
+
+
+def remembering() -> Network:
+    """An induction circuit that is right about what it is trained on, and wrong about what is held out."""
+    task = Split(n_tokens=12, length=17, period_min=5, period_max=7, late_start=0.0)
+    return k_pair()[0], task.evaluation_batch(seed=0, batch_size=29)
+
+
+def forgetting() -> Network:
+    task = Split(n_tokens=12, length=17, period_min=5, period_max=7, late_start=0.0, trained_on_wrong=True)
+    return k_pair()[0], task.evaluation_batch(seed=0, batch_size=29)
+
+
+def loss_on_what_it_was_trained_on(model: HookedTransformer, batch: Batch) -> float:
+    assert batch.task is not None
+    seen = batch.task.seen_batch(0, 29)
+    with torch.no_grad():
+        found = masked_mean(TASK.loss(model(seen.inputs), seen), seen.mask).item()
+    assert found > 1
+    return found
 
 
 class Case(NamedTuple):
@@ -271,6 +312,11 @@ ACCEPTS = [
     Case(previous_token_head, "previous_token", HEAD, 1),
     Case(current_token_head, "current_token", HEAD, 1),
     Case(first_token_head, "first_token", HEAD, 1),
+    Case(offset_head, "fixed_offset", HEAD, 1),
+    Case(offset_head, "fixed_offset", HEAD, 3, "fixed_offset_best"),
+    Case(mirror_head, "mirror", HEAD, 1),
+    Case(remembering, "training_loss", {}, 0),
+    Case(remembering, "training_accuracy", {}, 1),
     Case(duplicate_token_head, "duplicate_token", HEAD, 1),
     Case(k_pair, "prefix_matching", LAST, 1),
     Case(twice(k_pair), "induction_stripe", LAST, 1),
@@ -383,6 +429,14 @@ REJECTS = [
     Case(idle_vectors, "linearity", {"layer": 0, "inputs": "data"}, NAN),
     Case(copying_head, "outside_embedding", {"layer": 0}, 0),
     Case(uniform_head, "outside_embedding", {"layer": 0}, NAN),
+    # Half of the queries have a key up to 9 positions back; of these 8 one is 9 from position 0.
+    Case(first_token_head, "fixed_offset", HEAD, 1 / 8),
+    Case(uniform_head, "fixed_offset", HEAD, CHANCE),
+    Case(previous_token_head, "fixed_offset", HEAD, 0),
+    Case(previous_token_head, "mirror", HEAD, 0),
+    Case(uniform_head, "mirror", HEAD, CHANCE),
+    Case(forgetting, "training_loss", {}, loss_on_what_it_was_trained_on),
+    Case(forgetting, "training_accuracy", {}, 0),
     Case(uniform_head, "ablation", HEAD, 0),
     Case(uniform_head, "effect", HEAD, NAN),
     Case(k_pair, "effect", {"layer": 0, "head": 1}, 0),
@@ -413,7 +467,7 @@ def test_a_measure_accepts_its_own_and_rejects_the_others(case: Case):
         expected = float(reference.sel({axis: case.where[str(axis)] for axis in reference.dims if axis in case.where}))
         assert 0 < expected < 1
     # A perfect head leaves 1e-5 of its attention to others; on a loss of 20 that is more.
-    of_losses = ("loss", "in_context", "path_patch", "qk_identity_surgery")
+    of_losses = ("loss", "training_loss", "in_context", "path_patch", "qk_identity_surgery")
     assert value == pytest.approx(expected, abs=1e-3 if case.measure in of_losses else 2e-5, nan_ok=True)
 
 

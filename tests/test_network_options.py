@@ -16,16 +16,19 @@ import pytest
 import torch
 from random_networks import SIZES, assert_close, inputs_for, keep, network
 from test_derivatives import WAYS, by_double_backward, loss_of, parameters_of
+from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from toys import TOKENS, Counting
 
 from headway.analyze import MEASURES
+from headway.analyze.circuits.graph import Edge
 from headway.analyze.circuits.patching import EdgePatching
 from headway.analyze.measures.ablation import ablated_loss
 from headway.analyze.measures.attention import previous_token
 from headway.analyze.measures.attribution import attribute_outputs, attribute_scores
 from headway.analyze.measures.nulls import untrained
 from headway.analyze.network.forward import shared_forward_pass
+from headway.analyze.network.interventions import output_with, through_paths
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.report.about import parameters
 from headway.checkpoints.config import ADDED_LATER
@@ -181,6 +184,17 @@ def test_circuits_are_those_of_the_network(kind: str):
     assert loss == pytest.approx(ablated_loss(model, batch, Head(0, 1), "position_mean").loss.item())
 
 
+@pytest.mark.parametrize("input", ["q", "k", "v"])
+@kinds
+def test_a_patched_path_is_the_edge_of_the_circuit(kind: str, input: Any):
+    model, batch = of_kind(kind), TASK.evaluation_batch(seed=0, batch_size=5)
+    patching = EdgePatching(model, batch, replacement="resample")
+    kept = np.ones(len(patching.graph.edges), dtype=bool)
+    kept[patching.graph.index[Edge("L0H1", "L1H2", input)]] = False
+    hooks = through_paths(model, batch, [Head(0, 1)], [Head(1, 2)], input)
+    assert_close(patching.run(kept, patching.clean).output, output_with(model, batch, hooks), 1e-11)
+
+
 @lru_cache
 def scores_of(kind: str) -> dict[str, Any]:
     model, batch = of_kind(kind), TASK.evaluation_batch(seed=0, batch_size=5)
@@ -202,6 +216,21 @@ def test_every_measure_has_a_number_or_a_reason(kind: str):
             assert name == "effect" or score.notnull().any(), name
         else:
             assert "\n" not in score
+
+
+@pytest.mark.parametrize("kind", ["no biases", "tied", "tied, no biases, RMS"])
+def test_processed_weights_are_all_weights_of_their_own(kind: str):
+    """Folding gives biases to a network without, and makes the unembedding another than the embedding."""
+    model = of_kind(kind)
+    simpler = model.processed()
+    assert set(network(d_vocab=17, normalization_type="LNPre").state_dict()) == set(simpler.state_dict())
+    assert (model.cfg.biases, model.cfg.tie_word_embeddings) == (
+        KINDS[kind].get("biases", True), KINDS[kind].get("tie_word_embeddings", False)
+    )  # fmt: skip
+    loaded = of_kind(kind)
+    loaded.load_and_process_state_dict(model.state_dict())
+    for name, weight in simpler.state_dict().items():
+        assert torch.equal(weight, loaded.state_dict()[name])
 
 
 # The scale of attention
@@ -247,7 +276,8 @@ def test_scores_are_split_at_their_own_scale(kind: str):
 def test_a_network_without_biases_is_one_whose_biases_are_zero():
     without, model = of_kind("no biases"), network(d_vocab=17, act_fn="gelu")
     weights = without.state_dict()
-    assert not any(name.rpartition(".")[2].startswith("b") for name in weights)
+    # LayerNorms keep theirs, which is called b.
+    assert not any(name.rpartition(".")[2].startswith("b_") for name in weights)
     model.load_state_dict({name: weights.get(name, torch.zeros_like(w)) for name, w in model.state_dict().items()})
     assert_close(without(inputs_for(model)), model(inputs_for(model)))
     assert not without.b_Q.any()
@@ -283,7 +313,7 @@ def test_rotary_positions_turn_pairs_and_leave_the_rest():
         for pair, angle in (([0, 2], 1.0), ([1, 3], 13**-0.5)):
             assert_close(after[..., pair].norm(dim=-1), before[..., pair].norm(dim=-1))
             first, second = (torch.view_as_complex(each[0, 3, 1, pair].contiguous()) for each in (before, after))
-            turn = torch.polar(torch.tensor(1.0).double(), torch.tensor(3 * angle).double())
+            turn = torch.polar(torch.ones((), dtype=torch.float64), torch.tensor(3 * angle, dtype=torch.float64))
             assert abs(second / first - turn) < 1e-12
 
 
@@ -503,7 +533,7 @@ def test_dropout_of_an_update_depends_on_the_seed_and_its_number_alone():
 
     def gradients(seed: int, indices: list[int]) -> list[Tensor]:
         module = TrainingModule(HookedTransformer(cfg), Counting(), OptimConfig(), 9, 5, seed)
-        module.trainer = SimpleNamespace(world_size=1, precision="32-true")  # pyright: ignore[reportAttributeAccessIssue]
+        module.trainer = SimpleNamespace(world_size=1, global_rank=0, precision="32-true")  # pyright: ignore[reportAttributeAccessIssue]
         found = []
         for index in indices:
             before = torch.get_rng_state()
@@ -518,8 +548,12 @@ def test_dropout_of_an_update_depends_on_the_seed_and_its_number_alone():
     assert not torch.equal(gradients(5, [4])[0], second[0])
 
 
-def test_a_run_with_dropout_that_resumes_is_the_undisturbed_one(tmp_path: Path):
-    recipe = replace(TOKENS, model=replace(TOKENS.model, n_layers=1, attn_pdrop=0.2, resid_pdrop=0.3, embd_pdrop=0.1))
+def test_a_run_with_dropout_groups_and_parts_that_resumes_is_the_undisturbed_one(tmp_path: Path):
+    recipe = replace(
+        TOKENS,
+        model=replace(TOKENS.model, n_layers=1, attn_pdrop=0.2, resid_pdrop=0.3, embd_pdrop=0.1),
+        optim=replace(TOKENS.optim, groups={"*.W_?": {"lr": 0.02}, "*.b_*": {"weight_decay": 0.0}}, accumulate=2),
+    )
     whole = train(**vars(recipe), out=tmp_path / "whole", measures=(), progress=False)
     step = TrainingModule.loss_and_gradient
 
@@ -552,6 +586,7 @@ def test_a_stack_refuses_dropout(name: str):
     ("mode", "variance", "bound"),
     [
         ("gpt2", 0.3**2, None),
+        ("gpt2_scaled", 0.3**2, None),
         ("inverse_sqrt_d_model", 1 / 101, None),
         ("transformer_lens", 0.64 / 101, None),
         ("xavier_normal", 2 / (101 + 5 * 43), None),
@@ -573,9 +608,17 @@ def test_initial_weights_have_the_variance_of_their_mode(mode: InitMode, varianc
     assert torch.equal(W_Q, HookedTransformer(cfg, seed=3).blocks[0].attn.W_Q)
 
 
+def test_what_writes_to_the_stream_starts_smaller_with_gpt2_scaled():
+    cfg = ModelConfig(n_layers=3, d_model=101, n_ctx=7, d_head=43, n_heads=5, d_vocab=13)
+    plain, scaled = (HookedTransformer(replace(cfg, init_mode=mode)) for mode in ("gpt2", "gpt2_scaled"))
+    for name, weight in scaled.named_parameters():
+        factor = 6**-0.5 if name.endswith((".W_O", ".W_out")) else 1
+        torch.testing.assert_close(weight, factor * plain.get_parameter(name))
+
+
 def test_nulls_are_initialised_as_the_network_is():
     cfg = ModelConfig(n_layers=1, d_model=101, n_ctx=7, d_head=43, n_heads=5, d_vocab=13, init_mode="kaiming_uniform")
-    assert untrained(cfg).blocks[0].attn.W_Q.abs().max() == pytest.approx((6 / 101) ** 0.5, rel=1e-2)
+    assert untrained(cfg).blocks[0].attn.W_Q.abs().max().item() == pytest.approx((6 / 101) ** 0.5, rel=1e-2)
 
 
 # Files

@@ -73,8 +73,9 @@ def test_fixtures_cover_every_kind():
             configs.append(json.loads(file.metadata()["fixture"])["config"])
     assert {c["act_fn"] for c in configs} == {"relu", "gelu", "gelu_new", "silu", "solu", "solu_ln"}
     for kind, default, valid in [
-        ("normalization_type", "LN", {"LN", "LNPre", None}),
-        ("positional_embedding_type", "standard", {"standard", "shortformer", "none"}),
+        ("normalization_type", "LN", {"LN", "LNPre", "RMS", "RMSPre", None}),
+        ("positional_embedding_type", "standard", {"standard", "shortformer", "none", "rotary"}),
+        ("use_attn_scale", True, {True, False}),
         ("attention_dir", "causal", {"causal", "bidirectional"}),
         ("attn_only", False, {True, False}),
         ("input_type", "tokens", {"tokens", "vectors"}),
@@ -83,7 +84,7 @@ def test_fixtures_cover_every_kind():
 
 
 def test_weights_have_their_names(theirs: Fixture):
-    buffers = (".mask", ".IGNORE")
+    buffers = (".mask", ".IGNORE", ".rotary_sin", ".rotary_cos")
     assert any(name.endswith(buffers) for name in theirs.under("weights."))
     names = {name for name in theirs.under("weights.") if not name.endswith(buffers)}
     assert set(theirs.model.state_dict()) == names
@@ -130,7 +131,7 @@ def test_processed_weights_are_theirs(theirs: Fixture):
         assert_close(simpler(**theirs.arguments), theirs.tensors["processed_logits"], atol=1e-5)
         # What theirs kept beyond ours are the LayerNorm weights that folding used up, and the buffers.
         left = set(processed) - set(simpler.state_dict())
-        assert all(name.endswith((".mask", ".IGNORE")) for name in left)
+        assert all(name.endswith((".mask", ".IGNORE", ".rotary_sin", ".rotary_cos")) for name in left)
 
 
 # Simpler weights, the same function

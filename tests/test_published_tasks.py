@@ -109,7 +109,7 @@ def test_the_losses_of_predictors_are_the_baselines(task: MarkovChains | LinearR
         each = task.loss(output, batch).where(batch.mask, 0).sum(1) / batch.mask.sum(1)
         mean, error = mean_and_error(each)
         # The baselines are estimates too, from more sequences.
-        assert abs(mean - baselines[name]) < 5 * error, name
+        assert abs(mean - baselines[name]) < 5 * error + 1e-6, name
     by_position = task.baselines_by_position()
     assert all(losses.isfinite().tolist() == batch.mask[0].tolist() for losses in by_position.values())
     last = int(batch.mask[0].nonzero().max())

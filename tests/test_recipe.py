@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from toys import TOKENS, VECTORS, Counting
+from toys import TOKENS, VECTORS, Adding, Counting
 
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.files import holds_run
 from headway.checkpoints.recipe import TrainerConfig, task_class
 from headway.checkpoints.schedule import Schedule
+from headway.commands.train import base_recipe
 from headway.data.seeds import check_seed
 from headway.data.task import Task
+from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
 
@@ -153,6 +155,22 @@ class Nested(Counting):
 @dataclass(frozen=True)
 class Hidden(Counting):
     hidden: int = field(default=3, init=False)
+
+
+def test_the_outputs_of_a_network_follow_its_task():
+    """Without a word of d_vocab_out they are as many as the final task has, be they fewer or more than its tokens."""
+    base = replace(TOKENS, task=Adding(), model=ModelConfig(1, 8, 3, 4, 2, 6, 5), batch_size=4, eval_batch_size=4)
+    larger = base.changed({"task.modulus": 11})
+    assert (larger.model.d_vocab, larger.model.d_vocab_out) == (12, 11)
+    assert base.changed({"task.modulus": 3, "model.d_vocab": 7}).model.d_vocab_out == 3
+    wide = replace(base, model=replace(base.model, d_vocab_out=6))
+    assert wide.changed({"seed": 1}).model.d_vocab_out == 6
+    assert Recipe.from_dict(yaml.safe_load(wide.to_yaml()), trust=True) == wide
+    assert base.changed({"model.d_vocab_out": 6}).model.d_vocab_out == 6
+    with pytest.raises(ValueError, match=r"^model.d_vocab_out: 4 is too small; the task needs 5"):
+        replace(base, model=replace(base.model, d_vocab_out=4))
+    assert base_recipe(None, None, "toys:Signs", True)[1].model.d_vocab_out == 5
+    assert base_recipe(None, None, "toys:Adding", True)[1].batch_size == 13
 
 
 @pytest.mark.parametrize(("task", "name"), [(Nested(), "schedule"), (Hidden(), "hidden")], ids=["nested", "hidden"])

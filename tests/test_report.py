@@ -37,6 +37,8 @@ from headway.checkpoints.files import ENVIRONMENT
 from headway.checkpoints.run import UPDATE_TAGS
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import ScoreFile, read_file, score_file, write_scores
+from headway.data.markov_chains import MarkovChains
+from headway.data.modular_addition import ModularAddition
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch
 from headway.models.hooked_transformer import HookedTransformer
@@ -258,7 +260,7 @@ def test_a_step_that_died_half_scored_is_left_out_and_named(run: Run):
     data = run_of(write_report(run))
     assert data["steps"] == run.steps[:-1]
     assert data["leftOut"] == [[17, f"loss, attention not scored; headway measure {run.path} does it"]]
-    measure(run, MEASURES[:4])
+    measure(run, [each for each in MEASURES if each.name in ("loss", "attention")])
     assert run_of(write_report(run))["leftOut"] == []
 
 
@@ -593,6 +595,14 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return scored_by_all(tmp_path_factory.mktemp("runs") / "vectors", VECTORS)
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Runs of tasks with measures of their own."""
+    folder = tmp_path_factory.mktemp("runs")
+    tasks = (MarkovChains(n_states=13, length=11), ModularAddition(p=13))
+    return [scored_by_all(folder / type(task).__name__, replace(TOKENS, task=task)) for task in tasks]
+
+
 def shown_in(data: dict[str, Any]) -> set[str]:
     """The measures that a figure of the page shows."""
     figures = ("perHead", "perPair", "curves", "spectra")
@@ -604,9 +614,9 @@ def shown_in(data: dict[str, Any]) -> set[str]:
     }
 
 
-def test_every_measure_is_in_a_figure_or_named_as_not_shown(twice: Run, vectors: Run):
+def test_every_measure_is_in_a_figure_or_named_as_not_shown(twice: Run, vectors: Run, others: list[Run]):
     scored = set()
-    for run in (twice, vectors):
+    for run in (twice, vectors, *others):
         measures = {path.stem for path in run.path.glob("scores/step-*/*")}
         data = run_of(write_report(run))
         not_shown = {each["name"]: each["axes"] for each in data["notShown"]}
@@ -616,6 +626,15 @@ def test_every_measure_is_in_a_figure_or_named_as_not_shown(twice: Run, vectors:
             assert run.scores[name].dims == ("step", *axes)
         scored |= measures
     assert scored == {each.name for each in MEASURES}
+
+
+def test_the_distance_from_each_predictor_is_a_curve(others: list[Run]):
+    chains, _ = others
+    curves = {each["label"]: each for each in run_of(write_report(chains))["curves"]}
+    for name in ("uniform", "unigram", "bigram"):
+        (line,) = curves[f"predictor_distance, {name}"]["lines"]
+        expected = chains.scores.predictor_distance.sel(predictor=name)
+        np.testing.assert_allclose(line["values"], expected, rtol=1 / 4000)
 
 
 def test_scores_of_the_network_and_of_layers_are_curves(vectors: Run):

@@ -11,9 +11,10 @@ import lightning as L
 import pytest
 import torch
 import xarray as xr
+from random_networks import assert_close
 from threads import Threads
 from torch import Tensor
-from toys import NO_POSITIONS, TOKENS, VECTORS, Counting, CountsNothing, Draws, Spikes, Spoilt, Train
+from toys import NO_POSITIONS, TOKENS, VECTORS, Counting, CountsNothing, Draws, HoldsZero, Spikes, Spoilt, Train
 
 from headway.__main__ import main
 from headway.checkpoints import Recipe, Run
@@ -21,7 +22,8 @@ from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.stacked import of_member, of_stack
 from headway.data.stacked_batches import StackedBatches, stacked
-from headway.data.task import Batch
+from headway.data.task import Batch, masked_mean
+from headway.models.config import ModelConfig
 from headway.models.lightning_module import DivergedError, TrainingModule
 from headway.models.optim import OptimConfig
 from headway.models.stacked_module import StackedModule, clip_each
@@ -33,10 +35,25 @@ from headway.train import StoppedError, fit, resume, train, training_module
 
 SEEDS = (3, 5, 11)
 SHORTFORMER = replace(TOKENS, model=replace(TOKENS.model, positional_embedding_type="shortformer"))
-KINDS = {"LN": TOKENS, "shortformer": SHORTFORMER, "MLPs": NO_POSITIONS, "vectors": VECTORS}
+RELATIVE = replace(TOKENS, model=replace(TOKENS.model, positional_embedding_type="relative", tie_word_embeddings=True))
+ROTARY = replace(
+    TOKENS,
+    model=replace(
+        TOKENS.model, positional_embedding_type="rotary", rotary_dim=4, normalization_type="RMS", biases=False
+    ),
+)
+KINDS = {
+    "LN": TOKENS,
+    "shortformer": SHORTFORMER,
+    "MLPs": NO_POSITIONS,
+    "vectors": VECTORS,
+    "relative, tied": RELATIVE,
+    "rotary, RMS, no biases": ROTARY,
+}
 OPTIMIZERS = {
     "AdamW": TOKENS.optim,
     "Adam": OptimConfig(optimizer="Adam", lr=0.01, weight_decay=0.1, max_grad_norm=None),
+    "groups": replace(TOKENS.optim, groups={"*.b_*": {"weight_decay": 0.0}, "blocks.0.*": {"lr": 0.003}}),
     "SGD": OptimConfig(optimizer="SGD", lr=0.1, momentum=0.9, weight_decay=0.1, max_grad_norm=0.3),
 }
 COUNTING = replace(TOKENS, task=Counting(), model=replace(TOKENS.model, n_ctx=5, d_vocab=7, d_vocab_out=7), steps=13)
@@ -80,8 +97,8 @@ def assert_same_training(member: Run, single: Run) -> None:
     ("kind", "optimizer", "compared"),
     [
         ("LN", "AdamW", SEEDS),
-        *((kind, "AdamW", [5]) for kind in ("shortformer", "MLPs", "vectors")),
-        *(("LN", optimizer, [5]) for optimizer in ("Adam", "SGD")),
+        *((kind, "AdamW", [5]) for kind in list(KINDS)[1:]),
+        *(("LN", optimizer, [5]) for optimizer in ("Adam", "SGD", "groups")),
     ],
 )
 def test_a_member_of_a_stack_is_the_run_that_it_would_be_alone(
@@ -312,10 +329,6 @@ REFUSED: dict[str, tuple[Recipe, str]] = {
         replace(COUNTING, task=Draws()),
         "together: Draws cannot be trained for several seeds at once",
     ),
-    "padding that is seen": (
-        replace(VECTORS, model=replace(VECTORS.model, attention_dir="bidirectional")),
-        "model.attention_dir: bidirectional is not valid with together",
-    ),
 }
 
 
@@ -326,13 +339,35 @@ def test_what_cannot_be_stacked_is_refused(reason: str):
         check_together(seeded(recipe, SEEDS), 3)
 
 
-def test_bidirectional_attention_to_padding_is_refused():
+def test_bidirectional_attention_does_not_see_the_padding_of_a_shorter_batch():
     model = replace(VECTORS.model, attention_dir="bidirectional")
     stack = StackedModule([training_module(replace(VECTORS, model=model, seed=seed)) for seed in SEEDS])
     batches = [VECTORS.task.batch(0, index, 3) for index in range(5)]
     short, long = min(batches, key=_length), max(batches, key=_length)
-    with pytest.raises(ValueError, match=r"^task: its batches differ in length"):
-        stack.losses_of(stacked([short, long, short]))
+    each = [short, long, short]
+    alone = [_loss_alone(member, batch) for member, batch in zip(stack.members, each, strict=True)]
+    assert_close(stack.losses_of(stacked(each)), torch.stack(alone), atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["causal", "bidirectional"])
+def test_a_stack_hides_the_padding_of_its_batches(direction: str):
+    task = HoldsZero()
+    model = ModelConfig(
+        n_layers=2, d_model=19, n_ctx=5, d_head=7, n_heads=3, d_vocab=4, d_vocab_out=2, attention_dir=direction
+    )
+    stack = StackedModule([training_module(replace(COUNTING, task=task, model=model, seed=seed)) for seed in SEEDS])
+    batches = [task.batch(seed, 0, 11) for seed in SEEDS]
+    alone = [_loss_alone(member, batch) for member, batch in zip(stack.members, batches, strict=True)]
+    losses = stack.losses_of(stacked(batches))
+    assert_close(losses, torch.stack(alone), atol=1e-6)
+    losses.sum().backward()
+    torch.stack(alone).sum().backward()
+    for place, member in enumerate(stack.members):
+        assert_close(stack.stack["embed/W_E"].grad[place], member.model.embed.W_E.grad, atol=1e-6)
+
+
+def _loss_alone(member: TrainingModule, batch: Batch) -> torch.Tensor:
+    return masked_mean(member.task.loss(member.model(batch.inputs, **batch.padding), batch), batch.mask)
 
 
 def _length(batch: Batch) -> int:

@@ -70,6 +70,7 @@ DEFAULTS = {
         "warmup_steps": 0,
         "decay": "constant",
         "max_grad_norm": 1.0,
+        "accumulate": 1,
     },
     Schedule: {"log": 32, "linear": 12, "at": (), "state_every": 0},
     TrainerConfig: {"precision": "32-true", "accelerator": "auto", "devices": 1, "threads": None},

@@ -1,14 +1,16 @@
 """Small tasks and recipes for tests; a task of one's own is found here by its import path."""
 
+import math
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import xarray as xr
 
 from headway.analyze import LIVE
@@ -21,6 +23,7 @@ from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import score_file, write_scores
 from headway.data.affine_recurrence import AffineRecurrence
+from headway.data.finite import FiniteTask
 from headway.data.previous_token import PreviousToken
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch, Task
@@ -74,6 +77,120 @@ class Counting(Task):
 
     def baselines(self) -> dict[str, float]:
         return {"oracle": 0.0}
+
+
+@dataclass(frozen=True)
+class HoldsZero(Task):
+    """A classifier of padded sequences: whether one holds a 0, read at its first position, or at its last."""
+
+    n_tokens: int = 3
+    length: int = 5
+    at_end: bool = False
+
+    @property
+    def d_vocab(self) -> int:
+        return self.n_tokens + 1  # and the padding
+
+    @property
+    def d_vocab_out(self) -> int:
+        return 2
+
+    @property
+    def n_ctx(self) -> int:
+        return self.length
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        pos = torch.arange(self.length)
+        lengths = torch.randint(2, self.length + 1, (batch_size, 1), generator=generator)
+        real = pos < lengths
+        tokens = torch.randint(self.n_tokens, (batch_size, self.length), generator=generator)
+        tokens = tokens.masked_fill(~real, self.n_tokens)
+        read = pos == (lengths - 1 if self.at_end else 0 * lengths)
+        targets = (tokens == 0).any(1, keepdim=True).long().where(read, -100)
+        return Batch(tokens, targets, read, attention_mask=real)
+
+    def baselines(self) -> dict[str, float]:
+        return {"chance": math.log(2)}
+
+
+@dataclass(frozen=True)
+class Padding(HoldsZero):
+    """A task whose padding is wrong in the first sequence of its batches."""
+
+    fault: str = "everywhere"
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        batch = super().sample(generator, batch_size)
+        real, mask = batch.real.clone(), batch.mask.clone()
+        mask[0], real[0] = False, False
+        real[0, -1] = self.fault == "first"
+        real[0, 0] = self.fault == "counts"
+        mask[0, 1] = self.fault == "counts"
+        return batch._replace(mask=mask, attention_mask=real)
+
+
+@dataclass(frozen=True)
+class Numbers(Task):
+    """Two numbers from tokens: the mean and the range of those so far."""
+
+    d_vocab: ClassVar[int] = 7  # pyright: ignore[reportIncompatibleMethodOverride]
+    d_vocab_out: ClassVar[int] = 2  # pyright: ignore[reportIncompatibleMethodOverride]
+    n_ctx: ClassVar[int] = 5  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        tokens = torch.randint(7, (batch_size, 5), generator=generator)
+        mean = tokens.cumsum(1) / torch.arange(1, 6)
+        spread = tokens.cummax(1).values - tokens.cummin(1).values
+        targets = torch.stack([mean, spread.float()], dim=-1) / 7
+        return Batch(tokens, targets, torch.ones_like(tokens, dtype=torch.bool))
+
+    def baselines(self) -> dict[str, float]:
+        return {"oracle": 0.0}
+
+
+@dataclass(frozen=True)
+class Signs(Task):
+    """Classes from vectors: which entry of each vector is the largest; there are more classes than entries."""
+
+    input_type: ClassVar[Literal["tokens", "vectors"]] = "vectors"
+    d_vocab: ClassVar[int] = 3  # pyright: ignore[reportIncompatibleMethodOverride]
+    d_vocab_out: ClassVar[int] = 5  # pyright: ignore[reportIncompatibleMethodOverride]
+    n_ctx: ClassVar[int] = 4  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        vectors = torch.randn(batch_size, 4, 3, generator=generator)
+        return Batch(vectors, vectors.argmax(-1), torch.ones(batch_size, 4, dtype=torch.bool))
+
+    def baselines(self) -> dict[str, float]:
+        return {"chance": math.log(3)}
+
+
+@dataclass(frozen=True)
+class Adding(FiniteTask):
+    """Addition modulo ``modulus``: two numbers and "=", at which the sum is read; all pairs are the task."""
+
+    modulus: int = 5
+
+    @property
+    def d_vocab(self) -> int:
+        return self.modulus + 1  # and "="
+
+    @property
+    def d_vocab_out(self) -> int:
+        return self.modulus
+
+    @property
+    def n_ctx(self) -> int:
+        return 3
+
+    def sequences(self) -> Batch:
+        pairs = torch.cartesian_prod(*[torch.arange(self.modulus)] * 2)
+        inputs = F.pad(pairs, (0, 1), value=self.modulus)
+        read = (torch.arange(3) == 2).expand(len(pairs), 3)
+        return Batch(inputs, (pairs.sum(1, keepdim=True) % self.modulus).where(read, -100), read)
+
+    def baselines(self) -> dict[str, float]:
+        return {"chance": math.log(self.modulus)}
 
 
 @dataclass(frozen=True)

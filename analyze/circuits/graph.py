@@ -49,7 +49,7 @@ class Graph:
 
     The nodes are the embedding, the positions, for each layer its heads and then its MLP, and the output. The
     sources of an input are the nodes that have written to the residual stream by then; with shortformer positions the
-    positions are a source of queries and keys alone.
+    positions are a source of queries and keys alone. Rotary and relative ones act inside attention and are no node.
 
     Args:
         cfg: Configuration of the network.

@@ -59,7 +59,8 @@ class NodePatching(Patching):
         self.nodes, self.names = tuple(self._points), list(self._points)
         self.edges_from = {node: [number] for number, node in enumerate(self.nodes)}
         self._replaced = {
-            point: replaced(activations[point], self.replacement) for point in dict.fromkeys(self._points.values())
+            point: replaced(activations[point], self.replacement, self.other.attention_mask)
+            for point in dict.fromkeys(self._points.values())
         }
         # Losses by the nodes that are kept: several orders, and single effects, ask for the same ones.
         self._sums: dict[bytes, np.ndarray] = {}

@@ -103,10 +103,12 @@ class EdgePatching(Patching):
             self.edges_from[edge.source].append(number)
         self._numbers = {node: number for number, node in enumerate(self.graph.nodes)}
         self._slots = self._list_slots()
+        # A twin is as long as its sequence, so all passes hide the same keys.
+        self._attention_mask = batch.attention_mask
         with torch.no_grad(), evaluating(model):
             self.clean = self._clean_pass(batch)
             writes = self.clean.writes if self.other is batch else self._clean_pass(self.other).writes
-            self._replaced = [replaced(each, self.replacement) for each in writes]
+            self._replaced = [replaced(each, self.replacement, self.other.attention_mask) for each in writes]
         self.none = self.run(np.zeros(len(self.graph.edges), dtype=bool), self.clean, whole=True)
 
     def kept(self, edges: Iterable[Edge | str]) -> Kept:
@@ -252,7 +254,8 @@ class EdgePatching(Patching):
             return self._mlp(int(name.removeprefix("MLP")), residual[slots[0].number])
         head = Head.named(name)
         attn = self.model.blocks[head.layer].attn
-        z = attn.of_head(head.head, *(projected[slot.number] for slot in slots))  # pyright: ignore[reportArgumentType]
+        q, k, v = (projected[slot.number] for slot in slots)
+        z = attn.of_head(head.head, q, k, v, self._attention_mask)  # pyright: ignore[reportArgumentType]
         return z @ attn.W_O[head.head]
 
     def _mlp(self, layer: int, residual: Tensor | None) -> Tensor:
@@ -281,7 +284,7 @@ class EdgePatching(Patching):
             if name == EMBED:
                 writes.append(embedded)
             elif name == POS_EMBED:
-                writes.append(model.pos_embed(*embedded.shape[:2], None))
+                writes.append(model.pos_embed(*embedded.shape[:2], batch.attention_mask))
             else:
                 self._read(node, writes, residual, projected, kept)
                 writes.append(self._write(node, residual, projected))

@@ -2,11 +2,10 @@
 
 from typing import Literal, get_args
 
-import einops
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headway.analyze.network.interventions import check_one_of
+from headway.analyze.network.interventions import check_one_of, mean_activation
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.data.seeds import generator
 from headway.data.task import Batch
@@ -44,18 +43,22 @@ def other_sequences(batch: Batch, kind: Replacement, seed: int = 0) -> Batch:
     if kind == "resample":
         if len(batch.inputs) < 2:
             raise DoesNotApplyError("replacement: 'resample' needs other sequences; this batch has 1")
-        return batch._replace(inputs=batch.inputs.roll(1, 0))
+        return batch.shifted()
     return batch
 
 
-def replaced(value: Float[Tensor, "batch pos *rest"], kind: Replacement) -> Float[Tensor, "batch pos *rest"]:
-    """Return what stands in for an activation, from its value on ``other_sequences``."""
+def replaced(
+    value: Float[Tensor, "batch pos *rest"],
+    kind: Replacement,
+    attention_mask: Bool[Tensor, "batch pos"] | None = None,
+) -> Float[Tensor, "batch pos *rest"]:
+    """Return what stands in for an activation, from its value on ``other_sequences``; means leave out padding."""
     if kind == "zero":
         return value.new_zeros(()).expand_as(value)
     if kind == "mean":
-        return einops.reduce(value, "batch pos ... -> 1 1 ...", "mean").expand_as(value)
+        return mean_activation(value, "1 1", attention_mask)
     if kind == "position_mean":
-        return einops.reduce(value, "batch pos ... -> 1 pos ...", "mean").expand_as(value)
+        return mean_activation(value, "1 pos", attention_mask)
     return value
 
 

@@ -4,6 +4,8 @@ from headway.analyze.measures.attention import (
     current_token,
     duplicate_token,
     first_token,
+    fixed_offset,
+    mirror,
     prefix_matching,
     previous_token,
 )
@@ -13,7 +15,7 @@ from headway.data.task import Batch
 from headway.models.config import Head
 from headway.models.convert import Model
 
-_MEASURES = (previous_token, prefix_matching, duplicate_token, current_token, first_token)
+_MEASURES = (previous_token, prefix_matching, duplicate_token, current_token, first_token, fixed_offset, mirror)
 
 
 def signatures(model: Model, batch: Batch) -> dict[str, tuple[str, str, float]]:

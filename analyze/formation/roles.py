@@ -12,6 +12,8 @@ ROLES = {
     "duplicate_token": "duplicate token",
     "current_token": "current token",
     "first_token": "attention sink",
+    "fixed_offset": "fixed offset",
+    "mirror": "mirror",
 }
 
 

@@ -22,12 +22,11 @@ _TO_CEILING, _ROTATION = "[0, ceiling]", "random relative rotation, closed form"
 MEASURES = (
     Measure(f"{_PACKAGE}.loss:loss", range="0 or more", null="the task's baselines", units=LOSS),
     Measure(f"{_PACKAGE}.loss:accuracy", range=_SHARE, null="the task's baselines", units="share of positions"),
+    Measure(f"{_PACKAGE}.loss:training_loss", range="0 or more", null="the task's baselines", units=LOSS),
+    Measure(
+        f"{_PACKAGE}.loss:training_accuracy", range=_SHARE, null="the task's baselines", units="share of positions"
+    ),
     Measure(f"{_PACKAGE}.loss:in_context", range="any", null="0", units=LOSS),
-    Measure(f"{_PACKAGE}.predictors:predictor_distance", range="0 or more", null="0, the predictor itself", units=LOSS),
-    Measure(f"{_PACKAGE}.fourier:frequency_share", range=_SHARE, null="2 / (p² (p - 1)), random logits", units=_LOGITS),
-    Measure(f"{_PACKAGE}.fourier:key_frequencies", range="0 to (p - 1) / 2", null="0", units="frequencies"),
-    Measure(f"{_PACKAGE}.fourier:excluded_loss", range="0 or more", null="ln p, nothing known by heart", units=LOSS),
-    Measure(f"{_PACKAGE}.fourier:restricted_loss", range="0 or more", null="ln p, no key frequency", units=LOSS),
     Measure(f"{_PACKAGE}.attention:attention", range=_SHARE, units=_ATTENTION),
     Measure(f"{_PACKAGE}.attention:previous_token", range=_SHARE, null=FRESH, scale=LOG_ODDS, units=_ATTENTION),
     Measure(f"{_PACKAGE}.attention:current_token", range=_SHARE, null=FRESH, scale=LOG_ODDS, units=_ATTENTION),
@@ -37,6 +36,10 @@ MEASURES = (
     Measure(
         f"{_PACKAGE}.attention:induction_stripe", range=_SHARE, null=FRESH, scale=LOG_ODDS, live=False, units=_ATTENTION
     ),
+    Measure(
+        f"{_PACKAGE}.attention:fixed_offset", range=_SHARE, null=FRESH, scale=LOG_ODDS, live=False, units=_ATTENTION
+    ),
+    Measure(f"{_PACKAGE}.attention:mirror", range=_SHARE, null=FRESH, scale=LOG_ODDS, live=False, units=_ATTENTION),
     Measure(f"{_PACKAGE}.attention:attention_entropy", range=_SHARE, null=FRESH, scale=LOG_ODDS, live=False),
     Measure(f"{_PACKAGE}.eigenvalues:ov_eigenvalue", range=_RATIO, null=_RANDOM_HEADS),
     Measure(f"{_PACKAGE}.eigenvalues:ov_eigenvalue_residual", range=_RATIO, null="random heads", live=False),
@@ -70,6 +73,11 @@ MEASURES = (
     Measure(f"{_PACKAGE}.ablation:path_patch", range="any", null="0, no effect", live=False, units=LOSS),
     Measure(f"{_PACKAGE}.surgery:qk_identity_surgery", range="any", null="0, no effect", live=False, units=LOSS),
     Measure(f"{_PACKAGE}.surgery:ov_identity_surgery", range="any", null="0, no effect", live=False, units=LOSS),
+    Measure(f"{_PACKAGE}.predictors:predictor_distance", range="0 or more", null="0, the predictor itself", units=LOSS),
+    Measure(f"{_PACKAGE}.fourier:frequency_share", range=_SHARE, null="2 / (p² (p - 1)), random logits", units=_LOGITS),
+    Measure(f"{_PACKAGE}.fourier:key_frequencies", range="0 to (p - 1) / 2", null="0", units="frequencies"),
+    Measure(f"{_PACKAGE}.fourier:excluded_loss", range="0 or more", null="ln p, nothing known by heart", units=LOSS),
+    Measure(f"{_PACKAGE}.fourier:restricted_loss", range="0 or more", null="ln p, no key frequency", units=LOSS),
 )
 LIVE = tuple(each for each in MEASURES if each.live)
 

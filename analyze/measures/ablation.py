@@ -24,6 +24,7 @@ from headway.analyze.network.interventions import (
     What,
     ablation_hooks,
     cached_activations,
+    hidden_padding,
     output_with,
     reference_batch,
     replacement_for,
@@ -81,7 +82,7 @@ def ablation(model: Model, batch: Batch, kind: Kind = "mean", reference: Batch |
     activations = clean_pass.activations if other is batch else cached_activations(model, other, z_points(model))
     change = clean.new_empty(len(masks), model.cfg.n_layers, model.cfg.n_heads)
     for layer, point in enumerate(z_points(model)):
-        replacement = replacement_for(point, activations[point], kind)
+        replacement = replacement_for(point, activations[point], kind, other.attention_mask)
         for head in range(model.cfg.n_heads):
             without = _output_without(model, batch, Head(layer, head), replacement, clean_pass.activations)
             change[:, layer, head] = losses(without) - clean
@@ -159,7 +160,7 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
         for each in (batch, other)
     )
     inputs: tuple[Input, ...] = get_args(Input)
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), hidden_padding(model, batch):
         try:
             # This function restores clean paths in a corrupted run; swapped caches corrupt paths of a clean run.
             losses = [
@@ -198,11 +199,11 @@ def _output_without(
         return output_with(model, batch, [replacement_hook(point, replacement, slice_of_head(head))])
     block, z = model.blocks[head.layer], clean[point]
     W_O = weight(model, "W_O")[head].to(z.dtype)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         change = (replacement[:, :, head.head] - z[:, :, head.head]) @ W_O
         residual = clean[f"blocks.{head.layer}.hook_resid_pre"] + clean[f"blocks.{head.layer}.hook_attn_out"] + change
         # The clean activations of a network in half precision are in float32.
         residual = residual.to(model.W_E.dtype)
         if not model.cfg.attn_only:
             residual = residual + block.mlp(block.ln2(residual))
-        return output_from(model, head.layer + 1, residual, clean)
+        return output_from(model, head.layer + 1, residual, clean, batch.padding)

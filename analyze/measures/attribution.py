@@ -27,6 +27,7 @@ from headway.analyze.network.requirements import (
     needs_direct_writes,
     needs_plain_scores,
     needs_positions,
+    readable_targets,
 )
 from headway.analyze.network.structure import Structure
 from headway.analyze.network.weights import bias, weight
@@ -218,6 +219,7 @@ def _read_output(model: Model, batch: Batch, over_mean: bool) -> _Output:
         if over_mean:
             W_U, b_U = W_U - W_U.mean(-1, keepdim=True), b_U - b_U.mean()
             output = output - output.mean(-1, keepdim=True)
+        targets = readable_targets(batch, output.shape[-1])
         to_output = einops.rearrange(W_U, "d_model d_vocab -> d_vocab d_model")[targets]
         constant, total = b_U[targets], output.gather(-1, targets[..., None])[..., 0]
     norm = _Reader.of(model, getattr(model, "ln_final", None))
@@ -235,7 +237,7 @@ def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
     does not show the sign of a contribution, nor whether it changes the softmax.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: terms that do not add up to the attention scores.
     """
     needs_plain_scores("qk_attribution", model)
@@ -246,6 +248,7 @@ def qk_attribution(model: Model, batch: Batch) -> xr.Dataset:
         of_heads = []
         for head in range(model.cfg.n_heads):
             names, scores, visible = _score_terms(model, few, Head(layer, head))
+            visible = visible & few.real[:, :, None]
             of_heads.append(scores[:, :, visible].std(-1))
         spreads.append(torch.stack(of_heads))
         read_by.append(names)
@@ -267,7 +270,7 @@ def attribute_scores(model: Model, batch: Batch, head: Head) -> xr.DataArray:
     after ln1 and are not divided. The sum over both components is the score before the softmax; masked keys are NaN.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head that does not exist, terms that do not add up; the message names the first gap.
     """
     names, scores, visible = _score_terms(model, batch, head)
@@ -285,7 +288,7 @@ def attribute_inputs(model: Model, batch: Batch, head: Head) -> xr.DataArray:
     the key.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head that does not exist.
 
     Example:
@@ -374,7 +377,7 @@ def score_given_keys(model: Model, batch: Batch, head: Head, keys: Sequence[int]
     ``keys`` in this forward pass. The scores of several keys add up to the score of their sum.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head or position that does not exist; a formula that does not reproduce the head's scores.
 
     Example:
@@ -393,7 +396,7 @@ def score_given_queries(model: Model, batch: Batch, head: Head, queries: Sequenc
     The map is ``W_K q / sqrt(d_head)``, the bias ``b_K · q / sqrt(d_head)``: the mirror image of ``score_given_keys``.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head or position that does not exist; a formula that does not reproduce the head's scores.
     """
     return _affine("K", "Q", model, batch, head, queries)

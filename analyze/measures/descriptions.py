@@ -12,6 +12,9 @@ LOSS = "nats, or squared error"
 LEAST_KNOWN = 0.1
 SHARE_OF_KNOWN = "share of what is known"
 
+# The queries that attention scores pool, unless a batch has padding or its task reads one position of each sequence.
+EVERY_QUERY = "every position from 1 on"
+
 # Roles of the variables ``<score>_<role>`` beside a score. Any other variable is the score on a part of the task.
 BESIDE = {
     "null": "the score of a network in which nothing has formed",
@@ -22,6 +25,7 @@ BESIDE = {
     "chance": "the score of uniform attention, or of a random guess",
     "ceiling": "the highest score that these weights' singular values allow",
     "spectrum": "the eigenvalues",
+    "best": "the distance at which the score is highest, query minus key",
     "by_position": "the score at each position",
     "clean": "the loss of the unchanged network",
     "known": "the loss with everything replaced minus that of the unchanged network",
@@ -72,3 +76,14 @@ def loss_units(batch: "Batch") -> str:
     if batch.task is not None and type(batch.task).loss is not Task.loss:
         return "units of the task's loss"
     return "squared error" if batch.targets.is_floating_point() else "nats"
+
+
+def units_of(units: str, batch: "Batch") -> str:
+    """Return the units of a score on this batch: of two the first for tokens and classes, the last for numbers.
+
+    Example:
+        >>> from headway.data.previous_token import PreviousToken
+        >>> units_of("logits, or shares of the target", PreviousToken().evaluation_batch(seed=0, batch_size=3))
+        'logits'
+    """
+    return units.split(", or ")[-1 if batch.targets.is_floating_point() else 0]

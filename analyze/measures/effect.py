@@ -97,7 +97,8 @@ def effect(model: Model, batch: Batch) -> xr.Dataset:
 def _means(model: Model, batch: Batch, clean: Activations, points: list[str]) -> ForwardPass:
     """Return the mean of each activation at each position, and the output of a network that writes means alone."""
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    means = {point: replacement_for(point, clean[point], "position_mean") for point in (*points, last)}
+    real = batch.attention_mask
+    means = {point: replacement_for(point, clean[point], "position_mean", real) for point in (*points, last)}
     return ForwardPass(output_with(model, batch, [replacement_hook(last, means[last])]), means)
 
 
@@ -107,7 +108,9 @@ def _pass_over(model: Model, batch: Batch, points: list[str]) -> ForwardPass:
         return forward_pass(model, batch)
     with torch.no_grad(), evaluating(model):
         return ForwardPass(
-            *model.run_with_cache(batch.inputs, return_cache_object=False, names_filter=lambda name: name in points)
+            *model.run_with_cache(
+                batch.inputs, return_cache_object=False, names_filter=lambda name: name in points, **batch.padding
+            )
         )
 
 
@@ -116,7 +119,7 @@ def _without_each(
 ) -> Iterator[Tensor]:
     """Give the output without each head or MLP."""
     if isinstance(model, HookedTransformer):
-        return _from_residual(model, clean, replaced, points)
+        return _from_residual(model, batch, clean, replaced, points)
     return _by_hooks(model, batch, replaced, points)
 
 
@@ -130,7 +133,7 @@ def _by_hooks(model: Model, batch: Batch, replaced: Activations, points: list[st
 
 
 def _from_residual(
-    model: HookedTransformer, clean: Activations, replaced: Activations, points: list[str]
+    model: HookedTransformer, batch: Batch, clean: Activations, replaced: Activations, points: list[str]
 ) -> Iterator[Tensor]:
     """Run the heads of a layer together, from its residual stream on, through the layers behind it."""
     for layer, point in enumerate(points):
@@ -145,7 +148,8 @@ def _from_residual(
             stack = some.flatten(0, 1).to(model.W_E.dtype)
             if point.endswith("hook_z") and not model.cfg.attn_only:
                 stack = stack + block.mlp(block.ln2(stack))
-            yield from output_from(model, layer + 1, stack, clean, len(some)).unflatten(0, (len(some), -1))
+            output = output_from(model, layer + 1, stack, clean, batch.padding, len(some))
+            yield from output.unflatten(0, (len(some), -1))
 
 
 def _together(model: HookedTransformer, each: Float[Tensor, "head batch pos d_model"]) -> int:

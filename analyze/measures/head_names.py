@@ -12,6 +12,8 @@ HEAD_NAMES = {
     "duplicate_token": "duplicate-token head",
     "current_token": "current-token head",
     "first_token": "attention sink",
+    "fixed_offset": "fixed-offset head",
+    "mirror": "mirror head",
 }
 # A head mainly does what it is more than half of the way to, from chance to attending to nothing else.
 MAINLY = 0.5

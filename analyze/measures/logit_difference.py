@@ -1,6 +1,5 @@
 """Logit difference between a right answer and a named wrong one."""
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -38,10 +37,12 @@ def logit_difference(model: Model, batch: Batch, wrong: Int[Tensor, "batch pos"]
         raise DoesNotApplyError("logit_difference needs tokens to be predicted; the targets of this batch are vectors")
     output = forward_pass(model, batch).output
     check_targets(output, batch)
-    if wrong.shape != batch.targets.shape or not 0 <= wrong.min() <= wrong.max() < output.shape[-1]:
+    named = wrong[batch.mask] if wrong.shape == batch.targets.shape else wrong
+    if wrong.shape != batch.targets.shape or not 0 <= named.min() <= named.max() < output.shape[-1]:
         raise ValueError(
-            f"wrong: {wrong.min()} to {wrong.max()}, of the shape {tuple(wrong.shape)}, is not valid; it must be 0 to "
+            f"wrong: {named.min()} to {named.max()}, of the shape {tuple(wrong.shape)}, is not valid; it must be 0 to "
             f"{output.shape[-1] - 1}, one for each of {tuple(batch.targets.shape)} positions"
         )
-    right, other = (torch.gather(output, -1, answers[..., None])[..., 0] for answers in (batch.targets, wrong))
-    return (right - other)[batch.mask]
+    counted = output[batch.mask]
+    right, other = (counted.gather(-1, answers[batch.mask][:, None])[:, 0] for answers in (batch.targets, wrong))
+    return right - other

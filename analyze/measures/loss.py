@@ -1,16 +1,21 @@
 """Loss and accuracy, overall, by position and by part of the task."""
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from headway.analyze.network.forward import forward_pass
+from headway.analyze.network.interventions import output_with
 from headway.analyze.network.requirements import DoesNotApplyError, check_targets
 from headway.data.task import Batch, masked_mean
 from headway.models.convert import Model
+
+# Sequences that a network is trained on, by the inputs of the evaluation batch beside which they are scored.
+_seen_batches: MutableMapping[Tensor, Batch] = WeakTensorKeyDictionary()
 
 
 def loss(model: Model, batch: Batch) -> xr.Dataset:
@@ -36,11 +41,38 @@ def accuracy(model: Model, batch: Batch) -> xr.Dataset:
     Raises:
         DoesNotApplyError: targets that are vectors.
     """
-    if batch.targets.is_floating_point():
-        raise DoesNotApplyError("accuracy needs targets that are tokens; the targets of this batch are vectors")
-    output = forward_pass(model, batch).output
-    check_targets(output, batch)
-    return by_part("accuracy", (output.argmax(-1) == batch.targets).float(), batch)
+    return by_part("accuracy", _right("accuracy", forward_pass(model, batch).output, batch), batch)
+
+
+def training_loss(model: Model, batch: Batch) -> xr.Dataset:
+    """Mean loss on sequences that the network is trained on, where the task holds others out.
+
+    ``training_loss``, 0 or more, in the units of ``loss``, over the positions in the mask of ``Task.seen_batch``: as
+    many sequences of the training set as the batch has, always the same; all of them if there are no more. The
+    difference to ``loss``, on held-out sequences, is what the network has memorised. Null: the task's baselines. It
+    does not show the loss of a training step, whose batch is another one.
+
+    Raises:
+        DoesNotApplyError: a task that holds out no sequences.
+        ValueError: a batch without a task.
+    """
+    seen = _seen("training_loss", batch)
+    return xr.Dataset({"training_loss": ((), mean_loss(output_with(model, seen, []), seen).cpu().numpy())})
+
+
+def training_accuracy(model: Model, batch: Batch) -> xr.Dataset:
+    """Share of positions where the most likely token is the target, on sequences that the network is trained on.
+
+    ``training_accuracy``, in [0, 1], on the sequences of ``training_loss``; ``accuracy`` is that on held-out ones.
+    Null: the task's baselines. It does not show how confident a prediction is.
+
+    Raises:
+        DoesNotApplyError: a task that holds out no sequences, targets that are numbers.
+        ValueError: a batch without a task.
+    """
+    seen = _seen("training_accuracy", batch)
+    right = _right("training_accuracy", output_with(model, seen, []), seen)
+    return xr.Dataset({"training_accuracy": ((), masked_mean(right, seen.mask).cpu().numpy())})
 
 
 def in_context(
@@ -70,22 +102,46 @@ def in_context(
         -9.7
     """
     each = loss_by_position(model, batch)
-    length = each.shape[1]
     parts = batch.task.parts(batch) if batch.task is not None else {}
     if early is None and late is None and {"first", "repeats"} <= parts.keys():
         masks = {"late": parts["repeats"], "early": parts["first"]}
     else:
-        quarter = max(1, length // 4)
-        chosen = {
-            "late": range(length - quarter, length) if late is None else late,
-            "early": range(quarter) if early is None else early,
+        masks = {
+            "late": _ends(batch)[1] if late is None else _position_mask("late", late, batch),
+            "early": _ends(batch)[0] if early is None else _position_mask("early", early, batch),
         }
-        masks = {name: _position_mask(name, positions, batch) for name, positions in chosen.items()}
     means = {name: masked_mean(each, mask & batch.mask) for name, mask in masks.items()}
     for name, mean in means.items():
         if mean.isnan():
             raise DoesNotApplyError(f"in_context needs {name} positions that are in the mask; this batch has none")
     return xr.Dataset({"in_context": ((), (means["late"] - means["early"]).cpu().numpy())})
+
+
+def _right(measure: str, output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, "batch pos"]:
+    """Return 1 where the most likely token is the target, and 0 elsewhere."""
+    if batch.targets.is_floating_point():
+        raise DoesNotApplyError(f"{measure} needs targets that are tokens; the targets of this batch are vectors")
+    check_targets(output, batch)
+    return (output.argmax(-1) == batch.targets).float()
+
+
+def _seen(measure: str, batch: Batch) -> Batch:
+    """Return as many sequences that the network is trained on; a run scores the same ones at each checkpoint."""
+    if batch.task is None:
+        raise _no_task()
+    if not batch.task.holds_out:
+        raise DoesNotApplyError(
+            f"{measure} needs a task that holds out sequences; that of this batch draws new ones at each step"
+        )
+    known = _seen_batches.get(batch.inputs)
+    if known is None or known.task is not batch.task:
+        known = batch.task.seen_batch(0, len(batch.inputs)).to(batch.inputs.device)
+        _seen_batches[batch.inputs] = known
+    return known
+
+
+def _no_task() -> ValueError:
+    return ValueError("batch: its task is None, so its loss is undefined; take a batch from run.batch() or from a task")
 
 
 def loss_by_position(model: Model, batch: Batch) -> Float[Tensor, "batch pos"]:
@@ -96,9 +152,7 @@ def loss_by_position(model: Model, batch: Batch) -> Float[Tensor, "batch pos"]:
 def task_loss(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, "batch pos"]:
     """Return the task's loss of any output on this batch; raise ValueError for a batch without a task."""
     if batch.task is None:
-        raise ValueError(
-            "batch: its task is None, so its loss is undefined; take a batch from run.batch() or from a task"
-        )
+        raise _no_task()
     check_targets(output, batch)
     return batch.task.loss(output.float() if output.itemsize < 4 else output, batch)
 
@@ -118,6 +172,14 @@ def by_part(name: str, each: Float[Tensor, "batch pos"], batch: Batch) -> xr.Dat
 def mean_loss(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, ""]:
     """Return the task's mean loss of any output, over the positions in the mask."""
     return masked_mean(task_loss(output, batch), batch.mask)
+
+
+def _ends(batch: Batch) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """Return the first and the last quarter of the positions of each sequence, at least one each."""
+    length = batch.real.sum(1, keepdim=True)
+    quarter = (length // 4).clamp(min=1)
+    pos = torch.arange(batch.mask.shape[1], device=length.device)
+    return pos < quarter, (pos >= length - quarter) & (pos < length)
 
 
 def _position_mask(name: str, positions: Sequence[int], batch: Batch) -> Bool[Tensor, "batch pos"]:

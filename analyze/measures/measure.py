@@ -2,7 +2,7 @@
 
 import ast
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from headway.analyze.measures.descriptions import BESIDE, LOSS, long_name, loss_units, role
+from headway.analyze.measures.descriptions import BESIDE, EVERY_QUERY, LOSS, long_name, loss_units, role, units_of
 from headway.analyze.measures.scales import PLAIN, Scale
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Measure:
         ``of`` is the name of the measure; ``role`` is how a variable relates to the score (``descriptions.role``).
         Existing attributes of a variable take precedence.
         """
-        units = loss_units(batch) if self.units == LOSS else self.units
+        units = loss_units(batch) if self.units == LOSS else units_of(self.units, batch)
         scores = scores.copy()
         for name in scores.data_vars:
             kind = role(self.name, str(name))
@@ -115,9 +115,15 @@ class Measure:
                 attributes["description"] = BESIDE[kind]
             else:
                 attributes |= {"units": units, "range": self.range, "null": self.null}
-                attributes["description"] = self.summary.replace("``", "")
+                attributes["description"] = self.summary.replace("``", "") + _pooled(scores[name].attrs)
             scores.variables[name].attrs = attributes | scores.variables[name].attrs
         return scores
+
+
+def _pooled(attributes: Mapping[str, Any]) -> str:
+    """Return a sentence on the queries that an attention score pools, where its summary does not say them."""
+    queries = attributes.get("queries", EVERY_QUERY)
+    return "" if queries == EVERY_QUERY else f" It pools {queries}."
 
 
 @cache

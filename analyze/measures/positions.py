@@ -24,7 +24,7 @@ def position_pattern(model: Model, batch: Batch) -> xr.Dataset:
 
     Raises:
         DoesNotApplyError: no W_pos, or a W_pos of zeros; fewer than 2 positions; attention scores that are not
-            ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+            ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
 
     Example:
         >>> from headway.models.handmade import previous_token_head

@@ -32,9 +32,9 @@ def predictor_distance(model: Model, batch: Batch) -> xr.Dataset:
         >>> bool(distance.sel(predictor="pool") < 1e-6), bool(distance.sel(predictor="unigram") > 0.1)
         (True, True)
     """
-    predictors = batch.task.predictors(batch) if batch.task is not None else {}
-    if not predictors:
-        name = "no task" if batch.task is None else type(batch.task).__name__
+    task = batch.task
+    if task is None or not (predictors := task.predictors(batch)):
+        name = "no task" if task is None else type(task).__name__
         raise DoesNotApplyError(f"predictor_distance needs a task with known predictors; this batch is of {name}")
     output = forward_pass(model, batch).output
     check_targets(output, batch)
@@ -46,7 +46,7 @@ def predictor_distance(model: Model, batch: Batch) -> xr.Dataset:
         "predictor_distance": (axis, _means(apart, counted)),
         "predictor_distance_by_position": ((*axis, "pos"), by_position),
     }
-    for part, mask in batch.task.parts(batch).items() if batch.task is not None else ():
+    for part, mask in task.parts(batch).items():
         scores[f"predictor_distance_{part}"] = (axis, _means(apart, mask & counted))
     return xr.Dataset(scores, {"predictor": list(predictors)})
 

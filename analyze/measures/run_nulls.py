@@ -78,7 +78,7 @@ class Nulls:
         recipe = self.run.recipe.to_dict()
         parts = [recipe["model"], recipe["task"], headway.__version__, torch.__version__, str(self.batch.inputs.device)]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
-        for tensor in (self.batch.inputs, self.batch.targets, self.batch.mask):
+        for tensor in (self.batch.inputs, self.batch.targets, self.batch.mask, *self.batch.padding.values()):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         digest.update(_code().encode())
         return digest.hexdigest()[:32]

@@ -25,6 +25,9 @@ from headway.checkpoints.scores import ScoreFile, content_of, score_file
 from headway.data.task import Batch
 from headway.models.convert import Model, evaluating
 
+# What stands for a token of padding.
+PADDING = "pad"
+
 
 def measure(
     run: Run,
@@ -161,6 +164,8 @@ class Scorer:
         behaviour = {"part": part, "chance": baselines.get(chance or ""), "floor": baselines.get(floor or "")}
         of_losses = {"baselines": baselines, "behaviour": behaviour}
         losses = dict.fromkeys(("loss", *(f"loss_{part}" for part in parts)), of_losses)
+        # What has baselines is drawn beside the loss.
+        losses["training_loss"] = {"baselines": baselines}
         stored = self.batch.at(self.sequences)
         length = stored.inputs.shape[1]
         try:
@@ -170,4 +175,8 @@ class Scorer:
             return {**losses, "attention": {"sequences": self.sequences}}
         # A user's task may label fewer positions than there are, or label them by numbers.
         tokens = [[*map(str, row[:length]), *[""] * (length - len(row))] for row in labels]
+        tokens = [
+            [token if is_real else PADDING for token, is_real in zip(row, real, strict=True)]
+            for row, real in zip(tokens, stored.real.tolist(), strict=True)
+        ]
         return {**losses, "attention": {"tokens": tokens, "sequences": self.sequences}}

@@ -43,7 +43,7 @@ def qk_identity_surgery(model: Model, batch: Batch, sequences: int = SEQUENCES) 
     effect matches similar vectors or is not needed at all: compare ``ablation``.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a batch without a task.
 
     Example:
@@ -85,7 +85,7 @@ def qk_identity_loss(
     """Return the loss after ``qk_identity_surgery`` on several heads together, as the variables of ``loss``.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
+        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary, relative positions; grouped heads).
         ValueError: a head that does not exist, an unknown experiment, a batch without a task.
     """
     check_one_of("experiment", experiment, get_args(Experiment))
@@ -133,6 +133,8 @@ def _qk_hooks(model: Model, heads: Iterable[Head], experiment: str) -> list[Hook
         reader = _Reader(model, layer)
         queries = reader.replaced(W_Q[layer], new_Q, b_Q[layer])
         keys = reader.replaced(W_K[layer], new_K, b_K[layer])
+        if Structure(model.cfg).positions_after_norm:
+            hooks.append(("hook_pos_embed", reader.record_positions))
         hooks += [
             (f"{block}.hook_resid_pre", reader.record),
             (f"{block}.attn.hook_q", queries),
@@ -158,13 +160,17 @@ class _Reader:
 
     def __init__(self, model: Model, layer: int):
         self.norm = model.blocks[layer].ln1
-        self.positions = weight(model, "W_pos") if Structure(model.cfg).positions_after_norm else None
+        self.positions: Tensor | None = None
+
+    def record_positions(self, positions: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+        """Remember shortformer positions, and change nothing (a hook)."""
+        self.positions = positions
 
     def record(self, resid_pre: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
         """Remember the activation, and change nothing (a hook)."""
         self.x = self.norm(resid_pre)
         if self.positions is not None:
-            self.x = self.x + self.positions[: self.x.shape[1]]
+            self.x = self.x + self.positions
 
     def replaced(
         self,

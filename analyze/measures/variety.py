@@ -39,7 +39,9 @@ def _features(batch: Batch) -> list[Float[Tensor, "batch pos"]]:
     """Return what sequences are compared by."""
     parts = {} if batch.task is None else batch.task.parts(batch)
     masks = [each.float().cpu() for each in (batch.mask, *parts.values())]
-    return masks if batch.inputs.is_floating_point() else [*masks, _distance_back(batch.inputs.cpu()).float()]
+    if batch.inputs.is_floating_point():
+        return masks
+    return [*masks, _distance_back(batch.inputs.cpu()).where(batch.real.cpu(), 0).float()]
 
 
 def _distance_back(tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:

@@ -121,7 +121,7 @@ def token_pair_rank(
     if pairs is None:
         if circuit == "OV":
             needs_same_outputs("token_pair_rank", model)
-        pairs = [(token, token) for token in batch.inputs.unique().tolist()]
+        pairs = [(token, token) for token in batch.inputs[batch.real].unique().tolist()]
     if not pairs:
         raise ValueError("pairs: [] is empty; give at least one (row token, column token)")
     rows, columns = torch.tensor(pairs, device=batch.inputs.device).unbind(1)

@@ -1,6 +1,6 @@
 """One forward pass over the evaluation batch, shared by all measures."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -41,14 +41,14 @@ class ForwardPass:
 
 
 class _Cached(NamedTuple):
-    """A result with what it is the result of, kept alive because the cache identifies both by ``id``."""
+    """A result with what it is the result of, kept alive because the cache identifies all of them by ``id``."""
 
     model: Model
     of: object
     result: Any
 
 
-_cache: ContextVar[dict[tuple[int, int, int], _Cached] | None] = ContextVar("cache", default=None)
+_cache: ContextVar[dict[tuple[int, int, int, int], _Cached] | None] = ContextVar("cache", default=None)
 
 # Patterns, and what attribution splits: everything that writes to the residual stream, its readers, and the scales.
 _CACHED_POINTS = (
@@ -109,11 +109,11 @@ def forward_pass(model: Model, batch: Batch) -> ForwardPass:
     Raises:
         ValueError: a batch that the network cannot read, or an output with NaN or infinite entries.
     """
-    return shared(model, batch.inputs, lambda: ForwardPass(*_run(model, batch)))
+    return shared(model, batch.inputs, lambda: ForwardPass(*_run(model, batch)), batch.attention_mask)
 
 
-def shared(model: Model, of: object, make: Callable[[], T]) -> T:
-    """Return what ``make`` returns of a network and something else, or its result of earlier in this context.
+def shared(model: Model, of: object, make: Callable[[], T], beside: object = None) -> T:
+    """Return what ``make`` returns of a network and one or two objects, or its result of earlier in this context.
 
     Example:
         >>> from headway.models.handmade import uniform_head
@@ -127,9 +127,9 @@ def shared(model: Model, of: object, make: Callable[[], T]) -> T:
     if cached is None:
         return make()
     # torch counts the changes of a tensor in place.
-    key = (id(model), sum(weight._version for weight in model.parameters()), id(of))
+    key = (id(model), sum(weight._version for weight in model.parameters()), id(of), id(beside))
     if key not in cached:
-        cached[key] = _Cached(model, of, make())
+        cached[key] = _Cached(model, (of, beside), make())
     return cached[key].result
 
 
@@ -144,7 +144,12 @@ def with_positions(model: Model, normalized: Tensor, activations: Activations) -
 
 
 def output_from(
-    model: HookedTransformer, layer: int, residual: Tensor, activations: Activations, times: int = 1
+    model: HookedTransformer,
+    layer: int,
+    residual: Tensor,
+    activations: Activations,
+    padding: Mapping[str, Tensor],
+    times: int = 1,
 ) -> Tensor:
     """Return the output of a network whose residual stream is replaced before a layer.
 
@@ -153,19 +158,24 @@ def output_from(
         layer: The first layer that runs.
         residual: Residual streams ``[batch, pos, d_model]``, or ``times`` as many one after another.
         activations: Activations of the forward pass whose positions are kept.
+        padding: ``Batch.padding`` of its sequences.
         times: Number of residual streams for each sequence.
     """
     positions = None
     if Structure(model.cfg).positions_after_norm:
         positions = activations["hook_pos_embed"].to(residual).repeat(times, 1, 1)
-    return model(residual, start_at_layer=layer, shortformer_pos_embed=positions)
+    hidden = {name: mask.repeat(times, 1) for name, mask in padding.items()}
+    return model(residual, start_at_layer=layer, shortformer_pos_embed=positions, **hidden)
 
 
 def _run(model: Model, batch: Batch) -> tuple[Tensor, Activations]:
     check_batch(model, batch)
     with torch.no_grad(), evaluating(model):
         output, cache = model.run_with_cache(
-            batch.inputs, return_cache_object=False, names_filter=lambda name: name.endswith(_CACHED_POINTS)
+            batch.inputs,
+            return_cache_object=False,
+            names_filter=lambda name: name.endswith(_CACHED_POINTS),
+            **batch.padding,
         )
     if not output.isfinite().all():
         raise NotNumbersError("output on this batch")

@@ -1,13 +1,15 @@
 """Hooks that replace activations: those of a head, a hook point, some neurons, or a path between heads."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from types import EllipsisType
 from typing import Any, Literal, NamedTuple, get_args
 
 import einops
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headway.analyze.network.forward import Activations, Hook, forward_pass, in_forward_pass, with_positions
@@ -21,7 +23,7 @@ from headway.analyze.network.requirements import (
 from headway.analyze.network.weights import bias, weight
 from headway.data.task import Batch
 from headway.models.config import Head
-from headway.models.convert import Model, evaluating
+from headway.models.convert import Model, evaluating, is_bridge
 from headway.models.hooked_transformer import HookedTransformer
 
 Kind = Literal["zero", "mean", "position_mean", "without_position", "resample"]
@@ -75,7 +77,8 @@ def ablation_hooks(
     patterns = forward_pass(model, batch).patterns if attention == "frozen" else []
     hooks = [replacement_hook(f"blocks.{layer}.attn.hook_pattern", pattern) for layer, pattern in enumerate(patterns)]
     return hooks + [
-        replacement_hook(point, replacement_for(point, activations[point], kind), index) for point, index in targets
+        replacement_hook(point, replacement_for(point, activations[point], kind, other.attention_mask), index)
+        for point, index in targets
     ]
 
 
@@ -103,8 +106,8 @@ def through_paths(
         reference: A batch of the same shape; by default this batch with its sequences shifted by one.
 
     Raises:
-        DoesNotApplyError: attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads), a single
-            sequence and no reference.
+        DoesNotApplyError: a TransformerBridge whose attention scores are not ``x W_Q W_K.T y`` (rotary positions,
+            grouped heads), a single sequence and no reference.
         ValueError: a head or an input that does not exist, a reference of another shape.
 
     Example:
@@ -119,7 +122,9 @@ def through_paths(
         q False
         k True
     """
-    needs_plain_scores("through_paths", model)
+    if is_bridge(model):
+        # Between its queries and the residual stream may be more than W_Q.
+        needs_plain_scores("through_paths", model)
     needs_direct_writes("through_paths", model)
     check_one_of("input", input, get_args(Input))
     senders, receivers = ([check_head(model, head) for head in heads] for heads in (senders, receivers))
@@ -168,10 +173,23 @@ def output_with(model: Model, batch: Batch, hooks: Sequence[Hook]) -> Float[Tens
     """
     check_batch(model, batch)
     with torch.no_grad(), evaluating(model):
-        output = model.run_with_hooks(batch.inputs, fwd_hooks=list(hooks))
+        output = model.run_with_hooks(batch.inputs, fwd_hooks=list(hooks), **batch.padding)
     if not output.isfinite().all():
         raise ValueError("model: its output is NaN or infinite with these activations replaced; choose another kind")
     return output
+
+
+@contextmanager
+def hidden_padding(model: Model, batch: Batch) -> Iterator[None]:
+    """Hide the padding of a batch in every forward pass in this context, for code that knows inputs alone."""
+    if not batch.padding:
+        yield
+        return
+    model.forward = partial(model.forward, **batch.padding)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        del model.forward  # the method of the class is behind it
 
 
 def reference_batch(name: str, batch: Batch, kind: str, reference: Batch | None) -> Batch:
@@ -183,6 +201,8 @@ def reference_batch(name: str, batch: Batch, kind: str, reference: Batch | None)
                 f"reference: its inputs have the shape {tuple(reference.inputs.shape)}; "
                 f"they must have that of the batch, {tuple(batch.inputs.shape)}"
             )
+        if not torch.equal(reference.real, batch.real):
+            raise ValueError("reference: its sequences are not as long as those of the batch; they must be")
         return reference
     if kind != "resample":
         return batch
@@ -190,7 +210,7 @@ def reference_batch(name: str, batch: Batch, kind: str, reference: Batch | None)
         raise DoesNotApplyError(
             f"{name} needs other sequences to take activations from; this batch has 1; give a reference"
         )
-    return batch._replace(inputs=batch.inputs.roll(1, 0))
+    return batch.shifted()
 
 
 def _point_and_index(model: Model, what: What) -> tuple[str, EllipsisType | tuple]:
@@ -227,7 +247,7 @@ def cached_activations(model: Model, batch: Batch, points: Sequence[str]) -> Act
                 raise ValueError(f"what: {point!r} never fires {why}")
         with torch.no_grad(), evaluating(model):
             _, cache = model.run_with_cache(
-                batch.inputs, return_cache_object=False, names_filter=lambda name: name in points
+                batch.inputs, return_cache_object=False, names_filter=lambda name: name in points, **batch.padding
             )
     for point in points:
         if point not in cache:
@@ -251,8 +271,13 @@ def _check_entries(point: str, value: Tensor, index: Any) -> None:
             raise ValueError(f"what: {point!r} has no entry {entry}; it has 0 to {value.shape[-1] - 1}")
 
 
-def replacement_for(point: str, value: Float[Tensor, "batch *rest"], kind: Kind) -> Float[Tensor, "batch *rest"]:
-    """Return the replacement for an activation, computed from its value on the reference batch."""
+def replacement_for(
+    point: str,
+    value: Float[Tensor, "batch *rest"],
+    kind: Kind,
+    attention_mask: Bool[Tensor, "batch pos"] | None = None,
+) -> Float[Tensor, "batch *rest"]:
+    """Return the replacement for an activation, computed from its value on the reference batch without padding."""
     if kind == "zero":
         zero = torch.zeros_like(value)
         # A masked score (-inf, or the lowest number of its type) stays masked.
@@ -264,12 +289,52 @@ def replacement_for(point: str, value: Float[Tensor, "batch *rest"], kind: Kind)
             raise ValueError(
                 f"kind: 'without_position' is not valid for {point!r}, whose axes are positions; take another kind"
             )
-        return einops.reduce(value, "batch head query key -> 1 head query key", "mean").expand_as(value)
-    mean = einops.reduce(value, "batch pos ... -> 1 1 ...", "mean").expand_as(value)
+        return _mean_attention(point, value, attention_mask)
+    mean = mean_activation(value, "1 1", attention_mask)
     if kind == "mean":
         return mean
-    by_position = einops.reduce(value, "batch pos ... -> 1 pos ...", "mean").expand_as(value)
+    by_position = mean_activation(value, "1 pos", attention_mask)
     return by_position if kind == "position_mean" else value - by_position + mean
+
+
+def mean_activation(
+    value: Float[Tensor, "batch pos *rest"],
+    over: Literal["1 1", "1 pos"],
+    attention_mask: Bool[Tensor, "batch pos"] | None = None,
+) -> Float[Tensor, "batch pos *rest"]:
+    """Return the mean over all sequences and positions, or over sequences at each position, without padding.
+
+    A position that is padding in every sequence gets 0.
+
+    Example:
+        >>> value, real = torch.tensor([[2.0, 4.0], [3.0, 99.0]]), torch.tensor([[True, True], [True, False]])
+        >>> mean_activation(value, "1 1", real)[0].tolist(), mean_activation(value, "1 pos", real)[0].tolist()
+        ([3.0, 3.0], [2.5, 4.0])
+    """
+    if attention_mask is None:
+        return einops.reduce(value, f"batch pos ... -> {over} ...", "mean").expand_as(value)
+    real = attention_mask.view(*attention_mask.shape, *[1] * (value.ndim - 2))
+    axes = (0, 1) if over == "1 1" else 0
+    total, count = (each.sum(axes, keepdim=True) for each in (value.where(real, 0), real.to(value.dtype)))
+    return (total / count.clamp(min=1)).expand_as(value)
+
+
+def _mean_attention(
+    point: str, value: Float[Tensor, "batch head query key"], attention_mask: Bool[Tensor, "batch pos"] | None
+) -> Float[Tensor, "batch head query key"]:
+    """Return the mean over sequences at each query and key; of sequences with padding, over those that have both.
+
+    Padding stays hidden: its keys get no attention, and what a query had for them goes to its other keys in proportion.
+    """
+    if attention_mask is None:
+        return einops.reduce(value, "batch head query key -> 1 head query key", "mean").expand_as(value)
+    real = (attention_mask[:, :, None] & attention_mask[:, None])[:, None]
+    total = value.where(real, 0).sum(0, keepdim=True)
+    mean = (total / real.sum(0, keepdim=True).clamp(min=1)).expand_as(value)
+    if point.endswith(ATTENTION[0]):
+        return mean.where(real, value)
+    kept = mean.where(real, 0)
+    return (kept / kept.sum(-1, keepdim=True)).where(real, value)
 
 
 def replacement_hook(point: str, value: Tensor, index: Any = ...) -> Hook:

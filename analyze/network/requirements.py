@@ -9,11 +9,11 @@ from weakref import WeakKeyDictionary
 
 import einops
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from headway.analyze.network.structure import Structure
-from headway.data.task import Batch
+from headway.data.task import Batch, check_positions
 from headway.models.config import Head
 from headway.models.convert import Model, evaluating, input_type, is_bridge
 
@@ -170,10 +170,12 @@ def check_batch(model: Model, batch: Batch) -> None:
         raise ValueError(f"batch: its inputs have the shape {shape}; they must be sequences of {kind}")
     if batch.mask.dtype != torch.bool:
         raise ValueError(f"batch: its mask is {batch.mask.dtype}; it must be torch.bool")
+    if batch.attention_mask is not None:
+        check_positions(batch)
 
 
 def check_targets(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> None:
-    """Refuse targets that the output cannot hold, and a batch whose mask is False everywhere."""
+    """Refuse targets that the output cannot hold where they count, and a batch whose mask is False everywhere."""
     outputs, targets = output.shape[-1], batch.targets
     for name, shape in (("mask", batch.mask.shape), ("targets", targets.shape[:2])):
         if shape != output.shape[:2]:
@@ -183,11 +185,23 @@ def check_targets(output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) 
             )
     if targets.is_floating_point() and targets.shape[-1] != outputs:
         raise ValueError(f"batch: its targets have {targets.shape[-1]} entries; this network outputs {outputs}")
-    if not targets.is_floating_point() and not 0 <= targets.min() <= targets.max() < outputs:
-        raise ValueError(
-            f"batch: its targets are {targets.min()} to {targets.max()}; this network outputs 0 to {outputs - 1}"
-        )
     if not batch.mask.any():
         raise DoesNotApplyError(
             "loss: the mask of this batch is False everywhere; it must be True at one position at least"
         )
+    counted = targets[batch.mask]
+    if not targets.is_floating_point() and not 0 <= counted.min() <= counted.max() < outputs:
+        raise ValueError(
+            f"batch: its targets are {counted.min()} to {counted.max()}; this network outputs 0 to {outputs - 1}"
+        )
+
+
+def readable_targets(batch: Batch, outputs: int) -> Int[Tensor, "batch pos"]:
+    """Return targets that are tokens or classes, with 0 for those that are none: where they do not count they may be.
+
+    Example:
+        >>> targets = torch.tensor([[-100, 3]])
+        >>> readable_targets(Batch(targets, targets, targets > 0), outputs=5).tolist()
+        [[0, 3]]
+    """
+    return batch.targets.where((batch.targets >= 0) & (batch.targets < outputs), 0)

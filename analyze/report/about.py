@@ -98,9 +98,11 @@ def duration_text(seconds: float) -> str:
 
 def _network(model: ModelConfig) -> str:
     mlp = "attention only" if model.attn_only else f"d_mlp {model.d_mlp} ({model.act_fn})"
+    other = model.d_vocab_out != model.d_vocab
+    outputs = f"d_vocab {model.d_vocab}, d_vocab_out {model.d_vocab_out}, " if other else ""
     return (
         f"{model.n_layers} layers of {model.n_heads} heads, d_model {model.d_model}, d_head {model.d_head}, {mlp}, "
-        f"positions {model.positional_embedding_type}, normalization {model.normalization_type}, "
+        f"{outputs}positions {model.positional_embedding_type}, normalization {model.normalization_type}, "
         + "".join(f"{name} {value}, " for name, value in _unusual(model).items())
         + f"{parameters(model):,} parameters"
     )
@@ -121,7 +123,14 @@ def _optimiser(optim: Mapping[str, Any]) -> str:
         f"{name}, learning rate {optim.get('lr')} (warm-up over {optim.get('warmup_steps')} steps, then "
         f"{optim.get('decay')}), {own}, weight decay {optim.get('weight_decay')}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at a norm of {clip}")
+        + "".join(f", {pattern} with {_of_group(options)}" for pattern, options in optim.get("groups", {}).items())
+        + (f", each batch in {optim['accumulate']} parts" if optim.get("accumulate", 1) > 1 else "")
     )
+
+
+def _of_group(options: Mapping[str, float]) -> str:
+    names = {"lr": "learning rate", "weight_decay": "weight decay"}
+    return " and ".join(f"{names.get(name, name)} {value}" for name, value in options.items())
 
 
 def _environment(run: Run) -> Facts:

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-# Okabe and Ito's, which remain distinct under every common colour blindness.
-CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's, which remain distinct under every common colour blindness; their yellow is darker, to show on white.
+CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
 NOTHING = "#8a8f98"
 
 

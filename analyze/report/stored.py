@@ -37,7 +37,7 @@ MOST_ATTENTION = 24_000_000
 MOST_ENTRIES = 8
 # Roles of variables that are drawn beside their score, and of others that are not drawn for themselves.
 BESIDE = ("null", "low", "high", "z", "ceiling")
-NOT_ALONE = (*BESIDE, "null_std", "chance", "clean", "known", "spectrum")
+NOT_ALONE = (*BESIDE, "null_std", "chance", "clean", "known", "spectrum", "best")
 
 
 class Damaged(NamedTuple):

@@ -318,7 +318,7 @@ def _activation(model: Model, batch: Batch, point: str) -> Float[Tensor, "batch 
     if point in model.hook_dict:
         with torch.no_grad(), evaluating(model):
             _, cache = model.run_with_cache(
-                batch.inputs, return_cache_object=False, names_filter=lambda name: name == point
+                batch.inputs, return_cache_object=False, names_filter=lambda name: name == point, **batch.padding
             )
     if point not in cache:
         nearest = get_close_matches(point, model.hook_dict, n=1)

@@ -15,6 +15,7 @@ from headway.analyze.network.interventions import heads_except
 from headway.data.task import Batch
 from headway.data.tokenizer import bos_token_id, check_utf8, format_token, one_token
 from headway.models.convert import Model
+from headway.models.hooked_transformer import HookedTransformer
 
 
 class Next(NamedTuple):
@@ -106,6 +107,11 @@ def run_prompt(model: Model, string: str, position: int | None = None, token: st
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None:
         raise ValueError("model: it has no tokenizer, so it cannot read text; give a network that was trained on text")
+    if isinstance(model, HookedTransformer) and model.cfg.d_vocab_out != model.cfg.d_vocab:
+        raise ValueError(
+            f"model: its {model.cfg.d_vocab_out} outputs are not its {model.cfg.d_vocab} tokens; give a network that "
+            "predicts text"
+        )
     if not string:
         raise ValueError("string: '' is not valid; it must have at least one token")
     check_utf8("string", string)

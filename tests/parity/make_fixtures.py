@@ -32,9 +32,10 @@ BATCH, POS = 2, 5
 SIZES = {"n_layers": 2, "d_model": 11, "d_head": 7, "n_heads": 3, "d_vocab": 13, "d_mlp": 19, "n_ctx": 23}
 
 # For each network: its kinds in our config's words, then under "switches", "processed", "padded" and "vectors" what
-# else is asked of it. Not processed are those whose parameters another network has as well, and two kinds that
+# else is asked of it. Not processed are those whose parameters another network has as well, and three kinds that
 # TransformerLens gets wrong: it takes an activation named solu for one with a LayerNorm of its own, and fails for want
-# of its weights; and it folds ln1 into, and centres W_pos of, shortformer networks, whose positions come after ln1.
+# of its weights; it looks for a bias of the MLP's LayerNorm beside RMSNorm; and it folds ln1 into, and centres W_pos
+# of, shortformer networks, whose positions come after ln1.
 NETWORKS: dict[str, dict[str, Any]] = {
     "standard_ln_gelu": {"act_fn": "gelu", "d_vocab_out": 17, "processed": True},
     "standard_lnpre_solu_ln_bidirectional": {
@@ -87,7 +88,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "act_fn": "solu_ln",
         "normalization_type": "RMS",
         "use_attn_scale": False,
-        "processed": True,
     },
     "own_scale_none_attn_only": {
         "attn_only": True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import einops
 import torch
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     attention_mask: Bool[Tensor, "batch pos"] | None = None
 
     @property
-    def padding(self) -> dict[str, Tensor]:
+    def padding(self) -> dict[str, Any]:
         """The keyword arguments that hide the padding from a network: ``model(batch.inputs, **batch.padding)``."""
         return {} if self.attention_mask is None else {"attention_mask": self.attention_mask}
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -25,10 +26,12 @@ from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.train import train
 
+Direction = Literal["causal", "bidirectional"]
 
-def recipe_for(task: Task, direction: str = "causal", layers: int = 2) -> Recipe:
+
+def recipe_for(task: Task, direction: Direction) -> Recipe:
     model = ModelConfig(
-        n_layers=layers, d_model=19, n_ctx=task.n_ctx, d_head=7, n_heads=3, d_vocab=task.d_vocab,
+        n_layers=2, d_model=19, n_ctx=task.n_ctx, d_head=7, n_heads=3, d_vocab=task.d_vocab,
         d_vocab_out=task.d_vocab_out, input_type=task.input_type, attention_dir=direction,
     )  # fmt: skip
     training, held_out = task.n_sequences or (11, 13)
@@ -38,7 +41,7 @@ def recipe_for(task: Task, direction: str = "causal", layers: int = 2) -> Recipe
     )  # fmt: skip
 
 
-TASKS = {
+TASKS: dict[str, tuple[Task, Direction]] = {
     "classifier with padding": (HoldsZero(), "bidirectional"),
     "classifier at the end": (HoldsZero(at_end=True), "causal"),
     "numbers from tokens": (Numbers(), "causal"),

@@ -40,7 +40,7 @@ LENGTH, PADDING = 13, 4
 class Twice(RepeatedTokens):
     """BOS and one segment twice, without twins: those of a padded batch would be other draws."""
 
-    def twin(self, batch: Batch, generator: torch.Generator) -> None:
+    def twin(self, batch: Batch, generator: torch.Generator) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None
 
 
@@ -48,7 +48,7 @@ class Twice(RepeatedTokens):
 class Vectors(AffineRecurrence):
     """Affine recurrences without twins."""
 
-    def twin(self, batch: Batch, generator: torch.Generator) -> None:
+    def twin(self, batch: Batch, generator: torch.Generator) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None
 
 
@@ -132,11 +132,11 @@ def test_other_tools_leave_padding_out(case: tuple[str, str, str]):
         found = samples(model, each, "blocks.1.attn.hook_z", lambda batch: batch.inputs[..., None].flatten(2))
         assert len(found.x) == 7 * LENGTH
     for input in ("q", "k", "v") if case[2] not in ("rotary", "relative") else ():
-        outputs = [
+        ours, theirs = (
             forward_with(model, each, through_paths(model, each, [Head(0, 0)], [Head(1, 1)], input))[:, :LENGTH]
             for each in (padded(batch), batch)
-        ]
-        assert_close(*outputs)
+        )
+        assert_close(ours, theirs)
 
 
 def forward_with(model: HookedTransformer, batch: Batch, hooks: list) -> torch.Tensor:

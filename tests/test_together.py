@@ -5,7 +5,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import pytest
@@ -350,7 +350,7 @@ def test_bidirectional_attention_does_not_see_the_padding_of_a_shorter_batch():
 
 
 @pytest.mark.parametrize("direction", ["causal", "bidirectional"])
-def test_a_stack_hides_the_padding_of_its_batches(direction: str):
+def test_a_stack_hides_the_padding_of_its_batches(direction: Literal["causal", "bidirectional"]):
     task = HoldsZero()
     model = ModelConfig(
         n_layers=2, d_model=19, n_ctx=5, d_head=7, n_heads=3, d_vocab=4, d_vocab_out=2, attention_dir=direction
@@ -362,8 +362,12 @@ def test_a_stack_hides_the_padding_of_its_batches(direction: str):
     assert_close(losses, torch.stack(alone), atol=1e-6)
     losses.sum().backward()
     torch.stack(alone).sum().backward()
+    stacked_gradient = stack.stack["embed/W_E"].grad
+    assert stacked_gradient is not None
     for place, member in enumerate(stack.members):
-        assert_close(stack.stack["embed/W_E"].grad[place], member.model.embed.W_E.grad, atol=1e-6)
+        gradient = member.model.embed.W_E.grad
+        assert gradient is not None
+        assert_close(stacked_gradient[place], gradient, atol=1e-6)
 
 
 def _loss_alone(member: TrainingModule, batch: Batch) -> torch.Tensor:

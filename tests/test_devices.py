@@ -17,6 +17,7 @@ from headway.sweeps.train_all import check_all
 TWO = replace(TOKENS, trainer=TrainerConfig(devices=2), schedule=replace(TOKENS.schedule, state_every=1))
 
 
+@pytest.mark.usefixtures("forked_not_spawned")
 def test_two_processes_take_the_updates_of_one_and_write_every_file_once(trained: Train, tmp_path: Path):
     one = trained(TOKENS, tmp_path / "one")
     two = headway.train.train(**vars(TWO), out=tmp_path / "two", progress=False)

@@ -1,7 +1,5 @@
 """Small tasks and recipes for tests; a task of one's own is found here by its import path."""
 
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,20 +72,6 @@ class Counting(Task):
 
     def baselines(self) -> dict[str, float]:
         return {"oracle": 0.0}
-
-
-@dataclass(frozen=True)
-class Killing(RepeatedTokens):
-    """Kills its process at one batch, once: where it has left a file it goes on."""
-
-    dies_at: int = 0
-    mark: str = ""
-
-    def batch(self, seed: int, index: int, batch_size: int) -> Batch:
-        if index == self.dies_at and seed == 3 and not Path(self.mark).exists():
-            Path(self.mark).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().batch(seed, index, batch_size)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ TESTS_OF_NETWORKS = (
 
 def pytest_configure(config: pytest.Config) -> None:
     """Import what takes seconds, but not where xdist's workers run the tests: they start once this process is ready."""
-    if config.getoption("numprocesses"):
+    if config.getoption("numprocesses", None):
         return
     import shapes
     import torch

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,7 +66,12 @@ def read_yaml(path: Path) -> Any:
         OSError: the file cannot be read.
         ValueError: it is not YAML, is too large, or has an option twice; the message goes on from the name of the file.
     """
-    content = read_small(path)
+    return deepcopy(_read_yaml(read_small(path)))
+
+
+@lru_cache(maxsize=16)
+def _read_yaml(content: bytes) -> Any:
+    """Read the content of a YAML file; a command reads that of a run again and again, and each time takes 20 ms."""
     try:
         values = yaml.load(content.decode(), _PlainValues)
         size = _size(values, {})

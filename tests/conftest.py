@@ -6,35 +6,35 @@ import gc
 gc.disable()
 
 import hashlib
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
-import shapes
-import torch
 from browsing import browser, opened  # noqa: F401  # fixtures
+from forks import HEAVY
 
 if TYPE_CHECKING:
     from toys import Train
 
     from headway.checkpoints import Recipe
 
-# Tests run side by side on the machine's cores.
-torch.set_num_threads(1)
 # Nothing here must outlast a power failure, and a disk takes a millisecond for each file.
 os.fsync = lambda descriptor: None
-shapes.wrap_only_what_states_a_shape()
 
 LONGEST = (
     "test_the_demo_trains",
+    # One worker gets these, so that they share its ``forkserver``.
     "test_killed_runs_go_on_and_mutated_files_are_refused_in_one_line",
     "test_compiled_training_is_the_same_up_to_rounding",
     "test_a_run_whose_worker_is_killed_is_what_it_would_have_been",
+    "test_two_processes_take_the_updates_of_one_and_write_every_file_once",
 )
 TESTS_OF_NETWORKS = (
     "test_parity",
@@ -44,6 +44,18 @@ TESTS_OF_NETWORKS = (
     "test_cache",
     "test_derivatives",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import what takes seconds, but not where xdist's workers run the tests: they start once this process is ready."""
+    if config.getoption("numprocesses", None):
+        return
+    import shapes
+    import torch
+
+    # Tests run side by side on the machine's cores.
+    torch.set_num_threads(1)
+    shapes.wrap_only_what_states_a_shape()
 
 
 def pytest_collection_finish() -> None:
@@ -89,8 +101,33 @@ def trained(shared: Path) -> "Train":
     return trained
 
 
+@pytest.fixture(scope="session")
+def forkserver() -> ForkServerContext:
+    """Starts processes as children of one that has imported Headway, which takes each of them seconds otherwise.
+
+    That one is a new Python, in which nothing is wrapped for checks of shapes.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    return context
+
+
+@pytest.fixture
+def forked_not_spawned(forkserver: ForkServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headway's own processes are children of ``forkserver``, which pickles what they are given, as spawning does."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forkserver)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_fresh_networks() -> None:
+    """Nulls pool few fresh networks, but where a test is about nulls."""
+    import few_networks  # noqa: F401
+
+
 @pytest.fixture(autouse=True, scope="module")
 def shape_checks(request: pytest.FixtureRequest) -> None:
+    import shapes
+
     shapes.set_checks(inside_networks=request.module.__name__.endswith(TESTS_OF_NETWORKS))
 
 

@@ -17,6 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import few_networks  # noqa: F401
 import xarray as xr
 from corpora import write_corpus
 from forks import Ended, forked

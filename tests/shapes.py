@@ -37,7 +37,12 @@ def states_a_shape(defined: Any) -> bool:
 
 def jaxtyped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
     """The decorator that jaxtyping's import hook writes above every class and every function."""
-    return lambda defined: _wrapped(defined, typechecker=typechecker) if states_a_shape(defined) else defined
+
+    def decorated(defined: Any) -> Any:
+        inside_another = "<locals>" in getattr(defined, "__qualname__", "")
+        return defined if inside_another or not states_a_shape(defined) else _wrapped(defined, typechecker=typechecker)
+
+    return decorated
 
 
 def wrap_only_what_states_a_shape() -> None:

@@ -1,6 +1,7 @@
 """Circuits of runs: found at checkpoints, followed over all of them, kept with the run and read back."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,19 @@ from headway.models.optim import OptimConfig
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return handmade_run(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def searched_once(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = handmade_run(tmp_path_factory.mktemp("searched") / "run")
+    headway.circuit(run, controls=7)
+    return run
+
+
+@pytest.fixture
+def searched(searched_once: Run, tmp_path: Path) -> Run:
+    """The run with its circuits, in a copy that a test may change."""
+    return Run(shutil.copytree(searched_once.path, tmp_path / "searched"))
 
 
 def test_a_circuit_is_found_at_the_end_and_at_the_steps_on_the_way(run: Run):
@@ -60,22 +74,21 @@ def test_alike_parts_are_judged_together_under_both_replacements(tmp_path: Path)
         assert low <= scores[f"{kind}group_effect"].item() <= high
 
 
-def test_every_stored_number_says_what_it_is(run: Run):
-    headway.circuit(run, at="last", controls=7)
-    for scores in (run.circuit(), run.circuit(over_steps=True)):
+def test_every_stored_number_says_what_it_is(searched: Run):
+    for scores in (searched.circuit(), searched.circuit(over_steps=True)):
         for name, variable in scores.data_vars.items():
             assert {"long_name", "units", "description"} <= variable.attrs.keys(), name
             assert not str(name).startswith("second_") or variable.attrs["description"].endswith("second replacement")
-    scores = run.circuit()
+    scores = searched.circuit()
     assert (scores.known.units, scores.effect.units) == ("nats", "share of what is known")
     assert scores.known.attrs["step"] == LAST
     assert scores.effect_low.description == "lower end of the 95 % interval of effect"
     assert scores.faithfulness.null == "that of random circuits of its size, control_faithfulness"
 
 
-def test_over_all_steps_it_is_the_same_circuit(run: Run):
-    found = headway.circuit(run, controls=7).scores
-    over = run.circuit(over_steps=True)
+def test_over_all_steps_it_is_the_same_circuit(searched: Run):
+    found = searched.circuit()
+    over = searched.circuit(over_steps=True)
     assert over.step.values.tolist() == [0, PARTLY, WHOLE, LAST]
     # Nothing is known of what an untrained network does, and so no share of it.
     assert np.isnan(over.faithfulness.sel(step=0))
@@ -106,45 +119,40 @@ def test_it_is_what_find_circuit_finds_on_the_evaluation_batch(run: Run):
     assert alone.scores.drop_attrs().identical(found.scores[list(alone.scores.data_vars)].drop_attrs())
 
 
-def test_a_new_run_in_its_place_has_no_circuit(run: Run):
-    headway.circuit(run, at=LAST, controls=7)
-    again = Run.create(run.path, run.recipe, overwrite=True)
+def test_a_new_run_in_its_place_has_no_circuit(searched: Run):
+    again = Run.create(searched.path, searched.recipe, overwrite=True)
     assert again.circuits == []
-    assert not (run.path / "circuits").exists()
+    assert not (searched.path / "circuits").exists()
 
 
-def test_a_damaged_circuit_is_named(run: Run):
-    headway.circuit(run, at=LAST, controls=7)
-    file = run.circuit_file(LAST, "repeats", "twin")
+def test_a_damaged_circuit_is_named(searched: Run):
+    file = searched.circuit_file(LAST, "repeats", "twin")
     whole = file.read_bytes()
     for content in (whole[:100], whole[:-1] + bytes([whole[-1] ^ 1])):
         write_whole(file, content)
         with pytest.raises(ValueError, match=r"^circuit: .*repeats-twin.safetensors is damaged"):
-            run.circuit()
+            searched.circuit()
 
 
-def test_numbers_over_steps_are_those_of_the_circuit_that_is_there(run: Run):
-    headway.circuit(run, controls=7)
-    assert run.circuit(over_steps=True).known.attrs["step"] == LAST
-    headway.circuit(run, at=WHOLE, controls=7, seed=3)  # not the circuit that was followed
-    assert run.circuit(over_steps=True).known.attrs["step"] == LAST
-    headway.circuit(run, at=LAST, controls=7, seed=3)
+def test_numbers_over_steps_are_those_of_the_circuit_that_is_there(searched: Run):
+    assert searched.circuit(over_steps=True).known.attrs["step"] == LAST
+    headway.circuit(searched, at=WHOLE, controls=7, seed=3)  # not the circuit that was followed
+    assert searched.circuit(over_steps=True).known.attrs["step"] == LAST
+    headway.circuit(searched, at=LAST, controls=7, seed=3)
     with pytest.raises(ValueError, match="is missing; headway circuit"):
-        run.circuit(over_steps=True)
+        searched.circuit(over_steps=True)
 
 
-def test_no_earlier_circuit_is_drawn_in_place_of_a_damaged_one(run: Run, tmp_path: Path):
-    headway.circuit(run, at=LAST, controls=7)
-    file = run.circuit_file(LAST, "repeats", "twin")
-    write_whole(run.circuit_file(WHOLE, "repeats", "twin"), file.read_bytes())
+def test_no_earlier_circuit_is_drawn_in_place_of_a_damaged_one(searched: Run):
+    file = searched.circuit_file(LAST, "repeats", "twin")
     write_whole(file, file.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"^circuit: .*repeats-twin.safetensors is damaged"):
-        run.plot("circuit")
-    assert f"step {WHOLE}" in run.plot("circuit", at=WHOLE).get_suptitle()
+        searched.plot("circuit")
+    assert f"step {WHOLE}" in searched.plot("circuit", at=WHOLE).get_suptitle()
 
 
-def test_edges_whose_nodes_are_not_in_the_circuit_are_refused(run: Run):
-    scores = headway.circuit(run, at=LAST, controls=7).scores
+def test_edges_whose_nodes_are_not_in_the_circuit_are_refused(searched: Run):
+    scores = searched.circuit()
     contradicted = scores.assign(node_in_circuit=scores.node_in_circuit & False)
     with pytest.raises(ValueError, match="joins a node that is not in the circuit"):
         _ = Parts(contradicted).edges
@@ -158,21 +166,20 @@ def test_a_toy_that_has_hardly_trained_has_nothing_to_explain(recipe: Recipe, tr
     assert run.circuits == []
 
 
-def test_nodes_are_searched_followed_and_kept_apart_from_edges(run: Run):
-    headway.circuit(run, controls=7)
-    edges = run.circuit()
-    found = headway.circuit(run, nodes=True, controls=7)
-    assert run.circuit().identical(edges)
-    assert run.circuits == run.node_circuits
-    assert found.file == run.circuit_file(LAST, "repeats", "twin", nodes=True)
+def test_nodes_are_searched_followed_and_kept_apart_from_edges(searched: Run):
+    edges = searched.circuit()
+    found = headway.circuit(searched, nodes=True, controls=7)
+    assert searched.circuit().identical(edges)
+    assert searched.circuits == searched.node_circuits
+    assert found.file == searched.circuit_file(LAST, "repeats", "twin", nodes=True)
     assert found.nodes == ["embed", "L0H0", "L1H1"]
-    read = run.circuit(nodes=True)
+    read = searched.circuit(nodes=True)
     assert read.sizes["edge"] == 0
     assert read.node_in_circuit.attrs["names"]["L1H1"][0] == "induction head"
     # A node is replaced whole either way.
     np.testing.assert_allclose(read.effect, edges.effect.sel(node=read.node), atol=1e-6)
     np.testing.assert_allclose(read.second_effect, edges.second_effect.sel(node=read.node), atol=1e-6)
-    over = run.circuit(over_steps=True, nodes=True)
+    over = searched.circuit(over_steps=True, nodes=True)
     assert over.step.values.tolist() == [0, PARTLY, WHOLE, LAST]
     np.testing.assert_allclose(over.faithfulness.sel(step=LAST), read.faithfulness)
 
@@ -187,10 +194,9 @@ def test_nodes_alone_are_in_the_summary_and_the_figure(trained: Train, tmp_path:
     assert run.plot("circuit").get_suptitle().startswith(f"nodes, repeats (twin), step {run.steps[-1]}")
 
 
-def test_a_run_without_a_circuit_of_nodes_says_how_to_find_one(run: Run):
-    headway.circuit(run, at=LAST, controls=7)
+def test_a_run_without_a_circuit_of_nodes_says_how_to_find_one(searched: Run):
     with pytest.raises(ValueError, match=r"^circuit: it has not been found; headway circuit .* --nodes does; .* none$"):
-        run.circuit(nodes=True)
+        searched.circuit(nodes=True)
 
 
 def test_a_search_that_takes_too_long_says_how_long_and_writes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch):

@@ -23,6 +23,7 @@ TWO = replace(
 )
 
 
+@pytest.mark.usefixtures("forked_not_spawned")
 def test_two_processes_take_the_updates_of_one_and_write_every_file_once(trained: Train, tmp_path: Path):
     one = trained(TOKENS, tmp_path / "one")
     two = headway.train.train(**vars(TWO), out=tmp_path / "two", progress=False)

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,9 +43,10 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda file: None)
 
 
-@pytest.fixture
-def five(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def five_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five runs: previous-token heads form first, in heads of other numbers, and one run never learns."""
+    folder = tmp_path_factory.mktemp("five")
     for seed in range(5):
         learns = seed < 4
         ways = {
@@ -52,12 +54,22 @@ def five(tmp_path: Path) -> Path:
             PREVIOUS: rise(2),
             COMPOSITION: rise(3) if learns else NEVER,
         }
-        run_of_ways(tmp_path / "many" / f"seed-{seed}", ways, heads=(seed % 3, 0), seed=seed)
-    return tmp_path / "many"
+        run_of_ways(folder / f"seed-{seed}", ways, heads=(seed % 3, 0), seed=seed)
+    return folder
 
 
-def test_each_run_has_dates_by_role_and_none_is_dropped(five: Path):
-    data = formation(five)
+@pytest.fixture
+def five(five_once: Path, tmp_path: Path) -> Path:
+    """A copy, which a test may change."""
+    return Path(shutil.copytree(five_once, tmp_path / "many"))
+
+
+@pytest.fixture(scope="module")
+def data(five_once: Path) -> xr.Dataset:
+    return formation(five_once)
+
+
+def test_each_run_has_dates_by_role_and_none_is_dropped(data: xr.Dataset):
     assert data.run.values.tolist() == [f"seed-{seed}" for seed in range(5)]
     assert data.event.values.tolist() == [BEHAVIOUR, PREVIOUS, COMPOSITION]
     assert data.label.values.tolist() == ["loss on repeats", "previous token", "K-composition"]
@@ -74,8 +86,7 @@ def test_each_run_has_dates_by_role_and_none_is_dropped(five: Path):
         assert {"long_name", "units", "description"} <= data[name].attrs.keys()
 
 
-def test_medians_shares_and_curves_have_the_run_that_never_learns(five: Path):
-    data = formation(five)
+def test_medians_shares_and_curves_have_the_run_that_never_learns(data: xr.Dataset):
     learned = data.sel(event=BEHAVIOUR)
     assert learned.median_half_way.item() == pytest.approx(sorted(half(3, 0.1 * seed) for seed in range(4))[2])
     assert learned.median_half_way_high.item() == math.inf  # resamples in which most never learn
@@ -87,8 +98,7 @@ def test_medians_shares_and_curves_have_the_run_that_never_learns(five: Path):
     np.testing.assert_allclose(data.median_width.sel(event=PREVIOUS), (4**2.9 - 1) / (4**2.1 - 1))
 
 
-def test_order_is_by_intervals_of_checkpoints(five: Path):
-    data = formation(five)
+def test_order_is_by_intervals_of_checkpoints(data: xr.Dataset):
     one = data.sel(event=PREVIOUS, other=BEHAVIOUR)
     expected = [math.log((1 + half(3, 0.1 * seed)) / (1 + half(2))) for seed in range(4)]
     np.testing.assert_allclose(leads(data, PREVIOUS, BEHAVIOUR), [*expected, math.inf])
@@ -106,8 +116,7 @@ def test_order_is_by_intervals_of_checkpoints(five: Path):
     assert (both.decided.item(), both.undecided.item(), both.lead_runs.item()) == (0, 4, 4)
 
 
-def test_dates_between_the_same_checkpoints_are_no_distribution(five: Path):
-    data = formation(five)
+def test_dates_between_the_same_checkpoints_are_no_distribution(data: xr.Dataset):
     assert data.same_checkpoints.values.tolist() == [0.8, 1.0, 0.8]
     notes = " ".join(data.attrs["notes"])
     assert (
@@ -323,8 +332,7 @@ def test_groups_that_differ_and_groups_that_do_not(tmp_path: Path):
         differences(found["a"], formation(tmp_path / "c", part="all"))
 
 
-def test_numbers_survive_strict_json(five: Path):
-    data = formation(five)
+def test_numbers_survive_strict_json(data: xr.Dataset):
     text = to_json({"many": data})
     plain = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert plain["groups"]["many"]["coords"]["run"]["data"] == data.run.values.tolist()

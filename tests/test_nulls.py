@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from few_networks import WHOLE
 from toys import TOKENS, VECTORS
 
 from headway.analyze import MEASURES
 from headway.analyze.measures.composition import k_composition
 from headway.analyze.measures.nulls import (
-    NETWORKS,
     Null,
     band,
     band_z,
@@ -25,6 +25,12 @@ from headway.analyze.measures.scales import LOG_ODDS, PLAIN, SQUARE, Scale
 from headway.analyze.network.forward import shared_forward_pass
 from headway.checkpoints import Recipe
 from headway.models.hooked_transformer import HookedTransformer
+
+
+@pytest.fixture(autouse=True)
+def all_fresh_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nulls pool as many fresh networks as they do outside of tests."""
+    monkeypatch.setattr("headway.analyze.measures.nulls.NETWORKS", WHOLE)
 
 
 def test_haar_null_is_what_random_rotations_give():
@@ -206,7 +212,8 @@ def test_untrained_networks_are_those_of_the_nulls():
     measures = {each.name: each for each in MEASURES if each.name == "previous_token"}
     batch = TOKENS.task.evaluation_batch(0, 5)
     null = fresh_initialisations(measures, {"previous_token": PLAIN}, TOKENS.model, batch)["previous_token"]
-    each = [measures["previous_token"](untrained(TOKENS.model, draw), batch).previous_token for draw in range(NETWORKS)]
+    networks = [untrained(TOKENS.model, draw) for draw in range(WHOLE)]
+    each = [measures["previous_token"](network, batch).previous_token for network in networks]
     drawn = xr.concat(each, dim="draw")
     np.testing.assert_allclose(null.mean[:, 0], drawn.mean(("draw", "head")), rtol=1e-5)
     np.testing.assert_allclose(null.highest[:, 0], drawn.max(("draw", "head")), rtol=1e-6)

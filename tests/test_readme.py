@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from few_networks import WHOLE
 from filelock import FileLock
 from threads import Threads
 
@@ -54,7 +55,9 @@ def demo(unchecked: None, shared: Path, tmp_path: Path, monkeypatch: pytest.Monk
         if not first.exists():
             (tmp_path / "first").mkdir()
             monkeypatch.chdir(tmp_path / "first")
-            main(["train", "induction"])  # what make demo runs
+            with monkeypatch.context() as patch:
+                patch.setattr("headway.analyze.measures.nulls.NETWORKS", WHOLE)
+                main(["train", "induction"])  # what make demo runs
             (tmp_path / "first").rename(first)
     shutil.copytree(first / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import pairwise
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Literal
 
@@ -315,17 +316,17 @@ def test_a_spike_is_clipped_at_the_bound(precision: Literal["32-true", "bf16-mix
         model=replace(TOKENS.model, d_vocab=7, d_vocab_out=7),
         optim=OptimConfig(optimizer="SGD", lr=1.0, weight_decay=0.0, max_grad_norm=bound),
         trainer=TrainerConfig(precision=precision),
-        schedule=Schedule(log=0, linear=30),
-        steps=30,
+        schedule=Schedule(log=0, linear=17),
+        steps=17,
     )
     run = run_recipe(recipe, tmp_path / "run", measures=())
     logged = run.training.gradient_norm.values
-    assert run.training.step.values.tolist() == list(range(1, 31))
+    assert run.training.step.values.tolist() == list(range(1, 18))
     assert max(logged) > 1e5 * min(logged)
-    kept = [torch.cat([value.flatten() for value in weights(run, step).values()]) for step in range(31)]
+    kept = [torch.cat([value.flatten() for value in weights(run, step).values()]) for step in range(18)]
     moved = [(after - before).norm().item() for before, after in pairwise(kept)]
     assert max(moved) == pytest.approx(bound, rel=1e-4)
-    assert sum(distance == pytest.approx(bound, rel=1e-4) for distance in moved) >= 10
+    assert sum(distance == pytest.approx(bound, rel=1e-4) for distance in moved) >= 5
 
 
 def test_mixed_precision_keeps_weights_and_scores_in_float32(tmp_path: Path):
@@ -359,26 +360,28 @@ def test_half_precision_trains_on_a_gpu(tmp_path: Path):
 
 
 COMPILED = """
-import sys
 from functools import partial
 import torch
+import torch._inductor.config
 from headway.__main__ import main
-for name in sys.argv[1:]:
-    main(["train", "--config", f"{name}/config.yaml", "--compile", "--out", f"{name}-compiled"])
+torch._inductor.config.compile_threads = 1  # more would be processes, each of which imports torch
+for folder in folders:
+    main(["train", "--config", f"{folder}/config.yaml", "--compile", "--out", f"{folder}-compiled"])
     # The C++ compiler takes seconds for each network, and one shows that it works.
     torch.compile = partial(torch.compile, backend="aot_eager")
 """
 
 
-def test_compiled_training_is_the_same_up_to_rounding(tmp_path: Path):
+def test_compiled_training_is_the_same_up_to_rounding(forkserver: ForkServerContext, tmp_path: Path):
     """In a process of its own, because the shape checks of the tests cannot be compiled."""
     recipes = {"tokens": ENDS, "vectors": replace(VECTORS, schedule=ENDS.schedule)}
     recipes = {name: replace(each, model=replace(each.model, n_layers=1)) for name, each in recipes.items()}
     eager = {name: run_recipe(recipe, tmp_path / name) for name, recipe in recipes.items()}
-    # More threads would be processes, each of which imports torch.
-    one_thread = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    command = [sys.executable, "-c", COMPILED, *recipes]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env=one_thread)
+    folders = [str(tmp_path / name) for name in recipes]
+    process = forkserver.Process(target=exec, args=(COMPILED, {"folders": folders}))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     for name, recipe in recipes.items():
         compiled = Run(tmp_path / f"{name}-compiled")
         assert compiled.recipe == replace(recipe, compile=True)

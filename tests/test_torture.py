@@ -1,9 +1,8 @@
 """A fixed handful of ``make torture``: killed commands go on as if they had not been, and mutated files are refused."""
 
-import subprocess
-import sys
-from pathlib import Path
+from multiprocessing.context import ForkServerContext
 
+import torture
 from kills import BETWEEN
 from mutations import FORMATS
 
@@ -17,8 +16,12 @@ ROW = 245
 MUTATIONS = [ROW * len(FORMATS) + place for place in range(len(FORMATS))]
 
 
-def test_killed_runs_go_on_and_mutated_files_are_refused_in_one_line():
-    script = Path(__file__).with_name("torture.py")
-    command = [sys.executable, script, "--only", *map(str, KILLS), "--mutation", *map(str, MUTATIONS)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+def test_killed_runs_go_on_and_mutated_files_are_refused_in_one_line(
+    forkserver: ForkServerContext,
+):
+    """In a process of its own that computes nothing, because its children must inherit no thread."""
+    arguments = ["--only", *map(str, KILLS), "--mutation", *map(str, MUTATIONS)]
+    process = forkserver.Process(target=torture.main, args=(arguments,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def mutate(scenes: kills.Scenes, seeds: Iterable[int], seconds: float, keep: boo
     return cases == held
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="how many kills, of the seeds from 0")
     parser.add_argument("--only", type=int, nargs="+", help="the kills of these seeds alone")
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--mutations", type=int, help="how many mutations; as many as the minutes allow if not given")
     parser.add_argument("--mutation", type=int, nargs="+", help="the mutations of these seeds alone")
     parser.add_argument("--keep", action="store_true", help="keep the folder")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     os.nice(1)
     root = Path(tempfile.mkdtemp(prefix="torture-")).resolve()
     if given.keep:

@@ -17,6 +17,7 @@ from headway.analyze import LIVE
 from headway.analyze.circuits.graph import Graph
 from headway.analyze.measures.nulls import Null, beside_null
 from headway.analyze.network.axes import HEAD, PAIR
+from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.report.circuit_page import NUMBERS, OVER_STEPS
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
@@ -298,7 +299,10 @@ def made_up_run(folder: Path, layers: int, heads: int, kept: int, length: int = 
     network, batch = HookedTransformer(model), run.batch()
     draws = np.random.default_rng(0)
     for measure in LIVE:
-        scores = measure(network, batch)
+        try:
+            scores = measure(network, batch)
+        except DoesNotApplyError:
+            continue
         if measure.fresh_null:
             null = Null(np.full((1, 1), 0.1), np.full((1, 1), 0.02))
             scores = scores.merge(beside_null(measure.name, scores[measure.name], null), compat="override")

@@ -55,8 +55,9 @@ def test_it_solves_its_task_and_is_at_chance_on_twins(known: KnownCircuit):
     assert batch.task is not None
     twin = batch.task.twin(batch, generator("data", 5))
     if twin is not None:
-        # That of vectors is estimated from other sequences, to about 1 %.
-        assert behaviour(model, batch, twin.inputs) > 0.9 * chance(batch)
+        # The baseline of vectors is estimated from other sequences, to about 1 %; twins of sentences keep both names.
+        ignorant = batch.task.baselines().get("end_either_name", chance(batch))
+        assert behaviour(model, batch, twin.inputs) > 0.9 * ignorant
 
 
 @pytest.mark.parametrize("name", [name for name in CIRCUITS if "induction" in name or name in ("decoy", "shortformer")])
@@ -67,7 +68,7 @@ def test_on_twins_it_knows_nothing_at_all(name: str):
 
 
 def test_a_twin_leaves_name_movers_between_the_names_and_other_names_mislead_them():
-    """Name movers that nothing inhibits attend to every name; of sentences with other names, IO is not among them."""
+    """Name movers that nothing inhibits attend to every name; in sentences with other names, IO is none of them."""
     model, batch = name_movers()
     known, twin, corrupted = (
         behaviour(model, batch, inputs)
@@ -76,8 +77,7 @@ def test_a_twin_leaves_name_movers_between_the_names_and_other_names_mislead_the
         )
     )  # fmt: skip
     assert known < 0.05
-    assert math.log(2) - 0.05 < twin < math.log(3) + 0.05
-    assert corrupted > 1.1 * chance(batch)
+    assert math.log(2) < twin < chance(batch) < corrupted
 
 
 @each_network

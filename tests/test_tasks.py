@@ -159,20 +159,22 @@ def test_nothing_repeats_in_the_twins_of_repeats():
 
 
 def test_no_synonym_comes_again_where_the_original_is_determined():
-    """Elsewhere it may: with periods of 5 to 7, a twin has a period of 5 where the original begins late enough."""
+    """Before that it does, if the original begins late enough for a twin with a period of 5 to 7."""
     batch = SYNONYMS.evaluation_batch(0, 251)
     twin = SYNONYMS.twin(batch, generator("data", 0))
     pairs = ((twin.inputs - 1) % 13).tolist()
     again = 0
     for row, p, lead in zip(pairs, batch.info["period"].tolist(), batch.info["lead"].tolist(), strict=True):
-        repeated = [q for q in range(2, 14) if row[q] in row[1:q]]
+        repeated = [q for q in range(2, 17) if row[q] in row[1:q]]
+        # The first target that is determined is that of position lead + p + 1.
         if lead + p + 1 >= 10:
-            # s_j is asked at position j - 1, of the tokens up to there: from position 10 on.
-            assert repeated == [6, 7, 8, 9, 10]
-            assert row[1:6] == row[6:11]
+            own = len(repeated)
+            assert 5 <= own <= 7
+            assert 2 * own <= lead + p + 1
+            assert repeated == list(range(own + 1, 2 * own + 1))
+            assert row[1 : own + 1] == row[own + 1 : 2 * own + 1]
             again += 1
         else:
-            assert repeated == []
             # With 13 pairs and 16 tokens, three pairs come a second time, after all of them have come once.
             assert len(set(row[1:14])) == 13
             assert len(set(row[14:])) == 3

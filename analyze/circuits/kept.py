@@ -127,7 +127,7 @@ def chance_of(batch: Batch, part: str | None) -> float:
         >>> from headway.models.handmade import TASK
         >>> batch = TASK.evaluation_batch(seed=0, batch_size=3)
         >>> round(chance_of(batch, "repeats"), 2), chance_of(batch, "first")
-        (2.71, nan)
+        (2.48, nan)
     """
     task = batch.task
     if task is None or task.behaviour.chance is None or part != task.behaviour.part:

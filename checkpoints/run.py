@@ -454,7 +454,7 @@ class Run:
 
         Args:
             figure: loss, network, circuit, diagram, attention, eigenvalues, heads, composition or attribution.
-            options: at, layer, head, sequence, measure, part, replace: the step, and what of the figure is drawn.
+            options: at, layer, head, sequence, measure, part, replace, nodes: the step, and what of it is drawn.
 
         Raises:
             ValueError: an unknown figure, an option that it does not take, scores that are missing, or no matplotlib.

@@ -21,6 +21,8 @@ def plot_command(arguments: list[str]) -> None:
     parser.add_argument("--measure", help="which measure, of a figure that can show several")
     parser.add_argument("--part", help="the behaviour whose circuit is shown")
     parser.add_argument("--replace", help="the replacement under which it was found")
+    text = "show the circuit of nodes without edges, which headway circuit --nodes found"
+    parser.add_argument("--nodes", action="store_true", help=text)
     parser.add_argument("--out", help="a .png, .svg or .pdf file; FIGURE.svg if not given")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a figure of Headway")
     if {"-h", "--help"} & set(arguments):
@@ -43,6 +45,6 @@ def plot_command(arguments: list[str]) -> None:
         check_figure(out, options.overwrite)
 
     names = ("at", "layer", "head", "sequence", "measure", "part", "replace")
-    chosen = {name: getattr(options, name) for name in names}
+    chosen = {name: getattr(options, name) for name in names} | {"nodes": options.nodes or None}
     figure = draw_many(runs, options.figure, **chosen) if len(runs) > 1 else draw(runs[0], options.figure, **chosen)
     print(save(figure, out, options.overwrite))

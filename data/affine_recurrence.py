@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 
 import einops
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -160,20 +159,18 @@ class AffineRecurrence(Task):
         return {**_estimated_baselines(self), "least_squares": 0.0}
 
     def twin(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Return vectors that follow no recurrence: independent random directions, with the norms of the originals.
+        """Return vectors of zero, as sequences begin that grow fast: the best prediction from them is zero.
 
-        The norms stay, so that the scale of the vectors tells nothing that the original does not tell. A direction is
-        uniform on the sphere; in one dimension it is a random sign.
+        Vectors of other directions mislead a network: it predicts a combination of them, which is further from the
+        target than zero is. ``generator`` is not used.
 
         Example:
             >>> task = AffineRecurrence(d_vector=3, length_min=5, length_max=5)
             >>> batch = task.batch(seed=0, index=0, batch_size=2)
-            >>> twin = task.twin(batch, torch.Generator().manual_seed(0))
-            >>> bool(torch.allclose(twin.inputs.norm(dim=-1), batch.inputs.norm(dim=-1)))
-            True
+            >>> bool(task.twin(batch, torch.Generator()).inputs.any())
+            False
         """
-        directions = F.normalize(torch.randn(batch.inputs.shape, generator=generator), dim=-1).to(batch.inputs)
-        return batch._replace(inputs=directions * batch.inputs.norm(dim=-1, keepdim=True))
+        return batch._replace(inputs=torch.zeros_like(batch.inputs))
 
     def _recurrence(
         self, generator: torch.Generator, batch_size: int, length: int

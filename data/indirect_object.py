@@ -233,15 +233,22 @@ class IndirectObject(Task):
         return batch._replace(inputs=inputs, targets=targets)
 
     def twin(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Return the ``corrupted`` sentences, with the targets of the original; ``generator`` is not used.
+        """Return the sentences with a third name, ``others[:, 2]``, in place of the second S: either name may be IO.
+
+        The names that can be the answer stay, so that a network that does not know which of the two it is guesses
+        between them: ``end_either_name``. Sentences with other names, as ``corrupted`` has, would mislead it to one of
+        those. ``generator`` is not used.
 
         Example:
             >>> task = IndirectObject()
             >>> batch = task.batch(seed=0, index=0, batch_size=1)
-            >>> bool((task.twin(batch, torch.Generator()).inputs == task.corrupted(batch).inputs).all())
-            True
+            >>> twin = task.twin(batch, torch.Generator())
+            >>> print(join_words(task.labels(twin)[0][1 : batch.info["end"] + 1]))
+            If Carol travels with Sylvia next summer, Adam will send a ticket from the theater to
         """
-        return batch._replace(inputs=self.corrupted(batch).inputs)
+        inputs = batch.inputs.clone()
+        inputs[torch.arange(len(inputs), device=inputs.device), batch.info["s2"]] = batch.info["others"][:, 2]
+        return batch._replace(inputs=inputs)
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
         """Return ``end``: the position END, whose target is IO; ``before``: every other position that counts.

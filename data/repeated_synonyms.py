@@ -96,6 +96,19 @@ class RepeatedSynonyms(Task):
         period = torch.randint(self.period_min, self.period_max + 1, (batch_size,), generator=generator)
         late, where = torch.rand(2, batch_size, generator=generator)
         lead = (where * (self.length - 2 * period + 1)).long() * (late < self.late_start)
+        targets = self._tokens(period, lead, generator)
+        return Batch(
+            inputs=F.pad(targets[:, :-1], (1, 0), value=0),
+            targets=targets,
+            mask=torch.ones(batch_size, self.length, dtype=torch.bool),
+            info={"period": period, "lead": lead},
+        )
+
+    def _tokens(
+        self, period: Int[Tensor, "batch"], lead: Int[Tensor, "batch"], generator: torch.Generator
+    ) -> Int[Tensor, "batch pos"]:
+        """Draw s_1..s_length of sequences with these periods and lead-ins."""
+        batch_size = len(period)
         pair = torch.rand(batch_size, self.n_pairs, generator=generator).argsort(dim=-1)
         side = torch.randint(2, (batch_size, self.n_pairs), generator=generator)
         distinct = 1 + pair + self.n_pairs * side
@@ -103,13 +116,7 @@ class RepeatedSynonyms(Task):
         i = torch.arange(self.length).expand(batch_size, -1)
         again = (i >= start + p) & (i < start + 2 * p)
         tokens = distinct.gather(1, torch.where(i < start + p, i, i - p))
-        targets = torch.where(again, self.synonyms[tokens], tokens)
-        return Batch(
-            inputs=F.pad(targets[:, :-1], (1, 0), value=0),
-            targets=targets,
-            mask=torch.ones(batch_size, self.length, dtype=torch.bool),
-            info={"period": period, "lead": lead},
-        )
+        return torch.where(again, self.synonyms[tokens], tokens)
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
         """Return ``first``: s_j is of a new pair; ``repeats``: the synonym before determines s_j (l+p+2 <= j <= l+2p).
@@ -130,21 +137,31 @@ class RepeatedSynonyms(Task):
         }
 
     def twin(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Return sequences in which neither a token nor its synonym comes again: one token of each pair, at random.
+        """Return sequences of other tokens, in which all tokens are of new pairs where the original is determined.
 
-        A sequence longer than n_pairs + 1 holds independent permutations of the pairs, one after another: a pair comes
-        again, but what follows its first token says nothing about what follows the second.
+        Their segment and its synonyms end before the part ``repeats`` of the original begins, or the synonyms begin
+        after it ends. So a network sees what it knows from training, where nothing determines the next token. If no
+        period allows this, all tokens are of different pairs: a sequence longer than n_pairs + 1 then holds independent
+        permutations of the pairs, one after another.
 
         Example:
-            >>> task = RepeatedSynonyms(n_pairs=7, length=8, period_min=3, period_max=3)
-            >>> twin = task.twin(task.batch(seed=0, index=0, batch_size=1), torch.Generator().manual_seed(0))
-            >>> sorted((token - 1) % 7 for token in twin.inputs[0, 1:].tolist())
-            [0, 1, 2, 3, 4, 5, 6]
+            >>> task = RepeatedSynonyms(n_pairs=20, length=24, period_min=4, period_max=12)
+            >>> batch = task.batch(seed=0, index=0, batch_size=1)
+            >>> twin = task.twin(batch, torch.Generator().manual_seed(0))
+            >>> pairs = ((twin.inputs[0, 1:] - 1) % 20).tolist()
+            >>> int(batch.info["period"]), [place for place, pair in enumerate(pairs, 1) if pair in pairs[: place - 1]]
+            (10, [6, 7, 8, 9, 10])
         """
-        count, length = batch.inputs.shape
-        pair = permutations(self.n_pairs, count, length - 1, generator)
-        side = torch.randint(2, pair.shape, generator=generator)
-        return batch._replace(inputs=F.pad(1 + pair + self.n_pairs * side, (1, 0), value=0).to(batch.inputs))
+        periods = torch.arange(self.period_min, self.period_max + 1)
+        p, start = (einops.rearrange(batch.info[name].cpu(), "batch -> batch 1") for name in ("period", "lead"))
+        apart = (2 * periods <= start + p + 1) | (periods >= start + 2 * p)
+        never = ~apart.any(1)
+        chosen = periods[torch.multinomial((apart | never[:, None]).float(), 1, generator=generator)[:, 0]]
+        tokens = self._tokens(chosen, torch.zeros_like(chosen), generator)[:, :-1]
+        pair = permutations(self.n_pairs, *tokens.shape, generator)
+        different = 1 + pair + self.n_pairs * torch.randint(2, pair.shape, generator=generator)
+        inputs = torch.where(never[:, None], different, tokens)
+        return batch._replace(inputs=F.pad(inputs, (1, 0), value=0).to(batch.inputs))
 
     def baselines(self) -> dict[str, float]:
         """Return cross-entropies in nats.

@@ -267,8 +267,9 @@ class Task(ABC):
     def twin(self, batch: Batch, generator: torch.Generator) -> Batch | None:
         """Return sequences of this task from which the targets of ``batch`` cannot be told; None if there are none.
 
-        Only ``inputs`` differ from those of ``batch``. A twin leaves a network ignorant: a sequence that has another
-        answer would mislead it. None means that every sequence tells its answer, or that the task does not know a twin.
+        Only ``inputs`` differ from those of ``batch``. A twin leaves a network ignorant, so that its loss is about that
+        of chance, or less: a sequence that has another answer would mislead it, and so would one of a kind that it has
+        never met. None means that every sequence tells its answer, or that the task does not know a twin.
 
         Example:
             >>> from headway.data.repeated_tokens import RepeatedTokens

@@ -344,13 +344,11 @@ CIRCUITS: dict[str, KnownCircuit] = {
     ),
     "bidirectional_induction": KnownCircuit(bidirectional_induction, _K_INDUCTION),
     # L3H0 only makes the answer less certain. The keys of L1H0 need not find S2: what it reads stands nowhere else, and
-    # with uniform attention it still inhibits enough.
+    # with uniform attention it still inhibits enough. A twin differs in the name at S2 alone: queries of L0H0 read it,
+    # and keys of L2H0, for which another name is one more that nothing inhibits.
     "name_movers": KnownCircuit(
         handmade.name_movers,
-        (
-            *("embed->L0H0.q", "embed->L0H0.k", "embed->L0H0.v", "L0H0->L1H0.v"),
-            *("L1H0->L2H0.q", "embed->L2H0.k", "embed->L2H0.v", "L2H0->output"),
-        ),
+        ("embed->L0H0.q", "L0H0->L1H0.v", "L1H0->L2H0.q", "embed->L2H0.k", "L2H0->output"),
     ),
     "recurrence_reader": KnownCircuit(
         recurrence_reader, ("embed->L0H0.v", "L0H0->L1H0.v", "embed->output", "L1H0->output")

@@ -185,6 +185,23 @@ def test_alike_parts_have_their_effect_together_and_what_is_above_one_is_explain
     )
 
 
+def test_the_section_says_how_small_a_circuit_is_and_that_its_replacement_misleads(
+    formed: Run, opened: Open, tmp_path: Path
+):
+    run = Run(shutil.copytree(formed.path, tmp_path / "run"))
+    scores = made_up_circuit(run, 4, ["embed->L0H1.v", "L0H1->output"], [], ("L0H1", "L0H0"))
+    values = {f"{name}{end}": ((), value + moved)
+              for name, value in {"minimality": 0.25, "cpr": 0.75, "cmd": 0.125}.items()
+              for end, moved in {"": 0.0, "_low": -0.125, "_high": 0.125}.items()}  # fmt: skip
+    scores = scores.assign(values | {"misleads": True, "all_replaced": 9.5, "chance": 4.0})
+    scores["minimality"].attrs["edge"] = "L0H1->output"
+    write_scores(run.circuit_file(4, "repeats", "twin"), scores)
+    said = seen(opened(write_report(run)), "circuit").locator(".said").text_content() or ""
+    assert "what the edge that is needed least costs: 25 % [12.5 %, 37.5 %] (L0H1->output)." in said
+    assert re.search(r"CPR 0\.75\d* \[0\.62\d*, 0\.87\d*\].*CMD 0\.12\d* \[0, 0\.25\d*\]", said)
+    assert "Caution: the replacement (twin) misleads: loss with everything replaced 9.5, chance 4.0;" in said
+
+
 def test_nodes_without_edges_have_their_drawing_and_their_table(formed: Run, opened: Open, tmp_path: Path):
     run = Run(shutil.copytree(formed.path, tmp_path / "run"))
     scores = made_up_circuit(run, 4, ["embed->L0H1.v", "L0H1->output"], [], ("L0H1", "L0H0"))

@@ -1,5 +1,6 @@
 """Exact edge patching, the search for circuits, and their numbers: identities at the ends, and what must be refused."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from headway.analyze.circuits.circuit import Circuit
 from headway.analyze.circuits.controls import matched_circuit
+from headway.analyze.circuits.evaluation import evaluate_together
 from headway.analyze.circuits.find import NothingToExplainError, find_circuit
 from headway.analyze.circuits.graph import Edge, Graph
 from headway.analyze.circuits.intervals import paired_bootstrap
@@ -27,6 +29,7 @@ from headway.data.seeds import generator
 from headway.data.task import Batch
 from headway.models import handmade
 from headway.models.config import Head, ModelConfig
+from headway.models.handmade_circuits import CIRCUITS
 from headway.models.hooked_transformer import HookedTransformer
 
 TOKENS = RepeatedTokens(n_tokens=16, length=13, period_min=3, period_max=5)
@@ -162,6 +165,55 @@ def test_found_circuit_of_an_induction_network():
     for name in ("known", "faithfulness", "necessity", "minimality", "cpr", "cmd"):
         assert scores[f"{name}_low"] <= scores[name] + 1e-9
         assert scores[name] <= scores[f"{name}_high"] + 1e-9
+
+
+def test_minimality_has_the_interval_of_the_edge_that_it_is_of():
+    found = find_circuit(*handmade.composing_pair("k"), part="repeats", n_controls=7)
+    scores, edge = found.scores, found.scores.minimality.attrs["edge"]
+    assert edge in map(str, found.edges)
+    assert scores.minimality == scores.cost.sel(edge=list(map(str, found.edges))).min()
+    for end in ("", "_low", "_high"):
+        assert scores[f"minimality{end}"].item() == scores[f"cost{end}"].sel(edge=edge).item()
+
+
+def test_a_twin_leaves_ignorance_and_another_sequence_misleads():
+    """On sequences without repeats the network guesses; another sequence has another answer, of which it is sure."""
+    model, batch = CIRCUITS["induction_circuit"].build()
+    twin, other = (
+        find_circuit(model, batch, "repeats", kind, n_orders=1, n_controls=1).scores for kind in ("twin", "resample")
+    )
+    for scores in (twin, other):
+        assert scores.chance.item() == pytest.approx(math.log(12))
+        assert scores.all_replaced == scores.clean + scores.known
+    assert not twin.misleads
+    assert twin.all_replaced < 1.1 * twin.chance
+    assert other.misleads
+    assert other.all_replaced_low > 1.1 * other.chance
+    # The task gives the chance of one part alone, so that nothing is said of another one.
+    everywhere = find_circuit(model, batch, None, "resample", n_orders=1, n_controls=1).scores
+    assert math.isnan(everywhere.chance)
+    assert not everywhere.misleads
+
+
+def test_what_a_node_adds_where_the_others_of_its_group_are_replaced():
+    model, batch = CIRCUITS["two_induction_heads"].build()
+    patching = EdgePatching(model, batch, "repeats")
+    copies, alone, trio = (["L1H0", "L1H1"], ["L1H1"], ["L0H1", "L1H0", "L1H1"])
+    found = evaluate_together(patching, [copies, alone, trio])
+    effect = found.sel(group="L1H1").group_effect.item()
+    pair = found.sel(group="L1H0 L1H1")
+    # Either of the two suffices, so each is needed once the other one is gone, and not before.
+    assert effect == pytest.approx(0, abs=1e-3)
+    assert pair.group_effect.item() == pytest.approx(1, abs=0.05)
+    assert pair.marginal_effect.sel(node="L1H0").item() == pytest.approx(pair.group_effect.item() - effect)
+    assert pair.marginal_effect_low.sel(node="L1H1").item() > 0.9
+    # An idle head adds nothing to them, and what is in no group has no number.
+    three = found.sel(group="L0H1 L1H0 L1H1").marginal_effect
+    assert three.sel(node="L0H1").item() == pytest.approx(0, abs=1e-6)
+    assert three.sel(node="L1H0").item() == pytest.approx(pair.marginal_effect.sel(node="L1H0").item(), abs=1e-6)
+    assert np.isnan(three.sel(node="L0H0").item())
+    # A group of one is the node itself.
+    assert found.sel(group="L1H1").marginal_effect.sel(node="L1H1").item() == pytest.approx(effect)
 
 
 def test_the_search_is_determined_by_its_seed():

@@ -12,10 +12,11 @@ import headway
 from headway.analyze.circuits import duration
 from headway.analyze.circuits.circuit import Circuit
 from headway.analyze.circuits.find import NothingToExplainError, find_circuit
-from headway.analyze.circuits.groups import Parts
+from headway.analyze.circuits.groups import NECESSARY, REDUNDANT, Parts
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.files import write_whole
 from headway.checkpoints.schedule import Schedule
+from headway.commands.plot import plot_command
 from headway.models.handmade_circuits import CIRCUITS
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.optim import OptimConfig
@@ -68,6 +69,8 @@ def test_alike_parts_are_judged_together_under_both_replacements(tmp_path: Path)
     heads = pair.split()
     assert set(heads) < set(known.nodes)
     assert (scores.effect.sel(node=heads) < 0.1).all()
+    assert [Parts(scores).verdict(head) for head in heads] == [REDUNDANT, REDUNDANT]
+    assert Parts(scores).verdict("L0H0") == NECESSARY
     for kind in ("", "second_"):
         assert scores[f"{kind}group_effect"].sel(group=pair) > 0.5
         low, high = (scores[f"{kind}group_effect_{end}"].item() for end in ("low", "high"))
@@ -190,8 +193,33 @@ def test_nodes_alone_are_in_the_summary_and_the_figure(trained: Train, tmp_path:
     run.circuit_file(run.steps[-1], "repeats", "twin").unlink()
     Circuit(scores.isel(edge=[])).save(run.circuit_file(run.steps[-1], "repeats", "twin", nodes=True))
     circuit = next(line for line in run.summary().splitlines() if line.startswith("Circuit"))
-    assert "nodes L0H1: keeps" in circuit  # L0H0 stands in
-    assert run.plot("circuit").get_suptitle().startswith(f"nodes, repeats (twin), step {run.steps[-1]}")
+    assert "loss on repeats: nodes L0H1: keeps" in circuit  # L0H0 stands in
+    for option in ({}, {"nodes": True}):
+        title = run.plot("circuit", **option).get_suptitle()
+        assert title.startswith(f"nodes, repeats (twin), step {run.steps[-1]}")
+    with pytest.raises(ValueError, match=r"^nodes: only circuits of nodes have been found; .* finds one of edges"):
+        run.plot("circuit", nodes=False)
+
+
+def test_a_circuit_of_nodes_behind_one_of_edges_is_drawn_if_asked_for(run: Run):
+    headway.circuit(run, at=LAST, controls=7)
+    with pytest.raises(ValueError, match=r"^nodes: only circuits of edges have been found; .* --nodes finds one"):
+        run.plot("circuit", nodes=True)
+    headway.circuit(run, at=WHOLE, nodes=True, controls=7)
+    title = f"repeats (twin), step {LAST}"
+    assert run.plot("circuit").get_suptitle().startswith(title)
+    assert run.plot("circuit", nodes=False).get_suptitle().startswith(title)
+    figure = run.plot("circuit", nodes=True)
+    assert figure.get_suptitle().startswith(f"nodes, repeats (twin), step {WHOLE}")
+    # It has nodes and no edges.
+    labels = {patch.get_label() for patch in figure.axes[0].patches}
+    assert {"L0H0", "L1H1"} <= labels
+    assert not any("->" in str(label) for label in labels)
+    out = run.path / "nodes.svg"
+    plot_command([str(run.path), "circuit", "--nodes", "--part", "repeats", "--at", str(LAST), "--out", str(out)])
+    assert f"step {WHOLE}" in out.read_text()
+    with pytest.raises(ValueError, match=r"^nodes: True is not valid; the figure loss takes at"):
+        run.plot("loss", nodes=True)
 
 
 def test_a_run_without_a_circuit_of_nodes_says_how_to_find_one(searched: Run):

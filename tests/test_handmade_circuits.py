@@ -11,6 +11,7 @@ from headway.data.seeds import generator
 from headway.data.task import Batch, masked_mean
 from headway.models import handmade_circuits
 from headway.models.config import Head
+from headway.models.handmade import SENTENCES, name_movers
 from headway.models.handmade_circuits import CIRCUITS, HALVING, REPEATS, KnownCircuit
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -54,7 +55,9 @@ def test_it_solves_its_task_and_is_at_chance_on_twins(known: KnownCircuit):
     assert batch.task is not None
     twin = batch.task.twin(batch, generator("data", 5))
     if twin is not None:
-        assert behaviour(model, batch, twin.inputs) > chance(batch)
+        # The baseline of vectors is estimated from other sequences, to about 1 %; twins of sentences keep both names.
+        ignorant = batch.task.baselines().get("end_either_name", chance(batch))
+        assert behaviour(model, batch, twin.inputs) > 0.9 * ignorant
 
 
 @pytest.mark.parametrize("name", [name for name in CIRCUITS if "induction" in name or name in ("decoy", "shortformer")])
@@ -62,6 +65,19 @@ def test_on_twins_it_knows_nothing_at_all(name: str):
     model, batch = CIRCUITS[name].build()
     twin = REPEATS.twin(batch, generator("data", 5))
     assert behaviour(model, batch, twin.inputs) == pytest.approx(math.log(REPEATS.d_vocab), abs=1e-3)
+
+
+def test_a_twin_leaves_name_movers_between_the_names_and_other_names_mislead_them():
+    """Name movers that nothing inhibits attend to every name; in sentences with other names, IO is none of them."""
+    model, batch = name_movers()
+    known, twin, corrupted = (
+        behaviour(model, batch, inputs)
+        for inputs in (
+            batch.inputs, SENTENCES.twin(batch, generator("data", 5)).inputs, SENTENCES.corrupted(batch).inputs
+        )
+    )  # fmt: skip
+    assert known < 0.05
+    assert math.log(2) < twin < chance(batch) < corrupted
 
 
 @each_network

@@ -259,6 +259,25 @@ def test_a_corrupted_sentence_differs_in_its_names_alone(task: IndirectObject):
     assert same(task.corrupted(corrupted), corrupted)
 
 
+@each_task
+def test_in_a_twin_either_name_may_be_the_answer(task: IndirectObject):
+    """IO and S stand where they stood, and a third name comes instead of the second S."""
+    batch = task.batch(0, 0, batch_size=101)
+    kept = batch.inputs.clone()
+    twin = task.twin(batch, torch.Generator())
+    assert torch.equal(batch.inputs, kept)
+    for b, (inputs, _, info) in enumerate(of_each(twin)):
+        assert (twin.inputs[b] != batch.inputs[b]).nonzero()[:, 0].tolist() == [info["s2"]]
+        assert (inputs[info["io"]], inputs[info["s1"]]) == (info["io_token"], info["s_token"])
+        assert inputs[info["s2"]] not in (info["io_token"], info["s_token"])
+    # Without the name that is repeated, the two are alike: a guess between them is the best that a network can do.
+    counts: dict[bool, int] = {False: 0, True: 0}
+    for info in (each[2] for each in of_each(task.twin(task.batch(0, 1, batch_size=1009), torch.Generator()))):
+        counts[info["io"] < info["s1"]] += 1
+    if task.order == "mixed":
+        assert counts[True] / 1009 == pytest.approx(0.5, abs=0.06)
+
+
 # Baselines
 
 

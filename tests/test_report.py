@@ -125,6 +125,7 @@ def test_the_page_holds_the_circuits_of_the_run(run: Run):
         np.testing.assert_allclose(last["secondEffect"][place], scores[f"second_effect{end}"], rtol=1 / 4000)
         np.testing.assert_allclose(last["cost"][place], scores[f"cost{end}"].sel(edge=shown), rtol=1 / 4000)
         assert last["numbers"]["faithfulness"][place] == pytest.approx(scores[f"faithfulness{end}"].item(), rel=1e-5)
+    assert last["misleads"] == last["leastEdge"] == ""
     assert last["controls"]["drawn"] == 7
     assert last["controls"]["most"] == pytest.approx(scores.control_faithfulness.max().item(), rel=1e-5)
     roles = {node["name"]: node["role"] for node in last["nodes"]}

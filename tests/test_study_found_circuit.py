@@ -7,6 +7,8 @@ import pytest
 from toys import LAST, WHOLE, handmade_run
 
 import headway
+from headway.analyze.circuits.faithfulness import faithfulness, necessity
+from headway.analyze.circuits.replacement import other_sequences
 from headway.analyze.studies import find_study
 from headway.analyze.studies.found_circuit import TITLE, found_circuit_section
 from headway.analyze.studies.loading import LoadedModel
@@ -41,6 +43,21 @@ def test_the_same_heads_are_the_same(run: Run):
     assert heads == "L0H0, L1H1"
     assert kept > 0.99
     assert lost > 0.9
+
+
+def test_both_sets_of_heads_have_intervals_over_the_same_sequences(run: Run):
+    headway.circuit(run, at=LAST, controls=7)
+    heads = [OTHER, INDUCTION]
+    [figure] = found_circuit_section(LoadedModel.of(run), heads).figures
+    model, batch = run.model(LAST), run.batch()
+    twin = other_sequences(batch, "twin")
+    for name, measure in (("faithfulness", faithfulness), ("necessity", necessity)):
+        value, low, high = (figure.data[f"{name}{end}"].values for end in ("", ", low", ", high"))
+        assert (low <= value).all()
+        assert (value <= high).all()
+        assert value[0] == pytest.approx(measure(model, batch, heads, "resample", "repeats", twin), abs=2e-6)
+    # What an induction head does without its previous-token head depends on the sequence.
+    assert figure.data["faithfulness, low"].values[0] < figure.data["faithfulness, high"].values[0]
 
 
 def test_other_heads_are_named_and_judged_on_the_same_sequences(run: Run):

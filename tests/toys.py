@@ -341,7 +341,8 @@ def made_up_circuit(run: Run, step: int, inside: list[str], reach: list[str], st
     draws = np.random.default_rng(step)
     sources = {name.partition("->")[0] for name in inside}
     scores = xr.Dataset(coords={"node": nodes, "other": nodes, "edge": edges})
-    axes = {"effect": ("node",), "second_effect": ("node",), "cost": ("edge",), "edge_effect": ("edge",)}
+    axes = {"effect": ("node",), "second_effect": ("node",), "cost": ("edge",), "edge_effect": ("edge",),
+            "node_cost": ("node",)}  # fmt: skip
     for name in (*NUMBERS, "reach_necessity", "second_known", "second_faithfulness", *axes):
         value = draws.uniform(0.2, 0.8, [scores.sizes[axis] for axis in axes.get(name, ())])
         for ending, moved in (("", 0.0), ("_low", -0.1), ("_high", 0.1)):

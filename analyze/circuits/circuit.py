@@ -28,6 +28,8 @@ _OF_EFFECT = {**_SHARE, "null": "0, no effect"}
 _MEANINGS = {
     "clean": _Meaning("the loss of the unchanged network", LOSS, "0 or more"),
     "all_replaced": _Meaning("the loss with every edge replaced", LOSS, "0 or more"),
+    "chance": _Meaning("the loss of a network that does not know the answer", LOSS, "0 or more"),
+    "misleads": _Meaning("the loss with every edge replaced exceeds chance by more than a tenth, with its interval"),
     "known": _Meaning("the loss with every edge replaced minus that of the unchanged network", LOSS, "any", "0"),
     "in_circuit": _Meaning("the edge is in the circuit"),
     "node_in_circuit": _Meaning("an edge of the circuit begins at the node"),
@@ -41,10 +43,13 @@ _MEANINGS = {
     "necessity": _Meaning("what is lost when the circuit is replaced", **_SHARE),
     "reach_faithfulness": _Meaning("what the circuit keeps with all that stands in", **_SHARE),
     "reach_necessity": _Meaning("what is lost when the circuit and all that stands in are replaced", **_SHARE),
-    "minimality": _Meaning("the smallest cost of an edge of the circuit", **_SHARE),
+    "minimality": _Meaning("the cost of the edge of the circuit that costs least", **_SHARE),
     "effect": _Meaning("what is lost when the node alone is replaced", **_OF_EFFECT),
     "edge_effect": _Meaning("what is lost when the edge alone is replaced", **_OF_EFFECT),
     "group_effect": _Meaning("what is lost when nodes that are alike are replaced together", **_OF_EFFECT),
+    "marginal_effect": _Meaning(
+        "what the replacement of the node adds where the others of its group are replaced", **_OF_EFFECT
+    ),
     "cost": _Meaning("the loss of faithfulness when the edge is removed from the circuit", **_OF_EFFECT),
     "node_cost": _Meaning("the loss of faithfulness when the node is removed from the circuit", **_OF_EFFECT),
     "faithfulness_by_size": _Meaning("what the edges that left last keep alone, by their share of all edges", **_SHARE),

@@ -46,27 +46,46 @@ def numbers(patching: Patching, circuit: Kept, reach: Kept, seed: int = 0) -> di
 
 
 def evaluate_together(patching: Patching, groups: Sequence[Sequence[str]], seed: int = 0) -> xr.Dataset:
-    """Return ``group_effect`` [group] and its interval: the effect of several nodes that are replaced together.
+    """Return the effects of several nodes that are replaced together, with their intervals.
 
-    ``(L(these replaced) - L(clean)) / known``; NaN where less than a tenth of the loss with everything replaced is
-    known. Groups are labelled by their nodes, as ``groups.label`` does.
+    - ``group_effect`` [group]: ``(L(these replaced) - L(clean)) / known``.
+    - ``marginal_effect`` [group, node]: ``(L(these replaced) - L(the others of these replaced)) / known``: what the
+      replacement of a node adds where the others of its group are replaced. NaN for nodes outside of the group.
+
+    All are NaN where less than a tenth of the loss with everything replaced is known. Groups are labelled by their
+    nodes, as ``groups.label`` does.
     """
-    everything = np.ones(len(patching.names), dtype=bool)
-    kept = [without(everything, [edge for node in each for edge in patching.edges_from[node]]) for each in groups]
+    nodes = list(patching.nodes)
     clean, none = patching.sums(patching.clean), patching.sums(patching.none)
-    replaced = [patching.sums(patching.run(each, patching.clean)) for each in kept]
-    stacked = np.stack(replaced) if replaced else np.empty((0, len(clean)))
+    together = np.empty((len(groups), len(clean)))
+    others = np.full((len(groups), len(nodes), len(clean)), np.nan)
+    for place, group in enumerate(groups):
+        together[place] = _sums_without(patching, group)
+        for node in group:
+            rest = [other for other in group if other != node]
+            others[place, nodes.index(node)] = _sums_without(patching, rest)
 
     def effects(mean: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
-        loss, known = mean(clean), mean(none) - mean(clean)
-        return {"group_effect": (mean(stacked) - loss[:, None]) / known[:, None]}
+        loss, known, replaced = mean(clean)[:, None], mean(none) - mean(clean), mean(together)
+        return {
+            "group_effect": (replaced - loss) / known[:, None],
+            "marginal_effect": (replaced[:, :, None] - mean(others)) / known[:, None, None],
+        }
 
     with np.errstate(divide="ignore", invalid="ignore"):
         found = paired_bootstrap(effects, patching.counts, seed)
     if not none.sum() - clean.sum() >= LEAST_KNOWN * none.sum():
-        nothing = np.full(len(groups), np.nan)
-        found = {"group_effect": Interval(nothing, nothing, nothing)}
-    return with_intervals(found, {"group_effect": ("group",)}).assign_coords(group=list(map(label, groups)))
+        nothing = {name: np.full_like(each.value, np.nan) for name, each in found.items()}
+        found = {name: Interval(each, each, each) for name, each in nothing.items()}
+    axes = {"group_effect": ("group",), "marginal_effect": ("group", "node")}
+    return with_intervals(found, axes).assign_coords(group=list(map(label, groups)), node=nodes)
+
+
+def _sums_without(patching: Patching, nodes: Sequence[str]) -> np.ndarray:
+    """Return the losses of each sequence with some nodes replaced."""
+    everything = np.ones(len(patching.names), dtype=bool)
+    kept = without(everything, [edge for node in nodes for edge in patching.edges_from[node]])
+    return patching.sums(patching.run(kept, patching.clean))
 
 
 def sums_of(patching: Patching, circuit: Kept, reach: Kept) -> dict[str, np.ndarray]:

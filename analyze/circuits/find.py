@@ -14,7 +14,7 @@ from headway.analyze.circuits.elimination import Limits, eliminate, generator_se
 from headway.analyze.circuits.evaluation import shares, sums_of, with_intervals
 from headway.analyze.circuits.graph import EMBED, POS_EMBED
 from headway.analyze.circuits.intervals import paired_bootstrap
-from headway.analyze.circuits.kept import Kept, Patching, without
+from headway.analyze.circuits.kept import Kept, Patching, chance_of, without
 from headway.analyze.circuits.nodes import NodePatching
 from headway.analyze.circuits.patching import EdgePatching
 from headway.analyze.circuits.replacement import Replacement
@@ -29,6 +29,8 @@ LEAST = 0.01
 TOLERANCE = 0.05
 # A node stands in for another if it keeps at least this share of what the other one's loss costs.
 STANDS_IN = 0.5
+# A replacement misleads if the loss with everything replaced exceeds that at chance by more than this share of it.
+MISLED = 0.1
 # Circuits of growing size, as shares of all edges: those of the Mechanistic Interpretability Benchmark.
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -65,13 +67,16 @@ def find_circuit(
 
     The Dataset ``scores`` holds, with ``L`` the mean loss of the behaviour and ``known = L(all replaced) - L(clean)``:
 
-    - ``clean``, ``all_replaced``, ``known``: in units of the loss.
+    - ``clean``, ``all_replaced``, ``known``: in units of the loss. ``chance``: the loss of a network that does not know
+      the answer, where the task gives one for this part. ``misleads``: ``all_replaced`` exceeds ``chance`` by more than
+      a tenth, with its whole interval: what is known is then counted from a loss that is worse than a guess.
     - ``in_circuit`` [edge], ``node_in_circuit`` [node]; ``in_order`` [order, edge]: the circuit of each order, and
       ``overlap``: the mean share of edges that two of them have in common (intersection over union).
     - ``effect`` [node], ``edge_effect`` [edge]: ``(L(this replaced) - L(clean)) / known``, one at a time.
     - ``faithfulness``: ``(L(all replaced) - L(only the circuit kept)) / known``. ``necessity``:
-      ``(L(circuit replaced) - L(clean)) / known``. ``minimality``: the smallest loss of faithfulness when one edge of
-      the circuit is removed; ``cost`` [edge], ``node_cost`` [node]: that loss for each edge and node of it.
+      ``(L(circuit replaced) - L(clean)) / known``. ``cost`` [edge], ``node_cost`` [node]: the loss of faithfulness when
+      an edge or node is removed from the circuit. ``minimality``: the smallest ``cost`` of an edge of the circuit; its
+      interval is that of the cost of this one edge, which the attribute ``edge`` names.
     - ``stand_in`` [node, other]: the other node, outside the circuit, keeps at least half of what the loss of the
       node costs when it takes its place. ``in_reach`` [edge]: edges of the circuit, and those through which nodes
       stand in; ``reach_faithfulness``, ``reach_necessity``: of all of these together.
@@ -238,8 +243,11 @@ class _Search:
             "alone": alone,
             "node_alone": node_alone,
         }
-        found = paired_bootstrap(lambda mean: _numbers(mean, sums, members), patching.counts, self.seed)
-        return self.dataset(found, circuit, in_circuit, left, reach, stand_in, ranks)
+        least = members[np.argmin(alone[members].sum(1))] if len(members) else None
+        found = paired_bootstrap(lambda mean: _numbers(mean, sums, least), patching.counts, self.seed)
+        scores = self.dataset(found, circuit, in_circuit, left, reach, stand_in, ranks)
+        scores["minimality"].attrs["edge"] = "" if least is None else patching.names[least]
+        return scores
 
     def sums_of(self, kept: Kept, tried: int = 0) -> Float[np.ndarray, "batch"]:
         """Return the sums of losses with only some edges kept."""
@@ -300,6 +308,7 @@ class _Search:
         of_nodes = [max((importance[edge] for edge in patching.edges_from[node]), default=0.0) for node in nodes]
         both, either = (left[:, None] & left).sum(-1), (left[:, None] | left).sum(-1).clip(1)
         pairs = np.triu_indices(len(left), 1)
+        chance = chance_of(patching.batch, patching.part)
         variables |= {
             "in_circuit": (("edge",), circuit),
             "node_in_circuit": (("node",), in_circuit),
@@ -310,6 +319,8 @@ class _Search:
             "edge_importance": (("edge",), importance),
             "node_importance": (("node",), np.array(of_nodes)),
             "p": ((), (1 + (controls >= value).sum()) / (1 + len(controls))),
+            "chance": ((), chance),
+            "misleads": ((), bool(found["all_replaced"].low > (1 + MISLED) * chance)),
         }
         labels = {"node": nodes, "other": nodes, "edge": patching.names, "size": list(SIZES)}
         asked = {"part": patching.part or "", "replacement": patching.replacement, "seed": self.seed}
@@ -329,9 +340,13 @@ def _without_edges(scores: xr.Dataset) -> xr.Dataset:
 
 
 def _numbers(
-    mean: Callable[[np.ndarray], np.ndarray], sums: dict[str, np.ndarray], members: np.ndarray
+    mean: Callable[[np.ndarray], np.ndarray], sums: dict[str, np.ndarray], least: int | None
 ) -> dict[str, np.ndarray]:
-    """Return every number with an interval, from the losses of each sequence."""
+    """Return every number with an interval, from the losses of each sequence; ``least`` is the least important edge.
+
+    The least important edge is the same in all resamples: the smallest cost of each resample would be that of another
+    edge each time, and lie below the smallest cost of the whole sample.
+    """
     loss = {name: mean(each) for name, each in sums.items()}
     found = shares(loss)
     none, known, kept = found["all_replaced"][:, None], found["known"][:, None], loss["kept"][:, None]
@@ -342,7 +357,7 @@ def _numbers(
     return found | {
         "cost": cost,
         "node_cost": (loss["node_alone"] - kept) / known,
-        "minimality": cost[:, members].min(1) if len(members) else np.full(len(cost), np.nan),
+        "minimality": np.full(len(cost), np.nan) if least is None else cost[:, least],
         "edge_effect": (loss["edges"] - found["clean"][:, None]) / known,
         "faithfulness_by_size": by_size,
         "cpr": np.trapezoid(curve, sizes, axis=1),

@@ -1,6 +1,6 @@
 """Parts of a circuit that are alike, the verdict on each, and the sets of them that are judged together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,10 +10,13 @@ import xarray as xr
 from headway.analyze.circuits.graph import EMBED, OUTPUT, POS_EMBED, Edge
 from headway.analyze.measures.head_names import spans
 
-# A part is needed if its removal alone costs at least this share of what is known.
+# A part is needed if its removal costs at least this share of what is known, with its whole interval, ...
 NEEDED = 0.1
+# ... and not needed alone if its removal costs less, with its whole interval. Between them nothing is decided.
 UNNAMED = "unnamed"
-NECESSARY, DEPENDS, REDUNDANT = "necessary", "depends on the replacement", "redundant"
+NECESSARY, DEPENDS, UNDECIDED = "necessary", "depends on the replacement", "undecided"
+# Verdicts on parts that are not needed alone; ALONE where no group was judged.
+REDUNDANT, LITTLE_NEEDED, ALONE = "redundant", "little needed", "little needed alone"
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,18 @@ class Parts:
 
     @property
     def together(self) -> list[tuple[str, ...]]:
-        """Sets of nodes that are judged as one: groups of several nodes, and those in one with the same verdict."""
-        sets = [names for group in self.groups for names in (group.names, *self.by_verdict(group).values())]
+        """Sets of nodes that are judged as one.
+
+        They are groups of several nodes, those of a group that are not needed alone, those with the same verdict, and
+        parts of the circuit with all that stand in for them.
+        """
+        sets = []
+        for group in self.groups:
+            idle = tuple(node for node in group.names if self.idle_alone(node))
+            sets += [group.names, idle, *self.by_verdict(group).values()]
+        for node in self.members:
+            stand_ins = [other for other, whom in self.stands_in_for.items() if node in whom]
+            sets.append(tuple(sorted([node, *stand_ins], key=self.nodes.index)))
         return list(dict.fromkeys(names for names in sets if len(names) > 1))
 
     def by_verdict(self, group: Group) -> dict[str, tuple[str, ...]]:
@@ -116,28 +129,63 @@ class Parts:
         return found
 
     def verdict(self, node: str) -> str:
-        """Return NECESSARY, DEPENDS or REDUNDANT: what its removal alone costs under both replacements."""
-        needed = self.needed(node)
-        return NECESSARY if needed.all() else DEPENDS if needed.any() else REDUNDANT
+        """Return the verdict on a node, from the intervals of what its removal costs under both replacements.
 
-    def needed(self, node: str) -> np.ndarray:
-        """Return whether a node is needed, under each replacement under which something is known."""
-        return self.effects(node)[:, 0] >= NEEDED
+        - NECESSARY: at least NEEDED of what is known under both, with the whole interval.
+        - DEPENDS: at least NEEDED under one, less under the other, with both intervals.
+        - UNDECIDED: neither, because an interval spans NEEDED.
+        - REDUNDANT: less than NEEDED under both, with both intervals; but where others are replaced too, its own
+          replacement adds at least NEEDED, with the whole interval. So these others can stand in for it. They are the
+          others of a group of it (``marginal_effect``), or everything that is not in the circuit (``node_cost``).
+        - LITTLE_NEEDED: less than NEEDED where others are replaced too, or not shown to be more. ALONE: the same of a
+          circuit whose groups were not judged.
+        """
+        needed, idle = self._decided(self.effects(node))
+        if needed.all():
+            return NECESSARY
+        if not (needed | idle).all():
+            return UNDECIDED
+        if needed.any():
+            return DEPENDS
+        if self._decided(self._with_others_replaced(node))[0].any():
+            return REDUNDANT
+        return LITTLE_NEEDED if "marginal_effect" in self.scores else ALONE
+
+    def idle_alone(self, node: str) -> bool:
+        """Return whether the removal of a node alone costs less than NEEDED, with the whole interval."""
+        return bool(self._decided(self.effects(node))[1].all())
 
     def effects(self, node: str) -> np.ndarray:
-        """Return the effects of a node under each replacement under which something is known, and what is known."""
-        return self._effects("effect", self.nodes.index(node))
+        """Return the effects of a node, a row for each replacement under which something is known.
+
+        A row holds the effect, what is known, and the two ends of the interval of the effect.
+        """
+        return self._effects("effect", {"node": self.nodes.index(node)})
 
     def effects_together(self, names: Sequence[str]) -> np.ndarray | None:
         """Return the effects of nodes replaced together; None for a set, or a circuit, that was not judged so."""
         if "group" not in self.scores or label(names) not in self.scores.group.values:
             return None
-        return self._effects("group_effect", self.scores.group.values.tolist().index(label(names)))
+        return self._effects("group_effect", {"group": self.scores.group.values.tolist().index(label(names))})
 
-    def _effects(self, name: str, place: int) -> np.ndarray:
-        pairs = [(self.scores[f"{kind}{name}"].values[place], self.scores[f"{kind}known"].item())
-                 for kind in ("", "second_") if f"{kind}{name}" in self.scores]  # fmt: skip
-        return np.array([pair for pair in pairs if np.isfinite(pair[0])])
+    def _with_others_replaced(self, node: str) -> np.ndarray:
+        """Return what the replacement of a node adds where all outside the circuit, or its groups, are replaced too."""
+        place = self.nodes.index(node)
+        groups = range(self.scores.sizes.get("group", 0) if "marginal_effect" in self.scores else 0)
+        return np.concatenate([
+            self._effects("node_cost", {"node": place}),
+            *(self._effects("marginal_effect", {"group": group, "node": place}) for group in groups),
+        ])  # fmt: skip
+
+    def _effects(self, name: str, place: Mapping[str, int]) -> np.ndarray:
+        rows = [[self.scores[f"{kind}{each}"].isel(place if each != "known" else {}).item()
+                 for each in (name, "known", f"{name}_low", f"{name}_high")]
+                for kind in ("", "second_") if f"{kind}{name}" in self.scores]  # fmt: skip
+        return np.array([row for row in rows if np.isfinite(row[0])]).reshape(-1, 4)
+
+    def _decided(self, effects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return for each row of effects whether it is at least NEEDED, and whether it is less, with its interval."""
+        return effects[:, 2] >= NEEDED, effects[:, 3] < NEEDED
 
     def name(self, node: str) -> str:
         """Return the name of a node; UNNAMED without a signature."""

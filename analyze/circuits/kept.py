@@ -120,6 +120,21 @@ def part_mask(batch: Batch, part: str | None) -> Bool[Tensor, "batch pos"]:
     return mask
 
 
+def chance_of(batch: Batch, part: str | None) -> float:
+    """Return the loss of a network that does not know the answer; NaN where the task gives none for this part.
+
+    Example:
+        >>> from headway.models.handmade import TASK
+        >>> batch = TASK.evaluation_batch(seed=0, batch_size=3)
+        >>> round(chance_of(batch, "repeats"), 2), chance_of(batch, "first")
+        (2.48, nan)
+    """
+    task = batch.task
+    if task is None or task.behaviour.chance is None or part != task.behaviour.part:
+        return float("nan")
+    return task.baselines()[task.behaviour.chance]
+
+
 def without(kept: Kept, parts: Sequence[int]) -> Kept:
     """Return the same circuit without some parts, given by their numbers."""
     left = kept.copy()

@@ -1,6 +1,6 @@
 """Circuits of a run: found at a checkpoint, followed over all of them, and kept with the run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -88,7 +88,7 @@ def circuit_of(
         names = signatures(model, batch)
     scores["node_in_circuit"].attrs["names"] = {node: list(each) for node, each in names.items()}
     scores["known"].attrs["second"] = second
-    scores = scores.merge(_together(scores, model, batch, part, (replacement, second), seed, patched))
+    scores = _with_groups(scores, model, batch, part, (replacement, second), seed, patched)
     return replace(found, scores=described(scores, loss_units(batch)))
 
 
@@ -157,7 +157,7 @@ def _under(
     return found.rename({name: f"second_{name}" for name in found.data_vars})
 
 
-def _together(
+def _with_groups(
     scores: xr.Dataset,
     model: Model,
     batch: Batch,
@@ -166,11 +166,24 @@ def _together(
     seed: int,
     patched: type[Patching],
 ) -> xr.Dataset:
-    """Return the effects of parts that are alike, replaced together, under both replacements."""
-    groups = Parts(scores).together
+    """Return a circuit's numbers with the effects of parts that are replaced together, under both replacements.
+
+    Which parts have one verdict follows from the effects of groups, and such parts are judged together too.
+    """
     with torch.no_grad(), evaluating(model):
-        first, second = (evaluate_together(patched(model, batch, part, kind, seed), groups, seed) for kind in kinds)
-    return first.merge(second.rename({name: f"second_{name}" for name in second.data_vars}))
+        patchings = [patched(model, batch, part, kind, seed) for kind in kinds]
+        groups = Parts(scores).together
+        judged = _judged(scores, patchings, groups, seed)
+        more = [each for each in Parts(judged).together if each not in groups]
+        return _judged(scores, patchings, [*groups, *more], seed) if more else judged
+
+
+def _judged(
+    scores: xr.Dataset, patchings: Sequence[Patching], groups: Sequence[Sequence[str]], seed: int
+) -> xr.Dataset:
+    """Return a circuit's numbers with the effects of groups under two replacements."""
+    first, second = (evaluate_together(patching, groups, seed) for patching in patchings)
+    return scores.merge(first).merge(second.rename({name: f"second_{name}" for name in second.data_vars}))
 
 
 def _evaluated(

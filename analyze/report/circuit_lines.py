@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.circuits.graph import EMBED, OUTPUT, POS_EMBED
-from headway.analyze.circuits.groups import REDUNDANT, UNNAMED, Group, Parts
+from headway.analyze.circuits.groups import ALONE, LITTLE_NEEDED, REDUNDANT, UNDECIDED, UNNAMED, Group, Parts
 from headway.analyze.formation.half_way import half_way, way_of_circuit
 from headway.analyze.measures.head_names import spans
 from headway.analyze.report.lines import Line, laid_out
@@ -23,12 +23,15 @@ def circuit_lines(
     nulls: Mapping[tuple[str, str], float] | None = None,
     columns: int | None = None,
 ) -> list[str]:
-    """Return the lines on a circuit, ``circuit_paragraph``, as text of so many columns; as the terminal's if None.
+    """Return the lines on a circuit as text of so many columns; as the terminal's if None.
+
+    They are those of ``circuit_paragraph``, with ``numbers_lines`` below the first one.
 
     Example:
         >>> print(*circuit_lines(Run("runs/induction").circuit()), sep="\\n")  # doctest: +SKIP
     """
-    return laid_out(circuit_paragraph(circuit, over_steps, units, nulls), columns)
+    headline, *others = circuit_paragraph(circuit, over_steps, units, nulls)
+    return laid_out([headline, *numbers_lines(circuit), *others], columns)
 
 
 def circuit_paragraph(
@@ -40,12 +43,16 @@ def circuit_paragraph(
     """Return the lines on a circuit: what it keeps alone, its parts, and what is not needed.
 
     Parts of one layer with one name and the same edges stand in one line, with those that stand in for them. The
-    verdict on a part compares what its removal alone costs with what is known, under both replacements:
+    verdict on a part compares the 95 % interval of what its removal alone costs with a tenth of what is known, under
+    both replacements:
 
-    - *necessary*: at least a tenth of it under both;
-    - *depends on the replacement*: at least a tenth under one of them, less under the other;
-    - *redundant*: less than a tenth under both, though it is in the circuit or stands in for such a part. Beside it is
-      what it costs where only the circuit is kept, so that nothing stands in.
+    - *necessary*: more under both;
+    - *depends on the replacement*: more under one of them, less under the other;
+    - *undecided*: an interval spans a tenth, so that neither is shown;
+    - *redundant*: less under both, but others can stand in for it: where these are replaced too, its removal costs
+      more. They are parts that are alike or stand in for each other, or everything outside the circuit. Beside it is
+      what it costs where only the circuit is kept, so that nothing stands in;
+    - *little needed*: less under both, and less where those others are replaced too.
 
     Several parts with one verdict are judged together too, and so is a group of parts with several verdicts.
 
@@ -57,10 +64,47 @@ def circuit_paragraph(
     """
     found = _Found(Parts(circuit), units, nulls or {})
     lines = [Line(found.headline(over_steps), head="Circuit")]
+    if misled := misleading(circuit):
+        lines.append(Line(misled, head="Replaced"))
     lines += [Line(found.verdict(each), (each.title, *found.signature(each))) for each in found.parts.groups]
     if found.costly:
         lines.append(Line(f"{found.costly}, though the circuit does without", head="Outside it"))
     return [*lines, Line(found.not_needed or "nothing: every head and MLP is in the circuit", head="Not needed")]
+
+
+def numbers_lines(circuit: xr.Dataset) -> list[Line]:
+    """Return the line with the other numbers of a circuit: p, minimality, and CPR and CMD over its size.
+
+    A circuit without these numbers, of an older Headway, has no line.
+    """
+    if not {"p", "minimality", "cpr", "cmd"} <= set(circuit.data_vars):
+        return []
+    value = {name: float(circuit[name]) for name in ("p", "minimality", "cpr", "cmd")}
+    drawn = circuit.sizes["control"]
+    edge = circuit.minimality.attrs.get("edge")
+    said = [
+        f"p {value['p']:.2g} against {drawn} random circuits",
+        f"minimality {_share(circuit, 'minimality')}" + (f" ({edge})" if edge else ""),
+        f"CPR {_share(circuit, 'cpr')}",
+        f"CMD {_share(circuit, 'cmd')}",
+    ]
+    return [Line(", ".join(said), head="Numbers")]
+
+
+def _share(circuit: xr.Dataset, name: str) -> str:
+    value, low, high = (float(circuit[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def misleading(circuit: xr.Dataset) -> str:
+    """Return that the replacement misleads the network, in words; "" where it leaves it ignorant, or nobody knows."""
+    if not bool(circuit.get("misleads", False)):
+        return ""
+    kind = circuit.known.attrs.get("replacement", "")
+    return (
+        f"the replacement ({kind}) misleads: loss with everything replaced {amount(float(circuit.all_replaced))}, "
+        f"chance {amount(float(circuit.chance))}; what is known is counted from the former"
+    )
 
 
 @dataclass(frozen=True)
@@ -90,7 +134,9 @@ class _Found:
             reached = half_way(way_of_circuit(over_steps))
             facts.append("no half-way step" if reached is None else f"half-way {reached}")
         nodes = "" if self.scores.sizes["edge"] else "nodes "
-        return f"{nodes}{self.routes}: {', '.join(facts)}"
+        part = self.scores.known.attrs.get("part")
+        loss = f"loss on {part}" if part else "loss"
+        return f"{loss}: {nodes}{self.routes}: {', '.join(facts)}"
 
     def _second(self) -> str:
         """Return the share kept under the second replacement, in words; "" where nothing is known under it."""
@@ -151,13 +197,17 @@ class _Found:
     @property
     def costly(self) -> str:
         """Nodes outside the circuit, and not standing in, whose removal costs something nevertheless."""
-        needed = [node for node in self.parts.outside if self.parts.needed(node).any()]
-        return ", ".join(f"{node} ({self._under([self.parts.effects(node)], self.units)})" for node in needed)
+        needed = [node for node in self.parts.outside if not self.parts.idle_alone(node)]
+        return ", ".join(
+            f"{node} ({'undecided: ' if self.parts.verdict(node) == UNDECIDED else ''}"
+            f"{self._under([self.parts.effects(node)], self.units)})"
+            for node in needed
+        )
 
     @property
     def not_needed(self) -> str:
         """Heads and MLPs without which the network does as well, with the names of those that have one."""
-        idle = [node for node in self.parts.outside if not self.parts.needed(node).any()]
+        idle = [node for node in self.parts.outside if self.parts.idle_alone(node)]
         said: list[str] = []
         plain: list[str] = []
         for node in [*idle, None]:
@@ -175,7 +225,7 @@ class _Found:
         said[0] += " singly" if len(nodes) > 1 else ""
         said += filter(None, [self._together(nodes)])
         inside = [self.parts.nodes.index(node) for node in nodes if node in self.parts.members]
-        if verdict == REDUNDANT and inside:
+        if verdict in (REDUNDANT, LITTLE_NEEDED, ALONE) and inside:
             alone = self.scores.node_cost.values[inside] * self.scores.known.item()
             said.append(f"{_range(alone, amount)}{' each' if len(inside) > 1 else ''} where only the circuit is kept")
         return ", ".join(said)
@@ -189,7 +239,7 @@ class _Found:
         """Return the range of costs under each replacement, from effects and what is known; the first has units."""
         asked = self.scores.known.attrs
         kinds = [asked.get("replacement", ""), asked.get("second", "")]
-        costs = np.stack([each.prod(1) for each in effects])
+        costs = np.stack([each[:, 0] * each[:, 1] for each in effects])
         return ", ".join(
             f"{_range(costs[:, place], amount)}{f' {units}' if units and place == 0 else ''} ({kinds[place]})"
             for place in range(costs.shape[1])

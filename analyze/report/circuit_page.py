@@ -6,11 +6,14 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.measures.head_names import spans
+from headway.analyze.report.circuit_lines import misleading
 from headway.analyze.report.found_circuits import FoundCircuits, edges_shown, node_roles, signatures_of
 from headway.analyze.report.packed import Packed
 
 # Numbers of a whole circuit, each with the two ends of its interval.
-NUMBERS = ("clean", "all_replaced", "known", "faithfulness", "necessity", "minimality", "reach_faithfulness")
+NUMBERS = (
+    "clean", "all_replaced", "known", "faithfulness", "necessity", "minimality", "reach_faithfulness", "cpr", "cmd",
+)  # fmt: skip
 OVER_STEPS = ("known", "faithfulness", "necessity")
 ENDS = ("", "_low", "_high")
 
@@ -61,6 +64,8 @@ def _found(step: int, circuit: xr.Dataset, packed: Packed) -> dict[str, Any]:
         "secondFaithfulness": _second(circuit),
         "controls": {"drawn": len(controls), "least": _number(controls.min()), "most": _number(controls.max())},
         "p": _number(circuit.p),
+        "leastEdge": circuit.minimality.attrs.get("edge", ""),
+        "misleads": misleading(circuit),
     }  # fmt: skip
 
 

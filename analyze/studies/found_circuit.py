@@ -1,30 +1,31 @@
 """The heads of a study beside those of the circuit that was found without looking at any score."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import xarray as xr
 
 from headway.analyze.circuits.circuit import Circuit
-from headway.analyze.circuits.faithfulness import faithfulness, necessity
 from headway.analyze.circuits.find import NothingToExplainError, find_nodes
+from headway.analyze.circuits.intervals import Interval, paired_bootstrap
+from headway.analyze.circuits.kept import Pass
+from headway.analyze.circuits.nodes import NodePatching
 from headway.analyze.circuits.of_run import resolve
-from headway.analyze.circuits.replacement import Replacement, default_replacement, other_sequences
-from headway.analyze.network.interventions import Kind
+from headway.analyze.circuits.replacement import Replacement, default_replacement
+from headway.analyze.measures.descriptions import LEAST_KNOWN
 from headway.analyze.studies.heads import listed
 from headway.analyze.studies.loading import LoadedModel
 from headway.analyze.studies.result import Figure, Section, table
 from headway.checkpoints.run import Run
 from headway.data.task import Batch
 from headway.models.config import Head
-from headway.models.convert import Model
+from headway.models.convert import Model, evaluating
 
 TITLE = "The circuit that was found"
 # A search takes some hundred forward passes for each order in which nodes are removed.
 MOST_NODES = 64
-# Random sets of as many nodes.
-CONTROLS = 19
 NOT_MEASURED = "Not measured: no circuit of this behaviour is stored with the network"
 
 
@@ -56,7 +57,7 @@ def searched_nodes_section(model: Model, batch: Batch, heads: Sequence[Head]) ->
     if nodes > MOST_NODES:
         return Section(TITLE, f"Not measured: {nodes} heads and MLPs are too many to search here.", ())
     try:
-        found = find_nodes(model, batch, n_controls=CONTROLS)
+        found = find_nodes(model, batch)
     except NothingToExplainError as error:
         return Section(TITLE, f"Not measured: {error}.", ())
     compared = _Compared(model, batch, None, default_replacement(batch), 0)
@@ -84,7 +85,7 @@ class _Compared:
             f"besides, it has {listed(more)}; it lacks {listed(fewer)}" if more or fewer else "they are the same"
         )
         rows = {"this study": tuple(heads), named: tuple(found)}
-        kept, lost = self._shares(list(rows.values()))
+        shares = self._shares(list(rows.values()))
         beside = f" MLPs of the circuit: {', '.join(mlps)}." if mlps else ""
         return Section(
             TITLE,
@@ -96,12 +97,12 @@ class _Compared:
                         "heads of",
                         rows,
                         heads=[listed(each) for each in rows.values()],
-                        faithfulness=kept,
-                        necessity=lost,
+                        **shares,
                     ),
                     "table",
                     f"faithfulness: share of what all heads know that these keep alone, with the others replaced "
-                    f"({self.replacement}); necessity: share that is lost without them. Embeddings and MLPs stay.",
+                    f"({self.replacement}); necessity: share that is lost without them. Embeddings and MLPs stay. "
+                    "low, high: 95 % intervals, by a paired bootstrap over sequences.",
                 ),
             ),
         )
@@ -114,24 +115,37 @@ class _Compared:
             f"median keeps {100 * float(np.median(controls)):.1f} %, the best {100 * controls.max():.1f} %."
         )
 
-    def _shares(self, sets: Sequence[Sequence[Head]]) -> tuple[list[float], list[float]]:
-        """Return faithfulness and necessity of sets of heads."""
-        kind, reference = _as_ablation(self.batch, self.replacement, self.seed)
-        given = (self.model, self.batch)
-        return (
-            [faithfulness(*given, heads, kind, self.part, reference) for heads in sets],
-            [necessity(*given, heads, kind, self.part, reference) for heads in sets],
-        )
+    def _shares(self, sets: Sequence[Sequence[Head]]) -> dict[str, list[float]]:
+        """Return faithfulness and necessity of sets of heads with their intervals, by the name of the column.
+
+        They are those of ``headway.analyze.circuits.faithfulness``: all heads, and no other nodes, are replaced.
+        """
+        with torch.no_grad(), evaluating(self.model):
+            patching = NodePatching(self.model, self.batch, self.part, self.replacement, self.seed)
+            heads = np.array([node.startswith("L") for node in patching.nodes])
+            inside = [np.isin(patching.nodes, [str(head) for head in each]) for each in sets]
+            clean, none = patching.sums(patching.clean), patching.sums(Pass(~heads))
+            kept = np.stack([patching.sums(Pass(each | ~heads)) for each in inside])
+            lost = np.stack([patching.sums(Pass(~each)) for each in inside])
+
+        def shares(mean: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
+            best, worst = mean(clean)[:, None], mean(none)[:, None]
+            known = np.where(worst - best >= np.maximum(LEAST_KNOWN * worst, 1e-300), worst - best, np.nan)
+            return {"faithfulness": (worst - mean(kept)) / known, "necessity": (mean(lost) - best) / known}
+
+        return _columns(paired_bootstrap(shares, patching.counts, self.seed))
+
+
+def _columns(found: Mapping[str, Interval]) -> dict[str, list[float]]:
+    """Return numbers and the two ends of their intervals, a column each."""
+    return {
+        f"{name}{end}": values.round(6).tolist()
+        for name, interval in found.items()
+        for end, values in (("", interval.value), (", low", interval.low), (", high", interval.high))
+    }
 
 
 def _stored(run: Run, step: int | None) -> xr.Dataset:
     part = run.task.behaviour.part or "all"
     there = [at for at, name, _ in run.circuits if name == part]
     return run.circuit(step if step in there else None, part)
-
-
-def _as_ablation(batch: Batch, replacement: Replacement, seed: int) -> tuple[Kind, Batch | None]:
-    """Return the kind of ablation, and the batch it takes activations from, that stand for a replacement."""
-    if replacement == "twin":
-        return "resample", other_sequences(batch, replacement, seed)
-    return replacement, None

@@ -17,9 +17,7 @@ function circuitSection(run) {
       panel.hidden = i !== chosen;
     });
   show(0);
-  const options = run.circuits.map((each, i) =>
-    el("option", { value: i }, askedOf(each)),
-  );
+  const options = run.circuits.map((each, i) => el("option", { value: i }, askedOf(each)));
   const select = el("select", { change: (event) => show(Number(event.target.value)) }, options);
   return el("div", {}, el("label", {}, "behaviour ", select), panels);
 }
@@ -97,7 +95,12 @@ function circuitSentence(run, circuits, found, step) {
     `Known: ${withInterval(formatted, number("known"))} ${run.lossUnits}. ` +
     `The circuit keeps ${withInterval(asShare, number("faithfulness"))} of it alone, and ` +
     `${withInterval(asShare, number("necessity"))} is lost without it. Of ${found.controls.drawn} random circuits of ` +
-    `its size the best keeps ${asShare(found.controls.most ?? NaN)} (p ${formatted(found.p ?? NaN)}).${second}`
+    `its size the best keeps ${asShare(found.controls.most ?? NaN)} (p ${formatted(found.p ?? NaN)}).${second} ` +
+    `Minimality, what the edge that is needed least costs: ${withInterval(asShare, number("minimality"))}` +
+    `${found.leastEdge ? ` (${found.leastEdge})` : ""}. Over circuits of growing size: CPR ` +
+    `${withInterval(formatted, number("cpr"))} (area under what they keep), CMD ` +
+    `${withInterval(formatted, number("cmd"))} (area between that and 1).` +
+    (found.misleads ? ` Caution: ${found.misleads}.` : "")
   );
 }
 

@@ -22,13 +22,17 @@ Places = dict[str, tuple[float, float]]
 
 
 def circuit(
-    stored: StoredScores, at: int | None = None, part: str | None = None, replace: str | None = None
+    stored: StoredScores,
+    at: int | None = None,
+    part: str | None = None,
+    replace: str | None = None,
+    nodes: bool | None = None,
 ) -> "Figure":
     """The circuit found at a step, or at the last one before it; pale edges and dashed nodes can stand in."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Circle
 
-    circuits, step = _chosen(stored, at, part, replace)
+    circuits, step = _chosen(stored, at, part, replace, nodes)
     found = circuits.found[step]
     layers, heads = stored.heads
     width, gap = SINGLE if heads <= 5 else DOUBLE, 0.75
@@ -66,10 +70,18 @@ def circuit(
     return figure
 
 
-def _chosen(stored: StoredScores, at: int | None, part: str | None, replace: str | None) -> tuple[FoundCircuits, int]:
+def _chosen(
+    stored: StoredScores, at: int | None, part: str | None, replace: str | None, nodes: bool | None
+) -> tuple[FoundCircuits, int]:
     there = stored.circuits
     if not there:
         raise ValueError(f"figure: circuit has not been found; headway circuit {stored.run.path} finds it")
+    if nodes is not None:
+        there = [each for each in there if each.nodes == nodes]
+    if not there:
+        has, option, lacks = ("edges", " --nodes", "nodes") if nodes else ("nodes", "", "edges")
+        command = f"headway circuit {stored.run.path}{option}"
+        raise ValueError(f"nodes: only circuits of {has} have been found; {command} finds one of {lacks}")
     for name, wanted, field in (("part", part, "part"), ("replace", replace, "replacement")):
         fitting = [each for each in there if wanted in (None, getattr(each, field))]
         if not fitting:

@@ -85,6 +85,7 @@ def draw(
     measure: str | None = None,
     part: str | None = None,
     replace: str | None = None,
+    nodes: bool | None = None,
 ) -> "Figure":
     """A figure of the page for a paper, as a ``matplotlib.figure.Figure`` that pyplot does not know.
 
@@ -98,6 +99,8 @@ def draw(
         measure: Only the scores of this measure.
         part: The behaviour whose circuit is shown; the one whose circuit was found last if None.
         replace: The replacement under which it was found.
+        nodes: Show the circuit of nodes without edges, which ``headway circuit --nodes`` found, or with False that of
+            edges; if None, that of edges where there is one.
 
     Raises:
         ValueError: an unknown figure, an option that it does not take, scores that the run does not have, or no
@@ -109,7 +112,7 @@ def draw(
     if figure in runs.FIGURES and figure not in FIGURES:
         raise ValueError(f"figure: {figure} is of several runs; give more than one, or a folder of runs")
     chosen = {"at": at, "layer": layer, "head": head, "sequence": sequence, "measure": measure}
-    given = _given(FIGURES, figure, {**chosen, "part": part, "replace": replace})
+    given = _given(FIGURES, figure, {**chosen, "part": part, "replace": replace, "nodes": nodes})
     return _drawn(lambda: FIGURES[figure](StoredScores.of(run), **given))
 
 

@@ -49,8 +49,16 @@ def hash_of(weights: Mapping[str, np.ndarray]) -> str:
 
 
 def hash_of_config(config: Mapping[str, Any]) -> str:
-    """SHA-256 over the values of a config.yaml, whatever their order."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+    """SHA-256 over the values of a config.yaml, whatever their order, without the schedule of its checkpoints.
+
+    No weight depends on the schedule, so that a checkpoint of a denser one has the same bytes.
+
+    Example:
+        >>> hash_of_config({"seed": 0, "schedule": {"log": 3}}) == hash_of_config({"schedule": {"log": 5}, "seed": 0})
+        True
+    """
+    values = {name: value for name, value in config.items() if name != "schedule"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def content_of(weights: Mapping[str, np.ndarray], step: int, config: Mapping[str, Any]) -> bytes:

@@ -299,7 +299,8 @@ def test_every_command_takes_an_imported_run(
     trained_elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     shutil.rmtree(tmp_path / "own")
-    (trained_elsewhere / "step_0.pt").unlink()
+    for step in (0, 5):
+        (trained_elsewhere / f"step_{step}.pt").unlink()
     import_run(trained_elsewhere, tmp_path / "run", task=handmade.TASK, model=kinds_of_handmade())
     monkeypatch.chdir(tmp_path)
     for command in (

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from headway.analyze.measures import MEASURES
     from headway.analyze.measures.scoring import measure
     from headway.analyze.studying import study
+    from headway.checkpoints.audit import audit
+    from headway.checkpoints.importing import import_run
     from headway.checkpoints.run import Run
     from headway.data.finite import FiniteTask
     from headway.data.task import Batch, Task
@@ -34,9 +36,11 @@ __all__ = [
     "ModelConfig",
     "Run",
     "Task",
+    "audit",
     "circuit",
     "densify",
     "formation",
+    "import_run",
     "measure",
     "reproduce",
     "resume",
@@ -55,9 +59,11 @@ __getattr__ = exporter(
         "ModelConfig": "headway.models.config",
         "Run": "headway.checkpoints.run",
         "Task": "headway.data.task",
+        "audit": "headway.checkpoints.audit",
         "circuit": "headway.analyze.circuiting",
         "densify": "headway.replay",
         "formation": "headway.analyze.formation.over_runs",
+        "import_run": "headway.checkpoints.importing",
         "measure": "headway.analyze.measures.scoring",
         "reproduce": "headway.reproductions.reproduce",
         "resume": "headway.train",

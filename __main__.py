@@ -14,12 +14,14 @@ usage: headway COMMAND ...
   train RECIPE [options]     train a toy, keep its checkpoints, score its heads (also: python train.py RECIPE)
   sweep FILE.yaml [options]  train many runs beside each other: combinations of options, and seeds
   densify RUN [options]      train a part of a run again, with more checkpoints there
+  import FILE... --out RUN   make a run of checkpoints that another program made: state dicts of TransformerLens
   measures                   list what can be scored
   measure RUN [options]      score a run at its kept steps; what is there is not computed again
   circuit RUN [options]      find the edges that carry the behaviour of a run, and follow them over training
   formation RUN [RUN ...]    when what formed over many runs: medians, orders, kinds of circuit; --compare two groups
   reproduce NAME [options]   train a published toy over seeds, beside what was published
   study STUDY RUN [RUN ...]  a whole story of a run: its tables, its figures, and which claims hold
+  audit RUN [RUN ...]        whether checkpoints are what their names say, and scores of the weights that are kept
   text RUN STRING [options]  type a string into a network that has a tokenizer: what comes next, and why
   report RUN [RUN ...]       write the page that shows what formed; several runs beside each other, many as a table
   plot RUN FIGURE [options]  one figure of that page as PNG, SVG or PDF; of several runs, all over each other
@@ -29,8 +31,8 @@ headway COMMAND --help says more; headway --version prints the version.
 
 # ``headway NAME`` calls NAME_command of commands/NAME.py.
 COMMANDS = (
-    "train", "sweep", "densify", "measures", "measure", "circuit", "formation", "reproduce", "study", "text",
-    "report", "plot",
+    "train", "sweep", "densify", "import", "measures", "measure", "circuit", "formation", "reproduce", "study", "audit",
+    "text", "report", "plot",
 )  # fmt: skip
 
 

@@ -56,6 +56,8 @@ def densify(
         >>> densify("runs/induction", (142, 179), steps=20)  # doctest: +SKIP
     """
     run = Run(path, task, trust)
+    if run.imported is not None:
+        raise ValueError(f"densify: {run.path} was imported; its training cannot be repeated")
     first, last = map(run.check_step, between)
     new = dense_steps(first, last, steps, run.steps)
     with writing(run.path):

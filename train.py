@@ -171,6 +171,8 @@ def resume(
         ValueError: a run that cannot go on. Nothing on disk has changed.
     """
     run, measures = Run(path, task, trust), LIVE if measures is None else measures
+    if run.imported is not None:
+        raise ValueError(f"resume: {run.path} was imported; it is finished, and no state of its training is there")
     with writing(run.path):
         if not run.finished:
             _ = run.task  # whose code, or whose files, may need the user's word

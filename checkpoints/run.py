@@ -24,6 +24,7 @@ from headway.checkpoints.config import read_config
 from headway.checkpoints.files import CONFIG, ENVIRONMENT, holds_run, read_tree, write_whole
 from headway.checkpoints.lock import FOLDERS, writing
 from headway.checkpoints.scores import read_circuit, read_file, read_scores, score_files
+from headway.checkpoints.weights import arrays_of, content_of
 from headway.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from headway.models.hooked_transformer import HookedTransformer
 
 TOKENIZER = "tokenizer.json"
+# Where an imported run comes from; other runs have none.
+IMPORT = "import.json"
 # The numbers of every update, and what TensorBoard calls them.
 UPDATE_TAGS = {"loss": "loss/train", "gradient_norm": "optimiser/gradient_norm", "lr": "optimiser/lr"}
 # What stands in for the parts of a network that are not kept, the default first.
@@ -43,6 +46,7 @@ REPLACEMENTS = ("twin", "position_mean", "resample", "mean", "zero")
 # The two that make a directory a run go last, so that one whose removal was cut off is still known for one.
 CONTENTS = (
     TOKENIZER,
+    IMPORT,
     *FOLDERS,
     "resume.ckpt",
     "events.out.tfevents.*",
@@ -155,6 +159,18 @@ class Run:
             )
         return task
 
+    def with_task(self, task: "Task") -> "Run":
+        """Return the same run with another task, which its network must fit; what is on disk stays.
+
+        Raises:
+            ValueError: a task that the network does not fit.
+        """
+        from dataclasses import replace
+
+        other = Run(self.path, self._task, self._trust)
+        other.recipe = replace(self.recipe, task=task)
+        return other
+
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast | None":
         """The tokenizer of this network; None if its tokens stand for no strings.
@@ -176,9 +192,33 @@ class Run:
         from headway.data.tokenizer import read_tokenizer
 
         try:
-            return read_tokenizer(written)
+            about = self.imported
+            return read_tokenizer(written) if about is None else read_tokenizer(written, about.get("bos_token"))
         except ValueError as error:
             raise ValueError(f"run: {path} is damaged ({error})") from None
+
+    @cached_property
+    def imported(self) -> dict[str, Any] | None:
+        """What is known of an imported run: read, given, assumed, dropped, sources and results; None for others.
+
+        Raises:
+            ValueError: a file that is damaged.
+        """
+        path = self.path / IMPORT
+        if not path.exists():
+            return None
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(about, dict) or not isinstance(about["initialiser"], bool):
+                raise TypeError("it is no description of an import")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"run: {path} is damaged ({error})") from None
+        return about
+
+    @property
+    def has_initialiser(self) -> bool:
+        """True if it is known how the weights were initialised, so that fresh networks can be drawn."""
+        return self.imported is None or self.imported["initialiser"]
 
     @property
     def steps(self) -> list[int]:
@@ -206,11 +246,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """True if the last step of the recipe has a checkpoint, and its file is whole."""
+        """True if the last step of the recipe has a checkpoint, and its file is whole; an imported run has no other."""
         from safetensors import SafetensorError, safe_open
 
+        last = self.config["steps"] if self.imported is None or not self.steps else self.steps[-1]
         try:
-            with safe_open(self.weights_file(self.config["steps"]), framework="np"):
+            with safe_open(self.weights_file(last), framework="np"):
                 return True
         except (SafetensorError, OSError):
             return False
@@ -467,18 +508,17 @@ class Run:
         return draw(self, figure, **options)  # pyright: ignore[reportArgumentType]
 
     def keep(self, step: int, model: "HookedTransformer") -> None:
-        """Write the weights of ``step``, as float32."""
-        from safetensors.torch import save
-
-        weights = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}
+        """Write the weights of ``step``, as float32, with a label that says of which step and recipe they are."""
         config = self.path / "weights" / "config.json"
         if not config.exists():
             write_whole(config, json.dumps(model.cfg.to_dict(), indent=2))
-        write_whole(self.weights_file(step), save(weights))
+        write_whole(self.weights_file(step), content_of(arrays_of(model), step, self.config))
 
     @classmethod
-    def create(cls, path: str | Path, recipe: "Recipe", overwrite: bool = False) -> "Run":
+    def create(cls, path: str | Path, recipe: "Recipe", overwrite: bool = False, imported: str | None = None) -> "Run":
         """A new, empty run. A directory that holds a run is refused unless ``overwrite``, which removes that run.
+
+        ``imported`` is the content of import.json, of a run that was trained elsewhere.
 
         Raises:
             ValueError: a directory that cannot be that of a new run, or a recipe that would come back as another one.
@@ -495,6 +535,8 @@ class Run:
             write_whole(path / ENVIRONMENT, json.dumps(environment(), indent=2))
             if tokenizer is not None:
                 write_whole(path / TOKENIZER, tokenizer)
+            if imported is not None:
+                write_whole(path / IMPORT, imported)
             write_whole(path / CONFIG, config)
         return cls(path, type(recipe.task), trust=True)
 
@@ -514,7 +556,7 @@ class Run:
         there = [old for pattern in CONTENTS for old in path.glob(pattern)]
         if there:
             # A run that was killed while it was made has these alone.
-            begun = {old.name for old in there} <= {ENVIRONMENT, TOKENIZER}
+            begun = {old.name for old in there} <= {ENVIRONMENT, TOKENIZER, IMPORT}
             if not (begun or holds_run(path)):
                 raise ValueError(f"out: {path} holds {there[0].name} but no run; it must be empty, or hold a run")
             if not (begun or overwrite):

@@ -28,6 +28,10 @@ from headway.checkpoints.files import write_whole
 
 NULL = "null"
 DESCRIBED = "described"
+# The hash of the weights that were scored: an attribute of a Dataset. In a file it is an array and no part of the
+# header, because files whose headers are the same are opened together.
+WEIGHTS = "weights"
+WEIGHTS_ARRAY = "weights_sha256"
 # The types of numbers in a safetensors file, as numpy writes them.
 DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "C64": "<c8", "BOOL": "?", "I64": "<i8", "I32": "<i4", "I16": "<i2",
@@ -57,7 +61,8 @@ class DamagedError(ValueError):
 def write_scores(path: Path, scores: xr.Dataset, checksum: bool = False) -> None:
     """Write a Dataset: its variables with their axes and attributes, and the labels along axes that have some.
 
-    A Dataset that was read from such a file is written as the same bytes.
+    Of its own attributes ``weights`` is written, the hash of the weights that were scored. A Dataset that was read from
+    such a file is written as the same bytes.
 
     Args:
         path: The file.
@@ -81,6 +86,8 @@ def content_of(scores: xr.Dataset, checksum: bool = False) -> bytes:
     }
     if checksum:
         described["sha256"] = _checksum(arrays, *described.values())
+    if WEIGHTS in scores.attrs:
+        arrays[WEIGHTS_ARRAY] = np.frombuffer(bytes.fromhex(scores.attrs[WEIGHTS]), np.uint8)
     # One entry, because the order of several is another in each process.
     return safetensors.numpy.save(arrays, {DESCRIBED: json.dumps(described)})
 
@@ -111,11 +118,13 @@ class Layout(NamedTuple):
     attributes: dict[str, dict[str, Any]]
     labels: dict[str, list]
     checksum: str | None
+    weights: Place | None
 
     @property
     def size(self) -> int:
         """The number of bytes behind the header."""
-        return max((place.end for place in self.places.values()), default=0)
+        places = [*self.places.values(), *([] if self.weights is None else [self.weights])]
+        return max((place.end for place in places), default=0)
 
     def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
         """Arrays with these axes, attributes and labels."""
@@ -167,7 +176,9 @@ class ScoreFile(NamedTuple):
         Raises:
             ValueError: the file has been changed or removed since it was opened.
         """
-        places = {name: self.layout.places[name] for name in (self.layout.places if names is None else names)}
+        return self._read({name: self.layout.places[name] for name in (self.layout.places if names is None else names)})
+
+    def _read(self, places: Mapping[str, Place]) -> dict[str, np.ndarray]:
         first = min((place.start for place in places.values()), default=0)
         last = max((place.end for place in places.values()), default=0)
         try:
@@ -186,6 +197,12 @@ class ScoreFile(NamedTuple):
             for name, place in places.items()
         }
 
+    def weights(self) -> str | None:
+        """The hash of the weights that were scored; None in a file of an older Headway, or of no network."""
+        if self.layout.weights is None:
+            return None
+        return self._read({WEIGHTS_ARRAY: self.layout.weights})[WEIGHTS_ARRAY].tobytes().hex()
+
     def dataset(self) -> xr.Dataset:
         """All of it as a Dataset.
 
@@ -193,10 +210,11 @@ class ScoreFile(NamedTuple):
             DamagedError: it has a checksum, and not that of what it holds.
         """
         arrays = {name: array.copy() for name, array in self.read().items()}
-        axes, attributes, labels, checksum = self.layout[1:]
+        axes, attributes, labels, checksum = self.layout[1:5]
         if checksum not in (None, _checksum(arrays, axes, attributes, labels)):
             raise DamagedError(self.path, "its checksum is another")
-        return self.layout.dataset(arrays)
+        weights = self.weights()
+        return self.layout.dataset(arrays).assign_attrs({} if weights is None else {WEIGHTS: weights})
 
 
 def _state(file: int) -> tuple[int, int]:
@@ -212,15 +230,19 @@ def _layout(header: bytes) -> Layout:
     parts = json.loads(header)
     described = _described(parts.pop("__metadata__"))
     axes, attributes, labels = (described[name] for name in ("axes", "attributes", "labels"))
-    places, end = {}, 0
+    places, weights, end = {}, None, 0
     for name, part in sorted(parts.items(), key=lambda each: each[1]["data_offsets"]):
         place = Place(np.dtype(DTYPES[part["dtype"]]), tuple(part["shape"]), *part["data_offsets"])
         if place.start != end or place.end - end != place.dtype.itemsize * np.prod(place.shape, dtype=int):
             raise ValueError(f"{name} has bytes of another array")
+        end = place.end
+        if name == WEIGHTS_ARRAY:
+            weights = place
+            continue
         if len(axes[name]) != len(place.shape) or not isinstance(attributes[name], dict):
             raise ValueError(f"{name} has the axes {axes[name]}")
-        places[name], end = place, place.end
-    found = Layout(dict(sorted(places.items())), axes, attributes, labels, described.get("sha256"))
+        places[name] = place
+    found = Layout(dict(sorted(places.items())), axes, attributes, labels, described.get("sha256"), weights)
     # It refuses axes and labels of different lengths.
     found.dataset({name: np.broadcast_to(np.zeros((), place.dtype), place.shape) for name, place in places.items()})
     return found
@@ -330,7 +352,10 @@ def _joined_by_label(files: Mapping[int, ScoreFile]) -> xr.Dataset:
     """Files of one measure whose axes have been changed between two checkpoints."""
     try:
         index = xr.Variable(STEP, list(files))
-        return xr.concat([file.dataset() for file in files.values()], dim=index, join="outer", combine_attrs="override")
+        joined = xr.concat(
+            [file.dataset() for file in files.values()], dim=index, join="outer", combine_attrs="override"
+        )
+        return joined.drop_attrs(deep=False)  # the weights of one step
     except ValueError as error:
         first, *_, last = (file.path for file in files.values())
         raise ValueError(

@@ -63,11 +63,11 @@ def study_command(arguments: list[str]) -> None:
     # Wrong options fail before torch is imported.
     chosen.given(options)
     if further and (not chosen.takes_runs or parsed.each):
-        from headway.analyze.studies.runner import check_source
+        from headway.analyze.studies.runner import check_source, with_sequences
         from headway.checkpoints import Run
 
         for each in (path, *further):
-            check_source(chosen, Run(each, task, trust))
+            check_source(chosen, with_sequences(chosen, Run(each, task, trust)))
         job = partial(study_run, name, at, bool(overwrite), task, trust, options)
         for_each(job, [path, *further], parsed, "studied")
         say_stale([path, *further])

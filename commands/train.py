@@ -164,7 +164,8 @@ def _train(name: str, base: "Recipe", rest: list[str], live: bool, trust: bool) 
 def _resume(path: Path, live: bool, task: str | None, trust: bool) -> None:
     from headway.checkpoints import Run
 
-    if Run(path).finished:
+    run = Run(path)
+    if run.imported is None and run.finished:
         print(f"{path} is finished; there is nothing to do.")
 
     from headway.train import resume

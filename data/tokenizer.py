@@ -52,18 +52,17 @@ def encode_texts(bpe: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [each.ids for each in bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def read_tokenizer(file: bytes) -> "PreTrainedTokenizerFast":
+def read_tokenizer(file: bytes, bos: str | None = BOS) -> "PreTrainedTokenizerFast":
     """Read a saved BPE as a Hugging Face tokenizer; see ``wrapped``."""
-    return wrapped(Tokenizer.from_buffer(file))
+    return wrapped(Tokenizer.from_buffer(file), bos)
 
 
-def wrapped(bpe: Tokenizer) -> "PreTrainedTokenizerFast":
+def wrapped(bpe: Tokenizer, bos: str | None = BOS) -> "PreTrainedTokenizerFast":
     """Return a BPE as a Hugging Face tokenizer, which HookedTransformer needs to accept strings."""
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=BOS, eos_token=BOS, pad_token=BOS, split_special_tokens=True
-    )
+    special = {} if bos is None else {"bos_token": bos, "eos_token": bos, "pad_token": bos}
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, split_special_tokens=True, **special)
 
 
 def one_token(tokenizer: Any, string: str) -> int:

@@ -3,15 +3,20 @@
 The bridge takes seconds to import, so it is imported only where one is made.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
+from headway.models.state_dicts import PLAIN, read_config
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -42,6 +47,19 @@ def load_bridge(name: str) -> "TransformerBridge":
     Raises:
         ValueError: the model cannot be loaded, or it has no tokenizer.
     """
+    bridge = boot_bridge(name)
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    if getattr(bridge, "tokenizer", None) is None:
+        raise ValueError(f"model: {name!r} has no tokenizer; a study needs one to read its prompts")
+    return bridge.eval()
+
+
+def boot_bridge(name: str, revision: str | None = None) -> "TransformerBridge":
+    """Load a language model as it is, on the CPU and in float32, from the hub at a revision or from a folder.
+
+    Raises:
+        ValueError: the model cannot be loaded.
+    """
     from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
     from transformers.utils import logging as transformers_logging
@@ -50,16 +68,54 @@ def load_bridge(name: str) -> "TransformerBridge":
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        bridge = TransformerBridge.boot_transformers(str(folder) if folder.is_dir() else name, device="cpu")
-        bridge.enable_compatibility_mode(disable_warnings=True)
+        where = str(folder) if folder.is_dir() else name
+        return TransformerBridge.boot_transformers(where, device="cpu", revision=revision).eval()
     except (ImportError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"model: {name!r} cannot be loaded ({type(error).__name__}: {error})") from None
     finally:
         if bar:
             transformers_logging.enable_progress_bar()
-    if getattr(bridge, "tokenizer", None) is None:
-        raise ValueError(f"model: {name!r} has no tokenizer; a study needs one to read its prompts")
-    return bridge.eval()
+
+
+def network_of_bridge(bridge: "TransformerBridge") -> HookedTransformer:
+    """Return a bridge as a HookedTransformer of Headway, which computes the same.
+
+    Raises:
+        ValueError: a language model that is none of Headway's networks.
+    """
+    cfg = bridge.cfg
+    names = {*PLAIN, *(f.name for f in fields(ModelConfig) if f.init)}
+    options = read_config({name: getattr(cfg, name) for name in names if hasattr(cfg, name)})
+    try:
+        model = HookedTransformer(ModelConfig(**{**options, "attn_only": bool(getattr(cfg, "attn_only", False))}))
+        model.load_state_dict({name: _of_bridge(bridge, name, each) for name, each in model.state_dict().items()})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"model: {cfg.model_name!r} is none of Headway's networks ({error})") from None
+    tokens = torch.arange(min(model.cfg.d_vocab, model.cfg.n_ctx, 16))[None]
+    with torch.no_grad(), evaluating(bridge):
+        theirs, ours = bridge(tokens), model.eval()(tokens)
+    if not torch.allclose(ours, theirs.float(), rtol=1e-3, atol=1e-3 * float(theirs.abs().max())):
+        raise ValueError(
+            f"model: {cfg.model_name!r} is none of Headway's networks: its logits differ by up to "
+            f"{float((ours - theirs).abs().max()):.2g}"
+        )
+    return model
+
+
+def _of_bridge(bridge: "TransformerBridge", name: str, like: Tensor) -> Tensor:
+    """Return a weight of a bridge by the name of ours; 0 for a bias that it does not have."""
+    kind = name.rpartition(".")[2]
+    found = re.match(r"blocks\.(\d+)\.(ln1|ln2)?", name)
+    if kind in ("w", "b"):
+        norm = getattr(bridge.blocks[int(found[1])], str(found[2])) if found else bridge.ln_final
+        value = getattr(norm, kind)
+    elif kind.startswith("b_"):
+        value = getattr(bridge, kind, None)
+        value = like.new_zeros(like.shape) if value is None else value[int(found[1])] if found else value
+    else:
+        value = getattr(bridge, kind)
+        value = value[int(found[1])] if found else value
+    return value.detach().float().reshape(like.shape) if value.numel() == like.numel() else value
 
 
 @contextmanager

@@ -1176,8 +1176,49 @@ FIGURES = [
     ),
 ]
 
+IMPORTING = [
+    *plain(
+        ("import", "files: is missing"),
+        ("import them.pt", "out: is missing"),
+        ("import them.pt --out new", "file: them.pt is no file"),
+        ("import run --out new", "file: run is a run already"),
+        ("import corpus --out new", "file: corpus holds no file of weights"),
+        ("import run/weights --out positions", "out: positions holds a run already"),
+        ("import run/weights --out run/new", "out: run/new lies in the run"),
+        ("import run/weights --out new --step 1", "step: 1 are given for"),
+        ("import run/weights --out new --step one", "step: 'one' is not valid; it must be steps separated by commas"),
+        ("import run/weights --out new --key model", "key: 'model' is not in run/weights/step-"),
+        ("import run/weights --out new --layout joined", "layout: joined needs the number of heads"),
+        ("import run/weights --out new --layout joind", "layout: 'joind' is not one of … nearest is 'joined'"),
+        ("import run/weights --out new --model.n_heads 7", "model.n_heads: 7 is not valid; run/weights/step-"),
+        ("import run/weights --out new --model.n_head 7", "--model.n_head: there is no such option; nearest is"),
+        ("import run/weights --out new --model.act_fn rleu", "model.act_fn: 'rleu' is not valid … nearest is 'relu'"),
+        ("import run/weights --out new --task inductoin", "task: 'inductoin' is not one of … nearest is 'induction'"),
+        ("import run/weights --out new --task induction", "is too small; the task needs"),
+        ("import run/weights --out new --task induction --task.n_token 3", "--task.n_token: there is no such option"),
+        ("import run/weights --out new --task induction --task.length 1", "task.length: 1 is not valid"),
+        ("import run/weights --out new --task.length 1", "--task.length: there is no such option without --task"),
+        ("import run/weights --out new --expect accuracy", "expect: 'accuracy' is not valid"),
+        ("import run/weights --out new --expect accuracy=1", "expect: accuracy needs a task; give --task"),
+        ("import run/weights --out new --config nowhere.json", "config: nowhere.json cannot be read"),
+        ("import run/weights --out new --config '{}'", "config: '{}' holds no configuration of a network"),
+        ("import run/weights --out new --config mine.html", "config: 'mine.html' is not JSON"),
+        ("import run/weights --out new --tokenizer mine.html", "tokenizer: mine.html cannot be read"),
+        ("audit", "runs: is missing"),
+        ("audit nowhere", "run: nowhere holds no run"),
+        ("audit empty", "run: empty holds no run"),
+        ("audit run --all", "--all: there is no such option"),
+    ),
+    Case("import them.pt --out new", "file: them.pt is empty", holding("them.pt", b"")),
+    Case("import them.pt --out new", "file: them.pt cannot be read as weights", holding("them.pt", b"PK")),
+    Case(
+        "import them.safetensors --out new", "file: them.safetensors cannot be read", holding("them.safetensors", b"x")
+    ),
+    Case("audit run", "config: run/config.yaml", replaced("run/config.yaml", "optim:", "optin:")),
+]
+
 CASES = [
-    *COMMANDS, *MANY_RUNS, *RECIPES, *OPTIONS, *MODELS, *TRAINING, *TASKS, *OWN_TASKS, *PLACES, *RESUMING,
+    *IMPORTING, *COMMANDS, *MANY_RUNS, *RECIPES, *OPTIONS, *MODELS, *TRAINING, *TASKS, *OWN_TASKS, *PLACES, *RESUMING,
     *RESUME_FILES, *CONFIGS, *RUN_CONFIGS, *WEIGHTS, *SCORES, *MEASURING, *CIRCUIT, *FORMATION, *STUDIES,
     *STUDY_FILES, *PROMPTS, *PAGES, *FIGURES,
 ]  # fmt: skip

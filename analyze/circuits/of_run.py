@@ -21,7 +21,8 @@ from headway.analyze.circuits.signatures import signatures
 from headway.analyze.measures.descriptions import loss_units
 from headway.analyze.network.forward import shared_forward_pass
 from headway.checkpoints.run import Run
-from headway.checkpoints.scores import write_scores
+from headway.checkpoints.scores import WEIGHTS, write_scores
+from headway.checkpoints.weights import arrays_of, hash_of
 from headway.data.task import Batch, Task
 from headway.models.convert import Model, evaluating
 
@@ -48,8 +49,10 @@ def circuit_at(
 
     The circuit is one of edges, or of nodes if ``patched`` is ``NodePatching``.
     """
-    found = circuit_of(run.model(step), part, replacement, batch, seed, n_orders, n_controls, advance, patched)
+    model = run.model(step)
+    found = circuit_of(model, part, replacement, batch, seed, n_orders, n_controls, advance, patched)
     found.scores["known"].attrs["step"] = step
+    found.scores.attrs[WEIGHTS] = hash_of(arrays_of(model))
     _forget_over_steps(run, step, part, replacement, nodes=not found.has_edges)
     return found.save(run.circuit_file(step, part, replacement, nodes=not found.has_edges))
 

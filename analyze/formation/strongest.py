@@ -102,7 +102,9 @@ class Formed:
         assert self.since is not None
         before, first = self.since
         if before is None:
-            return "is outside its 99 % band from the start"
+            return (
+                "is outside its 99 % band from the start" if first == 0 else f"is outside its 99 % band by step {first}"
+            )
         return f"leaves its 99 % band for good between steps {before} and {first}"
 
 

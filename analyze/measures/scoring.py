@@ -21,7 +21,9 @@ from headway.analyze.network.requirements import DoesNotApplyError
 from headway.checkpoints.files import write_all
 from headway.checkpoints.lock import writing
 from headway.checkpoints.run import Run
-from headway.checkpoints.scores import ScoreFile, content_of, score_file
+from headway.checkpoints.scores import WEIGHTS, ScoreFile, content_of, score_file
+from headway.checkpoints.weights import arrays_of, hash_of
+from headway.data.no_task import NoBatch, NoTaskError
 from headway.data.task import Batch
 from headway.models.convert import Model, evaluating
 
@@ -110,6 +112,11 @@ class Scorer:
         self.inapplicable: dict[str, str] = {}
         self.nulls = Nulls(run, self.measures, batch)
 
+    @property
+    def has_nulls(self) -> bool:
+        """True if fresh networks can be drawn, and scored on the sequences of a task."""
+        return self.run.has_initialiser and not isinstance(self.batch, NoBatch)
+
     @cached_property
     def sequences(self) -> list[int]:
         """The sequences of the evaluation batch whose attention is stored."""
@@ -132,21 +139,22 @@ class Scorer:
 
     def score(self, step: int, model: Model, measures: Sequence[Measure] | None = None) -> dict[str, xr.Dataset]:
         """Score one model by all measures, or by those given, store the scores, and return them by measure."""
-        batch = self.batch.to(model.W_E.device)
+        batch, weights = self.batch.to(model.W_E.device), hash_of(arrays_of(model))
         scored: dict[str, xr.Dataset] = {}
         with evaluating(model), shared_forward_pass(), _stored_together() as store:
             for each in self.measures if measures is None else measures:
                 try:
                     scores = each(model, batch)
-                except DoesNotApplyError as reason:
+                except (DoesNotApplyError, NoTaskError) as reason:
                     self.inapplicable[each.name] = str(reason)
                     continue
-                if each.fresh_null:
+                if each.fresh_null and self.has_nulls:
                     beside = beside_null(each.name, scores[each.name], self.nulls[each.name])
                     scores = each.described(xr.Dataset({**scores.variables, **beside.variables}), batch)
                 for name, attributes in self._task_attributes.items():
                     if name in scores:
                         scores[name].attrs |= attributes
+                scores.attrs[WEIGHTS] = weights
                 store(score_file(self.run.path, step, each.name), scores)
                 scored[each.name] = scores
         self.measures = [each for each in self.measures if each.name not in self.inapplicable]
@@ -155,6 +163,8 @@ class Scorer:
     @cached_property
     def _task_attributes(self) -> dict[str, dict[str, Any]]:
         """Attributes that the task adds, by variable: baselines and behaviour of losses, tokens of the attention."""
+        if isinstance(self.batch, NoBatch):
+            return {}
         parts = self.batch.task.parts(self.batch) if self.batch.task is not None else {}
         task = self.run.task
         # A user's baselines may be numpy's numbers, which no file of attributes holds.

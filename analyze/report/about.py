@@ -28,15 +28,32 @@ def about_run(run: Run) -> Facts:
     name = str(task.pop("class")).rpartition(":")[2]
     options = ", ".join(f"{option} {value}" for option, value in task.items())
     took = training_seconds(run.path)
+    if run.imported is None:
+        training = [
+            ("training", f"{config['steps']} steps of {config['batch_size']} sequences, seed {config['seed']}"),
+            ("optimiser", _optimiser(config["optim"])),
+        ]
+    else:
+        training = [(name, text[:LONGEST]) for name, text in _imported(run.imported)]
     return [
         ("task", f"{name}: {options}" if options else name),
         ("network", _network(ModelConfig(**config["model"]))),
-        ("training", f"{config['steps']} steps of {config['batch_size']} sequences, seed {config['seed']}"),
-        ("optimiser", _optimiser(config["optim"])),
+        *training,
         ("scored on", f"{config['eval_batch_size']} sequences, evaluation seed {config['eval_seed']}"),
         *([] if took is None else [("duration", f"{duration_text(took)} from the first update to the last")]),
         *_environment(run),
     ]
+
+
+def _imported(about: Mapping[str, Any]) -> Facts:
+    """Return the files of an imported run, and what was given and assumed of its network."""
+    sources = about.get("sources")
+    facts = [("imported from", ", ".join(map(str, sources.values())) if isinstance(sources, dict) else "")]
+    for name in ("given", "assumed"):
+        values = about.get(name)
+        if isinstance(values, dict) and values:
+            facts.append((name, ", ".join(f"{option} {value}" for option, value in values.items())))
+    return facts
 
 
 def about_runs(runs: Sequence[Run]) -> Facts:

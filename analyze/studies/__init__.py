@@ -21,6 +21,7 @@ STUDIES = {
             f"{_HERE}.affine_recurrence.study:study",
             f"{_HERE}.affine_recurrence.options:Options",
             ("headway.data.affine_recurrence:AffineRecurrence",),
+            makes=f"{_HERE}.affine_recurrence.sequences:task_for",
         ),
         Study(
             "previous-token",
@@ -29,6 +30,7 @@ STUDIES = {
             f"{_HERE}.previous_token.options:Options",
             ("headway.data.previous_token:PreviousToken",),
             takes_runs=True,
+            makes=f"{_HERE}.previous_token.sequences:task_for",
         ),
         Study(
             "induction",
@@ -38,6 +40,7 @@ STUDIES = {
             ("headway.data.repeated_tokens:RepeatedTokens", "headway.data.repeated_synonyms:RepeatedSynonyms"),
             takes_models=True,
             takes_runs=True,
+            makes=f"{_HERE}.induction.sequences:task_for",
         ),
         Study(
             "name-movers",

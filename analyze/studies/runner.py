@@ -15,6 +15,7 @@ from headway.analyze.studies.loading import LoadedModel
 from headway.analyze.studies.result import Claims, Figure, Section, StudyResult, table
 from headway.analyze.studies.study import Study, imported
 from headway.checkpoints.run import Run
+from headway.data.no_task import NoTask
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def run_study(
     Raises:
         ValueError: a run of another task, a checkpoint that the run does not have, options that do not fit the network.
     """
+    source = with_sequences(study, source)
     check_source(study, source, others)
     options = study.given({}) if options is None else options
     network = LoadedModel.of(source, at)
@@ -71,6 +73,24 @@ def run_study(
         figures = over_checkpoints(asked | {network.step: found})
         sections.append(Section("Over training", findings.formed, figures))
     return StudyResult(study.name, network.name, network.step, tuple(sections), found[0])
+
+
+def with_sequences(study: Study, source: Run | TransformerBridge) -> Run | TransformerBridge:
+    """Return a run that was imported without a task with the one that the study makes for its network.
+
+    Raises:
+        ValueError: a network that no such task fits.
+    """
+    if not isinstance(source, Run) or not study.makes or source.imported is None:
+        return source
+    if not isinstance(source.task, NoTask):
+        return source
+    try:
+        return source.with_task(imported(study.makes)(source.recipe.model))
+    except ValueError as error:
+        raise ValueError(
+            f"run: {study.name} makes no sequences that the network of {source.path} fits ({error})"
+        ) from None
 
 
 def check_source(study: Study, source: Run | TransformerBridge, others: Sequence[Run] = ()) -> None:

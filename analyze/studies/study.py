@@ -26,6 +26,8 @@ class Study:
         tasks: Import paths of the tasks whose runs it accepts.
         takes_models: Whether it accepts language models.
         takes_runs: Whether it accepts further runs, to compare with the first.
+        makes: Import path of the function from a network's configuration to a task that it fits, for runs that were
+            imported without a task; nothing if the study needs one.
 
     Example:
         >>> from headway.analyze.studies import STUDIES
@@ -40,6 +42,7 @@ class Study:
     tasks: tuple[str, ...]
     takes_models: bool = False
     takes_runs: bool = False
+    makes: str = ""
 
     @property
     def task_names(self) -> str:

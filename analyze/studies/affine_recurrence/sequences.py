@@ -9,12 +9,18 @@ from torch import Tensor
 from headway.analyze.studies.loading import LoadedModel
 from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.task import Batch
+from headway.models.config import ModelConfig
 
 
 def task_of(network: LoadedModel | Batch) -> AffineRecurrence:
     """Return the task of a network or a batch."""
     assert isinstance(network.task, AffineRecurrence)
     return network.task
+
+
+def task_for(cfg: ModelConfig) -> AffineRecurrence:
+    """Return the task for a network of which no task is known."""
+    return AffineRecurrence(d_vector=cfg.d_vocab, length_max=cfg.n_ctx + 1)
 
 
 def sequences_of(network: LoadedModel, count: int, length: int, c: float | None = None, draw: int = 0) -> Batch:

@@ -15,6 +15,7 @@ from headway.data.renamed import Renamed
 from headway.data.repeated_synonyms import RepeatedSynonyms
 from headway.data.repeated_tokens import RepeatedTokens
 from headway.data.task import Batch, Task
+from headway.models.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,12 @@ def own_repeats(network: LoadedModel) -> Repeats:
     others = [token for token in range(len(tokenizer)) if token not in special]
     repeated = RepeatedTokens(len(others), length, max(2, length // 10), length // 2, late_start=0.0)
     return Repeats(Renamed(repeated, (bos, *others)), own)
+
+
+def task_for(cfg: ModelConfig) -> Task:
+    """Return repeated tokens for a network of which no task is known: token 0 is BOS, as in runs of Headway."""
+    length = min(100, cfg.n_ctx, cfg.d_vocab - 1)
+    return RepeatedTokens(cfg.d_vocab - 1, length, max(2, length // 10), length // 2, late_start=0.0)
 
 
 def two_copies(repeats: Repeats) -> Repeats:

@@ -8,6 +8,7 @@ from torch import Tensor
 from headway.checkpoints.run import Run
 from headway.data.previous_token import PreviousToken
 from headway.data.task import Batch
+from headway.models.config import ModelConfig
 from headway.models.convert import Model, evaluating
 
 
@@ -15,6 +16,11 @@ def task_of(run: Run | Batch) -> PreviousToken:
     """Return the task of a run or a batch."""
     assert isinstance(run.task, PreviousToken)
     return run.task
+
+
+def task_for(cfg: ModelConfig) -> PreviousToken:
+    """Return the task for a network of which no task is known."""
+    return PreviousToken(n_tokens=cfg.d_vocab - 1, length=cfg.n_ctx)
 
 
 def after_first(batch: Batch, count: int) -> Batch:

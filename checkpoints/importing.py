@@ -1,0 +1,393 @@
+"""Import of checkpoints that another program made, as a finished run that every command takes."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from headway.checkpoints.files import holds_run, read_small, write_whole
+from headway.checkpoints.lock import writing
+from headway.checkpoints.recipe import Recipe, task_class
+from headway.checkpoints.run import TOKENIZER, Run
+from headway.checkpoints.schedule import Schedule
+from headway.data.no_task import NoTask
+from headway.data.task import Batch, Task, masked_mean
+from headway.models.config import ModelConfig
+from headway.models.convert import Model, boot_bridge, is_bridge, network_of_bridge
+from headway.models.hooked_transformer import HookedTransformer
+from headway.models.state_dicts import (
+    SUFFIXES,
+    Provenance,
+    Source,
+    in_layout,
+    network_of,
+    read_config,
+    read_config_file,
+    read_source,
+)
+from headway.options import nearest, shown
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+# The step in the name of a file or folder: step400.pt, checkpoint-400/model.safetensors, run_400.pth.
+_STEP = re.compile(r"(?:steps?|iter(?:ation)?s?|epochs?|updates?|ckpt|checkpoint)[-_. ]*(\d+)", re.IGNORECASE)
+_NUMBER = re.compile(r"(?:^|[-_. ])(\d+)$")
+EXPECTED = ("accuracy", "loss")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint that is imported: its step, whether the step is assumed, and its tensors."""
+
+    step: int
+    assumed: bool
+    source: Source
+
+
+def import_run(
+    source: str | Path | Sequence[str | Path] | Model,
+    out: str | Path,
+    steps: Sequence[int] | None = None,
+    task: Task | type[Task] | str | None = None,
+    config: Mapping[str, Any] | str | Path | None = None,
+    model: Mapping[str, Any] | None = None,
+    key: str | None = None,
+    layout: str = "transformer_lens",
+    tokenizer: str | Path | None = None,
+    expect: Mapping[str, float] | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Make a finished run of checkpoints that another program made, and return it.
+
+    ``Run.imported`` says what was read from the files, what was given, what was **assumed**, what was dropped, and with
+    a task the loss and the accuracy of each checkpoint beside the baselines. Files are read with ``weights_only`` and
+    on the CPU.
+
+    Args:
+        source: A file of weights (.pt, .pth, .bin, .ckpt or .safetensors) by TransformerLens's names, several of them,
+            each a checkpoint, or a folder of such files; a HookedTransformer or TransformerBridge; or a language model:
+            a folder of ``save_pretrained``, a folder of several, or a name on the hub, whose revisions are steps.
+        out: Directory of the run.
+        steps: The step of each checkpoint; that in its name if None. Of a name on the hub, the revisions to take.
+        task: The task that the network was trained on, or its class; without one, measures of weights work, and
+            batches of your own in Python.
+        config: A configuration of TransformerLens: a dictionary, JSON, or a file.
+        model: Options of the network that are not in the file, such as ``{"act_fn": "gelu"}``.
+        key: The place of the weights in a file that holds more.
+        layout: One of ``headway.models.state_dicts.LAYOUTS``.
+        tokenizer: A file tokenizer.json.
+        expect: The least ``accuracy`` and the largest ``loss`` of the last checkpoint; of a part of the task with its
+            name, as ``accuracy_repeats``.
+        overwrite: Replace a run that is in ``out`` already.
+
+    Raises:
+        ValueError: files without weights of one of our networks, two of one step, options that contradict them or each
+            other, a task that the network does not fit, an ``out`` that holds a run, or what is expected and not so.
+            Nothing on disk has changed.
+
+    Example:
+        >>> run = import_run("induction.pt", "runs/theirs", model={"act_fn": "gelu"})  # doctest: +SKIP
+        >>> run.imported["assumed"]  # doctest: +SKIP
+        {'attention_dir': 'causal', 'positional_embedding_type': 'standard', ...}
+    """
+    path, _ = Run.place(out, overwrite)
+    task, expect = _task_of(task), expect or {}
+    models = _models_of(source, steps)
+    if models is not None:
+        if config is not None or model or key is not None or layout != "transformer_lens":
+            raise ValueError("model: no config, option, key or layout is taken beside a model, which has its own")
+        return _import_models(path, models, task, tokenizer, expect, overwrite)
+    assert not isinstance(source, nn.Module)
+    given = {**({} if config is None else read_config_file(config)), **_checked(model or {})}
+    found = list(checkpoints_of(source, steps, key))
+    last = found[-1]
+    weights = in_layout(last.source.weights, layout, given.get("n_heads"))
+    beside = {name: value for name, value in read_config(last.source.config).items() if name not in given}
+    last_source = Source(last.source.name, weights, others=last.source.others)
+    n_ctx = None if task is None else task.n_ctx
+    cfg, last_weights, known = network_of(last_source, {**beside, **given}, n_ctx)
+    known.read |= {name: value for name, value in beside.items() if name not in known.read}
+    known.given = dict(given)
+    if layout != "transformer_lens":
+        known.given["layout"] = layout
+    if any(each.assumed for each in found):
+        known.assumed["steps"] = ", ".join(str(each.step) for each in found)
+    networks = {last.step: _network(cfg, last_weights)}
+    for each in found[:-1]:
+        state = in_layout(each.source.weights, layout, given.get("n_heads"))
+        other, state, _ = network_of(Source(each.source.name, state), {**cfg.to_dict()}, n_ctx)
+        networks[each.step] = _network(other, state)
+    names = {each.step: each.source.name for each in found}
+    return write_imported(path, networks, names, known, task, _tokenizer_of(tokenizer), expect, overwrite)
+
+
+def _import_models(
+    path: Path,
+    models: Mapping[int, tuple[str, Model]],
+    task: Task | None,
+    tokenizer: str | Path | None,
+    expect: Mapping[str, float],
+    overwrite: bool,
+) -> Run:
+    networks = {
+        step: each if isinstance(each, HookedTransformer) else network_of_bridge(cast("TransformerBridge", each))
+        for step, (_, each) in models.items()
+    }
+    last, names = networks[max(networks)], {step: name for step, (name, _) in models.items()}
+    known = Provenance(read=last.cfg.to_dict())
+    del known.read["initializer_range"]
+    known.assumed["initialiser"] = "unknown: no score has a null of fresh initialisations"
+    spelled = _tokenizer_of(tokenizer) or _spelling(getattr(models[max(models)][1], "tokenizer", None))
+    return write_imported(path, networks, names, known, task, spelled, expect, overwrite)
+
+
+def _models_of(source: Any, steps: Sequence[int] | None) -> dict[int, tuple[str, Model]] | None:
+    """Return networks by step, each with its name, of what is no file of weights; None for files.
+
+    Raises:
+        ValueError: a language model that cannot be loaded, or steps that it does not have.
+    """
+    if isinstance(source, nn.Module):
+        if not isinstance(source, HookedTransformer) and not is_bridge(source):
+            raise ValueError(f"source: a {type(source).__name__} is not valid; give its state_dict as a file")
+        if steps is not None and len(steps) != 1:
+            raise ValueError(f"step: {len(steps)} are given for 1 network")
+        return {1 if steps is None else steps[0]: (type(source).__name__, source)}
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    if len(sources) != 1:
+        return None
+    name, path = str(sources[0]), Path(sources[0]).expanduser()
+    if path.is_dir():
+        folders = [each for each in (path, *sorted(path.iterdir())) if (each / "config.json").is_file()]
+        folders = [each for each in folders if not list(each.glob("step-*.safetensors"))]  # weights of a run
+        if not folders:
+            return None
+        named = {_step_of(each / "config.json"): each for each in folders}
+        if len(folders) > 1 and (None in named or len(named) < len(folders)):
+            raise ValueError(f"step: the folders in {path} must have names such as step400, each another number")
+        found = dict(zip(steps, folders, strict=True)) if steps and len(steps) == len(folders) else named
+        return {1 if step is None else step: (str(each), boot_bridge(str(each))) for step, each in found.items()}
+    if path.exists() or path.suffix in SUFFIXES or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        return None
+    return {step: (f"{name}@{revision}", boot_bridge(name, revision)) for step, revision in _revisions(name, steps)}
+
+
+def _revisions(name: str, steps: Sequence[int] | None) -> list[tuple[int, str | None]]:
+    """Return the revisions of a model on the hub that are named after steps; the newest weights if there are none."""
+    from huggingface_hub import list_repo_refs
+
+    try:
+        refs = list_repo_refs(name)
+    except Exception as error:  # of the network, of the hub, of a name that is none
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"file: {name} is no file or folder, and is not reachable on the hub ({said})") from None
+    found = {int(step[-1]): ref.name for ref in (*refs.branches, *refs.tags) if (step := _STEP.findall(ref.name))}
+    if steps is not None:
+        for step in steps:
+            if step not in found:
+                raise ValueError(
+                    f"step: {step} is no revision of {name}, which has {', '.join(map(str, sorted(found)))}"
+                )
+        found = {step: found[step] for step in steps}
+    return sorted(found.items()) or [(1, None)]
+
+
+def write_imported(
+    path: Path,
+    networks: Mapping[int, HookedTransformer],
+    sources: Mapping[int, str],
+    known: Provenance,
+    task: Task | None,
+    spelling: tuple[bytes, str | None] | None,
+    expect: Mapping[str, float],
+    overwrite: bool,
+) -> Run:
+    """Write a finished run of these networks by step, after they have shown what is expected."""
+    steps = sorted(networks)
+    cfg = networks[steps[-1]].cfg
+    task = NoTask(d_vocab=cfg.d_vocab, n_ctx=cfg.n_ctx, input_type=cfg.input_type) if task is None else task.resolved()
+    recipe = Recipe(task=task, model=cfg, steps=max(1, steps[-1]), schedule=Schedule(log=0, linear=0, at=tuple(steps)))
+    results = {} if isinstance(task, NoTask) else {step: evaluated(networks[step], recipe) for step in steps}
+    _check_expected(expect, results[steps[-1]] if results else None, known)
+    about = {
+        **asdict(known),
+        "initialiser": "initializer_range" in {**known.read, **known.given},
+        "bos_token": None if spelling is None else spelling[1],
+        "sources": {str(step): sources[step] for step in steps},
+        "results": {str(step): result for step, result in results.items()},
+        "baselines": {name: float(value) for name, value in task.baselines().items()},
+        "no_better_than_chance": bool(results) and not _is_better_than_chance(task, results[steps[-1]]),
+    }
+    with writing(path):
+        run = Run.create(path, recipe, overwrite, imported=json.dumps(about, indent=2, default=str))
+        if spelling is not None:
+            write_whole(path / TOKENIZER, spelling[0])
+        for step in steps:
+            run.keep(step, networks[step])
+    return run
+
+
+def checkpoints_of(
+    source: str | Path | Sequence[str | Path], steps: Sequence[int] | None, key: str | None
+) -> Iterator[Checkpoint]:
+    """Return the checkpoints of files in the order of their steps.
+
+    Raises:
+        ValueError: files without weights, two checkpoints of one step, or another number of steps than checkpoints.
+    """
+    files = _files([source] if isinstance(source, str | Path) else list(source))
+    read = [(path, each, len(several)) for path in files for several in [read_source(path, key)] for each in several]
+    if steps is not None and len(steps) != len(read):
+        raise ValueError(f"step: {len(steps)} are given for {len(read)} checkpoints; give one for each")
+    found: dict[int, Checkpoint] = {}
+    for place, (path, each, several) in enumerate(read):
+        named = _step_of(path) if several == 1 else None
+        step = steps[place] if steps is not None else named
+        if step is None:
+            if len(files) > 1:
+                raise ValueError(f"step: the name of {path} has none; give --step, one for each file")
+            step = place if several > 1 else 1
+        if step < 0:
+            raise ValueError(f"step: {step} is not valid; it must be 0 or more")
+        if step in found:
+            raise ValueError(f"step: {found[step].source.name} and {each.name} are both of step {step}; give --step")
+        found[step] = Checkpoint(step, steps is None and named is None, each)
+    return iter([found[step] for step in sorted(found)])
+
+
+def _files(sources: Sequence[str | Path]) -> list[Path]:
+    """Return files, and in place of a folder those in it."""
+    if not sources:
+        raise ValueError("file: is missing; give a file of weights")
+    files: list[Path] = []
+    for each in sources:
+        path = Path(each).expanduser()
+        if not path.is_dir():
+            files.append(path)
+            continue
+        if holds_run(path):
+            raise ValueError(f"file: {path} is a run already; every command takes it as it is")
+        inside = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        if not inside:
+            raise ValueError(f"file: {path} holds no file of weights ({', '.join(SUFFIXES)})")
+        files += inside
+    return files
+
+
+def _step_of(path: Path) -> int | None:
+    """Return the step in the name of a file, or of the folder in which it lies.
+
+    Example:
+        >>> _step_of(Path("gpt2.pth")), _step_of(Path("run_400.pt")), _step_of(Path("step7/model.safetensors"))
+        (None, 400, 7)
+    """
+    found = _STEP.findall(path.stem) or _NUMBER.findall(path.stem) or _STEP.findall(path.parent.name)
+    return int(found[-1]) if found else None
+
+
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    known = {f.name for f in fields(ModelConfig) if f.init}
+    for name in options:
+        if name not in known:
+            raise ValueError(f"model.{name}: there is no such option{nearest(str(name), known)}")
+    return dict(options)
+
+
+def _task_of(task: Task | type[Task] | str | None) -> Task | None:
+    if task is None or isinstance(task, Task):
+        return task
+    kind = task_class(task) if isinstance(task, str) else task
+    try:
+        return kind()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"task.{error}") from None
+
+
+def _network(cfg: ModelConfig, weights: Mapping[str, torch.Tensor]) -> HookedTransformer:
+    model = HookedTransformer(cfg)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _tokenizer_of(path: str | Path | None) -> tuple[bytes, str | None] | None:
+    """Read a file tokenizer.json, and the token in it that begins a text: the first special one."""
+    if path is None:
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        content = read_small(Path(path).expanduser())
+        special = [each for each in Tokenizer.from_buffer(content).get_added_tokens_decoder().values() if each.special]
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise ValueError(f"tokenizer: {path} cannot be read ({error})") from None
+    return content, special[0].content if special else None
+
+
+def _spelling(tokenizer: Any) -> tuple[bytes, str | None] | None:
+    """Return the file of a Hugging Face tokenizer, and its BOS token; None for one that has no such file."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        return None
+    return fast.to_str().encode(), tokenizer.bos_token or tokenizer.eos_token
+
+
+def evaluated(model: HookedTransformer, recipe: Recipe) -> dict[str, float]:
+    """Return loss and accuracy on the evaluation batch, of all positions that count and of each part of the task.
+
+    Vectors have no accuracy.
+
+    Raises:
+        ValueError: a task whose sequences the network cannot take.
+    """
+    task = recipe.task
+    batch = task.evaluation_batch(recipe.eval_seed, recipe.eval_batch_size)
+    check_tokens(batch, model.cfg)
+    with torch.no_grad():
+        output = model(batch.inputs)
+        losses = task.loss(output, batch)
+    parts = {"": batch.mask, **{f"_{name}": part for name, part in task.parts(batch).items()}}
+    found = {f"loss{name}": masked_mean(losses, mask).item() for name, mask in parts.items()}
+    if not batch.targets.is_floating_point():
+        right = (output.argmax(-1) == batch.targets).float()
+        found |= {f"accuracy{name}": masked_mean(right, mask).item() for name, mask in parts.items()}
+    return found
+
+
+def check_tokens(batch: Batch, cfg: ModelConfig) -> None:
+    """Refuse tokens that the network does not have; a negative one would be taken from the end of the vocabulary."""
+    for name, tokens, count in (("tokens", batch.inputs, cfg.d_vocab), ("targets", batch.targets, cfg.d_vocab_out)):
+        if tokens.is_floating_point() or tokens.numel() == 0:
+            continue
+        counted = tokens if name == "tokens" else tokens[batch.mask]
+        low, high = int(counted.min()), int(counted.max())
+        if low < 0 or high >= count:
+            raise ValueError(
+                f"task: its {name} are {low} to {high}, and this network has 0 to {count - 1}; give a task that it fits"
+            )
+
+
+def _is_better_than_chance(task: Task, result: Mapping[str, float]) -> bool:
+    """Return whether the loss on the behaviour is a tenth of chance or more below it; True where no chance is known."""
+    part, chance, _ = task.behaviour
+    baselines = task.baselines()
+    bound = baselines.get(chance or "chance")
+    return bound is None or result[f"loss_{part}" if part else "loss"] < 0.9 * bound
+
+
+def _check_expected(expect: Mapping[str, float], result: Mapping[str, float] | None, known: Provenance) -> None:
+    for name, bound in expect.items():
+        if result is None:
+            raise ValueError(f"expect: {name} needs a task; give --task")
+        if name not in result:
+            raise ValueError(f"expect: {name!r} is not one of {', '.join(result)}{nearest(name, result)}")
+        value = result[name]
+        if value < bound - 1e-6 if name.startswith("accuracy") else value > bound + 1e-6:
+            assumed = ", ".join(f"{each} {value}" for each, value in known.assumed.items() if each != "initialiser")
+            more = f"; assumed is {assumed}" if assumed else ""
+            raise ValueError(f"expect: {name} is {value:.4g} and not {shown(bound)}{more}")

@@ -230,7 +230,8 @@ class Way:
             self.straight.append(_distance(self._last[0], weights))
         if self.optim is None:
             return []
-        return [*self._not_allowed(self.optim, *self.steps[-2:], *self._last[-2:])]
+        (first, last), (before, after) = self.steps[-2:], self._last[-2:]
+        return [*self._not_allowed(self.optim, first, last, before, after)]
 
     def _not_allowed(
         self, optim: "OptimConfig", first: int, last: int, before: Weights, after: Weights

@@ -154,7 +154,7 @@ def _models_of(source: Any, steps: Sequence[int] | None) -> dict[int, tuple[str,
         ValueError: a language model that cannot be loaded, or steps that it does not have.
     """
     if isinstance(source, nn.Module):
-        if not isinstance(source, HookedTransformer) and not is_bridge(source):
+        if not (isinstance(source, HookedTransformer) or is_bridge(cast("Model", source))):
             raise ValueError(f"source: a {type(source).__name__} is not valid; give its state_dict as a file")
         if steps is not None and len(steps) != 1:
             raise ValueError(f"step: {len(steps)} are given for 1 network")

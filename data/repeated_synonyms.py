@@ -158,7 +158,8 @@ class RepeatedSynonyms(Task):
         never = ~apart.any(1)
         chosen = periods[torch.multinomial((apart | never[:, None]).float(), 1, generator=generator)[:, 0]]
         tokens = self._tokens(chosen, torch.zeros_like(chosen), generator)[:, :-1]
-        pair = permutations(self.n_pairs, *tokens.shape, generator)
+        count, length = tokens.shape
+        pair = permutations(self.n_pairs, count, length, generator)
         different = 1 + pair + self.n_pairs * torch.randint(2, pair.shape, generator=generator)
         inputs = torch.where(never[:, None], different, tokens)
         return batch._replace(inputs=F.pad(inputs, (1, 0), value=0).to(batch.inputs))

@@ -280,13 +280,13 @@ class Rotary(nn.Module):
     def __init__(self, cfg: ModelConfig):
         super().__init__()
         self.n_ctx, self.base = cfg.n_ctx, cfg.rotary_base
-        self.half = (cfg.rotary_dim or cfg.d_head) // 2
+        self.n_half = (cfg.rotary_dim or cfg.d_head) // 2
         for name, table in self.tables(torch.float32).items():
             self.register_buffer(name, table, persistent=False)
 
     def tables(self, dtype: torch.dtype) -> dict[str, Float[Tensor, "n_ctx half"]]:
         """Return the cosines and sines of all angles, computed in float64."""
-        frequency = self.base ** (-torch.arange(self.half, dtype=torch.float64) / self.half)
+        frequency = self.base ** (-torch.arange(self.n_half, dtype=torch.float64) / self.n_half)
         angles = torch.arange(self.n_ctx, dtype=torch.float64)[:, None] * frequency
         return {"cos": angles.cos().to(dtype), "sin": angles.sin().to(dtype)}
 
@@ -310,9 +310,9 @@ class Rotary(nn.Module):
             positions = get_offset_position_ids(0, attention_mask.long())
             cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
         full = in_full_precision(x)
-        first, second = full[..., : self.half], full[..., self.half : 2 * self.half]
+        first, second = full[..., : self.n_half], full[..., self.n_half : 2 * self.n_half]
         turned = (first * cos - second * sin, second * cos + first * sin)
-        return torch.cat([*turned, full[..., 2 * self.half :]], -1).to(x.dtype)
+        return torch.cat([*turned, full[..., 2 * self.n_half :]], -1).to(x.dtype)
 
 
 def relative_scores(
@@ -345,6 +345,11 @@ def attend(
 
 class Attention(nn.Module):
     """Multi-head attention; W_Q, W_K and W_V are [head, d_model, d_head], W_O is [head, d_head, d_model]."""
+
+    b_Q: Tensor
+    b_K: Tensor
+    b_V: Tensor
+    b_O: Tensor
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
@@ -492,6 +497,9 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """MLP: act_fn(x @ W_in + b_in) @ W_out + b_out, with a LayerNorm before W_out for solu_ln."""
 
+    b_in: Tensor
+    b_out: Tensor
+
     def __init__(self, cfg: ModelConfig):
         super().__init__()
         self.act_fn = ACTIVATIONS[cfg.act_fn]
@@ -587,6 +595,8 @@ class TransformerBlock(nn.Module):
 
 class Unembed(nn.Module):
     """Unembedding: ``x @ W_U + b_U``, which are logits or predicted vectors."""
+
+    b_U: Tensor
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()

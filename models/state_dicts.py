@@ -116,7 +116,8 @@ def read_source(path: Path, key: str | None = None) -> list[Source]:
         places = dict(_places(content))
         if len(places) > 1:
             raise ValueError(f"key: {path} holds weights at {_cut(', '.join(places))}; give one of them as --key")
-    where, found = next(iter(places.items()), ("", None))
+    nothing: Any = None
+    where, found = next(iter(places.items()), ("", nothing))
     states = list(found) if _is_list_of_states(found) else [found]
     if not all(_is_state(state) for state in states):
         raise ValueError(f"file: {path} holds no weights of a transformer; it {_described(content)}")

@@ -22,7 +22,7 @@ from headway.checkpoints.scores import score_file
 from headway.checkpoints.weights import arrays_of, content_of, read_arrays, read_label
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
-from headway.models.optim import OptimConfig
+from headway.models.optim import OptimConfig, OptimizerName
 
 OPTIMISERS = {
     "AdamW": TOKENS.optim,
@@ -203,7 +203,9 @@ def adversary(optim: OptimConfig, gradients: np.ndarray, start: np.ndarray) -> n
 @pytest.mark.parametrize("kind", ["constant", "growing", "spikes", "signs"])
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.95), (0.0, 0.99), (0.95, 0.8)])
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW"])
-def test_no_gradients_carry_adam_further_than_its_bound(optimizer: str, betas: tuple[float, float], kind: str):
+def test_no_gradients_carry_adam_further_than_its_bound(
+    optimizer: OptimizerName, betas: tuple[float, float], kind: str
+):
     draws, n = np.random.default_rng(0), 60
     gradients = {
         "constant": np.ones((n, 5)),
@@ -240,7 +242,7 @@ def test_no_gradients_carry_sgd_further_than_its_bound(momentum: float):
     for first, last in ((0, 1), (1, 9), (9, 30)):
         bound = furthest_by_sgd(optim, 30, first, last, largest)
         assert np.linalg.norm(ways[last] - ways[first]) <= bound * (1 + 1e-9)
-        largest = max(largest, np.linalg.norm(ways[first]) + bound)
+        largest = max(largest, float(np.linalg.norm(ways[first])) + bound)
     assert furthest_by_sgd(replace(optim, max_grad_norm=None), 30, 0, 1, 5.0) == np.inf
 
 

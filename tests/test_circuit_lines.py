@@ -168,7 +168,7 @@ def test_a_replacement_that_misleads_is_said_beside_the_circuit():
 def test_the_numbers_of_the_search_are_below_the_headline():
     scores = made_up({"L0H1": 1.0}, {"L0H1": 1.0})
     numbers = {"minimality": 0.055, "cpr": 0.851, "cmd": 0.149}
-    scores = within(scores.assign(p=0.25, **numbers), *numbers, wide=0.002)
+    scores = within(scores.assign({"p": 0.25, **numbers}), *numbers, wide=0.002)
     scores["minimality"].attrs["edge"] = "L0H1->L1H0.k"
     lines = circuit_lines(scores, columns=400)
     assert " ".join(lines[1].split()) == (

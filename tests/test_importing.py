@@ -45,7 +45,7 @@ SIZES: dict[str, Any] = {
 CONFIGS = {
     "LN": ModelConfig(**SIZES, act_fn="gelu"),
     "solu_ln": ModelConfig(**SIZES, act_fn="solu_ln"),
-    "attention only": ModelConfig(**SIZES | {"d_vocab_out": 17}, attn_only=True),
+    "attention only": ModelConfig(**{**SIZES, "d_vocab_out": 17}, attn_only=True),
     "shortformer": ModelConfig(**SIZES, positional_embedding_type="shortformer", attn_only=True),
     "no positions": ModelConfig(**SIZES, positional_embedding_type="none"),
     "no norm": ModelConfig(**SIZES, normalization_type=None),

@@ -34,6 +34,7 @@ from headway.analyze.report.about import parameters
 from headway.checkpoints.config import ADDED_LATER
 from headway.checkpoints.recipe import Recipe
 from headway.data.repeated_tokens import RepeatedTokens
+from headway.models.components import RMSNorm
 from headway.models.config import Head, InitMode, ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import TrainingModule
@@ -431,6 +432,7 @@ def test_options_that_make_no_sense_are_refused(given: dict[str, Any], message: 
 
 def test_rms_norm_divides_by_the_root_mean_square_and_keeps_the_mean():
     norm = of_kind("RMS").blocks[0].ln1
+    assert isinstance(norm, RMSNorm)
     x = torch.randn(3, 5, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert_close(norm(x), x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.w)
     pre = of_kind("RMSPre").blocks[0].ln1(x)
@@ -467,7 +469,7 @@ def test_the_parts_of_the_stream_add_up_behind_an_rms_norm(kind: str):
 
 def test_the_gradient_of_tied_embeddings_is_the_sum_of_both_uses():
     model = of_kind("tied")
-    untied = network(**{"d_vocab": 17, "d_vocab_out": 17})
+    untied = network(d_vocab=17, d_vocab_out=17)
     untied.load_state_dict({**model.state_dict(), "unembed.W_U": model.W_E.detach().T})
     inputs = inputs_for(model)
     for each in (model, untied):

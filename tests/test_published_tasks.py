@@ -225,7 +225,7 @@ def test_the_predictor_of_a_pool_is_bayes_rule():
                 start[c, row[0]].item() * math.prod(pool[c, i, j].item() for i, j in itertools.pairwise(row[: q + 1]))
                 for c in range(5)
             ]
-            expected = sum(w * pool[c, row[q]] for c, w in enumerate(weights)) / sum(weights)
+            expected = torch.stack([w * pool[c, row[q]] for c, w in enumerate(weights)]).sum(0) / sum(weights)
             assert torch.allclose(predicted[q].double(), expected, atol=1e-6)
 
 

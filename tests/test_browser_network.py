@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browsing import Open, drawn, go, needs_chromium, seen
+from browsing import Open, check_paper, drawn, go, needs_chromium, seen
 from playwright.sync_api import Page
 from random_networks import SIZES, inputs_for, network
 from toys import TOKENS, Train, made_up_circuit
@@ -157,3 +157,80 @@ def test_the_network_follows_the_slider_and_its_heads_go_off_as_in_ablated_loss(
 def mean_on(batch: Batch, each: torch.Tensor, at: int) -> float:
     assert batch.task
     return masked_mean(each[at], batch.task.parts(batch)["repeats"][at]).item()
+
+
+def test_a_person_edits_the_tokens_and_the_answers_follow(run: Run, opened: Open):
+    page, batch, model = opened(run.report_file, width=390), run.batch(), run.model()
+    section = seen(page, "try")
+    typed = section.get_by_label("tokens of the sequence")
+    wait_for(page, f"{SHOWN}.ready")
+    assert typed.input_value().split() == ["BOS", *map(str, batch.inputs[0, 1:].tolist())]
+    for tokens in ([0, 5, 7, 5, 7], [0, 3, *batch.inputs[0, 2:].tolist()]):
+        typed.fill(" ".join(map(str, ["BOS", *tokens[1:]])))
+        drawn(page)
+        output = model(torch.tensor([tokens]))[0]
+        assert page.evaluate(f"[...{SHOWN}.output]") == pytest.approx(output.flatten().tolist(), abs=1e-4)
+        expected = torch.nn.functional.cross_entropy(output[:-1], torch.tensor(tokens[1:]), reduction="none")
+        assert losses(page)[:-1] == pytest.approx(expected.tolist(), abs=1e-4)
+    # The last answer is known where the sequence is as long as it was.
+    assert np.isfinite(losses(page)[-1])
+    before = losses(page)
+    typed.fill("BOS 3 fish")
+    drawn(page)
+    told = section.locator(".said").inner_text()
+    assert told.startswith("Position 2: “fish” is not a token; tokens are BOS, 1, 2 … 13.")
+    assert losses(page) == before
+    section.locator(".chip").nth(3).click()
+    drawn(page)
+    table = section.locator("table").first
+    best = output[3].softmax(-1).topk(1)
+    assert table.locator("tbody th").first.inner_text() == str(best.indices.item())
+    assert float(table.locator("tbody td").first.inner_text()) == pytest.approx(best.values.item(), rel=0.01)
+    section.get_by_role("button", name="As it was").click()
+    drawn(page)
+    assert losses(page) == pytest.approx(task_loss(model(batch.inputs), batch)[0].tolist(), abs=1e-4)
+    # The page is no wider than the screen.
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_the_circuit_in_this_sequence_stands_beside_the_whole_batch_also_on_paper(run: Run, opened: Open):
+    page, batch, model = opened(run.report_file, "#instead=zero&tried=3"), run.batch(), run.model()
+    table = seen(page, "try").locator("table").nth(1)
+    table.wait_for()
+    every = [Head(layer, head) for layer in range(2) for head in range(3)]
+    inside = [Head(0, 1), Head(1, 2)]
+
+    def loss_without(heads: list[Head]) -> float:
+        return mean_on(batch, expected_losses(model, batch, heads, "zero"), 3)
+
+    clean = loss_without([])
+    known = loss_without(every) - clean
+    circuit = run.circuit()
+    rows = [row.split("\t") for row in table.locator("tbody tr").all_inner_texts()]
+    kept = 1 - (loss_without([each for each in every if each not in inside]) - clean) / known
+    assert [float(rows[0][1].split()[0]), float(rows[2][1].split()[0])] == pytest.approx(
+        [100 * kept, 100 * (loss_without([every[0]]) - clean) / known], abs=0.2
+    )
+    assert rows[0][2].startswith(f"{100 * circuit.faithfulness.item():.1f}".rstrip("0").rstrip("."))
+    page.set_viewport_size({"width": 390, "height": 900})
+    drawn(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.get_by_role("button", name="Circuit off").click()
+    drawn(page)
+    assert page.evaluate("[...state.off].sort()") == ["L0H1", "L1H2"]
+    page.emulate_media(media="print")
+    drawn(page)
+    check_paper(page)
+
+
+def test_the_network_runs_in_the_frame_of_a_notebook(run: Run, opened: Open, tmp_path: Path):
+    (tmp_path / "notebook.html").write_text(f'<body data-ready="1">{run.show(step=run.steps[0])._repr_html_()}')
+    frame = opened(tmp_path / "notebook.html").frame_locator("iframe")
+    frame.locator("#try").scroll_into_view_if_needed()
+    frame.locator("#try [data-head=L0H1]").click()
+    frame.locator("#try .said").filter(has_text="Step 0, off: L0H1: loss").wait_for()
+
+
+def test_a_page_without_a_network_says_why(run: Run, opened: Open, tmp_path: Path):
+    page = opened(write_report(run, tmp_path / "page.html", weights="none"))
+    assert "written without weights" in seen(page, "try").inner_text()

@@ -87,7 +87,8 @@ def _loss(batch: Batch) -> str | None:
         *batch.mask.shape, width, generator=torch.Generator().manual_seed(0)
     )
     try:
-        usual = torch.equal(batch.task.loss(output, batch), Task.loss(batch.task, output, batch))
+        with torch.random.fork_rng(devices=[]):  # a loss may draw numbers, which training would miss
+            usual = torch.equal(batch.task.loss(output, batch), Task.loss(batch.task, output, batch))
     except Exception:  # a loss of one's own may need another output
         return None
     return ("squared error" if batch.targets.is_floating_point() else "cross-entropy") if usual else None

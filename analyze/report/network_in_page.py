@@ -20,6 +20,8 @@ from headway.models.config import ModelConfig
 Weights = Literal["fitting", "all", "none"]
 # The size of a page with as many checkpoints as fit.
 MOST_BYTES = 3_000_000
+# What stands in a page beside the weights of a checkpoint: its step, quotes and a comma.
+_BESIDE_WEIGHTS = 64
 # Positions of all evaluation sequences together: a page runs through them for the mean of a head.
 MOST_POSITIONS = 16_384
 # Options of a network that forward.js computes, with their values; a size may have any.
@@ -136,11 +138,11 @@ def add_weights(networks: Sequence[tuple[Run, NetworkInPage]], room: float) -> N
         for at in sorted(turns):
             step = next(left[at], None)
             text = None if step is None else packed_weights(networks[at][0], step)
-            if step is None or (text is not None and len(text) > room):
+            if step is None or (text is not None and len(text) + _BESIDE_WEIGHTS > room):
                 turns.remove(at)
             elif text is not None:
                 found[at][step] = text
-                room -= len(text)
+                room -= len(text) + _BESIDE_WEIGHTS
     for (run, each), weights in zip(networks, found, strict=True):
         if weights:
             each.data.update(steps=sorted(weights), weights=[weights[step] for step in sorted(weights)])

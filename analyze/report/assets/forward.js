@@ -70,12 +70,13 @@ function erf(x) {
 function centreAndScale(row, eps) {
   let mean = 0,
     square = 0;
-  for (let i = 0; i < row.length; i++) mean += row[i] / row.length;
+  for (let i = 0; i < row.length; i++) mean += row[i];
+  mean /= row.length;
   for (let i = 0; i < row.length; i++) {
     row[i] -= mean;
-    square += row[i] ** 2 / row.length;
+    square += row[i] * row[i];
   }
-  const scale = Math.sqrt(square + eps);
+  const scale = Math.sqrt(square / row.length + eps);
   for (let i = 0; i < row.length; i++) row[i] /= scale;
 }
 
@@ -87,13 +88,21 @@ function softmax(row) {
   for (let i = 0; i < row.length; i++) row[i] /= sum;
 }
 
-// row += x @ W
+// row += x @ W. Four rows of W at a time, because to read and write `row` takes longer than to multiply.
 function addProduct(x, W, row) {
-  const width = row.length;
-  for (let i = 0, at = 0; i < x.length; i++, at += width) {
-    const factor = x[i];
-    if (factor !== 0) for (let j = 0; j < width; j++) row[j] += factor * W[at + j];
+  const width = row.length,
+    last = x.length - (x.length % 4);
+  for (let i = 0, at = 0; i < last; i += 4, at += 4 * width) {
+    const x0 = x[i],
+      x1 = x[i + 1],
+      x2 = x[i + 2],
+      x3 = x[i + 3];
+    const at1 = at + width,
+      at2 = at1 + width,
+      at3 = at2 + width;
+    for (let j = 0; j < width; j++) row[j] += x0 * W[at + j] + x1 * W[at1 + j] + x2 * W[at2 + j] + x3 * W[at3 + j];
   }
+  for (let i = last; i < x.length; i++) for (let j = 0; j < width; j++) row[j] += x[i] * W[i * width + j];
 }
 
 const rowOf = (matrix, at, width) => matrix.subarray(at * width, (at + 1) * width);

@@ -177,11 +177,8 @@ function trySection(run) {
     tryPredictions(words),
     tryComparison(run),
   ];
-  const host = el(
-    "div",
-    { class: "try" },
-    parts.map((part) => part.host ?? part),
-  );
+  const hosts = parts.map((part) => part.host ?? part);
+  const host = el("div", { class: "try" }, hosts.slice(0, 4), el("div", { class: "tables" }, hosts.slice(4)));
   const [controls, said, heads, tokens, predictions, comparison] = parts;
   let now = null;
   const shown = { at: 0, ready: false };
@@ -363,7 +360,8 @@ function tryHeads(run) {
       const off = state.off.has(name);
       const pattern = now.patterns[layer][head],
         colors = sharePixels();
-      canvas.width = canvas.height = size;
+      // To set a size empties a canvas, and has the browser lay out the page.
+      if (canvas.width !== size || canvas.height !== size) canvas.width = canvas.height = size;
       const context = canvas.getContext("2d"),
         image = context.createImageData(size, size);
       const stored = new Uint32Array(image.data.buffer);
@@ -390,16 +388,18 @@ function tryTokens() {
         el("button", { type: "button", class: "chip", click: () => look(place) }, el("span"), el("b"), el("i")),
       );
     }
+    const write = words.labels.length ? (place) => words.labels[trial.inputs[place]] : (place) => `x${place}`;
     [...host.children].forEach((chip, place) => {
       const [text, clean, bar] = chip.children;
-      text.textContent = words.labels[trial.inputs[place]] ?? `x${place}`;
-      clean.style.width = `${(100 * (cleanLosses[place] || 0)) / most}%`;
-      bar.style.width = `${(100 * (losses[place] || 0)) / most}%`;
+      const word = write(place);
+      // What has changed in size has the browser lay out the page; bars are only scaled.
+      if (text.textContent !== word) text.textContent = word;
+      clean.style.transform = `scaleX(${(cleanLosses[place] || 0) / most})`;
+      bar.style.transform = `scaleX(${(losses[place] || 0) / most})`;
       bar.style.background = PALETTE.categories[losses[place] > cleanLosses[place] + 1e-9 ? 1 : 0];
       chip.classList.toggle("chosen", place === at);
       chip.classList.toggle("uncounted", !trial.counted[place]);
       chip.setAttribute("aria-pressed", String(place === at));
-      chip.title = `position ${place}: loss ${formatted(losses[place])} (${formatted(cleanLosses[place])} with all heads on)`;
     });
   };
   const note = "Bars: the loss at each position, above with all heads on, below as it is now. A press shows what is predicted there."; // prettier-ignore

@@ -158,7 +158,7 @@ def _models_of(source: Any, steps: Sequence[int] | None) -> dict[int, tuple[str,
             raise ValueError(f"source: a {type(source).__name__} is not valid; give its state_dict as a file")
         if steps is not None and len(steps) != 1:
             raise ValueError(f"step: {len(steps)} are given for 1 network")
-        return {1 if steps is None else steps[0]: (type(source).__name__, source)}
+        return {1 if steps is None else steps[0]: (type(source).__name__, cast("Model", source))}
     sources = [source] if isinstance(source, str | Path) else list(source)
     if len(sources) != 1:
         return None

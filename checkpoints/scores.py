@@ -42,12 +42,19 @@ SMALL = 16_384
 # Most headers are shorter, so that one read has all of it.
 USUAL_HEADER = 8_192
 STEP = "step"
+# The name of the mask of a part of the task, among the evaluation sequences, begins so.
+PART_MASK = "part_"
 
 
 def score_file(run: Path, step: int | None, name: str) -> Path:
     """Return the path of the scores of measure ``name`` at ``step``; of the null of the run if ``step`` is None."""
     folder = NULL if step is None else f"step-{step:08d}"
     return run / "scores" / folder / f"{name}.safetensors"
+
+
+def evaluation_file(run: Path) -> Path:
+    """Return the path of the sequences on which a run is scored."""
+    return run / "scores" / "evaluation.safetensors"
 
 
 class DamagedError(ValueError):

@@ -10,6 +10,15 @@ def report_command(arguments: list[str]) -> None:
     parser = ArgumentParser(usage="headway report RUN [RUN ...] [options]", allow_abbrev=False, exit_on_error=False)
     parser.add_argument("runs", nargs="+", help="directories of runs, or of sweeps, which stand for all of their runs")
     parser.add_argument("--out", help="the file; report.html in the run, or for several in the folder they lie in")
+    parser.add_argument(
+        "--with-weights",
+        dest="weights",
+        nargs="?",
+        const="all",
+        default="fitting",
+        choices=["fitting", "all", "none"],
+        help="checkpoints whose network the page can run: as many as fit into 3 MB (fitting), all, or none",
+    )
     parser.add_argument("--live", action="store_true", help="write it again at every step that runs score, to the end")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a page of Headway")
     if {"-h", "--help"} & set(arguments):
@@ -35,4 +44,6 @@ def report_command(arguments: list[str]) -> None:
         _ = run.config
     if options.live:
         print("Watching, until all runs are finished.", flush=True)
-    print((watch if options.live else write_report)(runs, out, options.overwrite))
+        print(watch(runs, out, options.overwrite, options.weights))
+    else:
+        print(write_report(runs, out, options.overwrite, weights=options.weights))

@@ -32,6 +32,16 @@ SLIDE = """async () => {
     return (performance.now() - start) / 20;
 }"""
 
+# Switches a head off or on 20 times, in the same way.
+CLICK = """async () => {
+    const buttons = document.querySelectorAll("#try button.head"), start = performance.now();
+    for (let i = 0; i < 20; i++) {
+        buttons[(7 * i) % buttons.length].click();
+        await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    }
+    return (performance.now() - start) / 20;
+}"""
+
 
 def page() -> None:
     """Benchmark the default induction run, and 12 layers of 12 heads with 60 checkpoints and 48 positions."""
@@ -63,6 +73,9 @@ def report(name: str, run: Run, write_goal: str, size_goal: str, ready_goal: str
         for section in ("circuit", "attention", "heads", "pairs"):
             page.locator(f"#{section}").scroll_into_view_if_needed()
             show(f"{name}: milliseconds to slide by one, at {section}", "-", lambda: page.evaluate(SLIDE))
+        if page.locator("#try button.head").count():
+            page.locator("#try").scroll_into_view_if_needed()
+            show(f"{name}: milliseconds to switch a head", "16.7", lambda: page.evaluate(CLICK))
         browser.close()
 
 

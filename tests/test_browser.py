@@ -67,8 +67,8 @@ def test_the_page_opens_from_disk_and_every_section_has_its_figure(run: Run, ope
     assert page.title() == "run · Headway"
     sections = page.locator("section h2").all_text_contents()
     assert sections == [
-        "What formed", "Circuit", "Loss", "Attention", "Eigenvalues", "Scores of heads",
-        "Scores of the network", "Composition", "Direct attribution", "About",
+        "What formed", "Circuit", "Loss", "Attention", "Try the network", "Eigenvalues",
+        "Scores of heads", "Scores of the network", "Composition", "Direct attribution", "About",
     ]  # fmt: skip
     assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
     for section, figure, count in (

@@ -12,6 +12,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from headway.analyze.measures.attention import STORED_SEQUENCES
+from headway.analyze.measures.evaluation_sequences import evaluation_sequences
 from headway.analyze.measures.measure import Function, Measure
 from headway.analyze.measures.nulls import beside_null
 from headway.analyze.measures.run_nulls import Nulls
@@ -21,7 +22,7 @@ from headway.analyze.network.requirements import DoesNotApplyError
 from headway.checkpoints.files import write_all
 from headway.checkpoints.lock import writing
 from headway.checkpoints.run import Run
-from headway.checkpoints.scores import WEIGHTS, ScoreFile, content_of, score_file
+from headway.checkpoints.scores import WEIGHTS, ScoreFile, content_of, evaluation_file, score_file, write_scores
 from headway.checkpoints.weights import arrays_of, hash_of
 from headway.data.no_task import NoBatch, NoTaskError
 from headway.data.task import Batch
@@ -65,6 +66,7 @@ def measure(
 
 def _score(scorer: "Scorer", steps: Sequence[int], overwrite: bool, progress: bool) -> None:
     run = scorer.run
+    scorer.store_sequences()
     for step in tqdm(steps, desc="checkpoints", unit="step", disable=None if progress else True):
         missing = [each for each in scorer.measures if overwrite or not scorer.is_there(step, each)]
         if missing:
@@ -139,6 +141,7 @@ class Scorer:
 
     def score(self, step: int, model: Model, measures: Sequence[Measure] | None = None) -> dict[str, xr.Dataset]:
         """Score one model by all measures, or by those given, store the scores, and return them by measure."""
+        self.store_sequences()
         batch, weights = self.batch.to(model.W_E.device), hash_of(arrays_of(model))
         scored: dict[str, xr.Dataset] = {}
         with evaluating(model), shared_forward_pass(), _stored_together() as store:
@@ -159,6 +162,12 @@ class Scorer:
                 scored[each.name] = scores
         self.measures = [each for each in self.measures if each.name not in self.inapplicable]
         return scored
+
+    def store_sequences(self) -> None:
+        """Store the evaluation batch in the run's folder, where a page finds it without the task's code."""
+        path = evaluation_file(self.run.path)
+        if not path.exists() and not isinstance(self.batch, NoBatch):
+            write_scores(path, evaluation_sequences(self.batch), checksum=True)
 
     @cached_property
     def _task_attributes(self) -> dict[str, dict[str, Any]]:

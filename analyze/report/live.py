@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from headway.analyze.report.network_in_page import Weights
 from headway.analyze.report.page import is_page, write_report
 from headway.checkpoints import Run
 from headway.checkpoints.files import written_after
@@ -52,10 +53,10 @@ def stale_pages(runs: Sequence[Run]) -> list[str]:
     return said
 
 
-def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False) -> Path:
+def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False, weights: Weights = "fitting") -> Path:
     """Write the page of runs at each step that they score, and once more when all are finished; give its path.
 
-    However it ends, unless it is killed, the last page that it writes is not live.
+    However it ends, unless it is killed, the last page that it writes is not live, and has ``weights``.
     """
     written = seen = None
     shown: list[set[int]] = [set() for _ in runs]  # the steps that were whole when the last page was written
@@ -74,7 +75,7 @@ def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False)
             seen = now
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
-        path = write_report(runs, out, overwrite)
+        path = write_report(runs, out, overwrite, weights=weights)
     return path
 
 

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -19,6 +20,7 @@ from headway.analyze.report.about import about_run
 from headway.analyze.report.circuit_page import circuits_data
 from headway.analyze.report.figure_data import Attribution, Curves, Score, Spectrum
 from headway.analyze.report.formation_lines import behaviour_lines, nothing_to_explain, parts_lines
+from headway.analyze.report.network_in_page import MOST_BYTES, Weights, add_weights, network_in_page
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.prompt_page import prompt_data
 from headway.analyze.report.runs_page import MANY, runs_data
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 
 # In the order in which they build on each other; each figure of the page is one file.
 SCRIPTS = (
-    "base", "state", "charts", "formed", "circuit", "loss", "network", "diagram", "attention", "eigenvalues", "heads",
-    "pairs", "attribution", "studies", "start",
+    "base", "state", "charts", "formed", "circuit", "loss", "network", "diagram", "attention", "forward", "try",
+    "eigenvalues", "heads", "pairs", "attribution", "studies", "start",
 )  # fmt: skip
 RUNS_SCRIPTS = ("base", "state", "charts", "many", "table", "ways", "dates", "runs")
 PROMPT_SCRIPTS = ("base", "state", "attention", "prompt")
@@ -49,7 +51,11 @@ MARK = '<meta name="generator" content="headway">'
 
 
 def write_report(
-    runs: Run | Sequence[Run], out: str | Path | None = None, overwrite: bool = False, live: bool = False
+    runs: Run | Sequence[Run],
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    live: bool = False,
+    weights: Weights = "fitting",
 ) -> Path:
     """Write the page of one run, of several beside each other, or of six and more as a table, and give its path.
 
@@ -58,10 +64,12 @@ def write_report(
         out: The file; ``report.html`` in the run's directory, or for several runs in the folder they lie in.
         overwrite: Replace a file that is not a page of ours.
         live: Whether the page loads itself again every two seconds, to show new scores.
+        weights: The checkpoints whose network a reader can run in the page: as many as fit into 3 MB (``fitting``),
+            ``all`` that the slider stops at, or ``none``. A live page and one of six runs and more have none.
 
     Raises:
-        ValueError: no run, an ``out`` that holds something else or cannot be written; six runs or more of which one is
-            given twice, that are of different tasks, or whose scores are damaged.
+        ValueError: no run, unknown ``weights``, an ``out`` that holds something else or cannot be written; six runs or
+            more of which one is given twice, that are of different tasks, or whose scores are damaged.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
@@ -70,7 +78,7 @@ def write_report(
     check_page(out, overwrite)
     if len(runs) >= MANY:
         return _write(out, page_of_many(out.absolute().parent.name, runs_data(runs, out), live), overwrite)
-    return _write(out, page([StoredScores.of(run) for run in runs], live), overwrite)
+    return _write(out, page([StoredScores.of(run) for run in runs], live, weights), overwrite)
 
 
 def page_of(runs: Sequence[Run]) -> Path:
@@ -150,14 +158,21 @@ def _write(out: Path, text: str, overwrite: bool) -> Path:
     return out
 
 
-def page(stored: Sequence[StoredScores], live: bool = False) -> str:
+def page(stored: Sequence[StoredScores], live: bool = False, weights: Weights = "fitting") -> str:
     """The whole file as text."""
     names = _names([each.run.path.resolve() for each in stored])
+    runs = [{"name": name, **run_data(each)} for name, each in zip(names, stored, strict=True)]
+    networks = [network_in_page(each, run["steps"], live, weights) for each, run in zip(stored, runs, strict=True)]
+    for run, network in zip(runs, networks, strict=True):
+        run["network"] = network.data
     data = {
         "live": live,
         "definitions": {name: text._asdict() for each in stored for name, text in each.definitions.items()},
-        "runs": [{"name": name, **run_data(each)} for name, each in zip(names, stored, strict=True)],
+        "runs": runs,
     }
+    if any(each.steps for each in networks):
+        room = math.inf if weights == "all" else MOST_BYTES - len(_text(", ".join(names), data).encode())
+        add_weights([(each.run, network) for each, network in zip(stored, networks, strict=True)], room)
     return _text(", ".join(names), data)
 
 
@@ -285,6 +300,7 @@ def _nothing_trained(name: str, folder: Path, about: Sequence[tuple[str, str]]) 
         "perPair": [],
         "attributions": [],
         "attention": None,
+        "network": {},
     }
 
 

@@ -24,6 +24,12 @@ const SECTIONS = [
     attentionSection,
   ],
   [
+    "try",
+    "Try the network",
+    "The network of this checkpoint runs in the page. A press on a head switches it off or on; the tokens can be edited. Patterns, losses and predictions follow.",
+    trySection,
+  ],
+  [
     "eigenvalues",
     "Eigenvalues",
     "In the complex plane, real part to the right; the circle is the largest eigenvalue the head has at any checkpoint. To the right (round): copying, or attention to the same token. To the left (square): the opposite.",

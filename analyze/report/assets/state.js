@@ -12,6 +12,17 @@ const state = {
   table: false,
   sort: "",
   runs: "",
+  // Of the network in the page: the heads that are off, what they write instead, the sequence, and its edited text.
+  off: new Set(),
+  instead: "mean",
+  tried: 0,
+  edit: null,
+};
+// What a head that is off writes.
+const INSTEAD = {
+  zero: "zero",
+  mean: "its mean over the evaluation sequences",
+  other: "what it writes on the sequence before this one",
 };
 let RUNS = [],
   DEFINITIONS = {},
@@ -42,6 +53,10 @@ function readHash() {
     if (name === "table") state.table = true;
     if (name === "sort") state.sort = value;
     if (name === "runs") state.runs = value;
+    if (name === "off") state.off = new Set(value.split(".").filter((each) => existing(headOf(each))));
+    if (name === "instead" && value in INSTEAD) state.instead = value;
+    if (name === "tried") state.tried = Math.max(0, Math.trunc(Number(value)) || 0);
+    if (name === "edit") state.edit = value;
     if (name === "section") state.scroll = { section: value, by: 0 };
     if (name === "y" && state.scroll) state.scroll.by = Number(value) || 0;
   }
@@ -65,6 +80,10 @@ function writeHash(more = {}) {
   if (state.table) kept.table = 1;
   if (state.sort) kept.sort = state.sort;
   if (state.runs) kept.runs = state.runs;
+  if (state.off.size) kept.off = [...state.off].join(".");
+  if (state.instead !== "mean") kept.instead = state.instead;
+  if (state.tried) kept.tried = state.tried;
+  if (state.edit !== null) kept.edit = state.edit;
   // A page inside another (a notebook) has no address of its own to write to.
   try {
     history.replaceState(null, "", `#${new URLSearchParams({ ...kept, ...more })}`);

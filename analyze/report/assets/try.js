@@ -1,0 +1,542 @@
+// The network runs in the page: on a sequence that a person edits, with heads that a person switches off.
+
+// What is computed in one go, in milliseconds, before the browser may draw.
+const SLICE = 8;
+// Networks with more numbers in all than this are unpacked when the slider comes to them, and others beforehand.
+const MOST_UNPACKED = 2e7;
+const MOST_PREDICTIONS = 5;
+
+// The networks of one run, unpacked one after the other, and the means of their heads.
+class Networks {
+  constructor({ config, layout, steps, weights, sequences }) {
+    Object.assign(this, { config, layout, steps, weights, sequences });
+    this.found = new Map();
+    this.means = new Map();
+  }
+  // The last step with weights up to one of the slider; the first if there is none.
+  stepAt(step) {
+    return this.steps.findLast((each) => each <= step) ?? this.steps[0];
+  }
+  async load(step) {
+    if (!this.found.has(step)) {
+      const numbers = await weightsIn(this.weights[this.steps.indexOf(step)]);
+      this.found.set(step, new Network(this.config, this.layout, numbers));
+    }
+  }
+  async loadAll() {
+    const size = this.layout.reduce((sum, [, shape]) => sum + shape.reduce((a, b) => a * b, 1), 0);
+    if (size * this.steps.length > MOST_UNPACKED) return;
+    for (const step of this.steps) {
+      await this.load(step);
+      await pause();
+    }
+  }
+  // Goes through the evaluation sequences, one a step, and leaves the mean of each head there, [layer][head d_head].
+  *computeMeans(step) {
+    if (this.means.has(step)) return;
+    const network = this.found.get(step);
+    const width = this.config.n_heads * this.config.d_head;
+    const sums = Array.from({ length: this.config.n_layers }, () => new Float64Array(width));
+    let positions = 0;
+    for (const sequence of this.sequences.inputs) {
+      network.run(sequence).z.forEach((z, layer) => {
+        for (let at = 0; at < z.length; at++) sums[layer][at % width] += z[at];
+      });
+      positions += sequence.length;
+      yield;
+    }
+    this.means.set(step, sums.map((sum) => sum.map((value) => value / positions))); // prettier-ignore
+  }
+}
+
+// The bytes of float32 numbers: the first of all, then the second, and so on.
+async function weightsIn(text) {
+  const bytes = new Uint8Array(await inflated(text)),
+    count = bytes.length / 4;
+  const ordered = new Uint8Array(bytes.length);
+  for (let byte = 0; byte < 4; byte++)
+    for (let at = 0; at < count; at++) ordered[4 * at + byte] = bytes[byte * count + at];
+  return new Float32Array(ordered.buffer);
+}
+
+const pause = () => new Promise((done) => setTimeout(done));
+
+// Goes through a generator in slices, as long as nobody asks for something newer; whether it came to its end.
+async function goThrough(steps, wanted) {
+  let until = performance.now() + SLICE;
+  while (!steps.next().done) {
+    if (performance.now() < until) continue;
+    await pause();
+    if (!wanted()) return false;
+    until = performance.now() + SLICE;
+  }
+  return true;
+}
+
+// A sequence of the evaluation batch, edited or not, with its right answers and the positions that count.
+class Trial {
+  constructor(inputs, answers, counted, parts, edited) {
+    Object.assign(this, { inputs, answers, counted, parts, edited });
+  }
+  static evaluation({ inputs, targets, mask, parts }, at) {
+    const masks = parts.map(({ name, mask: of }) => ({ name, mask: of[at] }));
+    return new Trial(inputs[at], targets[at], mask[at], masks, false);
+  }
+  // Positions count as in the sequence that was edited; where the answer is the next token, it is that of the edit.
+  static edited(sequences, at, inputs) {
+    const of = Trial.evaluation(sequences, at),
+      length = inputs.length,
+      { shift } = sequences;
+    const known = (place) => (place < of.answers.length && (shift === null || length === of.inputs.length) ? of.answers[place] : null); // prettier-ignore
+    const answers = inputs.map((_, place) => (shift === null ? null : inputs[place + shift]) ?? known(place));
+    const counted = answers.map((answer, place) => (answer === null ? 0 : (of.counted[place] ?? 1)));
+    const parts = of.parts.map(({ name, mask }) => ({ name, mask: answers.map((_, place) => mask[place] ?? 0) }));
+    return new Trial(inputs, answers, counted, parts, true);
+  }
+  // The mean of losses over all positions that count, or those of a part.
+  mean(losses, part = null) {
+    const mask = this.parts.find(({ name }) => name === part)?.mask ?? this.counted;
+    const some = losses.filter((loss, at) => mask[at] && this.counted[at] && Number.isFinite(loss));
+    return some.length ? some.reduce((a, b) => a + b, 0) / some.length : NaN;
+  }
+}
+
+// The words of the tokens of a run, and how a sequence is written with them.
+class Words {
+  constructor({ labels }, { d_vocab, n_ctx, input_type }) {
+    const spaced = labels?.some((label) => !label || /\s/.test(label));
+    this.labels = labels ?? (input_type === "tokens" ? Array.from({ length: d_vocab }, (_, at) => String(at)) : []);
+    this.typed = spaced ? this.labels.map((_, at) => String(at)) : this.labels;
+    this.tokens = new Map(this.typed.map((word, at) => [word, at]));
+    this.longest = n_ctx;
+  }
+  write(inputs) {
+    return inputs.map((token) => this.typed[token]).join(" ");
+  }
+  // The tokens of a text; an error with what is wrong.
+  read(text) {
+    const words = text.split(/\s+/).filter(Boolean);
+    const wrong = words.findIndex((word) => !this.tokens.has(word));
+    const known = `${this.typed.slice(0, 3).join(", ")} … ${this.typed.at(-1)}`;
+    if (wrong >= 0) throw Error(`Position ${wrong}: “${words[wrong]}” is not a token; tokens are ${known}.`);
+    if (!words.length) throw Error(`The sequence is empty; tokens are ${known}.`);
+    if (words.length > this.longest)
+      throw Error(`${words.length} tokens are too many; this network reads at most ${this.longest}.`);
+    return words.map((word) => this.tokens.get(word));
+  }
+}
+
+// What stands in for the outputs of heads [pos, d_head], as a Map of heads for each layer.
+function standIns(networks, step, trial, clean, heads) {
+  const network = networks.found.get(step),
+    { n_heads, d_head } = networks.config,
+    width = n_heads * d_head,
+    found = [];
+  const other = state.instead === "other" ? network.run(networks.sequences.inputs[before(networks)]) : null;
+  const valueAt = {
+    zero: () => 0,
+    mean: (layer, pos, at) => networks.means.get(step)[layer][at],
+    // Where that sequence has ended, a head goes on.
+    other: (layer, pos, at) => other.z[layer][pos * width + at] ?? clean.z[layer][pos * width + at],
+  }[state.instead];
+  for (const [layer, head] of heads) {
+    const z = new Float64Array(trial.inputs.length * d_head);
+    for (let at = 0; at < z.length; at++)
+      z[at] = valueAt(layer, Math.floor(at / d_head), head * d_head + (at % d_head));
+    (found[layer] ??= new Map()).set(head, z);
+  }
+  return found;
+}
+const shownSequence = ({ sequences }) => Math.min(state.tried, sequences.inputs.length - 1);
+// As ablated_loss does: each sequence takes from the one before it, and the first from the last.
+const before = (networks) => (shownSequence(networks) || networks.sequences.inputs.length) - 1;
+
+// The panels of all runs; what a person does in one concerns them all, and no other figure.
+const tryPanels = new Set();
+function setTrial(change) {
+  Object.assign(state, change);
+  writeHash();
+  tryAgain();
+}
+function tryAgain() {
+  for (const host of tryPanels) figures.get(host).stale = true;
+  drawSoon();
+}
+
+function trySection(run) {
+  const { network } = run;
+  if (network.why) return el("p", { class: "note" }, network.why);
+  const networks = new Networks(network);
+  networks.loadAll();
+  const words = new Words(network.sequences, network.config);
+  const parts = [
+    tryControls(run, networks, words),
+    el("p", { class: "said", role: "status" }),
+    tryHeads(run),
+    tryTokens(),
+    tryPredictions(words),
+    tryComparison(run),
+  ];
+  const hosts = parts.map((part) => part.host ?? part);
+  const host = el("div", { class: "try" }, hosts.slice(0, 4), el("div", { class: "tables" }, hosts.slice(4)));
+  const [controls, said, heads, tokens, predictions, comparison] = parts;
+  let now = null;
+  const shown = { at: 0, ready: false };
+  run.trial = shown;
+  const look = (at) => {
+    shown.at = at;
+    tryAgain();
+  };
+  const draw = () => {
+    const step = networks.stepAt(run.steps[indexOf(run)]);
+    now = step;
+    shown.ready = false;
+    controls.update();
+    const again = async (steps) => {
+      if (await goThrough(steps, () => now === step)) tryAgain();
+    };
+    if (!networks.found.has(step)) {
+      said.textContent = `The weights of step ${step} are being unpacked.`;
+      networks.load(step).then(tryAgain);
+      return;
+    }
+    if (state.instead === "mean" && !networks.means.has(step)) {
+      const steps = networks.computeMeans(step);
+      if (beforePaper) while (!steps.next().done);
+      else again(steps);
+    }
+    takeTrial(networks, words, step, shown);
+    const off = [...state.off].map(headOf).filter(([layer, head]) => layer < run.layers && head < run.heads);
+    const ready = state.instead !== "mean" || networks.means.has(step) || !off.length;
+    if (ready) {
+      const replaced = standIns(networks, step, shown.trial, shown.clean, off);
+      shown.now = networks.found.get(step).run(shown.trial.inputs, replaced, shown.clean);
+      shown.output = networks.found.get(step).output(shown.now);
+      shown.losses = lossOf(shown.output, shown.trial.answers);
+    }
+    said.textContent = ready
+      ? trialSentence(run, networks, step, shown, off)
+      : "The means of the heads are computed.";
+    if (!ready) return;
+    Object.assign(shown, { ready, step, instead: state.instead });
+    heads.draw(shown);
+    tokens.draw(shown, words, look);
+    predictions.draw(shown, off.length > 0);
+    comparison.draw(networks, step, shown);
+  };
+  tryPanels.add(host);
+  return figure(host, draw);
+}
+
+// The sequence and its clean activations, where they are not those of before.
+function takeTrial(networks, words, step, shown) {
+  const at = shownSequence(networks);
+  const key = `${step} ${at} ${state.edit}`;
+  if (shown.key === key) return;
+  shown.error = "";
+  let trial = Trial.evaluation(networks.sequences, at);
+  try {
+    if (state.edit !== null && networks.config.input_type === "tokens")
+      trial = Trial.edited(networks.sequences, at, words.read(state.edit));
+  } catch (error) {
+    // What cannot be read leaves the sequence as it was.
+    shown.error = error.message;
+    trial = shown.trial ?? trial;
+  }
+  const network = networks.found.get(step);
+  const clean = network.run(trial.inputs),
+    cleanOutput = network.output(clean);
+  Object.assign(shown, { key, trial, clean, cleanOutput, cleanLosses: lossOf(cleanOutput, trial.answers) });
+  shown.at = Math.min(shown.at, trial.inputs.length - 1);
+}
+
+function trialSentence(run, networks, step, shown, off) {
+  const { trial, losses, cleanLosses, error } = shown;
+  const slider = run.steps[indexOf(run)];
+  const nearest =
+    step === slider
+      ? `Step ${step}`
+      : `Weights of step ${step}, the last up to step ${slider} that this page holds; headway report --with-weights holds all`;
+  const numbers = [null, ...trial.parts.map(({ name }) => name)]
+    .map((part) => [part, trial.mean(losses, part), trial.mean(cleanLosses, part)])
+    .filter(([, loss]) => Number.isFinite(loss))
+    .map(([part, loss, clean]) => {
+      const on = off.length ? ` (${formatted(clean)} with all heads on)` : "";
+      return `loss${part ? ` on ${inWords(part)}` : ""} ${formatted(loss)}${on}`;
+    });
+  const own = networks.sequences.loss ? "" : " The task has a loss of its own, which is not this one.";
+  const heads = off.length ? `, off: ${off.map(nameOf).join(", ")}` : "";
+  const answers =
+    trial.edited && networks.sequences.shift === null
+      ? " Right answers are those of the sequence before the edit."
+      : "";
+  return `${error ? `${error} ` : ""}${nearest}${heads}: ${numbers.join(", ") || "no position has a right answer"}.${own}${answers}`;
+}
+
+function tryControls(run, networks, words) {
+  const { inputs, count } = networks.sequences;
+  const sequence = el(
+    "select",
+    { change: (event) => setTrial({ tried: Number(event.target.value), edit: null }) },
+    inputs.map((_, at) => el("option", { value: at }, String(at))),
+  );
+  const instead = el(
+    "select",
+    { change: (event) => setTrial({ instead: event.target.value }) },
+    Object.entries(INSTEAD).map(([value, text]) => el("option", { value }, text)),
+  );
+  const press = (text, click) => el("button", { type: "button", click }, text);
+  const inCircuit = () => circuitHeads(run).map(nameOf);
+  const others = () => allHeads(run).map(nameOf).filter((name) => !inCircuit().includes(name)); // prettier-ignore
+  const ofCircuit = [
+    press("Circuit off", () => setTrial({ off: new Set(inCircuit()) })),
+    press("Only the circuit on", () => setTrial({ off: new Set(others()) })),
+  ];
+  const typed = el("input", {
+    type: "text",
+    spellcheck: "false",
+    autocomplete: "off",
+    "aria-label": "tokens of the sequence",
+    input: (event) => setTrial({ edit: event.target.value }),
+  });
+  const undo = press("As it was", () => setTrial({ edit: null }));
+  const host = el(
+    "div",
+    {},
+    el(
+      "div",
+      { class: "row" },
+      el("label", {}, "sequence ", sequence, ` of ${count}`),
+      el("label", {}, "a head that is off writes ", instead),
+      press("All heads on", () => setTrial({ off: new Set() })),
+      run.circuits.length ? ofCircuit : null,
+    ),
+    words.labels.length ? el("div", { class: "row typed" }, el("label", {}, "tokens ", typed), undo) : null,
+  );
+  const update = () => {
+    sequence.value = shownSequence(networks);
+    instead.value = state.instead;
+    for (const button of ofCircuit) button.disabled = !circuitHeads(run).length;
+    undo.disabled = state.edit === null;
+    if (document.activeElement !== typed && words.labels.length)
+      typed.value = state.edit ?? words.write(inputs[shownSequence(networks)]);
+  };
+  return { host, update };
+}
+
+const allHeads = (run) =>
+  Array.from({ length: run.layers * run.heads }, (_, at) => [Math.floor(at / run.heads), at % run.heads]);
+// The circuit found by the step of the slider, if there is one.
+function circuitAt(run) {
+  const step = run.steps[indexOf(run)];
+  const [circuits] = run.circuits;
+  return circuits?.found.findLast((each) => each.step <= step) ?? null;
+}
+const circuitHeads = (run) =>
+  (circuitAt(run)?.nodes ?? []).filter((node) => node.kind === NODE_IN && headOf(node.name)).map(({ name }) => headOf(name)); // prettier-ignore
+
+function tryHeads(run) {
+  const cells = new Map();
+  const cell = (layer, head) => {
+    const name = nameOf([layer, head]);
+    const canvas = el("canvas", { "aria-hidden": "true" }),
+      below = el("span", {});
+    const toggle = () => {
+      const off = new Set(state.off);
+      if (!off.delete(name)) off.add(name);
+      setTrial({ off });
+    };
+    const button = el("button", { type: "button", class: "head", "data-head": name, click: toggle }, canvas, below);
+    cells.set(name, { layer, head, button, canvas, below });
+    return button;
+  };
+  const layers = Array.from({ length: run.layers }, (_, layer) => [
+    el("h3", {}, `Layer ${layer}`),
+    el("div", { class: "grid", style: columns(run, 150) }, Array.from({ length: run.heads }, (_, head) => cell(layer, head))), // prettier-ignore
+  ]);
+  const draw = ({ now, trial }) => {
+    const size = trial.inputs.length;
+    for (const [name, { layer, head, button, canvas, below }] of cells) {
+      const off = state.off.has(name);
+      const pattern = now.patterns[layer][head],
+        colors = sharePixels();
+      // To set a size empties a canvas, and has the browser lay out the page.
+      if (canvas.width !== size || canvas.height !== size) canvas.width = canvas.height = size;
+      const context = canvas.getContext("2d"),
+        image = context.createImageData(size, size);
+      const stored = new Uint32Array(image.data.buffer);
+      for (let at = 0; at < stored.length; at++) stored[at] = colors[Math.round(254 * pattern[at])];
+      context.putImageData(image, 0, 0);
+      below.textContent = `${name} ${off ? "off" : "on"}`;
+      button.classList.toggle("off", off);
+      button.setAttribute("aria-label", `${below.textContent}; a press switches it ${off ? "on" : "off"}`);
+      button.setAttribute("aria-pressed", String(off));
+    }
+  };
+  return { host: el("div", {}, layers), draw };
+}
+
+// Every position with its token and its loss.
+function tryTokens() {
+  const host = el("div", { class: "chips" });
+  const draw = ({ trial, losses, cleanLosses, at }, words, look) => {
+    const most = Math.max(1e-9, ...finite([...losses, ...cleanLosses]));
+    while (host.children.length > trial.inputs.length) host.lastChild.remove();
+    while (host.children.length < trial.inputs.length) {
+      const place = host.children.length;
+      host.append(
+        el("button", { type: "button", class: "chip", click: () => look(place) }, el("span"), el("b"), el("i")),
+      );
+    }
+    const write = words.labels.length ? (place) => words.labels[trial.inputs[place]] : (place) => `x${place}`;
+    [...host.children].forEach((chip, place) => {
+      const [text, clean, bar] = chip.children;
+      const word = write(place);
+      // What has changed in size has the browser lay out the page; bars are only scaled.
+      if (text.textContent !== word) text.textContent = word;
+      clean.style.transform = `scaleX(${(cleanLosses[place] || 0) / most})`;
+      bar.style.transform = `scaleX(${(losses[place] || 0) / most})`;
+      bar.style.background = PALETTE.categories[losses[place] > cleanLosses[place] + 1e-9 ? 1 : 0];
+      chip.classList.toggle("chosen", place === at);
+      chip.classList.toggle("uncounted", !trial.counted[place]);
+      chip.setAttribute("aria-pressed", String(place === at));
+    });
+  };
+  const note = "Bars: the loss at each position, above with all heads on, below as it is now. A press shows what is predicted there."; // prettier-ignore
+  return { host: el("div", {}, el("p", { class: "note" }, note), host), draw };
+}
+
+// What is predicted at one position, with all heads on and as it is now.
+function tryPredictions(words) {
+  const caption = el("caption", { class: "note", style: "text-align:left" }),
+    head = el("thead"),
+    body = el("tbody");
+  const host = el("table", { class: "cells" }, caption, head, body);
+  const draw = ({ trial, output, cleanOutput, at, losses }, some) => {
+    const answer = trial.answers[at],
+      width = output.length / trial.inputs.length;
+    const [now, clean] = [output, cleanOutput].map((each) => rowOf(each, at, width));
+    const ofTokens = typeof answer === "number" || answer === null ? words.labels.length || width : 0;
+    const rows = ofTokens && typeof answer !== "object" ? tokenRows(words, now, clean, answer) : null;
+    const numbers = rows ?? vectorRows(now, clean, answer);
+    const right = typeof answer === "number" ? `; the right answer, ${words.labels[answer] ?? answer}, in bold` : "";
+    caption.textContent = `Position ${at}: loss ${formatted(losses[at])}${right}.`;
+    const titles = [rows ? "token" : "entry", ...(rows ? [] : ["right"]), "all heads on", ...(some ? ["now"] : [])];
+    head.replaceChildren(
+      el(
+        "tr",
+        {},
+        titles.map((text) => el("th", { scope: "col" }, text)),
+      ),
+    );
+    body.replaceChildren(
+      ...numbers.map(({ name, strong, values }) =>
+        el(
+          "tr",
+          { class: strong ? "strong" : null },
+          el("th", { scope: "row" }, name),
+          values.slice(0, titles.length - 1).map((value) => el("td", { class: "number" }, formatted(value))),
+        ),
+      ),
+    );
+  };
+  return { host, draw };
+}
+
+// The likeliest tokens of both, and the right one.
+function tokenRows(words, now, clean, answer) {
+  const [ofNow, ofClean] = [now, clean].map((row) => logProbabilities(row).map(Math.exp));
+  const best = [...ofNow.keys()].sort((a, b) => ofNow[b] - ofNow[a]).slice(0, MOST_PREDICTIONS);
+  const rows = answer === null || best.includes(answer) ? best : [...best, answer];
+  return rows.map((token) => ({
+    name: words.labels[token] ?? String(token),
+    strong: token === answer,
+    values: [ofClean[token], ofNow[token]],
+  }));
+}
+function vectorRows(now, clean, answer) {
+  return [...now.keys()]
+    .slice(0, 8)
+    .map((at) => ({ name: String(at), strong: false, values: [answer?.[at] ?? NaN, clean[at], now[at]] }));
+}
+
+// What heads do in this sequence, beside what the circuit's numbers say of the whole batch.
+function tryComparison(run) {
+  const caption = el("caption", { class: "note", style: "text-align:left" }),
+    head = el("thead"),
+    body = el("tbody");
+  const host = el("table", { class: "cells", hidden: true }, caption, head, body);
+  let wanted = 0,
+    shownKey = null;
+  const draw = (networks, step, shown) => {
+    if (state.instead === "mean" && !networks.means.has(step)) return;
+    const found = circuitAt(run);
+    const key = `${shown.key} ${state.instead} ${found?.step} ${indexOf(run)}`;
+    if (key === shownKey) return;
+    shownKey = key;
+    const mine = ++wanted;
+    const rows = comparisonRows(run, found);
+    const losses = [];
+    const part = found && run.circuits[0].part !== "all" ? run.circuits[0].part : null;
+    function* computing() {
+      const network = networks.found.get(step);
+      for (const { off } of [...rows, { off: allHeads(run) }]) {
+        const replaced = standIns(networks, step, shown.trial, shown.clean, off);
+        const output = network.output(network.run(shown.trial.inputs, replaced, shown.clean));
+        losses.push(shown.trial.mean(lossOf(output, shown.trial.answers), part));
+        yield;
+      }
+    }
+    const fill = () => {
+      const clean = shown.trial.mean(shown.cleanLosses, part);
+      const known = losses.at(-1) - clean;
+      host.hidden = !Number.isFinite(known);
+      const where = part ? ` on ${inWords(part)}` : "";
+      caption.textContent =
+        `In this sequence the loss${where} is ${formatted(clean)} with all heads on and ${formatted(losses.at(-1))} with all off; ` +
+        `shares are of the difference.`;
+      const batch = found
+        ? `whole batch (circuit of step ${found.step}, replacement ${inWords(run.circuits[0].replacement)})`
+        : "whole batch (effect)";
+      head.replaceChildren(el("tr", {}, ["", "in this sequence", batch].map((text) => el("th", { scope: "col" }, text)))); // prettier-ignore
+      body.replaceChildren(
+        ...rows.map(({ name, whole, keeps }, at) => {
+          const lost = (losses[at] - clean) / known;
+          return el(
+            "tr",
+            {},
+            el("th", { scope: "row" }, name),
+            el("td", { class: "number" }, asShare(keeps ? 1 - lost : lost)),
+            el("td", { class: "number" }, whole),
+          );
+        }),
+      );
+    };
+    const steps = computing();
+    if (beforePaper) {
+      while (!steps.next().done);
+      fill();
+    } else goThrough(steps, () => mine === wanted).then((done) => done && fill());
+  };
+  return { host, draw };
+}
+
+// Rows of the comparison: what is off, and the number of the whole batch.
+function comparisonRows(run, found) {
+  const alone = (head, whole) => ({ name: `${nameOf(head)} off: lost`, off: [head], whole });
+  if (!found) {
+    const effect = run.effects?.heads;
+    return allHeads(run).map((head) => alone(head, effect ? asShare(effect.get(indexOf(run), ...head)) : "–"));
+  }
+  const inside = circuitHeads(run).map(nameOf);
+  const others = allHeads(run).filter((head) => !inside.includes(nameOf(head)));
+  const number = (name) => withInterval(asShare, numbersOf(found.numbers[name]));
+  return [
+    { name: "Only the circuit's heads on: kept", off: others, whole: number("faithfulness"), keeps: true },
+    { name: "The circuit's heads off: lost", off: inside.map(headOf), whole: number("necessity") },
+    ...allHeads(run).map((head) => {
+      const at = found.nodes.findIndex(({ name }) => name === nameOf(head));
+      return alone(head, at < 0 ? "–" : withInterval(asShare, endsOf(found.effect, at)));
+    }),
+  ];
+}

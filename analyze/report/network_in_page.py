@@ -1,0 +1,199 @@
+"""The network in the page: weights of checkpoints and the evaluation sequences, for ``assets/forward.js`` to run."""
+
+import base64
+import itertools
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import xarray as xr
+
+from headway.analyze.report.stored import StoredScores, spread
+from headway.checkpoints import Run
+from headway.checkpoints.run import check_shapes
+from headway.checkpoints.scores import PART_MASK, evaluation_file, read_file
+from headway.models.config import ModelConfig
+
+Weights = Literal["fitting", "all", "none"]
+# The size of a page with as many checkpoints as fit.
+MOST_BYTES = 3_000_000
+# What stands in a page beside the weights of a checkpoint: its step, quotes and a comma.
+_BESIDE_WEIGHTS = 64
+# Positions of all evaluation sequences together: a page runs through them for the mean of a head.
+MOST_POSITIONS = 16_384
+# Options of a network that forward.js computes, with their values; a size may have any.
+COMPUTED: Mapping[str, tuple[Any, ...]] = {
+    "act_fn": ("relu", "gelu", "gelu_new", "silu", "solu", "solu_ln"),
+    "attention_dir": ("causal", "bidirectional"),
+    "attn_only": (True, False),
+    "input_type": ("tokens", "vectors"),
+    "normalization_type": ("LN", "LNPre", None),
+    "positional_embedding_type": ("standard", "shortformer", "none"),
+}
+SIZES = ("n_layers", "d_model", "n_ctx", "d_head", "n_heads", "d_vocab", "d_vocab_out", "d_mlp", "eps")
+# Options that a forward pass does not read.
+ONLY_TRAINED_WITH = ("init_mode", "initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop")
+
+
+class NetworkInPage(NamedTuple):
+    """What a page is given of a network: its data without weights, and the steps whose weights it can have, best first.
+
+    Where there is none, ``steps`` is empty and the data are ``{"why": …}``.
+    """
+
+    data: dict[str, Any]
+    steps: list[int]
+
+
+def network_in_page(
+    stored: StoredScores, shown: Sequence[int], live: bool = False, weights: Weights = "fitting"
+) -> NetworkInPage:
+    """Return the network of a run at the steps that a page shows, or the reason why the page has none."""
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights: {weights!r} is not valid; it must be one of {', '.join(get_args(Weights))}")
+    try:
+        return _network(stored, shown, live, weights)
+    except _NoNetworkError as reason:
+        return NetworkInPage({"why": str(reason)}, [])
+
+
+class _NoNetworkError(Exception):
+    """The page has no network, for a reason that it says."""
+
+
+def _network(stored: StoredScores, shown: Sequence[int], live: bool, weights: Weights) -> NetworkInPage:
+    run, config = stored.run, ModelConfig(**stored.run.config["model"])
+    if weights == "none":
+        raise _NoNetworkError("This page was written without weights.")
+    if live:
+        raise _NoNetworkError("The page that is written when training ends has the network.")
+    check_computed(config)
+    steps = sorted(set(shown) & set(run.steps))
+    if not steps:
+        raise _NoNetworkError("This run has no weights of the steps that are scored.")
+    data = {
+        "config": config.to_dict(),
+        "layout": [[name, list(shape)] for name, shape in config.weight_shapes()],
+        "sequences": _sequences(run, config),
+    }
+    return NetworkInPage(data, list(by_importance(steps, stored.dates)))
+
+
+def check_computed(config: ModelConfig) -> None:
+    """Refuse a network with an option that forward.js does not compute."""
+    for each in fields(config):
+        if not each.init or each.name in (*SIZES, *ONLY_TRAINED_WITH):
+            continue
+        value = getattr(config, each.name)
+        if value not in COMPUTED.get(each.name, (each.default,)):
+            raise _NoNetworkError(f"The page cannot run networks with {each.name} {value}.")
+
+
+def by_importance(steps: Sequence[int], dates: Sequence[int]) -> Iterator[int]:
+    """Yield every step once: the last, the first, the dates of what formed, then others, each finer than those before.
+
+    Example:
+        >>> list(by_importance(range(10), dates=[7]))[:3]
+        [9, 0, 7]
+    """
+    finer = [[steps[at] for at in spread(steps, 2**power)] for power in range(3, math.ceil(math.log2(len(steps) + 8)))]
+    named = [date for date in dates if date in steps]
+    yield from dict.fromkeys([steps[-1], steps[0], *named, *itertools.chain(*finer), *steps])
+
+
+def packed_weights(run: Run, step: int) -> str | None:
+    """Return the weights of a step in float32, deflated and in base64; None if they cannot be read or are not finite.
+
+    First come the first bytes of all numbers, then the second and so on: sign and exponent are what deflates.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    config, path = ModelConfig(**run.config["model"]), run.weights_file(step)
+    try:
+        check_shapes(path, config)
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError):
+        return None
+    numbers = np.concatenate([weights[name].ravel() for name, _ in config.weight_shapes()]).astype("<f4")
+    if not np.isfinite(numbers).all():
+        return None
+    deflate = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
+    planes = numbers.view("u1").reshape(-1, 4).T.tobytes()
+    return base64.b64encode(deflate.compress(planes) + deflate.flush()).decode()
+
+
+def add_weights(networks: Sequence[tuple[Run, NetworkInPage]], room: float) -> None:
+    """Add weights to the data of networks, of as many checkpoints as ``room`` has bytes for; of one at least.
+
+    Networks take turns, so that each of several runs has as many. Where not even one fits, there is no network.
+    """
+    found: list[dict[int, str]] = [{} for _ in networks]
+    left = [iter(each.steps) for _, each in networks]
+    turns = {at for at, (_, each) in enumerate(networks) if each.steps}
+    while turns:
+        for at in sorted(turns):
+            step = next(left[at], None)
+            text = None if step is None else packed_weights(networks[at][0], step)
+            if step is None or (text is not None and len(text) + _BESIDE_WEIGHTS > room):
+                turns.remove(at)
+            elif text is not None:
+                found[at][step] = text
+                room -= len(text) + _BESIDE_WEIGHTS
+    for (run, each), weights in zip(networks, found, strict=True):
+        if weights:
+            each.data.update(steps=sorted(weights), weights=[weights[step] for step in sorted(weights)])
+        elif each.steps:
+            why = f"Its weights would make this page larger than {MOST_BYTES / 1e6:g} MB, or cannot be read; "
+            each.data.clear()
+            each.data["why"] = f"{why}headway report {run.path} --with-weights takes all that can be read."
+
+
+def _sequences(run: Run, config: ModelConfig) -> dict[str, Any]:
+    """Return the evaluation sequences, with lists in place of arrays."""
+    path = evaluation_file(run.path)
+    if not path.exists():
+        raise _NoNetworkError(
+            f"An older Headway has not stored the evaluation sequences of this run; headway measure {run.path} does, "
+            "and then headway report writes this page anew."
+        )
+    try:
+        stored = read_file(path)
+        inputs, targets = stored.inputs, stored.targets
+        check_inputs(inputs, config)
+    except (ValueError, AttributeError, KeyError) as error:
+        raise _NoNetworkError(str(error)) from None
+    if "attention_mask" in stored:
+        raise _NoNetworkError("The page cannot run sequences with padding.")
+    count = min(len(inputs), max(1, MOST_POSITIONS // inputs.sizes["pos"]))
+    some = stored.isel(batch=slice(count))
+    parts = [str(name) for name in stored.data_vars if str(name).startswith(PART_MASK)]
+    return {
+        "count": len(inputs),
+        "inputs": _lists(some.inputs),
+        "targets": _lists(some.targets),
+        "mask": _lists(some.mask.astype("u1")),
+        "parts": [{"name": name.removeprefix(PART_MASK), "mask": _lists(some[name].astype("u1"))} for name in parts],
+        "labels": inputs.attrs.get("labels"),
+        "shift": targets.attrs.get("shift"),
+        "loss": targets.attrs.get("loss"),
+    }
+
+
+def check_inputs(inputs: xr.DataArray, config: ModelConfig) -> None:
+    """Refuse sequences that are not those of this network."""
+    of_tokens = config.input_type == "tokens"
+    fitting = inputs.values.max() < config.d_vocab if of_tokens else inputs.sizes.get("input") == config.d_vocab
+    if (inputs.values.dtype.kind == "i") is not of_tokens or not fitting or inputs.sizes["pos"] > config.n_ctx:
+        raise ValueError("The stored evaluation sequences of this run are not those of its network.")
+
+
+def _lists(values: xr.DataArray) -> list:
+    """Return numbers as lists, with None for NaN; nine digits are all that a float32 has."""
+    if values.dtype.kind == "f":
+        short = np.vectorize(lambda x: float(f"{x:.9g}") if np.isfinite(x) else None, otypes=[object])
+        return short(values.values).tolist()
+    return values.values.tolist()

@@ -103,7 +103,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     ),
     "modular-addition-53": Reproduction(
         recipe="modular-addition",
-        options={"steps": 8000, "schedule.at": [*range(60, 200, 5), *range(200, 8000, 100)]},
+        options={"steps": 4000, "schedule.at": [*range(60, 130, 5), *range(1000, 4000, 100)]},
         source="replications of Nanda et al. 2023, arXiv 2301.05217, with p = 53 and half of the pairs",
         published=(
             Published(
@@ -112,8 +112,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             Published(FirstStep("accuracy", above=0.9), 1637, within=100, note="others report 5,000 to 5,760"),
             Published(ScoreAt("accuracy"), 0.99, "above"),
         ),
-        minutes=4,
-        seeds=10,
+        minutes=9,
+        seeds=5,
     ),
     "brackets": Reproduction(
         recipe="brackets",

@@ -21,9 +21,9 @@ def evaluation_sequences(batch: Batch) -> xr.Dataset:
 
     ``inputs`` and ``targets`` are [batch, pos], or of vectors [batch, pos, input] and [batch, pos, output]; ``mask``,
     ``part_<name>`` and, where there is padding, ``attention_mask`` are [batch, pos]. Attributes of ``inputs``:
-    ``labels`` of the tokens 0 to d_vocab - 1, None where the task has no label of its own for each. Of ``targets``: ``shift``, such that the target at q is the input
-    at q + shift wherever it counts, None if there is none; ``loss``: cross-entropy, squared error, or None for a loss
-    that the task defines itself.
+    ``labels`` of the tokens 0 to d_vocab - 1, None where the task has no label of its own for each. Of ``targets``:
+    ``shift``, such that the target at q is the input at q + shift wherever it counts, None if there is none;
+    ``loss``: cross-entropy, squared error, or None for a loss that the task defines itself.
 
     Example:
         >>> from headway.data.repeated_tokens import RepeatedTokens

@@ -148,7 +148,8 @@ function sharePixels() {
   return pixelsOfShares.get(dark);
 }
 
-// Figures are drawn when something changed and they are on the screen. What is drawn knows its width beforehand:
+// Figures are drawn when something changed: at once if they are on the screen, and the others when nothing has changed
+// for a while, one after another, so that a picture of the whole page has them. What is drawn knows its width beforehand:
 // to ask for it between two drawings would have the browser lay out the page anew for each.
 const figures = new Map();
 let waiting = 0;
@@ -158,7 +159,18 @@ function drawSoon() {
     for (const figure of figures.values()) {
       if (figure.stale && (figure.seen || beforePaper)) draw(figure);
     }
+    clearTimeout(rest);
+    rest = setTimeout(drawRest, QUIET);
   });
+}
+// Milliseconds without a change after which figures that are off the screen are drawn.
+const QUIET = 150;
+let rest = 0;
+function drawRest() {
+  const next = [...figures.values()].find((figure) => figure.stale && figure.width);
+  if (!next) return;
+  draw(next);
+  rest = setTimeout(drawRest);
 }
 // A figure that cannot be drawn must not take the others with it.
 function draw(figure) {

@@ -25,6 +25,7 @@ from headway.models.state_dicts import (
     Provenance,
     Source,
     in_layout,
+    knows_initialiser,
     network_of,
     read_config,
     read_config_file,
@@ -141,7 +142,7 @@ def _import_models(
     }
     last, names = networks[max(networks)], {step: name for step, (name, _) in models.items()}
     known = Provenance(read=last.cfg.to_dict())
-    del known.read["initializer_range"]
+    del known.read["initializer_range"], known.read["init_mode"]
     known.assumed["initialiser"] = "unknown: no score has a null of fresh initialisations"
     spelled = _tokenizer_of(tokenizer) or _spelling(getattr(models[max(models)][1], "tokenizer", None))
     return write_imported(path, networks, names, known, task, spelled, expect, overwrite)
@@ -217,7 +218,7 @@ def write_imported(
     _check_expected(expect, results[steps[-1]] if results else None, known)
     about = {
         **asdict(known),
-        "initialiser": "initializer_range" in {**known.read, **known.given},
+        "initialiser": knows_initialiser({**known.read, **known.given}),
         "bos_token": None if spelling is None else spelling[1],
         "sources": {str(step): sources[step] for step in steps},
         "results": {str(step): result for step, result in results.items()},

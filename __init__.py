@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headway.analyze.measures.scoring import measure
     from headway.analyze.studying import study
     from headway.checkpoints.audit import audit
+    from headway.checkpoints.exporting import export_run
     from headway.checkpoints.importing import import_run
     from headway.checkpoints.run import Run
     from headway.data.finite import FiniteTask
@@ -39,6 +40,7 @@ __all__ = [
     "audit",
     "circuit",
     "densify",
+    "export_run",
     "formation",
     "import_run",
     "measure",
@@ -63,6 +65,7 @@ __getattr__ = exporter(
         "circuit": "headway.analyze.circuiting",
         "densify": "headway.replay",
         "formation": "headway.analyze.formation.over_runs",
+        "export_run": "headway.checkpoints.exporting",
         "import_run": "headway.checkpoints.importing",
         "measure": "headway.analyze.measures.scoring",
         "reproduce": "headway.reproductions.reproduce",

@@ -15,6 +15,7 @@ usage: headway COMMAND ...
   sweep FILE.yaml [options]  train many runs beside each other: combinations of options, and seeds
   densify RUN [options]      train a part of a run again, with more checkpoints there
   import FILE... --out RUN   make a run of checkpoints that another program made: state dicts of TransformerLens
+  export RUN --to KIND       write a checkpoint for TransformerLens or for the Hugging Face hub
   measures                   list what can be scored
   measure RUN [options]      score a run at its kept steps; what is there is not computed again
   circuit RUN [options]      find the edges that carry the behaviour of a run, and follow them over training
@@ -31,8 +32,8 @@ headway COMMAND --help says more; headway --version prints the version.
 
 # ``headway NAME`` calls NAME_command of commands/NAME.py.
 COMMANDS = (
-    "train", "sweep", "densify", "import", "measures", "measure", "circuit", "formation", "reproduce", "study", "audit",
-    "text", "report", "plot",
+    "train", "sweep", "densify", "import", "export", "measures", "measure", "circuit", "formation", "reproduce",
+    "study", "audit", "text", "report", "plot",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from headway.checkpoints.exporting import CONFIG, EXPORT, WEIGHTS
 from headway.checkpoints.files import holds_run, read_small, write_whole
 from headway.checkpoints.lock import writing
 from headway.checkpoints.recipe import Recipe, task_class
@@ -25,6 +26,7 @@ from headway.models.state_dicts import (
     Provenance,
     Source,
     in_layout,
+    knows_initialiser,
     network_of,
     read_config,
     read_config_file,
@@ -98,6 +100,9 @@ def import_run(
     """
     path, _ = Run.place(out, overwrite)
     task, expect = _task_of(task), expect or {}
+    own = _own_export(source)
+    if own is not None:
+        source, config, steps = own[0], own[1] if config is None else config, [own[2]] if steps is None else steps
     models = _models_of(source, steps)
     if models is not None:
         if config is not None or model or key is not None or layout != "transformer_lens":
@@ -127,6 +132,25 @@ def import_run(
     return write_imported(path, networks, names, known, task, _tokenizer_of(tokenizer), expect, overwrite)
 
 
+def _own_export(source: Any) -> tuple[Path, Path, int] | None:
+    """Return the file of weights, the configuration and the step of a folder that ``headway export`` wrote.
+
+    Raises:
+        ValueError: an export for bridges, whose weights have other names.
+    """
+    if not isinstance(source, str | Path) or not (Path(source).expanduser() / EXPORT).is_file():
+        return None
+    folder = Path(source).expanduser()
+    try:
+        about = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
+        kind, step = about["headway"], int(about["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"file: {folder / EXPORT} is damaged ({error})") from None
+    if kind == "bridge":
+        raise ValueError(f"file: {folder} is an export for bridges; boot the bridge and import it in Python")
+    return folder / WEIGHTS, folder / CONFIG, step
+
+
 def _import_models(
     path: Path,
     models: Mapping[int, tuple[str, Model]],
@@ -141,7 +165,7 @@ def _import_models(
     }
     last, names = networks[max(networks)], {step: name for step, (name, _) in models.items()}
     known = Provenance(read=last.cfg.to_dict())
-    del known.read["initializer_range"]
+    del known.read["initializer_range"], known.read["init_mode"]
     known.assumed["initialiser"] = "unknown: no score has a null of fresh initialisations"
     spelled = _tokenizer_of(tokenizer) or _spelling(getattr(models[max(models)][1], "tokenizer", None))
     return write_imported(path, networks, names, known, task, spelled, expect, overwrite)
@@ -217,7 +241,7 @@ def write_imported(
     _check_expected(expect, results[steps[-1]] if results else None, known)
     about = {
         **asdict(known),
-        "initialiser": "initializer_range" in {**known.read, **known.given},
+        "initialiser": knows_initialiser({**known.read, **known.given}),
         "bos_token": None if spelling is None else spelling[1],
         "sources": {str(step): sources[step] for step in steps},
         "results": {str(step): result for step, result in results.items()},

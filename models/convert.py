@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
-from headway.models.state_dicts import PLAIN, read_config
+from headway.models.state_dicts import PLAIN, PLAIN_ROTARY, read_config
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -84,10 +84,14 @@ def network_of_bridge(bridge: "TransformerBridge") -> HookedTransformer:
         ValueError: a language model that is none of Headway's networks.
     """
     cfg = bridge.cfg
-    names = {*PLAIN, *(f.name for f in fields(ModelConfig) if f.init)}
+    names = {"final_rms", *PLAIN, *PLAIN_ROTARY, *(f.name for f in fields(ModelConfig) if f.init)}
     options = read_config({name: getattr(cfg, name) for name in names if hasattr(cfg, name)})
+    # Folding a norm gives the unembedding weights of its own.
+    tied = options.get("tie_word_embeddings", False) and torch.equal(bridge.W_U, bridge.W_E.T)
     try:
-        model = HookedTransformer(ModelConfig(**{**options, "attn_only": bool(getattr(cfg, "attn_only", False))}))
+        model = HookedTransformer(
+            ModelConfig(**{**options, "attn_only": bool(getattr(cfg, "attn_only", False)), "tie_word_embeddings": tied})
+        )
         model.load_state_dict({name: _of_bridge(bridge, name, each) for name, each in model.state_dict().items()})
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"model: {cfg.model_name!r} is none of Headway's networks ({error})") from None

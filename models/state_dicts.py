@@ -10,19 +10,19 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import einops
 import torch
 from torch import Tensor
 
-from headway.models.config import ModelConfig
+from headway.models.config import InitMode, ModelConfig
 from headway.options import nearest, shown
 
 # Suffixes of files of weights.
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 # Buffers that TransformerLens stores with weights. The mask is triangular in a bidirectional network too.
-BUFFERS = re.compile(r"attn\.(mask|IGNORE)$")
+BUFFERS = re.compile(r"attn\.(mask|IGNORE|rotary_sin|rotary_cos)$")
 # Every network has it.
 EMBEDDING = "embed.W_E"
 # Of the axes of a matrix for which TransformerLens's class computes x @ W, and how other programs have them.
@@ -43,16 +43,24 @@ LAYOUTS = {
 }
 # What a configuration of TransformerLens must say for the network to be one of ours, where it says it.
 PLAIN: dict[str, tuple[Any, ...]] = {
-    "attn_types": (None,), "use_attn_scale": (True,), "use_local_attn": (False,), "window_size": (None,),
+    "attn_types": (None,), "use_local_attn": (False,), "window_size": (None,),
     "scale_attn_by_inverse_layer_idx": (False,), "parallel_attn_mlp": (False,), "gated_mlp": (False,),
-    "final_rms": (False,), "num_experts": (None,), "n_key_value_heads": (None,), "post_embedding_ln": (False,),
+    "num_experts": (None,), "n_key_value_heads": (None,), "post_embedding_ln": (False,),
     "use_normalization_before_and_after": (False,), "output_logits_soft_cap": (-1.0, None),
-    "attn_scores_soft_cap": (-1.0, None), "relative_attention_max_distance": (None,), "rotary_dim": (None,),
-    "use_qk_norm": (False,),
+    "attn_scores_soft_cap": (-1.0, None), "relative_attention_max_distance": (None,), "use_qk_norm": (False,),
+    "clip_qkv": (None,), "use_logn_attn": (False,), "use_attention_sinks": (False,),
+}  # fmt: skip
+# The same of a network with rotary positions; others may say anything of them.
+PLAIN_ROTARY: dict[str, tuple[Any, ...]] = {
+    "rotary_adjacent_pairs": (False,), "rotary_scaling_factor": (1.0,), "rotary_base_local": (None,),
+    "use_NTK_by_parts_rope": (False,), "use_yarn_rope": (False,), "use_dynamic_ntk_rope": (False,),
 }  # fmt: skip
 # Its other names for our options.
 SYNONYMS = {"init_range": "initializer_range", "d_vocab_input": "d_vocab", "nonlinearity": "act_fn"}
-_KINDS = ("act_fn", "attention_dir", "positional_embedding_type", "normalization_type", "eps", "input_type")
+_KINDS = (
+    "act_fn", "attention_dir", "positional_embedding_type", "rotary_dim", "rotary_base", "normalization_type", "eps",
+    "input_type", "use_attn_scale", "attn_scale",
+)  # fmt: skip
 
 
 @dataclass
@@ -275,23 +283,39 @@ def read_config(values: Mapping[str, Any]) -> dict[str, Any]:
         >>> read_config({"n_layers": 1, "d_model": 5, "gated_mlp": False, "init_range": 0.8, "device": "cuda"})
         {'n_layers': 1, 'd_model': 5, 'initializer_range': 0.8}
     """
-    for name, plain in PLAIN.items():
+    rotary = values.get("positional_embedding_type") == "rotary"
+    for name, plain in {**PLAIN, **(PLAIN_ROTARY if rotary else {})}.items():
         value = values.get(name, plain[0])
         if not any(value == each for each in plain) and value != values.get("n_heads", _NOTHING):
             raise ValueError(f"config: {name} {shown(value)} is not valid; Headway's networks have {shown(plain[0])}")
-    scale, d_head = values.get("attn_scale"), values.get("d_head")
-    if isinstance(scale, int | float) and isinstance(d_head, int) and scale > 0 and not _is_root(scale, d_head):
-        raise ValueError(f"config: attn_scale {scale:g} is not valid; Headway's networks have sqrt(d_head)")
+    norm = values.get("normalization_type", "LN")
+    if values.get("final_rms") and norm not in ("RMS", "RMSPre"):
+        raise ValueError(f"config: final_rms True is not valid with normalization_type {norm}; all norms must be alike")
     known = {f.name for f in fields(ModelConfig) if f.init}
     named = {SYNONYMS.get(name, name): value for name, value in values.items()}
-    return {name: value for name, value in named.items() if name in known and _is_set(name, value)}
+    unused = {*_unused_scale(named), *([] if rotary else ["rotary_dim", "rotary_base"])}
+    if not _is_our_initialiser(named):
+        unused |= {"init_mode", "initializer_range"}
+    return {name: value for name, value in named.items() if name in known - unused and _is_set(name, value)}
+
+
+def _unused_scale(values: Mapping[str, Any]) -> list[str]:
+    """The scale of attention, if it is that of the default or there is none: TransformerLens writes it down."""
+    scale, d_head = values.get("attn_scale"), values.get("d_head")
+    if values.get("use_attn_scale") is False:
+        return ["attn_scale"]
+    known = isinstance(scale, int | float) and isinstance(d_head, int)
+    return ["attn_scale"] if known and math.isclose(scale, math.sqrt(d_head), rel_tol=1e-6) else []
+
+
+def _is_our_initialiser(values: Mapping[str, Any]) -> bool:
+    """Return whether ours draws these weights; TransformerLens's other initialisers have initializer_range as gain."""
+    mode, default = values.get("init_mode", "gpt2"), ModelConfig.initializer_range
+    gain = values.get("initializer_range", default)
+    return mode in get_args(InitMode) and (mode.startswith("gpt2") or gain in (-1, 1, default))
 
 
 _NOTHING = object()
-
-
-def _is_root(scale: float, d_head: int) -> bool:
-    return math.isclose(scale, math.sqrt(d_head), rel_tol=1e-4)
 
 
 def _is_set(name: str, value: Any) -> bool:
@@ -315,15 +339,25 @@ def network_of(
         ValueError: tensors that are not those of one of our networks, or that leave open which one.
     """
     weights = {name: value for name, value in source.weights.items() if not BUFFERS.search(name)}
-    masks = [value for name, value in source.weights.items() if name.endswith("attn.mask")]
+    # Since version 3.9 the mask is empty.
+    masks = [value for name, value in source.weights.items() if name.endswith("attn.mask") and value.numel()]
     dropped = sorted({name.rpartition(".")[2] for name in source.weights if BUFFERS.search(name)})
     known = Provenance(given=dict(given), dropped=[*dropped, *source.others])
     _check_masks(masks)
-    sizes = _sizes(source.name, weights)
+    sizes = _sizes(source.name, weights, given)
+    rotary = _rotary(source, sizes["d_head"])
     if "n_ctx" not in sizes:
         sizes |= {"n_ctx": masks[0].shape[-1]} if masks and masks[0].ndim >= 2 else {}
+    sizes |= {name: value for name, value in rotary.items() if name not in sizes}
+    if _is_tied(source.name, weights, given):
+        sizes["tie_word_embeddings"] = True
+        weights.pop("unembed.W_U", None)
+    if not any(_is_bias(name) for name in weights) and not given.get("biases"):
+        sizes["biases"] = False
+    elif given.get("biases") is False:
+        weights = _without_biases(source.name, weights)
     for name, value in sizes.items():
-        if name in given and given[name] != value and not (name == "attn_only" and not value):
+        if name in given and not _agree(given[name], value) and not (name == "attn_only" and not value):
             raise ValueError(f"model.{name}: {shown(given[name])} is not valid; {source.name} has {value}")
     known.read |= sizes
     options = {**sizes, **given}
@@ -339,6 +373,74 @@ def network_of(
     return config, fitted(source.name, weights, config, known), known
 
 
+def _agree(given: Any, read: Any) -> bool:
+    if isinstance(read, float) and isinstance(given, int | float):
+        return math.isclose(given, read, rel_tol=1e-3)
+    return bool(given == read)
+
+
+def _is_bias(name: str) -> bool:
+    return name.rpartition(".")[2].startswith("b_")
+
+
+def _without_biases(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out biases of 0, which other programs store of a network without biases."""
+    for each, value in weights.items():
+        if _is_bias(each) and value.count_nonzero():
+            raise ValueError(f"model.biases: False is not valid; {each} of {name} is not 0")
+    return {each: value for each, value in weights.items() if not _is_bias(each)}
+
+
+def _is_tied(name: str, weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> bool:
+    """Return whether the unembedding is the embedding; a file may store it twice."""
+    W_E, W_U = weights[EMBEDDING], weights.get("unembed.W_U")
+    if W_U is None:
+        if given.get("tie_word_embeddings") is False or weights.get("unembed.b_U", W_E).shape[0] != W_E.shape[0]:
+            raise ValueError(f"file: {name} has no unembed.W_U, which every network has that is not tied")
+        return True
+    if given.get("tie_word_embeddings") is False:
+        return False
+    equal = W_U.shape == W_E.T.shape and torch.equal(W_U, W_E.T)
+    if given.get("tie_word_embeddings") and not equal:
+        raise ValueError(
+            f"model.tie_word_embeddings: True is not valid; unembed.W_U of {name} is not the transpose of {EMBEDDING}, "
+            "as after weights were processed; give --model.tie_word_embeddings false"
+        )
+    return equal
+
+
+def _rotary(source: Source, d_head: int) -> dict[str, Any]:
+    """Options of rotary positions that their tables give, which TransformerLens stores; none if there are no tables.
+
+    Raises:
+        ValueError: tables of other angles than ours.
+    """
+    tables = [
+        next((value.double() for name, value in source.weights.items() if name.endswith(f"attn.rotary_{kind}")), None)
+        for kind in ("sin", "cos")
+    ]
+    sin, cos = tables
+    if sin is None or cos is None:
+        return {}
+    if sin.ndim != 2 or sin.shape != cos.shape or sin.shape[1] % 2 or not 2 <= sin.shape[1] <= d_head:
+        raise ValueError(f"file: the tables of rotary positions of {source.name} have the shape {tuple(sin.shape)}")
+    n_ctx, rotary_dim = sin.shape
+    half = rotary_dim // 2
+    found: dict[str, Any] = {"positional_embedding_type": "rotary", "n_ctx": n_ctx, "rotary_dim": rotary_dim}
+    if n_ctx < 2:
+        return found
+    slowest = float(torch.atan2(sin[1, half - 1], cos[1, half - 1]))
+    base = 1e4 if half == 1 or slowest <= 0 else slowest ** (-half / (half - 1))
+    found |= {} if half == 1 else {"rotary_base": float(f"{base:.4g}")}
+    angles = torch.arange(n_ctx)[:, None] * base ** (-torch.arange(half, dtype=torch.float64) / half).repeat(2)
+    if not torch.allclose(torch.stack([angles.sin(), angles.cos()]), torch.stack([sin, cos]), atol=1e-3):
+        raise ValueError(
+            f"file: the tables of rotary positions of {source.name} are of other angles than Headway's, which are "
+            "pos / rotary_base^(2 i / rotary_dim) for the entries i and i + rotary_dim / 2"
+        )
+    return found
+
+
 def _check_masks(masks: Sequence[Tensor]) -> None:
     """Refuse masks that let a query attend to a window of keys; others say nothing of the direction."""
     for mask in masks:
@@ -347,7 +449,7 @@ def _check_masks(masks: Sequence[Tensor]) -> None:
             raise ValueError("file: its attn.mask has a window; Headway's networks attend to all earlier positions")
 
 
-def _sizes(name: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def _sizes(name: str, weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes that shapes give."""
 
     def shape(weight: str, axes: int) -> tuple[int, ...]:
@@ -363,7 +465,8 @@ def _sizes(name: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         raise ValueError(f"file: {name} has the layers {sorted(layers)}; they must be numbered from 0")
     d_vocab, d_model = shape(EMBEDDING, 2)
     n_heads, inside, d_head = shape("blocks.0.attn.W_Q", 3)
-    last, d_vocab_out = shape("unembed.W_U", 2)
+    # Tied embeddings have no unembedding of their own.
+    last, d_vocab_out = shape("unembed.W_U", 2) if "unembed.W_U" in weights else (d_model, d_vocab)
     sizes: dict[str, Any] = {"n_layers": len(layers), "d_model": d_model, "n_heads": n_heads, "d_head": d_head}
     if inside != d_model or last != d_model:
         others = f"blocks.0.attn.W_Q is {(n_heads, inside, d_head)}, unembed.W_U is {(last, d_vocab_out)}"
@@ -371,6 +474,9 @@ def _sizes(name: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     sizes |= {"d_vocab": d_vocab, "d_vocab_out": d_vocab_out, "attn_only": "blocks.0.mlp.W_in" not in weights}
     if "pos_embed.W_pos" in weights:
         sizes["n_ctx"] = shape("pos_embed.W_pos", 2)[0]
+    if "blocks.0.attn.W_rel" in weights:
+        offsets = shape("blocks.0.attn.W_rel", 3)[1]
+        sizes["n_ctx"] = (offsets + 1) // 2 if given.get("attention_dir") == "bidirectional" else offsets
     if not sizes["attn_only"]:
         sizes["d_mlp"] = shape("blocks.0.mlp.W_in", 2)[1]
     return sizes
@@ -379,33 +485,57 @@ def _sizes(name: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
 def _kinds(name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any], known: Provenance) -> dict[str, Any]:
     """The kinds that names and numbers of tensors give, or that are assumed."""
     found: dict[str, Any] = {}
-    if "ln_final.w" in weights or "blocks.0.ln1.w" in weights:
-        found["normalization_type"] = known.read["normalization_type"] = "LN"
+    norms = {each for each in weights if re.search(r"ln(1|2|_final)\.[wb]$", each)}
+    if norms:
+        # A LayerNorm whose biases are left out has the same names as RMSNorm; it is one if the user says so.
+        centres = any(each.endswith(".b") for each in norms) or options.get("normalization_type") == "LN"
+        found["normalization_type"] = known.read["normalization_type"] = "LN" if centres else "RMS"
     elif "normalization_type" not in options:
         if not is_centred(weights):
             raise ValueError(
-                f"model.normalization_type: is missing; {name} has no LayerNorm weights, and its writing weights are "
-                "not centred, which leaves a network without norms and one with LNPre; give null or LNPre"
+                f"model.normalization_type: is missing; {name} has no weights of norms, and its writing weights are "
+                "not centred, which leaves a network without norms and one with LNPre or RMSPre; give null, LNPre or "
+                "RMSPre"
             )
         found["normalization_type"] = "LNPre"
         known.read["normalization_type"] = "LNPre (no LayerNorm weights, and the writing weights are centred)"
-    if "pos_embed.W_pos" not in weights:
-        found["positional_embedding_type"] = known.read["positional_embedding_type"] = "none"
+    if "blocks.0.attn.W_rel" in weights:
+        found["positional_embedding_type"] = known.read["positional_embedding_type"] = "relative"
+    elif "pos_embed.W_pos" not in weights and options.get("positional_embedding_type") not in ("none", "rotary"):
+        # Rotary positions need no weights.
+        found["positional_embedding_type"] = known.assumed["positional_embedding_type"] = "none"
     if any(each.endswith("mlp.ln.w") for each in weights):
         found["act_fn"] = known.read["act_fn"] = "solu_ln"
     for kind, value in found.items():
         if options.get(kind, value) != value:
             raise ValueError(f"model.{kind}: {shown(options[kind])} is not valid; the weights of {name} are of {value}")
     defaults = {f.name: f.default for f in fields(ModelConfig) if f.init and f.default is not MISSING}
+    whole = {**options, **found}
+    unused = {
+        "act_fn": options["attn_only"],
+        "eps": whole.get("normalization_type") is None,
+        "rotary_dim": whole.get("positional_embedding_type") != "rotary",
+        "rotary_base": whole.get("positional_embedding_type") != "rotary",
+        "attn_scale": whole.get("use_attn_scale") is False,
+    }
+    spelled = {"rotary_dim": "d_head", "attn_scale": "sqrt(d_head)"}
     for kind in _KINDS:
-        unused = (kind == "act_fn" and options["attn_only"]) or (
-            kind == "eps" and {**options, **found}.get("normalization_type") is None
-        )
-        if kind not in options and kind not in found and not unused:
-            known.assumed[kind] = defaults[kind]
-    if "initializer_range" not in options:
+        if kind not in whole and not unused.get(kind, False):
+            known.assumed[kind] = spelled.get(kind, defaults[kind])
+    if not knows_initialiser(options):
         known.assumed["initialiser"] = "unknown: no score has a null of fresh initialisations"
     return found
+
+
+def knows_initialiser(options: Mapping[str, Any]) -> bool:
+    """Return whether these options say from which distribution the weights were drawn.
+
+    Example:
+        >>> knows_initialiser({"init_mode": "xavier_normal"}), knows_initialiser({"init_mode": "gpt2"})
+        (True, False)
+    """
+    mode = options.get("init_mode", "gpt2")
+    return "initializer_range" in options or not mode.startswith("gpt2")
 
 
 def is_centred(weights: Mapping[str, Tensor]) -> bool:
@@ -429,7 +559,7 @@ def fitted(name: str, weights: Mapping[str, Tensor], config: ModelConfig, known:
     """
     shapes = dict(config.weight_shapes())
     missing = [each for each in shapes if each not in weights]
-    zeros = [each for each in missing if each.rpartition(".")[2].startswith("b_")]
+    zeros = [each for each in missing if _is_bias(each) or each.endswith(".b")]
     left = [each for each in weights if each not in shapes]
     wrong = [
         f"{each} has the shape {tuple(weights[each].shape)} and not {shape}"

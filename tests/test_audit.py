@@ -29,11 +29,16 @@ OPTIMISERS = {
     "Adam, decaying, fast": OptimConfig("Adam", lr=0.1, weight_decay=0.1),
     "SGD": OptimConfig("SGD", lr=3.0, weight_decay=0.0),
     "SGD with momentum and decay": OptimConfig("SGD", lr=0.3, momentum=0.9, weight_decay=0.01, decay="linear"),
+    "AdamW in groups, in parts": OptimConfig(
+        lr=1e-4, groups={"embed.*": {"lr": 0.03, "weight_decay": 0.3}, "*.b_*": {"weight_decay": 0.0}}, accumulate=2
+    ),
+    "SGD in groups": OptimConfig("SGD", lr=0.01, weight_decay=0.0, groups={"embed.*": {"lr": 3.0}}),
     "SGD without clipping": OptimConfig("SGD", lr=1.0, max_grad_norm=None),
 }
 RECIPES = {
     **{name: replace(TOKENS, optim=optim) for name, optim in OPTIMISERS.items()},
     "no positions": NO_POSITIONS,
+    "tied": replace(TOKENS, model=replace(TOKENS.model, tie_word_embeddings=True, biases=False)),
     "vectors": VECTORS,
     "every step kept": replace(TOKENS, schedule=Schedule(log=0, linear=17), optim=OptimConfig(lr=0.05)),
 }

@@ -14,6 +14,7 @@ import pytest
 import torch
 from language_models import saved_gpt2
 from networks import llama_bridge, parallel_bridge
+from safetensors import safe_open
 from toys import NO_POSITIONS, TOKENS, VECTORS, Train, handmade_run
 
 import headway
@@ -51,6 +52,15 @@ CONFIGS = {
     "no norm": ModelConfig(**SIZES, normalization_type=None),
     "LNPre": ModelConfig(**SIZES, normalization_type="LNPre", attention_dir="bidirectional"),
     "vectors": ModelConfig(**SIZES, input_type="vectors", attn_only=True),
+    "rotary": ModelConfig(**SIZES, positional_embedding_type="rotary", rotary_dim=4, rotary_base=29.0),
+    "relative": ModelConfig(**SIZES, positional_embedding_type="relative", attn_only=True),
+    "relative, both ways": ModelConfig(
+        **SIZES, positional_embedding_type="relative", attention_dir="bidirectional", biases=False
+    ),
+    "RMS": ModelConfig(**SIZES, normalization_type="RMS", attn_scale=1.7),
+    "RMSPre, unscaled": ModelConfig(**SIZES, normalization_type="RMSPre", use_attn_scale=False),
+    "tied": ModelConfig(**SIZES, tie_word_embeddings=True),
+    "no biases": ModelConfig(**SIZES, biases=False),
 }
 
 
@@ -77,7 +87,10 @@ def saved(model: HookedTransformer, path: Path, **beside: Any) -> Path:
 
 
 def kinds(cfg: ModelConfig) -> dict[str, Any]:
-    names = ("act_fn", "normalization_type", "attention_dir", "positional_embedding_type", "input_type", "n_ctx")
+    names = (
+        "act_fn", "normalization_type", "attention_dir", "positional_embedding_type", "input_type", "n_ctx",
+        "rotary_dim", "rotary_base", "use_attn_scale", "attn_scale",
+    )  # fmt: skip
     return {name: getattr(cfg, name) for name in names}
 
 
@@ -91,6 +104,97 @@ def test_a_state_dict_comes_back_as_the_network_that_it_is_of(name: str, tmp_pat
     assert run.imported is not None
     assert run.imported["dropped"] == ["IGNORE", "mask"]
     assert audit(run) == []
+    of_shapes = ("biases", "tie_word_embeddings", "attn_only", "d_vocab_out")
+    assert all(getattr(run.model().cfg, name) == getattr(model.cfg, name) for name in of_shapes)
+
+
+FIXTURES = sorted((Path(__file__).parent / "parity" / "fixtures").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+def test_a_state_dict_of_transformer_lens_gives_its_logits(path: Path, tmp_path: Path):
+    with safe_open(path, "pt") as file:
+        cfg = json.loads(file.metadata()["fixture"])["config"]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
+    torch.save({"model": state, "config": cfg}, tmp_path / "them.pt")
+    run = import_run(tmp_path / "them.pt", tmp_path / "run")
+    logits = run.model()(tensors["inputs"], attention_mask=tensors.get("attention_mask"))
+    torch.testing.assert_close(logits, tensors["logits"], rtol=1e-4, atol=1e-5)
+    if cfg.get("positional_embedding_type") == "rotary":
+        # The tables say it without a configuration.
+        del cfg["positional_embedding_type"], cfg["rotary_dim"]
+        base = cfg.pop("rotary_base", 10000)
+        other = import_run(save_state(state, tmp_path / "tables.pt"), tmp_path / "tables", model=cfg)
+        torch.testing.assert_close(other.model()(tensors["inputs"]), run.model()(tensors["inputs"]))
+        assert other.model().cfg.rotary_base == base
+        for name in state:
+            if "rotary_" in name:
+                state[name] = state[name][:, torch.arange(state[name].shape[1]).view(2, -1).T.flatten()]
+        with pytest.raises(ValueError, match=r"rotary positions of .* are of other angles than Headway's"):
+            import_run(save_state(state, tmp_path / "adjacent.pt"), tmp_path / "adjacent", model=cfg)
+
+
+def save_state(state: dict[str, torch.Tensor], path: Path) -> Path:
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"positional_embedding_type": "alibi"}, "positional_embedding_type"),
+        ({"positional_embedding_type": "rotary", "rotary_adjacent_pairs": True}, "config: rotary_adjacent_pairs True"),
+        ({"positional_embedding_type": "rotary", "use_yarn_rope": True}, "config: use_yarn_rope True"),
+        ({"final_rms": True}, "config: final_rms True is not valid with normalization_type LN"),
+        ({"use_attention_sinks": True}, "config: use_attention_sinks True"),
+        ({"tie_word_embeddings": True}, "model.tie_word_embeddings: True is not valid; unembed.W_U"),
+        ({"biases": False}, "model.biases: False is not valid; blocks.0.attn.b_Q"),
+    ],
+)
+def test_a_configuration_of_another_network_is_refused_by_name(config: dict[str, Any], message: str, tmp_path: Path):
+    file = saved(network(CONFIGS["LN"]), tmp_path / "them.pt", config={"n_layers": 2, **config})
+    with pytest.raises(ValueError, match=message):
+        import_run(file, tmp_path / "run")
+
+
+def test_what_transformer_lens_stores_twice_or_as_zeros_is_read_as_left_out(tmp_path: Path):
+    tied = network(CONFIGS["tied"])
+    state = tied.state_dict() | {"unembed.W_U": tied.state_dict()["embed.W_E"].T.clone()}
+    run = import_run(save_state(state, tmp_path / "tied.pt"), tmp_path / "tied")
+    assert run.model().cfg.tie_word_embeddings
+    own = import_run(tmp_path / "tied.pt", tmp_path / "own", model={"tie_word_embeddings": False})
+    assert not own.model().cfg.tie_word_embeddings
+    bare = network(CONFIGS["no biases"])
+    zeros = {f"blocks.{layer}.attn.b_{x}": torch.zeros(3, 5) for layer in range(2) for x in "QKV"}
+    save_state(bare.state_dict() | zeros, tmp_path / "zeros.pt")
+    assert not import_run(tmp_path / "zeros.pt", tmp_path / "bare", model={"biases": False}).model().cfg.biases
+    assert import_run(tmp_path / "zeros.pt", tmp_path / "zeros").model().cfg.biases
+
+
+def test_norms_with_a_weight_and_no_bias_are_rms_unless_a_layer_norm_is_given(tmp_path: Path):
+    model = network(CONFIGS["LN"])
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith(".b")}
+    save_state(state, tmp_path / "them.pt")
+    assert import_run(tmp_path / "them.pt", tmp_path / "rms").model().cfg.normalization_type == "RMS"
+    run = import_run(tmp_path / "them.pt", tmp_path / "ln", model={"normalization_type": "LN", "act_fn": "gelu"})
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(".b"):
+                weight.zero_()
+    tokens = torch.randint(14, (2, 7))
+    torch.testing.assert_close(run.model()(tokens), model(tokens))
+
+
+def test_the_initialiser_is_known_from_a_mode_that_needs_no_range(tmp_path: Path):
+    for config, known in (
+        ({"init_mode": "xavier_normal"}, True),
+        ({"init_mode": "xavier_normal", "initializer_range": 0.5}, False),
+        ({"init_mode": "muP", "initializer_range": 1.0}, False),
+        ({"init_mode": "gpt2", "initializer_range": 0.3}, True),
+    ):
+        file = saved(network(CONFIGS["LN"]), tmp_path / "them.pt", config={"n_layers": 2, **config})
+        assert import_run(file, tmp_path / "run", overwrite=True).has_initialiser is known
 
 
 def test_what_the_file_does_not_say_is_assumed_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -104,7 +208,8 @@ def test_what_the_file_does_not_say_is_assumed_and_said(tmp_path: Path, capsys: 
     }  # fmt: skip
     assert about["assumed"] == {
         "steps": "1", "act_fn": "relu", "attention_dir": "causal", "positional_embedding_type": "standard", "eps": 1e-5,
-        "input_type": "tokens", "initialiser": "unknown: no score has a null of fresh initialisations",
+        "input_type": "tokens", "use_attn_scale": True, "attn_scale": "sqrt(d_head)",
+        "initialiser": "unknown: no score has a null of fresh initialisations",
     }  # fmt: skip
     said = capsys.readouterr().out
     assert "assumed   act_fn relu, attention_dir causal, positional_embedding_type standard" in said
@@ -121,7 +226,7 @@ def test_a_processed_network_is_told_from_one_without_norms_by_its_centred_weigh
     torch.testing.assert_close(run.model()(tokens).log_softmax(-1), model(tokens).log_softmax(-1), rtol=1e-4, atol=1e-4)
     for name in ("no norm", "LNPre"):
         file = saved(network(CONFIGS[name]), tmp_path / "uncentred.pt")
-        with pytest.raises(ValueError, match=r"^model.normalization_type: is missing; .* give null or LNPre$"):
+        with pytest.raises(ValueError, match=r"^model.normalization_type: is missing; .* give null, LNPre or RMSPre$"):
             import_run(file, tmp_path / "other")
         assert not (tmp_path / "other").exists()
 
@@ -238,7 +343,7 @@ def test_a_configuration_of_transformer_lens_says_what_the_file_does_not(tmp_pat
         tokens = torch.randint(14, (3, 11))
         torch.testing.assert_close(run.model()(tokens), model(tokens))
         assert run.has_initialiser
-    for name, value in {"gated_mlp": True, "attn_scale": 1.0, "positional_embedding_type": "rotary_"}.items():
+    for name, value in {"gated_mlp": True, "use_local_attn": True, "positional_embedding_type": "rotary_"}.items():
         with pytest.raises(ValueError, match=name):
             import_run(file, tmp_path / "wrong", config={**TL_CONFIG, name: value})
 
@@ -371,7 +476,16 @@ BAD: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {},
         r"does not fit: blocks\.1\.attn\.W_K has the shape \(1, 19, 5\) and not \(3, 19, 5\)$",
     ),
-    "no unembedding": (lambda file: changed(file, {}, ["unembed.W_U"]), {}, r"has no unembed\.W_U"),
+    "no unembedding": (
+        lambda file: changed(file, {}, ["unembed.W_U"]),
+        {"model": {"tie_word_embeddings": False}},
+        r"has no unembed\.W_U",
+    ),
+    "no unembedding, and other outputs": (
+        lambda file: changed(file, {"unembed.b_U": torch.zeros(17)}, ["unembed.W_U"]),
+        {},
+        r"has no unembed\.W_U",
+    ),
     "a layer that is missing": (
         lambda file: changed(file, {}, [name for name in network(CONFIGS["LN"]).state_dict() if "blocks.0" in name]),
         {},

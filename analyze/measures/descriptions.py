@@ -86,4 +86,6 @@ def units_of(units: str, batch: "Batch") -> str:
         >>> units_of("logits, or shares of the target", PreviousToken().evaluation_batch(seed=0, batch_size=3))
         'logits'
     """
-    return units.split(", or ")[-1 if batch.targets.is_floating_point() else 0]
+    first, *others = units.split(", or ")
+    # The batch of a run without a task has no targets; measures of weights have one unit.
+    return others[-1] if others and batch.targets.is_floating_point() else first

@@ -747,7 +747,7 @@ def test_a_run_that_goes_on_says_where_it_is(run: Run, tmp_path: Path, opened: O
 
 def test_a_picture_of_the_whole_page_has_every_figure(run: Run, opened: Open):
     page = opened(run.report_file)
-    page.wait_for_function("[...figures.values()].every((figure) => !figure.stale || !figure.width)")
+    page.wait_for_function("() => [...figures.values()].every((figure) => !figure.stale || !figure.width)")
     lines = page.locator("#pairs canvas").first  # below the fold, and never scrolled to
     assert lines.evaluate("(canvas) => canvas.width") > 0
     assert len(set(pixels(lines))) > 1

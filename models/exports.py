@@ -194,7 +194,7 @@ def check_bridge(model: HookedTransformer, exported: Exported) -> None:
     if not hasattr(TransformerBridge, "boot_native"):
         raise ValueError("to: bridge needs TransformerLens 4; with this one, export a hooked-transformer")
     try:
-        bridge = TransformerBridge.boot_native(dict(exported.config))
+        bridge = TransformerBridge.boot_native(dict(exported.config))  # pyright: ignore[reportAttributeAccessIssue]
         bridge.load_state_dict(exported.weights)
     except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]

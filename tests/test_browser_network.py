@@ -15,7 +15,7 @@ from toys import TOKENS, Train, made_up_circuit
 
 from headway.analyze.measures.ablation import ablated_loss
 from headway.analyze.measures.loss import task_loss
-from headway.analyze.network.interventions import ablation_hooks, output_with
+from headway.analyze.network.interventions import Kind, ablation_hooks, output_with
 from headway.analyze.report import write_report
 from headway.analyze.report.network_in_page import COMPUTED, packed_weights
 from headway.checkpoints import Run
@@ -131,7 +131,8 @@ def test_the_network_follows_the_slider_and_its_heads_go_off_as_in_ablated_loss(
         section.locator(f"[data-head={name}]").click()
     heads = [Head(0, 1), Head(1, 2)]
     one, before = batch.at([7]), batch.at([6])
-    for kind, label in (("zero", "zero"), ("mean", "mean"), ("resample", "other")):
+    labels: dict[Kind, str] = {"zero": "zero", "mean": "mean", "resample": "other"}
+    for kind, label in labels.items():
         section.locator("select").nth(1).select_option(label)
         wait_for(page, f"{SHOWN}.ready && {SHOWN}.instead === '{label}'")
         of_batch = expected_losses(model, batch, heads, kind)

@@ -58,6 +58,7 @@ def densify(
     run = Run(path, task, trust)
     first, last = map(run.check_step, between)
     new = dense_steps(first, last, steps, run.steps)
+    _ = run.task  # whose code, or whose files, may need the user's word
     with writing(run.path):
         begin = _state_before(run, first, from_start)
         module = training_module(run.recipe)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 
 from headway.commands.failure import fail
+from headway.processes import SignalledError, ended_by_signals
 
 USAGE = """\
 usage: headway COMMAND ...
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(f"command: {command!r} is not one of {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
     module = importlib.import_module(f"headway.commands.{command}")
     try:
-        getattr(module, f"{command}_command")(rest)
+        with ended_by_signals():
+            getattr(module, f"{command}_command")(rest)
     except OSError as error:
         from headway.data.parts import NotWrittenError
 
@@ -65,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(str(error))
     except ValueError as error:
         fail(str(error))
+    except SignalledError as error:
+        fail("stopped", code=128 + error.signal)
     except KeyboardInterrupt:
         fail("stopped", code=130)
 

@@ -17,7 +17,7 @@ from headway.checkpoints.run import Run
 from headway.data.task import Task
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import TrainingModule
-from headway.train import fit, threads_of, training_module
+from headway.train import StopAtSignal, StoppedError, fit, threads_of, training_module
 
 
 def densify(
@@ -51,6 +51,7 @@ def densify(
     Raises:
         ValueError: steps that have no checkpoint, nothing between them, no state before them, or other weights at the
             end; nothing is kept then.
+        StoppedError: Ctrl-C, SIGTERM or SIGHUP; nothing is kept either.
 
     Example:
         >>> densify("runs/induction", (142, 179), steps=20)  # doctest: +SKIP
@@ -62,9 +63,11 @@ def densify(
     with writing(run.path):
         begin = _state_before(run, first, from_start)
         module = training_module(run.recipe)
-        kept = _KeepWeights(run, new)
+        stop, kept = StopAtSignal(), _KeepWeights(run, new)
         with threads_of(run.recipe, module.model):
-            fit(run.recipe, module, [kept], last, begin, progress=progress)
+            reached = fit(run.recipe, module, [stop, kept], last, begin, progress=progress)
+        if stop.asked is not None:
+            raise StoppedError(reached, stop.asked)
         difference = _difference(module.model, run.model(last))
         if difference and not inexact:
             raise ValueError(

@@ -36,7 +36,11 @@ COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a subcommand. Bad input is one line on stderr and exit code 2; a run that diverges is exit code 1."""
+    """Run a subcommand.
+
+    Bad input is one line on stderr and exit code 2; a run that diverges or fails later is exit code 1; Ctrl-C, SIGTERM
+    and SIGHUP are one line and exit code 128 + signal.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         # A terminal may not have every letter.

@@ -1,6 +1,6 @@
 """More checkpoints within a part of training that is over: that part is trained again, from a state that was kept."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -14,6 +14,7 @@ from headway.checkpoints.callback import AtCheckpoints
 from headway.checkpoints.lock import writing
 from headway.checkpoints.resuming import check_state_file
 from headway.checkpoints.run import Run
+from headway.checkpoints.scores import score_files
 from headway.data.task import Task
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import TrainingModule
@@ -58,7 +59,8 @@ def densify(
     """
     run = Run(path, task, trust)
     first, last = map(run.check_step, between)
-    new = dense_steps(first, last, steps, run.steps)
+    measures = LIVE if measures is None else measures
+    new = dense_steps(first, last, steps, set(run.steps) - _unscored(run, first, last, measures))
     _ = run.task  # whose code, or whose files, may need the user's word
     with writing(run.path):
         begin = _state_before(run, first, from_start)
@@ -76,13 +78,13 @@ def densify(
             )
         kept.write()
         with threads_of(run.recipe, module.model):
-            measure(run, LIVE if measures is None else measures, new)
+            measure(run, measures, new)
         mend_log(run, run.steps[-1])
         report_if_possible(run)
     return new
 
 
-def dense_steps(first: int, last: int, count: int, kept: Sequence[int]) -> list[int]:
+def dense_steps(first: int, last: int, count: int, kept: Collection[int]) -> list[int]:
     """Return ``count`` steps between two others, evenly in log(step), without those that are kept already.
 
     Raises:
@@ -101,6 +103,15 @@ def dense_steps(first: int, last: int, count: int, kept: Sequence[int]) -> list[
     if not new:
         raise ValueError(f"between: every step asked for between {first} and {last} is kept already")
     return new
+
+
+def _unscored(run: Run, first: int, last: int, measures: Sequence[Measure]) -> set[int]:
+    """Return the checkpoints in between without the scores of the first: a command was killed that had kept them."""
+    scored: dict[int, set[str]] = {}
+    for step, name in score_files(run.path):
+        scored.setdefault(step, set()).add(name)
+    needed = {each.name for each in measures} & scored.get(first, set())
+    return {step for step in run.steps if first < step < last and needed - scored.get(step, set())}
 
 
 def _state_before(run: Run, first: int, from_start: bool) -> Path | None:
@@ -138,9 +149,11 @@ class _KeepWeights(AtCheckpoints):
         self.kept[step] = {name: value.detach().cpu().clone() for name, value in weights.items()}
 
     def write(self) -> None:
-        """Make them checkpoints of the run."""
-        model = HookedTransformer(self.run.recipe.model)
+        """Make them checkpoints of the run, but for those that it has."""
+        model, there = HookedTransformer(self.run.recipe.model), self.run.steps
         for step, weights in self.kept.items():
+            if step in there:
+                continue
             model.load_state_dict(weights)
             self.run.keep(step, model)
 

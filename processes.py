@@ -36,8 +36,8 @@ def ended_by_signals() -> Iterator[None]:
 
     # No other thread may handle signals; what is ignored stays so, such as SIGHUP under nohup.
     main = threading.current_thread() is threading.main_thread()
-    plain = (signal.SIG_DFL, signal.default_int_handler)
-    before = {each: signal.getsignal(each) for each in STOPPING if main and signal.getsignal(each) in plain}
+    handlers = {each: signal.getsignal(each) for each in STOPPING if main}
+    before = {each: handler for each, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
     for each in before:
         signal.signal(each, end)
     try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 
 from headway.commands.failure import fail
+from headway.processes import SignalledError, ended_by_signals
 
 USAGE = """\
 usage: headway COMMAND ...
@@ -38,7 +39,11 @@ COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a subcommand. Bad input is one line on stderr and exit code 2; a run that diverges is exit code 1."""
+    """Run a subcommand.
+
+    Bad input is one line on stderr and exit code 2; a run that diverges or fails later is exit code 1; Ctrl-C, SIGTERM
+    and SIGHUP are one line and exit code 128 + signal.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         # A terminal may not have every letter.
@@ -59,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(f"command: {command!r} is not one of {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
     module = importlib.import_module(f"headway.commands.{command}")
     try:
-        getattr(module, f"{command}_command")(rest)
+        with ended_by_signals():
+            getattr(module, f"{command}_command")(rest)
     except OSError as error:
         from headway.data.parts import NotWrittenError
 
@@ -68,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(str(error))
     except ValueError as error:
         fail(str(error))
+    except SignalledError as error:
+        fail("stopped", code=128 + error.signal)
     except KeyboardInterrupt:
         fail("stopped", code=130)
 

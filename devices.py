@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,16 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from headway.checkpoints.recipe import Recipe
 from headway.models.lightning_module import DivergedError
-from headway.processes import DiedError, ending
+from headway.processes import (
+    STOPPING,
+    DiedError,
+    SignalledError,
+    ending,
+    hold_back,
+    leave_signals_to_parent,
+    let_through,
+    start_resource_tracker,
+)
 
 # Set by Lightning and torch for the processes of a group, and removed with it.
 OF_A_GROUP = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK")
@@ -82,11 +90,22 @@ def other_ranks(
         for rank in range(1, count)
     ]
     before = {name: os.environ.get(name) for name in OF_A_GROUP}
-    for other in others:
-        other.start()
+    # By itself it starts with the first process, and lets signals through that are held back.
+    start_resource_tracker()
     try:
+        hold_back(STOPPING)
+        try:
+            for other in others:
+                other.start()
+        finally:
+            let_through(STOPPING)
         yield DDPStrategy(cluster_environment=_Rank(0, port))
     except DivergedError:
+        raise
+    except (SignalledError, KeyboardInterrupt):
+        for other in others:
+            if other.pid is not None:
+                other.kill()
         raise
     except RuntimeError:
         gone = next((other.exitcode for other in others if other.exitcode), None)
@@ -102,6 +121,8 @@ def other_ranks(
             else:
                 os.environ[name] = value
         for other in others:
+            if other.pid is None:  # a signal came before it was started
+                continue
             other.join(timeout=5)
             if other.is_alive():
                 other.kill()
@@ -118,10 +139,10 @@ def _take_part(
     pauses: Collection[int],
 ) -> None:
     """Train in a process that writes nothing; what goes wrong in it goes wrong in the first one too."""
+    leave_signals_to_parent()  # the first process decides when to stop
+
     from headway.train import threads_of, trainer_of, training_module, without_advice
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)  # the first process decides when to stop
     module = training_module(recipe)
     module.pauses = pauses
     with threads_of(recipe, module.model), without_advice():

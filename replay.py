@@ -1,6 +1,6 @@
 """More checkpoints within a part of training that is over: that part is trained again, from a state that was kept."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -14,10 +14,11 @@ from headway.checkpoints.callback import AtCheckpoints
 from headway.checkpoints.lock import writing
 from headway.checkpoints.resuming import check_state_file
 from headway.checkpoints.run import Run
+from headway.checkpoints.scores import score_files
 from headway.data.task import Task
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import TrainingModule
-from headway.train import fit, threads_of, training_module
+from headway.train import StopAtSignal, StoppedError, fit, threads_of, training_module
 
 
 def densify(
@@ -51,6 +52,7 @@ def densify(
     Raises:
         ValueError: steps that have no checkpoint, nothing between them, no state before them, or other weights at the
             end; nothing is kept then.
+        StoppedError: Ctrl-C, SIGTERM or SIGHUP; nothing is kept either.
 
     Example:
         >>> densify("runs/induction", (142, 179), steps=20)  # doctest: +SKIP
@@ -59,13 +61,17 @@ def densify(
     if run.imported is not None:
         raise ValueError(f"densify: {run.path} was imported; its training cannot be repeated")
     first, last = map(run.check_step, between)
-    new = dense_steps(first, last, steps, run.steps)
+    measures = LIVE if measures is None else measures
+    new = dense_steps(first, last, steps, set(run.steps) - _unscored(run, first, last, measures))
+    _ = run.task  # whose code, or whose files, may need the user's word
     with writing(run.path):
         begin = _state_before(run, first, from_start)
         module = training_module(run.recipe)
-        kept = _KeepWeights(run, new)
+        stop, kept = StopAtSignal(), _KeepWeights(run, new)
         with threads_of(run.recipe, module.model):
-            fit(run.recipe, module, [kept], last, begin, progress=progress)
+            reached = fit(run.recipe, module, [stop, kept], last, begin, progress=progress)
+        if stop.asked is not None:
+            raise StoppedError(reached, stop.asked)
         difference = _difference(module.model, run.model(last))
         if difference and not inexact:
             raise ValueError(
@@ -74,13 +80,13 @@ def densify(
             )
         kept.write()
         with threads_of(run.recipe, module.model):
-            measure(run, LIVE if measures is None else measures, new)
+            measure(run, measures, new)
         mend_log(run, run.steps[-1])
         report_if_possible(run)
     return new
 
 
-def dense_steps(first: int, last: int, count: int, kept: Sequence[int]) -> list[int]:
+def dense_steps(first: int, last: int, count: int, kept: Collection[int]) -> list[int]:
     """Return ``count`` steps between two others, evenly in log(step), without those that are kept already.
 
     Raises:
@@ -99,6 +105,15 @@ def dense_steps(first: int, last: int, count: int, kept: Sequence[int]) -> list[
     if not new:
         raise ValueError(f"between: every step asked for between {first} and {last} is kept already")
     return new
+
+
+def _unscored(run: Run, first: int, last: int, measures: Sequence[Measure]) -> set[int]:
+    """Return the checkpoints in between without the scores of the first: a command was killed that had kept them."""
+    scored: dict[int, set[str]] = {}
+    for step, name in score_files(run.path):
+        scored.setdefault(step, set()).add(name)
+    needed = {each.name for each in measures} & scored.get(first, set())
+    return {step for step in run.steps if first < step < last and needed - scored.get(step, set())}
 
 
 def _state_before(run: Run, first: int, from_start: bool) -> Path | None:
@@ -136,9 +151,11 @@ class _KeepWeights(AtCheckpoints):
         self.kept[step] = {name: value.detach().cpu().clone() for name, value in weights.items()}
 
     def write(self) -> None:
-        """Make them checkpoints of the run."""
-        model = HookedTransformer(self.run.recipe.model)
+        """Make them checkpoints of the run, but for those that it has."""
+        model, there = HookedTransformer(self.run.recipe.model), self.run.steps
         for step, weights in self.kept.items():
+            if step in there:
+                continue
             model.load_state_dict(weights)
             self.run.keep(step, model)
 

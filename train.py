@@ -49,7 +49,7 @@ from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.lightning_module import TrainingModule
 from headway.models.optim import OptimConfig
-from headway.processes import STOPPING
+from headway.processes import STOPPING, hold_back, let_through
 
 
 class StoppedError(RuntimeError):
@@ -58,6 +58,10 @@ class StoppedError(RuntimeError):
     def __init__(self, step: int, by: signal.Signals):
         super().__init__(f"stopped at step {step}")
         self.signal = by
+
+
+class FailedError(RuntimeError):
+    """A run cannot go on, because of what it met after its first update; the checkpoints kept so far stay."""
 
 
 def train(
@@ -101,6 +105,7 @@ def train(
     Raises:
         ValueError: arguments that do not fit together, or an ``out`` that holds a run. Nothing on disk has changed.
         DivergedError: the loss is no longer a number; the checkpoints kept so far stay.
+        FailedError: a later batch of the task is not valid; the checkpoints kept so far stay.
         DiedError: another process of a run on several devices is gone; the checkpoints kept so far stay.
         StoppedError: Ctrl-C, SIGTERM or SIGHUP; the step it stopped at is kept.
 
@@ -235,6 +240,8 @@ def _fit(run: Run, measures: Sequence[Measure], after: int | None, live: bool, p
         try:
             begin = None if after is None else run.resume_file
             reached = fit(recipe, module, callbacks, recipe.steps, begin, RunLogger(run), progress)
+        except ValueError as error:
+            raise FailedError(str(error)) from error
         finally:
             _find_circuit(run)
             report_if_possible(run)  # also of a run that was stopped, or diverged
@@ -508,16 +515,32 @@ class StopAtSignal(L.Callback):
             handlers = {each: signal.getsignal(each) for each in STOPPING}
             self.before = {each: handler for each, handler in handlers.items() if handler != signal.SIG_IGN}
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Hold signals back while Lightning's handlers are there, which would end well at SIGTERM."""
+        hold_back(self.before)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over the signals, also from Lightning, which would end well at SIGTERM."""
+        """Take over the signals from Lightning."""
 
         def ask(number: int, _frame: FrameType | None) -> None:
             self.asked = signal.Signals(number)
-            trainer.should_stop = True
+            # Several processes agree after each update; none may leave at another moment.
+            trainer.should_stop |= trainer.world_size == 1
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
         for each in self.before:
             signal.signal(each, ask)
+        let_through(self.before)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ask for the end, if a signal has."""
+        trainer.should_stop |= self.asked is not None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Let signals through, also where training has not begun."""
+        let_through(self.before)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""

@@ -1,6 +1,7 @@
 """The checks of resume.ckpt: a run goes on only from what it was at its last kept step."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from headway.checkpoints.run import Run
 from headway.models.hooked_transformer import HookedTransformer
-from headway.models.optim import grouped
+from headway.models.optim import OptimConfig, grouped
 
 # What Lightning needs to go on, each with its type.
 NEEDED = {
@@ -59,6 +60,8 @@ def check_state_file(run: Run, file: Path) -> int:
         ours = {name.removeprefix("model."): value.float() for name, value in checkpoint["state_dict"].items()}
         if not _equal(ours, kept):
             raise _refused(run, f"{file} has other weights than {run.weights_file(step)}")
+        if unlike := _unlike_its_step(checkpoint, now):
+            raise _refused(run, f"{file} was altered ({unlike})")
     return step
 
 
@@ -95,15 +98,66 @@ def _check_parts(checkpoint: dict[str, Any]) -> None:
         raise KeyError("fit_loop")
     for scheduler in checkpoint["lr_schedulers"]:
         int(scheduler["last_epoch"])
+        [float(lr) for lr in scheduler["base_lrs"]]
+    loops = checkpoint["loops"]["fit_loop"]
+    int(loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"])
+    int(loops["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"])
+    for name in ("completed", "ready"):
+        int(loops["epoch_loop.batch_progress"]["current"][name])
     # The optimiser numbers the weights in the order of its groups.
     weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
     groups = grouped(weights, checkpoint["recipe"]["optim"].get("groups", {}))
     shapes = [weights[name].shape for names in groups.values() for name in names]
     for optimizer in checkpoint["optimizer_states"]:
+        if len(optimizer["param_groups"]) != len(groups):
+            raise ValueError(f"its optimizer has {len(optimizer['param_groups'])} groups of weights")
+        for group in optimizer["param_groups"]:
+            float(group["lr"])
         for number, state in optimizer["state"].items():
             for name, value in state.items():
                 if torch.is_tensor(value) and value.ndim > 0 and value.shape != shapes[number]:
                     raise ValueError(f"{name} of weight {number} has the shape {tuple(value.shape)}")
+
+
+def _unlike_its_step(checkpoint: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """Say what in a checkpoint is not as the recipe has it at its step; nothing if all is.
+
+    A digest says more, but files of older runs have none, and whoever alters a file may write another.
+    """
+    step, (optimizer,) = checkpoint["global_step"], checkpoint["optimizer_states"]
+    # With 16-mixed some updates are left out.
+    made = {float(state["step"]) for state in optimizer["state"].values() if "step" in state}
+    if recipe["trainer"]["precision"] != "16-mixed" and made - {float(step)}:
+        return f"its optimizer has made {max(made):g} updates"
+    loops = checkpoint["loops"]["fit_loop"]
+    # Those of a stack, and of earlier versions, are Lightning's own.
+    automatic = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
+    ours = loops["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"]
+    blocks = loops["epoch_loop.batch_progress"]["current"]
+    if step not in (automatic, ours) or not 0 <= blocks["completed"] <= blocks["ready"] <= step:
+        return "its loops are of another step"
+    return _unlike_its_options(checkpoint, OptimConfig(**recipe["optim"]), recipe["steps"])
+
+
+def _unlike_its_options(checkpoint: Mapping[str, Any], optim: OptimConfig, steps: int) -> str:
+    """Say which option of the optimiser, or which learning rate, is not the recipe's."""
+    step, (schedule,), (optimizer,) = map(checkpoint.get, ("global_step", "lr_schedulers", "optimizer_states"))
+    names = [name.removeprefix("model.") for name in checkpoint["state_dict"]]
+    own = [
+        {"lr": optim.lr, "weight_decay": optim.weight_decay, **optim.groups.get(pattern, {})}
+        for pattern in grouped(names, optim.groups)
+    ]
+    if [schedule["last_epoch"], *schedule["base_lrs"]] != [step, *(options["lr"] for options in own)]:
+        return f"its learning rate is that of step {schedule['last_epoch']}"
+    for group, options in zip(optimizer["param_groups"], own, strict=True):
+        lr = options.pop("lr") * optim.factor(step, steps)
+        if not math.isclose(group["lr"], lr, rel_tol=1e-6, abs_tol=1e-12):
+            return f"its learning rate is {group['lr']:g}"
+        for name, value in {**options, "betas": tuple(optim.betas), "momentum": optim.momentum}.items():
+            given = group.get(name, value)
+            if (tuple(given) if name == "betas" else given) != value:
+                return f"its {name} is {given}"
+    return ""
 
 
 def _is_initial(run: Run) -> bool:

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headway.commands.arguments import add_trust, checked_directory
+from headway.commands.failure import fail
 from headway.commands.many import add_workers, for_each
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from headway.checkpoints import Run
 
 
@@ -52,9 +55,17 @@ def densify_command(arguments: list[str]) -> None:
         options.trust,
     )
     if len(paths) > 1:
-        for_each(job, paths, options, "densified")
+        for_each(partial(densify_one_of_many, job), paths, options, "densified")
         return
-    new = job(paths[0], progress=True)
+
+    from headway.processes import DiedError
+    from headway.train import StoppedError
+
+    try:
+        new = job(paths[0], progress=True)
+    except (StoppedError, DiedError) as error:
+        code = 128 + error.signal if isinstance(error, StoppedError) else 1
+        fail(f"{error}; no checkpoint was added; the same command begins again", code)
     print(f"{paths[0]} has {len(new)} more checkpoints: {', '.join(map(str, new))}")
 
 
@@ -76,6 +87,17 @@ def densify_run(
     from headway.replay import densify
 
     return densify(path, (first, last), steps, None, from_start, inexact, task, trust, progress)
+
+
+def densify_one_of_many(job: "Callable[[Path], list[int]]", path: Path) -> None:
+    """Densify a run in a process that others share."""
+    from headway.sweeps.each import InterruptedJobError
+    from headway.train import StoppedError
+
+    try:
+        job(path)
+    except StoppedError as error:
+        raise InterruptedJobError(str(error)) from None
 
 
 def around_event(run: "Run", name: str) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """``headway train``: a run from a recipe, from an earlier run's config, or the rest of a run that stopped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,6 +120,26 @@ def base_recipe(name: str | None, config: str | None, task_path: str | None, tru
     return type(task).__name__, replace(base, task=task, model=model, **batch_sizes)
 
 
+def check_used(recipe: "Recipe", given: Collection[str]) -> None:
+    """A ValueError for an option of the command line that this recipe has no use for.
+
+    Files may hold such options: config.yaml holds every one, and in a sweep other runs may use it.
+    """
+    model, optim = recipe.model, recipe.optim
+    for without, unused, options in (
+        (model.attn_only, "attn_only True", ("model.d_mlp", "model.act_fn")),
+        (model.positional_embedding_type != "rotary",
+         f"positional_embedding_type {model.positional_embedding_type}", ("model.rotary_dim", "model.rotary_base")),
+        (model.normalization_type is None, "normalization_type null", ("model.eps",)),
+        (not model.use_attn_scale, "use_attn_scale False", ("model.attn_scale",)),
+        (optim.optimizer == "SGD", "optimizer SGD", ("optim.betas",)),
+        (optim.optimizer != "SGD", f"optimizer {optim.optimizer}", ("optim.momentum",)),
+    ):  # fmt: skip
+        for option in options:
+            if without and f"--{option}" in given:
+                raise ValueError(f"{option}: it is not used with {unused}; change that too, or leave it out")
+
+
 def _train(name: str, base: "Recipe", rest: list[str], live: bool, trust: bool) -> None:
     """Read the options over ``base``, and train; files that it names are read if ``trust``, or named in ``rest``."""
     from headway.checkpoints.recipe import Recipe
@@ -139,6 +159,7 @@ def _train(name: str, base: "Recipe", rest: list[str], live: bool, trust: bool) 
     given = {argument.partition("=")[0] for argument in rest}
     following = [size for size in base.sizes_of_task if f"--model.{size}" not in given]
     recipe = Recipe.from_options(kind, options, following)
+    check_used(recipe, given)
     out = checked_directory("out", options.out)
     if recipe.task.outside_files is not None and recipe.task.outside_files == base.task.outside_files and not trust:
         raise ValueError(f"config: this recipe reads {base.task.outside_files}; say --trust to let it")
@@ -176,13 +197,14 @@ def _resume(path: Path, live: bool, task: str | None, trust: bool) -> None:
 def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
     """Train, and print the run's summary, or why it ended before its last step."""
     from headway.analyze.report.summary import summary
+    from headway.checkpoints.files import holds_run
     from headway.models.lightning_module import DivergedError
-    from headway.processes import DiedError
-    from headway.train import StoppedError
+    from headway.processes import DiedError, SignalledError
+    from headway.train import FailedError, StoppedError
 
     try:
         run = go()
-    except DivergedError as error:
+    except (DivergedError, FailedError) as error:
         fail(f"{error}; what was kept before that is in {path}", code=1)
     except DiedError as error:
         fail(f"{error}; go on with: headway train --resume {path}", code=1)
@@ -190,4 +212,8 @@ def _until_it_stops(go: "Callable[[], Run]", path: Path) -> None:
         fail(f"{error.strerror or error}; go on with: headway train --resume {path}", code=1)
     except StoppedError as error:
         fail(f"{error}; go on with: headway train --resume {path}", code=128 + error.signal)
+    except SignalledError as error:  # before the first update, or after the last
+        if not holds_run(path):
+            raise
+        fail(f"stopped; go on with: headway train --resume {path}", code=128 + error.signal)
     print(f"\n{summary(run, progress=True)}")

@@ -34,11 +34,13 @@ def remove_parts(folder: Path, inner: Iterable[str] = (), shared: bool = False) 
 
     Args:
         folder: The folder, in which others may have files too: only what a part is called is removed.
-        inner: Names of folders in it that are ours, and are searched with everything in them.
+        inner: Names of folders in it that are ours, and are searched with everything in them. A name that is a link
+            may lead to somebody else's folder, and is left alone.
         shared: Machines share the folder, so what another one has left stays.
     """
     pattern = f".*.{platform.node()}.*.part" if shared else ".*.part"
-    for part in [*folder.glob(pattern), *(part for name in inner for part in (folder / name).rglob(pattern))]:
+    ours = [folder / name for name in inner if not (folder / name).is_symlink()]
+    for part in [*folder.glob(pattern), *(part for each in ours for part in each.rglob(pattern))]:
         _remove_if_dead(part)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,8 @@ from headway.data.task import Batch, Task
 class StackedBatch(NamedTuple):
     """One batch of each member; if ``padded``, with zeros up to the longest, at which ``mask`` is False.
 
-    ``attention_mask`` is False at these and at the padding of each batch; None if there is neither.
+    ``attention_mask`` is False at these and at the padding of each batch; None if there is neither. ``refused`` says by
+    its place which member has no valid batch, and why; another batch stands there.
     """
 
     inputs: Int[Tensor, "member batch pos"] | Float[Tensor, "member batch pos d_vocab"]
@@ -25,6 +27,7 @@ class StackedBatch(NamedTuple):
     info: Mapping[str, Tensor]
     padded: bool
     attention_mask: Bool[Tensor, "member batch pos"] | None
+    refused: Mapping[int, ValueError] = MappingProxyType({})
 
     def to(self, device: torch.device | str) -> StackedBatch:
         """Return the same batch with its tensors on ``device``."""
@@ -52,8 +55,18 @@ class StackedBatches:
     last: int
 
     def __iter__(self) -> Iterator[StackedBatch]:
+        valid: Batch | None = None
         for index in range(self.first, self.last):
-            yield stacked([self.task.training_batch(seed, index, self.batch_size) for seed in self.seeds])
+            batches: dict[int, Batch] = {}
+            refused: dict[int, ValueError] = {}
+            for place, seed in enumerate(self.seeds):
+                try:
+                    batches[place] = valid = self.task.training_batch(seed, index, self.batch_size)
+                except ValueError as error:
+                    refused[place] = error
+            if valid is None:
+                raise refused[0]
+            yield stacked([batches.get(place, valid) for place in range(len(self.seeds))])._replace(refused=refused)
 
     def __len__(self) -> int:
         return self.last

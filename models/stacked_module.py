@@ -17,7 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from headway.data.stacked_batches import StackedBatch, StackedBatches
 from headway.data.task import Batch, masked_mean
-from headway.models.lightning_module import DivergedError, TrainingModule, Update, diverged
+from headway.models.lightning_module import TrainingModule, Update, diverged
 
 
 class StackedUpdate(NamedTuple):
@@ -33,8 +33,8 @@ class StackedModule(L.LightningModule):
     """Train several members at once; each gets the batches, and to rounding the weights, of a run of its own.
 
     A member is the training module that its run would have. ``update_members`` gives it the weights and metrics that
-    it has reached. One whose loss is not finite is left behind, with its error in ``ended``; because no operation mixes
-    members, nothing of it reaches the others.
+    it has reached. One whose loss is not finite, or whose batch is not valid, is left behind, with its error in
+    ``ended``; because no operation mixes members, nothing of it reaches the others.
 
     Args:
         members: Training modules of one recipe with different seeds.
@@ -49,7 +49,7 @@ class StackedModule(L.LightningModule):
         self.names = list(stack)
         self.losses = torch.full((len(members),), math.nan)
         self.grad_norms = torch.full((len(members),), math.nan)
-        self.ended: dict[int, DivergedError] = {}
+        self.ended: dict[int, Exception] = {}
         self.new: list[StackedUpdate] = []
 
     @property
@@ -89,6 +89,8 @@ class StackedModule(L.LightningModule):
 
     def training_step(self, batch: StackedBatch, batch_idx: int) -> Tensor:
         """Return the sum of the members' losses, whose gradient is for each member that of its own loss."""
+        for place in batch.refused.keys() & self.running:
+            self.end(place, batch.refused[place])
         losses = self.losses_of(batch)
         self.losses = losses.detach()
         return losses.sum()
@@ -123,7 +125,7 @@ class StackedModule(L.LightningModule):
         done = checkpoint["global_step"]
         counts["optimizer"]["step"]["total"] = {"ready": done, "completed": done}
 
-    def end(self, place: int, error: DivergedError) -> None:
+    def end(self, place: int, error: Exception) -> None:
         """Leave a member behind, with the log of its updates so far; when all are, training ends."""
         self._log_new()
         self.members[place].write_log()

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pebble import ProcessExpired, ProcessPool
 
-from headway.processes import DiedError, ending
+from headway.processes import DiedError, ending, start_resource_tracker
 
 # What torch and the libraries under it read when they are imported.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -63,6 +63,7 @@ class Pool:
     def start(self, job: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Start a job on a process that is free."""
         if self._pool is None or not self._pool.active:  # none yet, or one whose processes have all died
+            start_resource_tracker()
             self._pool = ProcessPool(self.count, context=multiprocessing.get_context("spawn"))
         ours: Future[Any] = Future()
         # A process that cannot read what pebble gives it dies; one that cannot read this says why.

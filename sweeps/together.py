@@ -171,7 +171,7 @@ def train_stack(places: Mapping[str, Place]) -> OutcomesOfRuns:
     """Train the runs of a stack that are not finished, and say how each ended; ``train_one`` then completes them.
 
     Runs that have kept checkpoints go on together from the last, each with others that have kept the same step. A run
-    whose loss is not finite ends, and the others go on.
+    whose loss is not finite, or whose batch is not valid, ends, and the others go on.
     """
     from headway.analyze import LIVE
     from headway.train import step_to_go_on_from
@@ -234,7 +234,7 @@ def _fit_stack(runs: Sequence[Run], after: int | None) -> list[Outcome]:
 def _outcome(stack: "StackedModule", place: int, run: Run, reached: int) -> Outcome:
     if place in stack.ended:
         error = stack.ended[place]
-        return Outcome("failed", f"{type(error).__name__}: {error}")
+        return Outcome("failed", str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
     return Outcome("finished") if run.finished else Outcome("stopped", f"stopped at step {reached}")
 
 

@@ -63,6 +63,19 @@ def test_every_recipe_trains_and_its_page_stays_small(recipe: str, tmp_path: Pat
     assert fixed + 45 * per_step < (3e6 if recipe == "induction" else 12e6)
 
 
+def test_a_run_that_fails_at_a_later_batch_says_what_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "run"
+    options = ["--task", "toys:CountsNothingLater", "--task.index", "5", "--steps", "11", "--out", str(out)]
+    with pytest.raises(SystemExit) as end:
+        main(["train", *options, "--schedule.at", "[3]"])
+    assert end.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"headway: task: no position of batch 5 counts; its mask must be True somewhere; what was kept before that is "
+        f"in {out}"
+    )
+    assert 3 in Run(out).steps
+
+
 def test_options_reach_the_recipe(tmp_path: Path):
     out = str(tmp_path / "run")
     main(["train", "induction", *QUICK, "--model.n_layers", "1", "--task.n_tokens", "66",

@@ -67,6 +67,31 @@ def test_other_weights_at_the_end_are_refused_and_nothing_is_kept(trained: Train
     assert densify(run.path, (8, 17), steps=2, inexact=True, progress=False) == [10, 13]
 
 
+def test_the_same_command_goes_on_after_it_was_killed_between_two_scores(
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole, run = (trained(replace(TOKENS, schedule=SPARSE), tmp_path / name) for name in ("whole", "run"))
+    assert densify(whole.path, (8, 17), steps=3, progress=False) == [10, 12, 14]
+
+    def killed(file: Path, target: Path) -> Path:
+        if str(target).endswith("step-00000012/k_composition.safetensors"):
+            raise KeyboardInterrupt
+        return rename(file, target)
+
+    rename = Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            densify(run.path, (8, 17), steps=3, progress=False)
+    assert run.steps == whole.steps
+    assert set(densify(run.path, (8, 17), steps=3, progress=False)) <= {10, 12, 14}
+    again, expected = ({path.relative_to(each.path): path.read_bytes() for path in each.path.rglob("*.safetensors")}
+                       for each in (run, whole))  # fmt: skip
+    assert again == expected
+    with pytest.raises(ValueError, match="is kept already"):
+        densify(run.path, (8, 17), steps=3, progress=False)
+
+
 def test_steps_lie_evenly_in_their_logarithm():
     steps = dense_steps(100, 1000, 23, kept=[])
     ratios = np.diff(np.log1p(steps))

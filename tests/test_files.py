@@ -18,7 +18,7 @@ from headway.analyze import LIVE, measure
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.checkpoints.files import SEAL, NotWrittenError, write_all, write_whole
-from headway.checkpoints.lock import writing
+from headway.checkpoints.lock import FOLDERS, writing
 from headway.checkpoints.scores import read_file, write_scores
 from headway.data.parts import remove_parts
 
@@ -84,7 +84,20 @@ def test_a_link_within_a_run_is_the_user_s(trained: Train, tmp_path: Path):
     run = trained(TOKENS, tmp_path / "run")
     (run.path / "scores").rename(run.path / "elsewhere")
     (run.path / "scores").symlink_to("elsewhere")
-    assert measure(run, LIVE, steps=[5], overwrite=True) == {}
+    assert "loss" not in measure(run, LIVE, steps=[5], overwrite=True)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_what_lies_behind_a_link_is_not_cleared(folder: str, tmp_path: Path):
+    (tmp_path / "mine" / "deeper").mkdir(parents=True)
+    mine = [tmp_path / "mine" / name for name in (".a.4194305.part", "deeper/.b.4194305.part")]
+    for path in mine:
+        path.touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / folder).symlink_to(tmp_path / "mine")
+    with writing(tmp_path / "run"):
+        pass
+    assert all(path.exists() for path in mine)
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path: Path):

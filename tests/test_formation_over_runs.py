@@ -1,5 +1,6 @@
 """Formation over many runs: dates, orders, shares and outliers of curves whose dates are known."""
 
+import io
 import json
 import math
 import shlex
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 from toys import LOG4, TOKENS, made_up_circuit, made_up_over_steps, run_of_ways
 
@@ -19,6 +21,7 @@ from headway.analyze.formation.distributions import before, leads, outliers
 from headway.analyze.formation.kinds import NONE, kind_of
 from headway.analyze.formation.over_runs import formation
 from headway.analyze.formation.plain import from_json, to_json
+from headway.analyze.report.formation_table import print_differences, print_formation
 from headway.checkpoints import Run
 from headway.checkpoints.run import UPDATE_TAGS
 from headway.checkpoints.scores import read_file, score_file, write_scores
@@ -371,6 +374,17 @@ def test_the_command_prints_tables_or_json(five: Path, capsys: pytest.CaptureFix
     assert compared is not None
     assert "behaviour half-way" in compared.comparison
     assert printed.sizes["run"] == 5
+
+
+def test_names_of_groups_are_printed_as_they_are(five: Path):
+    data, other = (formation([five / f"seed-{seed}" for seed in seeds]) for seeds in ((0, 1), (2, 3)))
+    names = ["a[/]b", "[red]c[/red]"]
+    console = Console(file=io.StringIO(), width=200)
+    print_differences(differences(data, other), names, console)
+    print_formation(data, console, names[0])
+    assert isinstance(console.file, io.StringIO)
+    header = console.file.getvalue().splitlines()[2]
+    assert all(name in header for name in names)
 
 
 @pytest.mark.parametrize(

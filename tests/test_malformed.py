@@ -160,6 +160,13 @@ MODELS = plain(
     ("train induction --model.n_heads -1", "model.n_heads: -1 is not valid; it must be 1 or more"),
     ("train induction --model.d_head 0", "model.d_head: 0 is not valid; it must be 1 or more"),
     ("train induction --model.d_model 99999999999", "model: 2 layers … GiB to train; this machine has"),
+    ("train induction --model.d_mlp 29", "model.d_mlp: it is not used with attn_only True; change that too, or leave"),
+    ("train induction --model.act_fn gelu_new", "model.act_fn: it is not used with attn_only True"),
+    ("train induction --model.rotary_dim 4", "model.rotary_dim: it is not used with positional_embedding_type"),
+    ("train induction --model.normalization_type null --model.eps .1", "model.eps: it is not used with normalization_"),
+    ("train induction --model.use_attn_scale false --model.attn_scale 2", "model.attn_scale: it is not used with use_"),
+    ("train induction --optim.momentum .5", "optim.momentum: it is not used with optimizer AdamW"),
+    ("train induction --optim.optimizer SGD --optim.betas [.5,.6]", "optim.betas: it is not used with optimizer SGD"),
     ("train induction --model.d_mlp 0", "model.d_mlp: 0 is not valid; it must be 1 or more"),
     ("train induction --model.n_ctx 47", "model.n_ctx: 47 is too small; the task needs 48"),
     ("train induction --model.n_ctx 0", "model.n_ctx: 0 is not valid"),
@@ -440,6 +447,57 @@ def other_rate(checkpoint: dict) -> None:
     checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] *= 2
 
 
+def other_rate_from_now_on(checkpoint: dict) -> None:
+    checkpoint["lr_schedulers"][0]["base_lrs"][0] *= 2
+
+
+def another_moment_of_the_schedule(checkpoint: dict) -> None:
+    checkpoint["lr_schedulers"][0]["last_epoch"] += 1
+
+
+def more_weight_decay(checkpoint: dict) -> None:
+    checkpoint["optimizer_states"][0]["param_groups"][0]["weight_decay"] = 0.5
+
+
+def other_betas(checkpoint: dict) -> None:
+    checkpoint["optimizer_states"][0]["param_groups"][0]["betas"] = (0.5, 0.5)
+
+
+def updates_forgotten(checkpoint: dict) -> None:
+    for state in checkpoint["optimizer_states"][0]["state"].values():
+        state["step"] -= 1
+
+
+def loops_of_the_start(checkpoint: dict) -> None:
+    loops = checkpoint["loops"]["fit_loop"]
+    loops["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"] = 0
+
+
+def loops_near_the_end(checkpoint: dict) -> None:
+    checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] = 1_000
+
+
+UNLIKE_ITS_STEP = (
+    other_rate,
+    other_rate_from_now_on,
+    another_moment_of_the_schedule,
+    more_weight_decay,
+    other_betas,
+    updates_forgotten,
+    loops_of_the_start,
+    loops_near_the_end,
+)
+
+
+def without_digest(change: Callable[[dict], None]) -> Callable[[dict], None]:
+    def both(checkpoint: dict) -> None:
+        change(checkpoint)
+        del checkpoint["digest"]
+
+    both.__name__ = f"{change.__name__} without a digest"
+    return both
+
+
 def other_weights(checkpoint: dict) -> None:
     next(iter(checkpoint["state_dict"].values()))[0] += 1
 
@@ -490,6 +548,8 @@ RESUME_FILES = [
         (with_checkpoint(set_to("global_step", 3), signed=True), "is of step 3, but the run has kept step 1"),
         (with_checkpoint(emptied), "was altered"),
         (with_checkpoint(emptied_without_a_digest), "was altered"),
+        *((with_checkpoint(without_digest(change)), "was altered") for change in UNLIKE_ITS_STEP),
+        *((with_checkpoint(change, signed=True), "was altered") for change in UNLIKE_ITS_STEP),
         (with_checkpoint(other_rate), "was altered"),
         (with_checkpoint(other_weights), "was altered"),
         (with_checkpoint(other_weights, signed=True), "has other weights than stopped/weights"),

@@ -211,3 +211,12 @@ def test_a_run_that_an_earlier_version_began_goes_on(stopped: Run, tmp_path: Pat
 def test_a_run_that_has_lost_a_checkpoint_says_so(stopped: Run, capsys: pytest.CaptureFixture[str]):
     stopped.weights_file(4).unlink()
     refused(stopped, capsys, about="the weights of step 4 are missing")
+
+
+def test_a_run_whose_resume_file_has_no_digest_goes_on(stopped: Run, tmp_path: Path, trained: Train):
+    """As those of earlier versions, where it is what the recipe makes of it."""
+    checkpoint = torch.load(stopped.resume_file, weights_only=True)
+    del checkpoint["digest"]
+    torch.save(checkpoint, stopped.resume_file)
+    again, whole = resume(stopped.path), trained(TOKENS, tmp_path / "whole")
+    assert list(contents(again.path / "weights").values()) == list(contents(whole.path / "weights").values())

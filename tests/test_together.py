@@ -14,7 +14,19 @@ import xarray as xr
 from random_networks import assert_close
 from threads import Threads
 from torch import Tensor
-from toys import NO_POSITIONS, TOKENS, VECTORS, Counting, CountsNothing, Draws, HoldsZero, Spikes, Spoilt, Train
+from toys import (
+    NO_POSITIONS,
+    TOKENS,
+    VECTORS,
+    Counting,
+    CountsNothing,
+    CountsNothingLater,
+    Draws,
+    HoldsZero,
+    Spikes,
+    Spoilt,
+    Train,
+)
 
 from headway.__main__ import main
 from headway.checkpoints import Recipe, Run
@@ -226,6 +238,25 @@ def test_a_member_that_diverges_ends_as_it_would_alone_and_the_others_go_on(tmp_
     for name, place in places.items():
         single = Run(tmp_path / name) if name == "seed-005" else alone(place, tmp_path)
         assert_same_training(Run(place.path), single)
+
+
+@pytest.mark.usefixtures("unscored")
+def test_a_member_whose_batch_is_not_valid_ends_and_the_others_go_on(tmp_path: Path):
+    recipe = replace(COUNTING, task=CountsNothingLater(seed=5, index=8), optim=OPTIMIZERS["SGD"])
+    places = places_of(recipe, tmp_path / "many")
+    outcomes = train_stack(places)
+    assert [outcome.state for outcome in outcomes.values()] == ["finished", "failed", "finished"]
+    assert outcomes["seed-005"].reason == "task: no position of batch 8 counts; its mask must be True somewhere"
+    assert Run(places["seed-005"].path).training.step.values.tolist() == list(range(1, 9))
+    for name in ("seed-003", "seed-011"):
+        assert_same_training(Run(places[name].path), alone(places[name], tmp_path))
+
+
+@pytest.mark.usefixtures("unscored")
+def test_when_no_member_has_a_valid_batch_training_ends(tmp_path: Path):
+    places = places_of(replace(COUNTING, task=CountsNothingLater(index=8)), tmp_path)
+    reasons = {outcome.reason for outcome in train_stack(places).values()}
+    assert reasons == {"task: no position of batch 8 counts; its mask must be True somewhere"}
 
 
 @pytest.mark.usefixtures("unscored")

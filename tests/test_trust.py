@@ -78,6 +78,7 @@ ASKS = {
     "measure": ["measure", "received"],
     "study": ["study", "induction", "received", "--sequences", "3"],
     "config": ["train", "--config", "received/config.yaml"],
+    "densify": ["densify", "received", "--between", "8", "17", "--from_start"],
     "measure the last": ["measure", "received", "--only", "loss", "--at", "17", "--overwrite"],
 }
 
@@ -157,10 +158,21 @@ def test_looking_at_a_run_reads_none_of_my_files(of_my_files: Path):
 
 
 @pytest.mark.parametrize("named", [[], ["--task", "headway.data.text:Text"]], ids=["not named", "named"])
-@pytest.mark.parametrize("arguments", [["measure", "received"], ["train", "--config", "received/config.yaml"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["measure", "received"],
+        ["train", "--config", "received/config.yaml"],
+        ["densify", "received", "--between", "0", "4", "--from_start"],
+    ],
+    ids=["measure", "train", "densify"],
+)
 def test_my_files_are_read_on_my_word_alone(
     arguments: list[str], named: list[str], of_my_files: Path, capsys: pytest.CaptureFixture[str]
 ):
+    for step in (0, 4):  # whose weights nobody gets to read
+        (of_my_files / "weights").mkdir(exist_ok=True)
+        Run(of_my_files).weights_file(step).touch()
     assert "private" in refused([*arguments, *named], capsys)
     assert not Path("cache").exists()
 

@@ -241,6 +241,19 @@ class CountsNothing(Counting):
 
 
 @dataclass(frozen=True)
+class CountsNothingLater(Counting):
+    """A task of which no position counts in batch ``index`` of the run with this seed; -1 stands for every run."""
+
+    seed: int = -1
+    index: int = 0
+
+    def batch(self, seed: int, index: int, batch_size: int) -> Batch:
+        batch = super().batch(seed, index, batch_size)
+        counts = index != self.index or self.seed not in (seed, -1)
+        return batch._replace(mask=torch.full_like(batch.mask, counts))
+
+
+@dataclass(frozen=True)
 class TurnsNaN(Counting):
     """A task whose loss is no number as soon as the network has got anywhere."""
 

@@ -98,7 +98,9 @@ def _signed(value: float) -> str:
 
 
 def _table(rows: Rows) -> Table:
-    table = Table(*rows.columns, box=None, padding=(0, 2, 0, 0), show_header=bool(rows.columns))
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=bool(rows.columns))
+    for column in rows.columns:
+        table.add_column(Text(column))
     for row in rows.cells:
         table.add_row(*map(Text, row))
     return table

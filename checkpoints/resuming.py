@@ -141,7 +141,7 @@ def _unlike_its_step(checkpoint: Mapping[str, Any], recipe: Mapping[str, Any]) -
 
 def _unlike_its_options(checkpoint: Mapping[str, Any], optim: OptimConfig, steps: int) -> str:
     """Say which option of the optimiser, or which learning rate, is not the recipe's."""
-    step, (schedule,), (optimizer,) = map(checkpoint.get, ("global_step", "lr_schedulers", "optimizer_states"))
+    step, (schedule,), (optimizer,) = (checkpoint[key] for key in ("global_step", "lr_schedulers", "optimizer_states"))
     names = [name.removeprefix("model.") for name in checkpoint["state_dict"]]
     own = [
         {"lr": optim.lr, "weight_decay": optim.weight_decay, **optim.groups.get(pattern, {})}

@@ -2,8 +2,8 @@
 
 import sys
 
+from headway.commands import many
 from headway.commands.arguments import checked_directory
-from headway.commands.many import add_workers, chosen_workers, finish
 
 REPRODUCE_USAGE = """\
 usage: headway reproduce NAME [--seeds 0:10] [options]
@@ -33,7 +33,7 @@ def reproduce_command(arguments: list[str]) -> None:
     parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--seeds", type=str | None, help=f"such as 0:10; 0:{found.seeds} if not given")
     parser.add_argument("--out", type=str | None, help="directory of the runs; runs/reproduce/NAME if not given")
-    add_workers(parser)
+    many.add_workers(parser)
     if {"-h", "--help"} & set(rest):
         parser.print_help()
         return
@@ -46,9 +46,9 @@ def reproduce_command(arguments: list[str]) -> None:
     recipes = recipes_of(name, options.seeds)
     out = folder_of(name, None if options.out is None else checked_directory("out", options.out))
     check_all(recipes, out)
-    with chosen_workers(options, len(recipes)) as workers:
+    with many.chosen_workers(options, len(recipes)) as workers:
         outcomes, asked = train_all(recipes, out, workers)
-    finish(outcomes, asked, f"{out}: {len(recipes)} runs")
+    many.finish(outcomes, asked, f"{out}: {len(recipes)} runs")
 
     from rich.console import Console
 

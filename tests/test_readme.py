@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ from threads import Threads
 
 from headway.__main__ import main
 from headway.checkpoints import Run
+from headway.reproductions.published import REPRODUCTIONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -90,6 +92,9 @@ def test_commands_run_on_a_demo_run(block: str, monkeypatch: pytest.MonkeyPatch)
             arguments += [f"--{name}={value}" for name, value in SMALL.items()]
         if arguments[:2] == ["train", "text"]:
             arguments += ["--task.corpus", "package:email", "--task.n_tokens", "1009"]
+        if arguments[0] == "reproduce" and len(arguments) > 1:
+            toy = replace(REPRODUCTIONS[arguments[1]], options=SMALL)
+            monkeypatch.setitem(REPRODUCTIONS, arguments[1], toy)
         if "--seeds" in arguments:
             arguments += ["--seeds", "0:2"]
         arguments = [path for given in arguments for path in expanded(given)]

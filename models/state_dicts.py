@@ -303,8 +303,9 @@ def _unused_scale(values: Mapping[str, Any]) -> list[str]:
     scale, d_head = values.get("attn_scale"), values.get("d_head")
     if values.get("use_attn_scale") is False:
         return ["attn_scale"]
-    known = isinstance(scale, int | float) and isinstance(d_head, int)
-    return ["attn_scale"] if known and math.isclose(scale, math.sqrt(d_head), rel_tol=1e-6) else []
+    if not isinstance(scale, int | float) or not isinstance(d_head, int):
+        return []
+    return ["attn_scale"] if math.isclose(scale, math.sqrt(d_head), rel_tol=1e-6) else []
 
 
 def _is_our_initialiser(values: Mapping[str, Any]) -> bool:

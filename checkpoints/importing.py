@@ -138,9 +138,12 @@ def _own_export(source: Any) -> tuple[Path, Path, int] | None:
     Raises:
         ValueError: an export for bridges, whose weights have other names.
     """
-    if not isinstance(source, str | Path) or not (Path(source).expanduser() / EXPORT).is_file():
+    sources = source if isinstance(source, list | tuple) else [source]
+    if len(sources) != 1 or not isinstance(sources[0], str | Path):
         return None
-    folder = Path(source).expanduser()
+    folder = Path(sources[0]).expanduser()
+    if not (folder / EXPORT).is_file():
+        return None
     try:
         about = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
         kind, step = about["headway"], int(about["step"])

@@ -18,7 +18,6 @@ import headway
 from headway.__main__ import main
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.exporting import EXPORT, export_run
-from headway.checkpoints.importing import import_run
 from headway.data.no_task import NoTask
 from headway.models.config import ModelConfig
 from headway.models.exports import check_bridge, for_bridge, for_hooked_transformer
@@ -89,7 +88,8 @@ def test_an_export_comes_back(name: str, kind: Any, tmp_path: Path):
         assert not (tmp_path / "out").exists()
         return
     out = export_run(run, tmp_path / "out", kind)
-    again = import_run(out, tmp_path / "again")
+    main(["import", str(out), "--out", str(tmp_path / "again")])
+    again = Run(tmp_path / "again")
     assert again.steps == [7]
     inputs = torch.randn(2, 7, 14) if model.cfg.input_type == "vectors" else torch.randint(14, (2, 7))
     torch.testing.assert_close(again.model()(inputs), model(inputs), rtol=0, atol=0)

@@ -215,7 +215,8 @@ def test_a_head_has_formed_more_than_half_of_the_way_from_its_null_to_one():
         "L0H2 is a prefix-matching head: prefix_matching 0.601 (null 0.200). "
         "The score leaves its 99 % band for good between steps 10 and 20."
     )
-    assert sentence(0.9, since=(None, 10)).endswith("The score is outside its 99 % band from the start.")
+    assert sentence(0.9, since=(None, 0)).endswith("The score is outside its 99 % band from the start.")
+    assert sentence(0.9, since=(None, 10)).endswith("The score is outside its 99 % band by step 10.")
     dated = Formed("prefix_matching", (Head(0, 2),), 0.9, 0.2, 1e-4, 20.0, (10, 20), half=HalfWay(30.2, (20, 40)))
     assert dated.formed
     assert dated.dates == (

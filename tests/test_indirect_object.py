@@ -270,12 +270,14 @@ def test_in_a_twin_either_name_may_be_the_answer(task: IndirectObject):
         assert (twin.inputs[b] != batch.inputs[b]).nonzero()[:, 0].tolist() == [info["s2"]]
         assert (inputs[info["io"]], inputs[info["s1"]]) == (info["io_token"], info["s_token"])
         assert inputs[info["s2"]] not in (info["io_token"], info["s_token"])
-    # Without the name that is repeated, the two are alike: a guess between them is the best that a network can do.
+    # Without the name that is repeated, the two are alike: a guess between them is the best that a network can do. With
+    # varied places S is at two of three, as likely at each pair of them, and in one of these IO comes first.
     counts: dict[bool, int] = {False: 0, True: 0}
     for info in (each[2] for each in of_each(task.twin(task.batch(0, 1, batch_size=1009), torch.Generator()))):
         counts[info["io"] < info["s1"]] += 1
     if task.order == "mixed":
-        assert counts[True] / 1009 == pytest.approx(0.5, abs=0.06)
+        first = 1 / 3 if task.s2_place == "varied" else 0.5
+        assert counts[True] / 1009 == pytest.approx(first, abs=0.06)
 
 
 # Baselines

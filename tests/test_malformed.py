@@ -820,13 +820,13 @@ SCORES = [
     *(
         Case("measure run --only loss", f"{path}/{rest} cannot be written", file_at(path), code=1)
         for path, rest in (
-            ("run/scores", "step-00000000/loss.safetensors"),
+            ("run/scores", "evaluation.safetensors"),
             ("run/scores/step-00000003", "loss.safetensors"),
         )
     ),
     *damaged(
         link_at("run/scores", "../corpus"),
-        ("measure run --only loss", "run: run/scores/step-00000000 is a link that leads out of the run"),
+        ("measure run --only loss", "run: run/scores is a link that leads out of the run"),
     ),
     *(
         Case("measure run --only previous_token --overwrite", "scores: run/scores/null/", damage)

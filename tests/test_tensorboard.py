@@ -280,7 +280,8 @@ def test_the_recipe_is_there_with_the_loss_at_the_end(run: Run, scores: xr.Datas
                 assert kept.pop(option) == (str(each) if isinstance(each, list) else each), option
     assert kept == {}
     assert run.recipe.trainer.threads is None
-    assert {info.name for info in columns.hparam_infos} == {*session.hparams, "trainer.threads"}
+    assert run.recipe.model.rotary_dim is None
+    assert {info.name for info in columns.hparam_infos} == {*session.hparams, "trainer.threads", "model.rotary_dim"}
     assert session.group_name == ""  # or runs of one recipe would be averaged
     (metric,) = columns.metric_infos
     assert events.Scalars(metric.name.tag)[-1].value == pytest.approx(scores.loss.values[-1])

@@ -153,8 +153,8 @@ def test_a_config_that_was_cut_off_is_no_other_recipe(lines: int):
         Recipe.from_dict(yaml.safe_load("".join(text[:lines])))
 
 
-# TransformerLens's switches (use_attn_result and others) are set on a configuration; packs and provenances grow.
-CHANGE = ("ModelConfig", "Packed", "Provenance")
+# TransformerLens's switches (use_attn_result and others) are set on a configuration; packs, provenances and ways grow.
+CHANGE = ("ModelConfig", "Packed", "Provenance", "Way")
 
 
 def test_dataclasses_are_values():

@@ -305,7 +305,7 @@ class Way:
         return longest > DETOUR * self.straight[place - 1] and longest > SWINGS * max(others, default=0.0)
 
     def _times_as_long(self, place: int) -> float:
-        """How long a move is, in that which the longer of its neighbours makes likely.
+        """Return the length of a move as a multiple of that which the longer of its neighbours makes likely.
 
         n updates together are n times as long as one of them if all go the same way, and √n times if each goes its own.
         """
@@ -396,7 +396,7 @@ def _distance(weights: Weights, others: Weights) -> float:
 
 
 def _of_config(run: Run, labels: Mapping[int, Label | None]) -> Iterator[Finding]:
-    """What has changed since checkpoints were kept, with the options of which a state of training knows them."""
+    """Report what has changed since checkpoints were kept, with the options that a state of training knows."""
     now = hash_of_config(run.config)
     before = [step for step, label in labels.items() if label is not None and label.config != now]
     changed = _changed_options(run)

@@ -199,7 +199,7 @@ class Run:
 
     @cached_property
     def imported(self) -> dict[str, Any] | None:
-        """What is known of an imported run: read, given, assumed, dropped, sources and results; None for others.
+        """The record of an import: read, given, assumed, dropped, sources and results; None for a run trained here.
 
         Raises:
             ValueError: a file that is damaged.

@@ -77,7 +77,7 @@ class Renamed(Task):
 
     @property
     def holds_out(self) -> bool:
-        """Whether the task holds out sequences."""
+        """Return whether the task holds out sequences."""
         return self.task.holds_out
 
     @property

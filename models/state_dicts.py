@@ -65,7 +65,7 @@ _KINDS = (
 
 @dataclass
 class Provenance:
-    """Where an imported configuration comes from, as ``headway import`` prints it.
+    """The origin of each part of an imported configuration, as ``headway import`` prints it.
 
     Args:
         read: What the shapes and names of tensors say.

@@ -105,10 +105,20 @@ def trained(shared: Path) -> "Train":
 def forkserver() -> ForkServerContext:
     """Starts processes as children of one that has imported Headway, which takes each of them seconds otherwise.
 
-    That one is a new Python, in which nothing is wrapped for checks of shapes.
+    That one is a new Python, in which nothing is wrapped for checks of shapes. It computes with one thread: a child
+    inherits none of several, and torch's kernels would wait for them without end.
     """
+    from headway.sweeps.pool import THREADS
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in THREADS:
+            patch.setenv(variable, "1")
+        # A first child, because the server imports what it preloads before it forks.
+        first = context.Process()
+        first.start()
+        first.join()
     return context
 
 

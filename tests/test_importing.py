@@ -450,7 +450,7 @@ def test_a_known_initialiser_gives_nulls(trained_elsewhere: Path, tmp_path: Path
 
 
 class Thing:
-    """What no state dict holds."""
+    """An object that no state dict holds."""
 
 
 BAD: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {

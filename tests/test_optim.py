@@ -20,7 +20,7 @@ SGD = OptimConfig(optimizer="SGD", lr=0.01, weight_decay=0.1, groups=GROUPS, max
 
 
 def module(recipe: Recipe, **optim: Any) -> TrainingModule:
-    """What one process trains, without a Trainer."""
+    """The training module of one process, without a Trainer."""
     model, config = HookedTransformer(recipe.model), replace(recipe.optim, **optim)
     made = TrainingModule(model, recipe.task, config, recipe.steps, recipe.batch_size, recipe.seed)
     made.trainer = SimpleNamespace(world_size=1, global_rank=0, precision="32-true", global_step=0)  # pyright: ignore[reportAttributeAccessIssue]

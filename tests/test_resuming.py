@@ -214,7 +214,7 @@ def test_a_run_that_has_lost_a_checkpoint_says_so(stopped: Run, capsys: pytest.C
 
 
 def test_a_run_whose_resume_file_has_no_digest_goes_on(stopped: Run, tmp_path: Path, trained: Train):
-    """As those of earlier versions, where it is what the recipe makes of it."""
+    """A file without a digest, as earlier versions wrote it, is taken where it is what the recipe makes of it."""
     checkpoint = torch.load(stopped.resume_file, weights_only=True)
     del checkpoint["digest"]
     torch.save(checkpoint, stopped.resume_file)

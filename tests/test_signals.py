@@ -44,7 +44,7 @@ def to_the_group(sent: signal.Signals) -> None:
 
 
 def says_on_end(arguments: list[str], sent: signal.Signals, capsys: pytest.CaptureFixture[str]) -> str:
-    """What a command says on stderr, which a signal ends."""
+    """The last words on stderr of a command that a signal ends."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 128 + sent

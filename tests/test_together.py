@@ -158,7 +158,7 @@ def test_the_end_of_a_job_for_several_runs_is_that_of_the_worst():
 
 @pytest.mark.parametrize("recipe", [TOKENS, VECTORS])
 def test_the_batches_of_a_stack_are_those_of_its_members(recipe: Recipe):
-    """Those of VECTORS differ in length; what a shorter one has after its end does not count."""
+    """Sequences of VECTORS differ in length; what a shorter one has after its end does not count."""
     task, lengths = recipe.task, set()
     each = [[task.training_batch(seed, index, 7) for index in range(3, 11)] for seed in SEEDS]
     for index, batch in enumerate(StackedBatches(task, SEEDS, 7, first=3, last=11)):

@@ -39,7 +39,7 @@ ONLY_TRAINED_WITH = ("init_mode", "initializer_range", "embd_pdrop", "attn_pdrop
 
 
 class NetworkInPage(NamedTuple):
-    """What a page is given of a network: its data without weights, and the steps whose weights it can have, best first.
+    """The data of a network for a page, without its weights, and the steps whose weights the page can have, best first.
 
     Where there is none, ``steps`` is empty and the data are ``{"why": …}``.
     """

@@ -123,7 +123,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             Published(FreshScore("accuracy", sequences=16_384), 1 - 1e-9, "above", note="every string right"),
             Published(FreshScore("loss", sequences=16_384), 1e-3, "below", note="published: about 1e-4"),
         ),
-        minutes=5,
+        minutes=12,
         seeds=5,
     ),
     "linear-regression": Reproduction(
@@ -134,7 +134,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             Published(Between("pool", "ridge", sequences=8192), 0.0, "above"),
             Published(Between("pool", "ridge", sequences=8192), 1.0, "below"),
         ),
-        minutes=5,
+        minutes=20,
         seeds=5,
     ),
 }

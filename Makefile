@@ -25,14 +25,16 @@ demo: $(READY)  ## train the induction recipe and report the circuits that form
 	else $(BIN)/headway train induction; fi
 
 # Compiled tests are kept, whatever the environment says: each worker takes seconds to compile them.
-test: $(READY)  ## run the tests
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist worksteal
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist worksteal
 
-check: $(READY)  ## lint, types, tests
+test: $(READY)  ## run the tests, but those of whole programs
+	$(PYTEST) -m "not whole"
+
+check: $(READY)  ## lint, types, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(MAKE) test
+	$(PYTEST)
 
 bench: $(READY)  ## benchmark a step, a run, its measures and start-up, as ratios (ONLY=step for one part)
 	$(BIN)/python tests/bench.py $(ONLY)

@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 # Nothing here must outlast a power failure, and a disk takes a millisecond for each file.
 os.fsync = lambda descriptor: None
 
-LONGEST = (
-    "test_the_demo_trains",
-    # One worker gets these, so that they share its ``forkserver``.
-    "test_killed_runs_go_on_and_mutated_files_are_refused_in_one_line",
-    "test_compiled_training_is_the_same_up_to_rounding",
-    "test_a_run_whose_worker_is_killed_is_what_it_would_have_been",
-    "test_two_processes_take_the_updates_of_one_and_write_every_file_once",
-)
 TESTS_OF_NETWORKS = (
     "test_parity",
     "test_transformer_lens_tools",
@@ -64,10 +56,20 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests begin at once, so that no worker is left alone with one of them at the end."""
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.name.partition("[")[0], len(LONGEST)))
+    """Tests of whole programs begin at once, so that no worker is left alone with one of them at the end.
+
+    Each worker begins with an equal part of the list. The first gets the tests on the demo run, and none waits for the
+    training of that; the second gets the others, which share its ``forkserver``.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    whole = [item for item in items if item.get_closest_marker("whole")]
+    on_demo = [item for item in whole if "demo" in getattr(item, "fixturenames", ())]
+    others = [item for item in whole if item not in on_demo]
+    rest = [item for item in items if item not in set(whole)]
+    first = max(0, len(items) // workers - len(on_demo)) if workers > 1 else 0
+    items[:] = on_demo + rest[:first] + others + rest[first:]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -66,13 +66,14 @@ def demo(unchecked: None, shared: Path, tmp_path: Path, monkeypatch: pytest.Monk
     return Run("runs/induction")
 
 
+@pytest.mark.whole
 def test_the_demo_trains(demo: Run):
-    """The longest of all tests; conftest.py puts it first."""
     assert demo.finished
     assert demo.steps[-1] == 1500
 
 
 @pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.partition("  ")[0].partition("\n")[0])
+@pytest.mark.whole
 @pytest.mark.usefixtures("demo")
 def test_commands_run_on_a_demo_run(block: str, monkeypatch: pytest.MonkeyPatch):
     """Every command of a block, in the order of a reader. Other runs than the demo are small."""
@@ -105,6 +106,7 @@ def test_commands_run_on_a_demo_run(block: str, monkeypatch: pytest.MonkeyPatch)
         main(arguments)
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("demo")
 def test_python_runs_on_a_demo_run(monkeypatch: pytest.MonkeyPatch):
     """In a module, so that a class defined there can be found again by its name, as in a notebook."""

@@ -82,6 +82,7 @@ def test_a_name_that_is_none_is_refused():
         find_reproduction("inductoin")
 
 
+@pytest.mark.whole
 def test_a_reproduction_trains_compares_and_writes_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -370,6 +370,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.whole
 def test_compiled_training_is_the_same_up_to_rounding(tmp_path: Path):
     """In a process of its own, because the shape checks of the tests cannot be compiled."""
     recipes = {"tokens": ENDS, "vectors": replace(VECTORS, schedule=ENDS.schedule)}

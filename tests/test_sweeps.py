@@ -96,15 +96,15 @@ def test_a_signal_asks_jobs_to_end_and_starts_no_other(number: signal.Signals):
     assert signal.getsignal(number) == before
 
 
-# Ray's workers each take seconds to start.
-@pytest.mark.parametrize(("workers", "count"), [(Pool, 2), (Ray, 1)], ids=["Pool", "Ray"])
+@pytest.mark.whole
+@pytest.mark.parametrize("workers", [Pool, Ray])
 @pytest.mark.usefixtures("forked_not_spawned")
 def test_a_run_whose_worker_is_killed_is_what_it_would_have_been(
-    workers: type[Pool] | type[Ray], count: int, tmp_path: Path, trained: Train
+    workers: type[Pool] | type[Ray], tmp_path: Path, trained: Train
 ):
     task = Killing(**vars(TOKENS.task), dies_at=11, mark=str(tmp_path / "mark"))
     recipes = seeded(replace(TOKENS, task=task, schedule=Schedule(log=0, linear=2)), [2, 3, 5])
-    with workers(count) as started:
+    with workers(2) as started:
         outcomes, asked = train_all(recipes, tmp_path / "many", started, quiet=True)
         again, _ = train_all(recipes, tmp_path / "many", started, quiet=True)
     assert asked is None

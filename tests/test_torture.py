@@ -2,6 +2,7 @@
 
 from multiprocessing.context import ForkServerContext
 
+import pytest
 import torture
 from kills import BETWEEN
 from mutations import FORMATS
@@ -16,6 +17,7 @@ ROW = 245
 MUTATIONS = [ROW * len(FORMATS) + place for place in range(len(FORMATS))]
 
 
+@pytest.mark.whole
 def test_killed_runs_go_on_and_mutated_files_are_refused_in_one_line(
     forkserver: ForkServerContext,
 ):

@@ -95,8 +95,7 @@ RECIPES = {
         batch_size=128,
         eval_batch_size=1024,
     ),
-    # Nanda et al. 2023, with the modulus of later replications, in 12 minutes. An update sees all training pairs: with
-    # another --task.p or --task.held_out, batch_size and eval_batch_size must be the sizes of the two halves.
+    # Nanda et al. 2023, with the modulus of later replications, in 12 minutes. An update sees all training pairs.
     "modular-addition": Recipe(
         task=ModularAddition(),
         model=ModelConfig(

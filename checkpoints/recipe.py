@@ -3,11 +3,12 @@
 import importlib
 import pkgutil
 from argparse import SUPPRESS
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from inspect import isabstract
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,9 +24,6 @@ from headway.data.task import Task
 from headway.models.config import ModelConfig
 from headway.models.optim import OptimConfig, grouped
 from headway.options import nearest, parse
-
-# Fields of ModelConfig that a task has as well.
-SIZES_OF_TASK = ("n_ctx", "d_vocab", "input_type")
 
 
 @dataclass(frozen=True)
@@ -198,23 +196,29 @@ class Recipe:
 
     @property
     def sizes_of_task(self) -> list[str]:
-        """The sizes of the network that are the task's, and so change with it; d_vocab_out of -1 follows by itself.
+        """The options of sizes that are the task's, and so change with it; d_vocab_out of -1 follows by itself.
+
+        They are those of the network, and a batch of all sequences of a finite set.
 
         Example:
             >>> from headway.data.previous_token import PreviousToken
             >>> model = ModelConfig(n_layers=1, d_model=8, n_ctx=13, d_head=4, n_heads=2, d_vocab=17)
             >>> Recipe(task=PreviousToken(length=13, n_tokens=11), model=model).sizes_of_task
-            ['n_ctx', 'input_type']
+            ['model.n_ctx', 'model.input_type']
         """
-        return [name for name in SIZES_OF_TASK if getattr(self.model, name) == getattr(self.task, name)]
+        sizes = _sizes(self.task)
+        return [name for name, size in sizes.items() if attrgetter(name)(self) == size]
 
     @classmethod
-    def from_options(cls, task: type[Task], options: Namespace, following: Iterable[str] = ()) -> "Recipe":
-        """The recipe that ``parser(task)`` has read, in which these sizes of the network are the task's."""
+    def from_options(cls, task: type[Task], options: Namespace, following: Collection[str] = ()) -> "Recipe":
+        """The recipe that ``parser(task)`` has read, in which these of ``sizes_of_task`` are the task's."""
         values = {f.name: options.get(f.name, {}) for f in fields(cls)}
         for part, kind in {"task": task, **cls.parts}.items():
             if part == "model":
-                values[part] = {**values[part], **{name: getattr(values["task"], name) for name in following}}
+                for option, size in _sizes(values["task"]).items():
+                    if option in following:
+                        owner, _, name = option.rpartition(".")
+                        (values[owner] if owner else values)[name] = size
                 if values["task"].d_vocab_out != values["task"].d_vocab and values[part].get("d_vocab_out", -1) == -1:
                     values[part]["d_vocab_out"] = values["task"].d_vocab_out
             try:
@@ -245,7 +249,7 @@ class Recipe:
                 nested[option] = value
         parser = self.parser(type(self.task))
         parser.set_defaults(self.defaults())
-        following = [size for size in self.sizes_of_task if f"model.{size}" not in options]
+        following = set(self.sizes_of_task) - set(options)
         return self.from_options(type(self.task), parse(parser, nested), following)
 
     def to_yaml(self) -> str:
@@ -282,6 +286,14 @@ class Recipe:
             return cls.from_dict(values, task, trust)
         except ValueError as error:
             raise ValueError(f"config: {path}: {error}") from None
+
+
+def _sizes(task: Task) -> dict[str, Any]:
+    """The sizes that a task decides, by the options of a recipe."""
+    sizes = {f"model.{name}": getattr(task, name) for name in ("n_ctx", "d_vocab", "input_type")}
+    if task.n_sequences is None:
+        return sizes
+    return {**sizes, "batch_size": task.n_sequences.training, "eval_batch_size": task.n_sequences.held_out}
 
 
 @cache

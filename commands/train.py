@@ -157,7 +157,7 @@ def _train(name: str, base: "Recipe", rest: list[str], live: bool, trust: bool) 
     add_together(parser)
     options = parse(parser, rest)
     given = {argument.partition("=")[0] for argument in rest}
-    following = [size for size in base.sizes_of_task if f"--model.{size}" not in given]
+    following = [option for option in base.sizes_of_task if f"--{option}" not in given]
     recipe = Recipe.from_options(kind, options, following)
     check_used(recipe, given)
     out = checked_directory("out", options.out)

@@ -163,7 +163,8 @@ class RepeatedTokens(Task):
         """
         nats = occurrences = 0.0
         for period in range(self.period_min, self.period_max + 1):
-            leads = range(max(0, self.length - 2 * period) + 1)
+            room = max(0, self.length - 2 * period) if self.late_start > 0 else 0
+            leads = range(room + 1)
             for lead in leads:
                 weight = self.late_start / len(leads) + (1 - self.late_start) * (lead == 0)
                 # The target number used + 1 can be none of the used tokens before it.

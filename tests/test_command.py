@@ -127,6 +127,23 @@ def test_sizes_that_the_task_decides_follow_it_unless_they_are_given(
     assert recipe.model.input_type == recipe.task.input_type
 
 
+@pytest.mark.parametrize(
+    ("options", "training", "held_out"),
+    [
+        # 7² pairs, of which the rounded half is held out, as of 53² in the recipe.
+        (["--task.p", "7"], 25, 24),
+        (["--task.p", "7", "--batch_size", "3"], 3, 24),
+        (["--task.p", "7", "--eval_batch_size", "5"], 25, 5),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_batch_of_all_sequences_stays_one_of_all(
+    options: list[str], training: int, held_out: int, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = recipe_of(["modular-addition", *options], monkeypatch)
+    assert (recipe.batch_size, recipe.eval_batch_size) == (training, held_out)
+
+
 def test_a_config_repeats_a_run(run: Path, tmp_path: Path):
     main(["train", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "again")])
     assert (tmp_path / "again" / "config.yaml").read_text() == (run / "config.yaml").read_text()

@@ -381,6 +381,12 @@ def unseen_losses(task: RepeatedTokens, batch: Batch) -> Tensor:
     return task.loss(torch.zeros(seen.shape).masked_fill(seen, -torch.inf), batch)
 
 
+def test_a_segment_of_all_tokens_comes_in_any_of_its_orders():
+    """Without late starts a segment may take every token, and its loss is the logarithm of their orders, 5!."""
+    task = RepeatedTokens(n_tokens=5, length=23, period_min=5, period_max=5, late_start=0.0)
+    assert task.baselines()["first_unseen"] == pytest.approx(math.log(math.factorial(5)) / 5)
+
+
 def test_repeated_baselines():
     assert REPEATED.baselines()["chance"] == math.log(19)
     early = replace(REPEATED, late_start=0.0)

@@ -1,5 +1,6 @@
 """``headway measure``: scores of runs at their checkpoints."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,12 @@ def measure_command(arguments: list[str]) -> None:
         return
 
     from functools import partial
-    from re import fullmatch
 
     from headway.options import parse, shown
 
     options = parse(parser, arguments)
     paths = [checked_directory("run", run) for run in options.runs]
-    if options.at is not None and not fullmatch(r"-?[0-9]{1,18}(,-?[0-9]{1,18})*", options.at):
+    if options.at is not None and not re.fullmatch(r"-?[0-9]{1,18}(,-?[0-9]{1,18})*", options.at):
         raise ValueError(f"at: {shown(options.at)} is not valid; it must be steps separated by commas")
     steps = None if options.at is None else [int(step) for step in options.at.split(",")]
     job = partial(measure_run, options.task, options.trust, options.only, steps, options.overwrite)
@@ -41,10 +41,28 @@ def measure_command(arguments: list[str]) -> None:
         say_stale(paths)
         return
     inapplicable, scored = job(paths[0], progress=True)
-    for name, reason in inapplicable.items():
-        print(f"{name} does not apply: {reason}")
+    for line in reasons(inapplicable):
+        print(line)
     print(f"{paths[0] / 'scores'} holds {', '.join(scored)}")
     say_stale(paths)
+
+
+def reasons(inapplicable: dict[str, str]) -> list[str]:
+    """Return one line for all measures that do not apply for the same reason.
+
+    Example:
+        >>> reasons({name: f"{name} needs vectors" for name in ("linearity", "ov_scatter")})
+        ['linearity, ov_scatter do not apply: each needs vectors']
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in inapplicable.items():
+        # A reason begins with the name of the measure, which the line has already.
+        names.setdefault(re.sub(rf"^{re.escape(name)}\b", "{each}", reason), []).append(name)
+    lines = []
+    for reason, some in names.items():
+        do, each = ("does", "it") if len(some) == 1 else ("do", "each")
+        lines.append(f"{', '.join(some)} {do} not apply: {reason.replace('{each}', each)}")
+    return lines
 
 
 def measure_run(

@@ -211,7 +211,7 @@ def test_a_measure_of_ones_own_by_import_path(run: Path, capsys: pytest.CaptureF
 def test_what_does_not_apply_is_said_once_with_its_reason(run: Path, capsys: pytest.CaptureFixture[str]):
     main(["measure", str(run), "--only", "induction_stripe,loss"])
     said = capsys.readouterr().out
-    assert said.count("induction_stripe does not apply: induction_stripe needs sequences of BOS and one segment") == 1
+    assert said.count("induction_stripe does not apply: it needs sequences of BOS and one segment") == 1
     assert said.endswith("holds loss\n")
 
 

@@ -110,6 +110,7 @@ NETWORK: Table = {
             "verbose": (True, *BOOL),
         },
     ),
+    "to": ({"device": "cpu"}, {"print_details": BOOL}),
     "set_tokenizer": ({"tokenizer": None}, {"tokenizer": TOKENIZER}),
     "to_tokens": (
         {"input": "a"},

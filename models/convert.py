@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from headway.models.bridge_weights import weight_of_bridge
+from headway.models.bridge_versions import weight_of_bridge
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.state_dicts import PLAIN, PLAIN_ROTARY, read_config

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headway.analyze.network.structure import Structure
 from headway.data.task import Batch, check_positions
+from headway.models.bridge_versions import norm_follows_attention
 from headway.models.config import Head
 from headway.models.convert import Model, evaluating, input_type, is_bridge
 
@@ -71,7 +72,7 @@ def needs_direct_writes(measure: str, model: Model) -> None:
     for block in model.blocks:
         beside = {"linear_attn", "mamba", "mixer", "ssm"} & dict(block.named_children()).keys()
         for holds, what in (
-            (getattr(block, "ln1_post", None) is not None, "a norm follows attention"),
+            (norm_follows_attention(block), "a norm follows attention"),
             (getattr(block, "residual_contribution_scale", 1.0) != 1.0, "a number scales the output of attention"),
             (bool(beside), "another module mixes positions beside attention"),
         ):

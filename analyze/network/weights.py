@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headway.analyze.network.forward import shared
 from headway.analyze.network.requirements import NotNumbersError
-from headway.models.bridge_weights import weight_of_bridge
+from headway.models.bridge_versions import weight_of_bridge
 from headway.models.convert import Model, is_bridge
 
 

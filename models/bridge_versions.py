@@ -1,6 +1,6 @@
-"""Weights of a TransformerBridge by name: the same from TransformerLens 3.9 as from 4."""
+"""Parts of a TransformerBridge that TransformerLens 3.9 and 4 name in different ways."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -31,3 +31,12 @@ def _position_table(bridge: "TransformerBridge") -> Tensor:
     if table is None or table.ndim != 2 or table.shape[-1] != cfg.d_model:
         raise AttributeError("this network has no W_pos")
     return table[2:] if len(table) == cfg.n_ctx + 2 else table
+
+
+def norm_follows_attention(block: Any) -> bool:
+    """Return whether a norm stands between the attention of a block and the residual stream.
+
+    Version 4 has it as ``ln1_post``; 3.9 has that of OLMo 2 as ``ln1``, and says that its output is ``hook_attn_out``.
+    """
+    written = getattr(block, "hook_aliases", {}).get("hook_attn_out", "")
+    return getattr(block, "ln1_post", None) is not None or str(written).startswith("ln1.")

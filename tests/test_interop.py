@@ -47,10 +47,9 @@ def test_nnsight_traces_and_edits_every_activation(network: HookedTransformer):
 
 @pytest.mark.filterwarnings("ignore")  # devinterp's, of options that only tests use
 def test_devinterp_samples_around_the_weights(network: HookedTransformer, tmp_path: Path):
-    pytest.importorskip("devinterp")
+    sample = pytest.importorskip("devinterp.slt.sampling").sample
+    compute_llc = pytest.importorskip("devinterp.slt.llc").compute_llc
     from datasets import Dataset
-    from devinterp.slt.llc import compute_llc
-    from devinterp.slt.sampling import sample
 
     tokens = TOKENS.task.evaluation_batch(0, 11).inputs
     data: Any = Dataset.from_dict({"input_ids": tokens.tolist()}).with_format("torch")

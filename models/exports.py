@@ -193,7 +193,7 @@ def check_bridge(model: HookedTransformer, exported: Exported) -> None:
     from transformer_lens.model_bridge import TransformerBridge
 
     installed = version("transformer_lens")
-    # It has fewer activation functions.
+    # Version 3 has fewer activation functions.
     needed = "; install transformer_lens 4" if installed.startswith("3.") else ""
     try:
         bridge = TransformerBridge.boot_native(dict(exported.config))  # pyright: ignore[reportAttributeAccessIssue]

@@ -32,11 +32,7 @@ from headway.analyze.network.interventions import (
     split_inputs,
     z_points,
 )
-from headway.analyze.network.requirements import (
-    DoesNotApplyError,
-    needs_direct_writes,
-    needs_layers,
-)
+from headway.analyze.network.requirements import DoesNotApplyError, needs_direct_writes, needs_layers
 from headway.analyze.network.weights import weight
 from headway.data.task import Batch, masked_mean
 from headway.models.config import Head

@@ -84,8 +84,10 @@ def needs_direct_writes(measure: str, model: Model) -> None:
 
 def needs_own_inputs(measure: str, model: Model) -> None:
     """Refuse a network whose heads have no queries, keys and values of their own: several share a key head."""
-    shared, n_heads = getattr(model.cfg, "n_key_value_heads", None), model.cfg.n_heads
-    if shared not in (None, n_heads):
+    cfg, n_heads = model.cfg, model.cfg.n_heads
+    of_layers = getattr(cfg, "per_layer_num_key_value_heads", None) or ()
+    shared = next((n for n in (getattr(cfg, "n_key_value_heads", None), *of_layers) if n not in (None, n_heads)), None)
+    if shared is not None:
         raise DoesNotApplyError(
             f"{measure} needs a query, key and value input for each head; this network has {n_heads} query heads over "
             f"{shared} key heads"

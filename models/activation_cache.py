@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from importlib.metadata import version
 from inspect import signature
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -267,7 +268,7 @@ class ActivationCache(transformer_lens.ActivationCache):
             checked_int("batch_size", batch_size, there, there)
         if self.has_batch_dim and there != 1:
             raise ValueError(f"remove_batch_dim: it is not valid for {there} sequences; it takes one")
-        super().remove_batch_dim(batch_size)
+        super().remove_batch_dim()
         return self
 
     def to(self, device: Any) -> "ActivationCache":
@@ -282,6 +283,8 @@ class ActivationCache(transformer_lens.ActivationCache):
         positions = kwargs.get("positions")
         if positions is not None:
             check_selects("positions", checked_slice("positions", positions), self.n_positions)
+        if not hasattr(transformer_lens.ActivationCache, "logit_lens"):
+            raise ValueError(f"logit_lens: it needs transformer_lens 4; {version('transformer_lens')} is installed")
         try:
             return super().logit_lens(**kwargs)
         except (TypeError, IndexError, RuntimeError) as error:

@@ -5,6 +5,7 @@ Numbers come as Python's or numpy's, tokens, vectors and masks as tensors, numpy
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.utilities import Slice
-from transformer_lens.utilities.slice import to_python_int
 
 from headway.models.config import ModelConfig
 from headway.options import shown
@@ -40,6 +40,20 @@ def check_bools(**values: Any) -> None:
             raise ValueError(f"{name}: {shown(value)} is not one of True, False")
 
 
+def as_int(value: Any) -> int | None:
+    """Return a whole number of Python, numpy or torch as an int, or None for any other value, such as 1.0 or True.
+
+    Example:
+        >>> as_int(np.int64(3)), as_int(torch.tensor(3)), as_int(3.0), as_int(True)
+        (3, 3, None, None)
+    """
+    if isinstance(value, Tensor) and value.ndim == 0 and not is_not_integer(value):
+        return int(value)
+    if isinstance(value, np.ndarray) and value.ndim == 0 and np.issubdtype(value.dtype, np.integer):
+        return int(value)
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+
+
 def checked_int(name: str, value: Any, first: int, last: float = math.inf) -> int:
     """Return a whole number from ``first`` to ``last`` as an int; refuse any other value, such as 1.0 or True.
 
@@ -50,7 +64,7 @@ def checked_int(name: str, value: Any, first: int, last: float = math.inf) -> in
         Traceback (most recent call last):
         ValueError: layer: 3 is not valid; it must be 0 to 2
     """
-    found = to_python_int(value)
+    found = as_int(value)
     if found is None or not first <= found <= last:
         span = f"at least {first}" if last == math.inf else f"{first} to {last}"
         raise ValueError(f"{name}: {shown(value)} is not valid; it must be {span}")
@@ -107,10 +121,10 @@ def checked_slice(name: str, value: Any) -> Slice:
     Raises:
         ValueError: any other form, which also ``check_selects`` would refuse for every length.
     """
-    found = value if isinstance(value, Slice) else None
+    found, number = value if isinstance(value, Slice) else None, as_int(value)
     if found is None and not isinstance(value, bool | np.bool_):
         try:
-            found = Slice(value)  # pyright: ignore[reportArgumentType]
+            found = Slice(value if number is None else number)  # pyright: ignore[reportArgumentType]
         except (TypeError, ValueError):
             found = None
     valid = found is not None

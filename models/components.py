@@ -37,8 +37,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def has_hooks(*points: HookPoint) -> bool:
-    """Return True if any of the hook points has a forward or backward hook."""
-    return any(point.fwd_hooks or point.bwd_hooks for point in points)
+    """Return True if any of the hook points has a hook, or a ``forward`` of its own, as nnsight gives it."""
+    return any(point.fwd_hooks or point.bwd_hooks or "forward" in point.__dict__ for point in points)
 
 
 def fuses(*points: HookPoint) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from headway.models.bridge_versions import weight_of_bridge
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.state_dicts import PLAIN, PLAIN_ROTARY, read_config
@@ -113,11 +114,13 @@ def _of_bridge(bridge: "TransformerBridge", name: str, like: Tensor) -> Tensor:
     if kind in ("w", "b"):
         norm = getattr(bridge.blocks[int(found[1])], str(found[2])) if found else bridge.ln_final
         value = getattr(norm, kind)
-    elif kind.startswith("b_"):
-        value = getattr(bridge, kind, None)
-        value = like.new_zeros(like.shape) if value is None else value[int(found[1])] if found else value
     else:
-        value = getattr(bridge, kind)
+        try:
+            value = weight_of_bridge(bridge, kind)
+        except AttributeError:
+            if not kind.startswith("b_"):
+                raise
+            return like.new_zeros(like.shape)
         value = value[int(found[1])] if found else value
     return value.detach().float().reshape(like.shape) if value.numel() == like.numel() else value
 

@@ -1,4 +1,4 @@
-"""Configurations and weights of our networks as TransformerLens has them: HookedTransformer of 3.9, bridges of 4.
+"""Configurations and weights of our networks as TransformerLens has them: HookedTransformer of 3.9, native bridges.
 
 What the other class cannot compute is refused with the reason. What it says in another way, such as absent biases as
 zeros, is listed in notes.
@@ -6,6 +6,7 @@ zeros, is listed in notes.
 
 import math
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import einops
@@ -187,22 +188,27 @@ def check_bridge(model: HookedTransformer, exported: Exported) -> None:
     """Build the bridge of an export, and refuse it if its logits are not those of the network.
 
     Raises:
-        ValueError: TransformerLens is too old for native bridges, or its logits are others.
+        ValueError: the TransformerLens that is installed cannot build it, or its logits are others.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    if not hasattr(TransformerBridge, "boot_native"):
-        raise ValueError("to: bridge needs TransformerLens 4; with this one, export a hooked-transformer")
+    installed = version("transformer_lens")
+    # Version 3 has fewer activation functions.
+    needed = "; install transformer_lens 4" if installed.startswith("3.") else ""
     try:
         bridge = TransformerBridge.boot_native(dict(exported.config))  # pyright: ignore[reportAttributeAccessIssue]
         bridge.load_state_dict(exported.weights)
     except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
-        raise ValueError(f"to: bridge is not valid; this TransformerLens cannot express the network ({said})") from None
+        raise ValueError(
+            f"to: bridge is not valid; transformer_lens {installed} cannot express the network ({said}){needed}"
+        ) from None
     length = model.cfg.n_ctx
     tokens = torch.arange(2 * length).reshape(2, length) % model.cfg.d_vocab
     with torch.no_grad():
         theirs, ours = bridge.eval()(tokens), model.eval()(tokens)
     furthest = float((theirs - ours).abs().max())
     if furthest > 1e-4 * max(1.0, float(ours.abs().max())):
-        raise ValueError(f"to: bridge is not valid; its logits would differ by up to {furthest:.2g}")
+        raise ValueError(
+            f"to: bridge is not valid; in transformer_lens {installed} its logits would differ by up to {furthest:.2g}"
+        )

@@ -309,6 +309,11 @@ class HookedTransformer(StackedWeights, Generation, CheckedHooks):
             for x in "qkv":
                 self.mod_dict[f"blocks.{layer}.attn.hook_{x}_input"] = getattr(block, f"hook_{x}_input")
 
+    def to(self, *args: Any, print_details: bool = True, **kwargs: Any) -> Any:
+        """Move or convert the network as torch does; whatever ``print_details`` says, nothing is printed."""
+        check_bools(print_details=print_details)
+        return super().to(*args, **kwargs)
+
     def _apply(self, *args: Any, **kwargs: Any) -> "HookedTransformer":
         super()._apply(*args, **kwargs)
         self._record_device_and_dtype()

@@ -12,6 +12,7 @@ from transformer_lens.utilities import Slice
 
 from headway.models.activation_cache import ActivationCache, position_axis, slice_positions
 from headway.models.arguments import (
+    as_int,
     check_bools,
     check_one_of,
     checked_device,
@@ -163,8 +164,9 @@ class CheckedHooks(HookedRootModule):
         names = self._firing_names(names_filter, "names_filter")
         check_bools(incl_bwd=incl_bwd, remove_batch_dim=remove_batch_dim)
         checked_slice("pos_slice", pos_slice)
+        position = as_int(pos_slice)
         # A single position keeps its axis.
-        device, positions = checked_device(device), Slice.unwrap(pos_slice)
+        device, positions = checked_device(device), Slice.unwrap(pos_slice if position is None else position)
         if not isinstance(cache, dict | None):
             raise ValueError(f"cache: {shown(cache)} is not valid; it must be a dict, or None for a new one")
         cache = {} if cache is None else cache

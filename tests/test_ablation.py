@@ -15,6 +15,7 @@ import xarray as xr
 from networks import D_VOCAB, gpt2_bridge, llama_bridge, with_random_biases
 from torch import Tensor
 from toys import NO_POSITIONS, TOKENS, VECTORS, Counting
+from transformer_lens import patching
 
 from headway.analyze import DoesNotApplyError
 from headway.analyze.measures.ablation import ablated_loss, ablation, path_patch
@@ -526,6 +527,29 @@ def test_a_patched_path_moves_one_input_of_one_head(network: str):
         assert abs(found) > 1e-4
 
 
+@ALL_NETWORKS
+def test_a_patched_path_is_what_transformer_lens_patches(network: str):
+    direct_path = getattr(patching, "get_act_patch_direct_path_all_sources", None)
+    if direct_path is None:
+        pytest.skip("TransformerLens 3 patches paths with the scales of LayerNorm frozen")
+    model, batch = built(network)
+
+    def metric(output: Tensor) -> Tensor:
+        return torch.tensor(output_loss(batch, output))
+
+    scores = path_patch(model, batch, sequences=len(batch.inputs))
+    z = [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
+    with torch.no_grad():
+        clean, other = (
+            model.run_with_cache(inputs, return_cache_object=False, names_filter=lambda name: name in z)[1]
+            for inputs in (batch.inputs, batch.inputs.roll(1, 0))
+        )
+        for each in get_args(Input):
+            theirs = direct_path(model, batch.inputs, other, clean, metric, component=each, verbose=False)
+            ours = scores.path_patch.sel(input=each) + scores.path_patch_clean
+            np.testing.assert_allclose(ours.isel(from_layer=0, to_layer=1), theirs[0, :, 1], rtol=1e-6)
+
+
 def test_path_patch_takes_the_sequences_it_is_given():
     model, batch = built("vectors")
     same = path_patch(model, batch, reference=batch).path_patch
@@ -537,7 +561,7 @@ def test_path_patch_takes_the_sequences_it_is_given():
 @pytest.mark.parametrize("input", ["q", "k", "v"])
 @ALL_NETWORKS
 def test_through_paths_is_path_patch_for_one_path(network: str, input: Input):
-    """TransformerLens computes path_patch; the hooks do the same to one path, and to several what they do together."""
+    """The hooks do to one path what path_patch does, and to several what these do together."""
     model, batch = built(network)
     single = path_patch(model, batch, sequences=len(batch.inputs))
     clean = loss_of(model, batch)
@@ -705,7 +729,7 @@ def test_what_does_not_apply_says_why():
     with pytest.raises(DoesNotApplyError, match="an earlier and a later layer; this network has 1 layer"):
         path_patch(*uniform_head())
     grouped = llama_bridge(), bridge()[1]
-    with pytest.raises(DoesNotApplyError, match=r"path_patch needs .* this network has others"):
+    with pytest.raises(DoesNotApplyError, match=r"path_patch needs .* this network has 4 query heads over 2 key heads"):
         path_patch(*grouped)
     with pytest.raises(DoesNotApplyError, match="qk_identity_surgery needs attention scores"):
         qk_identity_surgery(*grouped)

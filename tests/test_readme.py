@@ -40,7 +40,7 @@ def expanded(argument: str) -> list[str]:
 
 
 def test_commands_name_programs_and_targets_that_exist():
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     for program, first, *rest in command_lines("\n".join(blocks("sh"))):
         assert program in ("make", "python", "headway", "tensorboard")
         if program == "make":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from installed_lens import IS_3
 from toys import made_up_run
 
 from headway.__main__ import COMMANDS as SUBCOMMANDS
@@ -24,6 +25,8 @@ ROOT = Path(__file__).parent.parent
 BRIDGE = {"transformer_lens.model_bridge", "transformer_lens.weight_processing", "scipy", "sklearn", "sympy"}
 NETWORK = {"lightning", "transformer_lens", "transformers", *BRIDGE}
 TORCH = {"torch", *NETWORK}
+# TransformerLens 3.9 imports its bridges whenever it is imported.
+BESIDE_NETWORKS = {"lightning", "sklearn"} if IS_3 else {"lightning", *BRIDGE}
 ARRAYS = {"xarray", "numpy", "matplotlib", "tensorboard", "rich", *TORCH}
 
 COMMANDS = [
@@ -77,7 +80,7 @@ CODE = [
         {"jsonargparse", *TORCH},
     ),
     ("import headway; headway.MEASURES, headway.Head, headway.ModelConfig, headway.formation", TORCH),
-    ("import headway; headway.HookedTransformer, headway.measure", {"lightning", *BRIDGE}),
+    ("import headway; headway.HookedTransformer, headway.measure", BESIDE_NETWORKS),
 ]
 
 # Reads lines of code, arguments and folder; answers each with the exit code, the modules, and the errors of a child.

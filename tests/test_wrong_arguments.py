@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from installed_lens import IS_3, VERSION
 from random_networks import BATCH, POS, SIZES, assert_close, keep, network
 from torch import Tensor, nn
 
@@ -109,6 +110,7 @@ NETWORK: Table = {
             "verbose": (True, *BOOL),
         },
     ),
+    "to": ({"device": "cpu"}, {"print_details": BOOL}),
     "set_tokenizer": ({"tokenizer": None}, {"tokenizer": TOKENIZER}),
     "to_tokens": (
         {"input": "a"},
@@ -309,7 +311,10 @@ CALLS: dict[str, tuple[Callable[[ActivationCache], Any], str]] = {
     "several sequences as one": (lambda cache: cache.remove_batch_dim(), r"remove_batch_dim: it is not valid for 2"),
     "no state space": (lambda cache: cache.compute_ssm_state(), r"cache: this network has no state-space layers"),
     "positions of a lens": (lambda cache: cache.logit_lens(positions=99), r"positions: 99 is not valid; .* 0 to 4"),
-    "a lens of nothing": (lambda cache: cache.logit_lens(colour=1), r"logit_lens: .*colour"),
+    "a lens of nothing": (
+        lambda cache: cache.logit_lens(colour=1),
+        rf"logit_lens: it needs transformer_lens 4; {VERSION} is installed" if IS_3 else r"logit_lens: .*colour",
+    ),
     "other shapes": (
         lambda cache: cache.logit_attrs(torch.zeros(1, 3, POS, 11), [3, 5]), r"residual_stack: \(1, 3, 5, 11\) does"),
 }  # fmt: skip

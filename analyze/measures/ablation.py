@@ -6,13 +6,12 @@ not changed.
 """
 
 from collections.abc import Iterable
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.patching import get_act_patch_direct_path_all_sources
 
 from headway.analyze.measures.loss import by_part, mean_loss, task_loss
 from headway.analyze.network.axes import HEAD, PAIR
@@ -24,15 +23,16 @@ from headway.analyze.network.interventions import (
     What,
     ablation_hooks,
     cached_activations,
-    hidden_padding,
+    heads_except,
     output_with,
     reference_batch,
     replacement_for,
     replacement_hook,
     slice_of_head,
+    split_inputs,
     z_points,
 )
-from headway.analyze.network.requirements import DoesNotApplyError, needs_layers
+from headway.analyze.network.requirements import DoesNotApplyError, needs_direct_writes, needs_layers
 from headway.analyze.network.weights import weight
 from headway.data.task import Batch, masked_mean
 from headway.models.config import Head
@@ -137,7 +137,7 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
     ``path_patch`` [input, from_layer, from_head, to_layer, to_head]: in the query, key or value input of head h2
     (before LayerNorm), the output of h1 is replaced by its output on the reference; every other reader of h1 sees its
     clean output. NaN unless h1 is in an earlier layer; ``path_patch_clean`` is the clean loss. Any number, in nats or
-    squared error. No null: 0 is no effect. Wang et al. 2022; computed by TransformerLens's direct path patching. It
+    squared error. No null: 0 is no effect. Wang et al. 2022, as in TransformerLens 4's direct path patching. It
     does not show paths from h1 to h2 through heads or MLPs between them, nor redundant paths.
 
     Args:
@@ -152,38 +152,54 @@ def path_patch(model: Model, batch: Batch, reference: Batch | None = None, seque
         ValueError: a batch without a task, a ``reference`` of another shape.
     """
     needs_layers("path_patch", model)
+    needs_direct_writes("path_patch", model)
     other = reference_batch("path_patch", batch, "resample", reference).first(sequences)
     batch = batch.first(sequences)
     clean = mean_loss(forward_pass(model, batch).output, batch)
-    clean_cache, patched_cache = (
+    clean_z, other_z = (
         {name: value.to(model.W_O.dtype) for name, value in cached_activations(model, each, z_points(model)).items()}
         for each in (batch, other)
     )
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     inputs: tuple[Input, ...] = get_args(Input)
-    with torch.no_grad(), evaluating(model), hidden_padding(model, batch):
-        try:
-            # This function restores clean paths in a corrupted run; swapped caches corrupt paths of a clean run.
-            losses = [
-                get_act_patch_direct_path_all_sources(
-                    model,  # pyright: ignore[reportArgumentType]
-                    corrupted_tokens=batch.inputs,
-                    clean_cache=patched_cache,  # pyright: ignore[reportArgumentType]
-                    corrupted_cache=clean_cache,  # pyright: ignore[reportArgumentType]
-                    patching_metric=lambda output: mean_loss(output, batch),
-                    component=each,
-                    verbose=False,
-                )
-                for each in inputs
-            ]
-        except (NotImplementedError, ValueError) as reason:
-            raise DoesNotApplyError(
-                f"path_patch needs a query, key and value input for each head; this network has others: {reason}"
-            ) from None
-    change = xr.DataArray((torch.stack(losses) - clean).cpu().numpy(), dims=("input", *PAIR))
-    layers = torch.arange(model.cfg.n_layers)
-    earlier = xr.DataArray((layers[:, None] < layers).numpy(), dims=("from_layer", "to_layer"))
-    scores = {"path_patch": change.where(earlier), "path_patch_clean": ((), clean.cpu().numpy())}
+    losses = torch.full((len(inputs), n_layers, n_heads, n_layers, n_heads), torch.nan, device=clean.device)
+    with torch.no_grad(), evaluating(model), split_inputs("path_patch", model):
+        for sender in heads_except(model):
+            z, W_O = f"blocks.{sender.layer}.attn.hook_z", model.blocks[sender.layer].attn.W_O[sender.head]
+            written = other_z[z][:, :, sender.head] @ W_O - clean_z[z][:, :, sender.head] @ W_O
+            for receiver in heads_except(model):
+                for number, each in enumerate(inputs if receiver.layer > sender.layer else ()):
+                    output = _output_with_added(model, batch, receiver, each, written)
+                    losses[number, *sender, *receiver] = mean_loss(output, batch)
+    change = xr.DataArray((losses - clean).cpu().numpy(), dims=("input", *PAIR))
+    scores = {"path_patch": change, "path_patch_clean": ((), clean.cpu().numpy())}
     return xr.Dataset(scores, coords={"input": list(inputs)})
+
+
+def _output_with_added(
+    model: Model, batch: Batch, head: Head, input: Input, written: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_vocab_out"]:
+    """Return the output of a network with split inputs, with something added to one input of one head.
+
+    Raises:
+        DoesNotApplyError: its attention has no inputs that can be split.
+    """
+    fired = False
+
+    def add(value: Tensor, hook: Any) -> Tensor:
+        nonlocal fired
+        fired = True
+        value = value.clone()
+        value[:, :, head.head] += written
+        return value
+
+    point = f"blocks.{head.layer}.attn.hook_{input}_input"
+    output = model.run_with_hooks(batch.inputs, fwd_hooks=[(point, add)], **batch.padding)
+    if not fired:
+        raise DoesNotApplyError(
+            f"path_patch needs a query, key and value input for each head; {point!r} of this network never fires"
+        )
+    return output
 
 
 def _output_without(

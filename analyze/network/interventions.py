@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import partial
 from types import EllipsisType
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -18,6 +17,7 @@ from headway.analyze.network.requirements import (
     check_batch,
     check_head,
     needs_direct_writes,
+    needs_own_inputs,
     needs_plain_scores,
 )
 from headway.analyze.network.weights import bias, weight
@@ -180,16 +180,26 @@ def output_with(model: Model, batch: Batch, hooks: Sequence[Hook]) -> Float[Tens
 
 
 @contextmanager
-def hidden_padding(model: Model, batch: Batch) -> Iterator[None]:
-    """Hide the padding of a batch in every forward pass in this context, for code that knows inputs alone."""
-    if not batch.padding:
-        yield
-        return
-    model.forward = partial(model.forward, **batch.padding)  # pyright: ignore[reportAttributeAccessIssue]
+def split_inputs(measure: str, model: Model) -> Iterator[None]:
+    """Give each head query, key and value inputs of its own in this context: ``attn.hook_q_input`` fires, and so on.
+
+    Raises:
+        DoesNotApplyError: heads of this network have no inputs of their own.
+    """
+    needs_own_inputs(measure, model)
+    split, joint = (bool(getattr(model.cfg, name, False)) for name in ("use_split_qkv_input", "use_attn_in"))
     try:
+        if joint:  # a bridge has one of the two
+            model.set_use_attn_in(False)
+        try:
+            model.set_use_split_qkv_input(True)
+        except (NotImplementedError, ValueError) as reason:
+            raise DoesNotApplyError(f"{measure} needs a query, key and value input for each head: {reason}") from None
         yield
     finally:
-        del model.forward  # the method of the class is behind it
+        model.set_use_split_qkv_input(split)
+        if joint:
+            model.set_use_attn_in(True)
 
 
 def reference_batch(name: str, batch: Batch, kind: str, reference: Batch | None) -> Batch:

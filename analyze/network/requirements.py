@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headway.analyze.network.structure import Structure
 from headway.data.task import Batch, check_positions
+from headway.models.bridge_versions import norm_follows_attention
 from headway.models.config import Head
 from headway.models.convert import Model, evaluating, input_type, is_bridge
 
@@ -67,10 +68,29 @@ def needs_same_outputs(measure: str, model: Model) -> None:
 
 
 def needs_direct_writes(measure: str, model: Model) -> None:
-    """Refuse a network whose heads do not add ``z W_O`` to the residual stream, because a norm follows attention."""
-    if any(getattr(block, "ln1_post", None) is not None for block in model.blocks):
+    """Refuse a network whose heads do not add ``z W_O`` to the residual stream."""
+    for block in model.blocks:
+        beside = {"linear_attn", "mamba", "mixer", "ssm"} & dict(block.named_children()).keys()
+        for holds, what in (
+            (norm_follows_attention(block), "a norm follows attention"),
+            (getattr(block, "residual_contribution_scale", 1.0) != 1.0, "a number scales the output of attention"),
+            (bool(beside), "another module mixes positions beside attention"),
+        ):
+            if holds:
+                raise DoesNotApplyError(
+                    f"{measure} needs heads that add z W_O to the residual stream; in this network {what}"
+                )
+
+
+def needs_own_inputs(measure: str, model: Model) -> None:
+    """Refuse a network whose heads have no queries, keys and values of their own: several share a key head."""
+    cfg, n_heads = model.cfg, model.cfg.n_heads
+    of_layers = getattr(cfg, "per_layer_num_key_value_heads", None) or ()
+    shared = next((n for n in (getattr(cfg, "n_key_value_heads", None), *of_layers) if n not in (None, n_heads)), None)
+    if shared is not None:
         raise DoesNotApplyError(
-            f"{measure} needs heads that add z W_O to the residual stream; in this network a norm follows attention"
+            f"{measure} needs a query, key and value input for each head; this network has {n_heads} query heads over "
+            f"{shared} key heads"
         )
 
 

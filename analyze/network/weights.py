@@ -9,7 +9,8 @@ from torch import Tensor
 
 from headway.analyze.network.forward import shared
 from headway.analyze.network.requirements import NotNumbersError
-from headway.models.convert import Model
+from headway.models.bridge_versions import weight_of_bridge
+from headway.models.convert import Model, is_bridge
 
 
 def weight(model: Model, name: str) -> Float[Tensor, "*shape"]:
@@ -25,7 +26,7 @@ def weight(model: Model, name: str) -> Float[Tensor, "*shape"]:
     Raises:
         ValueError: a weight with NaN or infinite entries.
     """
-    value: Tensor = getattr(model, name).detach()
+    value = (weight_of_bridge(model, name) if is_bridge(model) else getattr(model, name)).detach()
     if value.dtype in (torch.float16, torch.bfloat16):
         value = value.float()
     if value.ndim == 4 and value.shape[1] != model.cfg.n_heads:

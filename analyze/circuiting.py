@@ -108,7 +108,11 @@ def circuit(
 
 
 def is_language_model(run: TransformerBridge | str | Path, task: Any) -> bool:
-    """Return whether a circuit of a language model is asked for: by the model, its folder, or its name and a task."""
+    """Return whether a circuit of a language model is asked for: by the model, its folder, or its name and a task.
+
+    Raises:
+        ValueError: what can only be the name of a language model, without a task.
+    """
     from headway.analyze.studies.study import is_model_name
 
     if not isinstance(run, str | Path):
@@ -119,6 +123,9 @@ def is_language_model(run: TransformerBridge | str | Path, task: Any) -> bool:
     from headway.analyze.circuits.of_language_model import LANGUAGE_TASKS
     from headway.data.task import Task
 
+    if task is None and not Path(run).exists():
+        tasks = ", ".join(LANGUAGE_TASKS)
+        raise ValueError(f"run: {run} holds no run; of a language model of this name say the task too, one of {tasks}")
     # A name that is no folder may be a misspelt run.
     return Path(run).is_dir() or isinstance(task, Task) or task in LANGUAGE_TASKS
 

@@ -167,13 +167,17 @@ def test_a_replacement_that_misleads_is_said_beside_the_circuit():
 
 def test_the_numbers_of_the_search_are_below_the_headline():
     scores = made_up({"L0H1": 1.0}, {"L0H1": 1.0})
-    numbers = {"minimality": 0.055, "cpr": 0.851, "cmd": 0.149}
-    scores = within(scores.assign({"p": 0.25, **numbers}), *numbers, wide=0.002)
+    numbers = {"known": 4.0, "necessity": 0.5, "minimality": 0.055, "cpr": 0.851, "cmd": 0.149}
+    found = {"p": 0.25, "overlap": 0.8, "in_order": (("order", "edge"), np.ones((3, len(EDGES)), dtype=bool))}
+    attributes = scores.known.attrs | {"units": "nats"}
+    scores = within(scores.assign(found | numbers), *numbers, wide=0.002)
+    scores["known"].attrs = attributes
     scores["minimality"].attrs["edge"] = "L0H1->L1H0.k"
     lines = circuit_lines(scores, columns=400)
     assert " ".join(lines[1].split()) == (
-        "Numbers p 0.25 against 3 random circuits, minimality 0.055 [0.053, 0.057] (L0H1->L1H0.k), "
-        "CPR 0.851 [0.849, 0.853], CMD 0.149 [0.147, 0.151]"
+        "Numbers known 4 [4, 4] nats, necessity 0.500 [0.498, 0.502], p 0.25 against 3 random circuits, "
+        "minimality 0.055 [0.053, 0.057] (L0H1->L1H0.k), CPR 0.851 [0.849, 0.853], CMD 0.149 [0.147, 0.151], "
+        "the circuits of 3 orders share 80.0 % of their parts"
     )
 
 

@@ -203,6 +203,8 @@ def test_a_language_model_needs_a_task_that_it_can_read(folder: Path, tmp_path: 
     bridge = networks.gpt2_bridge(3.0)
     with pytest.raises(ValueError, match=r"^task: is missing; a language model needs one"):
         headway.circuit(folder)
+    with pytest.raises(ValueError, match=r"^run: gpt3 holds no run; of a language model .* one of indirect-object$"):
+        headway.circuit("gpt3")
     with pytest.raises(ValueError, match=r"^task: 'sorting' is not valid; a language model needs one of indirect-obj"):
         headway.circuit(bridge, task="sorting", out=tmp_path)
     with pytest.raises(ValueError, match=r"^task: RepeatedTokens has 65 tokens; this model takes 29"):

@@ -13,13 +13,17 @@ from headway.analyze.report.stored import Variable
 STEPS = [0, 9, 99]
 
 
-def line(losses: dict[str, list[float]], behaviour: dict[str, object] | None) -> str:
+def line(
+    losses: dict[str, list[float]], behaviour: dict[str, object] | None, updates: xr.DataArray | None = None
+) -> str:
+    training = xr.DataArray([], dims="step", coords={"step": np.array([], int)}) if updates is None else updates
     attributes = {} if behaviour is None else {"behaviour": behaviour}
     variables = {
         name: Variable("loss", name, xr.DataArray(values, dims="step", coords={"step": STEPS}), attributes)
         for name, values in losses.items()
     }
-    stored = SimpleNamespace(variables={"loss": variables}, steps=STEPS, loss_units="nats")
+    run = SimpleNamespace(training=xr.Dataset({"loss": training}))
+    stored = SimpleNamespace(variables={"loss": variables}, steps=STEPS, loss_units="nats", run=run)
     (found,) = behaviour_lines(stored)  # pyright: ignore[reportArgumentType]
     return found.sentence.removesuffix(".")
 
@@ -44,6 +48,13 @@ def test_a_behaviour_is_the_share_of_its_gap_that_is_closed(values: list[float],
 def test_without_a_floor_no_share_is_claimed():
     said = line({"loss": [7.0, 7.0, 3.0]}, {"part": None, "chance": 7.0, "floor": None})
     assert said == "Behaviour: loss 3.0 (chance 7): 4.0 nats below it, half-way at step 31 (9 to 99)"
+
+
+def test_the_half_way_step_is_that_of_the_loss_of_every_update():
+    network = np.arange(100)  # update u is made with the loss of the network after u - 1 updates
+    loss = xr.DataArray(4 / (1 + np.exp((network - 60) / 3)), dims="step", coords={"step": network + 1})
+    said = line({"loss": loss.values[STEPS].tolist()}, {"part": None, "chance": 4.0, "floor": 0.0}, loss)
+    assert said.endswith("% of the gap closed, half-way at step 60 (54 to 65), by the loss of every update")
 
 
 def test_an_older_run_is_judged_by_its_overall_loss_and_that_is_said():

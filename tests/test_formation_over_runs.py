@@ -278,7 +278,8 @@ def table(dates: Sequence[float], kinds: Sequence[str]) -> xr.Dataset:
         "level": formed.astype(float),
     }
     variables = {name: (axes, each) for name, each in data.items()}
-    return xr.Dataset({**variables, "kind": ("run", list(kinds))}, {"event": ["e"], "label": ("event", ["it"])})
+    of_runs = {"kind": ("run", list(kinds)), "last_step": ("run", [1500] * len(kinds))}
+    return xr.Dataset({**variables, **of_runs}, {"event": ["e"], "label": ("event", ["it"])})
 
 
 def test_outliers_have_reasons():
@@ -290,6 +291,13 @@ def test_outliers_have_reasons():
     assert outliers(table([150] * 10 + [152], ["a"] * 11)) == [""] * 11  # as far as dates can tell apart
     assert outliers(table([150, 900, 150], ["a"] * 3)) == [""] * 3  # of three dates none is one
     assert outliers(table([math.nan] * 4 + [100], ["a"] * 5))[4] == "it formed (4 of 5 never did)"
+
+
+@pytest.mark.parametrize(("last_step", "said"), [(599, ""), (601, "it never formed (10 of 11 did)")])
+def test_a_run_that_ended_before_the_latest_date_is_no_outlier(last_step: int, said: str):
+    data = table([150] * 9 + [600, math.nan], ["a"] * 11)
+    data["last_step"][10] = last_step
+    assert outliers(data)[10] == said
 
 
 def test_a_date_between_neighbouring_checkpoints_is_no_outlier():

@@ -67,8 +67,9 @@ def outliers(data: xr.Dataset) -> list[str]:
 
     A date counts that is more than 3.5 scaled median absolute deviations (1.4826 MAD) of log(1 + step) from the median,
     of at least ten dates, wherever it lies between its two checkpoints; the deviation is at least that of dates spread
-    evenly over the checkpoints around them. So does an event that never happens where it does in most runs, or happens
-    where it does not in most, and a kind of circuit that one run has, or a tenth of them, where most have another one.
+    evenly over the checkpoints around them. So does an event that never happens where it does in most runs (unless the
+    run ended before the latest of their dates), or happens where it does not in most, and a kind of circuit that one
+    run has, or a tenth of them, where most have another one.
     """
     why: list[list[str]] = [[] for _ in data.run]
     for name, label in zip(data.event.values, data.label.values, strict=True):
@@ -92,7 +93,9 @@ def outliers(data: xr.Dataset) -> list[str]:
                 )
         n = int(measured.sum())
         if n >= FEWEST and count > n / 2:
-            for place in np.flatnonzero(measured & ~formed):
+            # A run that ended before the latest date may have been on its way.
+            ended = one.half_way.where(one.formed).max().item() > one.last_step.values
+            for place in np.flatnonzero(measured & ~formed & ~ended):
                 why[place].append(f"{label} never formed ({count} of {n} did)")
         if n >= FEWEST and count < n / 2 and count <= max(1, RARE * n):
             for place in np.flatnonzero(formed):

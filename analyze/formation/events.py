@@ -11,7 +11,7 @@ import xarray as xr
 from headway.analyze.formation.behaviour import behaviour
 from headway.analyze.formation.half_way import HalfWay, State, half_way, state, way, way_of_circuit, width
 from headway.analyze.formation.roles import ROLES, roles
-from headway.analyze.formation.updates import dated_by_updates, share_of_fall
+from headway.analyze.formation.updates import date_by_updates
 from headway.analyze.measures.descriptions import long_name
 from headway.analyze.measures.head_names import MAINLY
 from headway.analyze.network.axes import HEAD, PAIR
@@ -107,12 +107,7 @@ def _behaviour(run: Run, scores: xr.Dataset, asked: Mapping[str, Any] | None, pa
     about = behaviour(losses, losses["loss"].attrs.get("behaviour") or asked, part)
     name = "loss" if about.part is None else f"loss on {about.part}"
     found = event_of(name, about.way, who=about.part or "all positions")
-    if found.state != "formed" or found.half is None or found.half.between[0] is None:
-        return found
-    share = share_of_fall(losses, about.part, (found.half.between[0], found.half.between[1]))
-    if not np.isfinite(share):
-        return found
-    finer = dated_by_updates(found.half, found.final / 2, found.way, run.training.loss, share)
+    finer = date_by_updates(found.way, losses, about.part, lambda: run.training.loss)
     return found if finer is None else Event(found.label, found.way, found.state, finer, found.who, by_updates=True)
 
 

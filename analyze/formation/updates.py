@@ -1,11 +1,11 @@
 """The date of a behaviour between two checkpoints, from the loss of every update."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import xarray as xr
 
-from headway.analyze.formation.half_way import HalfWay
+from headway.analyze.formation.half_way import HalfWay, half_way, state
 
 # The loss is averaged over so many updates at least, and over this share of the updates between the checkpoints.
 FEWEST, SHARE = 5, 1 / 8
@@ -15,6 +15,30 @@ IMPURE = 0.1
 CLEAR = 5.0
 # Shares of the parts in the whole loss must account for its fall but for this share of it.
 EXACT = 0.02
+
+
+def date_by_updates(
+    way: xr.DataArray,
+    losses: Mapping[str, xr.DataArray],
+    part: str | None,
+    training: Callable[[], xr.DataArray],
+) -> HalfWay | None:
+    """Return the half-way step of a behaviour that has formed, from the loss of every update.
+
+    Args:
+        way: The way of the behaviour at checkpoints, axis ``step``.
+        losses: The variables ``loss`` and ``loss_<part>`` at the same checkpoints.
+        part: The part of the task whose loss it is; None for all positions.
+        training: Reads the loss of every update, axis ``step`` from 1; called only where it can tell.
+
+    Returns:
+        None where the behaviour has not formed, or the loss of every update cannot tell (``dated_by_updates``).
+    """
+    final, half = float(way.values[-1]), half_way(way)
+    if state(final) != "formed" or half is None or half.between[0] is None:
+        return None
+    share = share_of_fall(losses, part, (half.between[0], half.between[1]))
+    return dated_by_updates(half, final / 2, way, training(), share) if np.isfinite(share) else None
 
 
 def dated_by_updates(

@@ -73,27 +73,30 @@ def circuit_paragraph(
 
 
 def numbers_lines(circuit: xr.Dataset) -> list[Line]:
-    """Return the line with the other numbers of a circuit: p, minimality, and CPR and CMD over its size.
+    """Return the line with the other numbers of a circuit, with their intervals: known, necessity, CPR and the like.
 
     A circuit without these numbers, of an older Headway, has no line.
     """
-    if not {"p", "minimality", "cpr", "cmd"} <= set(circuit.data_vars):
+    if not {"p", "minimality", "cpr", "cmd", "overlap"} <= set(circuit.data_vars):
         return []
-    value = {name: float(circuit[name]) for name in ("p", "minimality", "cpr", "cmd")}
-    drawn = circuit.sizes["control"]
-    edge = circuit.minimality.attrs.get("edge")
+    drawn, orders = circuit.sizes["control"], circuit.sizes["order"]
+    edge, units = circuit.minimality.attrs.get("edge"), circuit.known.attrs.get("units", "")
     said = [
-        f"p {value['p']:.2g} against {drawn} random circuits",
-        f"minimality {_share(circuit, 'minimality')}" + (f" ({edge})" if edge else ""),
-        f"CPR {_share(circuit, 'cpr')}",
-        f"CMD {_share(circuit, 'cmd')}",
+        f"known {_with_interval(circuit, 'known', '.3g')} {units}".rstrip(),
+        f"necessity {_with_interval(circuit, 'necessity')}",
+        f"p {float(circuit.p):.2g} against {drawn} random circuits",
+        f"minimality {_with_interval(circuit, 'minimality')}" + (f" ({edge})" if edge else ""),
+        f"CPR {_with_interval(circuit, 'cpr')}",
+        f"CMD {_with_interval(circuit, 'cmd')}",
     ]
+    if orders > 1:
+        said.append(f"the circuits of {orders} orders share {_percent(float(circuit.overlap))} of their parts")
     return [Line(", ".join(said), head="Numbers")]
 
 
-def _share(circuit: xr.Dataset, name: str) -> str:
+def _with_interval(circuit: xr.Dataset, name: str, form: str = ".3f") -> str:
     value, low, high = (float(circuit[f"{name}{end}"]) for end in ("", "_low", "_high"))
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def misleading(circuit: xr.Dataset) -> str:

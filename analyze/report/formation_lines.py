@@ -5,6 +5,7 @@ import numpy as np
 from headway.analyze.formation.behaviour import behaviour
 from headway.analyze.formation.half_way import FORMED, PARTLY, half_way, way
 from headway.analyze.formation.roles import ROLES
+from headway.analyze.formation.updates import date_by_updates
 from headway.analyze.measures.descriptions import LEAST_KNOWN, SHARE_OF_KNOWN
 from headway.analyze.measures.head_names import HEAD_NAMES, MAINLY, spans
 from headway.analyze.report.circuit_lines import amount, circuit_paragraph
@@ -19,13 +20,15 @@ def behaviour_lines(stored: StoredScores) -> list[Line]:
     The gap lies between the loss of a network that does not know the answer and that of one that does, as the task
     gives them. Where the task gives no chance, the loss at the first checkpoint stands in for it; where it gives no
     floor, the line says how far below chance the loss is. A run that an older Headway scored, which did not keep what
-    the task is about, is judged by its overall loss.
+    the task is about, is judged by its overall loss. The half-way step is that of ``headway formation``: from the loss
+    of every update where that can tell, else from checkpoints.
     """
     losses = stored.variables.get("loss", {})
     if "loss" not in losses:
         return []
     asked = losses["loss"].attributes.get("behaviour")
-    about = behaviour({name: each.values for name, each in losses.items()}, asked)
+    values = {name: each.values for name, each in losses.items()}
+    about = behaviour(values, asked)
     first, last = about.loss.values[[0, -1]]
     named = "loss" if about.part is None else f"loss on {about.part}"
     against = f"chance {about.chance:.3g}" if about.chance is not None else f"{first:.3g} at step {stored.steps[0]}"
@@ -41,7 +44,8 @@ def behaviour_lines(stored: StoredScores) -> list[Line]:
         said += f": {'' if closed >= FORMED else 'only '}{100 * closed:.1f} % of the gap closed"
     reached = half_way(about.way)
     if reached is not None and (about.floor is None or closed >= PARTLY):
-        said += f", half-way {reached}"
+        finer = date_by_updates(about.way, values, about.part, lambda: stored.run.training.loss)
+        said += f", half-way {reached}" if finer is None else f", half-way {finer}, by the loss of every update"
     return [Line(said, head="Behaviour")]
 
 

@@ -118,10 +118,12 @@ def kind_rows(data: xr.Dataset) -> Rows:
     """Return the kinds of circuit, the counts of heads of each name, and the routes, with their shares."""
     n = data.sizes["run"]
     rows = []
-    for place, name in enumerate(map(str, data.kind_name.values[:MOST_KINDS])):
+    # A line for one other kind would take as much room as this kind.
+    shown = MOST_KINDS if data.sizes["kind_name"] > MOST_KINDS + 1 else MOST_KINDS + 1
+    for place, name in enumerate(map(str, data.kind_name.values[:shown])):
         each = data.isel(kind_name=place)
         rows.append((name, f"{each.kind_runs.item()} of {n}", _share(each, "kind_share")))
-    rest = data.kind_runs.values[MOST_KINDS:]
+    rest = data.kind_runs.values[shown:]
     if rest.size:
         rows.append((f"{rest.size} other kinds", f"{rest.sum()} of {n}", ""))
     there = int((~np.isnan(data.routes.values).any(1)).sum())

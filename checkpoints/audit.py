@@ -1,9 +1,9 @@
 """Audit of a run: whether its checkpoints are what their names say, and its scores of the weights that are kept.
 
 What is written down is compared: the label of each file of weights with its name, its content and config.yaml, and the
-hash in each file of scores with the weights of its step. What is not written down, as in runs of an older Headway, is
-judged by the weights alone: the first against its initialiser, each move against what the optimiser allows, and the
-way through all of them against one that goes on.
+hash in each file of scores and each study with the weights of its step. What is not written down, as in runs of an
+older Headway, is judged by the weights alone: the first against its initialiser, each move against what the optimiser
+allows, and the way through all of them against one that goes on.
 """
 
 import json
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headway.checkpoints.files import CONFIG, ENVIRONMENT, read_yaml
+from headway.checkpoints.files import CONFIG, ENVIRONMENT, read_tree, read_yaml
 from headway.checkpoints.run import Run
 from headway.checkpoints.schedule import Schedule
-from headway.checkpoints.scores import ScoreFile, score_files
+from headway.checkpoints.scores import WEIGHTS, ScoreFile, score_files
 from headway.checkpoints.weights import Label, arrays_of, hash_of, hash_of_config, read_arrays, read_label
 from headway.models.config import ModelConfig
 
@@ -65,10 +65,10 @@ def audit(run: Run | str | Path) -> list[Finding]:
     Found are: files that are damaged (``damaged``) or were altered since they were kept (``altered``), weights whose
     label is of another step (``label``), weights that two steps share (``repeated``), a step 0 that its initialiser
     does not give (``initial``), a way that jumps or returns (``way``), a move that learning rate and clipping do not
-    allow (``update``), steps of the schedule that are missing (``missing``), scores and circuits of other weights than
-    those of their step (``scores``), and a config.yaml that has changed since (``config``). Not found is what leaves no
-    trace, such as two checkpoints of an older Headway that are exchanged at the end of training, where they hardly
-    differ.
+    allow (``update``), steps of the schedule that are missing (``missing``), scores, circuits and studies of other
+    weights than those of their step (``scores``), and a config.yaml that has changed since (``config``). Not found is
+    what leaves no trace, such as two checkpoints of an older Headway that are exchanged at the end of training, where
+    they hardly differ.
 
     Args:
         run: The run, or its directory.
@@ -435,12 +435,12 @@ def _differences(then: Any, now: Any, option: str = "") -> Iterator[str]:
 
 
 def _of_scores(run: Run, hashes: Mapping[int, str]) -> Iterator[Finding]:
-    """The scores and circuits that are of other weights than those kept of their step."""
+    """The scores, circuits and studies that are of other weights than those kept of their step."""
     others: dict[tuple[int, str], list[str]] = {}
     kept = set(run.steps)
     for step, name, path in _scored(run):
         try:
-            scored = ScoreFile.open(path).weights()
+            scored = _weights_of(path)
         except ValueError as error:
             yield Finding(step, "damaged", str(error))
             continue
@@ -464,6 +464,16 @@ def _scored(run: Run) -> Iterator[tuple[int, str, Path]]:
     for nodes, found in ((False, run.circuits), (True, run.node_circuits)):
         for step, part, replacement in found:
             yield step, f"circuit of {part}", run.circuit_file(step, part, replacement, nodes)
+    for step, name in run.studies_at_steps:
+        yield step, f"study {name}", run.study_file(name, step)
+
+
+def _weights_of(path: Path) -> str | None:
+    """The hash of the weights that a file of scores or a study is of; None in one of an older Headway."""
+    if path.suffix != ".nc":
+        return ScoreFile.open(path).weights()
+    weights = read_tree(path).attrs.get(WEIGHTS)
+    return None if weights is None else str(weights)
 
 
 def _listed(values: Sequence[Any], most: int = 4) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -74,7 +74,8 @@ def import_run(
     Args:
         source: A file of weights (.pt, .pth, .bin, .ckpt or .safetensors) by TransformerLens's names, several of them,
             each a checkpoint, or a folder of such files; a HookedTransformer or TransformerBridge; or a language model:
-            a folder of ``save_pretrained``, a folder of several, or a name on the hub, whose revisions are steps.
+            a folder of ``save_pretrained``, a folder of several, or a name on the hub, whose revisions are steps. What
+            ``export_run`` wrote, in folders or on the hub, comes back with its steps and its tokenizer.
         out: Directory of the run.
         steps: The step of each checkpoint; that in its name if None. Of a name on the hub, the revisions to take.
         task: The task that the network was trained on, or its class; without one, measures of weights work, and
@@ -100,10 +101,14 @@ def import_run(
     """
     path, _ = Run.place(out, overwrite)
     task, expect = _task_of(task), expect or {}
-    own = _own_export(source)
-    if own is not None:
-        source, config, steps = own[0], own[1] if config is None else config, [own[2]] if steps is None else steps
-    models = _models_of(source, steps)
+    exports = _exports_of(source, steps)
+    if exports:
+        source = [each.folder / WEIGHTS for each in exports]
+        config = exports[-1].folder / CONFIG if config is None else config
+        steps = [each.step for each in exports]
+        if tokenizer is None and (exports[-1].folder / TOKENIZER).is_file():
+            tokenizer = exports[-1].folder / TOKENIZER
+    models = None if exports else _models_of(source, steps)
     if models is not None:
         if config is not None or model or key is not None or layout != "transformer_lens":
             raise ValueError("model: no config, option, key or layout is taken beside a model, which has its own")
@@ -129,29 +134,83 @@ def import_run(
         other, state, _ = network_of(Source(each.source.name, state), {**cfg.to_dict()}, n_ctx)
         networks[each.step] = _network(other, state)
     names = {each.step: each.source.name for each in found}
+    names |= {each.step: each.name for each in exports}
     return write_imported(path, networks, names, known, task, _tokenizer_of(tokenizer), expect, overwrite)
 
 
-def _own_export(source: Any) -> tuple[Path, Path, int] | None:
-    """Return the file of weights, the configuration and the step of a folder that ``headway export`` wrote.
+@dataclass(frozen=True)
+class _Export:
+    """An export of Headway: its name, the folder that holds its files, and its step."""
+
+    name: str
+    folder: Path
+    step: int
+
+    @classmethod
+    def read(cls, name: str, folder: Path) -> "_Export":
+        """Read what an export says of itself.
+
+        Raises:
+            ValueError: one that is damaged, or that is for bridges, whose weights have other names.
+        """
+        try:
+            about = json.loads(read_small(folder / EXPORT))
+            kind, step = about["headway"], int(about["step"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"file: {EXPORT} of {name} is damaged ({error})") from None
+        if kind == "bridge":
+            raise ValueError(f"file: {name} is an export for bridges; boot the bridge and import it in Python")
+        return cls(name, folder, step)
+
+
+def _exports_of(source: Any, steps: Sequence[int] | None) -> list[_Export]:
+    """Return the exports of Headway that are folders, in a folder, or behind a name on the hub; none of anything else.
 
     Raises:
-        ValueError: an export for bridges, whose weights have other names.
+        ValueError: an export that is damaged or for bridges, another number of steps than exports, or a hub that is not
+            reachable.
     """
-    sources = source if isinstance(source, list | tuple) else [source]
-    if len(sources) != 1 or not isinstance(sources[0], str | Path):
-        return None
-    folder = Path(sources[0]).expanduser()
-    if not (folder / EXPORT).is_file():
-        return None
-    try:
-        about = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
-        kind, step = about["headway"], int(about["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"file: {folder / EXPORT} is damaged ({error})") from None
-    if kind == "bridge":
-        raise ValueError(f"file: {folder} is an export for bridges; boot the bridge and import it in Python")
-    return folder / WEIGHTS, folder / CONFIG, step
+    sources = list(source) if isinstance(source, list | tuple) else [source]
+    if not sources or not all(isinstance(each, str | Path) for each in sources):
+        return []
+    name = _name_on_hub(sources)
+    if name is not None:
+        return _exports_on_hub(name, _revisions(name, steps))
+    folders = [Path(each).expanduser() for each in sources]
+    if len(folders) == 1 and folders[0].is_dir() and not (folders[0] / EXPORT).is_file():
+        folders = [each for each in sorted(folders[0].iterdir()) if (each / EXPORT).is_file()]
+    if not all((folder / EXPORT).is_file() for folder in folders):
+        return []
+    found = [_Export.read(str(folder), folder) for folder in folders]
+    if steps is None or not found:
+        return found
+    _check_count(steps, len(found))
+    return [replace(each, step=step) for each, step in zip(found, steps, strict=True)]
+
+
+def _exports_on_hub(name: str, revisions: Sequence[tuple[int, str | None]]) -> list[_Export]:
+    """Download the revisions of a name on the hub, if they are exports; the folders stay in the cache of the hub.
+
+    Raises:
+        ValueError: a revision that cannot be downloaded, or whose export is of another step than its name says.
+    """
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    exports = []
+    for step, revision in revisions:
+        named = name if revision is None else f"{name}@{revision}"
+        try:
+            if EXPORT not in list_repo_files(name, revision=revision):
+                return []
+            files = [EXPORT, WEIGHTS, CONFIG, TOKENIZER]
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
+        except Exception as error:  # of the network, of the hub, of the disk
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(f"file: {named} cannot be downloaded ({said})") from None
+        exports.append(_Export.read(named, folder))
+        if revision is not None and exports[-1].step != step:
+            raise ValueError(f"step: {named} is the export of step {exports[-1].step}; download it, and give --step")
+    return exports
 
 
 def _import_models(
@@ -200,15 +259,28 @@ def _models_of(source: Any, steps: Sequence[int] | None) -> dict[int, tuple[str,
             raise ValueError(f"step: the folders in {path} must have names such as step400, each another number")
         found = dict(zip(steps, folders, strict=True)) if steps and len(steps) == len(folders) else named
         return {1 if step is None else step: (str(each), boot_bridge(str(each))) for step, each in found.items()}
-    if path.exists() or path.suffix in SUFFIXES or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if _name_on_hub(sources) is None:
         return None
     return {step: (f"{name}@{revision}", boot_bridge(name, revision)) for step, revision in _revisions(name, steps)}
 
 
+def _name_on_hub(sources: Sequence[Any]) -> str | None:
+    """Return the name on the hub that is given in place of a file; None where files are given."""
+    if len(sources) != 1 or not isinstance(sources[0], str | Path):
+        return None
+    name, path = str(sources[0]), Path(sources[0]).expanduser()
+    named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and path.suffix not in SUFFIXES
+    return name if named and not path.exists() else None
+
+
 def _revisions(name: str, steps: Sequence[int] | None) -> list[tuple[int, str | None]]:
     """Return the revisions of a model on the hub that are named after steps; the newest weights if there are none."""
-    from huggingface_hub import list_repo_refs
-
+    try:
+        from huggingface_hub import list_repo_refs
+    except ImportError:
+        raise ValueError(
+            f"file: {name} is no file or folder; for a name on the hub, pip install huggingface_hub"
+        ) from None
     try:
         refs = list_repo_refs(name)
     except Exception as error:  # of the network, of the hub, of a name that is none
@@ -270,8 +342,7 @@ def checkpoints_of(
     """
     files = _files([source] if isinstance(source, str | Path) else list(source))
     read = [(path, each, len(several)) for path in files for several in [read_source(path, key)] for each in several]
-    if steps is not None and len(steps) != len(read):
-        raise ValueError(f"step: {len(steps)} are given for {len(read)} checkpoints; give one for each")
+    _check_count(steps, len(read))
     found: dict[int, Checkpoint] = {}
     for place, (path, each, several) in enumerate(read):
         named = _step_of(path) if several == 1 else None
@@ -286,6 +357,11 @@ def checkpoints_of(
             raise ValueError(f"step: {found[step].source.name} and {each.name} are both of step {step}; give --step")
         found[step] = Checkpoint(step, steps is None and named is None, each)
     return iter([found[step] for step in sorted(found)])
+
+
+def _check_count(steps: Sequence[int] | None, count: int) -> None:
+    if steps is not None and len(steps) != count:
+        raise ValueError(f"step: {len(steps)} are given for {count} checkpoints; give one for each")
 
 
 def _files(sources: Sequence[str | Path]) -> list[Path]:

@@ -450,9 +450,13 @@ class Run:
     @property
     def studies(self) -> dict[str, int]:
         """The studies there are of this run, each with the last step at which it was made."""
+        return {name: step for step, name in self.studies_at_steps}
+
+    @property
+    def studies_at_steps(self) -> list[tuple[int, str]]:
+        """The studies there are at every step: step and name."""
         found = ((re.fullmatch(r"step-(\d{8,})", path.parent.name), path) for path in self.path.glob("studies/*/*.nc"))
-        steps = sorted((int(step[1]), path.stem) for step, path in found if step)
-        return {name: step for step, name in steps}
+        return sorted((int(step[1]), path.stem) for step, path in found if step)
 
     def study(self, name: str, step: int | None = None) -> xr.DataTree:
         """The figures and tables of a study, at ``step`` or the last one at which it was made: a node a section.

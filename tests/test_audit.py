@@ -15,6 +15,7 @@ from toys import NO_POSITIONS, TOKENS, VECTORS, Train
 import headway
 from headway.__main__ import main
 from headway.analyze import LIVE, measure
+from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.audit import KINDS, Finding, Way, audit, furthest_by_adam, furthest_by_sgd, initial_faults
 from headway.checkpoints.schedule import Schedule
@@ -266,6 +267,32 @@ def test_altered_damaged_and_missing_weights_are_found(run: Run):
 def test_scores_of_another_step_are_found(run: Run):
     shutil.copy(score_file(run.path, 8, "loss"), score_file(run.path, 4, "loss"))
     assert [str(finding) for finding in audit(run)] == ["step 4: its scores are of the weights of step 8 (loss)"]
+
+
+def studied(run: Run, step: int, weights: str | None) -> None:
+    """Store a study at a step that says of which weights it is."""
+    StudyResult("toy", str(run.path), step, (), (), weights).write(run.study_file("toy", step))
+
+
+def test_studies_of_other_weights_are_found(run: Run):
+    labels = {step: read_label(run.weights_file(step)) for step in run.steps}
+    hashes = {step: label.weights for step, label in labels.items() if label is not None}
+    for step in (4, 8, 17):
+        studied(run, step, hashes[step])
+    studied(run, 1, None)  # of an older Headway
+    assert audit(run) == []
+    assert str(run.study("toy", 8).attrs["weights"]) == hashes[8]
+    assert StudyResult.read(run.study_file("toy", 1)).weights is None
+    shutil.copy(run.study_file("toy", 4), run.study_file("toy", 8))
+    studied(run, 17, "0" * 64)
+    studied(run, 9, hashes[8])
+    assert [str(finding) for finding in audit(run)] == [
+        "step 8: its scores are of the weights of step 4 (study toy)",
+        "step 9: it has scores, and its weights are not kept (study toy)",
+        "step 17: its scores are of weights that are not kept (study toy)",
+    ]
+    run.study_file("toy", 4).write_bytes(b"")
+    assert found(run)[0] == (4, "damaged")
 
 
 def test_a_config_that_changed_is_found_with_its_option(run: Run):

@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import transformer_lens
 from installed_lens import IS_3, VERSION
+from language_models import saved_gpt2
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_importing import CONFIGS, FIXTURES, network
@@ -169,12 +171,35 @@ class FakeHub:
             if allow_patterns is None or file.name in allow_patterns:
                 shutil.copy(file, self.folder / revision / file.name)
 
+    def list_repo_refs(self, repo_id: str) -> SimpleNamespace:
+        branches = [SimpleNamespace(name=each.name) for each in sorted(self.folder.iterdir())]
+        return SimpleNamespace(branches=branches, tags=[])
 
-def test_each_checkpoint_is_a_revision_on_the_hub(trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    run = trained(TOKENS, tmp_path / "run")
+    def list_repo_files(self, repo_id: str, revision: str | None = None) -> list[str]:
+        return [file.name for file in (self.folder / (revision or "main")).iterdir()]
+
+    def snapshot_download(self, repo_id: str, revision: str | None, allow_patterns: list[str]) -> str:
+        """Download as the hub does: a new folder with the files that are asked for."""
+        copy = self.folder.parent / "downloads" / (revision or "main")
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir(parents=True)
+        for name in set(allow_patterns) & set(self.list_repo_files(repo_id, revision)):
+            shutil.copy(self.folder / (revision or "main") / name, copy / name)
+        return str(copy)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     (tmp_path / "hub").mkdir()
     hub = FakeHub(tmp_path / "hub")
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    for name in ("list_repo_refs", "list_repo_files", "snapshot_download"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", getattr(hub, name))
+    return hub
+
+
+def test_each_checkpoint_is_a_revision_on_the_hub(trained: Train, tmp_path: Path, hub: FakeHub):
+    run = trained(TOKENS, tmp_path / "run")
     export_run(run, tmp_path / "out", "huggingface", push="them/toy")
     assert hub.private
     assert {each.name for each in hub.folder.iterdir()} == {"main", *(f"step{step}" for step in run.steps)}
@@ -186,3 +211,75 @@ def test_each_checkpoint_is_a_revision_on_the_hub(trained: Train, tmp_path: Path
         assert json.loads((revision / EXPORT).read_text())["step"] == step
     with pytest.raises(ValueError, match=r"^push: toy could not be written on the hub \(401 you must log in or give"):
         export_run(run, tmp_path / "out", "huggingface", push="toy", overwrite=True)
+
+
+def test_revisions_on_the_hub_come_back_as_steps(trained: Train, tmp_path: Path, hub: FakeHub):
+    run = trained(TOKENS, tmp_path / "run")
+    export_run(run, tmp_path / "out", "huggingface", push="them/toy")
+    again = headway.import_run("them/toy", tmp_path / "again", task=TOKENS.task)
+    assert again.steps == run.steps
+    for step in run.steps:
+        ours, theirs = again.model(step).state_dict(), run.model(step).state_dict()
+        assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
+    assert again.imported is not None
+    assert again.imported["sources"] == {str(step): f"them/toy@step{step}" for step in run.steps}
+    assert headway.audit(again) == []
+    main(["import", "them/toy", "--step", "8,1", "--out", str(tmp_path / "two")])
+    two = Run(tmp_path / "two")
+    assert two.steps == [1, 8]
+    assert torch.equal(two.model(8).W_E, run.model(8).W_E)
+    with pytest.raises(ValueError, match=r"^step: 7 is no revision of them/toy, which has 0, 1,"):
+        headway.import_run("them/toy", tmp_path / "other", steps=[7])
+
+
+def test_an_export_on_the_hub_without_revisions_has_its_step(trained: Train, tmp_path: Path, hub: FakeHub):
+    run = trained(TOKENS, tmp_path / "run")
+    export_run(run, hub.folder / "main", "hooked-transformer", step=8)
+    again = headway.import_run("them/toy", tmp_path / "again")
+    assert again.steps == [8]
+    assert torch.equal(again.model().W_E, run.model(8).W_E)
+
+
+def test_a_revision_that_is_not_what_its_name_says_is_refused(
+    trained: Train, tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+):
+    run = trained(TOKENS, tmp_path / "run")
+    export_run(run, tmp_path / "out", "huggingface", push="them/toy")
+    shutil.copytree(hub.folder / "step4", hub.folder / "step8", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"^step: them/toy@step8 is the export of step 4; download it, and give"):
+        headway.import_run("them/toy", tmp_path / "again")
+    (hub.folder / "step4" / EXPORT).write_text("{")
+    with pytest.raises(ValueError, match=rf"^file: {EXPORT} of them/toy@step4 is damaged \("):
+        headway.import_run("them/toy", tmp_path / "again", steps=[4])
+
+    def cut(*args: Any, **options: Any) -> None:
+        raise ConnectionError("it broke\nin the middle")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cut)
+    with pytest.raises(ValueError, match=r"^file: them/toy@step0 cannot be downloaded \(it broke in the middle\)$"):
+        headway.import_run("them/toy", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_several_exports_come_back_together(trained: Train, tmp_path: Path):
+    run = trained(TOKENS, tmp_path / "run")
+    cards = [export_run(run, tmp_path / "cards" / str(step), "huggingface", step) for step in (17, 4)]
+    for name, source in (("folders", cards), ("folder", tmp_path / "cards")):
+        again = headway.import_run(source, tmp_path / name)
+        assert again.steps == [4, 17]
+        assert all(torch.equal(again.model(step).W_E, run.model(step).W_E) for step in (4, 17))
+    assert headway.import_run(cards, tmp_path / "given", steps=[7, 3]).steps == [3, 7]
+    assert torch.equal(Run(tmp_path / "given").model(7).W_E, run.model(17).W_E)
+    with pytest.raises(ValueError, match=r"^step: 1 are given for 2 checkpoints"):
+        headway.import_run(cards, tmp_path / "wrong", steps=[7])
+
+
+def test_an_export_comes_back_with_its_tokenizer(tmp_path: Path):
+    spelled = headway.import_run(saved_gpt2(tmp_path / "gpt2"), tmp_path / "run")
+    out = export_run(spelled, tmp_path / "out", "huggingface")
+    again = headway.import_run(out, tmp_path / "again")
+    assert again.tokenizer is not None
+    assert spelled.tokenizer is not None
+    text = "Then Mary and John went to the shop"
+    assert again.tokenizer(text).input_ids == spelled.tokenizer(text).input_ids
+    assert again.tokenizer.bos_token == spelled.tokenizer.bos_token

@@ -527,6 +527,15 @@ def test_the_same_figure_gives_the_same_bytes(ending: str, tokens: Run, tmp_path
     assert {path.suffix for path in tmp_path.iterdir()} == {f".{ending}"}
 
 
+def test_a_notebook_shows_a_figure_that_pyplot_does_not_know(tokens: Run):
+    figure = draw(tokens, "loss")
+    picture = figure._repr_png_()  # pyright: ignore[reportAttributeAccessIssue]
+    assert picture.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(picture[at : at + 4], "big") for at in (16, 20))
+    assert width / height == pytest.approx(figure.get_figwidth() / figure.get_figheight(), rel=0.01)
+    assert figure._repr_png_() == picture  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_a_figure_of_ours_is_replaced_and_nothing_else(tokens: Run, tmp_path: Path):
     figure, other = draw(tokens, "loss"), draw(tokens, "diagram")
     for ending in ("png", "svg", "pdf"):

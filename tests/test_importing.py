@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -610,6 +611,7 @@ def test_folders_and_revisions_are_steps(tmp_path: Path, monkeypatch: pytest.Mon
     assert import_run(tmp_path / "models", tmp_path / "run").steps == [20, 100]
     refs = SimpleNamespace(branches=[SimpleNamespace(name=name) for name in ("main", "step20", "step100")], tags=[])
     monkeypatch.setattr("huggingface_hub.list_repo_refs", lambda name: refs)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name, revision: ["config.json"])
     asked: list[tuple[str, str | None]] = []
 
     def booted(name: str, revision: str | None = None) -> Any:
@@ -633,6 +635,16 @@ def test_a_hub_that_is_not_reachable_is_said(tmp_path: Path, monkeypatch: pytest
         ValueError, match=r"^file: somebody/toy is no file or folder, and is not reachable .*no route to"
     ):
         import_run("somebody/toy", tmp_path / "run")
+
+
+def test_a_name_on_the_hub_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as where it is not installed
+    with pytest.raises(
+        ValueError, match=r"^file: somebody/toy is no file or folder; for .* hub, pip install huggingface_hub$"
+    ):
+        import_run("somebody/toy", tmp_path / "run")
+    file = saved(network(CONFIGS["LN"]), tmp_path / "them.pt")
+    assert import_run(file, tmp_path / "run").steps == [1]
 
 
 def test_other_architectures_are_refused(tmp_path: Path):

@@ -23,6 +23,7 @@ from headway.analyze.studies.runner import run_study
 from headway.analyze.studies.study import imported, is_model_name
 from headway.analyze.studying import study, study_files
 from headway.checkpoints import Run
+from headway.checkpoints.weights import read_label
 from headway.models.hooked_transformer import HookedTransformer
 
 STEPS = [0, 3, 17]
@@ -115,6 +116,15 @@ def test_a_name_is_that_of_a_model_or_of_a_directory(tmp_path: Path, model: Path
     assert {name: is_model_name(name) for name in names} == names
     with pytest.raises(ValueError, match="holds no run"):
         open_run_or_model(str(tmp_path / "nothing"))
+
+
+def test_a_study_has_the_hash_of_the_weights_that_it_is_of(run: Run, model: Path, tmp_path: Path):
+    for step in (3, 17):
+        label = read_label(run.weights_file(step))
+        assert label is not None
+        assert study("toy", run, at=step).weights == label.weights
+        assert StudyResult.read(run.study_file("toy", step)).weights == label.weights
+    assert study("toy", str(model), out=tmp_path / "of-model").weights is None
 
 
 def test_a_loaded_model_is_that_of_its_step(run: Run):

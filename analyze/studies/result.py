@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from headway.checkpoints.files import read_tree, write_tree
+from headway.checkpoints.scores import WEIGHTS
 
 Kind = Literal["lines", "maps", "scatter", "table"]
 Log = Literal["", "x", "y", "xy"]
@@ -158,6 +159,7 @@ class StudyResult:
         step: The checkpoint; None for a language model.
         sections: The sections, in order.
         claims: The claims.
+        weights: The hash of the weights of that checkpoint; None for a language model, and of an older Headway.
     """
 
     study: str
@@ -165,6 +167,7 @@ class StudyResult:
     step: int | None
     sections: tuple[Section, ...]
     claims: Claims
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         """Check that titles of sections are unique, and that none is ``claims``."""
@@ -179,7 +182,8 @@ class StudyResult:
         ``tree["claims"]`` has the claims along the axis ``claim``. The attributes of a figure name how to draw it.
         """
         step = NO_STEP if self.step is None else self.step
-        nodes = {"/": xr.Dataset(attrs={"study": self.study, "run": self.run, "step": step})}
+        weights = {} if self.weights is None else {WEIGHTS: self.weights}
+        nodes = {"/": xr.Dataset(attrs={"study": self.study, "run": self.run, "step": step, **weights})}
         for section in self.sections:
             nodes[f"/{section.title}"] = xr.Dataset(attrs={"text": section.text})
             for figure in section.figures:
@@ -209,6 +213,7 @@ class StudyResult:
             None if tree.attrs["step"] == NO_STEP else int(tree.attrs["step"]),
             tuple(sections),
             tuple(Claim(**dict(zip(_PARTS, parts, strict=True))) for parts in of_each),
+            tree.attrs.get(WEIGHTS),
         )
 
     def write(self, path: Path) -> None:

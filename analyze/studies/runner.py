@@ -15,6 +15,7 @@ from headway.analyze.studies.loading import LoadedModel
 from headway.analyze.studies.result import Claims, Figure, Section, StudyResult, table
 from headway.analyze.studies.study import Study, imported
 from headway.checkpoints.run import Run
+from headway.checkpoints.weights import arrays_of, hash_of
 from headway.data.no_task import NoTask
 
 
@@ -72,7 +73,8 @@ def run_study(
         asked = {step: _ask(findings, network.run, step) for step in _before(network.run, network.step, progress)}
         figures = over_checkpoints(asked | {network.step: found})
         sections.append(Section("Over training", findings.formed, figures))
-    return StudyResult(study.name, network.name, network.step, tuple(sections), found[0])
+    weights = None if network.run is None else hash_of(arrays_of(network.model))
+    return StudyResult(study.name, network.name, network.step, tuple(sections), found[0], weights)
 
 
 def with_sequences(study: Study, source: Run | TransformerBridge) -> Run | TransformerBridge:

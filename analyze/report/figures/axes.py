@@ -35,9 +35,9 @@ def one_panel(height: float, width: float = SINGLE) -> "tuple[Figure, Axes]":
 
 def grid_of_panels(rows: Sequence[Sequence[T]], width: float, height: float) -> "tuple[Figure, list[tuple[Axes, T]]]":
     """A figure with one panel for each item of each row."""
-    from matplotlib.figure import Figure
+    from headway.analyze.report.figures.shown import ShownFigure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     places = figure.add_gridspec(len(rows), max(map(len, rows)))
     return figure, [
         (figure.add_subplot(places[y, x]), item) for y, row in enumerate(rows) for x, item in enumerate(row)

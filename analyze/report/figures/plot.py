@@ -5,7 +5,6 @@ pyplot is not touched, and so neither are the settings and open figures of the c
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from headway.analyze.report.figures import (
     network,
     runs,
 )
+from headway.analyze.report.figures.style import paper_style
 from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Run
 from headway.checkpoints.files import NotWrittenError, check_replaceable, write_whole
@@ -41,30 +41,6 @@ FIGURES: dict[str, Callable[..., "Figure"]] = {
     "heads": heads.heads,
     "composition": composition.composition,
     "attribution": attribution.attribution,
-}
-STYLE = {
-    "font.size": 8,
-    "figure.titlesize": 8,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4,
-    "text.parse_math": False,  # a token may hold a dollar sign
-    "svg.fonttype": "none",  # text stays text, for searching and for an editor
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "headway",  # the same figure has the same ids
-    "savefig.dpi": 300,
 }
 # The endings of --out, with the metadata that marks a figure of ours; they hold no date, so that files are the same.
 PROGRAM = "headway plot"
@@ -163,7 +139,7 @@ def _given(figures: Mapping[str, Callable[..., Any]], figure: str, options: Mapp
 
 
 def _drawn(draw: "Callable[[], Figure]") -> "Figure":
-    with _style():
+    with paper_style():
         drawn = draw()
         # Ticks and places would be computed when the figure is drawn. That happens here, in this style, and once: a
         # second layout would move things by a hair.
@@ -198,7 +174,7 @@ def save(figure: "Figure", out: str | Path, overwrite: bool = False) -> Path:
     out = check_figure(Path(out).expanduser(), overwrite)
     ending = out.suffix.lower()
     try:
-        with _style():
+        with paper_style():
             content = io.BytesIO()
             figure.savefig(content, format=ending[1:], metadata=METADATA[ending])
             remove_parts_of(out)
@@ -206,12 +182,3 @@ def save(figure: "Figure", out: str | Path, overwrite: bool = False) -> Path:
     except NotWrittenError as error:
         raise ValueError(f"out: {error.strerror}") from None
     return out
-
-
-def _style() -> AbstractContextManager[None]:
-    """Our settings over the defaults of matplotlib, without those of the user; they end with the context."""
-    try:
-        from matplotlib import style
-    except ImportError:
-        raise ValueError("plot: needs matplotlib; pip install 'headway[paper]'") from None
-    return style.context(["default", STYLE])

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from headway.analyze import LIVE, Measure, measure
-from headway.analyze.report.live import report_if_possible
+from headway.analyze.measures.run_nulls import Nulls
+from headway.analyze.report.live import refresh_page
 from headway.analyze.report.tensorboard import mend_log
 from headway.checkpoints.callback import AtCheckpoints
 from headway.checkpoints.lock import writing
@@ -32,11 +33,12 @@ def densify(
     trust: bool = False,
     progress: bool = True,
 ) -> list[int]:
-    """Keep and score further checkpoints between two of a run, and return their steps.
+    """Keep and score further checkpoints between two of a run, and return their steps; none if all are kept already.
 
     Training goes on from the last state that was kept at or before the first of the two (``schedule.state_every``),
     with the same batches. At the second it must have the weights that the run has kept, to the last bit; then the new
-    checkpoints are those of the run.
+    checkpoints are those of the run. The same call after one that was killed does what is left: scores, TensorBoard's
+    files, the page.
 
     Args:
         path: Directory of the run.
@@ -50,8 +52,8 @@ def densify(
         progress: Show a progress bar.
 
     Raises:
-        ValueError: steps that have no checkpoint, nothing between them, no state before them, or other weights at the
-            end; nothing is kept then.
+        ValueError: steps that have no checkpoint, no step between them, no state before them, a damaged null, or other
+            weights at the end; nothing is kept then.
         StoppedError: Ctrl-C, SIGTERM or SIGHUP; nothing is kept either.
 
     Example:
@@ -63,34 +65,45 @@ def densify(
     first, last = map(run.check_step, between)
     measures = LIVE if measures is None else measures
     new = dense_steps(first, last, steps, set(run.steps) - _unscored(run, first, last, measures))
-    _ = run.task  # whose code, or whose files, may need the user's word
+    if new:
+        _ = run.task  # whose code, or whose files, may need the user's word
     with writing(run.path):
-        begin = _state_before(run, first, from_start)
-        module = training_module(run.recipe)
-        stop, kept = StopAtSignal(), _KeepWeights(run, new)
-        with threads_of(run.recipe, module.model):
-            reached = fit(run.recipe, module, [stop, kept], last, begin, progress=progress)
-        if stop.asked is not None:
-            raise StoppedError(reached, stop.asked)
-        difference = _difference(module.model, run.model(last))
-        if difference and not inexact:
-            raise ValueError(
-                f"densify: the weights at step {last} are not those that were kept: they differ by up to "
-                f"{difference:.2g}; --inexact keeps the new checkpoints all the same"
-            )
-        kept.write()
-        with threads_of(run.recipe, module.model):
-            measure(run, measures, new)
+        if new:
+            begin = _state_before(run, first, from_start)
+            Nulls(run, measures, run.batch()).check()  # nothing is kept if what is kept cannot be scored
+            module = _trained_again(run, new, last, begin, inexact, progress)
+            with threads_of(run.recipe, module.model):
+                measure(run, measures, new)
         mend_log(run, run.steps[-1])
-        report_if_possible(run)
+        refresh_page(run)
     return new
+
+
+def _trained_again(
+    run: Run, new: list[int], last: int, begin: Path | None, inexact: bool, progress: bool
+) -> TrainingModule:
+    """Train up to step ``last`` from a state, and make checkpoints of the run of what is new on the way."""
+    module = training_module(run.recipe)
+    stop, kept = StopAtSignal(), _KeepWeights(run, new)
+    with threads_of(run.recipe, module.model):
+        reached = fit(run.recipe, module, [stop, kept], last, begin, progress=progress)
+    if stop.asked is not None:
+        raise StoppedError(reached, stop.asked)
+    difference = _difference(module.model, run.model(last))
+    if difference and not inexact:
+        raise ValueError(
+            f"densify: the weights at step {last} are not those that were kept: they differ by up to "
+            f"{difference:.2g}; --inexact keeps the new checkpoints all the same"
+        )
+    kept.write()
+    return module
 
 
 def dense_steps(first: int, last: int, count: int, kept: Collection[int]) -> list[int]:
     """Return ``count`` steps between two others, evenly in log(step), without those that are kept already.
 
     Raises:
-        ValueError: no step lies between, or all are kept.
+        ValueError: no step lies between.
 
     Example:
         >>> dense_steps(10, 20, 4, kept=[10, 15, 20])
@@ -101,10 +114,7 @@ def dense_steps(first: int, last: int, count: int, kept: Collection[int]) -> lis
     if last - first < 2:
         raise ValueError(f"between: no step lies between {first} and {last}; the second must be larger by 2 or more")
     spaced = np.expm1(np.linspace(np.log1p(first), np.log1p(last), count + 2))[1:-1]
-    new = sorted({round(float(step)) for step in spaced} - {*kept, first, last})
-    if not new:
-        raise ValueError(f"between: every step asked for between {first} and {last} is kept already")
-    return new
+    return sorted({round(float(step)) for step in spaced} - {*kept, first, last})
 
 
 def _unscored(run: Run, first: int, last: int, measures: Sequence[Measure]) -> set[int]:

@@ -61,7 +61,7 @@ class KeepCheckpoints(AtCheckpoints):
         self.states = frozenset(states)
 
     def at_checkpoint(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        """Write the log, save the weights, then Lightning's checkpoint.
+        """Write the log, save the state that stays, the weights, then Lightning's checkpoint of the latest.
 
         In this order nothing is ever missing: a run that dies in between resumes from the checkpoint before, and writes
         these again; the weights of the last step alone make a run finished. Of several processes the first one writes.
@@ -73,10 +73,11 @@ class KeepCheckpoints(AtCheckpoints):
             )
         if trainer.is_global_zero:
             module.write_log()
-            self.run.keep(step, module.model)
-        trainer.save_checkpoint(self.run.resume_file)
         if step in self.states:
             trainer.save_checkpoint(self.run.state_file(step))
+        if trainer.is_global_zero:
+            self.run.keep(step, module.model)
+        trainer.save_checkpoint(self.run.resume_file)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the recipe in Lightning's checkpoint, because a run must resume with the same recipe."""

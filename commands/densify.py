@@ -66,7 +66,10 @@ def densify_command(arguments: list[str]) -> None:
     except (StoppedError, DiedError) as error:
         code = 128 + error.signal if isinstance(error, StoppedError) else 1
         fail(f"{error}; no checkpoint was added; the same command begins again", code)
-    print(f"{paths[0]} has {len(new)} more checkpoints: {', '.join(map(str, new))}")
+    if new:
+        print(f"{paths[0]} has {len(new)} more checkpoints: {', '.join(map(str, new))}")
+    else:
+        print(f"{paths[0]} has every checkpoint that this asks for already")
 
 
 def densify_run(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import few_networks  # noqa: F401
+import torch
 import xarray as xr
 from corpora import write_corpus
 from forks import Ended, forked
@@ -25,11 +26,12 @@ from toys import LAST, TOKENS, WHOLE, handmade_run
 
 from headway.checkpoints import Run
 from headway.checkpoints.recipe import Recipe
+from headway.checkpoints.resuming import digest
 from headway.checkpoints.schedule import Schedule
 from headway.data.text import Text
 from headway.models.config import ModelConfig
 
-RECIPE = replace(TOKENS, steps=23, schedule=Schedule(log=3, linear=4, at=(5,)))
+RECIPE = replace(TOKENS, steps=23, schedule=Schedule(log=3, linear=4, at=(5,), state_every=3))
 TEXT = Recipe(
     task=Text("corpus", n_tokens=331, length=17),
     model=ModelConfig(n_layers=1, d_model=19, n_ctx=17, d_head=5, n_heads=3, d_vocab=331, attn_only=True),
@@ -42,6 +44,8 @@ TEXT = Recipe(
 TRAIN = ["train", "--config", "recipe.yaml", "--out", "run"]
 RESUME = ["train", "--resume", "run"]
 MEASURE = ["measure", "run", "--only", "ablation,rank_95,qk_attribution", "--at", "5,23"]
+# It begins at the state of step 6.
+DENSIFY = ["densify", "run", "--between", "12", "17", "--steps", "2"]
 CIRCUIT = ["circuit", "run", "--orders", "1", "--controls", "3"]
 
 
@@ -113,14 +117,16 @@ SCENARIOS = {
     "study": Scenario(["study", "induction", "run"], _finished),
     "report": Scenario(["report", "run"], _finished),
     "circuit": Scenario(CIRCUIT, _knowing),
+    "densify": Scenario(DENSIFY, _finished),
 }
 # How often a command is killed at any time; the other half of the kills is at a moment of a file.
-AT_ANY_TIME = ("train", "train", "resume", "train", "corpus", "measure", "train", "study", "circuit")
+AT_ANY_TIME = ("train", "train", "resume", "train", "corpus", "measure", "train", "study", "densify", "circuit")
 KINDS = {
     "config.yaml": r"run/\.?config\.yaml",
     "environment.json": r"environment\.json",
     "config.json of weights": r"weights/\.?config\.json",
     "weights": r"run/weights\b",
+    "state": r"run/states",
     "resume.ckpt": r"resume\.ckpt",
     "null scores": r"run/scores/null",
     "scores": r"run/scores",
@@ -209,6 +215,8 @@ BETWEEN = (
     ("resume", "in the middle of the log", Moment("append half of", "run/.log.X.part/events.X", 5)),
     ("circuit", "in the middle of a circuit", Moment("write half of", CIRCUIT_OF.format(f"step-{LAST:08d}"), 1)),
     ("circuit", "between two circuits", Moment("open", CIRCUIT_OF.format(f"step-{WHOLE:08d}"), 1)),
+    ("densify", "between the log and the page", Moment("open", "run/.report.html.X.part", 1)),
+    ("train", "between state and weights", Moment("open", "run/weights/.step-00000006.safetensors.X.part", 1)),
 )
 
 
@@ -325,6 +333,9 @@ def _same(path: Path, other: Path) -> bool:
     # A run whose last weights are kept is finished, whatever resume.ckpt is of.
     if path.is_dir() or path.name == "resume.ckpt":
         return True
+    if path.suffix == ".ckpt":
+        # A file of torch depends on which of its parts are one object in memory.
+        return digest(torch.load(path, weights_only=True)) == digest(torch.load(other, weights_only=True))
     if path.suffix == ".nc":
         return xr.open_datatree(path, engine="h5netcdf").identical(xr.open_datatree(other, engine="h5netcdf"))
     if path.name == "report.html":

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from corpora import write_corpus
 from forks import forked
-from kills import RECIPE, TEXT, Scenes, perform
+from kills import DENSIFY, RECIPE, TEXT, Scenes, perform
 from toy_studies import made_up_study
 from toys import made_up_circuit, made_up_over_steps
 
@@ -30,6 +30,7 @@ FORMATS = {
     "config.json of weights": "*/weights/config.json",
     "weights": "*/weights/*.safetensors",
     "resume.ckpt": "stopped/resume.ckpt",
+    "state": "toy/states/step-00000006.ckpt",
     "scores": "*/scores/step-*/*.safetensors",
     "null scores": "*/scores/null/*.safetensors",
     "log": "*/events.*",
@@ -71,6 +72,7 @@ READERS: dict[str, Callable[[Run], object]] = {
     "show": lambda run: run.show()._repr_html_(),
 }
 RESUMES = ["train", "--resume", "{run}", "--trust"]
+DENSIFIES = [each.replace("run", "{run}") for each in DENSIFY]
 LOOKS = [
     ["report", "{run}"],
     ["formation", "{run}"],
@@ -84,6 +86,7 @@ COMMANDS = {
     TOY: [
         ["study", "induction", "{run}"],
         ["plot", "{run}", "circuit", "--overwrite", "--out", "circuit.svg"],
+        DENSIFIES,
         *LOOKS,
     ],
     STOPPED: LOOKS,
@@ -116,8 +119,9 @@ def draw(scene: Path, seed: int) -> Mutation:
     first = path.parts[0]
     runs = [first] if first in (TOY, STOPPED, WORDS) else [WORDS, ""] if first in ("cache", "corpus") else [""]
     commands = {run: draws.sample(COMMANDS[run], 2) for run in runs}
-    if first == STOPPED and RESUMES not in commands[STOPPED]:
-        commands[STOPPED].append(RESUMES)
+    reader = {"state": DENSIFIES}.get(kind, RESUMES if first == STOPPED else None)
+    if reader is not None and reader not in commands[first]:
+        commands[first].append(reader)
     return Mutation(seed, kind, path, how, content, commands)
 
 
@@ -242,7 +246,7 @@ def _read_all(commands: dict[str, list[list[str]]], folder: Path, report: Path) 
 
 def _changed_by(command: list[str], files: set[tuple[str, int, int, int]]) -> set[str]:
     """The files that a command should not have changed: measuring goes on from the scores that it has computed."""
-    scores = command[0] == "measure" or "--resume" in command
+    scores = command[0] in ("measure", "densify") or "--resume" in command
     return {path for path, *_ in files if not (scores and "/scores/" in path)}
 
 

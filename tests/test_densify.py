@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kills import logged
 from toys import LOG4, NO_POSITIONS, TOKENS, VECTORS, Train, run_of_ways
 
 from headway.__main__ import main
+from headway.analyze.report.live import page_is_new
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
+from headway.checkpoints.scores import score_file
 from headway.commands.densify import around_event
 from headway.replay import dense_steps, densify
 
@@ -67,6 +70,14 @@ def test_other_weights_at_the_end_are_refused_and_nothing_is_kept(trained: Train
     assert densify(run.path, (8, 17), steps=2, inexact=True, progress=False) == [10, 13]
 
 
+def test_a_damaged_null_is_refused_before_anything_is_kept(trained: Train, tmp_path: Path):
+    run = trained(replace(TOKENS, schedule=SPARSE), tmp_path / "run")
+    score_file(run.path, None, "first_token").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"first_token.safetensors is damaged"):
+        densify(run.path, (8, 17), steps=3, progress=False)
+    assert run.steps == [0, 5, 8, 17]
+
+
 def test_the_same_command_goes_on_after_it_was_killed_between_two_scores(
     trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -88,8 +99,29 @@ def test_the_same_command_goes_on_after_it_was_killed_between_two_scores(
     again, expected = ({path.relative_to(each.path): path.read_bytes() for path in each.path.rglob("*.safetensors")}
                        for each in (run, whole))  # fmt: skip
     assert again == expected
-    with pytest.raises(ValueError, match="is kept already"):
-        densify(run.path, (8, 17), steps=3, progress=False)
+
+
+def test_the_same_command_writes_the_log_and_the_page_after_it_was_killed_before_them(
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = trained(replace(TOKENS, schedule=SPARSE), tmp_path / "run")
+    command = ["densify", str(run.path), "--between", "8", "17", "--steps", "3"]
+    for killed in ("mend_log", "refresh_page"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"headway.replay.{killed}", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                densify(run.path, (8, 17), steps=3, progress=False)
+        assert not page_is_new(run)
+    main(command)
+    assert "has every checkpoint that this asks for already" in capsys.readouterr().out
+    assert page_is_new(run)
+    assert {10, 12, 14} <= {step for step, _ in logged(run)["loss/loss"]}
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in run.path.rglob("*") if path.is_file()}
+    main(command)
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in before} == before
 
 
 def test_steps_lie_evenly_in_their_logarithm():

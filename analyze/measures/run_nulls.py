@@ -47,6 +47,12 @@ class Nulls:
                 raise ValueError(f"scores: {path} holds no null; remove it and measure again") from None
         return self.loaded[name]
 
+    def check(self) -> None:
+        """Refuse a null of the run that cannot be read; one that it lacks is computed when it is needed."""
+        for each in self.measures:
+            if score_file(self.run.path, None, each.name).exists():
+                _ = self[each.name]
+
     def _make(self) -> None:
         """Take each missing null of the run from the cache, or compute it and store it in the run and in the cache."""
         lacking = [each for each in self.measures if not score_file(self.run.path, None, each.name).exists()]

@@ -50,12 +50,12 @@ def page() -> None:
         recipe = replace(RECIPES["induction"], steps=500)
         with contextlib.redirect_stdout(io.StringIO()):
             default = train(**vars(recipe), out=Path(folder) / "default")
-        report("default run", default, "2", "3", "1")
+        report("default run", default, "2", "3", "1", "16.7")
         made_up = made_up_run(Path(folder) / "large", layers=12, heads=12, kept=60, length=48, d_head=16)
-        report("144 heads, 60 steps", made_up, "-", "-", "-")
+        report("144 heads, 60 steps", made_up, "-", "-", "-", "50")
 
 
-def report(name: str, run: Run, write_goal: str, size_goal: str, ready_goal: str) -> None:
+def report(name: str, run: Run, write_goal: str, size_goal: str, ready_goal: str, slide_goal: str) -> None:
     """Print the rows of one run."""
     show(f"{name}: seconds to write the page", write_goal, lambda: seconds(lambda: write_report(run)))
     print(f"{f'{name}: MB':66} {run.report_file.stat().st_size / 1e6:6.2f}  (goal {size_goal})")
@@ -63,18 +63,18 @@ def report(name: str, run: Run, write_goal: str, size_goal: str, ready_goal: str
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
 
         def opened() -> Page:
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
             page.goto(run.report_file.absolute().as_uri())
             page.wait_for_selector("body[data-ready]")
             return page
 
         show(f"{name}: seconds until the page is ready", ready_goal, lambda: ready(opened()))
         page = opened()
-        for section in ("circuit", "attention", "heads", "pairs"):
-            page.locator(f"#{section}").scroll_into_view_if_needed()
-            show(f"{name}: milliseconds to slide by one, at {section}", "-", lambda: page.evaluate(SLIDE))
+        for section, goal in (("overview", slide_goal), ("heads", "-"), ("pairs", "-")):
+            page.evaluate(f"goToSection('{section}')")
+            show(f"{name}: milliseconds to slide by one, at {section}", goal, lambda: page.evaluate(SLIDE))
         if page.locator("#try button.head").count():
-            page.locator("#try").scroll_into_view_if_needed()
+            page.evaluate("goToSection('try')")
             show(f"{name}: milliseconds to switch a head", "16.7", lambda: page.evaluate(CLICK))
         browser.close()
 

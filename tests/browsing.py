@@ -78,6 +78,14 @@ def seen(page: Page, section: str) -> Locator:
     return found
 
 
+def first(page: Page, panel: str) -> Locator:
+    """A panel of the first screen, scrolled to: loss, diagram or attention."""
+    found = page.locator(f"#overview .{panel}").first
+    found.scroll_into_view_if_needed()
+    drawn(page)
+    return found
+
+
 def pixels(canvas: Locator) -> str:
     return canvas.evaluate("(canvas) => canvas.toDataURL()")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from browsing import Open, check_paper, drawn, go, needs_chromium, pixels, seen
+from browsing import Open, check_paper, drawn, first, go, needs_chromium, pixels, seen
 from matplotlib.image import imread
 from playwright.sync_api import Locator, Page
 from toys import TOKENS, VECTORS, Train, made_up_circuit, made_up_run
@@ -67,19 +67,21 @@ def test_the_page_opens_from_disk_and_every_section_has_its_figure(run: Run, ope
     assert page.title() == "run · Headway"
     sections = page.locator("section h2").all_text_contents()
     assert sections == [
-        "What formed", "Circuit", "Loss", "Attention", "Try the network", "Eigenvalues",
-        "Scores of heads", "Scores of the network", "Composition", "Direct attribution", "About",
+        "Overview", "What formed", "Try the network", "Circuit", "Scores of heads", "Scores of the network",
+        "Composition", "Eigenvalues", "Direct attribution", "Loss and accuracy by position", "Every update", "About",
     ]  # fmt: skip
     assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
     for section, figure, count in (
-        ("loss", "svg path", 3),
+        ("overview", ".loss figure path", 3),
+        ("overview", ".diagram .node", 6),
+        ("overview", ".attention button.head canvas", 6),
         ("network", "figure canvas", 2),
-        ("circuit", ".node", 6),
-        ("attention", "button.head canvas", 6),
         ("eigenvalues", "button.head canvas", 12),
         ("heads", ".panels canvas", 16),
         ("pairs", "canvas[tabindex]", 3),
         ("attribution", "table", 3),
+        ("positions", "canvas", 2),
+        ("updates", "canvas", 3),
     ):
         assert seen(page, section).locator(figure).count() == count, section
     assert page.locator("text=cannot be drawn").count() == 0
@@ -90,10 +92,10 @@ def test_the_slider_moves_the_cursor_the_diagram_and_the_attention(formed: Run, 
     shown = {}
     for place in (4, 0):
         go(page, place)
-        cursor = seen(page, "loss").locator(".cursor").get_attribute("x1")
-        diagram = seen(page, "circuit")
+        cursor = first(page, "loss").locator(".cursor").get_attribute("x1")
+        diagram = first(page, "diagram")
         edges = diagram.locator("path.edge").evaluate_all("(edges) => edges.map((edge) => edge.dataset.kind)")
-        pattern = pixels(seen(page, "attention").locator("button.head canvas").first)
+        pattern = pixels(first(page, "attention").locator("button.head canvas").first)
         plane = pixels(seen(page, "eigenvalues").locator("canvas").first)
         line = pixels(seen(page, "heads").locator("canvas").first)
         bars = seen(page, "attribution").locator("td.number").all_text_contents()
@@ -107,10 +109,10 @@ def test_the_slider_moves_the_cursor_the_diagram_and_the_attention(formed: Run, 
 def test_an_edge_appears_with_the_step_at_which_its_pair_forms_and_is_as_wide_as_its_z(formed: Run, opened: Open):
     page = opened(formed.report_file)
     edges = page.locator("path.edge[data-kind=K]")
-    seen(page, "circuit")
+    first(page, "diagram")
     # Compositions are shown on demand.
     assert edges.count() == 0
-    page.locator("#circuit").get_by_label("K-composition").check()
+    page.locator("#overview").get_by_label("K-composition").check()
     drawn(page)
     assert "kinds=k" in page.url
     widths = []
@@ -123,7 +125,7 @@ def test_an_edge_appears_with_the_step_at_which_its_pair_forms_and_is_as_wide_as
             widths.append(float(edges.get_attribute("stroke-width") or 0))
     # 1.5 is the thinnest; z is 30 and 40.
     assert (widths[1] - 1.5) / (widths[0] - 1.5) == pytest.approx(4 / 3)
-    page.locator("#circuit").get_by_label("K-composition").uncheck()
+    page.locator("#overview").get_by_label("K-composition").uncheck()
     drawn(page)
     assert edges.count() == 0
 
@@ -136,7 +138,7 @@ def test_the_circuit_is_the_one_found_by_the_step_of_the_slider(formed: Run, ope
         run, 3, ["embed->L0H1.v", "L0H1->L1H2.k", "L1H2->output"], ["L1H0->output"], ("L1H2", "L1H0")
     )
     page = opened(write_report(run))
-    section = seen(page, "circuit")
+    diagram = first(page, "diagram")
     expected = {
         4: (3, {"embed → L0H1.v", "L0H1 → L1H2.k", "L1H2 → output", "L1H0 → output"}),
         2: (1, {"embed → L0H1.v", "L0H1 → output"}),
@@ -144,22 +146,23 @@ def test_the_circuit_is_the_one_found_by_the_step_of_the_slider(formed: Run, ope
     }
     for place, (step, edges) in expected.items():
         go(page, place)
-        found = section.locator("path.edge").evaluate_all("(edges) => edges.map((edge) => edge.dataset.edge)")
+        found = diagram.locator("path.edge").evaluate_all("(edges) => edges.map((edge) => edge.dataset.edge)")
         assert set(found) == edges
-        said = section.locator(".said").text_content() or ""
+        said = seen(page, "circuit").locator(".said").text_content() or ""
+        first(page, "diagram")
         assert said.startswith("No circuit has been found" if step is None else f"Circuit found at step {step} ")
     go(page, 4)
-    section.locator("[data-node=L0H1]").focus()
-    told = section.locator("output").text_content() or ""
+    diagram.locator("[data-node=L0H1]").focus()
+    told = diagram.locator("output").text_content() or ""
     assert told.startswith("L0H1 (previous-token head, previous_token 0.75): in the circuit; effect ")
-    assert section.locator("[data-node=L1H0]").get_attribute("data-kind") == "stands in for"
+    assert diagram.locator("[data-node=L1H0]").get_attribute("data-kind") == "stands in for"
     # At another checkpoint the rings are as thick as the effects that were scored there.
-    width = section.locator("[data-node=L1H1] .ring").get_attribute("stroke-width")
+    width = diagram.locator("[data-node=L1H1] .ring").get_attribute("stroke-width")
     assert float(width or 0) == pytest.approx(1.2 + 5 * 0.4, rel=1e-3)
     # At that of the circuit they are those that the search found.
     go(page, 3)
     for name in ("L0H1", "L1H0", "embed"):
-        width = float(section.locator(f"[data-node={name}] .ring").get_attribute("stroke-width") or 0)
+        width = float(diagram.locator(f"[data-node={name}] .ring").get_attribute("stroke-width") or 0)
         assert width == pytest.approx(1.2 + 5 * late.effect.sel(node=name).item(), rel=1e-3)
 
 
@@ -206,13 +209,14 @@ def test_nodes_without_edges_have_their_drawing_and_their_table(formed: Run, ope
     run = Run(shutil.copytree(formed.path, tmp_path / "run"))
     scores = made_up_circuit(run, 4, ["embed->L0H1.v", "L0H1->output"], [], ("L0H1", "L0H0"))
     Circuit(scores.isel(edge=[])).save(run.circuit_file(4, "repeats", "twin", nodes=True))
-    section = seen(opened(write_report(run)), "circuit")
-    section.locator("select").select_option(label="repeats, replacement twin, nodes without edges")
-    shown = section.locator(".circuit:visible")
+    page = opened(write_report(run))
+    diagram = first(page, "diagram")
+    diagram.locator("select").select_option(label="repeats, replacement twin, nodes without edges")
+    shown = seen(page, "circuit").locator(".circuit:visible")
     nodes, inside = scores.sizes["node"], scores.node_in_circuit.sum().item()
     shown.locator(".said").filter(has_text=f"{inside} of {nodes} nodes").wait_for()
     assert shown.locator("tbody tr").count() == nodes
-    assert shown.locator("[data-node]").count() == nodes + 1
+    assert diagram.locator("[data-node]").count() == nodes + 1
     assert shown.locator("details").count() == 0
 
 
@@ -266,49 +270,78 @@ def test_the_address_keeps_the_place(run: Run, opened: Open):
     assert "step=last" in page.url
 
 
-def test_a_click_shows_a_head_large_and_the_pointer_reads_it(run: Run, opened: Open):
+def test_a_click_shows_a_head_large_and_keys_read_it(run: Run, opened: Open):
     page = opened(run.report_file)
-    attention = seen(page, "attention")
-    large = attention.locator(".large")
-    assert large.is_hidden()
+    attention = first(page, "attention")
     attention.locator("button.head").nth(4).click()  # L1H1
     drawn(page)
-    assert large.is_visible()
-    assert "L1H1 at step 59" in (large.locator("h3").text_content() or "")
-    canvas = large.locator("canvas")
+    assert attention.locator(".card h4").inner_text() == "L1H1 at step 59"
+    canvas = attention.locator(".large canvas")
     canvas.focus()
     for _ in range(6):
         page.keyboard.press("ArrowDown")
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     tokens, value = run.task.labels(run.batch())[0], run.scores.attention.sel(step=59, layer=1, head=1, batch=0)
-    text = large.locator("output").inner_text()
+    text = attention.locator("output.readout").inner_text()
     assert text.startswith(f"Step 59, L1H1: query 7 “{tokens[7]}” → key 3 “{tokens[3]}”: ")
     assert float(text.rpartition(" ")[2]) == pytest.approx(float(value[7, 3]), abs=4e-3)
     # Arrow keys on it have not moved the slider.
     assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
-    small = attention.locator("button.head canvas").first
-    # Clear of the bar at the bottom, which would take the pointer.
-    small.evaluate("node => node.scrollIntoView({block: 'center'})")
-    box = small.bounding_box()
+    box = canvas.bounding_box()
     assert box
     page.mouse.move(box["x"] + box["width"] - 3, box["y"] + box["height"] - 3)
-    assert "L0H0: query 10 " in attention.locator("output.readout").first.inner_text()
-    large.get_by_role("button", name="Close").click()
+    assert "L1H1: query 10 " in attention.locator("output.readout").inner_text()
+    page.keyboard.press("Escape")
     drawn(page)
-    assert large.is_hidden()
+    assert page.locator("#head").input_value() == ""
+    assert "a click on any head shows that one" in attention.locator(".card").inner_text()
 
 
-def test_a_head_chosen_in_one_figure_is_chosen_in_all(run: Run, opened: Open):
-    page = opened(run.report_file)
-    seen(page, "circuit").locator(".node").nth(2).press("Enter")
-    drawn(page)
-    assert page.locator("#head").input_value() == "L0H2"
+def chosen(page: Page) -> set[str]:
+    """The heads that the figures of the page show as chosen."""
+    page.wait_for_function("() => ![...figures.values()].some((each) => each.stale && each.width)")
+    marked = page.locator("main .chosen:not(.chip)").evaluate_all(
+        "(all) => all.map((each) => [each.ariaLabel, each.textContent, each.dataset.node].join(' '))"
+    )
+    shown = page.locator("#overview .card h4").inner_text()
+    names = [re.search(r"L\dH\d", text) for text in [*marked, shown]]
+    assert all(names)
+    return {name[0] for name in names if name} | {page.locator("#head").input_value()}
+
+
+def test_a_head_chosen_in_one_figure_is_chosen_in_all(run: Run, opened: Open, tmp_path: Path):
+    run = Run(shutil.copytree(run.path, tmp_path / "run"))
+    made_up_circuit(run, 59, ["embed->L0H1.v", "L0H1->L1H2.k", "L1H2->output"], [], ("L1H2", "L1H0"))
+    page = opened(write_report(run))
+    first(page, "diagram").locator(".node[data-node=L0H2]").press("Enter")
+    assert chosen(page) == {"L0H2"}
     assert page.locator(".node.chosen").get_attribute("aria-pressed") == "true"
     assert page.evaluate("() => document.activeElement.getAttribute('aria-label')").startswith("L0H2")
-    seen(page, "eigenvalues")
-    labels = page.locator("#eigenvalues button.chosen").evaluate_all("(all) => all.map((each) => each.ariaLabel)")
-    assert [re.search(r"L\dH\d", label)[0] for label in labels] == ["L0H2", "L0H2"]  # pyright: ignore[reportOptionalSubscript]
+    first(page, "attention").locator("[data-head=L1H0]").click()
+    assert chosen(page) == {"L1H0"}
+    for section, name in (("attribution", "L0H0"), ("circuit", "L1H2"), ("formed", "L0H1")):
+        seen(page, section).get_by_role("button", name=name, exact=True).first.click()
+        assert chosen(page) == {name}
+    seen(page, "eigenvalues").locator("button.head").nth(3).click()
+    assert chosen(page) == {"L1H0"}
+    # The line that is nearest: that of the head whose score is highest lies on top.
+    score = run.scores.previous_token.sel(step=59, layer=1)
+    canvas = seen(page, "heads").locator(".panels canvas").nth(1)
+    box = canvas.bounding_box()
+    assert box
+    canvas.click(position={"x": box["width"] - 5, "y": 78 - 74 * float(score.max())})
+    assert chosen(page) == {f"L1H{int(score.values.argmax())}"}
+    matrix = seen(page, "pairs").locator("canvas[tabindex]").first
+    box = matrix.bounding_box()
+    assert box
+    matrix.click(position={"x": box["width"] - 5, "y": box["height"] - 5})
+    assert chosen(page) == {"L1H2"}
+    matrix.click(position={"x": 5, "y": box["height"] - 5})
+    assert chosen(page) == {"L0H2"}
+    page.locator("#head").select_option("")
+    page.wait_for_function("() => ![...figures.values()].some((each) => each.stale && each.width)")
+    assert page.locator("main .chosen:not(.chip)").count() == 0
 
 
 def test_the_table_holds_the_scores(run: Run, opened: Open):
@@ -372,7 +405,7 @@ def contrast(page: Page, selector: str) -> float:
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_nothing_sticks_out_of_the_page(run: Run, opened: Open, width: int, theme: str):
-    page = opened(run.report_file, "#head=L1H0&large=1", width, theme)
+    page = opened(run.report_file, "#head=L1H0", width, theme)
     for section in page.locator("section").all():
         section.scroll_into_view_if_needed()
         drawn(page)
@@ -395,9 +428,9 @@ class Markup(RepeatedTokens):
 def test_a_token_that_is_a_script_shows_as_text(tmp_path: Path, opened: Open):
     task = Markup(**{name: getattr(TOKENS.task, name) for name in ("n_tokens", "length", "period_min", "period_max")})
     run = train(**{**vars(SHORT), "task": task}, out=tmp_path / "run")
-    page = opened(run.report_file, "#head=L0H0&large=1")
-    seen(page, "attention")
-    assert "“</script><script>alert(2)</script>”" in page.locator(".large output").inner_text()
+    page = opened(run.report_file, "#head=L0H0")
+    first(page, "attention")
+    assert "“</script><script>alert(2)</script>”" in page.locator(".large .readout").inner_text()
     assert page.locator("img").count() == 0
 
 
@@ -405,7 +438,7 @@ def test_a_run_without_scores_says_which_command_makes_them(run: Run, tmp_path: 
     shutil.copytree(run.path, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "scores")
     page = opened(write_report(Run(tmp_path / "run")))
-    assert f"headway measure {tmp_path / 'run'}" in (page.locator("#formed").text_content() or "")
+    assert f"headway measure {tmp_path / 'run'}" in (page.locator("#overview").text_content() or "")
     assert page.locator("#slider").is_disabled()
 
 
@@ -416,6 +449,7 @@ def test_half_written_steps_and_missing_scores_are_named(run: Run, tmp_path: Pat
     for step in run.steps:
         score_file(changed.path, step, "direct_attribution").unlink()
     page = opened(write_report(changed))
+    assert "Left out: step 59; " in (page.locator("#overview").text_content() or "")
     assert "Step 59 is left out: scores: " in (page.locator("#formed").text_content() or "")
     assert page.locator("#place").inner_text().startswith(f"step {run.steps[-2]}, ")
     assert "--only direct_attribution" in (page.locator("#attribution").text_content() or "")
@@ -432,10 +466,10 @@ def test_heads_whose_attention_is_no_number_say_so(run: Run, tmp_path: Path, ope
     for step in run.steps:
         path = score_file(changed.path, step, "k_composition")
         write_scores(path, read_file(path) * np.nan)
-    page = opened(write_report(changed), "#head=L1H0&large=1")
-    attention = seen(page, "attention")
-    assert "L1H0: attention is NaN" in (attention.locator("button.head").nth(3).text_content() or "")
-    assert attention.locator(".large output").inner_text() == "Its attention is NaN."
+    page = opened(write_report(changed), "#head=L1H0")
+    attention = first(page, "attention")
+    assert "L1H0: attention is NaN" in (attention.locator("button.head").nth(3).get_attribute("aria-label") or "")
+    assert attention.locator(".large .readout").inner_text() == "Its attention is NaN."
     assert seen(page, "pairs").get_by_text("No pair has a number.").count() == 1
     seen(page, "heads")
 
@@ -444,28 +478,28 @@ def test_one_checkpoint_of_vectors_in_one_layer_is_a_page(tmp_path: Path, opened
     recipe = replace(SHORT, task=VECTORS.task, model=replace(VECTORS.model, n_layers=1))
     run = train(**vars(recipe), out=tmp_path / "run")
     shutil.rmtree(score_file(run.path, recipe.steps, "loss").parent)
-    page = opened(write_report(run), "#head=L0H0&large=1")
-    assert "Only one checkpoint has scores" in (page.locator("#formed").text_content() or "")
+    page = opened(write_report(run), "#head=L0H0")
+    assert "Only one checkpoint has scores" in (page.locator("#overview").text_content() or "")
     assert page.locator("#slider").is_disabled()
-    assert "“x1”" in seen(page, "attention").locator(".large output").inner_text()
+    assert "“x1”" in first(page, "attention").locator(".large .readout").inner_text()
     assert "One layer" in (seen(page, "pairs").text_content() or "")
-    assert "squared error" in (page.locator("#loss").text_content() or "")
+    assert "squared error" in (page.locator("#overview .loss").text_content() or "")
 
 
 def test_several_runs_move_together_by_step_or_by_loss(run: Run, trained: Train, tmp_path: Path, opened: Open):
     other = trained(TOKENS, tmp_path / "other")
     page = opened(write_report([run, other], tmp_path / "both.html"))
-    told = page.locator("#loss output.readout")
+    told = page.locator("#overview .loss output.readout")
     steps = sorted({*run.steps, *other.steps})
     for place in (2, len(steps) - 1):
         go(page, place)
-        seen(page, "loss")
+        first(page, "loss")
         for index, each in enumerate((run, other)):
             shown = max(step for step in each.steps if step <= steps[place])
             assert told.nth(index).inner_text().startswith(f"Step {shown}: ")
     page.locator("#by").select_option("loss")
     go(page, 30)
-    seen(page, "loss")
+    first(page, "loss")
     wanted = page.evaluate("() => places.loss[state.place]")
     for index, each in enumerate((run, other)):
         losses = each.scores.loss.values
@@ -473,7 +507,7 @@ def test_several_runs_move_together_by_step_or_by_loss(run: Run, trained: Train,
         expected = f"Step {reached[0]}: " if reached else f"Step {each.steps[-1]} (it never reaches "
         assert told.nth(index).inner_text().startswith(expected)
     assert "loss=30" in page.url
-    assert page.locator("#attention button.head").count() == 12
+    assert page.locator("#overview .attention button.head").count() == 12
 
 
 def test_a_live_page_loads_itself_again_and_keeps_its_place(formed: Run, tmp_path: Path, opened: Open):
@@ -517,14 +551,14 @@ def test_a_notebook_s_frame_shows_the_page_at_its_step(run: Run, tmp_path: Path,
 def test_a_network_of_144_heads_opens_and_slides(tmp_path: Path, opened: Open):
     run = made_up_run(tmp_path / "large", layers=12, heads=12, kept=11, length=11)
     page = opened(write_report(run))
-    diagram = seen(page, "circuit")
+    diagram = first(page, "diagram")
     assert diagram.locator(".node").count() == 144
     before = diagram.locator("output").inner_text()
-    attention = seen(page, "attention").locator("button.head canvas").first
+    attention = first(page, "attention").locator("button.head canvas").first
     pattern = pixels(attention)
     go(page, 7)
     assert pixels(attention) != pattern
-    assert seen(page, "circuit").locator("output").inner_text() != before
+    assert first(page, "diagram").locator("output").inner_text() != before
     assert page.locator("path.edge").count() <= 120
 
 
@@ -624,8 +658,8 @@ def entry_of(canvas: Locator, color: tuple[int, ...], size: int) -> tuple[int, i
 
 
 def test_each_head_s_pattern_is_drawn_where_it_belongs(marked: Run, opened: Open):
-    page = opened(marked.report_file, "#head=L1H1&large=1")
-    attention = seen(page, "attention")
+    page = opened(marked.report_file, "#head=L1H1")
+    attention = first(page, "attention")
     small, large = attention.locator("button.head canvas"), attention.locator(".large canvas")
     for sequence, shown in ((0, {2: (9, 3)}), (2, {4: (5, 2)})):
         page.locator("#sequence").select_option(str(sequence))
@@ -675,7 +709,7 @@ def test_bars_are_as_long_as_what_a_component_adds(marked: Run, opened: Open):
 
 def test_the_loss_falls_on_the_picture_as_it_does_in_the_numbers(marked: Run, opened: Open):
     page = opened(marked.report_file)
-    loss = seen(page, "loss")
+    loss = first(page, "loss")
     path = loss.locator("svg path").first.get_attribute("d") or ""
     points = [tuple(map(float, point.split())) for point in re.findall(r"[ML]([\d.]+ [\d.]+)", path)]
     xs, ys = zip(*points, strict=True)
@@ -691,10 +725,10 @@ def test_the_loss_falls_on_the_picture_as_it_does_in_the_numbers(marked: Run, op
 
 def test_a_node_has_the_colour_of_its_role(marked: Run, opened: Open):
     page = opened(marked.report_file)
-    nodes = seen(page, "circuit").locator(".node")
+    nodes = first(page, "diagram").locator(".node")
     roles = nodes.evaluate_all("(nodes) => nodes.map((node) => node.dataset.role)")
     assert roles == ["", "previous_token", "", "", "", ""]
-    key = page.locator("#circuit .keys i").first.evaluate("(node) => getComputedStyle(node).backgroundColor")
+    key = page.locator("#overview .diagram .keys i").first.evaluate("(node) => getComputedStyle(node).backgroundColor")
     fill = nodes.nth(1).locator("circle").nth(1)
     assert fill.evaluate("(node) => getComputedStyle(node).fill") == key
     # (.9 - chance) / (1 - chance)
@@ -714,7 +748,7 @@ def test_lines_and_bands_are_those_of_their_layer(marked: Run, opened: Open):
         assert (78 - np.median(found[:, 0])) / 74 == pytest.approx(middle, abs=0.03)
     # Each line has the colour that the key gives its head.
     keys = heads.locator(".keys").first.locator("li")
-    assert keys.all_inner_texts() == [f"head {head} of its layer" for head in range(3)]
+    assert keys.all_inner_texts() == [f"head {head}" for head in range(3)]
     colors = keys.locator("line").evaluate_all("(all) => all.map((each) => getComputedStyle(each).stroke)")
     for head, value in enumerate((0.1, 0.9)):
         color = tuple(map(int, re.findall(r"\d+", colors[head])))
@@ -742,7 +776,7 @@ def test_a_run_that_goes_on_says_where_it_is(run: Run, tmp_path: Path, opened: O
     changed.weights_file(59).unlink()
     shutil.rmtree(score_file(changed.path, 59, "loss").parent)
     page = opened(write_report(changed))
-    assert f"This run is at step {run.steps[-2]} of 59." in (page.locator("#formed").inner_text())
+    assert f"This run is at step {run.steps[-2]} of 59." in (page.locator("#overview").inner_text())
 
 
 def test_a_picture_of_the_whole_page_has_every_figure(run: Run, opened: Open):
@@ -755,16 +789,16 @@ def test_a_picture_of_the_whole_page_has_every_figure(run: Run, opened: Open):
 
 def test_figures_follow_the_width_and_the_theme(run: Run, opened: Open):
     page = opened(run.report_file)
-    svg = seen(page, "loss").locator("svg").last
+    svg = first(page, "loss").locator("svg").last
     wide, light = float(svg.get_attribute("width") or 0), pixels(seen(page, "pairs").locator("canvas").first)
     page.locator("#theme").click()
     drawn(page)
     assert pixels(seen(page, "pairs").locator("canvas").first) != light
     page.set_viewport_size({"width": 700, "height": 900})
     drawn(page)
-    seen(page, "loss")
+    first(page, "loss")
     page.wait_for_function(
-        "(wide) => document.querySelector('#loss figure svg').width.baseVal.value < wide - 400", arg=wide
+        "(wide) => document.querySelector('#overview .loss figure svg').width.baseVal.value > wide + 200", arg=wide
     )
 
 
@@ -805,7 +839,7 @@ def test_no_number_of_an_axis_is_cut_off(formed: Run, opened: Open, tmp_path: Pa
             scores[name][...] = -0.00058 + 1e-6 * step
         write_scores(path, scores)
     for width in (390, 1280):
-        section = seen(opened(write_report(run), width=width), "loss")
+        section = first(opened(write_report(run), width=width), "loss")
         texts = section.locator("svg text").evaluate_all(
             "(all) => all.map((each) => [each.textContent, each.getBoundingClientRect().left])"
         )

@@ -225,6 +225,23 @@ def test_the_circuit_in_this_sequence_stands_beside_the_whole_batch_also_on_pape
     check_paper(page)
 
 
+def test_a_head_is_switched_off_beside_its_pattern_and_the_loss_is_said_there(run: Run, opened: Open):
+    page, batch, model = opened(run.report_file, "#head=L1H2&instead=zero"), run.batch(), run.model()
+    card = page.locator("#overview .card")
+    card.get_by_role("button", name="Switch L1H2 off").click()
+    said = card.locator(".switched")
+    said.filter(has_text="off: L1H2: loss ").wait_for()
+    off = expected_losses(model, batch, [Head(1, 2)], "zero")
+    assert f"loss on repeats {mean_on(batch, off, 0):.3g}" in said.inner_text()
+    assert said.inner_text() == f"On one sequence: {page.locator('#try .said').inner_text()}"
+    assert page.evaluate("scrollY") == 0
+    card.get_by_role("button", name="Switch L1H2 on").click()
+    drawn(page)
+    assert said.inner_text() == ""
+    card.get_by_role("button", name="Try the network").click()
+    assert page.evaluate("scrollY") > 0
+
+
 def test_the_network_runs_in_the_frame_of_a_notebook(run: Run, opened: Open, tmp_path: Path):
     (tmp_path / "notebook.html").write_text(f'<body data-ready="1">{run.show(step=run.steps[0])._repr_html_()}')
     frame = opened(tmp_path / "notebook.html").frame_locator("iframe")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from browsing import Open, drawn, go, needs_chromium, pixels, seen
+from browsing import Open, drawn, first, go, needs_chromium, pixels, seen
 from networks import gpt2_bridge
 from PIL import Image
 from playwright.sync_api import Locator, Page
@@ -53,7 +53,7 @@ def under(studies: Locator, title: str, kind: str) -> Locator:
 
 def test_studies_stand_before_about_and_only_where_there_are_some(run: Run, tmp_path: Path, opened: Open):
     page = opened(run.report_file)
-    assert page.locator("section h2").all_text_contents()[-3:] == ["Direct attribution", "Studies", "About"]
+    assert page.locator("section h2").all_text_contents()[-3:] == ["Loss and accuracy by position", "Studies", "About"]
     assert page.locator("#studies h3").all_text_contents() == ["made_up at step 4"]
     without = Run(shutil.copytree(run.path, tmp_path / "without"))
     shutil.rmtree(without.path / "studies")
@@ -307,7 +307,7 @@ def test_a_damaged_study_is_named_and_the_rest_of_the_page_is_there(run: Run, tm
     assert "another.nc is damaged" in warning.inner_text()
     assert page.locator("#studies h3").all_text_contents() == ["another at step 1", "made_up at step 4"]
     assert page.locator("#studies details").count() == 2
-    assert seen(page, "loss").locator("svg path").count() > 0
+    assert first(page, "loss").locator("figure path").count() > 0
 
 
 def test_names_that_are_markup_are_shown_as_text(run: Run, opened: Open):

@@ -16,7 +16,7 @@ from headway.analyze.circuits.groups import (
     label,
 )
 from headway.analyze.measures.head_names import spans
-from headway.analyze.report.circuit_lines import circuit_lines
+from headway.analyze.report.circuit_lines import circuit_in_a_line, circuit_lines
 
 NODES = ["embed", "L0H0", "L0H1", "L0H2", "L1H0", "L1H1", "L1H2"]
 EDGES = [
@@ -101,6 +101,11 @@ def test_a_circuit_is_its_routes_its_numbers_its_parts_and_the_rest():
     assert said.isascii()
     for width in (120, 200, 80):
         assert all(len(line) <= width for line in circuit_lines(scores, over, columns=width))
+    # In one line it says the same with fewer numbers.
+    assert circuit_in_a_line(scores, over) == (
+        "loss on repeats: L0H1 -K-> L1H0, L1H1: keeps 99.0 % alone (random circuits 1.0 %, at most 20.0 %), "
+        "half-way at step 31 (9 to 99)"
+    )
     # Nothing that nobody measured is made up.
     assert "together" not in said
 

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from headway.analyze.report.formation_lines import behaviour_lines, nothing_to_explain, parts_lines
+from headway.analyze.report.formation_lines import (
+    behaviour_lines,
+    first_lines,
+    half_way_steps,
+    head_lines,
+    nothing_to_explain,
+    parts_lines,
+)
 from headway.analyze.report.stored import Variable
 
 STEPS = [0, 9, 99]
@@ -113,3 +120,21 @@ def test_an_effect_is_a_share_and_that_of_an_older_run_is_a_loss():
         circuit, head = parts_lines(scored(4.0, 0.0, [2.1, 0.0], units))  # pyright: ignore[reportArgumentType]
         assert circuit.text == "not searched for; headway circuit RUN finds it"
         assert head.text == f"half-way at step 26, {said}"
+
+
+def test_the_first_lines_are_those_of_the_summary_and_name_each_head_with_its_score():
+    stored = scored(4.0, 0.0, [2.1, 0.0], "share of what is known")
+    values = xr.DataArray([4.0, 4.0, 0.0], dims="step", coords={"step": STEPS})
+    about = {"behaviour": {"part": None, "chance": 4.0, "floor": 0.0}}
+    stored.variables["loss"] = {"loss": Variable("loss", "loss", values, about)}
+    said = [each.sentence for each in first_lines(stored)]  # pyright: ignore[reportArgumentType]
+    assert said == [
+        "Behaviour: loss 0.0 (chance 4): 100.0 % of the gap closed, half-way at step 31 (9 to 99).",
+        "Circuit: not searched for; headway circuit RUN finds it.",
+        "Signatures: L0H0 previous-token head 0.900.",
+    ]
+    assert {of: str(step) for of, step in half_way_steps(stored).items()} == {"behaviour": "at step 31 (9 to 99)"}  # pyright: ignore[reportArgumentType]
+    assert head_lines(stored) == {"L0H0": "previous-token head 0.900, half-way at step 26"}  # pyright: ignore[reportArgumentType]
+    # What has learned nothing is half-way nowhere.
+    stored.variables["loss"] = {"loss": Variable("loss", "loss", values + 4, about)}
+    assert half_way_steps(stored) == {}  # pyright: ignore[reportArgumentType]

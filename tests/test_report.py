@@ -30,6 +30,7 @@ from headway.analyze.report import live, page, stored, write_report
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.page import run_data
 from headway.analyze.report.stored import StoredScores, spread
+from headway.analyze.report.updates_page import group_starts, grouped
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints import scores as scores_module
 from headway.checkpoints.duration import training_seconds
@@ -221,6 +222,36 @@ def test_spread_steps_have_the_ends_and_the_dates():
     assert 50 < len(found) <= 101
     assert len(spread(steps, 101, dates=steps[:900])) <= 101
     assert spread(steps, len(steps)) == list(range(len(steps)))
+
+
+def test_the_page_holds_every_update_and_the_loss_at_each_position(original: Run):
+    data, training = run_of(original.report_file), original.training
+    updates = data["updates"]
+    assert updates["steps"] == training.step.values.tolist() == list(range(1, original.steps[-1] + 1))
+    assert updates["updates"] == original.steps[-1]
+    for curve, name in zip(updates["curves"], ("loss", "gradient_norm", "lr"), strict=True):
+        np.testing.assert_allclose(curve["values"], training[name].values[None], rtol=1 / 4000)
+    positions = {each["label"]: each for each in data["positions"]}
+    expected = {"loss": original.scores.loss_by_position, "accuracy": original.scores.accuracy_by_position}
+    assert len(positions) == len(expected)
+    for label, each in positions.items():
+        assert each["units"] == ("nats" if label.startswith("loss") else "share of positions"), label
+        np.testing.assert_allclose(each["values"], expected[label.split()[0]], rtol=1 / 4000)
+    # A live page has no updates: to read them takes longer than the page rests.
+    assert run_data(StoredScores.of(original), live=True)["updates"] is None
+
+
+def test_many_updates_are_drawn_as_groups_of_neighbours():
+    values = np.random.default_rng(0).normal(size=10_007)
+    starts = group_starts(np.arange(1, 10_008), 53)
+    assert len(starts) <= 53
+    mean, low, high = grouped(values, starts)
+    sizes = np.diff([*starts, 10_007])
+    assert sizes[0] <= sizes[-1]
+    assert (mean * sizes).sum() == pytest.approx(values.sum())
+    assert (low.min(), high.max()) == (values.min(), values.max())
+    assert all(low <= mean)
+    assert all(mean <= high)
 
 
 def test_the_page_says_what_formed_and_what_each_measure_means(original: Run):
@@ -740,7 +771,8 @@ def test_a_run_of_an_older_headway_has_the_same_figures(run: Run):
     assert before["sentences"][1].startswith("Circuit: nothing to explain: the loss on repeats is ")
     assert after["sentences"][1].startswith("Circuit: nothing to explain: the loss is ")
     assert before["sentences"][2:] == after["sentences"][2:]
-    for name in before.keys() - {"lacking", "baselines", "attention", "packed", "sentences", "nothingToExplain"}:
+    of_behaviour = {"sentences", "firstLines", "halfWay", "nothingToExplain"}
+    for name in before.keys() - {"lacking", "baselines", "attention", "packed"} - of_behaviour:
         assert repr(before[name]) == repr(after[name]), name
     text = (Path(page.__file__).parent / "assets" / "formed.js").read_text()
     assert "headway measure ${run.path} --only ${run.lacking.join" in text

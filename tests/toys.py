@@ -375,9 +375,9 @@ def made_up_circuit(run: Run, step: int, inside: list[str], reach: list[str], st
     return scores
 
 
-def made_up_over_steps(run: Run, of: int) -> xr.Dataset:
+def made_up_over_steps(run: Run, of: int, steps: list[int] | None = None) -> xr.Dataset:
     """Write what a circuit carries at every checkpoint; too little is known at the first one for shares of it."""
-    draws, steps = np.random.default_rng(of), run.steps
+    draws, steps = np.random.default_rng(of), steps or run.steps
     scores = xr.Dataset(coords={"step": steps})
     for name in OVER_STEPS:
         value = draws.uniform(0.2, 0.8, len(steps))

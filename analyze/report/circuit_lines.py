@@ -72,6 +72,16 @@ def circuit_paragraph(
     return [*lines, Line(found.not_needed or "nothing: every head and MLP is in the circuit", head="Not needed")]
 
 
+def circuit_in_a_line(circuit: xr.Dataset, over_steps: xr.Dataset | None = None) -> str:
+    """Return the first line on a circuit, shortened: its routes, what it keeps alone, and when it was half-way.
+
+    Args:
+        circuit: What ``Run.circuit()`` returns.
+        over_steps: What ``Run.circuit(over_steps=True)`` returns; without it there is no half-way step.
+    """
+    return _Found(Parts(circuit), "", {}).in_a_line(over_steps)
+
+
 def numbers_lines(circuit: xr.Dataset) -> list[Line]:
     """Return the line with the other numbers of a circuit, with their intervals: known, necessity, CPR and the like.
 
@@ -124,22 +134,31 @@ class _Found:
         """The routes, what the circuit keeps alone, what is lost without it, and when it was half-way."""
         value = {name: float(self.scores[name]) for name in ("faithfulness", "necessity", "reach_necessity")}
         low, high = (float(self.scores[f"faithfulness_{end}"]) for end in ("low", "high"))
-        controls = self.scores.control_faithfulness.values
         lost = f"without it {_percent(value['necessity'])} is lost"
         if self.parts.stands_in_for:
             lost += f", {_percent(value['reach_necessity'])} without {spans(list(self.parts.stands_in_for))} too"
-        beside = f"random circuits {_percent(float(np.median(controls)))}, at most {_percent(float(controls.max()))}"
-        if not self.parts.outside and not self.parts.stands_in_for and not self.scores.sizes["edge"]:
-            beside = "it is all there is, so that there is no control"
         keeps = f"keeps {_percent(value['faithfulness'])} [{100 * low:.1f}, {100 * high:.1f}] alone"
-        facts = [f"{keeps} ({beside}){self._second()}", lost]
-        if over_steps is not None:
-            reached = half_way(way_of_circuit(over_steps))
-            facts.append("no half-way step" if reached is None else f"half-way {reached}")
+        facts = [f"{keeps} ({self._controls}){self._second()}", lost, *_when(over_steps)]
+        return f"{self._start}: {', '.join(facts)}"
+
+    def in_a_line(self, over_steps: xr.Dataset | None) -> str:
+        """The same without intervals, without the second replacement, and without what is lost."""
+        keeps = f"keeps {_percent(float(self.scores.faithfulness))} alone ({self._controls})"
+        return f"{self._start}: {', '.join([keeps, *_when(over_steps)])}"
+
+    @property
+    def _start(self) -> str:
         nodes = "" if self.scores.sizes["edge"] else "nodes "
         part = self.scores.known.attrs.get("part")
-        loss = f"loss on {part}" if part else "loss"
-        return f"{loss}: {nodes}{self.routes}: {', '.join(facts)}"
+        return f"{f'loss on {part}' if part else 'loss'}: {nodes}{self.routes}"
+
+    @property
+    def _controls(self) -> str:
+        """What random circuits of the same size keep alone."""
+        if not self.parts.outside and not self.parts.stands_in_for and not self.scores.sizes["edge"]:
+            return "it is all there is, so that there is no control"
+        controls = self.scores.control_faithfulness.values
+        return f"random circuits {_percent(float(np.median(controls)))}, at most {_percent(float(controls.max()))}"
 
     def _second(self) -> str:
         """Return the share kept under the second replacement, in words; "" where nothing is known under it."""
@@ -247,6 +266,13 @@ class _Found:
             f"{_range(costs[:, place], amount)}{f' {units}' if units and place == 0 else ''} ({kinds[place]})"
             for place in range(costs.shape[1])
         )
+
+
+def _when(over_steps: xr.Dataset | None) -> list[str]:
+    if over_steps is None:
+        return []
+    reached = half_way(way_of_circuit(over_steps))
+    return ["no half-way step" if reached is None else f"half-way {reached}"]
 
 
 def _percent(share: float) -> str:

@@ -16,6 +16,14 @@ class Loss(NamedTuple):
     of_all: bool
 
 
+class Positions(NamedTuple):
+    """A score of the network at each position [step, pos], in ``units``."""
+
+    label: str
+    values: xr.DataArray
+    units: str
+
+
 class Curves(NamedTuple):
     """Numbers of the whole network, or of each layer, over training: lines [step] by name, and their null [step]."""
 

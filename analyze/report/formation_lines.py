@@ -1,14 +1,17 @@
 """Lines on a run: its behaviour, and what carries that or looks as if it did."""
 
-import numpy as np
+from contextlib import suppress
 
-from headway.analyze.formation.behaviour import behaviour
-from headway.analyze.formation.half_way import FORMED, PARTLY, half_way, way
+import numpy as np
+import xarray as xr
+
+from headway.analyze.formation.behaviour import Behaviour, behaviour
+from headway.analyze.formation.half_way import FORMED, PARTLY, HalfWay, half_way, way, way_of_circuit
 from headway.analyze.formation.roles import ROLES
 from headway.analyze.formation.updates import date_by_updates
 from headway.analyze.measures.descriptions import LEAST_KNOWN, SHARE_OF_KNOWN
 from headway.analyze.measures.head_names import HEAD_NAMES, MAINLY, spans
-from headway.analyze.report.circuit_lines import amount, circuit_paragraph
+from headway.analyze.report.circuit_lines import amount, circuit_in_a_line, circuit_paragraph
 from headway.analyze.report.lines import Line
 from headway.analyze.report.stored import StoredScores, Variable
 from headway.models.config import Head
@@ -23,12 +26,10 @@ def behaviour_lines(stored: StoredScores) -> list[Line]:
     the task is about, is judged by its overall loss. The half-way step is that of ``headway formation``: from the loss
     of every update where that can tell, else from checkpoints.
     """
-    losses = stored.variables.get("loss", {})
-    if "loss" not in losses:
+    about = _behaviour(stored)
+    if about is None:
         return []
-    asked = losses["loss"].attributes.get("behaviour")
-    values = {name: each.values for name, each in losses.items()}
-    about = behaviour(values, asked)
+    asked = stored.variables["loss"]["loss"].attributes.get("behaviour")
     first, last = about.loss.values[[0, -1]]
     named = "loss" if about.part is None else f"loss on {about.part}"
     against = f"chance {about.chance:.3g}" if about.chance is not None else f"{first:.3g} at step {stored.steps[0]}"
@@ -42,11 +43,70 @@ def behaviour_lines(stored: StoredScores) -> list[Line]:
         said += f": {amount(about.null - last)} {stored.loss_units} below it"
     else:
         said += f": {'' if closed >= FORMED else 'only '}{100 * closed:.1f} % of the gap closed"
-    reached = half_way(about.way)
-    if reached is not None and (about.floor is None or closed >= PARTLY):
-        finer = date_by_updates(about.way, values, about.part, lambda: stored.run.training.loss)
-        said += f", half-way {reached}" if finer is None else f", half-way {finer}, by the loss of every update"
+    reached = _reached(stored, about)
+    if reached is not None:
+        said += f", half-way {reached}"
+        if reached != half_way(about.way):
+            said += ", by the loss of every update"
     return [Line(said, head="Behaviour")]
+
+
+def _behaviour(stored: StoredScores) -> Behaviour | None:
+    losses = _losses(stored)
+    return behaviour(losses, stored.variables["loss"]["loss"].attributes.get("behaviour")) if "loss" in losses else None
+
+
+def _losses(stored: StoredScores) -> dict[str, xr.DataArray]:
+    return {name: each.values for name, each in stored.variables.get("loss", {}).items()}
+
+
+def _reached(stored: StoredScores, about: Behaviour) -> HalfWay | None:
+    """Return when the behaviour was half-way; None where too little of its gap is closed."""
+    closed = float(about.way.values[-1])
+    if not closed > 0 or (about.floor is not None and closed < PARTLY):
+        return None
+    by_updates = date_by_updates(about.way, _losses(stored), about.part, lambda: stored.run.training.loss)
+    return by_updates or half_way(about.way)
+
+
+def first_lines(stored: StoredScores) -> list[Line]:
+    """Return the behaviour and what carries it in one line each: those of the summary, without verdicts on parts."""
+    return [*behaviour_lines(stored), *_carried_in_a_line(stored)] if stored.steps else []
+
+
+def _carried_in_a_line(stored: StoredScores) -> list[Line]:
+    run = stored.run
+    if not run.circuits and not run.node_circuits:
+        why, *signatures = parts_lines(stored)
+        heads = "; ".join(" ".join(filter(None, line.cells)) or line.text for line in signatures)
+        return [why, Line(heads, head="Signatures")] if heads else [why]
+    try:
+        return [Line(circuit_in_a_line(*_last_circuit(stored)), head="Circuit")]
+    except ValueError as error:
+        return [Line(str(error), head="Circuit")]
+
+
+def half_way_steps(stored: StoredScores) -> dict[str, HalfWay]:
+    """Return when the behaviour and the circuit that the summary names were half-way, as far as they were."""
+    about, found = _behaviour(stored) if stored.steps else None, {}
+    if about is not None:
+        found["behaviour"] = _reached(stored, about)
+    if stored.run.circuits or stored.run.node_circuits:
+        # A damaged circuit is named where it would stand.
+        with suppress(ValueError):
+            _, over = _last_circuit(stored)
+            found["circuit"] = None if over is None else half_way(way_of_circuit(over))
+    return {name: date for name, date in found.items() if date is not None}
+
+
+def head_lines(stored: StoredScores) -> dict[str, str]:
+    """Return for each head that mainly does one thing its name, its score at the end, and its half-way step."""
+    found = {}
+    for (_, role), heads in _alike(stored).items():
+        for head in heads:
+            line = _row(stored, role, [head], effect=None)
+            found[str(head)] = f"{' '.join(line.cells[1:])}, {line.text}"
+    return found
 
 
 def parts_lines(stored: StoredScores) -> list[Line]:
@@ -58,7 +118,7 @@ def parts_lines(stored: StoredScores) -> list[Line]:
     run = stored.run
     if run.circuits or run.node_circuits:
         try:
-            return _of_circuit(stored, nodes=not run.circuits)
+            return _of_circuit(stored)
         except ValueError as error:
             return [Line(str(error), head="Circuit")]
     why = nothing_to_explain(stored) or "not searched for; headway circuit RUN finds it"
@@ -82,13 +142,25 @@ def nothing_to_explain(stored: StoredScores) -> str:
     )
 
 
-def _of_circuit(stored: StoredScores, nodes: bool) -> list[Line]:
+def _last_circuit(stored: StoredScores) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """Return the circuit of edges, or else of nodes without edges, that was found last, and its numbers over training.
+
+    Raises:
+        ValueError: a run without circuits, or one whose files are damaged.
+    """
     run = stored.run
+    nodes = not run.circuits
     circuit = run.circuit(nodes=nodes)
     asked = circuit.known.attrs
-    over = None
-    if run.circuit_file(None, asked["part"] or None, asked["replacement"], nodes).exists():
-        over = run.circuit(part=asked["part"] or "all", replacement=asked["replacement"], over_steps=True, nodes=nodes)
+    if not run.circuit_file(None, asked["part"] or None, asked["replacement"], nodes).exists():
+        return circuit, None
+    of_part = {"part": asked["part"] or "all", "replacement": asked["replacement"]}
+    return circuit, run.circuit(**of_part, over_steps=True, nodes=nodes)
+
+
+def _of_circuit(stored: StoredScores) -> list[Line]:
+    circuit, over = _last_circuit(stored)
+    asked = circuit.known.attrs
     nulls = {
         (node, measure): null
         for node, (_, measure, _) in circuit.node_in_circuit.attrs.get("names", {}).items()
@@ -114,18 +186,25 @@ def _by_signature(stored: StoredScores) -> list[Line]:
     """Return a line for the heads of a layer that mainly do one thing: their scores, effects and half-way steps."""
     if stored.roles is None:
         return []
-    last = stored.roles.isel(step=-1)
-    alike: dict[tuple[int, str], list[Head]] = {}
-    for layer, heads in enumerate(last.role.values):
-        for head, role in enumerate(heads):
-            if last.role_share.values[layer, head] > MAINLY:
-                alike.setdefault((layer, str(role)), []).append(Head(layer, head))
     effect = stored.variables.get("effect", {}).get("effect")
-    rows = [_row(stored, role, heads, effect) for (_, role), heads in alike.items()]
+    rows = [_row(stored, role, heads, effect) for (_, role), heads in _alike(stored).items()]
     if not rows:
         text = f"no head is more than half of the way to any: {', '.join(ROLES.values())}"
         return [Line(text, head="Signatures")]
     return rows
+
+
+def _alike(stored: StoredScores) -> dict[tuple[int, str], list[Head]]:
+    """Return the heads of a layer that mainly do one thing at the last checkpoint, by layer and role."""
+    alike: dict[tuple[int, str], list[Head]] = {}
+    if stored.roles is None or not stored.steps:
+        return alike
+    last = stored.roles.isel(step=-1)
+    for layer, heads in enumerate(last.role.values):
+        for head, role in enumerate(heads):
+            if last.role_share.values[layer, head] > MAINLY:
+                alike.setdefault((layer, str(role)), []).append(Head(layer, head))
+    return alike
 
 
 def _row(stored: StoredScores, measure: str, heads: list[Head], effect: Variable | None) -> Line:

@@ -18,14 +18,22 @@ from headway.analyze.measures.descriptions import SHARE_OF_KNOWN
 from headway.analyze.report import palette
 from headway.analyze.report.about import about_run
 from headway.analyze.report.circuit_page import circuits_data
-from headway.analyze.report.figure_data import Attribution, Curves, Score, Spectrum
-from headway.analyze.report.formation_lines import behaviour_lines, nothing_to_explain, parts_lines
+from headway.analyze.report.figure_data import Attribution, Curves, Positions, Score, Spectrum
+from headway.analyze.report.formation_lines import (
+    behaviour_lines,
+    first_lines,
+    half_way_steps,
+    head_lines,
+    nothing_to_explain,
+    parts_lines,
+)
 from headway.analyze.report.network_in_page import MOST_BYTES, Weights, add_weights, network_in_page
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.prompt_page import prompt_data
 from headway.analyze.report.runs_page import MANY, runs_data
 from headway.analyze.report.stored import Damaged, StoredScores, read_study, spread
 from headway.analyze.report.study_page import study_data
+from headway.analyze.report.updates_page import updates_data
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.checkpoints.files import NotWrittenError, check_replaceable, write_whole
@@ -39,8 +47,8 @@ if TYPE_CHECKING:
 
 # In the order in which they build on each other; each figure of the page is one file.
 SCRIPTS = (
-    "base", "state", "charts", "formed", "circuit", "loss", "network", "diagram", "attention", "forward", "try",
-    "eigenvalues", "heads", "pairs", "attribution", "studies", "start",
+    "base", "state", "charts", "formed", "circuit", "loss", "network", "diagram", "attention", "overview", "forward",
+    "try", "eigenvalues", "heads", "pairs", "attribution", "by_position", "updates", "studies", "start",
 )  # fmt: skip
 RUNS_SCRIPTS = ("base", "state", "charts", "many", "table", "ways", "dates", "runs")
 PROMPT_SCRIPTS = ("base", "state", "attention", "prompt")
@@ -161,7 +169,7 @@ def _write(out: Path, text: str, overwrite: bool) -> Path:
 def page(stored: Sequence[StoredScores], live: bool = False, weights: Weights = "fitting") -> str:
     """The whole file as text."""
     names = _names([each.run.path.resolve() for each in stored])
-    runs = [{"name": name, **run_data(each)} for name, each in zip(names, stored, strict=True)]
+    runs = [{"name": name, **run_data(each, live)} for name, each in zip(names, stored, strict=True)]
     networks = [network_in_page(each, run["steps"], live, weights) for each, run in zip(stored, runs, strict=True)]
     for run, network in zip(runs, networks, strict=True):
         run["network"] = network.data
@@ -218,8 +226,8 @@ def _names(paths: list[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def run_data(stored: StoredScores) -> dict[str, Any]:
-    """Return the data from which the page's scripts draw one run.
+def run_data(stored: StoredScores, live: bool = False) -> dict[str, Any]:
+    """Return the data from which the page's scripts draw one run; on a live page without its updates.
 
     Of a run with many checkpoints a page shows some: ``steps`` are those of the slider, ``lineSteps`` those of lines
     over training. Dates are taken from all.
@@ -242,6 +250,11 @@ def run_data(stored: StoredScores) -> dict[str, Any]:
         "lacking": stored.lacking,
         "layers": layers,
         "heads": heads,
+        "firstLines": [line.sentence for line in first_lines(stored)],
+        "halfWay": [
+            {"of": name, "step": date.step, "text": str(date)} for name, date in half_way_steps(stored).items()
+        ],
+        "headLines": head_lines(stored),
         "sentences": [*_carried(stored), *stored.sentences],
         "circuits": [circuits_data(each, packed) for each in stored.circuits],
         "nothingToExplain": nothing_to_explain(stored),
@@ -254,6 +267,8 @@ def run_data(stored: StoredScores) -> dict[str, Any]:
         "effects": _effects(stored, packed, shown),
         "spectra": [_spectrum(each, packed, shown) for each in stored.spectra],
         "curves": [_curves(each, packed, lines) for each in stored.curves],
+        "positions": [_positions(each, packed, shown) for each in stored.positions],
+        "updates": None if live else updates_data(stored.run, packed),
         "perHead": [_per_head(score, packed, lines) for score in stored.per_head],
         "perPair": [_per_pair(score, packed, shown) for score in stored.per_pair],
         "attributions": [_attribution(each, packed, shown) for each in stored.attributions],
@@ -284,6 +299,9 @@ def _nothing_trained(name: str, folder: Path, about: Sequence[tuple[str, str]]) 
         "lacking": [],
         "layers": 0,
         "heads": 0,
+        "firstLines": [],
+        "halfWay": [],
+        "headLines": {},
         "sentences": [],
         "circuits": [],
         "nothingToExplain": "",
@@ -296,6 +314,8 @@ def _nothing_trained(name: str, folder: Path, about: Sequence[tuple[str, str]]) 
         "effects": None,
         "spectra": [],
         "curves": [],
+        "positions": [],
+        "updates": None,
         "perHead": [],
         "perPair": [],
         "attributions": [],
@@ -355,6 +375,14 @@ def _curves(curves: Curves, packed: Packed, at: list[int]) -> dict[str, Any]:
         "limits": curves.limits,
         "lines": [{"label": name, "values": packed.add(values.values[at])} for name, values in curves.lines.items()],
         "null": None if curves.null is None else packed.add(curves.null.values[at]),
+    }
+
+
+def _positions(positions: Positions, packed: Packed, at: list[int]) -> dict[str, Any]:
+    return {
+        "label": positions.label,
+        "units": positions.units,
+        "values": packed.add(positions.values.values[at]),
     }
 
 

@@ -22,7 +22,16 @@ from headway.analyze.formation.strongest import LABELS, Formed, what_formed
 from headway.analyze.measures.descriptions import PART, SCORE
 from headway.analyze.network.axes import HEAD, PAIR
 from headway.analyze.report.attributes import complete, limits
-from headway.analyze.report.figure_data import Attribution, Curves, Definition, Loss, NotShown, Score, Spectrum
+from headway.analyze.report.figure_data import (
+    Attribution,
+    Curves,
+    Definition,
+    Loss,
+    NotShown,
+    Positions,
+    Score,
+    Spectrum,
+)
 from headway.analyze.report.found_circuits import FoundCircuits, found_circuits
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
@@ -31,6 +40,7 @@ from headway.checkpoints.scores import ScoreFile, over_steps, score_files
 ATTENTION = (*HEAD, "batch", "query", "key")
 COMPONENT = ("component",)
 LAYER = ("layer",)
+POSITION = ("pos",)
 # What the patterns of a page may take, in bytes, before they are deflated.
 MOST_ATTENTION = 24_000_000
 # Entries of an axis beyond those of a figure: each is a chart of its own.
@@ -227,6 +237,16 @@ class StoredScores:
         return list(found.values())
 
     @property
+    def positions(self) -> list[Positions]:
+        """Losses and other scores of the network at each position [step, pos]."""
+        found = self._by_figure["positions"]
+        return [Positions(self._label(each), each.values, self._units(each)) for each in found]
+
+    def _units(self, variable: Variable) -> str:
+        score = self.variables[variable.measure].get(variable.measure, variable)
+        return variable.attributes["units"] or score.attributes["units"]
+
+    @property
     def whole_attention(self) -> xr.DataArray | None:
         """Patterns [step, layer, head, batch, query, key] of all sequences whose patterns are kept."""
         return next((each.values for each in self._by_figure["attention"]), None)
@@ -328,7 +348,7 @@ class StoredScores:
         if axes in whole:
             return whole[axes]
         if variable.role == "by_position":
-            return ""
+            return "positions" if axes == POSITION else ""
         of_network = LAYER if "layer" in axes else ()
         for figure, own in {"composition": PAIR, "heads": HEAD, "network": of_network}.items():
             others = set(axes) - set(own)

@@ -1,4 +1,4 @@
-// Attention patterns of every head; a click shows one large, with its tokens.
+// Attention patterns: every head small, and the one that is chosen large with its tokens.
 
 function tokensOf(run) {
   return run.attention.tokens[Math.min(state.sequence, run.attention.tokens.length - 1)];
@@ -18,12 +18,18 @@ function drawPattern(canvas, run, index, layer, head) {
     sequence = Math.min(state.sequence, run.attention.tokens.length - 1);
   const stored = run.attention.values.rest(index, layer, head, sequence),
     colors = sharePixels();
-  canvas.width = canvas.height = size;
+  // To set a size empties a canvas, and has the browser lay out the page.
+  if (canvas.width !== size || canvas.height !== size) canvas.width = canvas.height = size;
   const context = canvas.getContext("2d"),
-    image = context.createImageData(size, size);
-  new Uint32Array(image.data.buffer).set(Uint32Array.from(stored, (share) => colors[share]));
+    image = context.createImageData(size, size),
+    drawn = new Uint32Array(image.data.buffer);
+  let known = false;
+  for (let at = 0; at < stored.length; at++) {
+    drawn[at] = colors[stored[at]];
+    known ||= stored[at] !== 255;
+  }
   context.putImageData(image, 0, 0);
-  return stored.some((share) => share !== 255);
+  return known;
 }
 
 // Draws a pattern with its tokens along both axes: every one where there is room, every second or third where not.
@@ -78,126 +84,143 @@ function entryUnder(event, canvas, edge, cell, size) {
   return place.every((at) => at >= 0 && at < size) ? place : null;
 }
 
-function attentionSection(run) {
-  if (!run.attention) return missing(run, "attention");
-  const size = run.attention.values.shape[4];
-  const readout = el("output", { class: "readout follows" });
-  // What the pointer was last on, shown again when the slider moves.
-  const hovered = { entry: null };
-  figure(readout, () => {
-    if (hovered.entry) readout.value = patternText(run, indexOf(run), ...hovered.entry);
-  });
-  const large = largePattern(run),
-    layers = [];
-  for (let layer = 0; layer < run.layers; layer++) {
-    const cells = Array.from({ length: run.heads }, (_, head) =>
-      smallPattern(run, layer, head, readout, hovered, large),
+function attentionPanel(run) {
+  if (!run.attention) {
+    return el(
+      "div",
+      { class: "attention" },
+      heading("h3", "Attention"),
+      headCard(run, []),
+      missing(run, "attention"),
     );
-    layers.push(el("h3", {}, `Layer ${layer}`), el("div", { class: "grid", style: columns(run, 290) }, cells));
   }
-  const cut =
-    size < run.attention.positions
-      ? el("p", { class: "note" }, `The first ${size} of ${run.attention.positions} positions.`)
-      : null;
+  const size = run.attention.values.shape[4];
+  const cut = size < run.attention.positions ? ` The first ${size} of ${run.attention.positions} positions.` : "";
   return el(
     "div",
-    {},
-    legend((t) => sequential(t * t), "0", "0.25", "1"),
-    cut,
-    readout,
-    large,
-    layers,
+    { class: "attention" },
+    el(
+      "div",
+      { class: "title" },
+      heading(
+        "h3",
+        "Attention of every head",
+        "Rows: queries, columns: keys. The colour follows the square root, so that weak attention is visible. " +
+          "The dot before a name has the colour of the head's role. " +
+          `A click on a head chooses it everywhere and shows it large.${cut}`,
+      ),
+      legend((t) => sequential(t * t), "0", "0.25", "1"),
+    ),
+    smallPatterns(run),
+    largePattern(run),
   );
 }
 
-function smallPattern(run, layer, head, readout, hovered, large) {
-  const canvas = el("canvas", { "aria-hidden": "true" }),
-    below = el("span", {}, nameOf([layer, head]));
-  let edge = 0,
-    cell = 1;
-  const button = el(
-    "button",
-    {
-      type: "button",
-      class: "head",
-      click: (event) => {
-        const same = state.large && isChosen(layer, head);
-        state.large = !same;
-        choose([layer, head]);
-        if (same) return;
-        requestAnimationFrame(() =>
-          requestAnimationFrame(() => {
-            large.scrollIntoView({ block: "nearest" });
-            // By the keyboard one goes on in the pattern, and Escape leads back.
-            if (!event.detail) large.querySelector("canvas").focus({ preventScroll: true });
-          }),
-        );
+// Tiles of heads are at most so wide; from LABELLED on their names stand below them.
+const MOST_TILE = 150,
+  LABELLED = 46,
+  BESIDE_LAYER = 30,
+  AROUND_TILE = 8;
+// How many layers stand side by side, and how wide tiles are: as wide as fits into a width and a height.
+function tileLayout(run, width, height) {
+  let best = { side: 0 };
+  for (let across = 1; across <= run.layers; across++) {
+    const rows = Math.ceil(run.layers / across);
+    const wide = (width - across * BESIDE_LAYER) / (across * run.heads) - AROUND_TILE;
+    const high = height / rows - AROUND_TILE;
+    const side = Math.floor(Math.min(wide, high - 18 >= LABELLED ? high - 18 : high, MOST_TILE));
+    if (side > best.side) best = { side, across };
+  }
+  return { across: 1, ...best, side: Math.max(8, best.side) };
+}
+
+function smallPatterns(run) {
+  const cells = allHeads(run).map(([layer, head]) => {
+    const canvas = el("canvas", { "aria-hidden": "true" }),
+      label = el("span", {});
+    const button = el(
+      "button",
+      {
+        type: "button",
+        class: "head",
+        "data-head": nameOf([layer, head]),
+        click: () => choose(isChosen(layer, head) ? null : [layer, head]),
       },
-      pointermove: (event) => {
-        const entry = entryUnder(event, canvas, edge, cell, tokensOf(run).length);
-        if (!entry) return;
-        hovered.entry = [layer, head, ...entry];
-        readout.value = patternText(run, indexOf(run), ...hovered.entry);
-      },
-    },
-    canvas,
-    below,
+      canvas,
+      label,
+    );
+    return { layer, head, canvas, label, button };
+  });
+  const layers = Array.from({ length: run.layers }, (_, layer) =>
+    el(
+      "div",
+      { class: "layer", role: "group", "aria-label": `Layer ${layer}` },
+      el("span", { "aria-hidden": "true" }, `L${layer}`),
+      cells.filter((cell) => cell.layer === layer).map(({ button }) => button),
+    ),
   );
-  return figure(button, (width) => {
-    const index = indexOf(run),
-      role = roleOf(run, index, layer, head);
-    edge = width < 110 ? 0 : Math.min(34, marginFor(tokensOf(run), 4));
-    const drawn = drawLabelled(canvas, run, index, layer, head, width, edge, 4);
-    cell = drawn.cell;
-    const words = !drawn.known ? "attention is NaN" : role ? `${formatted(role.share)} ${role.words}` : "no role";
-    const narrow = run.heads > 8;
-    const short = narrow ? formatted(role?.share ?? NaN, 2) : words;
-    below.replaceChildren(
-      el("i", { style: `background:${role ? PALETTE.categories[role.index] : "none"}` }),
-      `${nameOf([layer, head])}: ${short}`,
-    );
-    button.classList.toggle("chosen", isChosen(layer, head));
-    // What is read aloud begins with what is seen.
-    button.setAttribute(
-      "aria-label",
-      `${below.textContent}${narrow ? `: ${words}` : ""}; attention pattern at step ${run.steps[index]}; a press enlarges it`,
-    );
+  const host = el("div", { class: "tiles" }, layers);
+  let laidOut = "";
+  tryPanels.add(host);
+  return figure(host, (width) => {
+    const index = indexOf(run);
+    const key = `${width} ${firstRoom(run)}`;
+    if (key !== laidOut) {
+      const { side, across } = tileLayout(run, width, isWide(run) ? 0.3 * firstRoom(run) : Infinity);
+      host.style.cssText = `--side:${side}px;--across:${across};--heads:${run.heads}`;
+      host.classList.toggle("unlabelled", side < LABELLED);
+      laidOut = key;
+    }
+    for (const { layer, head, canvas, label, button } of cells) {
+      const role = roleOf(run, index, layer, head),
+        name = nameOf([layer, head]);
+      const known = drawPattern(canvas, run, index, layer, head);
+      const off = state.off.has(name);
+      const text = `${name}${known ? "" : ": NaN"}${off ? " off" : ""}`;
+      if (label.textContent !== text) label.textContent = text;
+      label.style.setProperty("--role", role ? PALETTE.categories[role.index] : "transparent");
+      button.classList.toggle("chosen", isChosen(layer, head));
+      button.classList.toggle("off", off);
+      const words = !known ? "attention is NaN" : role ? `${formatted(role.share)} ${role.words}` : "no role";
+      button.setAttribute("aria-label", `${name}: ${words}; attention pattern at step ${run.steps[index]}`);
+      button.setAttribute("aria-pressed", String(isChosen(layer, head)));
+    }
   });
 }
 
-// Where a run has closed its large pattern, its head stays chosen and gets the focus.
-function closeLarge() {
-  state.large = false;
-  choose(state.head);
-  const small = [...document.querySelectorAll("#attention button.chosen")];
-  requestAnimationFrame(() => small[0]?.focus({ preventScroll: true }));
+// The head that is shown large: the one that is chosen, or else the one that leads at the end.
+function headShown(run) {
+  if (state.head && state.head[0] < run.layers && state.head[1] < run.heads) return state.head;
+  run.leading ??= leadingHead(run);
+  return run.leading.head;
+}
+// The head with the largest effect; without effects the one that is furthest in a role.
+function leadingHead(run) {
+  const last = run.steps.length - 1;
+  const by = [
+    ["it has the largest effect at the end", (head) => run.effects?.heads.get(last, ...head)],
+    ["it is furthest in its role at the end", (head) => roleOf(run, last, ...head)?.share],
+    ["it is the first", () => 0],
+  ];
+  for (const [why, weight] of by) {
+    const known = allHeads(run).filter((head) => Number.isFinite(weight(head)));
+    if (known.length) return { head: known.reduce((best, head) => (weight(head) > weight(best) ? head : best)), why };
+  }
+  return { head: [0, 0], why: "" };
 }
 
 function largePattern(run) {
   const size = run.attention.values.shape[4];
   const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": "one attention pattern" });
-  const title = el("h3", {}),
-    readout = el("output", { class: "readout", "aria-live": "polite" });
-  const close = el(
-    "button",
-    {
-      type: "button",
-      click: closeLarge,
-    },
-    "Close",
-  );
-  const host = el(
-    "div",
-    { class: "large", hidden: true },
-    el("div", { style: "display:flex;justify-content:space-between;gap:8px" }, title, close),
-    readout,
-    canvas,
-  );
+  const readout = el("output", { class: "readout", "aria-live": "polite" });
+  const card = headCard(run, [readout]);
+  const host = el("div", { class: "large fills" }, canvas, card);
   let cell = 1,
     edge = 0,
-    at = [Math.min(1, size - 1), 0];
+    at = [Math.min(1, size - 1), 0],
+    room = [0, 0];
   const tell = () => {
-    if (state.head) readout.value = patternText(run, indexOf(run), ...state.head, ...at);
+    readout.value = patternText(run, indexOf(run), ...headShown(run), ...at);
   };
   canvas.addEventListener("pointermove", (event) => {
     const entry = entryUnder(event, canvas, edge, cell, size);
@@ -212,28 +235,77 @@ function largePattern(run) {
       draw();
     }
   });
-  function draw() {
-    const shown = state.large && state.head && state.head[0] < run.layers && state.head[1] < run.heads;
-    host.hidden = !shown;
-    if (!shown) return;
+  function draw(width = room[0], height = room[1]) {
+    room = [width, height];
     const index = indexOf(run),
-      [layer, head] = state.head;
+      [layer, head] = headShown(run);
     edge = marginFor(tokensOf(run), 9);
-    // As large as it can be seen at once, between the title and the slider.
-    const room = Math.min(host.clientWidth - 24, Math.max(240, innerHeight - 190));
-    const width = edge + size * Math.max(2, Math.min(18, (room - edge) / size));
-    const drawn = drawLabelled(canvas, run, index, layer, head, width, edge, 9);
+    // As large as it can be seen at once, beside its words where there is room for them.
+    const most = isWide(run) ? Math.min(Math.max(220, height), 0.66 * width) : Math.min(width, 560);
+    const side = edge + size * Math.max(1, Math.min(30, (most - edge) / size));
+    const drawn = drawLabelled(canvas, run, index, layer, head, side, edge, 9);
     cell = drawn.cell;
     if (document.activeElement === canvas) outline(drawn.context, at, edge, cell);
-    title.textContent = `${nameOf(state.head)} at step ${run.steps[index]}: rows: queries, columns: keys`;
     canvas.setAttribute(
       "aria-label",
-      `${title.textContent}; ${drawn.known ? "arrow keys read single entries" : "its attention is NaN"}`,
+      `${nameOf([layer, head])} at step ${run.steps[index]}: rows: queries, columns: keys; ` +
+        (drawn.known ? "arrow keys read single entries" : "its attention is NaN"),
     );
     if (drawn.known) tell();
     else readout.value = "Its attention is NaN.";
   }
-  canvas.addEventListener("focus", draw);
-  canvas.addEventListener("blur", draw);
-  return figure(host, draw, true);
+  canvas.addEventListener("focus", () => draw());
+  canvas.addEventListener("blur", () => draw());
+  return figure(host, draw);
+}
+
+// What is known of the head that is shown, and a switch that takes it out of the network in the page.
+function headCard(run, more) {
+  const title = el("h4", {}),
+    end = el("p", {}),
+    now = el("p", {}),
+    said = el("output", { class: "switched" });
+  const toggle = el("button", { type: "button", click: () => toggleHead(nameOf(headShown(run))) });
+  const link = el("button", { type: "button", click: () => goToSection("try") }, "Try the network ↓");
+  const canTry = run.network.config !== undefined;
+  const host = el(
+    "div",
+    { class: "card" },
+    title,
+    end,
+    now,
+    more,
+    canTry ? [el("div", { class: "row" }, toggle, link), said] : null,
+  );
+  run.onTrial = (text) => {
+    said.value = state.off.size ? `On one sequence: ${text}` : "";
+  };
+  tryPanels.add(host);
+  return figure(host, () => {
+    const head = headShown(run),
+      name = nameOf(head),
+      index = indexOf(run);
+    title.textContent = `${name} at step ${run.steps[index]}`;
+    const unchosen = isChosen(...head)
+      ? ""
+      : `Shown because ${run.leading.why}; a click on any head shows that one. `;
+    end.textContent = `${unchosen}${run.headLines[name] ? `At the end: ${run.headLines[name]}.` : ""}`;
+    now.textContent = `Now: ${headNow(run, index, head)}.`;
+    toggle.textContent = `Switch ${name} ${state.off.has(name) ? "on" : "off"}`;
+    if (!state.off.size) said.value = "";
+  });
+}
+
+// The role and the effect of a head at one checkpoint, and what it is in the circuit.
+function headNow(run, index, head) {
+  const circuits = shownCircuits(run),
+    found = foundBy(run, circuits),
+    name = nameOf(head);
+  const node = found?.nodes.find((each) => each.name === name),
+    role = roleOf(run, index, ...head),
+    effect = effectAt(run, found, index, name);
+  const said = role ? [`${role.words} (${formatted(role.share)} of the way from chance to 1)`] : ["no attention score above its null band"]; // prettier-ignore
+  if (node) said.push(`${node.role}${node.kind === NODE_IN ? ` of step ${found.step}` : ""}`);
+  if (Number.isFinite(effect)) said.push(`effect ${asShare(effect)} of what is known`);
+  return said.join("; ");
 }

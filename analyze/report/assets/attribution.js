@@ -13,7 +13,12 @@ function attributionSection(run) {
           other.attributions.filter((same) => same.label === each.label).flatMap((same) => same.values.range),
         );
         const most = Math.max(...finite(ranges).map(Math.abs), 1e-9);
-        const rows = each.components.map((name) => ({ name, bar: el("i"), number: el("td", { class: "number" }) }));
+        const rows = each.components.map((name) => ({
+          name,
+          row: el("tr"),
+          bar: el("i"),
+          number: el("td", { class: "number" }),
+        }));
         const caption = el("caption", { class: "note", style: "text-align:left" });
         const table = el(
           "table",
@@ -22,15 +27,14 @@ function attributionSection(run) {
           el(
             "tbody",
             {},
-            rows.map(({ name, bar, number }) =>
-              el(
-                "tr",
-                {},
-                el("th", { scope: "row" }, name),
+            rows.map(({ name, row, bar, number }) => {
+              row.append(
+                el("th", { scope: "row" }, headOf(name) ? headButton(name) : name),
                 number,
                 el("td", { class: "bar" }, el("div", { class: "track" }, el("b", { style: "left:50%" }), bar)),
-              ),
-            ),
+              );
+              return row;
+            }),
           ),
         );
         return el(
@@ -40,7 +44,8 @@ function attributionSection(run) {
           figure(table, () => {
             const index = indexOf(run);
             let total = 0;
-            rows.forEach(({ bar, number }, component) => {
+            rows.forEach(({ name, row, bar, number }, component) => {
+              row.classList.toggle("chosen", state.head !== null && name === nameOf(state.head));
               const value = each.values.get(index, component);
               if (Number.isFinite(value)) total += value;
               const share = Number.isFinite(value) ? 50 * Math.min(1, Math.abs(value) / most) : 0;

@@ -86,15 +86,94 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-// A section of the page, under its title.
+// A section of the page, under its title; its text is behind a "?".
 function titled(id, title, text, content) {
-  return el(
-    "section",
-    { id, "aria-labelledby": `${id}-title` },
-    el("h2", { id: `${id}-title` }, title),
-    text ? el("p", { class: "note" }, text) : null,
-    content,
+  const attributes = { id: `${id}-title`, tabindex: -1 };
+  return el("section", { id, "aria-labelledby": `${id}-title` }, heading("h2", title, text, attributes), content);
+}
+
+// A title with what it means behind a "?", which shows and hides it; a title alone where there is nothing to say.
+let explanations = 0;
+function heading(tag, title, text, attributes = {}) {
+  const head = el(tag, attributes, title);
+  if (!text) return head;
+  const id = `explanation-${++explanations}`;
+  const told = el("div", { id, class: "explanation note", hidden: true }, text);
+  const show = (shown) => {
+    told.hidden = !shown;
+    button.setAttribute("aria-expanded", String(shown));
+  };
+  const button = el(
+    "button",
+    {
+      type: "button",
+      class: "explain",
+      "aria-expanded": "false",
+      "aria-controls": id,
+      "aria-label": `what ${title} shows`,
+      click: () => show(told.hidden),
+      keydown: (event) => {
+        if (event.key === "Escape" && !told.hidden) {
+          event.stopPropagation();
+          show(false);
+        }
+      },
+    },
+    "?",
   );
+  return [el("div", { class: "title" }, head, button), told];
+}
+
+// Links to the sections in the bar that stays in view; the one that is read is marked.
+const IN_BAR = {
+  try: "Try it",
+  heads: "Heads",
+  network: "Network",
+  attribution: "Attribution",
+  positions: "Positions",
+  updates: "Updates",
+};
+function makeContents() {
+  const sections = [...document.querySelectorAll("main > section")];
+  const links = sections.map((section) => {
+    const title = section.querySelector("h2");
+    const click = (event) => {
+      // The address is the page's memory, so that a link must not write to it.
+      event.preventDefault();
+      goToSection(section.id);
+    };
+    return el("a", { href: `#section=${section.id}`, title: title.textContent, click }, IN_BAR[section.id] ?? title.textContent); // prettier-ignore
+  });
+  const list = el("ul", {}, links.map((link) => el("li", {}, link))); // prettier-ignore
+  document.querySelector("header h1").after(el("nav", { "aria-label": "Contents" }, list));
+  let waits = false;
+  const mark = () => {
+    waits = false;
+    const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 2;
+    const read = sections.findLastIndex((section) => section.getBoundingClientRect().top <= 120);
+    const current = atEnd && scrollY > 0 ? sections.length - 1 : Math.max(0, read);
+    links.forEach((link, at) => {
+      if (at !== current) link.removeAttribute("aria-current");
+      else if (!link.hasAttribute("aria-current")) {
+        link.setAttribute("aria-current", "true");
+        list.scrollLeft = link.offsetLeft - list.clientWidth / 2;
+      }
+    });
+  };
+  const later = () => {
+    if (!waits) requestAnimationFrame(mark);
+    waits = true;
+  };
+  addEventListener("scroll", later, { passive: true });
+  addEventListener("resize", later);
+  later();
+}
+function goToSection(id) {
+  const section = document.getElementById(id);
+  // What is above has its height only when it is drawn.
+  drawAll();
+  section.scrollIntoView();
+  section.querySelector("h2").focus({ preventScroll: true });
 }
 
 // Colours of the theme, looked up once a theme: asking the browser for a style is slow.
@@ -176,7 +255,7 @@ function drawRest() {
 function draw(figure) {
   figure.stale = false;
   try {
-    figure.draw(figure.width);
+    figure.draw(figure.width, figure.height);
   } catch (error) {
     console.error(error);
   }
@@ -199,15 +278,24 @@ const watcher = new IntersectionObserver(
 const resizer = new ResizeObserver((entries) => {
   for (const { target, contentRect } of entries) {
     const figure = figures.get(target);
-    figure.stale ||= figure.width !== contentRect.width;
+    // The height is of those that fill what they are given; that of others follows from what they draw.
+    figure.stale ||= figure.width !== contentRect.width || (figure.fills && figure.height !== contentRect.height);
     figure.width = contentRect.width;
+    figure.height = contentRect.height;
   }
   drawSoon();
 });
-// Have `draw(width)` called for `host` whenever it has to be; gives the host back. What is `hidden` at times is drawn
-// unseen.
+// Have `draw(width, height)` called for `host` whenever it has to be; gives the host back. What is `hidden` at times is
+// drawn unseen.
 function figure(host, draw, hidden = false) {
-  figures.set(host, { draw, stale: true, seen: hidden, width: 0 });
+  figures.set(host, {
+    draw,
+    stale: true,
+    seen: hidden,
+    width: 0,
+    height: 0,
+    fills: host.classList.contains("fills"),
+  });
   if (!hidden) watcher.observe(host);
   resizer.observe(host);
   return host;
@@ -255,6 +343,7 @@ function redrawAll() {
     for (const [host, figure] of figures) {
       const { paddingLeft, paddingRight } = getComputedStyle(host);
       figure.width = host.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight) || 0;
+      figure.height = host.clientHeight;
       figure.stale = true;
     }
     drawAll();

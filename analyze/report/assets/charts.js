@@ -10,19 +10,18 @@ function spanOf(numbers) {
   return high > low ? [low, high] : [low - 1, high + 1];
 }
 
-// Clears a canvas and draws the frame of a chart with the ends of its axis and the decades of its steps.
+// Clears a canvas and draws the frame of a chart with the ends of its axis and the decades of its steps, or with other
+// marks on another scale; `number` is what an end of the axis stands for.
 // `line(points)` adds a path through pairs of step and value; it may leave the frame by a hair, and gaps stay gaps.
-function chartFrame(canvas, run, width, [low, high], height = CHART_HEIGHT) {
+function chartFrame(canvas, run, width, [low, high], height = CHART_HEIGHT, { number, marks, scale } = {}) {
   const top = 4,
     bottom = height - 14;
   const context = fresh(canvas, width, height);
-  const ends = [high, low].map((value) => formatted(value, 2));
-  const left = Math.max(30, ...ends.map((text) => context.measureText(text).width + 6));
-  const x = stepScale(
-    RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b),
-    left,
-    width - 4,
-  );
+  const ends = [high, low].map((value) => formatted(number ? number(value) : value, 2));
+  const left = Math.max(30, ...ends.map((text) => context.measureText(text).width + 6)),
+    right = width - 4;
+  const steps = RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b);
+  const x = scale ? scale(left, right) : stepScale(steps, left, right);
   const y = (value) => bottom - ((bottom - top) * (value - low)) / (high - low);
   const line = (points, started = false) => {
     for (const [step, value] of points) {
@@ -41,10 +40,10 @@ function chartFrame(canvas, run, width, [low, high], height = CHART_HEIGHT) {
   context.fillText(ends[0], left - 4, top + 8);
   context.fillText(ends[1], left - 4, bottom);
   context.textAlign = "center";
-  for (const step of decades(run.steps.at(-1))) context.fillText(short(step), x(step), height - 2);
+  for (const mark of marks ?? decades(run.steps.at(-1))) context.fillText(short(mark), x(mark), height - 2);
   context.strokeStyle = css("--line");
-  context.strokeRect(left, top, width - 4 - left, bottom - top);
-  return { context, x, y, line, top, bottom };
+  context.strokeRect(left, top, right - left, bottom - top);
+  return { context, x, y, line, top, bottom, left, right };
 }
 
 function chartCursor(context, x, top, bottom) {
@@ -62,15 +61,15 @@ const MOST_LINES = 12;
 const lineColor = (i) => PALETTE.categories[i % PALETTE.categories.length];
 const lineDash = (i) => [[], [7, 4], [2, 3], [9, 3, 2, 3]][i % 4];
 
-function lineKey(label, i) {
+function lineKey(label, i, color = lineColor, dash = lineDash) {
   const sample = el("line", {
     x1: 0,
     x2: 26,
     y1: 4,
     y2: 4,
-    stroke: lineColor(i),
+    stroke: color(i),
     "stroke-width": 2,
-    "stroke-dasharray": lineDash(i).join(" "),
+    "stroke-dasharray": dash(i).join(" "),
   });
   return el("li", {}, el("svg", { width: 26, height: 8, "aria-hidden": "true" }, sample), label);
 }

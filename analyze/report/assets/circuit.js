@@ -8,18 +8,71 @@ const endsOf = (values, at) => [0, 1, 2].map((end) => values.get(end, at));
 // JSON has no NaN.
 const numbersOf = (ends) => ends.map((value) => value ?? NaN);
 
+// The drawing of the network on the first screen, with the circuit that was found by the step of the slider.
+function diagramPanel(run) {
+  const readout = el("output", { class: "readout" }),
+    host = el("figure", { class: "fills" });
+  figure(host, (width, height) => {
+    const circuits = shownCircuits(run);
+    drawNetwork(run, circuits, foundBy(run, circuits), host, width, isWide(run) ? height : null, readout);
+  });
+  const choice = run.circuits.length > 1 ? el("label", {}, "behaviour ", circuitSelect(run)) : null;
+  const text = run.circuits.length ? DIAGRAM : `${DIAGRAM} No circuit has been searched for.`;
+  return el(
+    "div",
+    { class: "diagram" },
+    heading("h3", "Circuit", [text, routeKeys(run)]),
+    networkKeys(run),
+    choice,
+    host,
+    readout,
+  );
+}
+const MISLEADS =
+  "Above 100 %: with this node alone replaced, the other nodes mislead, which is worse than knowing nothing.";
+const DIAGRAM =
+  "A circle is a head: its colour is the role it is furthest in, and its strength how far: " +
+  "(score - chance) / (1 - chance). The thicker the ring, the larger the effect: the share of what is known that is " +
+  `lost when this head alone is replaced. ${MISLEADS} The thicker an edge, the more the circuit loses without it; ` +
+  "pale nodes are not needed, dashed nodes and pale edges can stand in. Compositions, on demand, are those that stay " +
+  "above the band of random pairs from some checkpoint on, as wide as their z.";
+
+function circuitSelect(run) {
+  const options = run.circuits.map((each) => el("option", { value: askedOf(each) }, askedOf(each)));
+  const change = (event) => {
+    state.circuit = event.target.value;
+    writeHash();
+    changed();
+  };
+  const select = el("select", { change }, options);
+  return figure(el("label", {}, "behaviour ", select), () => {
+    select.value = askedOf(run.circuits[circuitShown(run)]);
+  });
+}
+// Which of the behaviours and replacements of a run is shown: the one that is chosen, or the first.
+const circuitShown = (run) =>
+  Math.max(
+    0,
+    run.circuits.findIndex((each) => askedOf(each) === state.circuit),
+  );
+// The circuits of that one; null where none was found.
+function shownCircuits(run) {
+  const circuits = run.circuits[circuitShown(run)];
+  return circuits?.found.length ? circuits : null;
+}
+// The last of them that was found by the step of the slider.
+const foundBy = (run, circuits) =>
+  circuits?.found.findLast((each) => each.step <= (run.steps[indexOf(run)] ?? Infinity)) ?? null;
+
 function circuitSection(run) {
-  if (!run.circuits.length) return el("div", {}, noCircuit(run), run.steps.length ? networkPanel(run) : null);
+  if (!run.circuits.length) return noCircuit(run);
   const panels = run.circuits.map((each) => circuitPanel(run, each));
-  if (panels.length === 1) return panels[0];
-  const show = (chosen) =>
+  const host = el("div", {}, panels);
+  return figure(host, () =>
     panels.forEach((panel, i) => {
-      panel.hidden = i !== chosen;
-    });
-  show(0);
-  const options = run.circuits.map((each, i) => el("option", { value: i }, askedOf(each)));
-  const select = el("select", { change: (event) => show(Number(event.target.value)) }, options);
-  return el("div", {}, el("label", {}, "behaviour ", select), panels);
+      panel.hidden = i !== circuitShown(run);
+    }),
+  );
 }
 
 // The behaviour, the replacement, and whether nodes were searched for and not edges.
@@ -37,44 +90,24 @@ function noCircuit(run) {
   );
 }
 
-// The drawing alone, of a run without circuits.
-function networkPanel(run) {
-  const readout = el("output", { class: "readout follows" }),
-    host = el("figure", { class: "scroll" });
-  figure(host, (room) => drawNetwork(run, null, null, host, room, readout));
-  return el("div", {}, networkKeys(run, null), readout, host);
-}
-
 function circuitPanel(run, circuits) {
   const warnings = circuits.damaged.map((text) => el("p", { class: "warn" }, text));
-  if (!circuits.found.length) return el("div", {}, warnings, run.steps.length ? networkPanel(run) : null);
+  if (!circuits.found.length) return el("div", {}, warnings);
   const said = el("p", { class: "said" }),
-    readout = el("output", { class: "readout" }),
-    host = el("figure", { class: "scroll" }),
     tables = el("div", {});
   let written;
-  figure(host, (room) => {
-    const step = run.steps[indexOf(run)] ?? Infinity;
-    const found = circuits.found.findLast((each) => each.step <= step) ?? null;
-    said.textContent = circuitSentence(run, circuits, found, step);
-    drawNetwork(run, circuits, found, host, room, readout);
-    if (written === found) return;
+  figure(tables, () => {
+    const found = foundBy(run, circuits);
+    said.textContent = circuitSentence(run, circuits, found, run.steps[indexOf(run)] ?? Infinity);
+    if (written !== found)
+      tables.replaceChildren(
+        ...(found ? [nodeTable(circuits, found), ...groupTable(circuits, found), ...edgeList(circuits, found)] : []),
+      );
     written = found;
-    tables.replaceChildren(
-      ...(found ? [nodeTable(circuits, found), ...groupTable(circuits, found), ...edgeList(circuits, found)] : []),
-    );
+    for (const row of tables.querySelectorAll("tr[data-node]"))
+      row.classList.toggle("chosen", state.head !== null && row.dataset.node === nameOf(state.head));
   });
-  return el(
-    "div",
-    { class: "circuit" },
-    warnings,
-    said,
-    networkKeys(run, circuits),
-    readout,
-    host,
-    circuits.over ? overSteps(run, circuits) : null,
-    tables,
-  );
+  return el("div", { class: "circuit" }, warnings, said, circuits.over ? overSteps(run, circuits) : null, tables);
 }
 
 function circuitSentence(run, circuits, found, step) {
@@ -216,7 +249,8 @@ function nodeTable(circuits, found) {
     const numbers = effects.map(([values]) =>
       el("td", { class: "number" }, withInterval(asShare, endsOf(values, at))),
     );
-    return el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, named), numbers, el("td", {}, role));
+    const node = headOf(name) ? headButton(name) : name;
+    return el("tr", { "data-node": name }, el("th", { scope: "row" }, node), el("td", {}, named), numbers, el("td", {}, role)); // prettier-ignore
   });
   const above = effects.some(([values]) => found.nodes.some((_, at) => values.get(0, at) > 1));
   const caption =
@@ -225,9 +259,6 @@ function nodeTable(circuits, found) {
   const heads = ["node", "name", ...effects.map(([, kind]) => `effect (${inWords(kind)})`), "in this circuit"];
   return circuitTable("Nodes", caption, heads, rows);
 }
-const MISLEADS =
-  "Above 100 %: with this node alone replaced, the other nodes mislead, which is worse than knowing nothing.";
-
 // Parts that are alike, replaced together; circuits that an older Headway found have no such numbers.
 function groupTable(circuits, found) {
   if (!found.groups?.length) return [];

@@ -56,21 +56,27 @@ function effectAt(run, found, index, name) {
 }
 
 // Rows from the embedding at the bottom to the output at the top; a layer's MLP stands above its heads.
-function nodePlaces(run, names, width, gap) {
+function rowsOfNodes(run, names) {
   const rows = [names.filter((name) => ["embed", "pos_embed"].includes(name))];
   for (let layer = 0; layer < run.layers; layer++)
     rows.push(
       Array.from({ length: run.heads }, (_, head) => nameOf([layer, head])),
       names.filter((name) => name === `MLP${layer}`),
     );
-  const filled = [...rows, names.filter((name) => name === "output")].filter((row) => row.length);
+  return [...rows, names.filter((name) => name === "output")].filter((row) => row.length);
+}
+function nodePlaces(rows, width, gap, left) {
   const placed = new Map();
-  filled.forEach((row, level) => {
+  rows.forEach((row, level) => {
     row.forEach((name, i) => {
-      placed.set(name, [((i + 0.5) * width) / row.length, (filled.length - level - 0.5) * gap]);
+      // A name below its node stands as far from it as the node from the row above.
+      placed.set(name, [
+        left + ((i + 0.5) * (width - left)) / row.length,
+        (rows.length - level - 0.5) * gap - Math.min(8, gap / 8),
+      ]);
     });
   });
-  return { placed, height: filled.length * gap };
+  return placed;
 }
 
 // The names of all nodes: those of the circuits, or the heads and the MLPs that have an effect.
@@ -92,26 +98,41 @@ function curveBetween(placed, from, to, route, r) {
 }
 
 // Draws into a host; ``found`` is the circuit of this checkpoint or null, ``circuits`` those it belongs to or null.
-function drawNetwork(run, circuits, found, host, room, readout) {
+// Without a height it takes what its rows need.
+function drawNetwork(run, circuits, found, host, width, height, readout) {
   const index = indexOf(run);
-  const width = Math.max(room, run.heads * (circuits ? 84 : 46));
-  const r = Math.min(22, (0.42 * width) / run.heads);
-  const { placed, height } = nodePlaces(run, nodeNames(run, circuits), width, 104);
-  const svg = el("svg", { width, height, role: "group" });
+  const names = nodeNames(run, circuits);
+  const rows = rowsOfNodes(run, names);
+  const gap = Math.max(
+    16,
+    Math.min(104, height === null ? 104 - 8 * Math.max(0, rows.length - 5) : height / rows.length),
+  );
+  const apart = (width - 28) / run.heads;
+  const r = Math.min(22, 0.42 * apart, Math.max(6, 0.3 * gap));
+  // Layers stand to the left of nodes that have no room for their names.
+  const placed = nodePlaces(rows, width, gap, r < LEAST_NAMED ? 28 : 0);
+  const svg = el("svg", { width, height: rows.length * gap, role: "group" });
   const compositions = compositionsAt(run, index);
   const focused = host.contains(document.activeElement) ? document.activeElement.dataset.node : null;
   svg.append(
     ...compositionEdges(run, compositions, placed, r, readout),
     ...(found ? circuitEdges(found, placed, r, readout) : []),
   );
-  for (const [name, place] of placed) svg.append(nodeOf(run, circuits, found, index, name, place, r, readout));
-  const described = describedAt(run, found, index, [...placed.keys()], compositions);
+  // Lines of text below a node: its effect, and its name where there is room for one.
+  const lines = { count: Math.floor((gap - 2 * r - 4) / 12), effect: apart > 38, name: apart > 84 };
+  for (const [name, place] of placed) svg.append(nodeOf(run, circuits, found, index, name, place, r, lines, readout));
+  if (r < LEAST_NAMED)
+    for (const [first] of rows.filter(([name]) => headOf(name)))
+      svg.append(el("text", { x: 0, y: placed.get(first)[1] + 4 }, `L${headOf(first)[0]}`));
+  const described = describedAt(run, found, index, names, compositions);
   svg.setAttribute("aria-label", described);
   host.replaceChildren(svg);
   readout.value = described;
   // The focus stays on its node, which is then read aloud anew.
   if (focused) svg.querySelector(`[data-node="${focused}"]`)?.focus({ preventScroll: true });
 }
+// A smaller node has no room for its name.
+const LEAST_NAMED = 9;
 
 function describedAt(run, found, index, names, compositions) {
   const effects = names.map((name) => [name, effectAt(run, found, index, name)]).filter(([, x]) => x >= 0.1);
@@ -189,7 +210,7 @@ function circuitEdges(found, placed, r, readout) {
 }
 
 // A circle in the colour of its head's role, inside a ring as thick as the node's effect; both in words for a reader.
-function nodeOf(run, circuits, found, index, name, [x, y], r, readout) {
+function nodeOf(run, circuits, found, index, name, [x, y], r, lines, readout) {
   const at = found ? found.nodes.findIndex((node) => node.name === name) : -1;
   const node = at < 0 ? null : found.nodes[at];
   const kind = node?.kind ?? NODE_IN;
@@ -205,13 +226,13 @@ function nodeOf(run, circuits, found, index, name, [x, y], r, readout) {
     tell();
     if (head) choose(chosen ? null : head);
   };
-  const ring = { "stroke-width": 1.2 + 5 * Math.min(1, Math.max(0, effect || 0)) };
+  const ring = { "stroke-width": 1.2 + 5 * Math.min(1, r / 12) * Math.min(1, Math.max(0, effect || 0)) };
   const dashed = kind === NODE_IN || kind === NODE_FREE ? null : "4 3";
-  const words = node?.signature?.[0].split(" ") ?? [];
+  const words = lines.name ? (node?.signature?.[0].split(" ") ?? []) : [];
   const below = [
-    ...(Number.isFinite(effect) && circuits ? [asShare(effect)] : []),
+    ...(Number.isFinite(effect) && lines.effect ? [asShare(effect)] : []),
     ...(words.length > 1 ? [words.slice(0, -1).join(" "), words.at(-1)] : words),
-  ];
+  ].slice(0, Math.max(0, lines.count));
   const light = role && role.share > 0.5 ? "fill:#fff;paint-order:stroke;stroke:#0008;stroke-width:2px" : "";
   const size = Math.max(8, Math.min(12, r * 0.55));
   return el(
@@ -244,7 +265,9 @@ function nodeOf(run, circuits, found, index, name, [x, y], r, readout) {
       fill: role ? PALETTE.categories[role.index] : "none",
       "fill-opacity": role ? 0.06 + 0.94 * Math.max(0, role.share) : 0,
     }),
-    el("text", { x, y, style: `font-size:${size}px;${light}` }, name === "pos_embed" ? "pos" : name),
+    r < LEAST_NAMED
+      ? el("title", {}, text)
+      : el("text", { x, y, style: `font-size:${size}px;${light}` }, name === "pos_embed" ? "pos" : name),
     below.map((line, i) => el("text", { class: "level", x, y: y + r + 11 + 12 * i }, line)),
   );
 }
@@ -270,37 +293,38 @@ function nodeText(run, circuits, found, index, name) {
   return said.length ? `${start}: ${said.join("; ")}` : start;
 }
 
-// What colours, rings and lines mean, and the switches of compositions.
-function networkKeys(run, circuits) {
-  const line = ({ color, dash }) => {
-    const stroke = { stroke: color(), "stroke-width": 3, "stroke-dasharray": dash };
-    const sample = el("line", { x1: 0, x2: 30, y1: 4, y2: 4, ...stroke });
-    return el("svg", { width: 30, height: 8, "aria-hidden": "true" }, sample);
-  };
+const lineSample = ({ color, dash }) => {
+  const stroke = { stroke: color(), "stroke-width": 3, "stroke-dasharray": dash };
+  const sample = el("line", { x1: 0, x2: 30, y1: 4, y2: 4, ...stroke });
+  return el("svg", { width: 30, height: 8, "aria-hidden": "true" }, sample);
+};
+// What lines of a circuit mean.
+function routeKeys(run) {
+  if (!run.circuits.length) return null;
+  const routes = Object.values(ROUTES).map((route) => el("li", {}, lineSample(route), route.words));
+  return el("ul", { class: "keys" }, routes);
+}
+
+// What colours mean, and the switches of compositions.
+function networkKeys(run) {
   const roles = ROLES.filter(([name]) => name in DEFINITIONS).map(([, words]) => {
     const color = PALETTE.categories[ROLES.findIndex((role) => role[1] === words)];
     return el("li", {}, el("i", { style: `background:${color}` }), words);
   });
-  const routes = circuits ? Object.values(ROUTES).map((route) => el("li", {}, line(route), route.words)) : [];
   const kinds = run.perPair.length ? COMPOSITIONS.map((letter) => [letter, ROUTES[letter]]) : [];
   const switches = kinds.map(([letter, route]) => {
     const input = el("input", {
       type: "checkbox",
       checked: state.kinds.includes(letter),
       "data-shared": route.name,
+      "aria-label": `${route.name}-composition`,
       change: (event) => {
         state.kinds = event.target.checked ? state.kinds + letter : state.kinds.replace(letter, "");
         shareState(event.target);
       },
     });
-    return el("li", {}, el("label", {}, input, ` ${route.name}-composition `, line(route)));
+    return el("label", {}, input, route.name);
   });
-  const words = circuits
-    ? "the thicker a ring, the larger the effect; the thicker an edge, the more the circuit loses without it; pale nodes are not needed, dashed nodes and pale edges can stand in"
-    : "the thicker a ring, the larger the effect";
-  return [
-    el("ul", { class: "keys" }, roles),
-    el("ul", { class: "keys" }, routes, el("li", {}, words)),
-    switches.length ? el("ul", { class: "keys" }, el("li", {}, "also show"), switches) : null,
-  ];
+  const also = switches.length ? el("li", { class: "switches" }, "compositions ", switches) : null;
+  return el("ul", { class: "keys" }, roles, also);
 }

@@ -15,8 +15,7 @@ function eigenvaluesSection(run) {
       el(
         "div",
         {},
-        el("h3", {}, spectrum.measure),
-        definitionOf(spectrum.measure),
+        heading("h3", spectrum.measure, definitionOf(spectrum.measure)),
         Array.from({ length: run.layers }, (_, layer) => grid(spectrum, layer)),
       ),
     ),

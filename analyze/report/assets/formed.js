@@ -1,7 +1,21 @@
 // What formed, in sentences.
 
+const warn = (...text) => el("p", { class: "warn" }, ...text);
+
+// What a reader has to know of the run before anything else; nothing of one that is whole.
+function firstNotes(run) {
+  const notes = [];
+  if (!run.finished) notes.push(warn(`This run is at step ${run.steps.at(-1)} of ${run.lastStep}.`));
+  if (run.steps.length === 1) notes.push(warn("Only one checkpoint has scores: there is nothing to slide through."));
+  if (run.leftOut.length) {
+    const steps = run.leftOut.map(([step]) => step).slice(0, 3).join(", "); // prettier-ignore
+    const more = run.leftOut.length > 3 ? ` and ${run.leftOut.length - 3} more` : "";
+    notes.push(warn(`Left out: step ${steps}${more}; “What formed” says why.`));
+  }
+  return notes;
+}
+
 function formedSection(run) {
-  const warn = (...text) => el("p", { class: "warn" }, ...text);
   const notes = run.leftOut.map(([step, why]) => warn(`Step ${step} is left out: ${why}`));
   const renew = ["; this command updates the page: ", el("code", {}, `headway report ${run.path}`), "."];
   if (!run.steps.length) {
@@ -11,8 +25,6 @@ function formedSection(run) {
       : "This run has no scores. This command computes them: ";
     return el("div", {}, notes, warn(what, measure, renew));
   }
-  if (!run.finished) notes.unshift(warn(`This run is at step ${run.steps.at(-1)} of ${run.lastStep}.`));
-  if (run.steps.length === 1) notes.push(warn("Only one checkpoint has scores: there is nothing to slide through."));
   if (run.lacking.length) {
     const command = `headway measure ${run.path} --only ${run.lacking.join(",")} --overwrite`;
     const what =
@@ -49,13 +61,7 @@ function someOf(run) {
 
 // The same sentence with its heads as buttons that choose them.
 function linked(sentence) {
-  return sentence
-    .split(/(\bL\d+H\d+\b)/)
-    .map((part, i) =>
-      i % 2
-        ? el("button", { type: "button", style: "padding:0 5px", click: () => choose(headOf(part)) }, part)
-        : part,
-    );
+  return sentence.split(/(\bL\d+H\d+\b)/).map((part, i) => (i % 2 ? headButton(part) : part));
 }
 
 function aboutSection(run) {

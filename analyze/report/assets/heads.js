@@ -3,22 +3,26 @@
 function headsSection(run) {
   if (!run.perHead.length) return missing(run, "previous_token");
   const heads = Array.from({ length: run.heads }, (_, head) => head);
+  const named = heads.map((head) => lineKey(`head ${head}`, head, headColor, headDash));
   return el(
     "div",
     {},
-    run.heads <= MOST_LINES
-      ? el("ul", { class: "keys" }, heads.map((head) => lineKey(`head ${head} of its layer`, head))) // prettier-ignore
-      : null,
+    run.heads <= MOST_HEADS ? el("ul", { class: "keys" }, named) : null,
     el(
       "div",
       { class: "measures" },
       run.perHead.map((score) =>
-        el("div", {}, el("h3", {}, score.label), definitionOf(score.measure), headCharts(run, score)),
+        el("div", {}, heading("h3", score.label, definitionOf(score.measure)), headCharts(run, score)),
       ),
     ),
     scoresTable(run),
   );
 }
+
+// Colours and dashes of heads, as figures for papers have them, which tell so many apart; of more the chosen one is.
+const MOST_HEADS = 28;
+const headColor = (head) => PALETTE.categories[head % PALETTE.categories.length];
+const headDash = (head) => [[], [7, 4], [2, 3], [9, 3, 2, 3]][Math.floor(head / PALETTE.categories.length) % 4];
 
 // The ends of a chart's axis: the range of the score where that is a pair of numbers, else the numbers of all runs.
 function rangeOf(score) {
@@ -37,7 +41,7 @@ function headCharts(run, score) {
   for (let layer = 0; layer < run.layers; layer++) {
     const canvas = el("canvas", { role: "img", "aria-label": `${score.label}, layer ${layer}` }),
       below = el("figcaption", {});
-    const host = el("figure", {}, canvas, below);
+    const host = el("figure", {}, el("h4", {}, `layer ${layer}`), canvas, below);
     let place = null;
     const draw = (width) => {
       const index = lineIndexOf(run);
@@ -55,11 +59,11 @@ function headCharts(run, score) {
       for (const chosen of [false, true]) {
         for (let head = 0; head < run.heads; head++) {
           if (isChosen(layer, head) !== chosen) continue;
-          const named = run.heads <= MOST_LINES;
-          context.strokeStyle = named ? lineColor(head) : chosen ? css("--accent") : css("--quiet");
+          const named = run.heads <= MOST_HEADS;
+          context.strokeStyle = named ? headColor(head) : chosen ? css("--accent") : css("--quiet");
           context.lineWidth = chosen ? 2.8 : 1.4;
           context.globalAlpha = named && state.head && !chosen ? 0.35 : 1;
-          context.setLineDash(named ? lineDash(head) : []);
+          context.setLineDash(named ? headDash(head) : []);
           context.beginPath();
           line(run.lineSteps.map((step, at) => [step, score.values.get(at, layer, head)]));
           context.stroke();
@@ -94,8 +98,9 @@ function headCharts(run, score) {
             ));
       return `${nameOf([layer, head])} ${formatted(values[head])}, ${besideBand(score, index, layer, values[head])}`;
     };
-    canvas.addEventListener("pointermove", (event) => {
-      if (!place) return;
+    // The checkpoint and the head whose line are nearest to the pointer.
+    const nearest = (event) => {
+      if (!place) return null;
       const box = canvas.getBoundingClientRect();
       const [px, py] = [event.clientX - box.left, event.clientY - box.top];
       const index = run.lineSteps.reduce(
@@ -108,7 +113,15 @@ function headCharts(run, score) {
       ])
         .filter(([d]) => Number.isFinite(d))
         .sort((a, b) => a[0] - b[0]);
-      if (heads.length) below.textContent = `step ${run.lineSteps[index]}: ${described(index, heads[0][1])}`;
+      return heads.length ? [index, heads[0][1]] : null;
+    };
+    canvas.addEventListener("pointermove", (event) => {
+      const [index, head] = nearest(event) ?? [];
+      if (head !== undefined) below.textContent = `step ${run.lineSteps[index]}: ${described(index, head)}`;
+    });
+    canvas.addEventListener("click", (event) => {
+      const [, head] = nearest(event) ?? [];
+      if (head !== undefined) choose(isChosen(layer, head) ? null : [layer, head]);
     });
     canvas.addEventListener("pointerleave", () => {
       below.textContent = described(lineIndexOf(run));
@@ -176,8 +189,8 @@ function scoresTable(run) {
         rows.push(
           el(
             "tr",
-            {},
-            el("th", { scope: "row" }, nameOf([layer, head])),
+            { class: isChosen(layer, head) ? "chosen" : null },
+            el("th", { scope: "row" }, headButton(nameOf([layer, head]))),
             run.perHead.map((score) => {
               const value = score.values.get(index, layer, head);
               const out = Math.abs(sideOf(score, index, layer, value)) === 1;
@@ -197,5 +210,5 @@ function definitionOf(measure) {
   if (!definition) return null;
   const { summary, range, null: none } = definition;
   const plain = /^\[|^\d/.test(range) && !summary.includes(range);
-  return el("p", { class: "note" }, summary, plain ? ` Range: ${range}.` : "", none ? ` Null: ${none}.` : "");
+  return `${summary}${plain ? ` Range: ${range}.` : ""}${none ? ` Null: ${none}.` : ""}`;
 }

@@ -1,17 +1,17 @@
-// The loss over training on a log axis of steps, with what one can reach and a cursor.
+// The loss over training on a log axis of steps, with what one can reach, half-way marks and a cursor.
 
-function lossSection(run) {
-  if (!run.losses.length) return missing(run, "loss");
+function lossPanel(run) {
+  if (!run.losses.length) return el("div", { class: "loss" }, heading("h3", "Loss"), missing(run, "loss"));
   const all = finite(RUNS.flatMap((each) => each.losses.flatMap((loss) => [...loss.values.data])));
   const positive = all.filter((x) => x > 0);
   if (state.log === null) state.log = positive.length > 0 && Math.max(...positive) / Math.min(...positive) > 30;
-  const host = el("figure", { role: "img", "aria-label": "Loss over training" });
+  const host = el("figure", { role: "img", class: "fills", "aria-label": "Loss over training" });
   const readout = el("output", { class: "readout", "aria-live": "off" });
   const levels = Object.entries(run.baselines),
     beside = el("span");
-  figure(host, (width) => {
+  figure(host, (width, room) => {
     const index = lineIndexOf(run),
-      height = 250;
+      height = isWide(run) ? Math.max(130, room) : 210;
     const right = width - 12,
       top = 10,
       bottom = height - 28;
@@ -70,6 +70,7 @@ function lossSection(run) {
       );
       lastText = place;
     }
+    svg.append(...halfWayMarks(run, x, left, right, top, bottom));
     const outside = (value) => (log && value <= 0) || value > high || value < low;
     beside.textContent = levels.length
       ? `Baselines: ${levels.map(([name, value]) => `${inWords(name)} ${formatted(value)}${outside(value) ? " (off this axis)" : ""}`).join(", ")}.`
@@ -96,7 +97,7 @@ function lossSection(run) {
     });
     svg.append(
       el("line", { class: "cursor", x1: x(run.lineSteps[index]), x2: x(run.lineSteps[index]), y1: top, y2: bottom }),
-      el("text", { x: right, y: height + 3, "text-anchor": "end" }, "step"),
+      el("text", { x: left - 7, y: height - 10, "text-anchor": "end" }, "step"),
     );
     svg.addEventListener("click", (event) => {
       const at = event.clientX - svg.getBoundingClientRect().left;
@@ -111,37 +112,65 @@ function lossSection(run) {
       run.losses.map(({ label, values }) => `${label} ${formatted(values.get(index))}`).join(", ");
     host.setAttribute("aria-label", `Loss over training. At ${readout.value}`);
   });
+  const log = el("input", {
+    type: "checkbox",
+    checked: state.log,
+    "data-shared": "log",
+    change: (event) => {
+      state.log = event.target.checked;
+      state.logChosen = true;
+      shareState(event.target);
+    },
+  });
+  const units = run.lossUnits ? `, in ${run.lossUnits}` : "";
+  const marks = run.halfWay.length
+    ? "A vertical line marks the step at which the behaviour, or the circuit, is half-way to its level at the end. "
+    : "";
   return el(
     "div",
-    {},
+    { class: "loss" },
+    heading("h3", "Loss", [
+      `The loss on the evaluation batch${units}; dotted lines are baselines. ${marks}A click moves the slider. `,
+      beside,
+    ]),
     el(
       "ul",
       { class: "keys" },
       run.losses.map(({ label }, i) => lineKey(label, i)),
-      el(
-        "li",
-        {},
-        el(
-          "label",
-          {},
-          el("input", {
-            type: "checkbox",
-            checked: state.log,
-            "data-shared": "log",
-            change: (event) => {
-              state.log = event.target.checked;
-              state.logChosen = true;
-              shareState(event.target);
-            },
-          }),
-          " log axis",
-        ),
-      ),
+      el("li", {}, el("label", {}, log, " log axis")),
     ),
     host,
     readout,
-    el("p", { class: "note" }, `On the evaluation batch${run.lossUnits ? `, in ${run.lossUnits}` : ""}. `, beside),
   );
+}
+
+// Vertical lines at the half-way steps of the behaviour and of the circuit; two that are close have their texts on
+// either side.
+function halfWayMarks(run, x, left, right, top, bottom) {
+  const marks = [...run.halfWay].sort((a, b) => a.step - b.step);
+  return marks.flatMap(({ of, step, text }, at) => {
+    const place = x(step),
+      said = `${of} half-way ${Math.round(step)}`;
+    const before = (at < marks.length - 1 && place - left > 140) || right - place < 140;
+    return [
+      el(
+        "line",
+        { class: "half-way", x1: place, x2: place, y1: top, y2: bottom, "data-of": of },
+        el("title", {}, `${of} half-way ${text}`),
+      ),
+      el(
+        "text",
+        {
+          class: "level",
+          x: place + (before ? -4 : 4),
+          // Above what the loss has left behind, and apart where both have to stand on one side.
+          y: bottom - 6 - 13 * (marks.length - 1 - at),
+          "text-anchor": before ? "end" : "start",
+        },
+        said,
+      ),
+    ];
+  });
 }
 
 // What stands where a figure has nothing to show.

@@ -8,8 +8,7 @@ function networkSection(run) {
       el(
         "div",
         {},
-        el("h3", {}, curves.label),
-        definitionOf(curves.measure),
+        heading("h3", curves.label, definitionOf(curves.measure)),
         curves.lines.length > 1
           ? el(
               "ul",

@@ -16,8 +16,7 @@ function pairsSection(run) {
         el(
           "div",
           {},
-          el("h3", {}, score.label),
-          definitionOf(score.measure),
+          heading("h3", score.label, definitionOf(score.measure)),
           score.elsewhere
             ? el(
                 "p",
@@ -91,6 +90,7 @@ function pairMatrix(run, score) {
       context.fillText(nameOf([1 + Math.floor(place / run.heads), place % run.heads]), 0, 0);
       context.restore();
     }
+    markChosen(context);
     if (document.activeElement === canvas) outline(context, at, edge, cell);
     const best = score.pairs
       .map((_, pair) => pair)
@@ -101,6 +101,23 @@ function pairMatrix(run, score) {
       `${score.label} at step ${run.steps[index]}, rows write, columns read. ${readout.value}. Arrow keys read single pairs.`,
     );
   };
+  // Frames the row and the column of the head that is chosen.
+  const markChosen = (context) => {
+    if (!state.head) return;
+    const flat = state.head[0] * run.heads + state.head[1];
+    context.strokeStyle = css("--accent");
+    context.lineWidth = 2;
+    if (flat < froms) context.strokeRect(edge, edge + flat * cell, cell * tos, cell);
+    if (flat >= run.heads) context.strokeRect(edge + (flat - run.heads) * cell, edge, cell, cell * froms);
+  };
+  canvas.addEventListener("click", (event) => {
+    const box = canvas.getBoundingClientRect();
+    const [row, column] = [event.clientY - box.top, event.clientX - box.left].map((at) => Math.floor((at - edge) / cell)); // prettier-ignore
+    // A click on a name to the left is on the head of that row, and any other on that of the column.
+    const flat = column < 0 ? row : run.heads + column;
+    const head = [Math.floor(flat / run.heads), flat % run.heads];
+    if (row < froms && column < tos && (row >= 0 || column >= 0)) choose(isChosen(...head) ? null : head);
+  });
   canvas.addEventListener("pointermove", (event) => {
     const entry = entryUnder(event, canvas, edge, cell, tos);
     if (entry) {

@@ -357,6 +357,7 @@ async function begin({ palette, prompt }) {
     event.preventDefault();
     look(state.position + by);
   });
+  makeContents();
   makeTheme();
   requestAnimationFrame(() =>
     requestAnimationFrame(() => {

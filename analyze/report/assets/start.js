@@ -4,24 +4,13 @@
 const trainedHere = (run) => run.trainedHere;
 
 const SECTIONS = [
+  ["overview", "Overview", null, overviewSection],
   [
     "formed",
     "What formed",
     "The 99 % band of a null holds all heads, or all pairs, of one measure at one checkpoint in 99 % of networks in which nothing has formed. Over many checkpoints and measures some score lies outside by chance; a score that has formed stays outside.",
     formedSection,
-  ],
-  [
-    "circuit",
-    "Circuit",
-    "The edges that carry a behaviour, found by removing edges as long as the rest suffices, without looking at what heads attend to. Known: loss with everything replaced - loss of the network. Kept alone (faithfulness) and lost without it (necessity) are shares of what is known, in square brackets their 95 % intervals over sequences. The colour of a head is the role it is furthest in, and its strength how far: (score - chance) / (1 - chance). Compositions, on demand, are those that stay above the band of random pairs from some checkpoint on, as wide as their z: two heads share directions then, whether or not the network uses them.",
-    circuitSection,
-  ],
-  ["loss", "Loss", null, lossSection],
-  [
-    "attention",
-    "Attention",
-    "Attention patterns of every head on sequences of the evaluation batch. Rows: queries, columns: keys. The colour follows the square root, so that weak attention is visible. A click enlarges a head.",
-    attentionSection,
+    (run) => run.steps.length > 0,
   ],
   [
     "try",
@@ -30,15 +19,15 @@ const SECTIONS = [
     trySection,
   ],
   [
-    "eigenvalues",
-    "Eigenvalues",
-    "In the complex plane, real part to the right; the circle is the largest eigenvalue the head has at any checkpoint. To the right (round): copying, or attention to the same token. To the left (square): the opposite.",
-    eigenvaluesSection,
+    "circuit",
+    "Circuit",
+    "The edges that carry a behaviour, found by removing edges as long as the rest suffices, without looking at what heads attend to. Known: loss with everything replaced - loss of the network. Kept alone (faithfulness) and lost without it (necessity) are shares of what is known, in square brackets their 95 % intervals over sequences.",
+    circuitSection,
   ],
   [
     "heads",
     "Scores of heads",
-    "One chart for each layer, one line for each head; the shaded area is the 99 % band of the null.",
+    "One chart for each layer, one line for each head; the shaded area is the 99 % band of the null. A click chooses the head whose line is nearest.",
     headsSection,
   ],
   [
@@ -51,14 +40,34 @@ const SECTIONS = [
   [
     "pairs",
     "Composition",
-    "Rows: heads that write, columns: heads that read. Blue: more than random heads, orange: less; the colour follows the square root.",
+    "Rows: heads that write, columns: heads that read. Blue: more than random heads, orange: less; the colour follows the square root. A click chooses the head that reads; one on a name chooses that head.",
     pairsSection,
+  ],
+  [
+    "eigenvalues",
+    "Eigenvalues",
+    "In the complex plane, real part to the right; the circle is the largest eigenvalue the head has at any checkpoint. To the right (round): copying, or attention to the same token. To the left (square): the opposite.",
+    eigenvaluesSection,
   ],
   [
     "attribution",
     "Direct attribution",
     "What each component adds to the output directly, without its effect through later layers.",
     attributionSection,
+  ],
+  [
+    "positions",
+    "Loss and accuracy by position",
+    "The mean over the evaluation sequences at each position, from the left: at the step of the slider, in grey at the first checkpoint (dotted) and at the last.",
+    positionsSection,
+    (run) => run.positions.length > 0,
+  ],
+  [
+    "updates",
+    "Every update",
+    "Training loss, gradient norm and learning rate of every update, on the batches that it was trained on.",
+    updatesSection,
+    (run) => run.updates !== null,
   ],
   [
     "studies",
@@ -112,6 +121,7 @@ async function begin(data) {
     );
   }
   const steps = RUNS.some(trainedHere);
+  makeContents();
   if (steps) makeControls();
   else for (const each of document.querySelectorAll("#controls, .skip")) each.remove();
   makeTheme();

@@ -6,12 +6,13 @@ const state = {
   sequence: 0,
   theme: "",
   by: "step",
-  large: false,
   log: null,
   kinds: "",
   table: false,
   sort: "",
   runs: "",
+  // The behaviour and the replacement of the circuit that is shown; empty for the first.
+  circuit: "",
   // Of the network in the page: the heads that are off, what they write instead, the sequence, and its edited text.
   off: new Set(),
   instead: "mean",
@@ -47,7 +48,6 @@ function readHash() {
     if (name === "head") state.head = existing(headOf(value));
     if (name === "sequence") state.sequence = Math.min(sequences() - 1, Math.max(0, Math.trunc(Number(value)) || 0));
     if (name === "theme" && ["light", "dark"].includes(value)) state.theme = value;
-    if (name === "large") state.large = true;
     if (name === "log") state.log = value === "1";
     if (name === "kinds") state.kinds = value.replace(/[^qkv]/g, "");
     if (name === "table") state.table = true;
@@ -74,7 +74,6 @@ function writeHash(more = {}) {
   if (state.head) kept.head = nameOf(state.head);
   if (state.sequence) kept.sequence = state.sequence;
   if (state.theme) kept.theme = state.theme;
-  if (state.large) kept.large = 1;
   if (state.logChosen) kept.log = state.log ? 1 : 0;
   if (state.kinds) kept.kinds = state.kinds;
   if (state.table) kept.table = 1;
@@ -97,6 +96,10 @@ function headOf(name) {
   const found = /^L(\d+)H(\d+)$/.exec(name);
   return found ? [Number(found[1]), Number(found[2])] : null;
 }
+const allHeads = (run) =>
+  Array.from({ length: run.layers * run.heads }, (_, at) => [Math.floor(at / run.heads), at % run.heads]);
+// A button with the name of a head, which chooses it.
+const headButton = (name) => el("button", { type: "button", class: "name", click: () => choose(headOf(name)) }, name);
 const isChosen = (layer, head) => state.head !== null && state.head[0] === layer && state.head[1] === head;
 
 // Of which of its checkpoints a run shows: the last one at or before the slider's step, or the first at its loss.
@@ -288,7 +291,7 @@ function setBy(by) {
 // Arrow keys move the slider from wherever one is, but for what has a use for them of its own.
 function onKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-  if (event.key === "Escape" && state.large) closeLarge();
+  if (event.key === "Escape" && state.head) choose(null);
   if (event.target.closest("select, canvas[tabindex]") || event.target.matches(".runs")) return;
   const most = places[state.by].length - 1;
   const to = {

@@ -151,7 +151,8 @@ const shownSequence = ({ sequences }) => Math.min(state.tried, sequences.inputs.
 // As ablated_loss does: each sequence takes from the one before it, and the first from the last.
 const before = (networks) => (shownSequence(networks) || networks.sequences.inputs.length) - 1;
 
-// The panels of all runs; what a person does in one concerns them all, and no other figure.
+// The panels of all runs, and what says on the first screen which heads are off; what a person does in one concerns them
+// all, and no other figure.
 const tryPanels = new Set();
 function setTrial(change) {
   Object.assign(state, change);
@@ -217,6 +218,7 @@ function trySection(run) {
     said.textContent = ready
       ? trialSentence(run, networks, step, shown, off)
       : "The means of the heads are computed.";
+    run.onTrial?.(said.textContent);
     if (!ready) return;
     Object.assign(shown, { ready, step, instead: state.instead });
     heads.draw(shown);
@@ -324,8 +326,6 @@ function tryControls(run, networks, words) {
   return { host, update };
 }
 
-const allHeads = (run) =>
-  Array.from({ length: run.layers * run.heads }, (_, at) => [Math.floor(at / run.heads), at % run.heads]);
 // The circuit found by the step of the slider, if there is one.
 function circuitAt(run) {
   const step = run.steps[indexOf(run)];
@@ -335,17 +335,20 @@ function circuitAt(run) {
 const circuitHeads = (run) =>
   (circuitAt(run)?.nodes ?? []).filter((node) => node.kind === NODE_IN && headOf(node.name)).map(({ name }) => headOf(name)); // prettier-ignore
 
+// Switches a head off, or on again.
+function toggleHead(name) {
+  const off = new Set(state.off);
+  if (!off.delete(name)) off.add(name);
+  setTrial({ off });
+}
+
 function tryHeads(run) {
   const cells = new Map();
   const cell = (layer, head) => {
     const name = nameOf([layer, head]);
     const canvas = el("canvas", { "aria-hidden": "true" }),
       below = el("span", {});
-    const toggle = () => {
-      const off = new Set(state.off);
-      if (!off.delete(name)) off.add(name);
-      setTrial({ off });
-    };
+    const toggle = () => toggleHead(name);
     const button = el("button", { type: "button", class: "head", "data-head": name, click: toggle }, canvas, below);
     cells.set(name, { layer, head, button, canvas, below });
     return button;

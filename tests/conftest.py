@@ -30,6 +30,7 @@ os.fsync = lambda descriptor: None
 
 LONGEST = (
     "test_the_demo_trains",
+    "test_the_cells_run_and_the_prose_is_right",
     # One worker gets these, so that they share its ``forkserver``.
     "test_killed_runs_go_on_and_mutated_files_are_refused_in_one_line",
     "test_compiled_training_is_the_same_up_to_rounding",

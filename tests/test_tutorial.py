@@ -96,7 +96,7 @@ def test_the_cells_run_and_the_prose_is_right(tmp_path: Path, monkeypatch: pytes
         check_formation(names)
         check_patches(names)
     check_circuit(names)
-    assert names["run"].steps == list(range(0, 301, 20))
+    assert names["run"].steps == list(range(0, 401, 20))
     assert headway.audit("runs/tutorial") == []
 
 

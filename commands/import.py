@@ -21,7 +21,7 @@ def import_command(arguments: list[str]) -> None:
     parser = ArgumentParser(
         usage="headway import FILE ... --out RUN [options]", allow_abbrev=False, exit_on_error=False
     )
-    text = "files of weights by TransformerLens's names, each a checkpoint, or a folder of them"
+    text = "files of weights by TransformerLens's names, each a checkpoint; a folder of them; or a name on the hub"
     parser.add_argument("files", nargs="+", help=text)
     parser.add_argument("--out", type=str | None, help="directory of the run")
     parser.add_argument(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from headway.analyze import LIVE, Measure, measure
+from headway.analyze.circuits.of_run import complete_over_steps
 from headway.analyze.report.live import report_if_possible
 from headway.analyze.report.tensorboard import mend_log
 from headway.checkpoints.callback import AtCheckpoints
@@ -36,7 +37,7 @@ def densify(
 
     Training goes on from the last state that was kept at or before the first of the two (``schedule.state_every``),
     with the same batches. At the second it must have the weights that the run has kept, to the last bit; then the new
-    checkpoints are those of the run.
+    checkpoints are those of the run. Circuits that were followed over training are evaluated there too.
 
     Args:
         path: Directory of the run.
@@ -81,6 +82,7 @@ def densify(
         kept.write()
         with threads_of(run.recipe, module.model):
             measure(run, measures, new)
+            complete_over_steps(run)
         mend_log(run, run.steps[-1])
         report_if_possible(run)
     return new

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from headway.analyze import LIVE, Measure, measure
+from headway.analyze.circuits.of_run import complete_over_steps
 from headway.analyze.measures.run_nulls import Nulls
 from headway.analyze.report.live import refresh_page
 from headway.analyze.report.tensorboard import mend_log
@@ -37,8 +38,8 @@ def densify(
 
     Training goes on from the last state that was kept at or before the first of the two (``schedule.state_every``),
     with the same batches. At the second it must have the weights that the run has kept, to the last bit; then the new
-    checkpoints are those of the run. The same call after one that was killed does what is left: scores, TensorBoard's
-    files, the page.
+    checkpoints are those of the run, at which circuits that were followed over training are evaluated too. The same
+    call after one that was killed does what is left: scores, circuits, TensorBoard's files, the page.
 
     Args:
         path: Directory of the run.
@@ -74,6 +75,7 @@ def densify(
             module = _trained_again(run, new, last, begin, inexact, progress)
             with threads_of(run.recipe, module.model):
                 measure(run, measures, new)
+        complete_over_steps(run)
         mend_log(run, run.steps[-1])
         refresh_page(run)
     return new

@@ -13,6 +13,7 @@ from headway.analyze.circuits import duration
 from headway.analyze.circuits.circuit import Circuit
 from headway.analyze.circuits.find import NothingToExplainError, find_circuit
 from headway.analyze.circuits.groups import NECESSARY, REDUNDANT, Parts
+from headway.analyze.circuits.of_run import complete_over_steps
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.files import write_whole
 from headway.checkpoints.schedule import Schedule
@@ -100,6 +101,20 @@ def test_over_all_steps_it_is_the_same_circuit(searched: Run):
     for name in ("clean", "known", "faithfulness", "faithfulness_low", "necessity_high", "reach_necessity", "effect"):
         np.testing.assert_allclose(last[name].values, found[name].values, err_msg=name)
     assert over.sel(step=WHOLE, drop=True).equals(last)
+
+
+def test_a_checkpoint_that_is_added_later_gets_the_numbers_that_it_would_have_had(searched: Run):
+    headway.circuit(searched, nodes=True, controls=7)
+    files = [searched.circuit_file(None, "repeats", "twin", nodes) for nodes in (False, True)]
+    for file in files:
+        whole = Circuit.load(file).scores
+        Circuit(whole.sel(step=[0, WHOLE, LAST])).save(file)
+        complete_over_steps(searched)
+        assert Circuit.load(file).scores.identical(whole)
+    damaged = b"no circuit"
+    write_whole(files[0], damaged)
+    complete_over_steps(searched)
+    assert files[0].read_bytes() == damaged
 
 
 def test_at_one_checkpoint_and_under_what_is_asked(run: Run):

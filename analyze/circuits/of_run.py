@@ -1,6 +1,7 @@
 """Circuits of a run: found at a checkpoint, followed over all of them, and kept with the run."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import get_args
 
@@ -21,7 +22,7 @@ from headway.analyze.circuits.signatures import signatures
 from headway.analyze.measures.descriptions import loss_units
 from headway.analyze.network.forward import shared_forward_pass
 from headway.checkpoints.run import Run
-from headway.checkpoints.scores import WEIGHTS, write_scores
+from headway.checkpoints.scores import WEIGHTS, read_circuit, write_scores
 from headway.checkpoints.weights import arrays_of, hash_of
 from headway.data.task import Batch, Task
 from headway.models.convert import Model, evaluating
@@ -99,9 +100,44 @@ def over_steps(
     run: Run, circuit: Circuit, batch: Batch, seed: int = 0, advance: Callable[[int], None] = lambda count: None
 ) -> xr.Dataset:
     """Evaluate one circuit at every checkpoint, and write the numbers to the run: those of ``evaluate`` by step."""
+    scores = _at_steps(run, circuit, batch, run.steps, seed, advance)
+    _write_over_steps(run, circuit, scores)
+    return scores
+
+
+def complete_over_steps(run: Run) -> None:
+    """Evaluate the circuits that were followed over training at the checkpoints that have been added since.
+
+    Those whose files are missing, damaged, or of other sequences than the evaluation batch, stay as they are.
+    """
+    for nodes in (False, True):
+        for step, part, replacement in run.node_circuits if nodes else run.circuits:
+            file = run.circuit_file(None, part, replacement, nodes)
+            if not file.exists():
+                continue
+            with suppress(ValueError, KeyError):
+                over = read_circuit(file)
+                added = sorted({*run.steps} - {*over.step.values.tolist()})
+                if over.known.attrs["step"] != step or not added:
+                    continue
+                circuit = Circuit.load(run.circuit_file(step, part, replacement, nodes))
+                batch = run.batch().first(over.known.attrs["sequences"])
+                found = _at_steps(run, circuit, batch, added, over.known.attrs["seed"])
+                whole = xr.concat([over, found], "step", combine_attrs="override").sortby("step")
+                _write_over_steps(run, circuit, whole)
+
+
+def _at_steps(
+    run: Run,
+    circuit: Circuit,
+    batch: Batch,
+    steps: Sequence[int],
+    seed: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> xr.Dataset:
+    """Return the numbers of ``evaluate`` of one circuit at some checkpoints, axis ``step``."""
     asked = circuit.scores.known.attrs
     part, replacement = asked["part"] or None, asked["replacement"]
-    steps = run.steps
     rows: list[dict[str, Interval]] = []
     nodes: list[str] = []
     for step in steps:
@@ -112,11 +148,15 @@ def over_steps(
         advance(1)
     over = {name: Interval(*map(np.stack, zip(*(row[name] for row in rows), strict=True))) for name in rows[0]}
     axes = {name: ("step", "node") if name == "effect" else ("step",) for name in over}
-    scores = with_intervals(over, axes).assign_coords(step=steps, node=nodes)
+    scores = with_intervals(over, axes).assign_coords(step=list(steps), node=nodes)
     scores["known"].attrs |= asked
-    scores = described(scores, loss_units(batch))
-    write_scores(run.circuit_file(None, part, replacement, nodes=not circuit.has_edges), scores, checksum=True)
-    return scores
+    return described(scores, loss_units(batch))
+
+
+def _write_over_steps(run: Run, circuit: Circuit, scores: xr.Dataset) -> None:
+    asked = circuit.scores.known.attrs
+    file = run.circuit_file(None, asked["part"] or None, asked["replacement"], nodes=not circuit.has_edges)
+    write_scores(file, scores, checksum=True)
 
 
 def earlier_steps(over: xr.Dataset) -> list[int]:

@@ -433,7 +433,7 @@ def test_positions_of_a_bridge():
     model, batch = gpt2()
     scores = position_pattern(model, batch).position_pattern
     n_ctx, head = model.cfg.n_ctx, Head(1, 3)
-    pos, W_Q, W_K = model.W_pos.detach(), model.W_Q[head].detach(), model.W_K[head].detach()
+    pos, W_Q, W_K = model.pos_embed.W_pos.detach(), model.W_Q[head].detach(), model.W_K[head].detach()
     attention = (
         pos @ W_Q @ W_K.T @ pos.T / W_Q.shape[1] ** 0.5 + torch.full((n_ctx, n_ctx), -torch.inf).triu(1)
     ).softmax(1)

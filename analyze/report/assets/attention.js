@@ -99,9 +99,11 @@ function attentionSection(run) {
     size < run.attention.positions
       ? el("p", { class: "note" }, `The first ${size} of ${run.attention.positions} positions.`)
       : null;
-  return el(
-    "div",
-    {},
+  return downloadable(
+    run,
+    "Attention of all heads",
+    "attention",
+    attentionNumbers,
     legend((t) => sequential(t * t), "0", "0.25", "1"),
     cut,
     readout,
@@ -193,6 +195,8 @@ function largePattern(run) {
     readout,
     canvas,
   );
+  const name = () => `${run.name}-attention-${nameOf(state.head)}-step-${run.steps[indexOf(run)]}`;
+  close.before(downloads("Attention of one head", name, host, () => attentionNumbers(run, [state.head])));
   let cell = 1,
     edge = 0,
     at = [Math.min(1, size - 1), 0];

@@ -12,14 +12,23 @@ function circuitSection(run) {
   if (!run.circuits.length) return el("div", {}, noCircuit(run), run.steps.length ? networkPanel(run) : null);
   const panels = run.circuits.map((each) => circuitPanel(run, each));
   if (panels.length === 1) return panels[0];
-  const show = (chosen) =>
+  const asked = run.circuits.map(askedOf);
+  const options = asked.map((each) => el("option", { value: each }, each));
+  const choose = (event) => {
+    state.circuit = event.target.value;
+    writeHash();
+    changed();
+  };
+  const select = el("select", { change: choose }, options);
+  const show = () => {
+    const chosen = Math.max(0, asked.indexOf(state.circuit));
+    select.value = asked[chosen];
     panels.forEach((panel, i) => {
       panel.hidden = i !== chosen;
     });
-  show(0);
-  const options = run.circuits.map((each, i) => el("option", { value: i }, askedOf(each)));
-  const select = el("select", { change: (event) => show(Number(event.target.value)) }, options);
-  return el("div", {}, el("label", {}, "behaviour ", select), panels);
+  };
+  show();
+  return el("div", {}, figure(el("label", {}, "behaviour ", select), show, true), panels);
 }
 
 // The behaviour, the replacement, and whether nodes were searched for and not edges.
@@ -42,7 +51,8 @@ function networkPanel(run) {
   const readout = el("output", { class: "readout follows" }),
     host = el("figure", { class: "scroll" });
   figure(host, (room) => drawNetwork(run, null, null, host, room, readout));
-  return el("div", {}, networkKeys(run, null), readout, host);
+  const numbers = () => diagramNumbers(run, null, null);
+  return downloadable(run, "Network", "network", numbers, networkKeys(run, null), readout, host);
 }
 
 function circuitPanel(run, circuits) {
@@ -55,7 +65,7 @@ function circuitPanel(run, circuits) {
   let written;
   figure(host, (room) => {
     const step = run.steps[indexOf(run)] ?? Infinity;
-    const found = circuits.found.findLast((each) => each.step <= step) ?? null;
+    const found = foundAt(run, circuits);
     said.textContent = circuitSentence(run, circuits, found, step);
     drawNetwork(run, circuits, found, host, room, readout);
     if (written === found) return;
@@ -64,18 +74,21 @@ function circuitPanel(run, circuits) {
       ...(found ? [nodeTable(circuits, found), ...groupTable(circuits, found), ...edgeList(circuits, found)] : []),
     );
   });
+  const numbers = () => diagramNumbers(run, circuits, foundAt(run, circuits));
   return el(
     "div",
     { class: "circuit" },
     warnings,
     said,
-    networkKeys(run, circuits),
-    readout,
-    host,
+    downloadable(run, "Circuit", "circuit", numbers, networkKeys(run, circuits), readout, host),
     circuits.over ? overSteps(run, circuits) : null,
     tables,
   );
 }
+
+// The circuit found by the step of the slider, or null.
+const foundAt = (run, { found }) =>
+  found.findLast((each) => each.step <= (run.steps[indexOf(run)] ?? Infinity)) ?? null;
 
 function circuitSentence(run, circuits, found, step) {
   const what = askedOf(circuits);
@@ -126,15 +139,19 @@ function overSteps(run, circuits) {
   return el(
     "div",
     { class: "panels", style: "--least:330px" },
-    el(
-      "div",
-      {},
+    downloadable(
+      run,
+      "Known over training",
+      "known",
+      () => bandNumbers(run, over.steps, [known]),
       el("h3", {}, `Known of ${circuits.behaviour}${run.lossUnits ? `, in ${run.lossUnits}` : ""}`),
       bandChart(run, over.steps, [known], null, "Known over training"),
     ),
-    el(
-      "div",
-      {},
+    downloadable(
+      run,
+      "The circuit over training",
+      "circuit-over-steps",
+      () => bandNumbers(run, over.steps, shares),
       el("h3", {}, `The circuit of step ${over.of ?? last.step} at every checkpoint`),
       el(
         "ul",

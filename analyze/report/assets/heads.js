@@ -13,7 +13,15 @@ function headsSection(run) {
       "div",
       { class: "measures" },
       run.perHead.map((score) =>
-        el("div", {}, el("h3", {}, score.label), definitionOf(score.measure), headCharts(run, score)),
+        downloadable(
+          run,
+          score.label,
+          score.label,
+          () => headNumbers(run, score),
+          el("h3", {}, score.label),
+          definitionOf(score.measure),
+          headCharts(run, score),
+        ),
       ),
     ),
     scoresTable(run),

@@ -111,9 +111,11 @@ function lossSection(run) {
       run.losses.map(({ label, values }) => `${label} ${formatted(values.get(index))}`).join(", ");
     host.setAttribute("aria-label", `Loss over training. At ${readout.value}`);
   });
-  return el(
-    "div",
-    {},
+  return downloadable(
+    run,
+    "Loss",
+    "loss",
+    lossNumbers,
     el(
       "ul",
       { class: "keys" },

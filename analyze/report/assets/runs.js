@@ -117,6 +117,7 @@ async function begin(data) {
     page.append(MANY.notes.map((text) => el("p", { class: "warn" }, `${text}.`))[0] ?? "");
     for (const each of document.querySelectorAll("#controls, .skip")) each.remove();
   }
+  makeShare();
   makeTheme();
   makeLive();
   if (MANY.events.length) goToPlace();

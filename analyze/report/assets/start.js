@@ -30,6 +30,13 @@ const SECTIONS = [
     trySection,
   ],
   [
+    "tokens",
+    "OV and QK, token by token",
+    "Straight from the embedding, without what other heads write: which tokens a head raises when it attends to one (OV), and which tokens it attends to (QK). The weights of LayerNorm are folded, its scales are left out. A copying head has a blue diagonal in OV.",
+    tokensSection,
+    tokenTables,
+  ],
+  [
     "eigenvalues",
     "Eigenvalues",
     "In the complex plane, real part to the right; the circle is the largest eigenvalue the head has at any checkpoint. To the right (round): copying, or attention to the same token. To the left (square): the opposite.",
@@ -114,6 +121,7 @@ async function begin(data) {
   const steps = RUNS.some(trainedHere);
   if (steps) makeControls();
   else for (const each of document.querySelectorAll("#controls, .skip")) each.remove();
+  makeShare();
   makeTheme();
   makeLive();
   if (steps) goToPlace();

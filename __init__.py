@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headway.analyze.formation.over_runs import formation
     from headway.analyze.measures import MEASURES
     from headway.analyze.measures.scoring import measure
+    from headway.analyze.report.attention_page import show_attention
     from headway.analyze.studying import study
     from headway.checkpoints.audit import audit
     from headway.checkpoints.exporting import export_run
@@ -46,6 +47,7 @@ __all__ = [
     "measure",
     "reproduce",
     "resume",
+    "show_attention",
     "study",
     "train",
 ]
@@ -70,6 +72,7 @@ __getattr__ = exporter(
         "measure": "headway.analyze.measures.scoring",
         "reproduce": "headway.reproductions.reproduce",
         "resume": "headway.train",
+        "show_attention": "headway.analyze.report.attention_page",
         "study": "headway.analyze.studying",
         "train": "headway.train",  # the module, which can be called
     },

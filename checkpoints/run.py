@@ -22,6 +22,7 @@ import xarray as xr
 
 from headway.checkpoints.config import read_config
 from headway.checkpoints.files import CONFIG, ENVIRONMENT, holds_run, read_tree, write_whole
+from headway.checkpoints.frame import framed
 from headway.checkpoints.lock import FOLDERS, writing
 from headway.checkpoints.scores import read_circuit, read_file, read_scores, score_files
 from headway.checkpoints.weights import arrays_of, content_of
@@ -494,21 +495,24 @@ class Run:
 
         return summary(self)  # pyright: ignore[reportArgumentType]  # it knows this file under two names
 
-    def plot(self, figure: str, **options: Any) -> "Figure":
+    def plot(self, figure: str, step: int | None = None, **options: Any) -> "Figure":
         """A figure of the page for a paper, drawn by matplotlib; ``headway.analyze.report.figures.plot.draw``.
 
         Args:
             figure: loss, network, circuit, diagram, attention, eigenvalues, heads, composition or attribution.
-            options: at, layer, head, sequence, measure, part, replace, nodes: the step, and what of it is drawn.
+            step: A step with scores; the last one if None. Figures over training mark it if it is given.
+            options: layer, head, sequence, measure, part, replace, nodes: what of it is drawn.
 
         Raises:
             ValueError: an unknown figure, an option that it does not take, scores that are missing, or no matplotlib.
 
         Example:
-            >>> Run("runs/induction").plot("attention", at=500, layer=1)  # doctest: +SKIP
+            >>> Run("runs/induction").plot("attention", step=500, layer=1)  # doctest: +SKIP
         """
         from headway.analyze.report.figures.plot import draw
 
+        # The command calls it at.
+        options = options if step is None else {"at": step} | options
         return draw(self, figure, **options)  # pyright: ignore[reportArgumentType]
 
     def keep(self, step: int, model: "HookedTransformer") -> None:
@@ -593,12 +597,10 @@ class ShownRun:
 
     def _repr_html_(self) -> str:
         page = self.run.report_file
-        place = f'<head><meta name="place" content="step={self.step}">'
-        frame = html.escape(page.read_text(encoding="utf-8").replace("<head>", place, 1))
+        address = html.escape(page.absolute().as_uri())
+        place = f'<head><meta name="place" content="step={self.step}" data-address="{address}">'
+        text = page.read_text(encoding="utf-8").replace("<head>", place, 1)
         scored = max((folder.stat().st_mtime for folder in self.run.path.glob("scores/step-*")), default=0)
         stale = f"Scored since this page was written; headway report {self.run.path} renews it."
         note = f"<p>{html.escape(stale)}</p>" if scored > page.stat().st_mtime else ""
-        size = "width:100%;height:860px;border:0"
-        # A page from somebody else can draw itself, and do nothing to the notebook around it.
-        kept_apart = f'sandbox="allow-scripts" title="{html.escape(str(self.run.path))}"'
-        return f'{note}<iframe srcdoc="{frame}" style="{size}" {kept_apart}></iframe>'
+        return note + framed(text, str(self.run.path), 860)

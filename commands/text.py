@@ -31,8 +31,10 @@ def text_command(arguments: list[str]) -> None:
 
     from rich.console import Console
 
+    from headway.analyze.report.about import about_run
     from headway.analyze.report.console import print_prompt
     from headway.analyze.report.page import check_page, write_prompt_page
+    from headway.analyze.report.prompt_page import prompt_steps
     from headway.analyze.studies.loading import LoadedModel, open_run_or_model
     from headway.analyze.tools.prompt import run_prompt
     from headway.checkpoints import Run
@@ -51,11 +53,17 @@ def text_command(arguments: list[str]) -> None:
             raise ValueError(f"out: {folder} holds a run; give another file")
     subject = LoadedModel.of(studied, options.at)
     shown = run_prompt(subject.model, string, options.position, options.token)
-    step = [] if subject.step is None else [("step", str(subject.step))]
     out = folder / "text.html" if options.out is None else checked_path("out", options.out)
     out = check_page(out, options.overwrite)
-    about = [("model", subject.name), *step, ("string", string)]
-    page = write_prompt_page(shown, subject.model, about, out, options.top, options.overwrite)
+    results, left_out = {subject.step: shown}, ""
+    if isinstance(studied, Run) and subject.step is not None:
+        for step in prompt_steps(studied.steps, subject.step, shown, options.top):
+            if step != subject.step:
+                results[step] = run_prompt(studied.model(step), string, options.position, options.token)
+        if len(results) < len(studied.steps):
+            left_out = f"The slider stops at {len(results)} of {len(studied.steps)} checkpoints."
+    about = [("model", subject.name), ("string", string), *(about_run(studied) if isinstance(studied, Run) else [])]
+    page = write_prompt_page(results, subject.step, subject.model, about, out, options.top, options.overwrite, left_out)
     print_prompt(shown, Console(width=None if sys.stdout.isatty() else 160), options.top)
     print(f"\nThe page that shows it, at every position: {page}")
 

@@ -110,6 +110,10 @@ class Brackets(Task):
             attention_mask=torch.arange(self.n_ctx) <= n + 1,
         )
 
+    def descriptions(self, batch: Batch) -> list[str]:
+        """Return the kind of each string."""
+        return [KINDS[kind] for kind in batch.info["kind"].tolist()]
+
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
         """Return position 0 of the strings of each kind.
 

@@ -212,6 +212,11 @@ class IndirectObject(Task):
         mask = torch.arange(self.n_ctx) <= einops.rearrange(end, "batch -> batch 1")
         return Batch(tokens, targets, mask, info)
 
+    def descriptions(self, batch: Batch) -> list[str]:
+        """Return the template of each sequence, and the order of its names."""
+        drawn = zip(batch.info["template"].tolist(), batch.info["order"].tolist(), strict=True)
+        return [f"template {template}, {('ABBA', 'BABA', 'S S IO')[order]}" for template, order in drawn]
+
     def corrupted(self, batch: Batch) -> Batch:
         """Return the same sentences with three different names in place of IO, S and S: the answer is undetermined.
 

@@ -118,6 +118,11 @@ class RepeatedSynonyms(Task):
         tokens = distinct.gather(1, torch.where(i < start + p, i, i - p))
         return torch.where(again, self.synonyms[tokens], tokens)
 
+    def descriptions(self, batch: Batch) -> list[str]:
+        """Return the period of each sequence, and the position of the first token that repeats."""
+        drawn = zip(batch.info["period"].tolist(), batch.info["lead"].tolist(), strict=True)
+        return [f"period {period}, from position {lead + 1}" for period, lead in drawn]
+
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
         """Return ``first``: s_j is of a new pair; ``repeats``: the synonym before determines s_j (l+p+2 <= j <= l+2p).
 

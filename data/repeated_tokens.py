@@ -116,6 +116,11 @@ class RepeatedTokens(Task):
         )
         return batch._replace(mask=self.parts(batch)["repeats"]) if self.only_repeats else batch
 
+    def descriptions(self, batch: Batch) -> list[str]:
+        """Return the period of each sequence, and the position of the first token that repeats."""
+        drawn = zip(batch.info["period"].tolist(), batch.info["lead"].tolist(), strict=True)
+        return [f"period {period}, from position {lead + 1}" for period, lead in drawn]
+
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "batch pos"]]:
         """Return ``first``: s_j is new (j <= l + p); ``repeats``: an earlier match determines s_j (j >= l + p + 2).
 

@@ -239,6 +239,10 @@ class Task(ABC):
             return [[f"x{q}" for q in range(batch.inputs.shape[1])] for _ in batch.inputs]
         return [["BOS" if token == self.bos_token else str(token) for token in row] for row in batch.inputs.tolist()]
 
+    def descriptions(self, batch: Batch) -> list[str]:
+        """Return a few words on each sequence, for someone who looks at it: what it was drawn with; here none."""
+        return [""] * len(batch.inputs)
+
     def loss(self, output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, "batch pos"]:
         """Return the loss at each position: cross-entropy in nats for tokens, mean squared error for vectors.
 

@@ -16,6 +16,7 @@ from toys import TOKENS, Train, made_up_circuit
 from headway.analyze.measures.ablation import ablated_loss
 from headway.analyze.measures.loss import task_loss
 from headway.analyze.network.interventions import Kind, ablation_hooks, output_with
+from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.report import write_report
 from headway.analyze.report.network_in_page import COMPUTED, packed_weights
 from headway.checkpoints import Run
@@ -51,7 +52,7 @@ RUN_IN_PAGE = """async ([config, layout, weights, sequences]) => {
 def scripts(opened: Open, tmp_path: Path) -> Page:
     """A page with the scripts of a network and nothing else."""
     assets = files("headway.analyze.report") / "assets"
-    code = "\n".join((assets / f"{name}.js").read_text() for name in ("base", "state", "forward", "try"))
+    code = "\n".join((assets / f"{name}.js").read_text() for name in ("base", "state", "forward", "try", "tokens"))
     path = tmp_path / "scripts.html"
     path.write_text(f'<meta charset="utf-8"><body data-ready="1"><script>"use strict";{code}</script>')
     return opened(path)
@@ -87,6 +88,60 @@ def test_the_tables_of_the_page_are_what_python_says_it_computes(scripts: Page):
     assert list(map(set, scripts.evaluate(names))) == list(map(set, known))
     used = [{kind.get(name, getattr(network(**kind).cfg, name)) for kind in KINDS} for name in options]
     assert used == [set(COMPUTED[name]) for name in options]
+
+
+@pytest.mark.parametrize("kind", ["LN", "LNPre", None])
+def test_token_tables_are_the_vocabulary_circuits_of_the_folded_network(
+    scripts: Page, tmp_path: Path, kind: str | None
+):
+    model = network(dtype=torch.float32, normalization_type=kind)
+    run = Run.create(tmp_path / "run", replace(TOKENS, task=replace(TOKENS.task, n_tokens=12), model=model.cfg))
+    run.keep(0, model)
+    layout = [[name, list(shape)] for name, shape in model.cfg.weight_shapes()]
+    tables = """async ([config, layout, weights]) => {
+        const { OV, QK } = tokenCircuits(new Network(config, layout, await weightsIn(weights)), 1, 2);
+        return [[...OV], [...QK]];
+    }"""
+    ov, qk = scripts.evaluate(tables, [model.cfg.to_dict(), layout, packed_weights(run, 0)])
+    folded, head = model.processed(center_unembed=False), Head(1, 2)
+    every = torch.arange(model.cfg.d_vocab)
+    for found, circuit in ((ov, VocabularyCircuit.ov(folded, [head])), (qk, VocabularyCircuit.qk(folded, head))):
+        assert np.reshape(found, circuit.shape) == pytest.approx(circuit.rows(every).numpy(), abs=1e-4)
+
+
+def test_token_tables_and_every_position_follow_the_slider(run: Run, opened: Open):
+    page = opened(run.report_file, "#head=L1H2")
+    every = torch.arange(14)
+    for place in (len(run.steps) - 1, 0):
+        go(page, place)
+        step = run.steps[place]
+        section = seen(page, "tokens")
+        wait_for(page, f"document.querySelector('#tokens .readout').textContent === 'L1H2 at step {step}'")
+        canvas = section.locator("canvas").first
+        canvas.focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowRight")
+        said = section.locator(".downloadable output").first.inner_text()
+        row, column = (place == 0) + 1, (place == 0) + 1
+        entries = VocabularyCircuit.ov(run.model(step).processed(center_unembed=False), [Head(1, 2)]).rows(every)
+        assert said.startswith(f"OV of L1H2: input token “{row}” → output token “{column}”: ")
+        assert float(said.rpartition(": ")[2]) == pytest.approx(entries[row, column].item(), rel=0.02, abs=1e-6)
+        seen(page, "try")
+        wait_for(page, f"{SHOWN}.ready && {SHOWN}.step === {step}")
+        model, batch = run.model(step), run.batch()
+        output = model(batch.inputs[:1])[0]
+        rows = page.locator("#try .positions tbody tr").all()
+        assert len(rows) == 11
+        for at in (2, 9):
+            _, answer, best, chance, loss = rows[at].locator("td").all_inner_texts()
+            assert int(answer) == batch.targets[0, at]
+            assert int(best) == output[at].argmax()
+            assert float(chance) == pytest.approx(output[at].softmax(-1).max().item(), rel=0.01)
+            assert float(loss) == pytest.approx(task_loss(output[None], batch.first(1))[0, at].item(), rel=0.01)
+    period, lead = (batch.info[name][0].item() for name in ("period", "lead"))
+    words = f"0: period {period}, from position {lead + 1}"
+    assert page.locator("#try select option").first.inner_text() == words
+    assert page.locator("#sequence option").first.inner_text() == words
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A prompt: probabilities are the network's, attributions add up to its logits, and the page shows both."""
 
+import copy
 import io
 import json
 import re
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browsing import Open, drawn, needs_chromium, seen
+from browsing import Open, drawn, go, needs_chromium, pixels, seen
 from language_models import TEXT, saved_gpt2
 from networks import llama_bridge, with_random_biases
 from test_attribution import NETWORKS, PLAIN, built
@@ -18,8 +19,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from headway.__main__ import main
 from headway.analyze import DoesNotApplyError
 from headway.analyze.measures.attribution import attribute_outputs, attribute_sources
-from headway.analyze.report.prompt_page import drawn_positions
-from headway.analyze.tools.prompt import run_prompt
+from headway.analyze.report import prompt_page
+from headway.analyze.report.page import write_prompt_page
+from headway.analyze.report.prompt_page import drawn_positions, prompt_steps
+from headway.analyze.tools.prompt import PromptResult, run_prompt
 from headway.data.task import Batch
 from headway.data.tokenizer import format_token, train_bpe, wrapped
 from headway.models.config import ModelConfig
@@ -212,7 +215,7 @@ def test_the_command_prints_its_tables_and_writes_a_page(
     main(["text", str(folder), "-", "--position", "2", "--token", " John"])
     assert "Direct attribution of ' John' after position 2, ' Mary'" in capsys.readouterr().out
     assert data_of(page)["tokens"] == shown.labels
-    assert data_of(page)["explained"][2]["token"] == "' John'"
+    assert data_of(page)["predictions"][0]["explained"][2]["token"] == "' John'"
     Path("taken.html").write_text("mine")
     main(["text", str(folder), STRING, "--out", "taken.html", "--overwrite"])
     assert data_of(Path("taken.html"))["tokens"] == shown.labels
@@ -287,3 +290,64 @@ def test_a_head_of_the_page_is_shown_large_and_alone(page_file: Path, bridge: Tr
     drawn(page)
     assert large.is_hidden()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.fixture
+def trained_twice(ours: HookedTransformer, tmp_path: Path) -> tuple[dict[int | None, PromptResult], Path]:
+    """A prompt at three checkpoints of a network, each with other weights, and its page, opened at the second."""
+    results: dict[int | None, PromptResult] = {}
+    for step in (0, 5, 17):
+        network = copy.deepcopy(ours)
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.mul_(1 + step / 10)
+        results[step] = run_prompt(network, STRING, position=2)
+    page = write_prompt_page(
+        results, 5, ours, [("model", "ours")], tmp_path / "text.html", left_out="Some are left out."
+    )
+    return results, page
+
+
+@needs_chromium
+def test_a_slider_moves_the_prompt_through_training(
+    trained_twice: tuple[dict[int | None, PromptResult], Path], opened: Open
+):
+    results, file = trained_twice
+    page = opened(file)
+    assert "Some are left out." in page.locator("#string").inner_text()
+    assert page.locator("#slider").input_value() == "1"
+    patterns = []
+    for place, shown in enumerate(results.values()):
+        go(page, place)
+        chosen, following = shown.probabilities[:-1], shown.tokens[1:]
+        losses = -chosen.gather(-1, following[:, None])[:, 0].log()
+        said = page.locator("#string output").inner_text()
+        assert float(re.findall(r"loss ([\d.]+) nats", said)[0]) == pytest.approx(losses[2].item(), rel=6e-3)
+        assert float(re.findall(r"Mean loss of the prompt ([\d.]+)", said)[0]) == pytest.approx(
+            losses.mean().item(), rel=6e-3
+        )
+        bars = page.locator("#next tbody th").all_text_contents()
+        assert bars[:5] == [each.token for each in shown.likeliest(2, 5)]
+        patterns.append(pixels(seen(page, "attention").locator("button.head canvas").nth(4)))
+        seen(page, "string")
+    assert len(set(patterns)) == 3
+    # Arrow keys choose a position; the slider has them where it has the focus.
+    page.keyboard.press("ArrowRight")
+    drawn(page)
+    assert page.locator("button.chip.chosen").all_text_contents() == [results[0].labels[3]]
+    page.locator("#slider").focus()
+    page.keyboard.press("ArrowLeft")
+    drawn(page)
+    assert page.locator("#place").inner_text().startswith("step 5, 2 of 3 · mean loss ")
+    assert "step=5&position=3" in page.url
+    again = opened(file, f"#{page.url.partition('#')[2]}")
+    assert again.locator("button.chip.chosen").all_text_contents() == [results[0].labels[3]]
+
+
+def test_a_long_prompt_has_fewer_checkpoints(ours: HookedTransformer, monkeypatch: pytest.MonkeyPatch):
+    short, steps = run_prompt(ours, "a"), list(range(0, 1000, 10))
+    few = prompt_steps(steps, 330, short, top=5)
+    assert 8 < len(few) <= 60
+    assert {0, 330, 990} <= set(few)
+    monkeypatch.setattr(prompt_page, "MOST_PREDICTIONS", 7 * 2 * 5)
+    assert prompt_steps(steps, 330, short, top=5) == [330]

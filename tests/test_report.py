@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+import tomllib
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
 from toys import TOKENS, VECTORS, Train, TurnsNaN, embedding_norm, made_up_circuit, made_up_over_steps
 
 from headway.__main__ import main
@@ -27,6 +29,7 @@ from headway.analyze.measures.variety import varied_sequences
 from headway.analyze.network.axes import PAIR
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.report import live, page, stored, write_report
+from headway.analyze.report.about import citation
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.page import run_data
 from headway.analyze.report.stored import StoredScores, spread
@@ -577,8 +580,9 @@ def test_a_notebook_shows_the_page_at_a_step(run: Run):
     found = re.fullmatch(r'<iframe srcdoc="([^"]*)" [^>]*></iframe>', shown)
     assert found
     inside = html.unescape(found[1])
-    assert '<meta name="place" content="step=5">' in inside
-    assert inside.replace('<meta name="place" content="step=5">', "") == run.report_file.read_text()
+    place = f'<meta name="place" content="step=5" data-address="{run.report_file.absolute().as_uri()}">'
+    assert place in inside
+    assert inside.replace(place, "") == run.report_file.read_text()
     assert 'content="step=17"' in html.unescape(run.show()._repr_html_())
     with pytest.raises(ValueError, match="step: 3 was not kept; nearest is 4"):
         run.show(3)
@@ -820,9 +824,22 @@ def test_about_has_the_optimiser_the_parameters_the_versions_and_the_duration(ru
     assert f"torch {stored['torch']}" in about["packages"]
     assert about["command"] == "train <b>"
     assert re.fullmatch(r"\d+ s from the first update to the last", about["duration"])
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d UTC", about["date"])
+    assert about["to repeat"] == f"headway train --config {run.path}/config.yaml --out runs/again"
+    assert about["to cite"] == citation("0f1e2d")
     # No number depends on what is damaged here.
     path.write_text("[1]")
     assert "version" not in dict(run_of(write_report(run))["about"])
+
+
+def test_the_citation_is_that_of_the_package():
+    root = Path(__file__).parent.parent
+    cited = yaml.safe_load((root / "CITATION.cff").read_text())
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    (author,) = cited["authors"]
+    assert f"{cited['title'].lower()}." == f"headway: {project['description'].lower()}"
+    assert citation() == f"{author['name']}. {cited['title']}; version {project['version']}."
 
 
 def test_a_duration_adds_up_sessions_and_ends_at_what_is_damaged(tmp_path: Path):

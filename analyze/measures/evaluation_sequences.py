@@ -21,7 +21,8 @@ def evaluation_sequences(batch: Batch) -> xr.Dataset:
 
     ``inputs`` and ``targets`` are [batch, pos], or of vectors [batch, pos, input] and [batch, pos, output]; ``mask``,
     ``part_<name>`` and, where there is padding, ``attention_mask`` are [batch, pos]. Attributes of ``inputs``:
-    ``labels`` of the tokens 0 to d_vocab - 1, None where the task has no label of its own for each. Of ``targets``:
+    ``labels`` of the tokens 0 to d_vocab - 1, None where the task has no label of its own for each, and
+    ``descriptions`` of the sequences, a few words each. Of ``targets``:
     ``shift``, such that the target at q is the input at q + shift wherever it counts, None if there is none;
     ``loss``: cross-entropy, squared error, or None for a loss that the task defines itself.
 
@@ -36,7 +37,7 @@ def evaluation_sequences(batch: Batch) -> xr.Dataset:
     axes = ("batch", "pos")
     parts = {} if batch.task is None else batch.task.parts(batch)
     found = {
-        "inputs": ((*axes, "input")[: batch.inputs.ndim], _smallest(batch.inputs), {"labels": _labels(batch)}),
+        "inputs": ((*axes, "input")[: batch.inputs.ndim], _smallest(batch.inputs), _words(batch)),
         "targets": (
             (*axes, "output")[: batch.targets.ndim],
             _smallest(batch.targets),
@@ -51,6 +52,20 @@ def evaluation_sequences(batch: Batch) -> xr.Dataset:
 
 def _smallest(values: Tensor) -> np.ndarray:
     return values.numpy().astype("float32" if values.is_floating_point() else "int32")
+
+
+def _words(batch: Batch) -> dict[str, list[str] | None]:
+    return {"labels": _labels(batch), "descriptions": described(batch)}
+
+
+def described(batch: Batch) -> list[str]:
+    """Return a few words on each sequence of a batch; nothing where its task has none."""
+    nothing = [""] * len(batch.inputs)
+    try:
+        found = nothing if batch.task is None else [str(words) for words in batch.task.descriptions(batch)]
+    except Exception:  # a run must not end because its user's task cannot describe what it has drawn
+        return nothing
+    return found if len(found) == len(nothing) else nothing
 
 
 def _labels(batch: Batch) -> list[str] | None:

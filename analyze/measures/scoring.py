@@ -12,7 +12,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from headway.analyze.measures.attention import STORED_SEQUENCES
-from headway.analyze.measures.evaluation_sequences import evaluation_sequences
+from headway.analyze.measures.evaluation_sequences import described, evaluation_sequences
 from headway.analyze.measures.measure import Function, Measure
 from headway.analyze.measures.nulls import beside_null
 from headway.analyze.measures.run_nulls import Nulls
@@ -191,11 +191,12 @@ class Scorer:
             labels = task.labels(stored)
         except Exception as error:  # a run must not end because its user's task cannot label tokens
             warnings.warn(f"scores: attention has no tokens ({type(error).__name__}: {error})", stacklevel=2)
-            return {**losses, "attention": {"sequences": self.sequences}}
+            return {**losses, "attention": {"sequences": self.sequences, "descriptions": described(stored)}}
         # A user's task may label fewer positions than there are, or label them by numbers.
         tokens = [[*map(str, row[:length]), *[""] * (length - len(row))] for row in labels]
         tokens = [
             [token if is_real else PADDING for token, is_real in zip(row, real, strict=True)]
             for row, real in zip(tokens, stored.real.tolist(), strict=True)
         ]
-        return {**losses, "attention": {"tokens": tokens, "sequences": self.sequences}}
+        words = {"tokens": tokens, "descriptions": described(stored)}
+        return {**losses, "attention": {**words, "sequences": self.sequences}}

@@ -4,11 +4,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
+from datetime import UTC, datetime
+from importlib.metadata import metadata
 from typing import Any
 
 from headway.checkpoints import Run
 from headway.checkpoints.duration import training_seconds
-from headway.checkpoints.files import ENVIRONMENT
+from headway.checkpoints.files import CONFIG, ENVIRONMENT
 from headway.models.config import ModelConfig
 
 Facts = list[tuple[str, str]]
@@ -40,9 +42,32 @@ def about_run(run: Run) -> Facts:
         ("network", _network(ModelConfig(**config["model"]))),
         *training,
         ("scored on", f"{config['eval_batch_size']} sequences, evaluation seed {config['eval_seed']}"),
+        *([] if (began := _began(run)) is None else [("date", f"{began:%Y-%m-%d %H:%M} UTC")]),
         *([] if took is None else [("duration", f"{duration_text(took)} from the first update to the last")]),
         *_environment(run),
+        *([] if run.imported else [("to repeat", f"headway train --config {run.path / CONFIG} --out runs/again")]),
+        ("to cite", citation(_recorded(run).get("commit"))),
     ]
+
+
+def citation(commit: str | None = None) -> str:
+    """Return how to cite Headway: as CITATION.cff has it, with the commit that made a run, if that is known.
+
+    Example:
+        >>> citation("0f1e2d").endswith(", commit 0f1e2d.")
+        True
+    """
+    about = metadata("headway")
+    title = about["Summary"].rstrip(".")
+    version = f"version {about['Version']}" + (f", commit {commit}" if commit else "")
+    return f"The Headway developers. Headway: {title[0].lower()}{title[1:]}; {version}."
+
+
+def _began(run: Run) -> datetime | None:
+    """Return when a training began: TensorBoard's files have the second in their names."""
+    names = (path.name.split(".") for path in run.path.glob("events.out.tfevents.*"))
+    seconds = [int(parts[3]) for parts in names if len(parts) > 3 and parts[3].isdecimal() and len(parts[3]) < 12]
+    return datetime.fromtimestamp(min(seconds), UTC) if seconds else None
 
 
 def _imported(about: Mapping[str, Any]) -> Facts:
@@ -150,13 +175,18 @@ def _of_group(options: Mapping[str, float]) -> str:
     return " and ".join(f"{names.get(name, name)} {value}" for name, value in options.items())
 
 
-def _environment(run: Run) -> Facts:
+def _recorded(run: Run) -> dict[str, Any]:
     """Return what environment.json says; nothing if it is damaged, since no number depends on it."""
     try:
         stored = json.loads((run.path / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return []
-    if not isinstance(stored, dict):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _environment(run: Run) -> Facts:
+    """Return versions, hardware and command as a page has them."""
+    if not (stored := _recorded(run)):
         return []
     commit = stored.get("commit")
     headway = f"headway {stored.get('headway')}" + (f", commit {commit}" if commit else "")

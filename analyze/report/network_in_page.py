@@ -178,6 +178,7 @@ def _sequences(run: Run, config: ModelConfig) -> dict[str, Any]:
         "mask": _lists(some.mask.astype("u1")),
         "parts": [{"name": name.removeprefix(PART_MASK), "mask": _lists(some[name].astype("u1"))} for name in parts],
         "labels": inputs.attrs.get("labels"),
+        "descriptions": (inputs.attrs.get("descriptions") or [""] * len(inputs))[:count],
         "shift": targets.attrs.get("shift"),
         "loss": targets.attrs.get("loss"),
     }

@@ -4,7 +4,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +47,13 @@ if TYPE_CHECKING:
 
 # In the order in which they build on each other; each figure of the page is one file.
 SCRIPTS = (
-    "base", "state", "charts", "formed", "circuit", "loss", "network", "diagram", "attention", "overview", "forward",
-    "try", "eigenvalues", "heads", "pairs", "attribution", "by_position", "updates", "studies", "start",
+    "base", "drawing", "state", "share", "charts", "numbers", "formed", "circuit", "loss", "network", "diagram",
+    "attention", "overview", "forward", "try", "positions", "tokens", "eigenvalues", "heads", "pairs", "attribution",
+    "by_position", "updates", "studies", "start",
 )  # fmt: skip
-RUNS_SCRIPTS = ("base", "state", "charts", "many", "table", "ways", "dates", "runs")
-PROMPT_SCRIPTS = ("base", "state", "attention", "prompt")
+RUNS_SCRIPTS = ("base", "drawing", "state", "share", "charts", "many", "table", "ways", "dates", "runs")
+PROMPT_SCRIPTS = ("base", "drawing", "state", "share", "attention", "maps", "prompt")
+SHOWN_SCRIPTS = ("base", "drawing", "state", "share", "attention", "maps", "shown")
 # The checkpoints of a page: those the slider stops at, and those that lines over training go through.
 MOST_CHECKPOINTS = 100
 MOST_POINTS = 500
@@ -85,8 +87,8 @@ def write_report(
     out = page_of(runs) if out is None else Path(out).expanduser()
     check_page(out, overwrite)
     if len(runs) >= MANY:
-        return _write(out, page_of_many(out.absolute().parent.name, runs_data(runs, out), live), overwrite)
-    return _write(out, page([StoredScores.of(run) for run in runs], live, weights), overwrite)
+        return write_page(out, page_of_many(out.absolute().parent.name, runs_data(runs, out), live), overwrite)
+    return write_page(out, page([StoredScores.of(run) for run in runs], live, weights), overwrite)
 
 
 def page_of(runs: Sequence[Run]) -> Path:
@@ -135,28 +137,50 @@ def write_results(
     packed = Packed()
     studies = [_study(result, packed) for result in results]
     data = _nothing_trained(title, out.parent, about) | {"studies": studies, "packed": packed.text()}
-    return _write(out, _text(title, {"live": False, "definitions": {}, "runs": [data]}), False)
+    return write_page(out, _text(title, {"live": False, "definitions": {}, "runs": [data]}), False)
 
 
 def write_prompt_page(
-    result: "PromptResult",
+    results: "Mapping[int | None, PromptResult]",
+    at: int | None,
     model: "Model",
     about: list[tuple[str, str]],
     out: Path,
     top: int = 5,
     overwrite: bool = False,
+    left_out: str = "",
 ) -> Path:
     """Write the page of a prompt, and give its path.
+
+    Args:
+        results: The network on the prompt at each checkpoint that the slider stops at; of a language model at None.
+        at: The checkpoint at which the page opens.
+        model: The network.
+        about: Facts for the end of the page.
+        out: The file.
+        top: The number of likeliest tokens at each position.
+        overwrite: Replace a file that is not a page of ours.
+        left_out: A sentence on checkpoints that the page does not have.
 
     Raises:
         ValueError: a file there that is not a page of ours, or that cannot be written.
     """
     check_page(out, overwrite)
-    data = prompt_data(result, model.cfg.n_layers, about, top)
-    return _write(out, _text(about[0][1], {"prompt": data}, PROMPT_SCRIPTS), overwrite)
+    data = prompt_data(results, at, model.cfg.n_layers, about, top, left_out)
+    return write_page(out, _text(about[0][1], {"prompt": data}, PROMPT_SCRIPTS), overwrite)
 
 
-def _write(out: Path, text: str, overwrite: bool) -> Path:
+def small_page(title: str, data: dict[str, Any]) -> str:
+    """Return the whole file of the page of attention alone, as text."""
+    return _text(title, data, SHOWN_SCRIPTS)
+
+
+def write_page(out: Path, text: str, overwrite: bool = False) -> Path:
+    """Write the text of a page, and give its path.
+
+    Raises:
+        ValueError: a file there that is not a page of ours, unless ``overwrite``, or that cannot be written.
+    """
     check_page(out, overwrite)
     try:
         remove_parts_of(out)
@@ -353,6 +377,7 @@ def _attention(stored: StoredScores, packed: Packed, at: list[int]) -> dict[str,
     return {
         "values": packed.add_shares(patterns.values),
         "tokens": [row[:length] for row in stored.tokens[:sequences]],
+        "descriptions": stored.descriptions[:sequences],
         "positions": stored.whole_attention.sizes["query"],
     }
 

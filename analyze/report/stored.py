@@ -273,6 +273,13 @@ class StoredScores:
         return tokens
 
     @property
+    def descriptions(self) -> list[str]:
+        """A few words on each of the same sequences; empty where the file has none."""
+        count = 0 if self.whole_attention is None else self.whole_attention.sizes["batch"]
+        found = self._by_figure["attention"][0].attributes.get("descriptions") if count else None
+        return found if isinstance(found, list) and len(found) == count else [""] * count
+
+    @property
     def spectra(self) -> list[Spectrum]:
         """Eigenvalues of heads, by measure."""
         return [

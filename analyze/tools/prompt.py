@@ -75,6 +75,26 @@ class PromptResult:
         return [Next(self.label(int(token)), float(value)) for value, token in zip(*found, strict=True)]
 
 
+def prompt_tokens(model: Model, string: str) -> Int[Tensor, "pos"]:
+    """Return the tokens of a prompt, after BOS.
+
+    Raises:
+        ValueError: a network without a tokenizer, a prompt that is empty or not UTF-8, more tokens than n_ctx.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError("model: it has no tokenizer, so it cannot read text; give a network that was trained on text")
+    if not string:
+        raise ValueError("string: '' is not valid; it must have at least one token")
+    check_utf8("string", string)
+    tokens = torch.tensor([bos_token_id(tokenizer), *tokenizer.encode(string, add_special_tokens=False)])
+    if len(tokens) > model.cfg.n_ctx:
+        raise ValueError(
+            f"string: it has {len(tokens)} tokens with BOS; it must have at most n_ctx = {model.cfg.n_ctx}"
+        )
+    return tokens
+
+
 def run_prompt(model: Model, string: str, position: int | None = None, token: str | None = None) -> PromptResult:
     """Run a network that has a tokenizer on a prompt, and attribute the logit of each next token.
 
@@ -104,21 +124,11 @@ def run_prompt(model: Model, string: str, position: int | None = None, token: st
         >>> found.label(int(found.explained[1])), found.position
         ("' if'", 3)
     """
-    tokenizer = getattr(model, "tokenizer", None)
-    if tokenizer is None:
-        raise ValueError("model: it has no tokenizer, so it cannot read text; give a network that was trained on text")
+    tokens, tokenizer = prompt_tokens(model, string), model.tokenizer
     if isinstance(model, HookedTransformer) and model.cfg.d_vocab_out != model.cfg.d_vocab:
         raise ValueError(
             f"model: its {model.cfg.d_vocab_out} outputs are not its {model.cfg.d_vocab} tokens; give a network that "
             "predicts text"
-        )
-    if not string:
-        raise ValueError("string: '' is not valid; it must have at least one token")
-    check_utf8("string", string)
-    tokens = torch.tensor([bos_token_id(tokenizer), *tokenizer.encode(string, add_special_tokens=False)])
-    if len(tokens) > model.cfg.n_ctx:
-        raise ValueError(
-            f"string: it has {len(tokens)} tokens with BOS; it must have at most n_ctx = {model.cfg.n_ctx}"
         )
     position = len(tokens) - 1 if position is None else position
     if not 0 <= position < len(tokens):

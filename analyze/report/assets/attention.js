@@ -96,9 +96,11 @@ function attentionPanel(run) {
   }
   const size = run.attention.values.shape[4];
   const cut = size < run.attention.positions ? ` The first ${size} of ${run.attention.positions} positions.` : "";
-  return el(
-    "div",
-    { class: "attention" },
+  const host = downloadable(
+    run,
+    "Attention of all heads",
+    "attention",
+    attentionNumbers,
     el(
       "div",
       { class: "title" },
@@ -114,6 +116,8 @@ function attentionPanel(run) {
     smallPatterns(run),
     largePattern(run),
   );
+  host.classList.add("attention");
+  return host;
 }
 
 // Tiles of heads are at most so wide; from LABELLED on their names stand below them.
@@ -215,6 +219,8 @@ function largePattern(run) {
   const readout = el("output", { class: "readout", "aria-live": "polite" });
   const card = headCard(run, [readout]);
   const host = el("div", { class: "large fills" }, canvas, card);
+  const name = () => `${run.name}-attention-${nameOf(headShown(run))}-step-${run.steps[indexOf(run)]}`;
+  card.append(downloads("Attention of one head", name, host, () => attentionNumbers(run, [headShown(run)])));
   let cell = 1,
     edge = 0,
     at = [Math.min(1, size - 1), 0],

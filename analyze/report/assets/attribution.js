@@ -37,9 +37,11 @@ function attributionSection(run) {
             }),
           ),
         );
-        return el(
-          "div",
-          {},
+        return downloadable(
+          run,
+          each.label,
+          each.label,
+          () => attributionNumbers(run, each),
           el("h3", {}, each.label),
           figure(table, () => {
             const index = indexOf(run);

@@ -57,6 +57,7 @@ function unpacked(node, buffer) {
   return Object.fromEntries(Object.entries(node).map(([name, value]) => [name, unpacked(value, buffer)]));
 }
 
+const counted = (count) => Array.from({ length: count }, (_, at) => at);
 const finite = (numbers) => numbers.filter(Number.isFinite);
 
 // Three digits, as people write them.
@@ -72,7 +73,7 @@ function formatted(x, digits = 3) {
 const inWords = (name) => name.replaceAll("_", " ");
 
 const SVG = "http://www.w3.org/2000/svg";
-const SVG_TAGS = new Set(["svg", "path", "line", "circle", "text", "g", "rect", "title"]);
+const SVG_TAGS = new Set(["svg", "path", "line", "circle", "text", "g", "rect", "title", "image"]);
 
 // An element with attributes (functions are listeners) and children (strings are text, never markup).
 function el(tag, attributes = {}, ...children) {
@@ -361,7 +362,7 @@ function fresh(canvas, width, height) {
   const context = canvas.getContext("2d");
   context.scale(scale, scale);
   context.font = '11px system-ui, "DejaVu Sans", sans-serif';
-  return context;
+  return recordings ? recorded(canvas, context, width, height) : context;
 }
 
 // Writes a matrix as pixels, one each.

@@ -18,15 +18,20 @@ function diagramPanel(run) {
   });
   const choice = run.circuits.length > 1 ? el("label", {}, "behaviour ", circuitSelect(run)) : null;
   const text = run.circuits.length ? DIAGRAM : `${DIAGRAM} No circuit has been searched for.`;
-  return el(
-    "div",
-    { class: "diagram" },
+  const numbers = () => diagramNumbers(run, shownCircuits(run), foundBy(run, shownCircuits(run)));
+  const panel = downloadable(
+    run,
+    "Circuit",
+    "circuit",
+    numbers,
     heading("h3", "Circuit", [text, routeKeys(run)]),
     networkKeys(run),
     choice,
     host,
     readout,
   );
+  panel.classList.add("diagram");
+  return panel;
 }
 const MISLEADS =
   "Above 100 %: with this node alone replaced, the other nodes mislead, which is worse than knowing nothing.";
@@ -159,15 +164,19 @@ function overSteps(run, circuits) {
   return el(
     "div",
     { class: "panels", style: "--least:330px" },
-    el(
-      "div",
-      {},
+    downloadable(
+      run,
+      "Known over training",
+      "known",
+      () => bandNumbers(run, over.steps, [known]),
       el("h3", {}, `Known of ${circuits.behaviour}${run.lossUnits ? `, in ${run.lossUnits}` : ""}`),
       bandChart(run, over.steps, [known], null, "Known over training"),
     ),
-    el(
-      "div",
-      {},
+    downloadable(
+      run,
+      "The circuit over training",
+      "circuit-over-steps",
+      () => bandNumbers(run, over.steps, shares),
       el("h3", {}, `The circuit of step ${over.of ?? last.step} at every checkpoint`),
       el(
         "ul",

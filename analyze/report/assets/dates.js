@@ -5,7 +5,32 @@ const STRIP_HEIGHT = 58,
   STEPS_BELOW = 18;
 
 function datesSection() {
-  return el("div", {}, strips(), sharesFigure(), MANY.byUpdates ? el("p", { class: "note" }, "Some dates of the behaviour come from the loss of every update, and so between two checkpoints.") : null); // prettier-ignore
+  return el("div", {}, ofMany("Dates", dateNumbers, strips()), ofMany("Shares", shareNumbers, sharesFigure()), MANY.byUpdates ? el("p", { class: "note" }, "Some dates of the behaviour come from the loss of every update, and so between two checkpoints.") : null); // prettier-ignore
+}
+
+// Where an event has not formed, its date is empty.
+function dateNumbers() {
+  const rows = MANY.order.flatMap((event) =>
+    MANY.runs.map(({ name }, run) => [
+      name,
+      MANY.events[event].label,
+      MANY.events[event].states[run],
+      ...[DATE.half, DATE.after, DATE.before].map((end) => finite([MANY.dates.get(event, end, run)])[0]),
+      MANY.lastSteps[run],
+    ]),
+  );
+  return { columns: ["run", "event", "state", "half-way step", "after step", "up to step", "last step"], rows };
+}
+
+function shareNumbers() {
+  const rows = MANY.order.flatMap((event) =>
+    MANY.shareSteps.map((step, i) => [
+      MANY.events[event].label,
+      step,
+      ...[0, 1, 2].map((end) => MANY.formedBy.get(event, end, i)),
+    ]),
+  );
+  return { columns: ["event", "step", "share of runs formed", "low (95 %)", "high (95 %)"], rows };
 }
 
 // Dots that would lie on each other go above and below the middle in turn, and no further than `most`.

@@ -227,13 +227,16 @@ function nodeOf(run, circuits, found, index, name, [x, y], r, lines, readout) {
     if (head) choose(chosen ? null : head);
   };
   const ring = { "stroke-width": 1.2 + 5 * Math.min(1, r / 12) * Math.min(1, Math.max(0, effect || 0)) };
+  // Its name stays as dark as others.
+  const opacity = kind === NODE_FREE ? 0.4 : null;
   const dashed = kind === NODE_IN || kind === NODE_FREE ? null : "4 3";
   const words = lines.name ? (node?.signature?.[0].split(" ") ?? []) : [];
   const below = [
     ...(Number.isFinite(effect) && lines.effect ? [asShare(effect)] : []),
     ...(words.length > 1 ? [words.slice(0, -1).join(" "), words.at(-1)] : words),
   ].slice(0, Math.max(0, lines.count));
-  const light = role && role.share > 0.5 ? "fill:#fff;paint-order:stroke;stroke:#0008;stroke-width:2px" : "";
+  const light =
+    role && role.share > 0.5 && opacity === null ? "fill:#fff;paint-order:stroke;stroke:#0008;stroke-width:2px" : "";
   const size = Math.max(8, Math.min(12, r * 0.55));
   return el(
     "g",
@@ -246,7 +249,6 @@ function nodeOf(run, circuits, found, index, name, [x, y], r, lines, readout) {
       "data-node": name,
       "data-role": role?.name ?? "",
       "data-kind": kind,
-      opacity: kind === NODE_FREE ? 0.4 : 1,
       click: pick,
       pointerenter: tell,
       focus: tell,
@@ -256,12 +258,22 @@ function nodeOf(run, circuits, found, index, name, [x, y], r, lines, readout) {
         pick();
       },
     },
-    el("circle", { class: "ring", cx: x, cy: y, r, fill: "var(--paper)", "stroke-dasharray": dashed, ...ring }),
+    el("circle", {
+      class: "ring",
+      cx: x,
+      cy: y,
+      r,
+      fill: "var(--paper)",
+      "stroke-dasharray": dashed,
+      opacity,
+      ...ring,
+    }),
     el("circle", {
       class: "role",
       cx: x,
       cy: y,
       r: r - 1,
+      opacity,
       fill: role ? PALETTE.categories[role.index] : "none",
       "fill-opacity": role ? 0.06 + 0.94 * Math.max(0, role.share) : 0,
     }),

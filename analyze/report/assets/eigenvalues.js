@@ -12,9 +12,11 @@ function eigenvaluesSection(run) {
     "div",
     { class: "measures" },
     run.spectra.map((spectrum) =>
-      el(
-        "div",
-        {},
+      downloadable(
+        run,
+        `${spectrum.measure} in the complex plane`,
+        `${spectrum.measure}-plane`,
+        () => eigenvalueNumbers(run, spectrum),
         heading("h3", spectrum.measure, definitionOf(spectrum.measure)),
         Array.from({ length: run.layers }, (_, layer) => grid(spectrum, layer)),
       ),

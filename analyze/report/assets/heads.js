@@ -12,7 +12,14 @@ function headsSection(run) {
       "div",
       { class: "measures" },
       run.perHead.map((score) =>
-        el("div", {}, heading("h3", score.label, definitionOf(score.measure)), headCharts(run, score)),
+        downloadable(
+          run,
+          score.label,
+          score.label,
+          () => headNumbers(run, score),
+          heading("h3", score.label, definitionOf(score.measure)),
+          headCharts(run, score),
+        ),
       ),
     ),
     scoresTable(run),

@@ -126,9 +126,11 @@ function lossPanel(run) {
   const marks = run.halfWay.length
     ? "A vertical line marks the step at which the behaviour, or the circuit, is half-way to its level at the end. "
     : "";
-  return el(
-    "div",
-    { class: "loss" },
+  const panel = downloadable(
+    run,
+    "Loss",
+    "loss",
+    lossNumbers,
     heading("h3", "Loss", [
       `The loss on the evaluation batch${units}; dotted lines are baselines. ${marks}A click moves the slider. `,
       beside,
@@ -142,6 +144,8 @@ function lossPanel(run) {
     host,
     readout,
   );
+  panel.classList.add("loss");
+  return panel;
 }
 
 // Vertical lines at the half-way steps of the behaviour and of the circuit; two that are close have their texts on

@@ -5,9 +5,11 @@ function networkSection(run) {
     "div",
     { class: "panels", style: "--least:330px" },
     run.curves.map((curves) =>
-      el(
-        "div",
-        {},
+      downloadable(
+        run,
+        curves.label,
+        curves.label,
+        () => curvesNumbers(run, curves),
         heading("h3", curves.label, definitionOf(curves.measure)),
         curves.lines.length > 1
           ? el(

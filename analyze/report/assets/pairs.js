@@ -13,9 +13,11 @@ function pairsSection(run) {
       "div",
       { class: "panels", style: "--least:290px" },
       run.perPair.map((score) =>
-        el(
-          "div",
-          {},
+        downloadable(
+          run,
+          score.label,
+          score.label,
+          () => pairNumbers(run, score),
           heading("h3", score.label, definitionOf(score.measure)),
           score.elsewhere
             ? el(

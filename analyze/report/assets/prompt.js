@@ -1,6 +1,6 @@
 // A prompt. A click on a token shows what the network predicts after it, and which components and sources add to that.
 
-let PROMPT; // what the page holds of it
+let PROMPT; // what the page holds of it, as a run with one sequence
 const MOST_BARS = 24;
 
 // The place of a position among those that are drawn; -1 if it is not drawn.
@@ -9,9 +9,21 @@ const shownHead = () => (state.head ? nameOf(state.head) : "all heads");
 // On an axis a token stands without its quotes.
 const bare = (label) => label.slice(1, -1);
 
+// What the network predicts at the checkpoint of the slider.
+const predicted = () => PROMPT.predictions[indexOf(PROMPT)];
+
 function look(position) {
-  state.position = Math.min(PROMPT.tokens.length - 1, Math.max(0, position));
+  state.position = within(position);
+  writeHash();
   changed();
+}
+const within = (position) => Math.min(PROMPT.tokens.length - 1, Math.max(0, position));
+
+// In nats; infinite where a probability is too small for its digits.
+const lossAt = (position) => -Math.log(predicted().following[position].probability);
+function meanLoss() {
+  const losses = predicted().following.map((_, position) => lossAt(position));
+  return losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
 }
 
 function chanceText({ token, probability, rank }) {
@@ -20,27 +32,45 @@ function chanceText({ token, probability, rank }) {
 
 function chipsSection() {
   const readout = el("output", { class: "readout", "aria-live": "polite" });
-  const chips = PROMPT.tokens.map((token, position) => {
-    const chance = PROMPT.following[position - 1]?.probability;
-    const described = chance === undefined ? "" : `probability ${formatted(chance)}`;
-    const bar = el("i", { style: `width:${100 * (chance ?? 0)}%;background:${PALETTE.categories[0]}` });
-    return el(
-      "button",
-      { type: "button", class: "chip", title: `position ${position} ${described}`, click: () => look(position) },
-      token,
-      bar,
-    );
-  });
-  return figure(el("div", {}, el("div", { class: "chips" }, chips), readout), () => {
+  const chips = PROMPT.tokens.map((token, position) =>
+    el("button", { type: "button", class: "chip", click: () => look(position) }, token, el("i", {})),
+  );
+  const host = el("div", { class: "downloadable" }, el("div", { class: "chips" }, chips), readout);
+  host.prepend(downloads("Prompt", () => "prompt", host, predictionNumbers));
+  return figure(host, () => {
+    const { following } = predicted();
     chips.forEach((chip, position) => {
+      const chance = following[position - 1]?.probability;
+      chip.lastChild.style.cssText = `width:${100 * (chance ?? 0)}%;background:${PALETTE.categories[0]}`;
+      chip.title = `position ${position}${chance === undefined ? "" : `, probability ${formatted(chance)}, loss ${formatted(lossAt(position - 1))}`}`;
       chip.classList.toggle("chosen", position === state.position);
       chip.setAttribute("aria-pressed", String(position === state.position));
     });
-    const next = PROMPT.following[state.position];
+    const next = following[state.position];
     readout.value =
       `Position ${state.position} of ${PROMPT.tokens.length - 1}, ${PROMPT.tokens[state.position]}. ` +
-      (next ? `Next token: ${chanceText(next)}.` : "It is the last token.");
+      (next
+        ? `Next token: ${chanceText(next)}, loss ${formatted(lossAt(state.position))} nats. `
+        : "It is the last token. ") +
+      (following.length ? `Mean loss of the prompt ${formatted(meanLoss())} nats.` : "");
   });
+}
+
+// At every checkpoint and position: the next token with its probability, rank and loss.
+function predictionNumbers() {
+  const steps = PROMPT.steps.length ? PROMPT.steps : [null];
+  const rows = steps.flatMap((step, at) =>
+    PROMPT.predictions[at].following.map(({ token, probability, rank }, position) => [
+      step,
+      position,
+      PROMPT.tokens[position],
+      token,
+      probability,
+      rank,
+      -Math.log(probability),
+    ]),
+  );
+  return { columns: ["step", "position", "token", "next token", "probability", "rank", "loss [nats]"], rows };
 }
 
 // Bars from the left, or with a sign from the middle; `most` is the length of a whole one.
@@ -68,23 +98,28 @@ function barRows(rows, most, signed) {
   });
 }
 
-function barTable(draw) {
+// Bars with their menu; `what` is what a bar is, `quantity` is as long as it is.
+function barTable(title, what, quantity, draw) {
   const caption = el("caption", { class: "note", style: "text-align:left" }),
     body = el("tbody");
-  return figure(el("table", { class: "bars" }, caption, body), () => {
+  const table = figure(el("table", { class: "bars" }, caption, body), () => {
     const { text, rows, most, signed } = draw();
     caption.textContent = text;
     body.replaceChildren(...barRows(rows, most, signed));
   });
+  const host = el("div", { class: "downloadable" }, table);
+  const numbers = () => ({ columns: ["position", what, quantity], rows: draw().rows.map(({ name, value }) => [state.position, name, value]) }); // prettier-ignore
+  host.prepend(downloads(title, () => `${title}-position-${state.position}`, host, numbers));
+  return host;
 }
 
 function nextSection() {
-  return barTable(() => {
-    const rows = PROMPT.likeliest[state.position].map(({ token, probability }) => ({
+  return barTable("Next token", "token", "probability", () => {
+    const rows = predicted().likeliest[state.position].map(({ token, probability }) => ({
       name: token,
       value: probability,
     }));
-    const next = PROMPT.following[state.position];
+    const next = predicted().following[state.position];
     if (next && !rows.some(({ name }) => name === next.token))
       rows.push({ name: `${next.token} (rank ${next.rank})`, value: next.probability, strong: true });
     return {
@@ -112,7 +147,7 @@ function componentRows() {
   return largest(
     PROMPT.components.map((name, component) => ({
       name,
-      value: PROMPT.outputs.get(component, state.position),
+      value: PROMPT.outputs.get(indexOf(PROMPT), component, state.position),
       strong: state.head !== null && name === nameOf(state.head),
     })),
   );
@@ -130,7 +165,7 @@ function sourceRows(place) {
     .filter((position) => position <= state.position)
     .map((position, source) => ({
       name: `${position} ${PROMPT.tokens[position]}`,
-      value: heads.reduce((sum, head) => sum + PROMPT.sources.get(...head, place, source), 0),
+      value: heads.reduce((sum, head) => sum + PROMPT.sources.get(indexOf(PROMPT), ...head, place, source), 0),
       spelled: true,
       position,
     }));
@@ -140,7 +175,7 @@ function attributionPanels() {
   const note = PROMPT.leftOut ? el("p", { class: "warn" }, `Left out: ${PROMPT.leftOut}`) : null;
   if (!PROMPT.outputs) return note;
   const title = el("p", { class: "readout" });
-  const components = barTable(() => {
+  const components = barTable("By component", "component", "logit over the mean", () => {
     const rows = componentRows();
     const total = rows.reduce((sum, { value }) => sum + value, 0);
     return {
@@ -150,7 +185,7 @@ function attributionPanels() {
       signed: true,
     };
   });
-  const sources = barTable(() => {
+  const sources = barTable("By source token", "source", "logit over the mean", () => {
     const place = placeOf(state.position);
     if (place < 0) return { text: "The prompt is long, and the page leaves this position out.", rows: [], most: 1 };
     const all = sourceRows(place);
@@ -169,7 +204,7 @@ function attributionPanels() {
     {},
     note,
     figure(title, () => {
-      title.textContent = `Explained: ${chanceText(PROMPT.explained[state.position])} after position ${state.position}.`;
+      title.textContent = `Explained: ${chanceText(predicted().explained[state.position])} after position ${state.position}.`;
     }),
     el(
       "div",
@@ -182,9 +217,10 @@ function attributionPanels() {
 
 function entryText(layer, head, query, key) {
   const at = (place) => `${PROMPT.drawn[place]} ${PROMPT.tokens[PROMPT.drawn[place]]}`;
-  const value = PROMPT.attention.values.get(0, layer, head, 0, query, key);
+  const index = indexOf(PROMPT),
+    value = PROMPT.attention.values.get(index, layer, head, 0, query, key);
   let text = `${nameOf([layer, head])}: query ${at(query)} → key ${at(key)}: ${formatted(value)}`;
-  if (PROMPT.sources) text += `, and adds ${formatted(PROMPT.sources.get(layer, head, query, key))}`;
+  if (PROMPT.sources) text += `, and adds ${formatted(PROMPT.sources.get(index, layer, head, query, key))}`;
   return text;
 }
 
@@ -197,88 +233,7 @@ function markRow(context, edge, cell) {
   context.strokeRect(edge, edge + row * cell, cell * PROMPT.drawn.length, cell);
 }
 
-function smallMap(layer, head, readout) {
-  const canvas = el("canvas", { "aria-hidden": "true" });
-  const name = nameOf([layer, head]),
-    size = PROMPT.drawn.length;
-  let edge = 0,
-    cell = 1;
-  const button = el(
-    "button",
-    {
-      type: "button",
-      class: "head",
-      "aria-label": `${name}; a press enlarges its attention and shows the contribution of each source`,
-      click: () => choose(isChosen(layer, head) ? null : [layer, head]),
-      pointermove: (event) => {
-        const entry = entryUnder(event, canvas, edge, cell, size);
-        if (entry) readout.value = entryText(layer, head, ...entry);
-      },
-    },
-    canvas,
-    el("span", {}, name),
-  );
-  return figure(button, (width) => {
-    edge = width < 110 ? 0 : Math.min(40, marginFor(tokensOf(PROMPT), 5));
-    const drawn = drawLabelled(canvas, PROMPT, 0, layer, head, width, edge, 5);
-    cell = drawn.cell;
-    markRow(drawn.context, edge, cell);
-    button.classList.toggle("chosen", isChosen(layer, head));
-    button.setAttribute("aria-pressed", String(isChosen(layer, head)));
-  });
-}
-
-function largeMap() {
-  const size = PROMPT.drawn.length;
-  const canvas = el("canvas", { tabindex: 0, role: "img" });
-  const title = el("h3", {}),
-    readout = el("output", { class: "readout", "aria-live": "polite" });
-  const close = el("button", { type: "button", click: () => choose(null) }, "Close");
-  const bar = el("div", { style: "display:flex;justify-content:space-between;gap:8px" }, title, close);
-  const host = el("div", { class: "large", hidden: true }, bar, readout, canvas);
-  let edge = 0,
-    cell = 1,
-    entry = [Math.max(0, size - 1), 0];
-  const tell = () => {
-    readout.value = entryText(...state.head, ...entry);
-  };
-  canvas.addEventListener("pointermove", (event) => {
-    entry = entryUnder(event, canvas, edge, cell, size) ?? entry;
-    tell();
-  });
-  canvas.addEventListener("keydown", (event) => {
-    if (moved(event, entry, size)) draw();
-  });
-  canvas.addEventListener("click", () => look(PROMPT.drawn[entry[0]]));
-  function draw() {
-    host.hidden = !state.head;
-    if (!state.head) return;
-    edge = marginFor(tokensOf(PROMPT), 12);
-    const room = Math.min(host.clientWidth - 24, Math.max(240, innerHeight - 190));
-    const width = edge + size * Math.max(2, Math.min(40, (room - edge) / size));
-    const drawn = drawLabelled(canvas, PROMPT, 0, ...state.head, width, edge, 12);
-    cell = drawn.cell;
-    markRow(drawn.context, edge, cell);
-    if (document.activeElement === canvas) outline(drawn.context, entry, edge, cell);
-    title.textContent = `${nameOf(state.head)}: rows: queries, columns: keys`;
-    canvas.setAttribute("aria-label", `${title.textContent}; arrow keys read single entries`);
-    tell();
-  }
-  canvas.addEventListener("focus", draw);
-  canvas.addEventListener("blur", draw);
-  return figure(host, draw, true);
-}
-
 function mapsSection() {
-  const readout = el("output", { class: "readout follows" });
-  const layers = Array.from({ length: PROMPT.layers }, (_, layer) => [
-    el("h3", {}, `Layer ${layer}`),
-    el(
-      "div",
-      { class: "grid", style: columns(PROMPT, 290) },
-      Array.from({ length: PROMPT.heads }, (_, head) => smallMap(layer, head, readout)),
-    ),
-  ]);
   const cut =
     PROMPT.drawn.length < PROMPT.tokens.length
       ? el(
@@ -287,15 +242,33 @@ function mapsSection() {
           `${PROMPT.drawn.length} of ${PROMPT.tokens.length} positions are drawn: the first, and those up to position ${PROMPT.drawn.at(-1)}.`,
         )
       : null;
-  return el(
-    "div",
-    {},
-    legend((t) => sequential(t * t), "0", "0.25", "1"),
-    cut,
-    readout,
-    largeMap(),
-    layers,
+  const pick = (row) => look(PROMPT.drawn[row]);
+  return mapsOf(PROMPT, { describe: entryText, mark: markRow, pick, numbers: promptAttention, note: cut });
+}
+
+function promptAttention() {
+  const index = indexOf(PROMPT),
+    positions = counted(PROMPT.drawn.length);
+  const place = (at) => [PROMPT.drawn[at], PROMPT.tokens[PROMPT.drawn[at]]];
+  const rows = allHeads(PROMPT).flatMap(([layer, head]) =>
+    positions.flatMap(
+      (query) =>
+      positions
+        .filter((key) => key <= query)
+        .map((key) => [PROMPT.steps[index], layer, head, ...place(query), ...place(key), PROMPT.attention.values.get(index, layer, head, 0, query, key)]), // prettier-ignore
+    ),
   );
+  const columns = [
+    "step",
+    "layer",
+    "head",
+    "query position",
+    "query token",
+    "key position",
+    "key token",
+    "attention",
+  ];
+  return { columns, rows };
 }
 
 const PROMPT_SECTIONS = [
@@ -333,7 +306,6 @@ const PROMPT_SECTIONS = [
 
 async function begin({ palette, prompt }) {
   PALETTE = palette;
-  for (const each of document.querySelectorAll("#controls, .skip")) each.remove();
   const page = document.getElementById("page");
   try {
     PROMPT = unpacked({ ...prompt, packed: null }, await inflated(prompt.packed));
@@ -341,27 +313,52 @@ async function begin({ palette, prompt }) {
     page.append(el("p", { class: "warn" }, `This browser cannot read the page's data (${error.message}).`));
     return;
   }
-  // As a run holds what is drawn of it: one sequence.
   const tokens = PROMPT.drawn.map((position) => bare(PROMPT.tokens[position]));
   PROMPT.attention = { values: PROMPT.attention, tokens: [tokens] };
-  state.position = PROMPT.position;
-  readHash();
+  RUNS = [PROMPT];
+  makePlaces();
+  readPrompt();
   for (const [id, title, text, build] of PROMPT_SECTIONS) {
     page.append(titled(id, title, text, build()));
   }
-  document.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    if (event.key === "Escape" && state.head) choose(null);
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!by || event.target.closest("canvas[tabindex]")) return;
-    event.preventDefault();
-    look(state.position + by);
+  if (PROMPT.steps.length > 1) {
+    besidePlace = () => (PROMPT.tokens.length > 1 ? ` · mean loss ${formatted(meanLoss())}` : "");
+    makeControls(onPromptKey);
+    if (PROMPT.fewer) document.getElementById("string").append(el("p", { class: "note" }, PROMPT.fewer));
+  } else {
+    for (const each of document.querySelectorAll("#controls, .skip")) each.remove();
+    document.addEventListener("keydown", onPromptKey);
+  }
+  addEventListener("hashchange", () => {
+    readPrompt();
+    changed();
   });
   makeContents();
+  makeShare();
   makeTheme();
+  if (PROMPT.steps.length > 1) goToPlace();
   requestAnimationFrame(() =>
     requestAnimationFrame(() => {
       document.body.dataset.ready = String(Math.round(performance.now()));
     }),
   );
+}
+
+// A page without a place in its address opens at the checkpoint and the position that it was asked for.
+function readPrompt() {
+  readHash();
+  if (state.step === Infinity && !location.hash.includes("step=")) state.step = PROMPT.opened ?? Infinity;
+  state.position = within(state.position ?? PROMPT.position);
+}
+
+// Arrow keys choose a position, and move the slider where that has the focus.
+function onPromptKey(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (event.key === "Escape" && state.head) choose(null);
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  const inside = event.target.closest('canvas[tabindex], select, input[type="text"]');
+  if (!by && event.key === "p" && PROMPT.steps.length > 1 && !inside) play();
+  if (!by || inside || event.target.id === "slider") return;
+  event.preventDefault();
+  look(state.position + by);
 }

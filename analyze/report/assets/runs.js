@@ -118,6 +118,7 @@ async function begin(data) {
     for (const each of document.querySelectorAll("#controls, .skip")) each.remove();
   }
   makeContents();
+  makeShare();
   makeTheme();
   makeLive();
   if (MANY.events.length) goToPlace();

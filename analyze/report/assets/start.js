@@ -19,6 +19,13 @@ const SECTIONS = [
     trySection,
   ],
   [
+    "tokens",
+    "OV and QK, token by token",
+    "Straight from the embedding, without what other heads write: which tokens a head raises when it attends to one (OV), and which tokens it attends to (QK). The weights of LayerNorm are folded, its scales are left out. A copying head has a blue diagonal in OV.",
+    tokensSection,
+    tokenTables,
+  ],
+  [
     "circuit",
     "Circuit",
     "The edges that carry a behaviour, found by removing edges as long as the rest suffices, without looking at what heads attend to. Known: loss with everything replaced - loss of the network. Kept alone (faithfulness) and lost without it (necessity) are shares of what is known, in square brackets their 95 % intervals over sequences.",
@@ -124,6 +131,7 @@ async function begin(data) {
   makeContents();
   if (steps) makeControls();
   else for (const each of document.querySelectorAll("#controls, .skip")) each.remove();
+  makeShare();
   makeTheme();
   makeLive();
   if (steps) goToPlace();

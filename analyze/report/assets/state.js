@@ -1,12 +1,13 @@
 // Where the page stands: checkpoint, head, sequence, theme. The address's hash keeps it, since a page from disk cannot.
 
-const state = {
-  place: Infinity,
+// What an address says; what it does not say is as it is here.
+const unsaid = () => ({
+  step: Infinity,
   head: null,
+  // Of a prompt: the position that is looked at.
+  position: null,
   sequence: 0,
-  theme: "",
   by: "step",
-  log: null,
   kinds: "",
   table: false,
   sort: "",
@@ -18,7 +19,8 @@ const state = {
   instead: "mean",
   tried: 0,
   edit: null,
-};
+});
+const state = { ...unsaid(), place: Infinity, theme: "", log: null };
 // What a head that is off writes.
 const INSTEAD = {
   zero: "zero",
@@ -34,10 +36,13 @@ let RUNS = [],
 let places = { step: [], loss: [] };
 
 // In a notebook the place is given by the page around it.
-const givenPlace = document.querySelector('meta[name="place"]')?.content;
+const givenMeta = document.querySelector('meta[name="place"]');
+const givenPlace = givenMeta?.content;
 
+// What an address of another page has and this one has not, such as a head, is left out.
 function readHash() {
   const place = location.hash.slice(1) || givenPlace || "";
+  Object.assign(state, unsaid());
   for (const [name, value] of new URLSearchParams(place)) {
     if (name === "step") state.by = "step";
     if (name === "step") state.step = value === "last" ? Infinity : Number(value);
@@ -46,6 +51,7 @@ function readHash() {
       state.lossPlace = Math.trunc(Number(value)) || 0;
     }
     if (name === "head") state.head = existing(headOf(value));
+    if (name === "position") state.position = Math.max(0, Math.trunc(Number(value)) || 0);
     if (name === "sequence") state.sequence = Math.min(sequences() - 1, Math.max(0, Math.trunc(Number(value)) || 0));
     if (name === "theme" && ["light", "dark"].includes(value)) state.theme = value;
     if (name === "log") state.log = value === "1";
@@ -53,6 +59,7 @@ function readHash() {
     if (name === "table") state.table = true;
     if (name === "sort") state.sort = value;
     if (name === "runs") state.runs = value;
+    if (name === "circuit") state.circuit = value;
     if (name === "off") state.off = new Set(value.split(".").filter((each) => existing(headOf(each))));
     if (name === "instead" && value in INSTEAD) state.instead = value;
     if (name === "tried") state.tried = Math.max(0, Math.trunc(Number(value)) || 0);
@@ -63,15 +70,21 @@ function readHash() {
 }
 
 const sequences = () => Math.max(1, ...RUNS.map((run) => run.attention?.values.shape[3] ?? 0));
+// The number of a sequence, and in words what it was drawn with.
+function sequenceName(at) {
+  const words = new Set(RUNS.map((run) => run.attention?.descriptions?.[at]).filter(Boolean));
+  return [at, ...words].join(": ");
+}
 // A head that some run has, or none.
 function existing(head) {
   return head && RUNS.some((run) => head[0] < run.layers && head[1] < run.heads) ? head : null;
 }
 
-function writeHash(more = {}) {
+function placeHere(more = {}) {
   const last = state.place >= places[state.by].length - 1;
   const kept = state.by === "step" ? { step: last ? "last" : places.step[state.place] } : { loss: state.place };
   if (state.head) kept.head = nameOf(state.head);
+  if (state.position !== null) kept.position = state.position;
   if (state.sequence) kept.sequence = state.sequence;
   if (state.theme) kept.theme = state.theme;
   if (state.logChosen) kept.log = state.log ? 1 : 0;
@@ -79,13 +92,22 @@ function writeHash(more = {}) {
   if (state.table) kept.table = 1;
   if (state.sort) kept.sort = state.sort;
   if (state.runs) kept.runs = state.runs;
+  if (state.circuit) kept.circuit = state.circuit;
   if (state.off.size) kept.off = [...state.off].join(".");
   if (state.instead !== "mean") kept.instead = state.instead;
   if (state.tried) kept.tried = state.tried;
   if (state.edit !== null) kept.edit = state.edit;
+  return new URLSearchParams({ ...kept, ...more }).toString();
+}
+// A frame knows the address of its page from the page around it.
+function addressHere() {
+  const page = givenMeta?.dataset.address ?? location.href.replace(/#.*/s, "");
+  return `${page}#${placeHere()}`;
+}
+function writeHash(more = {}) {
   // A page inside another (a notebook) has no address of its own to write to.
   try {
-    history.replaceState(null, "", `#${new URLSearchParams({ ...kept, ...more })}`);
+    history.replaceState(null, "", `#${placeHere(more)}`);
   } catch {
     /* it keeps its place while it is open */
   }
@@ -149,7 +171,7 @@ let besidePlace = () => "";
 function showPlace() {
   const slider = document.getElementById("slider"),
     described = document.getElementById("place");
-  if (!slider) return;
+  if (!slider) return writeHash();
   slider.value = state.place;
   const place = places[state.by][state.place];
   const text =
@@ -184,7 +206,7 @@ function play() {
   button.setAttribute("aria-pressed", String(Boolean(playing)));
 }
 
-function makeControls() {
+function makeControls(keys = onKey) {
   const form = document.getElementById("controls");
   form.addEventListener("submit", (event) => event.preventDefault());
   const alone = places.step.length < 2;
@@ -252,13 +274,13 @@ function makeControls() {
             },
           },
           Array.from({ length: sequences() }, (_, i) =>
-            el("option", { value: i, selected: i === state.sequence }, String(i)),
+            el("option", { value: i, selected: i === state.sequence }, sequenceName(i)),
           ),
         ),
       ),
     );
   }
-  document.addEventListener("keydown", onKey);
+  document.addEventListener("keydown", keys);
   addEventListener("hashchange", () => {
     readHash();
     goToPlace();
@@ -272,6 +294,7 @@ function makeControls() {
 
 // To the place that has been read from the address.
 function goToPlace() {
+  document.getElementById("slider").max = Math.max(0, places[state.by].length - 1);
   if (state.by === "loss") {
     setBy("loss");
     go(state.lossPlace);
@@ -292,7 +315,7 @@ function setBy(by) {
 function onKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
   if (event.key === "Escape" && state.head) choose(null);
-  if (event.target.closest("select, canvas[tabindex]") || event.target.matches(".runs")) return;
+  if (event.target.closest('select, canvas[tabindex], input[type="text"]') || event.target.matches(".runs")) return;
   const most = places[state.by].length - 1;
   const to = {
     ArrowLeft: state.place - 1,

@@ -80,10 +80,45 @@ function studySection(study, section, open) {
         each.notDrawn.length
           ? el("p", { class: "warn" }, `Not drawn, because they hold no numbers: ${each.notDrawn.join(", ")}.`)
           : null,
-        studyFigure(each),
+        withNumbers(study, each, el("div", { class: "downloadable" }, studyFigure(each))),
       ];
     }),
   );
+}
+
+// The figure of a study with its menu.
+function withNumbers({ study, step }, each, host) {
+  const name = () => [study, step === null ? "" : `step-${step}`, each.title].filter(Boolean).join("-");
+  host.prepend(downloads(each.title, name, host, () => studyNumbers(each)));
+  return host;
+}
+
+// The numbers behind a figure of a study: one row a value.
+function studyNumbers({ kind, parts, rows, columns }) {
+  if (kind === "table") {
+    const cell = (column, at) => (column.numbers ? column.numbers.get(at) : column.texts[at]);
+    const found = rows.labels.flatMap((label, at) => columns.map((column) => [label, column.label, cell(column, at)])); // prettier-ignore
+    return { columns: [rows.name, "column", "value"], rows: found };
+  }
+  const found = [],
+    names = { lines: ["part", "line", "x axis", "x"], maps: ["part", "picture", "row", "column"] };
+  for (const part of parts)
+    part.entries.forEach((entry, at) => {
+      const [, count, others = 1] = part.values.shape;
+      for (let i = 0; i < count; i++) {
+        if (kind === "lines") {
+          const { name, labels, numbers } = part.x;
+          found.push([part.label, entry, name, labels ? labels[i] : numbers.get(i), part.values.get(at, i)]);
+        } else if (kind === "maps")
+          for (let j = 0; j < others; j++)
+            found.push([part.label, entry, part.rows.labels[i], part.columns.labels[j], part.values.get(at, i, j)]);
+        else
+          part.axes.forEach((axis, side) =>
+            found.push([part.label, entry, part.labels[i], axis, part.values.get(at, i, side)]),
+          );
+      }
+    });
+  return { columns: [...(names[kind] ?? ["part", "picture", "point", "axis"]), "value"], rows: found };
 }
 
 // A figure that cannot be built must not take the study with it.
@@ -102,7 +137,7 @@ function still(host, draw) {
   return figure(host, (width) => {
     const now = `${width} ${dark}`;
     // What lies in a closed section has no width yet.
-    if (!width || now === before) return;
+    if (!width || (now === before && !recordings)) return;
     before = now;
     draw(width);
   });

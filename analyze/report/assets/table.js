@@ -106,9 +106,9 @@ function runsSection() {
     if (!table.contains(event.relatedTarget)) hover(null);
   });
   const details = el("ul", { class: "keys chosen-runs", "aria-live": "polite" });
-  return el(
-    "div",
-    {},
+  return ofMany(
+    "Runs",
+    () => ({ columns: ["run", "column", "value"], rows: tidyRuns(all) }),
     pagesNote(),
     figure(
       frame,
@@ -126,6 +126,9 @@ function runsSection() {
     details,
   );
 }
+
+const tidyRuns = (all) =>
+  MANY.runs.flatMap(({ name }, run) => all.slice(1).map((column) => [name, column.name, column.show(run)]));
 
 function rowOfRun(run, all) {
   const { name, page, outlier } = MANY.runs[run];

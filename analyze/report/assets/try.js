@@ -49,6 +49,15 @@ class Networks {
   }
 }
 
+// The networks of a run, which all figures share.
+function networksOf(run) {
+  if (!run.networks) {
+    run.networks = new Networks(run.network);
+    run.networks.loadAll();
+  }
+  return run.networks;
+}
+
 // The bytes of float32 numbers: the first of all, then the second, and so on.
 async function weightsIn(text) {
   const bytes = new Uint8Array(await inflated(text)),
@@ -167,8 +176,7 @@ function tryAgain() {
 function trySection(run) {
   const { network } = run;
   if (network.why) return el("p", { class: "note" }, network.why);
-  const networks = new Networks(network);
-  networks.loadAll();
+  const networks = networksOf(run);
   const words = new Words(network.sequences, network.config);
   const parts = [
     tryControls(run, networks, words),
@@ -177,10 +185,11 @@ function trySection(run) {
     tryTokens(),
     tryPredictions(words),
     tryComparison(run),
+    tryPositions(run, words),
   ];
   const hosts = parts.map((part) => part.host ?? part);
   const host = el("div", { class: "try" }, hosts.slice(0, 4), el("div", { class: "tables" }, hosts.slice(4)));
-  const [controls, said, heads, tokens, predictions, comparison] = parts;
+  const [controls, said, heads, tokens, predictions, comparison, positions] = parts;
   let now = null;
   const shown = { at: 0, ready: false };
   run.trial = shown;
@@ -224,6 +233,7 @@ function trySection(run) {
     heads.draw(shown);
     tokens.draw(shown, words, look);
     predictions.draw(shown, off.length > 0);
+    positions.draw(step, shown);
     comparison.draw(networks, step, shown);
   };
   tryPanels.add(host);
@@ -280,7 +290,9 @@ function tryControls(run, networks, words) {
   const sequence = el(
     "select",
     { change: (event) => setTrial({ tried: Number(event.target.value), edit: null }) },
-    inputs.map((_, at) => el("option", { value: at }, String(at))),
+    inputs.map((_, at) =>
+      el("option", { value: at }, [at, networks.sequences.descriptions[at]].filter((x) => x !== "").join(": ")),
+    ),
   );
   const instead = el(
     "select",
@@ -328,9 +340,8 @@ function tryControls(run, networks, words) {
 
 // The circuit found by the step of the slider, if there is one.
 function circuitAt(run) {
-  const step = run.steps[indexOf(run)];
   const [circuits] = run.circuits;
-  return circuits?.found.findLast((each) => each.step <= step) ?? null;
+  return circuits ? foundBy(run, circuits) : null;
 }
 const circuitHeads = (run) =>
   (circuitAt(run)?.nodes ?? []).filter((node) => node.kind === NODE_IN && headOf(node.name)).map(({ name }) => headOf(name)); // prettier-ignore

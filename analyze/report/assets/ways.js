@@ -21,7 +21,7 @@ function waysSection() {
     el(
       "div",
       { class: "panels", style: "--least:330px" },
-      MANY.order.map((event) => wayChart(event, all)),
+      MANY.order.map((event) => ofMany(MANY.events[event].label, () => wayNumbers(event), wayChart(event, all))),
     ),
     MANY.checkpoints > MANY.steps.length
       ? el(
@@ -31,6 +31,20 @@ function waysSection() {
         )
       : null,
   );
+}
+
+// The menu of a figure of many runs stands above it.
+function ofMany(title, table, ...content) {
+  const host = el("div", { class: "downloadable" }, ...content);
+  host.prepend(downloads(title, () => `runs-${title}`, host, table));
+  return host;
+}
+
+function wayNumbers(event) {
+  const rows = MANY.runs.flatMap(({ name }, run) =>
+    MANY.steps.map((step, place) => [name, MANY.events[event].label, step, MANY.ways.get(event, run, place)]),
+  );
+  return { columns: ["run", "event", "step", "way [share from null to ceiling]"], rows };
 }
 
 // From 0 to 1, and further if the quartiles go further by more than a hair.

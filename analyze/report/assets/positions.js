@@ -1,0 +1,45 @@
+// Every position of the sequence that the network in the page reads: its token, the right answer, what the network
+// predicts there, and the loss.
+
+function tryPositions(run, words) {
+  const body = el("tbody"),
+    caption = el("caption", { class: "note", style: "text-align:left" });
+  const titles = ["position", "token", "right answer", "prediction", "its probability", "loss"];
+  const columns = el("tr", {}, titles.map((text) => el("th", { scope: "col" }, text))); // prettier-ignore
+  const table = el("table", { class: "cells positions" }, caption, el("thead", {}, columns), body);
+  const scroll = el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "every position" }, table);
+  const host = el("div", { class: "downloadable every-position" }, scroll);
+  let rows = [];
+  const name = () => `${run.name}-positions-step-${run.trial.step}`;
+  const numbers = () => ({ columns: ["step", "sequence", ...titles.slice(0, 5), "loss [nats]"], rows: rows.map((row) => [run.trial.step, state.tried, ...row]) }); // prettier-ignore
+  host.prepend(downloads("Every position", name, host, numbers));
+  scroll.addEventListener("keydown", (event) => {
+    // Arrow keys scroll it, and leave the slider.
+    if (event.key.startsWith("Arrow")) event.stopPropagation();
+  });
+  const draw = (step, { trial, output, losses }) => {
+    const width = output.length / trial.inputs.length;
+    rows = trial.inputs.map((token, at) => {
+      const answer = trial.answers[at];
+      // What is not a token has no prediction that is the likeliest.
+      const ofTokens = answer === null || typeof answer === "number";
+      const chances = ofTokens ? logProbabilities(rowOf(output, at, width)).map(Math.exp) : [];
+      const best = chances.reduce((best, chance, other) => (chance > chances[best] ? other : best), 0);
+      const write = (each) => (typeof each === "number" ? (words.labels[each] ?? String(each)) : "");
+      return [at, write(token), trial.counted[at] ? write(answer) : "", ofTokens ? write(best) : "", ofTokens ? chances[best] : NaN, losses[at]]; // prettier-ignore
+    });
+    caption.textContent = `Every position at step ${step}; bold: the likeliest token is the right answer.`;
+    body.replaceChildren(
+      ...rows.map((row, at) =>
+        el(
+          "tr",
+          { class: row[2] && row[2] === row[3] ? "strong" : null },
+          el("th", { scope: "row" }, String(at)),
+          row.slice(1, 4).map((text) => el("td", {}, text)),
+          row.slice(4).map((number) => el("td", { class: "number" }, formatted(number))),
+        ),
+      ),
+    );
+  };
+  return { host, draw };
+}

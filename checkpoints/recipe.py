@@ -108,7 +108,8 @@ class Recipe:
                 f"{self.batch_size} sequences"
             )
         try:
-            grouped((name for name, _ in self.model.weight_shapes()), self.optim.groups)
+            if self.optim.groups:  # a network may have more layers than can be named in a minute
+                grouped((name for name, _ in self.model.weight_shapes()), self.optim.groups)
         except ValueError as error:
             raise ValueError(f"optim.{error}") from None
         for name in ("seed", "eval_seed"):

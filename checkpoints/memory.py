@@ -61,7 +61,7 @@ def bytes_of_network(model: ModelConfig) -> int:
 
     Example:
         >>> bytes_of_network(ModelConfig(n_layers=1, d_model=5, n_ctx=7, d_head=3, n_heads=2, d_vocab=11)) - 100_000
-        4784
+        8864
     """
     tables = model.n_ctx * (model.rotary_dim or model.d_head) if model.positional_embedding_type == "rotary" else 0
     return 4 * FLOAT * n_parameters(model) + model.n_layers * (FLOAT * tables + 100_000)
@@ -72,7 +72,7 @@ def n_parameters(model: ModelConfig) -> int:
 
     Example:
         >>> n_parameters(ModelConfig(n_layers=1, d_model=5, n_ctx=7, d_head=3, n_heads=2, d_vocab=11))
-        299
+        554
     """
     one = {name: math.prod(shape) for name, shape in replace(model, n_layers=1).weight_shapes()}
     block = sum(size for name, size in one.items() if name.startswith("blocks."))

@@ -12,7 +12,6 @@ if __name__ == "__main__":
 
 import inspect
 import logging
-import os
 import signal
 import sys
 import threading
@@ -39,6 +38,7 @@ from headway.analyze.report.live import page_is_new, refresh_page, report_if_pos
 from headway.analyze.report.tensorboard import RunLogger, log_scores, mend_log
 from headway.checkpoints.callback import AtCheckpoints, KeepCheckpoints, WholeFiles
 from headway.checkpoints.lock import writing
+from headway.checkpoints.memory import check_memory
 from headway.checkpoints.recipe import Recipe, TrainerConfig
 from headway.checkpoints.resuming import check_resume_file
 from headway.checkpoints.run import Run
@@ -129,7 +129,7 @@ def train(
         eval_batch_size=eval_batch_size,
         compile=compile,
     )
-    check_memory(model)
+    check_memory(recipe)
     check_first_batch(recipe)
     path, _ = Run.place(out, overwrite)
     recipe.to_yaml()  # refuses what a file cannot hold, before there is a directory
@@ -182,6 +182,7 @@ def resume(
         if not run.finished:
             _ = run.task  # whose code, or whose files, may need the user's word
             check_hardware(run.recipe.trainer)
+            check_memory(run.recipe)
             _fit(run, measures, step_to_go_on_from(run, measures), live, progress)
         _complete_scores(run, measures, run.steps)
         mend_log(run, run.steps[-1])
@@ -356,27 +357,6 @@ def threads_of(recipe: Recipe, model: HookedTransformer, members: int = 1) -> It
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def check_memory(model: ModelConfig, members: int = 1) -> None:
-    """A ValueError if ``members`` networks are larger than this machine; one that takes long to build is announced.
-
-    It needs four numbers a parameter (weights, gradients, and two moments of Adam), and some 100 kB of Python for the
-    modules of each layer.
-    """
-    outside_blocks = model.d_model * (model.d_vocab + model.d_vocab_out + model.n_ctx)
-    parameters = model.n_params + outside_blocks
-    needed = members * (16 * parameters + 100_000 * model.n_layers)
-    sizes = f"{model.n_layers:,} layers with {parameters:,} parameters"
-    said = f"model: {f'{members} times ' if members > 1 else ''}{sizes} need about {needed / 2**30:,.1f} GiB"
-    try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not on every system
-        there = needed
-    if needed > there:
-        raise ValueError(f"{said} to train; this machine has {there / 2**30:,.1f}")
-    if needed > 2**30:
-        print(f"{said} to train", file=sys.stderr)
 
 
 def check_first_batch(recipe: Recipe) -> None:

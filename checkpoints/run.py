@@ -324,6 +324,9 @@ class Run:
 
     def batch(self) -> "Batch":
         """The fixed evaluation batch, on which every step of this run is scored."""
+        from headway.checkpoints.memory import check_drawn
+
+        check_drawn("eval_batch_size", self.recipe.eval_batch_size, self.task)
         return self.task.evaluation_batch(self.recipe.eval_seed, self.recipe.eval_batch_size)
 
     @property

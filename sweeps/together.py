@@ -55,7 +55,7 @@ def check_together(recipes: Mapping[str, Recipe], together: int) -> None:
     Raises:
         ValueError: a number of members that is not valid, a recipe that cannot be stacked, more than memory holds.
     """
-    from headway.train import check_memory
+    from headway.checkpoints.memory import check_memory
 
     if not 1 <= together <= MOST_MEMBERS:
         raise ValueError(f"together: {together} is not valid; it must be from 1 to {MOST_MEMBERS}")
@@ -66,7 +66,7 @@ def check_together(recipes: Mapping[str, Recipe], together: int) -> None:
     for stack in largest.values():
         members = [place.recipe for place in stack.values()]
         check_stackable(members[0])
-        check_memory(members[0].model, len(members))
+        check_memory(members[0], len(members))
         check_losses(members[:2])
 
 

@@ -48,7 +48,8 @@ def check_all(recipes: Mapping[str, Recipe], out: Path) -> None:
         ValueError: hardware that is not to be had, a network that the task does not fit or memory does not hold, a
             directory that holds other things.
     """
-    from headway.train import check_first_batch, check_hardware, check_memory
+    from headway.checkpoints.memory import check_memory
+    from headway.train import check_first_batch, check_hardware
 
     check_folder(out, recipes)
     for recipe in recipes.values():
@@ -62,7 +63,7 @@ def check_all(recipes: Mapping[str, Recipe], out: Path) -> None:
     for trainer in {recipe.trainer for recipe in kinds.values()}:
         check_hardware(trainer)
     for recipe in kinds.values():
-        check_memory(recipe.model)
+        check_memory(recipe)
         check_first_batch(recipe)
 
 

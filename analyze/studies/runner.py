@@ -14,6 +14,7 @@ from headway.analyze.network.forward import shared_forward_pass
 from headway.analyze.studies.loading import LoadedModel
 from headway.analyze.studies.result import Claims, Figure, Section, StudyResult, table
 from headway.analyze.studies.study import Study, imported
+from headway.checkpoints.memory import check_drawn, check_scored
 from headway.checkpoints.run import Run
 from headway.checkpoints.weights import arrays_of, hash_of
 from headway.data.no_task import NoTask
@@ -65,6 +66,8 @@ def run_study(
     check_source(study, source, others)
     options = study.given({}) if options is None else options
     network = LoadedModel.of(source, at)
+    if network.run is not None:
+        _check_sequences(options, network.run)
     make = imported(study.function)
     with shared_forward_pass():
         findings = make(network, options, others) if study.takes_runs else make(network, options)
@@ -112,6 +115,15 @@ def check_source(study: Study, source: Run | TransformerBridge, others: Sequence
             raise ValueError(f"run: {run.path} is of the task {task}; {study.name} needs {study.task_names}")
         if paths.count(run.path.resolve()) > 1:
             raise ValueError(f"run: {run.path} is given twice")
+
+
+def _check_sequences(options: Any, run: Run) -> None:
+    """Refuse more sequences than this machine's memory holds."""
+    if hasattr(options, "sequences"):
+        positions = getattr(options, "length", run.task.n_ctx)
+        check_scored("sequences", options.sequences, positions, run.recipe.model)
+    if hasattr(options, "probe_sequences"):
+        check_drawn("probe_sequences", options.probe_sequences, run.task)
 
 
 def _before(run: Run, last: int, progress: bool) -> Iterable[int]:

@@ -108,7 +108,7 @@ function drawNetwork(run, circuits, found, host, width, height, readout) {
     Math.min(104, height === null ? 104 - 8 * Math.max(0, rows.length - 5) : height / rows.length),
   );
   const apart = (width - 28) / run.heads;
-  const r = Math.min(22, 0.42 * apart, Math.max(6, 0.3 * gap));
+  const r = Math.max(2, Math.min(22, 0.42 * apart, Math.max(6, 0.3 * gap)));
   // Layers stand to the left of nodes that have no room for their names.
   const placed = nodePlaces(rows, width, gap, r < LEAST_NAMED ? 28 : 0);
   const svg = el("svg", { width, height: rows.length * gap, role: "group" });

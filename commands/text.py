@@ -2,8 +2,13 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from headway.commands.arguments import checked_path
+
+if TYPE_CHECKING:
+    from headway.analyze.tools.prompt import PromptResult
+    from headway.checkpoints import Run
 
 
 def text_command(arguments: list[str]) -> None:
@@ -56,16 +61,31 @@ def text_command(arguments: list[str]) -> None:
     out = folder / "text.html" if options.out is None else checked_path("out", options.out)
     out = check_page(out, options.overwrite)
     results, left_out = {subject.step: shown}, ""
+    step = [] if subject.step is None else [("step", str(subject.step))]
+    about = [("model", subject.name), *step, ("string", string)]
     if isinstance(studied, Run) and subject.step is not None:
-        for step in prompt_steps(studied.steps, subject.step, shown, options.top):
-            if step != subject.step:
-                results[step] = run_prompt(studied.model(step), string, options.position, options.token)
-        if len(results) < len(studied.steps):
-            left_out = f"The slider stops at {len(results)} of {len(studied.steps)} checkpoints."
-    about = [("model", subject.name), ("string", string), *(about_run(studied) if isinstance(studied, Run) else [])]
+        steps = [step for step in prompt_steps(studied.steps, subject.step, shown, options.top) if step != subject.step]
+        others, left_out = _at_steps(studied, steps, string, options)
+        results |= others
+        about += about_run(studied)
     page = write_prompt_page(results, subject.step, subject.model, about, out, options.top, options.overwrite, left_out)
     print_prompt(shown, Console(width=None if sys.stdout.isatty() else 160), options.top)
     print(f"\nThe page that shows it, at every position: {page}")
+
+
+def _at_steps(run: "Run", steps: list[int], string: str, options: Any) -> tuple[dict[int, "PromptResult"], str]:
+    """Return what a run makes of a string at other checkpoints, and a sentence on those that a page does not have."""
+    from headway.analyze.tools.prompt import run_prompt
+
+    results, notes = {}, []
+    for step in steps:
+        try:
+            results[step] = run_prompt(run.model(step), string, options.position, options.token)
+        except ValueError as error:  # a damaged checkpoint, which is not the one that was asked for
+            notes.append(f"Step {step} is left out: {error}.")
+    if len(results) + 1 < len(run.steps):
+        notes.insert(0, f"The slider stops at {len(results) + 1} of {len(run.steps)} checkpoints.")
+    return results, " ".join(notes)
 
 
 def _typed() -> str:

@@ -101,6 +101,10 @@ class Renamed(Task):
         """Return the parts of the task."""
         return self.task.parts(batch)
 
+    def descriptions(self, batch: Batch) -> list[str]:
+        """Return the words of the task on each sequence."""
+        return self.task.descriptions(batch)
+
     def baselines(self) -> dict[str, float]:
         """Return the baselines of the task."""
         return self.task.baselines()

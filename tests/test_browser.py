@@ -68,7 +68,8 @@ def test_the_page_opens_from_disk_and_every_section_has_its_figure(run: Run, ope
     sections = page.locator("section h2").all_text_contents()
     assert sections == [
         "Overview", "What formed", "Try the network", "Circuit", "Scores of heads", "Scores of the network",
-        "Composition", "Eigenvalues", "Direct attribution", "Loss and accuracy by position", "Every update", "About",
+        "Composition", "Eigenvalues", "OV and QK, token by token", "Direct attribution", "Loss and accuracy by position", "Every update",
+        "About",
     ]  # fmt: skip
     assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
     for section, figure, count in (
@@ -217,7 +218,7 @@ def test_nodes_without_edges_have_their_drawing_and_their_table(formed: Run, ope
     shown.locator(".said").filter(has_text=f"{inside} of {nodes} nodes").wait_for()
     assert shown.locator("tbody tr").count() == nodes
     assert diagram.locator("[data-node]").count() == nodes + 1
-    assert shown.locator("details").count() == 0
+    assert shown.locator("details:not(.downloads)").count() == 0
 
 
 def test_where_nothing_is_known_there_is_nothing_to_explain(run: Run, opened: Open):
@@ -347,7 +348,7 @@ def test_a_head_chosen_in_one_figure_is_chosen_in_all(run: Run, opened: Open, tm
 def test_the_table_holds_the_scores(run: Run, opened: Open):
     page = opened(run.report_file)
     heads = seen(page, "heads")
-    heads.locator("summary").click()
+    heads.locator("details:not(.downloads) > summary").click()
     drawn(page)
     names = heads.locator("thead th").all_text_contents()[1:]
     cells = heads.locator("tbody tr").nth(5).locator("td").all_text_contents()
@@ -763,7 +764,7 @@ def test_lines_and_bands_are_those_of_their_layer(marked: Run, opened: Open):
     assert "L0H0 0.1" in told.nth(0).inner_text()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 78 - 0.85 * 74)
     assert "L0H1 0.9" in told.nth(0).inner_text()
-    heads.locator("summary").click()
+    heads.locator("details:not(.downloads) > summary").click()
     drawn(page)
     column = heads.locator("thead th").all_inner_texts().index("previous_token")
     out = [row.locator("th, td").nth(column).get_attribute("class") for row in heads.locator("tbody tr").all()]

@@ -229,6 +229,7 @@ def test_attention_on_one_s_own_sequences_is_a_small_page(opened: Open, tmp_path
     assert frame.locator("#copy-link").count() == 0
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_sequence_of_a_network_is_refused(tmp_path: Path):
     model, batch = composing_pair("k")
     longest, d_vocab = model.cfg.n_ctx, model.cfg.d_vocab
@@ -237,6 +238,7 @@ def test_what_is_no_sequence_of_a_network_is_refused(tmp_path: Path):
         (torch.full((3,), d_vocab), f"batch: token {d_vocab} is not valid; tokens must be 0 to {d_vocab - 1}"),
         (torch.zeros(longest + 1, dtype=torch.long), f"batch: {longest + 1} positions are not valid"),
         ("a prompt", "model: it has no tokenizer"),
+        ([1, 2], "batch: list is not valid; it must be a Batch, tokens or a prompt"),
     ):
         with pytest.raises(ValueError, match=message):
             show_attention(model, given)

@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def unfolded(page: Page) -> Locator:
     """The studies, all of whose sections have been opened and drawn."""
     studies = seen(page, "studies")
-    for summary in studies.locator("summary").all()[1:]:
+    for summary in studies.locator(".study > summary").all()[1:]:
         summary.click()
     for title in studies.locator("h4").all():
         title.scroll_into_view_if_needed()
@@ -93,10 +93,10 @@ def test_claims_are_told_with_their_numbers_and_what_they_need(run: Run, opened:
 
 def test_the_first_section_is_open_and_a_closed_one_is_drawn_when_it_opens(run: Run, opened: Open):
     page = opened(run.report_file)
-    sections = seen(page, "studies").locator("details")
+    sections = seen(page, "studies").locator("details.study")
     assert sections.evaluate_all("(all) => all.map((each) => each.open)") == [True, False]
     page.locator("#theme").click()  # what is closed has to follow, too
-    sections.locator("summary").nth(1).click()
+    sections.locator(":scope > summary").nth(1).click()
     canvas = sections.nth(1).locator(".maps canvas").first
     canvas.scroll_into_view_if_needed()
     drawn(page)
@@ -306,7 +306,7 @@ def test_a_damaged_study_is_named_and_the_rest_of_the_page_is_there(run: Run, tm
     assert warning.inner_text().startswith("This study is left out: study: ")
     assert "another.nc is damaged" in warning.inner_text()
     assert page.locator("#studies h3").all_text_contents() == ["another at step 1", "made_up at step 4"]
-    assert page.locator("#studies details").count() == 2
+    assert page.locator("#studies details.study").count() == 2
     assert first(page, "loss").locator("figure path").count() > 0
 
 

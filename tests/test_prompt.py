@@ -1,6 +1,7 @@
 """A prompt: probabilities are the network's, attributions add up to its logits, and the page shows both."""
 
 import copy
+import dataclasses
 import io
 import json
 import re
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from browsing import Open, drawn, go, needs_chromium, pixels, seen
+from corpora import write_corpus
 from language_models import TEXT, saved_gpt2
 from networks import llama_bridge, with_random_biases
 from test_attribution import NETWORKS, PLAIN, built
@@ -23,7 +25,9 @@ from headway.analyze.report import prompt_page
 from headway.analyze.report.page import write_prompt_page
 from headway.analyze.report.prompt_page import drawn_positions, prompt_steps
 from headway.analyze.tools.prompt import PromptResult, run_prompt
+from headway.checkpoints import Run
 from headway.data.task import Batch
+from headway.data.text import Text
 from headway.data.tokenizer import format_token, train_bpe, wrapped
 from headway.models.config import ModelConfig
 from headway.models.convert import Model, load_bridge
@@ -292,6 +296,28 @@ def test_a_head_of_the_page_is_shown_large_and_alone(page_file: Path, bridge: Tr
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_the_command_takes_the_prompt_through_the_checkpoints_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
+    task = Text(str(write_corpus(tmp_path / "corpus")), n_tokens=331, length=17).resolved()
+    cfg = ModelConfig(n_layers=1, d_model=11, n_ctx=17, d_head=5, n_heads=2, d_vocab=task.d_vocab, attn_only=True)
+    run = Run.create(tmp_path / "run", dataclasses.replace(TOKENS, task=task, model=cfg))
+    for step in (0, 3, 9):
+        run.keep(step, HookedTransformer(cfg, seed=step))
+    run.weights_file(3).write_bytes(b"damaged")
+    main(["text", str(run.path), "return x", "--at", "0"])
+    data = data_of(run.path / "text.html")
+    assert (data["steps"], data["opened"]) == ([0, 9], 0)
+    assert data["fewer"].startswith("The slider stops at 2 of 3 checkpoints. Step 3 is left out: ")
+    about = dict(data["about"])
+    assert about["string"] == "return x"
+    assert about["to repeat"].startswith("headway train --config ")
+    for predictions, step in zip(data["predictions"], (0, 9), strict=True):
+        shown = run_prompt(run.model(step), "return x")
+        found = [each["probability"] for each in predictions["following"]]
+        expected = [shown.probability(at, int(token)) for at, token in enumerate(shown.tokens[1:])]
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.fixture
 def trained_twice(ours: HookedTransformer, tmp_path: Path) -> tuple[dict[int | None, PromptResult], Path]:
     """A prompt at three checkpoints of a network, each with other weights, and its page, opened at the second."""
@@ -332,6 +358,7 @@ def test_a_slider_moves_the_prompt_through_training(
         seen(page, "string")
     assert len(set(patterns)) == 3
     # Arrow keys choose a position; the slider has them where it has the focus.
+    page.locator("#slider").blur()
     page.keyboard.press("ArrowRight")
     drawn(page)
     assert page.locator("button.chip.chosen").all_text_contents() == [results[0].labels[3]]

@@ -1,6 +1,7 @@
 """Tasks against theory: the distributions, what can be known where, and the losses of known predictors."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 import einops
@@ -11,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from headway.analyze.measures.evaluation_sequences import described
 from headway.checkpoints.recipe import Recipe
 from headway.data.affine_recurrence import AffineRecurrence, least_squares_oracle
-from headway.data.indirect_object import IndirectObject
+from headway.data.brackets import Brackets
+from headway.data.indirect_object import NAMES, TEMPLATES, IndirectObject
 from headway.data.previous_token import PreviousToken
 from headway.data.renamed import Renamed
 from headway.data.repeated_synonyms import RepeatedSynonyms
@@ -718,3 +721,40 @@ def test_a_renamed_task_is_the_task_in_other_tokens():
     for tokens in ((1, 2, 3), (100, *range(30, 48), 30), (-1, *range(31, 50))):
         with pytest.raises(ValueError, match="there must be one for each of the 20 tokens"):
             Renamed(REPEATED, tokens)
+
+
+def test_descriptions_say_what_sequences_were_drawn_with():
+    for task in (RepeatedTokens(n_tokens=13, length=11, period_min=2, period_max=5),
+                 RepeatedSynonyms(n_pairs=13, length=11, period_min=2, period_max=5)):  # fmt: skip
+        batch = task.batch(seed=0, index=0, batch_size=29)
+        words = task.descriptions(batch)
+        assert len(set(words)) > 3
+        for row, said in zip(batch.inputs, words, strict=True):
+            period, start = map(int, re.fullmatch(r"period (\d+), from position (\d+)", said).groups())  # pyright: ignore[reportOptionalMemberAccess]
+            if isinstance(task, RepeatedSynonyms):
+                first = row[start : start + period]
+                again = row[start + period : start + 2 * period]
+                assert torch.equal(task.synonyms[first][: len(again)], again)
+            else:
+                assert torch.equal(row[start + period :], row[start:-period])
+    task = IndirectObject()
+    batch = task.batch(seed=0, index=0, batch_size=29)
+    for labels, said in zip(task.labels(batch), task.descriptions(batch), strict=True):
+        template, order = re.fullmatch(r"template (\d+), (ABBA|BABA)", said).groups()  # pyright: ignore[reportOptionalMemberAccess]
+        assert TEMPLATES[int(template)].startswith(labels[1].strip())
+        words = [label.strip() for label in labels]
+        twice = [words.count(name) == 2 for name in sorted({*words} & {*NAMES}, key=words.index)]
+        assert twice == ([False, True] if order == "ABBA" else [True, False])
+    brackets = Brackets()
+    batch = brackets.batch(seed=0, index=0, batch_size=29)
+    assert [said == "balanced" for said in brackets.descriptions(batch)] == (batch.targets[:, 0] == 1).tolist()
+
+
+def test_a_description_that_fails_ends_nothing():
+    class Mute(RepeatedTokens):
+        def descriptions(self, batch: Batch) -> list[str]:
+            raise KeyError("period")
+
+    batch = Mute(n_tokens=13, length=11, period_min=2, period_max=5).batch(seed=0, index=0, batch_size=3)
+    assert described(batch) == ["", "", ""]
+    assert described(batch._replace(task=None)) == ["", "", ""]

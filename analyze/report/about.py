@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from importlib.metadata import metadata
+from shlex import quote
 from typing import Any
 
 from headway.checkpoints import Run
@@ -29,7 +30,7 @@ def about_run(run: Run) -> Facts:
     task = dict(config["task"])
     name = str(task.pop("class")).rpartition(":")[2]
     options = ", ".join(f"{option} {value}" for option, value in task.items())
-    took = training_seconds(run.path)
+    took, path = training_seconds(run.path), quote(str(run.path / CONFIG))
     if run.imported is None:
         training = [
             ("training", f"{config['steps']} steps of {config['batch_size']} sequences, seed {config['seed']}"),
@@ -45,7 +46,7 @@ def about_run(run: Run) -> Facts:
         *([] if (began := _began(run)) is None else [("date", f"{began:%Y-%m-%d %H:%M} UTC")]),
         *([] if took is None else [("duration", f"{duration_text(took)} from the first update to the last")]),
         *_environment(run),
-        *([] if run.imported else [("to repeat", f"headway train --config {run.path / CONFIG} --out runs/again")]),
+        *([] if run.imported else [("to repeat", f"headway train --config {path} --out runs/again")]),
         ("to cite", citation(_recorded(run).get("commit"))),
     ]
 

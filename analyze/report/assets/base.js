@@ -130,6 +130,7 @@ const IN_BAR = {
   try: "Try it",
   heads: "Heads",
   network: "Network",
+  tokens: "OV and QK",
   attribution: "Attribution",
   positions: "Positions",
   updates: "Updates",

@@ -29,17 +29,20 @@ function tryPositions(run, words) {
       return [at, write(token), trial.counted[at] ? write(answer) : "", ofTokens ? write(best) : "", ofTokens ? chances[best] : NaN, losses[at]]; // prettier-ignore
     });
     caption.textContent = `Every position at step ${step}; bold: the likeliest token is the right answer.`;
-    body.replaceChildren(
-      ...rows.map((row, at) =>
-        el(
-          "tr",
-          { class: row[2] && row[2] === row[3] ? "strong" : null },
-          el("th", { scope: "row" }, String(at)),
-          row.slice(1, 4).map((text) => el("td", {}, text)),
-          row.slice(4).map((number) => el("td", { class: "number" }, formatted(number))),
-        ),
-      ),
-    );
+    while (body.children.length > rows.length) body.lastChild.remove();
+    while (body.children.length < rows.length) {
+      const cells = titles.slice(1).map((_, column) => el("td", { class: column > 2 ? "number" : null }));
+      body.append(el("tr", {}, el("th", { scope: "row" }, String(body.children.length)), cells));
+    }
+    rows.forEach((row, at) => {
+      const line = body.children[at];
+      line.classList.toggle("strong", row[2] !== "" && row[2] === row[3]);
+      row.slice(1).forEach((value, column) => {
+        const text = column > 2 ? formatted(value) : value;
+        // What changes has the browser lay out the table.
+        if (line.children[column + 1].textContent !== text) line.children[column + 1].textContent = text;
+      });
+    });
   };
   return { host, draw };
 }

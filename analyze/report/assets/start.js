@@ -19,13 +19,6 @@ const SECTIONS = [
     trySection,
   ],
   [
-    "tokens",
-    "OV and QK, token by token",
-    "Straight from the embedding, without what other heads write: which tokens a head raises when it attends to one (OV), and which tokens it attends to (QK). The weights of LayerNorm are folded, its scales are left out. A copying head has a blue diagonal in OV.",
-    tokensSection,
-    tokenTables,
-  ],
-  [
     "circuit",
     "Circuit",
     "The edges that carry a behaviour, found by removing edges as long as the rest suffices, without looking at what heads attend to. Known: loss with everything replaced - loss of the network. Kept alone (faithfulness) and lost without it (necessity) are shares of what is known, in square brackets their 95 % intervals over sequences.",
@@ -55,6 +48,13 @@ const SECTIONS = [
     "Eigenvalues",
     "In the complex plane, real part to the right; the circle is the largest eigenvalue the head has at any checkpoint. To the right (round): copying, or attention to the same token. To the left (square): the opposite.",
     eigenvaluesSection,
+  ],
+  [
+    "tokens",
+    "OV and QK, token by token",
+    "Straight from the embedding, without what other heads write: which tokens a head raises when it attends to one (OV), and which tokens it attends to (QK). The weights of LayerNorm are folded, its scales are left out. A copying head has a blue diagonal in OV.",
+    tokensSection,
+    tokenTables,
   ],
   [
     "attribution",

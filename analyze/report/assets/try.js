@@ -387,7 +387,23 @@ function tryHeads(run) {
       button.setAttribute("aria-pressed", String(off));
     }
   };
-  return { host: el("div", {}, layers), draw };
+  const host = el("div", { class: "downloadable" }, layers);
+  const name = () => `${run.name}-patterns-step-${run.trial.step}`;
+  host.prepend(downloads("Patterns of this sequence", name, host, () => trialPatterns(run)));
+  return { host, draw };
+}
+
+// The patterns of all heads in the sequence that the network in the page reads, as they are now.
+function trialPatterns(run) {
+  const { step, now, trial } = run.trial;
+  const positions = counted(trial.inputs.length);
+  const rows = allHeads(run).flatMap(([layer, head]) =>
+    positions.flatMap(
+      (query) =>
+      positions.map((key) => [step, layer, head, state.off.has(nameOf([layer, head])) ? "off" : "on", query, key, now.patterns[layer][head][query * positions.length + key]]), // prettier-ignore
+    ),
+  );
+  return { columns: ["step", "layer", "head", "state", "query position", "key position", "attention"], rows };
 }
 
 // Every position with its token and its loss.

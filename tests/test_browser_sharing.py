@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from browsing import Open, drawn, go, needs_chromium, seen
+from browsing import Open, drawn, first, go, needs_chromium, seen
 from playwright.sync_api import Locator, Page
 from toys import TOKENS, Train, made_up_circuit
 
@@ -80,15 +80,17 @@ def test_each_figure_is_saved_as_a_drawing_that_needs_nothing_else(run: Run, ope
 
 def test_a_drawing_has_the_lines_and_the_patterns_of_its_figure(run: Run, opened: Open):
     page = opened(run.report_file)
-    loss = ElementTree.fromstring(saved(page, seen(page, "loss").locator(".downloads"), "SVG")[1])
-    shown = page.locator("#loss figure path").evaluate_all("(paths) => paths.map((path) => path.getAttribute('d'))")
+    loss = ElementTree.fromstring(saved(page, first(page, "loss").locator(".downloads"), "SVG")[1])
+    shown = page.locator("#overview .loss figure path").evaluate_all(
+        "(paths) => paths.map((path) => path.getAttribute('d'))"
+    )
     assert [each.get("d") for each in loss.iter(f"{SVG}path")][-len(shown) :] == shown
     heads = seen(page, "heads").locator(".downloadable").first
     drawing = ElementTree.fromstring(saved(page, heads.locator(".downloads"), "SVG")[1])
     # A line for each head, and the bands of both layers; canvases become shapes and not pictures.
     assert len([each for each in drawing.iter(f"{SVG}path") if each.get("stroke")]) >= 6
     assert not list(drawing.iter(f"{SVG}image"))
-    patterns = seen(page, "attention").locator(".downloads:visible").first
+    patterns = first(page, "attention").locator(".downloads:visible").first
     drawing = ElementTree.fromstring(saved(page, patterns, "SVG")[1])
     assert len(list(drawing.iter(f"{SVG}image"))) == 6 + 1  # and the bar of colours
 
@@ -96,13 +98,13 @@ def test_a_drawing_has_the_lines_and_the_patterns_of_its_figure(run: Run, opened
 def test_numbers_of_figures_are_those_of_the_run_one_row_a_value(run: Run, opened: Open):
     page = opened(run.report_file)
     go(page, 3)
-    name, text = saved(page, seen(page, "loss").locator(".downloads"), "CSV")
+    name, text = saved(page, first(page, "loss").locator(".downloads"), "CSV")
     assert name == f"run-loss-step-{run.steps[3]}.csv"
     rows = table(text)
     assert list(rows[0]) == ["run", "step", "loss", "value [nats]"]
     found = [float(row["value [nats]"]) for row in rows if row["loss"] == "loss on repeats"]
     np.testing.assert_allclose(found, run.scores.loss_repeats, rtol=3e-4)
-    rows = table(saved(page, seen(page, "attention").locator(".downloads:visible").first, "CSV")[1])
+    rows = table(saved(page, first(page, "attention").locator(".downloads:visible").first, "CSV")[1])
     assert {row["step"] for row in rows} == {str(run.steps[3])}
     stored = run.scores.attention.sel(step=run.steps[3]).isel(batch=0)
     for row in rows[:: len(rows) // 23]:
@@ -123,7 +125,7 @@ def test_numbers_of_figures_are_those_of_the_run_one_row_a_value(run: Run, opene
 
 def test_a_menu_is_reached_and_left_by_keys_and_is_not_printed(run: Run, opened: Open):
     page = opened(run.report_file)
-    menu = seen(page, "loss").locator(".downloads")
+    menu = first(page, "loss").locator(".downloads")
     menu.locator("summary").focus()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
@@ -142,7 +144,7 @@ def place_of(page: Page) -> list[str | None]:
     """What a page shows: the step, the head, the sequence, the circuit, and the heads that are off."""
     seen(page, "try")
     page.wait_for_function("() => document.querySelector('#try .said').textContent.includes('loss')")
-    circuit = page.locator("#circuit select").first.input_value()
+    circuit = page.locator("#overview .diagram select").first.input_value()
     off = page.locator("#try button.off").evaluate_all("(cells) => cells.map((cell) => cell.dataset.head).join()")
     chosen = [page.locator(f"#{name}").input_value() for name in ("slider", "head", "sequence")]
     return [*chosen, circuit, off]
@@ -154,8 +156,8 @@ def test_a_link_gives_what_is_shown(run: Run, opened: Open):
     go(page, 2)
     page.locator("#head").select_option("L1H2")
     page.locator("#sequence").select_option("1")
-    second = page.locator("#circuit option").nth(1).get_attribute("value")
-    page.locator("#circuit select").first.select_option(second)
+    second = page.locator("#overview .diagram option").nth(1).get_attribute("value")
+    page.locator("#overview .diagram select").first.select_option(second)
     seen(page, "try").locator("[data-head=L0H1]").click()
     drawn(page)
     shown = place_of(page)
@@ -170,13 +172,13 @@ def test_a_link_gives_what_is_shown(run: Run, opened: Open):
     # A link that is followed in the same page replaces all of what was shown.
     page.evaluate("() => { location.hash = 'step=0&head=L0H0'; }")
     drawn(page)
-    first = page.locator("#circuit option").first.get_attribute("value")
-    assert place_of(page) == ["0", "L0H0", "0", first, ""]
+    one = page.locator("#overview .diagram option").first.get_attribute("value")
+    assert place_of(page) == ["0", "L0H0", "0", one, ""]
 
 
 def test_a_link_from_another_page_leaves_out_what_is_not_here(run: Run, opened: Open):
-    first = opened(run.report_file)
-    usual = place_of(first)
+    other_page = opened(run.report_file)
+    usual = place_of(other_page)
     other = "#step=1e9&head=L7H3&sequence=999&circuit=none&off=L9H9.x&tried=77&kinds=z&instead=all&position=4&runs=["
     page = opened(run.report_file, other)
     last = page.locator("#sequence option").last.get_attribute("value")

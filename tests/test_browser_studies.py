@@ -48,7 +48,8 @@ def unfolded(page: Page) -> Locator:
 
 def under(studies: Locator, title: str, kind: str) -> Locator:
     """What of a kind follows the title of a figure."""
-    return studies.locator(f"h4:has-text('{title}') ~ {kind}").first
+    after = f"h4:has-text('{title}') ~"
+    return studies.locator(f"{after} {kind}, {after} .downloadable {kind}").first
 
 
 def test_studies_stand_before_about_and_only_where_there_are_some(run: Run, tmp_path: Path, opened: Open):

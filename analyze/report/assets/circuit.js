@@ -16,7 +16,7 @@ function diagramPanel(run) {
     const circuits = shownCircuits(run);
     drawNetwork(run, circuits, foundBy(run, circuits), host, width, isWide(run) ? height : null, readout);
   });
-  const choice = run.circuits.length > 1 ? el("label", {}, "behaviour ", circuitSelect(run)) : null;
+  const choice = run.circuits.length > 1 ? circuitSelect(run) : null;
   const text = run.circuits.length ? DIAGRAM : `${DIAGRAM} No circuit has been searched for.`;
   const numbers = () => diagramNumbers(run, shownCircuits(run), foundBy(run, shownCircuits(run)));
   const panel = downloadable(

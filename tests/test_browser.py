@@ -68,8 +68,8 @@ def test_the_page_opens_from_disk_and_every_section_has_its_figure(run: Run, ope
     sections = page.locator("section h2").all_text_contents()
     assert sections == [
         "Overview", "What formed", "Try the network", "Circuit", "Scores of heads", "Scores of the network",
-        "Composition", "Eigenvalues", "OV and QK, token by token", "Direct attribution", "Loss and accuracy by position", "Every update",
-        "About",
+        "Composition", "Eigenvalues", "OV and QK, token by token", "Direct attribution",
+        "Loss and accuracy by position", "Every update", "About",
     ]  # fmt: skip
     assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
     for section, figure, count in (

@@ -118,7 +118,7 @@ def test_numbers_of_figures_are_those_of_the_run_one_row_a_value(run: Run, opene
     for row in rows:
         value = run.scores[measure].sel(step=int(row["step"]), layer=int(row["layer"]), head=int(row["head"]))
         assert float(row[measure]) == pytest.approx(value.item(), rel=1e-6)
-    rows = table(saved(page, seen(page, "circuit").locator(".downloads:visible").first, "CSV")[1])
+    rows = table(saved(page, first(page, "diagram").locator(".downloads"), "CSV")[1])
     assert {row["part"] for row in rows} >= {"node"}
     assert str(Head(0, 1)) in {row["name"] for row in rows}
 

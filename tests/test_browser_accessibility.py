@@ -19,7 +19,7 @@ from headway.analyze.report import write_report
 from headway.analyze.report.attention_page import show_attention
 from headway.analyze.report.page import page_of_many, write_prompt_page, write_results
 from headway.analyze.report.runs_page import of_formation
-from headway.analyze.tools.prompt import run_prompt
+from headway.analyze.tools.prompt import PromptResult, run_prompt
 from headway.data.tokenizer import train_bpe, wrapped
 
 pytestmark = needs_chromium
@@ -46,7 +46,7 @@ def pages(
     (folder / "many.html").write_text(page_of_many("many", of_formation(few, listed(few)) | {"about": []}))
     model = network(dtype=torch.float32, d_vocab=267, d_vocab_out=267)
     model.set_tokenizer(wrapped(train_bpe(["then Mary and John"] * 3, n_tokens=267)))
-    results = {step: run_prompt(model, "Mary and John") for step in (0, 1, 2)}
+    results: dict[int | None, PromptResult] = {step: run_prompt(model, "Mary and John") for step in (0, 1, 2)}
     return {
         "run": write_report(run),
         "two runs": write_report([run, other], folder / "two.html"),

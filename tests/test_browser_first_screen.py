@@ -34,8 +34,12 @@ def boxes(page: Page, width: int, height: int) -> dict[str, Box]:
     assert page.evaluate("scrollY") == 0
     panels = {name: page.locator(f"#overview {name}") for name in SHOWN}
     found = {name: panel.bounding_box() for name, panel in panels.items() if panel.count()}
-    return {name: {**box, "right": box["x"] + box["width"], "bottom": box["y"] + box["height"]}
-            for name, box in found.items() if box}  # fmt: skip
+    return {
+        name: {key: float(value) for key, value in box.items() if isinstance(value, int | float)}
+        | {"right": box["x"] + box["width"], "bottom": box["y"] + box["height"]}
+        for name, box in found.items()
+        if box
+    }
 
 
 def apart(one: Box, other: Box) -> bool:

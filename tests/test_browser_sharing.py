@@ -243,7 +243,7 @@ def test_what_is_no_sequence_of_a_network_is_refused(tmp_path: Path):
         ([1, 2], "batch: list is not valid; it must be a Batch, tokens or a prompt"),
     ):
         with pytest.raises(ValueError, match=message):
-            show_attention(model, given)
+            show_attention(model, given)  # pyright: ignore[reportArgumentType]
     (tmp_path / "mine.html").write_text("mine")
     with pytest.raises(ValueError, match="is not a page of Headway"):
         show_attention(model, batch).save(tmp_path / "mine.html")

@@ -339,13 +339,13 @@ def _same(path: Path, other: Path) -> bool:
     if path.suffix == ".nc":
         return xr.open_datatree(path, engine="h5netcdf").identical(xr.open_datatree(other, engine="h5netcdf"))
     if path.name == "report.html":
-        return _without_duration(path.read_bytes()) == _without_duration(other.read_bytes())
+        return _without_times(path.read_bytes()) == _without_times(other.read_bytes())
     return path.read_bytes() == other.read_bytes()
 
 
-def _without_duration(page: bytes) -> bytes:
-    """Leave out the time that the training took: the page alone says it."""
-    return re.sub(rb'"[^"]* from the first update to the last"', b"", page)
+def _without_times(page: bytes) -> bytes:
+    """Leave out when the training began and how long it took: the page alone says that."""
+    return re.sub(rb'"([^"]* from the first update to the last|[0-9-]{10} [0-9:]{5} UTC)"', b"", page)
 
 
 def _end_of(ended: Ended) -> str:

@@ -45,7 +45,7 @@ def model() -> HookedTransformer:
 
 
 def test_no_method_takes_arguments_that_it_does_not_name():
-    passes_on = {"run_with_cache", "run_with_hooks", "hooks", "add_hook", "add_caching_hooks", "load_state_dict"}
+    passes_on = {"run_with_cache", "run_with_hooks", "hooks", "add_hook", "add_caching_hooks", "load_state_dict", "to"}
     for name, method in vars(HookedTransformer).items():
         if inspect.isfunction(method) and not name.startswith("_") and name not in passes_on:
             kinds = {parameter.kind for parameter in inspect.signature(method).parameters.values()}

@@ -18,12 +18,13 @@ from headway.analyze.report.formation_lines import (
 from headway.analyze.report.stored import Variable
 
 STEPS = [0, 9, 99]
+NO_UPDATES = xr.DataArray([], dims="step", coords={"step": np.array([], int)})
 
 
 def line(
     losses: dict[str, list[float]], behaviour: dict[str, object] | None, updates: xr.DataArray | None = None
 ) -> str:
-    training = xr.DataArray([], dims="step", coords={"step": np.array([], int)}) if updates is None else updates
+    training = NO_UPDATES if updates is None else updates
     attributes = {} if behaviour is None else {"behaviour": behaviour}
     variables = {
         name: Variable("loss", name, xr.DataArray(values, dims="step", coords={"step": STEPS}), attributes)
@@ -86,7 +87,7 @@ def scored(known: float, clean: float, effects: list[float], units: str) -> Simp
     attention = variable("previous_token", np.array([[[0.1, 0.1]], [[0.1, 0.1]], [[0.9, 0.1]]]), axes)
     last = {"role": (axes[1:], [["previous_token", ""]]), "role_share": (axes[1:], [[0.8, math.nan]])}
     return SimpleNamespace(
-        run=SimpleNamespace(circuits=[], node_circuits=[]),
+        run=SimpleNamespace(circuits=[], node_circuits=[], training=xr.Dataset({"loss": NO_UPDATES})),
         steps=STEPS,
         loss_units="nats",
         roles=xr.Dataset(last).expand_dims(step=[99]),

@@ -56,6 +56,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Pages in a browser are whole programs too."""
+    if "browser" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.whole)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of whole programs begin at once, so that no worker is left alone with one of them at the end.

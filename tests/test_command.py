@@ -48,6 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_trains_and_its_page_stays_small(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Patterns weigh most; a page of 41 steps of the induction recipe may have 3 MB. Weights take what they leave."""

@@ -226,6 +226,7 @@ def short() -> Iterator[None]:
 FEW: dict[str, Any] = {"sequences": 11, "probe_sequences": 23, "length": 7}
 
 
+@pytest.mark.whole
 def test_from_end_to_end(tmp_path: Path):
     run = untrained_run(tmp_path / "run", VECTORS, (0, 17), updates=17)
     result = study("affine-recurrence", run, **FEW)

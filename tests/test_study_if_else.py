@@ -494,6 +494,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Text]:
         yield Text(str(write_corpus(folder / "corpus")), n_tokens=331, length=17).resolved()
 
 
+@pytest.mark.whole
 def test_from_end_to_end(task: Text, tmp_path: Path):
     run = untrained_run(tmp_path / "run", recipe(task), (0, 3))
     result = study("if-else", run, sequences=11, length=13, pair=[["(", ","], [IF, ELSE]])

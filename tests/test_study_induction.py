@@ -267,6 +267,7 @@ SYNONYMS = replace(
 )
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", ["plain", "synonyms"])
 def test_from_end_to_end(kind: str, tmp_path: Path):
     """A run, with one whose copies are synonyms beside it; and that one alone."""

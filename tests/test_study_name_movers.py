@@ -356,6 +356,7 @@ def test_two_heads_stand_beside_each_other(tmp_path: Path):
             assert "real" in table.vector
 
 
+@pytest.mark.whole
 def test_from_end_to_end(tmp_path: Path):
     run = untrained_run(tmp_path / "run", SMALL, (0, 17))
     result = study("name-movers", run, sequences=23)

@@ -197,6 +197,7 @@ SMALL = replace(NO_POSITIONS, model=replace(NO_POSITIONS.model, d_mlp=7))
 FEW: dict[str, Any] = {"sequences": 6}
 
 
+@pytest.mark.whole
 def test_from_end_to_end(tmp_path: Path):
     run = untrained_run(tmp_path / "run", SMALL, (0, 17), updates=17)
     with_positions = replace(SMALL, model=replace(SMALL.model, positional_embedding_type="standard"))

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,10 +157,9 @@ def _of_label(step: int, label: Label | None, weights: str) -> Iterator[Finding]
 
 def _is_of_this_torch(run: Run) -> bool:
     """Return whether the torch that made a run is this one, which draws the same numbers."""
-    import torch
-
     try:
-        return read_yaml(run.path / ENVIRONMENT)["torch"] == torch.__version__
+        # The version of the package, as the run keeps it: torch itself may name its build too, such as 2.8.0+cpu.
+        return read_yaml(run.path / ENVIRONMENT)["torch"] == version("torch")
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

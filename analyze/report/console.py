@@ -62,8 +62,8 @@ def formatted(value: object) -> str:
     """A cell: numbers to three digits, yes or no, text as it is.
 
     Example:
-        >>> [formatted(value) for value in (0.123456, 12345, 1234.5, True, "L0H3", float("nan"))]
-        ['0.123', '12345', '1234', 'yes', 'L0H3', '–']
+        >>> [formatted(value) for value in (0.123456, 12345, 1234.5, True, "L0H3", float("nan"), float("inf"))]
+        ['0.123', '12345', '1234', 'yes', 'L0H3', '–', '∞']
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -71,6 +71,8 @@ def formatted(value: object) -> str:
         return str(value)
     if np.isnan(value):
         return "–"
+    if np.isinf(value):
+        return "∞" if value > 0 else "-∞"
     return f"{value:.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""What a reader takes away from a page: figures as SVG, their numbers as CSV, and links to what is shown."""
+"""A reader takes figures from a page as SVG, their numbers as CSV, and links to what is shown."""
 
 import csv
 import io
@@ -141,7 +141,7 @@ def test_a_menu_is_reached_and_left_by_keys_and_is_not_printed(run: Run, opened:
 
 
 def place_of(page: Page) -> list[str | None]:
-    """What a page shows: the step, the head, the sequence, the circuit, and the heads that are off."""
+    """The state of a page: the step, the head, the sequence, the circuit, and the heads that are off."""
     seen(page, "try")
     page.wait_for_function("() => document.querySelector('#try .said').textContent.includes('loss')")
     circuit = page.locator("#overview .diagram select").first.input_value()

@@ -30,8 +30,8 @@ def line(
         name: Variable("loss", name, xr.DataArray(values, dims="step", coords={"step": STEPS}), attributes)
         for name, values in losses.items()
     }
-    run = SimpleNamespace(training=xr.Dataset({"loss": training}))
-    stored = SimpleNamespace(variables={"loss": variables}, steps=STEPS, loss_units="nats", run=run)
+    updates_read = xr.Dataset({"loss": training})
+    stored = SimpleNamespace(variables={"loss": variables}, steps=STEPS, loss_units="nats", training=updates_read)
     (found,) = behaviour_lines(stored)  # pyright: ignore[reportArgumentType]
     return found.sentence.removesuffix(".")
 
@@ -87,7 +87,8 @@ def scored(known: float, clean: float, effects: list[float], units: str) -> Simp
     attention = variable("previous_token", np.array([[[0.1, 0.1]], [[0.1, 0.1]], [[0.9, 0.1]]]), axes)
     last = {"role": (axes[1:], [["previous_token", ""]]), "role_share": (axes[1:], [[0.8, math.nan]])}
     return SimpleNamespace(
-        run=SimpleNamespace(circuits=[], node_circuits=[], training=xr.Dataset({"loss": NO_UPDATES})),
+        run=SimpleNamespace(circuits=[], node_circuits=[]),
+        training=xr.Dataset({"loss": NO_UPDATES}),
         steps=STEPS,
         loss_units="nats",
         roles=xr.Dataset(last).expand_dims(step=[99]),

@@ -154,7 +154,7 @@ class _Found:
 
     @property
     def _controls(self) -> str:
-        """What random circuits of the same size keep alone."""
+        """The share that random circuits of the same size keep alone."""
         if not self.parts.outside and not self.parts.stands_in_for and not self.scores.sizes["edge"]:
             return "it is all there is, so that there is no control"
         controls = self.scores.control_faithfulness.values

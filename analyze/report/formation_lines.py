@@ -65,7 +65,7 @@ def _reached(stored: StoredScores, about: Behaviour) -> HalfWay | None:
     closed = float(about.way.values[-1])
     if not closed > 0 or (about.floor is not None and closed < PARTLY):
         return None
-    by_updates = date_by_updates(about.way, _losses(stored), about.part, lambda: stored.run.training.loss)
+    by_updates = date_by_updates(about.way, _losses(stored), about.part, lambda: stored.training.loss)
     return by_updates or half_way(about.way)
 
 

@@ -292,7 +292,7 @@ def run_data(stored: StoredScores, live: bool = False) -> dict[str, Any]:
         "spectra": [_spectrum(each, packed, shown) for each in stored.spectra],
         "curves": [_curves(each, packed, lines) for each in stored.curves],
         "positions": [_positions(each, packed, shown) for each in stored.positions],
-        "updates": None if live else updates_data(stored.run, packed),
+        "updates": None if live else updates_data(stored, packed),
         "perHead": [_per_head(score, packed, lines) for score in stored.per_head],
         "perPair": [_per_pair(score, packed, shown) for score in stored.per_pair],
         "attributions": [_attribution(each, packed, shown) for each in stored.attributions],

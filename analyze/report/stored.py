@@ -177,6 +177,11 @@ class StoredScores:
         return list(dict.fromkeys(named))
 
     @cached_property
+    def training(self) -> xr.Dataset:
+        """The numbers of every update, as of ``Run``, which reads TensorBoard's files each time."""
+        return self.run.training
+
+    @cached_property
     def _circuits(self) -> list[InductionCircuit]:
         return induction_circuits(self.formation)
 

@@ -5,21 +5,21 @@ from typing import Any
 import numpy as np
 
 from headway.analyze.report.packed import Packed
-from headway.checkpoints import Run
+from headway.analyze.report.stored import StoredScores
 
 # Points of a curve; of a longer run each is a group of neighbouring updates.
 MOST_UPDATES = 2000
 LABELS = {"loss": "training loss", "gradient_norm": "gradient norm, before clipping", "lr": "learning rate"}
 
 
-def updates_data(run: Run, packed: Packed) -> dict[str, Any] | None:
+def updates_data(stored: StoredScores, packed: Packed) -> dict[str, Any] | None:
     """Return the mean, the smallest and the largest number of each group of updates; None of a run without any.
 
     Arrays are [3, group], or [1, update] of a run of few; ``steps`` are the last updates of the groups.
     """
-    if not any(run.path.glob("events.out.tfevents.*")):
+    if not any(stored.run.path.glob("events.out.tfevents.*")):
         return None
-    training = run.training
+    training = stored.training
     steps = training.step.values
     if not steps.size:
         return None

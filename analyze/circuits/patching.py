@@ -1,10 +1,11 @@
 """Exact edge patching: forward passes in which each input reads some nodes from this run, and the others replaced.
 
 A forward pass differs from another one only behind the edges that differ. So each is computed from an earlier one: only
-the inputs whose sum changes are projected again, and only nodes with such an input compute again.
+the inputs whose sum changes are projected again, and only nodes with such an input compute again. Inputs that read the
+same sum share it, and its LayerNorm.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,12 +29,34 @@ from headway.models.hooked_transformer import HookedTransformer
 IN_CACHE = 2**17
 
 
+# Which edge moves an input, as its source, and whether it is kept now and was kept before.
+_Move = tuple[int, bool, bool]
+
+
 class _Slot(NamedTuple):
     """One input of a node, and the edges that lead to it: the number of each edge, and that of its source."""
 
     number: int
     input: Input
     edges: tuple[tuple[int, int], ...]
+
+
+class _Shared:
+    """What inputs of one pass share: sums of the same writes, and the LayerNorm of such a sum in each layer.
+
+    Sums are told apart by identity. So a pass must hold them for as long as it computes.
+    """
+
+    def __init__(self):
+        self.sums: dict[tuple[int, tuple[_Move, ...]], Tensor] = {}
+        self._normalized: dict[tuple[int, int], Tensor] = {}
+
+    def normalized(self, layer: int, norm: Callable[[Tensor], Tensor], residual: Tensor) -> Tensor:
+        """Return the LayerNorm before the attention of a layer of what its inputs read."""
+        key = layer, id(residual)
+        if key not in self._normalized:
+            self._normalized[key] = norm(residual)
+        return self._normalized[key]
 
 
 @dataclass(frozen=True)
@@ -140,19 +163,20 @@ class EdgePatching(Patching):
         reached = np.ones(len(self.graph.nodes), dtype=bool) if whole else self.reaching_output(kept)
         writes, residual, projected = list(base.writes), list(base.residual), list(base.projected)
         changes: dict[int, Tensor] = {}
+        shared = _Shared()
         output = base.output
         for node in range(len(self.graph.nodes)):
             if not reached[node]:
                 continue
             changed = False
             for slot in self._slots[node]:
-                moved = self._moved(slot, kept, base, writes, changes)
+                moved = self._moved(slot, kept, base, writes, changes, shared)
                 if moved is None:
                     continue
                 changed = True
                 residual[slot.number] = moved
                 if slot.input != "in":
-                    projected[slot.number] = self._project(node, slot, moved, kept, writes)
+                    projected[slot.number] = self._project(node, slot, moved, kept, writes, shared)
             if not changed:
                 continue
             if self.graph.nodes[node] == OUTPUT:
@@ -207,40 +231,54 @@ class EdgePatching(Patching):
         return slots
 
     def _moved(
-        self, slot: _Slot, kept: Kept, base: EdgePass, writes: Sequence[Tensor], changes: Mapping[int, Tensor]
+        self,
+        slot: _Slot,
+        kept: Kept,
+        base: EdgePass,
+        writes: Sequence[Tensor],
+        changes: Mapping[int, Tensor],
+        shared: _Shared,
     ) -> Tensor | None:
         """Return the sum that an input reads, if an edge to it carries something else than in the earlier pass."""
+        moves = tuple(
+            (source, bool(kept[edge]), bool(base.kept[edge]))
+            for edge, source in slot.edges
+            if (kept[edge] != base.kept[edge]) or (kept[edge] and source in changes)
+        )
+        if not moves:
+            return None
         before = base.residual[slot.number]
         assert before is not None
-        total, moved = before, False
-        for edge, source in slot.edges:
-            now, then = kept[edge], base.kept[edge]
-            if (now and then and source not in changes) or not (now or then):
-                continue
-            moved = True
-            if self._after_norm(source):
-                continue
-            if total is before:
-                total = before.clone()
-            if now and then:
-                total += changes[source]
-            elif now:
-                total += writes[source]
-                total -= self._replaced[source]
-            else:
-                total += self._replaced[source]
-                total -= base.writes[source]
-        return total if moved else None
+        key = id(before), moves
+        if key not in shared.sums:
+            total = before
+            for source, now, then in moves:
+                if self._after_norm(source):
+                    continue
+                if total is before:
+                    total = before.clone()
+                if now and then:
+                    total += changes[source]
+                elif now:
+                    total += writes[source]
+                    total -= self._replaced[source]
+                else:
+                    total += self._replaced[source]
+                    total -= base.writes[source]
+            shared.sums[key] = total
+        return shared.sums[key]
 
     def _after_norm(self, source: int) -> bool:
         """Return whether what a node writes is added behind the LayerNorm, as shortformer positions are."""
         return self._structure.positions_after_norm and source == self._numbers.get(POS_EMBED, -1)
 
-    def _project(self, node: int, slot: _Slot, residual: Tensor, kept: Kept, writes: Sequence[Tensor]) -> Tensor:
+    def _project(
+        self, node: int, slot: _Slot, residual: Tensor, kept: Kept, writes: Sequence[Tensor], shared: _Shared
+    ) -> Tensor:
         """Return the query, key or value of a head."""
         head = Head.named(self.graph.nodes[node])
         block = self.model.blocks[head.layer]
-        x = block.ln1(residual)
+        x = shared.normalized(head.layer, block.ln1, residual)
         for edge, source in slot.edges:
             if self._after_norm(source):
                 x = x + (writes[source] if kept[edge] else self._replaced[source])
@@ -280,15 +318,16 @@ class EdgePatching(Patching):
         writes: list[Tensor] = []
         residual: list[Tensor | None] = []
         projected: list[Tensor | None] = []
+        shared = _Shared()
         for node, name in enumerate(self.graph.nodes[:-1]):
             if name == EMBED:
                 writes.append(embedded)
             elif name == POS_EMBED:
                 writes.append(model.pos_embed(*embedded.shape[:2], batch.attention_mask))
             else:
-                self._read(node, writes, residual, projected, kept)
+                self._read(node, writes, residual, projected, kept, shared)
                 writes.append(self._write(node, residual, projected))
-        self._read(len(writes), writes, residual, projected, kept)
+        self._read(len(writes), writes, residual, projected, kept, shared)
         return EdgePass(kept, True, writes, residual, projected, self._output(residual[-1]))
 
     def _read(
@@ -298,14 +337,19 @@ class EdgePatching(Patching):
         residual: list[Tensor | None],
         projected: list[Tensor | None],
         kept: Kept,
+        shared: _Shared,
     ) -> None:
         """Add the inputs of one node to those of the nodes before it, with every edge kept."""
+        layers = self._layers_before(node)
         for slot in self._slots[node]:
-            sources = [writes[source] for _, source in slot.edges if not self._after_norm(source)]
-            biases = [block.attn.b_O for block in self.model.blocks[: self._layers_before(node)]]
-            total = torch.stack(sources).sum(0) + sum(biases)
+            sources = [source for _, source in slot.edges if not self._after_norm(source)]
+            key = layers, tuple((source, True, True) for source in sources)
+            if key not in shared.sums:
+                biases = [block.attn.b_O for block in self.model.blocks[:layers]]
+                shared.sums[key] = torch.stack([writes[source] for source in sources]).sum(0) + sum(biases)
+            total = shared.sums[key]
             residual.append(total)
-            projected.append(None if slot.input == "in" else self._project(node, slot, total, kept, writes))
+            projected.append(None if slot.input == "in" else self._project(node, slot, total, kept, writes, shared))
 
     def _layers_before(self, node: int) -> int:
         """Return the number of layers whose attention has written to the residual stream that a node reads."""

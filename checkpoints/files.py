@@ -146,15 +146,17 @@ def write_all(files: Mapping[Path, bytes | str]) -> None:
     try:
         with ExitStack() as opened:
             filled: dict[Path, IO[bytes]] = {}
-            for path, content in files.items():
+            # Each folder once: to look through its links takes longer than to write a small file.
+            for path in {path.parent: path for path in files}.values():
                 _check_links(path)
                 path.parent.mkdir(parents=True, exist_ok=True)
+            for path, content in files.items():
                 parts[path].unlink(missing_ok=True)
                 filled[path] = opened.enter_context(parts[path].open("xb"))
                 filled[path].write(content.encode() if isinstance(content, str) else content)
                 filled[path].flush()
-            # Side by side: a disk takes little longer for all than for one.
-            with ThreadPoolExecutor(max(1, len(filled))) as threads:
+            # Side by side: a disk takes little longer for a few than for one, and to start a thread takes time too.
+            with ThreadPoolExecutor(4) as threads:
                 synced = {path: threads.submit(os.fsync, file.fileno()) for path, file in filled.items()}
             for path, sync in synced.items():  # noqa: B007  # what the error names
                 sync.result()

@@ -265,6 +265,20 @@ def test_kinds_of_circuit_by_names_and_routes(five: Path):
     assert "circuit is not known of 1 of 5 runs; headway circuit finds it" in data.attrs["notes"]
 
 
+def test_heads_of_one_layer_do_not_compose(tmp_path: Path):
+    runs = [run_of_ways(tmp_path / f"seed-{seed}", {BEHAVIOUR: rise(2), COMPOSITION: rise(3)}) for seed in range(2)]
+    one_layer = run_of_ways(tmp_path / "one-layer", {BEHAVIOUR: NEVER})
+    (one_layer.path / "config.yaml").write_text(
+        (one_layer.path / "config.yaml").read_text().replace("n_layers: 2", "n_layers: 1")
+    )
+    unmeasured = run_of_ways(tmp_path / "unmeasured", {BEHAVIOUR: rise(2)})
+    data = formation([*runs, one_layer.path, unmeasured])
+    composes = data.sel(event=COMPOSITION)
+    assert composes.state.values.tolist() == ["formed", "formed", "does not apply", "not measured"]
+    assert composes.measured.item() == 2
+    assert "K-composition is not known of 1 of 4 runs; headway measure finds it" in data.attrs["notes"]
+
+
 def table(dates: Sequence[float], kinds: Sequence[str]) -> xr.Dataset:
     """One event over runs, as ``formation`` has it, with dates of every update."""
     values = np.array(dates, float)[:, None]

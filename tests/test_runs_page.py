@@ -6,18 +6,21 @@ import math
 import re
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
 from many_runs import listed, repeated
-from toys import run_of_ways
+from toys import TOKENS, run_of_ways
 
 from headway.__main__ import main
 from headway.analyze.formation.over_runs import formation
 from headway.analyze.report import write_report
+from headway.analyze.report.about import options_of
 from headway.analyze.report.page import page_of_many
 from headway.analyze.report.runs_page import differing, link, of_formation
 from headway.checkpoints import Run
@@ -140,3 +143,14 @@ def test_a_link_leads_from_the_page_to_a_run_and_has_no_scheme(seven: list[Run],
 
 def test_only_options_that_differ_are_columns():
     assert differing([{"seed": 0, "lr": 0.1, "old": 1}, {"seed": 1, "lr": 0.1}]) == ["seed", "old"]
+
+
+def test_a_run_from_before_an_option_existed_has_its_default(tmp_path: Path):
+    new, old = (Run.create(tmp_path / f"seed-{seed}", replace(TOKENS, seed=seed)) for seed in range(2))
+    config = yaml.safe_load((old.path / "config.yaml").read_text())
+    for added in ("use_attn_scale", "attn_scale"):
+        del config["model"][added]
+    (old.path / "config.yaml").write_text(yaml.safe_dump(config))
+    runs = [new, Run(old.path)]
+    assert options_of(runs)[0].keys() == options_of(runs)[1].keys()
+    assert differing(options_of(runs)) == ["seed"]

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.formation.curves import QUARTILES, quartiles
+from headway.analyze.formation.events import IMPOSSIBLE
 from headway.analyze.formation.intervals import FEWEST, Estimate, formed_by, median, median_step, share
 from headway.analyze.formation.kinds import NONE, Kind
 
@@ -251,7 +252,7 @@ def distribution_notes(data: xr.Dataset) -> list[str]:
         )
     for name in names:
         one = data.sel(event=name)
-        lacking = int((~_measured(one)).sum())
+        lacking = int((~_measured(one) & (one.state.values != IMPOSSIBLE)).sum())
         if lacking:
             command = "headway circuit" if name == "circuit" else "headway measure"
             notes.append(f"{one.label.item()} is not known of {lacking} of {len(data.run)} runs; {command} finds it")

@@ -18,6 +18,8 @@ from headway.analyze.network.axes import HEAD, PAIR
 from headway.checkpoints.run import Run
 from headway.models.config import Head
 
+# States of an event in a run whose scores say nothing of it, and in one in which it cannot be.
+MISSING, IMPOSSIBLE = "not measured", "does not apply"
 BEHAVIOUR, CIRCUIT, COMPOSITION = "behaviour", "circuit", "k_composition"
 # What has a date by default, where it has been measured.
 USUAL = (BEHAVIOUR, CIRCUIT, *ROLES, COMPOSITION)

@@ -11,7 +11,17 @@ import xarray as xr
 
 from headway.analyze.formation.curves import on_same_steps
 from headway.analyze.formation.distributions import distribution_notes, distributions
-from headway.analyze.formation.events import BEHAVIOUR, CIRCUIT, USUAL, Event, event_of, events
+from headway.analyze.formation.events import (
+    BEHAVIOUR,
+    CIRCUIT,
+    COMPOSITION,
+    IMPOSSIBLE,
+    MISSING,
+    USUAL,
+    Event,
+    event_of,
+    events,
+)
 from headway.analyze.formation.kinds import NONE, ROUTES, Kind, kind_of
 from headway.analyze.formation.roles import ROLES
 from headway.checkpoints.files import holds_run
@@ -19,7 +29,6 @@ from headway.checkpoints.run import Run
 from headway.options import nearest, shown
 
 Source = Run | str | Path
-MISSING = "not measured"
 
 
 def formation(
@@ -238,14 +247,14 @@ VARIABLES = {
     "width": ("width", "ratio of steps", "Step at 90 % of where the way ends over that at 10 %; NaN if not formed."),
     "level": ("final way", "", "Way at the last checkpoint: 0 at the null, 1 at the ceiling; NaN if not measured."),
     "formed": ("formed", "", "Whether the way ends at a half or more, above its null band; if not: censored."),
-    "state": ("state", "", "formed, partly formed, not formed, or not measured"),
+    "state": ("state", "", "formed, partly formed, not formed, not measured, or does not apply"),
     "by_updates": ("dated by updates", "", "Whether the date comes from the loss of every update."),
     "who": ("head", "", "The heads, or the part of the task, that the event is about in this run."),
 }  # fmt: skip
 
 
 def _dataset(found: Sequence[_OfRun], names: Sequence[str]) -> xr.Dataset:
-    rows = [[_row(each.events.get(name)) for name in names] for each in found]
+    rows = [[_row(each.events.get(name), _why_missing(each.run, name)) for name in names] for each in found]
     data = xr.Dataset(coords={"run": _labels([each.run.path for each in found]), "event": list(names)})
     for name, (words, units, description) in VARIABLES.items():
         values = np.array([[row[name] for row in of_run] for of_run in rows]).reshape(len(found), len(names))
@@ -293,10 +302,15 @@ def _ways(found: Sequence[_OfRun], names: Sequence[str]) -> xr.Dataset:
     return xr.Dataset({"way": (("run", "event", "checkpoint"), values, attributes)}, {"checkpoint": flat.checkpoint})
 
 
-def _row(event: Event | None) -> dict[str, Any]:
+def _why_missing(run: Run, name: str) -> str:
+    """Return the state of an event of which the scores of a run say nothing: heads of one layer do not compose."""
+    return IMPOSSIBLE if name == COMPOSITION and run.config["model"]["n_layers"] == 1 else MISSING
+
+
+def _row(event: Event | None, missing: str) -> dict[str, Any]:
     blank = {"half_way": np.nan, "after": np.nan, "before": np.nan, "width": np.nan, "level": np.nan, "formed": False}
     if event is None:
-        return {**blank, "state": MISSING, "by_updates": False, "who": ""}
+        return {**blank, "state": missing, "by_updates": False, "who": ""}
     row = {**blank, "level": event.final, "state": event.state, "by_updates": event.by_updates, "who": event.who}
     if event.state != "formed" or event.half is None:
         return row

@@ -84,7 +84,7 @@ def _imported(about: Mapping[str, Any]) -> Facts:
 
 def about_runs(runs: Sequence[Run]) -> Facts:
     """Return what all of several runs share of their options, by section, their versions, and their durations."""
-    flat = [flat_options(run.config) for run in runs]
+    flat = options_of(runs)
     shared = {name: value for name, value in flat[0].items() if all(each.get(name, _ABSENT) == value for each in flat)}
     sections: dict[str, list[str]] = {}
     for name, value in shared.items():
@@ -101,6 +101,24 @@ def about_runs(runs: Sequence[Run]) -> Facts:
     for fact, texts in _together([_environment(run) for run in runs]).items():
         facts.append((fact, "; ".join(texts)))
     return facts
+
+
+def options_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the options of each run, called as on the command line.
+
+    Where a run was trained before an option existed, it has the default, unless its task's code is not known.
+    """
+    found = [flat_options(run.config) for run in runs]
+    if all(each.keys() == found[0].keys() for each in found):
+        return found
+    return [flat_options(_with_defaults(run)) for run in runs]
+
+
+def _with_defaults(run: Run) -> dict[str, Any]:
+    try:
+        return run.recipe.to_dict()
+    except ValueError:
+        return run.config
 
 
 def flat_options(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

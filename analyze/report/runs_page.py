@@ -17,7 +17,7 @@ from headway.analyze.formation.events import BEHAVIOUR
 from headway.analyze.formation.intervals import FEWEST
 from headway.analyze.formation.kinds import NONE
 from headway.analyze.formation.over_runs import formation, scored_runs
-from headway.analyze.report.about import about_runs, flat_options
+from headway.analyze.report.about import about_runs, options_of
 from headway.analyze.report.formation_rows import (
     Rows,
     ends,
@@ -54,7 +54,7 @@ def runs_data(runs: Sequence[Run], out: Path) -> dict[str, Any]:
         return {"title": f"{len(runs)} runs", "notes": notes, "events": []}
     data = formation(scored)
     data.attrs["notes"] = [*notes, *data.attrs["notes"]]
-    listed = [OfRun(flat_options(run.config), link(run, out)) for run in scored]
+    listed = [OfRun(options, link(run, out)) for run, options in zip(scored, options_of(scored), strict=True)]
     return of_formation(data, listed) | {"about": about_runs(scored)}
 
 

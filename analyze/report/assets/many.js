@@ -53,14 +53,14 @@ function shareText(event, step) {
 
 const DATE = { half: 0, after: 1, before: 2 };
 const dateOf = (event, run) => MANY.dates.get(event, DATE.half, run);
-const isMeasured = (event, run) => MANY.events[event].states[run] !== "not measured";
+const isMeasured = (event, run) => !["not measured", "does not apply"].includes(MANY.events[event].states[run]);
 
 // The date of an event in one run, with the checkpoints around it.
 function dateText(event, run) {
   const { states } = MANY.events[event];
   const date = dateOf(event, run);
   if (!Number.isFinite(date))
-    return states[run] === "not measured" ? states[run] : `${states[run]} by step ${MANY.lastSteps[run]}`;
+    return !isMeasured(event, run) ? states[run] : `${states[run]} by step ${MANY.lastSteps[run]}`;
   const [after, before] = [DATE.after, DATE.before].map((end) => MANY.dates.get(event, end, run));
   return `step ${Math.round(date)} (${Number.isFinite(after) ? after : "start"} to ${before})`;
 }

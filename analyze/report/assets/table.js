@@ -9,7 +9,9 @@ function columnsOfRuns() {
       id: `option-${name}`,
       name,
       number: MANY.runs.every((_, run) => value(run) === null || typeof value(run) === "number"),
+      of: "option",
       show: (run) => String(value(run) ?? "–"),
+      title: (run) => value(run),
       key: (run) => [value(run) === null ? 1 : 0, value(run)],
     });
   });
@@ -148,7 +150,11 @@ function rowOfRun(run, all) {
     all
       .slice(1)
       .map((column) =>
-        el("td", { class: column.number ? "number" : "text", title: column.title?.(run) ?? null }, column.show(run)),
+        el(
+          "td",
+          { class: column.number ? "number" : (column.of ?? "text"), title: column.title?.(run) ?? null },
+          column.show(run),
+        ),
       ),
   );
 }

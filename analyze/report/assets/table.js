@@ -9,9 +9,8 @@ function columnsOfRuns() {
       id: `option-${name}`,
       name,
       number: MANY.runs.every((_, run) => value(run) === null || typeof value(run) === "number"),
-      of: "option",
+      of: "text option",
       show: (run) => String(value(run) ?? "–"),
-      title: (run) => value(run),
       key: (run) => [value(run) === null ? 1 : 0, value(run)],
     });
   });
@@ -61,13 +60,16 @@ function compared([rankA, a], [rankB, b], sign) {
   return sign * (by || 0);
 }
 
+// The name of an option, which may go on in another line after a dot or an underscore.
+const breakable = (name) => name.split(/(?<=[._])/).flatMap((part, at) => (at ? [el("wbr", {}), part] : [part]));
+
 function runsSection() {
   const all = columnsOfRuns();
   const heads = all.map((column) =>
     el(
       "th",
       { scope: "col", class: column.number ? "number" : "", "aria-sort": "none" },
-      el("button", { type: "button", class: "sort", click: () => sortBy(column.id) }, column.name),
+      el("button", { type: "button", class: "sort", click: () => sortBy(column.id) }, breakable(column.name)),
     ),
   );
   const rows = MANY.runs.map((_, run) => rowOfRun(run, all));
@@ -152,7 +154,10 @@ function rowOfRun(run, all) {
       .map((column) =>
         el(
           "td",
-          { class: column.number ? "number" : (column.of ?? "text"), title: column.title?.(run) ?? null },
+          {
+            class: column.number ? "number" : (column.of ?? "text"),
+            title: column.title?.(run) ?? (column.number ? null : column.show(run)),
+          },
           column.show(run),
         ),
       ),

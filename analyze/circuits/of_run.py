@@ -1,7 +1,7 @@
 """Circuits of a run: found at a checkpoint, followed over all of them, and kept with the run."""
 
+import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import get_args
 
@@ -108,14 +108,15 @@ def over_steps(
 def complete_over_steps(run: Run) -> None:
     """Evaluate the circuits that were followed over training at the checkpoints that have been added since.
 
-    Those whose files are missing, damaged, or of other sequences than the evaluation batch, stay as they are.
+    Those that cannot be, because their files are damaged or of other sequences than the evaluation batch, stay as they
+    are, with a warning.
     """
     for nodes in (False, True):
         for step, part, replacement in run.node_circuits if nodes else run.circuits:
             file = run.circuit_file(None, part, replacement, nodes)
             if not file.exists():
                 continue
-            with suppress(ValueError, KeyError):
+            try:
                 over = read_circuit(file)
                 added = sorted({*run.steps} - {*over.step.values.tolist()})
                 if over.known.attrs["step"] != step or not added:
@@ -125,6 +126,8 @@ def complete_over_steps(run: Run) -> None:
                 found = _at_steps(run, circuit, batch, added, over.known.attrs["seed"])
                 whole = xr.concat([over, found], "step", combine_attrs="override").sortby("step")
                 _write_over_steps(run, circuit, whole)
+            except (ValueError, KeyError) as error:
+                warnings.warn(f"circuit: {file} has no numbers at the new checkpoints ({error})", stacklevel=2)
 
 
 def _at_steps(

@@ -114,6 +114,16 @@ class HoldsZero(Task):
         return {"chance": math.log(2)}
 
 
+PADDED = replace(
+    TOKENS,
+    task=HoldsZero(n_tokens=11, length=7, at_end=True),
+    model=ModelConfig(
+        n_layers=2, d_model=19, n_ctx=7, d_head=6, n_heads=3, d_vocab=12, d_vocab_out=2, d_mlp=29, biases=False,
+        positional_embedding_type="rotary", normalization_type="RMS",
+    ),
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Padding(HoldsZero):
     """A task whose padding is wrong in the first sequence of its batches."""

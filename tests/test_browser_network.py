@@ -13,7 +13,7 @@ import torch
 from browsing import Open, check_paper, drawn, go, needs_chromium, seen
 from playwright.sync_api import Page
 from random_networks import KINDS, network
-from toys import PADDED, TOKENS, HoldsZero, Train, made_up_circuit
+from toys import PADDED, TOKENS, HoldsZero, Train, made_up_circuit, untrained_run
 
 from headway.analyze.measures.ablation import ablated_loss
 from headway.analyze.measures.evaluation_sequences import evaluation_sequences
@@ -300,8 +300,8 @@ def test_the_circuit_in_this_sequence_stands_beside_the_whole_batch_also_on_pape
     check_paper(page)
 
 
-def test_padding_is_out_of_view_and_classes_are_no_tokens(trained: Train, opened: Open, tmp_path: Path):
-    run = trained(PADDED, tmp_path / "run")
+def test_padding_is_out_of_view_and_classes_are_no_tokens(opened: Open, tmp_path: Path):
+    run = untrained_run(tmp_path / "run", PADDED)
     batch, model, head = run.batch(), run.model(), Head(0, 1)
     # A sequence with padding, after one that ended before it.
     ends = batch.real.sum(1)

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 from random_networks import KINDS, SIZES, network
-from toys import NO_POSITIONS, PADDED, TOKENS, VECTORS, Counting, Draws, Train
+from toys import NO_POSITIONS, PADDED, TOKENS, VECTORS, Counting, Draws, Train, untrained_run
 
 from headway.analyze.measures.evaluation_sequences import evaluation_sequences
 from headway.analyze.report import network_in_page, write_report
@@ -144,8 +144,8 @@ def test_sequences_say_how_answers_follow_from_inputs_and_which_loss_counts(task
         assert (found[f"part_{name}"].values == (mask & batch.mask).numpy()).all()
 
 
-def test_sequences_have_no_padding_and_no_answer_that_the_network_cannot_give(trained: Train, tmp_path: Path):
-    run = trained(PADDED, tmp_path / "run")
+def test_sequences_have_no_padding_and_no_answer_that_the_network_cannot_give(tmp_path: Path):
+    run = untrained_run(tmp_path / "run", PADDED)
     sequences, batch = network_of(write_report(run))["sequences"], run.batch()
     assert batch.attention_mask is not None
     for at, (row, real) in enumerate(zip(batch.inputs, batch.attention_mask, strict=True)):

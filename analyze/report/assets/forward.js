@@ -117,6 +117,38 @@ function addProduct(x, W, row) {
   for (let i = last; i < x.length; i++) for (let j = 0; j < width; j++) row[j] += x[i] * W[i * width + j];
 }
 
+// Two rows at a time, row += x @ W and below += y @ W, because to read W takes as long as to multiply.
+function addProducts(x, y, W, row, below) {
+  const width = row.length,
+    last = x.length - (x.length % 4);
+  for (let i = 0, at = 0; i < last; i += 4, at += 4 * width) {
+    const x0 = x[i],
+      x1 = x[i + 1],
+      x2 = x[i + 2],
+      x3 = x[i + 3],
+      y0 = y[i],
+      y1 = y[i + 1],
+      y2 = y[i + 2],
+      y3 = y[i + 3];
+    const at1 = at + width,
+      at2 = at1 + width,
+      at3 = at2 + width;
+    for (let j = 0; j < width; j++) {
+      const w0 = W[at + j],
+        w1 = W[at1 + j],
+        w2 = W[at2 + j],
+        w3 = W[at3 + j];
+      row[j] += x0 * w0 + x1 * w1 + x2 * w2 + x3 * w3;
+      below[j] += y0 * w0 + y1 * w1 + y2 * w2 + y3 * w3;
+    }
+  }
+  for (let i = last; i < x.length; i++)
+    for (let j = 0; j < width; j++) {
+      row[j] += x[i] * W[i * width + j];
+      below[j] += y[i] * W[i * width + j];
+    }
+}
+
 const rowOf = (matrix, at, width) => matrix.subarray(at * width, (at + 1) * width);
 
 // A matrix [rows, columns] as [columns, rows].
@@ -137,10 +169,16 @@ function project(x, inner, W, b) {
   const rows = x.length / inner,
     width = b.length,
     found = new Float64Array(rows * width);
-  for (let at = 0; at < rows; at++) {
-    const row = rowOf(found, at, width);
-    row.set(b);
-    addProduct(rowOf(x, at, inner), W, row);
+  for (let at = 0; at < rows; at++) found.set(b, at * width);
+  const of = (at) => [rowOf(x, at, inner), rowOf(found, at, width)];
+  for (let at = 0; at + 1 < rows; at += 2) {
+    const [first, row] = of(at),
+      [second, below] = of(at + 1);
+    addProducts(first, second, W, row, below);
+  }
+  if (rows % 2) {
+    const [left, row] = of(rows - 1);
+    addProduct(left, W, row);
   }
   return found;
 }

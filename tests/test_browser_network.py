@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from browsing import Open, check_paper, drawn, go, needs_chromium, seen
+from corpora import write_corpus
 from playwright.sync_api import Page
 from random_networks import KINDS, network
+from tokenizers import Tokenizer
 from toys import PADDED, TOKENS, HoldsZero, Train, made_up_circuit, untrained_run
 
 from headway.analyze.measures.ablation import ablated_loss
@@ -27,6 +29,8 @@ from headway.checkpoints import Run
 from headway.checkpoints.scores import evaluation_file, write_scores
 from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.task import Batch, masked_mean
+from headway.data.text import Text
+from headway.data.tokenizer import encode_texts
 from headway.models.config import Head
 from headway.models.hooked_transformer import HookedTransformer
 
@@ -216,9 +220,13 @@ def test_the_network_follows_the_slider_and_its_heads_go_off_as_in_ablated_loss(
         if kind != "mean":  # that of one sequence alone is another
             alone = ablated_loss(model, one, heads, kind, reference=before if kind == "resample" else None)
             assert np.mean(losses(page)) == pytest.approx(alone.loss.item(), abs=1e-4)
+    last = of_batch
+    for at in (5, 7):
+        section.locator("select").first.select_option(str(at))
+        drawn(page)
+        assert losses(page) == pytest.approx(last[at].tolist(), abs=1e-4)
     said = section.locator(".said").inner_text()
     assert said.startswith(f"Step {run.steps[-1]}, off: L0H1, L1H2: loss ")
-    last = expected_losses(model, batch, heads, [*INSTEAD][-1])
     assert f"loss on repeats {mean_on(batch, last, 7):.3g}" in said
     assert "off=L0H1.L1H2" in page.url
     assert "tried=7" in page.url
@@ -268,6 +276,54 @@ def test_a_person_edits_the_tokens_and_the_answers_follow(run: Run, opened: Open
     assert losses(page) == pytest.approx(task_loss(model(batch.inputs), batch)[0].tolist(), abs=1e-4)
     # The page is no wider than the screen.
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+TEXTS = [
+    "def f(x):\n    return x",
+    "",
+    "<|bos|> is text",
+    "it's 12 o'clock,  isn't it?\t\n\n  we'll see ",
+    "naïve café – 東京 𝕏 😀\u00a0\u3000x\x85y\ufeff!",
+    "    if value_3 is None else self.value_3\r\n",
+]
+
+
+def test_a_person_types_text_where_the_network_reads_text(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
+    task = Text(str(write_corpus(tmp_path / "corpus")), n_tokens=331, length=37).resolved()
+    model = replace(TOKENS.model, n_ctx=37, d_vocab=331, d_vocab_out=331)
+    run = untrained_run(tmp_path / "run", replace(TOKENS, task=task, model=model))
+    page = opened(write_report(run))
+    batch, bpe = run.batch(), Tokenizer.from_buffer(task.tokenizer_json)
+    section = seen(page, "try")
+    wait_for(page, f"{SHOWN}?.ready")
+    typed = section.get_by_label("text of the sequence")
+    assert typed.input_value() == bpe.decode(batch.inputs[0].tolist())
+    encoded = [[0, *tokens] for tokens in encode_texts(bpe, TEXTS)]
+    read = "(texts) => texts.map((text) => new Tokenizer(RUNS[0].network.sequences.tokenizer).encode(text))"
+    assert page.evaluate(read, TEXTS) == encoded
+    for text, tokens in zip(TEXTS[:3], encoded, strict=False):
+        typed.fill(text)
+        drawn(page)
+        assert page.evaluate(f"{SHOWN}.trial.inputs") == tokens
+        with torch.no_grad():
+            output = run.model()(torch.tensor([tokens])).flatten().tolist()
+        assert page.evaluate(f"[...{SHOWN}.output]") == pytest.approx(output, abs=1e-4)
+    typed.fill(TEXTS[0] * 19)
+    drawn(page)
+    assert "this network reads at most 37." in section.locator(".said").inner_text()
+    # Arrow keys move in the text, and leave the slider.
+    place = page.locator("#slider").input_value()
+    typed.press("ArrowLeft")
+    assert page.locator("#slider").input_value() == place
+    typed.fill(TEXTS[0])
+    drawn(page)
+    again = opened(run.report_file, "#" + page.url.partition("#")[2])
+    seen(again, "try")
+    wait_for(again, f"{SHOWN}?.ready")
+    assert again.evaluate(f"{SHOWN}.trial.inputs") == encoded[0]
 
 
 def test_the_circuit_in_this_sequence_stands_beside_the_whole_batch_also_on_paper(run: Run, opened: Open):

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+import xarray as xr
 from random_networks import KINDS, SIZES, network
 from toys import NO_POSITIONS, PADDED, TOKENS, VECTORS, Counting, Draws, Train, untrained_run
 
@@ -21,9 +22,11 @@ from headway.analyze.report.network_in_page import (
     by_importance,
     check_computed,
 )
+from headway.analyze.report.tokenizer_in_page import tokenizer_in_page
 from headway.checkpoints import Run
 from headway.checkpoints.scores import evaluation_file, read_file, write_scores
 from headway.data.task import Task
+from headway.data.tokenizer import train_bpe
 from headway.models.config import ModelConfig
 
 
@@ -157,6 +160,44 @@ def test_sequences_have_no_padding_and_no_answer_that_the_network_cannot_give(tm
     stored["attention_mask"] = stored.attention_mask[:, ::-1].drop_vars("pos", errors="ignore")
     write_scores(evaluation_file(run.path), stored, checksum=True)
     assert "not those of its network" in network_of(write_report(run))["why"]
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("normalizer", {"type": "Lowercase"}),
+        ("pre_tokenizer", None),
+        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}),
+        ("model", {"type": "WordLevel"}),
+        ("model", {"end_of_word_suffix": "</w>"}),
+        ("model", {"vocab": {"a": 0}}),
+        ("model", {"vocab": None}),
+    ],
+    ids=str,
+)
+def test_a_tokenizer_that_the_page_does_not_compute_is_left_out(tmp_path: Path, part: str, changed: dict | None):
+    bpe = train_bpe(["x = a if b else c"] * 2, n_tokens=267)
+    run = Run.create(tmp_path / "run", TOKENS)
+    inputs = xr.DataArray([[0, 3, 5], [0, 7, 2]], dims=("batch", "pos"))
+    assert tokenizer_in_page(run, inputs, 267) is None
+    path = run.path / "tokenizer.json"
+    path.write_text(bpe.to_str())
+    found = tokenizer_in_page(run, inputs, 267)
+    assert found is not None
+    assert found["start"] == [0]
+    assert found["pieces"][0] == ""
+    assert [bpe.token_to_id(found["pieces"][left] + found["pieces"][right]) for left, right, _ in found["merges"]] == [
+        merged for *_, merged in found["merges"]
+    ]
+    # A token of the network's that the tokenizer lacks is no text; of one that the network lacks there is no row.
+    assert tokenizer_in_page(run, inputs, 266) is None
+    other = tokenizer_in_page(run, inputs + 1, 269)
+    assert other is not None
+    assert (other["start"], other["pieces"][267:]) == ([], ["", ""])
+    file = json.loads(path.read_text())
+    file[part] = file[part] | changed if part == "model" and changed is not None else changed
+    path.write_text(json.dumps(file))
+    assert tokenizer_in_page(run, inputs, 267) is None
 
 
 def test_a_run_keeps_its_evaluation_batch(run: Run):

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.report.stored import StoredScores, spread
+from headway.analyze.report.tokenizer_in_page import tokenizer_in_page
 from headway.checkpoints import Run
 from headway.checkpoints.run import check_shapes
 from headway.checkpoints.scores import PART_MASK, evaluation_file, read_file
@@ -190,6 +191,7 @@ def _sequences(run: Run, config: ModelConfig) -> dict[str, Any]:
             {"name": name.removeprefix(PART_MASK), "mask": real(_lists(some[name].astype("u1")))} for name in parts
         ],
         "labels": inputs.attrs.get("labels"),
+        "tokenizer": tokenizer_in_page(run, inputs, config.d_vocab),
         "descriptions": (inputs.attrs.get("descriptions") or [""] * len(inputs))[:count],
         "shift": targets.attrs.get("shift"),
         "loss": targets.attrs.get("loss"),

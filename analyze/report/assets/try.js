@@ -113,7 +113,8 @@ class Trial {
 // The words of the tokens of a run, and how a sequence is written with them. Outputs have the words of the tokens where
 // there are as many of both; others are classes.
 class Words {
-  constructor({ labels }, { d_vocab, d_vocab_out, n_ctx, input_type }) {
+  constructor({ labels, tokenizer }, { d_vocab, d_vocab_out, n_ctx, input_type }) {
+    this.tokenizer = tokenizer && new Tokenizer(tokenizer);
     const spaced = labels?.some((label) => !label || /\s/.test(label));
     this.labels = labels ?? (input_type === "tokens" ? counted(d_vocab).map(String) : []);
     this.outputs = this.labels.length === d_vocab_out ? this.labels : counted(d_vocab_out).map(String);
@@ -122,18 +123,64 @@ class Words {
     this.longest = n_ctx;
   }
   write(inputs) {
+    if (this.tokenizer) return this.tokenizer.decode(inputs);
     return inputs.map((token) => this.typed[token]).join(" ");
   }
   // The tokens of a text; an error with what is wrong.
   read(text) {
+    const found = this.tokenizer ? this.tokenizer.encode(text) : this.readTokens(text);
+    if (!found.length) throw Error("The sequence is empty.");
+    if (found.length > this.longest)
+      throw Error(`${found.length} tokens are too many; this network reads at most ${this.longest}.`);
+    return found;
+  }
+  readTokens(text) {
     const words = text.split(/\s+/).filter(Boolean);
     const wrong = words.findIndex((word) => !this.tokens.has(word));
     const known = `${this.typed.slice(0, 3).join(", ")} … ${this.typed.at(-1)}`;
     if (wrong >= 0) throw Error(`Position ${wrong}: “${words[wrong]}” is not a token; tokens are ${known}.`);
-    if (!words.length) throw Error(`The sequence is empty; tokens are ${known}.`);
-    if (words.length > this.longest)
-      throw Error(`${words.length} tokens are too many; this network reads at most ${this.longest}.`);
     return words.map((word) => this.tokens.get(word));
+  }
+}
+
+// How a byte-level BPE such as GPT-2's cuts a text before it merges.
+const CUTS =
+  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+// The character that stands for each byte: printable ones are themselves.
+const BYTES = (() => {
+  const printable = (byte) => (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
+  let others = 0;
+  return counted(256).map((byte) => String.fromCharCode(printable(byte) ? byte : 256 + others++));
+})();
+
+// The tokenizer of a network that reads text: every byte is a token, and pairs of tokens are merged.
+class Tokenizer {
+  constructor({ pieces, merges, start }) {
+    const byteOf = new Map(BYTES.map((character, byte) => [character, byte]));
+    this.start = start;
+    this.bytes = pieces.map((piece) => [...piece].map((character) => byteOf.get(character)));
+    this.tokens = BYTES.map((character) => pieces.indexOf(character));
+    this.merges = new Map(merges.map(([left, right, merged], rank) => [`${left} ${right}`, { rank, merged }]));
+  }
+  encode(text) {
+    const encoder = new TextEncoder();
+    const words = text.match(CUTS) ?? [];
+    return [...this.start, ...words.flatMap((word) => this.merged([...encoder.encode(word)].map((byte) => this.tokens[byte])))]; // prettier-ignore
+  }
+  // Merges the pair that comes first among the merges, as long as there is one.
+  merged(tokens) {
+    for (;;) {
+      let best = null;
+      for (let at = 0; at + 1 < tokens.length; at++) {
+        const merge = this.merges.get(`${tokens[at]} ${tokens[at + 1]}`);
+        if (merge && !(merge.rank >= best?.rank)) best = { ...merge, at };
+      }
+      if (!best) return tokens;
+      tokens.splice(best.at, 2, best.merged);
+    }
+  }
+  decode(tokens) {
+    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(tokens.flatMap((token) => this.bytes[token]))); // prettier-ignore
   }
 }
 
@@ -312,11 +359,12 @@ function tryControls(run, networks, words) {
     press("Circuit off", () => setTrial({ off: new Set(inCircuit()) })),
     press("Only the circuit on", () => setTrial({ off: new Set(others()) })),
   ];
-  const typed = el("input", {
-    type: "text",
+  const kind = words.tokenizer ? "text" : "tokens";
+  const typed = el(words.tokenizer ? "textarea" : "input", {
+    ...(words.tokenizer ? { rows: 3 } : { type: "text" }),
     spellcheck: "false",
     autocomplete: "off",
-    "aria-label": "tokens of the sequence",
+    "aria-label": `${kind} of the sequence`,
     input: (event) => setTrial({ edit: event.target.value }),
   });
   const undo = press("As it was", () => setTrial({ edit: null }));
@@ -331,7 +379,7 @@ function tryControls(run, networks, words) {
       press("All heads on", () => setTrial({ off: new Set() })),
       run.circuits.length ? ofCircuit : null,
     ),
-    words.labels.length ? el("div", { class: "row typed" }, el("label", {}, "tokens ", typed), undo) : null,
+    words.labels.length ? el("div", { class: "row typed" }, el("label", {}, `${kind} `, typed), undo) : null,
   );
   const update = () => {
     sequence.value = shownSequence(networks);

@@ -194,6 +194,9 @@ def test_a_tokenizer_that_the_page_does_not_compute_is_left_out(tmp_path: Path, 
     other = tokenizer_in_page(run, inputs + 1, 269)
     assert other is not None
     assert (other["start"], other["pieces"][267:]) == ([], ["", ""])
+    run.config["task"]["tokenizer_hash"] = "0" * 64  # that of another file
+    assert tokenizer_in_page(run, inputs, 267) is None
+    del run.config["task"]["tokenizer_hash"]
     file = json.loads(path.read_text())
     file[part] = file[part] | changed if part == "model" and changed is not None else changed
     path.write_text(json.dumps(file))

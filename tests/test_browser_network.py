@@ -78,19 +78,20 @@ def check_kind(scripts: Page, folder: Path, kind: dict[str, Any]) -> None:
     """Check what the page computes at three checkpoints: of all sequences it gets the ends where they are padded."""
     vectors = AffineRecurrence(d_vector=13, length_max=11)
     task = vectors if kind.get("input_type") == "vectors" else HoldsZero(n_tokens=12, length=5, at_end=True)
-    run = Run.create(folder, replace(TOKENS, task=task, model=network(**kind).cfg))
-    batch, heads = run.batch(), [Head(0, 1), Head(1, 2)]
+    batch, heads = task.evaluation_batch(seed=0, batch_size=23), [Head(0, 1), Head(1, 2)]
+    models = [network(seed=step, dtype=torch.float32, **kind) for step in range(3)]
+    run = Run.create(folder, replace(TOKENS, task=task, model=models[0].cfg))
     write_scores(evaluation_file(run.path), evaluation_sequences(batch), checksum=True)
-    for step in range(3):
-        run.keep(step, network(seed=step, dtype=torch.float32, **kind))
+    for step, model in enumerate(models):
+        run.keep(step, model)
     found = network_in_page(StoredScores.of(run), run.steps)
     add_weights([(run, found)], math.inf)
     data = json.dumps(found.data)  # many times as fast as to hand over lists
     # Sequences that are shorter than the one before them, as long, and longer.
     ends = batch.real.sum(1)
     by_growth = (ends - ends.roll(1)).argsort()
-    for step, at in enumerate(by_growth[[0, 11, -1]].tolist()):
-        model, end = run.model(step), int(ends[at])
+    for (step, model), at in zip(enumerate(models), by_growth[[0, 11, -1]].tolist(), strict=True):
+        end = int(ends[at])
         with torch.no_grad():
             output, cache = model.run_with_cache(batch.inputs, **batch.padding)
         in_page = scripts.evaluate(RUN_IN_PAGE, [data, step, at, heads])

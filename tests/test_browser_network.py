@@ -75,7 +75,7 @@ def test_every_kind_of_network_computes_in_the_page_what_it_computes_in_torch(sc
 
 
 def check_kind(scripts: Page, folder: Path, kind: dict[str, Any]) -> None:
-    """Check what the page computes at three checkpoints: of all sequences it gets the ends where they are padded."""
+    """Check what the page computes at three checkpoints, of sequences that it has without their padding."""
     vectors = AffineRecurrence(d_vector=13, length_max=11)
     task = vectors if kind.get("input_type") == "vectors" else HoldsZero(n_tokens=12, length=5, at_end=True)
     batch, heads = task.evaluation_batch(seed=0, batch_size=23), [Head(0, 1), Head(1, 2)]

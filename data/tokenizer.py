@@ -125,14 +125,14 @@ def token_string(tokenizer: Any, token: int) -> str:
     piece = str(tokenizer.convert_ids_to_tokens(token))
     if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):  # a byte of SentencePiece
         return f"\\x{piece[3:5].lower()}"
-    alphabet = _bytes_of_characters()
+    alphabet = bytes_of_characters()
     if not all(character in alphabet for character in piece):
         return string
     return bytes(alphabet[character] for character in piece).decode(errors="backslashreplace")
 
 
 @cache
-def _bytes_of_characters() -> dict[str, int]:
+def bytes_of_characters() -> dict[str, int]:
     """Return the byte for which each character of a byte-level vocabulary stands; printable ones are themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(256) if byte not in printable)

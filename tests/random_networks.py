@@ -21,6 +21,26 @@ SIZES: dict[str, Any] = {
     "n_ctx": 23,
 }
 
+# Each value of each option at least once, and options that meet in one line of code together.
+KINDS: list[dict[str, Any]] = [
+    {"attn_only": True},
+    {"act_fn": "relu", "normalization_type": "LNPre", "positional_embedding_type": "shortformer"},
+    {"act_fn": "gelu", "normalization_type": None, "positional_embedding_type": "none"},
+    {"act_fn": "gelu_new", "attention_dir": "bidirectional", "eps": 0.3},
+    {"act_fn": "silu", "input_type": "vectors", "normalization_type": "LNPre", "d_vocab_out": 13},
+    {"act_fn": "solu", "attention_dir": "bidirectional", "positional_embedding_type": "shortformer"},
+    {"act_fn": "solu_ln", "normalization_type": "LN", "biases": False},
+    {"act_fn": "solu_ln", "normalization_type": None, "attn_scale": 3.0},
+    {"act_fn": "solu_ln", "normalization_type": "RMS", "positional_embedding_type": "relative"},
+    {"normalization_type": "RMSPre", "positional_embedding_type": "relative", "attention_dir": "bidirectional"},
+    {"attn_only": True, "positional_embedding_type": "relative", "use_attn_scale": False, "biases": False},
+    {"positional_embedding_type": "rotary", "rotary_dim": 4, "rotary_base": 17.0, "normalization_type": "RMS"},
+    {"positional_embedding_type": "rotary", "d_head": 6, "attention_dir": "bidirectional", "attn_only": True},
+    {"biases": False, "tie_word_embeddings": True, "d_vocab_out": 13, "normalization_type": "RMS"},
+    {"tie_word_embeddings": True, "input_type": "vectors", "d_vocab_out": 13, "positional_embedding_type": "rotary",
+     "rotary_dim": 2, "use_attn_scale": False},
+]  # fmt: skip
+
 
 def network(seed: int = 0, dtype: torch.dtype = torch.float64, **kinds: Any) -> HookedTransformer:
     """A network none of whose parameters is at a value that would hide a mistake: not 0, and not 1."""

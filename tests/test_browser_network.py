@@ -1,5 +1,7 @@
 """The network in the page computes what torch computes, on a sequence of one's own and with heads off."""
 
+import json
+import math
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -9,43 +11,52 @@ import numpy as np
 import pytest
 import torch
 from browsing import Open, check_paper, drawn, go, needs_chromium, seen
+from corpora import write_corpus
 from playwright.sync_api import Page
-from random_networks import SIZES, inputs_for, network
-from toys import TOKENS, Train, made_up_circuit
+from random_networks import KINDS, network
+from tokenizers import Tokenizer
+from toys import PADDED, TOKENS, HoldsZero, Train, made_up_circuit, untrained_run
 
 from headway.analyze.measures.ablation import ablated_loss
+from headway.analyze.measures.evaluation_sequences import evaluation_sequences
 from headway.analyze.measures.loss import task_loss
 from headway.analyze.network.interventions import Kind, ablation_hooks, output_with
 from headway.analyze.network.vocabulary import VocabularyCircuit
 from headway.analyze.report import write_report
-from headway.analyze.report.network_in_page import COMPUTED, packed_weights
+from headway.analyze.report.network_in_page import COMPUTED, add_weights, network_in_page, packed_weights
+from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Run
+from headway.checkpoints.scores import evaluation_file, write_scores
 from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.task import Batch, masked_mean
+from headway.data.text import Text
+from headway.data.tokenizer import encode_texts
 from headway.models.config import Head
 from headway.models.hooked_transformer import HookedTransformer
 
 pytestmark = needs_chromium
 
-# Each value of each option at least once, and options that meet in one line of code together.
-KINDS: list[dict[str, Any]] = [
-    {"attn_only": True},
-    {"act_fn": "relu", "normalization_type": "LNPre", "positional_embedding_type": "shortformer"},
-    {"act_fn": "gelu", "normalization_type": None, "positional_embedding_type": "none"},
-    {"act_fn": "gelu_new", "attention_dir": "bidirectional"},
-    {"act_fn": "silu", "input_type": "vectors", "normalization_type": "LNPre"},
-    {"act_fn": "solu", "attention_dir": "bidirectional", "positional_embedding_type": "shortformer"},
-    {"act_fn": "solu_ln", "normalization_type": "LN"},
-    {"act_fn": "solu_ln", "normalization_type": None},
-]
-
-RUN_IN_PAGE = """async ([config, layout, weights, sequences]) => {
-    const network = new Network(config, layout, await weightsIn(weights));
-    return sequences.map((sequence) => {
-        const found = network.run(sequence);
-        return [[...network.output(found)], found.patterns.flat().map((each) => [...each]), found.z.map((z) => [...z])];
+# The output, the patterns and z of a sequence, and the output without some heads, by what stands in for them.
+RUN_IN_PAGE = """async ([text, step, tried, heads]) => {
+    const networks = new Networks(JSON.parse(text)), shown = { trial: Trial.evaluation(networks.sequences, tried) };
+    state.tried = tried;
+    await networks.load(step);
+    for (const _ of networks.computeMeans(step));
+    const network = networks.found.get(step), clean = network.run(shown.trial.inputs);
+    const without = Object.keys(INSTEAD).map((instead) => {
+        state.instead = instead;
+        const found = network.run(shown.trial.inputs, standIns(networks, step, shown, heads), clean);
+        return [instead, [...network.output(found)]];
     });
+    return {
+        output: [...network.output(clean)],
+        patterns: clean.patterns.flat().map((pattern) => [...pattern]),
+        z: clean.z.map((z) => [...z]),
+        losses: [...lossOf(network.output(clean), shown.trial.answers)],
+        without: Object.fromEntries(without),
+    };
 }"""
+INSTEAD: dict[Kind, str] = {"zero": "zero", "mean": "mean", "resample": "other"}
 
 
 @pytest.fixture
@@ -60,37 +71,52 @@ def scripts(opened: Open, tmp_path: Path) -> Page:
 
 def test_every_kind_of_network_computes_in_the_page_what_it_computes_in_torch(scripts: Page, tmp_path: Path):
     for place, kind in enumerate(KINDS):
-        vectors = AffineRecurrence(d_vector=13, length_max=11)
-        task = vectors if "input_type" in kind else replace(TOKENS.task, n_tokens=12)
-        recipe = replace(TOKENS, task=task, model=network(**kind).cfg)
-        run = Run.create(tmp_path / str(place), recipe)
-        for step in range(3):
-            model = network(seed=step, dtype=torch.float32, **kind)
-            run.keep(step, model)
-            inputs = inputs_for(model, seed=step)
-            output, cache = model.run_with_cache(inputs)
-            layout = [[name, list(shape)] for name, shape in model.cfg.weight_shapes()]
-            given = [model.cfg.to_dict(), layout, packed_weights(run, step), inputs.tolist()]
-            found = scripts.evaluate(RUN_IN_PAGE, given)
-            for at, (logits, patterns, z) in enumerate(found):
-                expected = output[at].flatten().tolist()
-                assert logits == pytest.approx(expected, abs=1e-4), kind
-                theirs = torch.cat([cache["pattern", layer][at] for layer in range(SIZES["n_layers"])])
-                assert np.ravel(patterns) == pytest.approx(theirs.flatten().numpy(), abs=1e-5), kind
-                theirs = torch.stack([cache["z", layer][at] for layer in range(SIZES["n_layers"])])
-                assert np.ravel(z) == pytest.approx(theirs.flatten().numpy(), abs=1e-4), kind
+        check_kind(scripts, tmp_path / str(place), kind)
+
+
+def check_kind(scripts: Page, folder: Path, kind: dict[str, Any]) -> None:
+    """Check what the page computes at three checkpoints, of sequences that it has without their padding."""
+    vectors = AffineRecurrence(d_vector=13, length_max=11)
+    task = vectors if kind.get("input_type") == "vectors" else HoldsZero(n_tokens=12, length=5, at_end=True)
+    batch, heads = task.evaluation_batch(seed=0, batch_size=23), [Head(0, 1), Head(1, 2)]
+    models = [network(seed=step, dtype=torch.float32, **kind) for step in range(3)]
+    run = Run.create(folder, replace(TOKENS, task=task, model=models[0].cfg))
+    write_scores(evaluation_file(run.path), evaluation_sequences(batch), checksum=True)
+    for step, model in enumerate(models):
+        run.keep(step, model)
+    found = network_in_page(StoredScores.of(run), run.steps)
+    add_weights([(run, found)], math.inf)
+    data = json.dumps(found.data)  # many times as fast as to hand over lists
+    # Sequences that are shorter than the one before them, as long, and longer.
+    ends = batch.real.sum(1)
+    by_growth = (ends - ends.roll(1)).argsort()
+    for (step, model), at in zip(enumerate(models), by_growth[[0, 11, -1]].tolist(), strict=True):
+        end = int(ends[at])
+        with torch.no_grad():
+            output, cache = model.run_with_cache(batch.inputs, **batch.padding)
+        in_page = scripts.evaluate(RUN_IN_PAGE, [data, step, at, heads])
+        layers = range(model.cfg.n_layers)
+        patterns = torch.cat([cache["pattern", layer][at, :, :end, :end] for layer in layers])
+        z = torch.stack([cache["z", layer][at, :end] for layer in layers])
+        assert in_page["output"] == pytest.approx(output[at, :end].flatten().tolist(), abs=1e-4), kind
+        assert np.ravel(in_page["patterns"]) == pytest.approx(patterns.flatten().numpy(), abs=1e-5), kind
+        assert np.ravel(in_page["z"]) == pytest.approx(z.flatten().numpy(), abs=1e-4), kind
+        counted = batch.mask[at, :end].numpy()
+        losses = np.array(in_page["losses"], dtype=float)[counted]
+        assert losses == pytest.approx(task_loss(output, batch)[at, :end][counted].numpy(), abs=1e-4), kind
+        for replacement, name in INSTEAD.items():
+            without = output_with(model, batch, ablation_hooks(model, batch, heads, replacement))[at, :end]
+            assert in_page["without"][name] == pytest.approx(without.flatten().tolist(), abs=1e-4), (kind, replacement)
 
 
 def test_the_tables_of_the_page_are_what_python_says_it_computes(scripts: Page):
-    names = "[ACTIVATIONS, VISIBLE, EMBEDDINGS, NORMALIZATIONS, POSITIONS].map((table) => Object.keys(table))"
+    names = "[ACTIVATIONS, DIRECTIONS, EMBEDDINGS, NORMALIZATIONS, POSITIONS].map((table) => Object.keys(table))"
     options = ("act_fn", "attention_dir", "input_type", "normalization_type", "positional_embedding_type")
     known = [["null" if value is None else value for value in COMPUTED[name]] for name in options]
     assert list(map(set, scripts.evaluate(names))) == list(map(set, known))
-    used = [{kind.get(name, getattr(network(**kind).cfg, name)) for kind in KINDS} for name in options]
-    assert used == [set(COMPUTED[name]) for name in options]
 
 
-@pytest.mark.parametrize("kind", ["LN", "LNPre", None])
+@pytest.mark.parametrize("kind", ["LN", "LNPre", "RMS", None])
 def test_token_tables_are_the_vocabulary_circuits_of_the_folded_network(
     scripts: Page, tmp_path: Path, kind: str | None
 ):
@@ -186,8 +212,7 @@ def test_the_network_follows_the_slider_and_its_heads_go_off_as_in_ablated_loss(
         section.locator(f"[data-head={name}]").click()
     heads = [Head(0, 1), Head(1, 2)]
     one, before = batch.at([7]), batch.at([6])
-    labels: dict[Kind, str] = {"zero": "zero", "mean": "mean", "resample": "other"}
-    for kind, label in labels.items():
+    for kind, label in INSTEAD.items():
         section.locator("select").nth(1).select_option(label)
         wait_for(page, f"{SHOWN}.ready && {SHOWN}.instead === '{label}'")
         of_batch = expected_losses(model, batch, heads, kind)
@@ -196,9 +221,13 @@ def test_the_network_follows_the_slider_and_its_heads_go_off_as_in_ablated_loss(
         if kind != "mean":  # that of one sequence alone is another
             alone = ablated_loss(model, one, heads, kind, reference=before if kind == "resample" else None)
             assert np.mean(losses(page)) == pytest.approx(alone.loss.item(), abs=1e-4)
+    last = expected_losses(model, batch, heads, [*INSTEAD][-1])
+    for at in (5, 7):
+        section.locator("select").first.select_option(str(at))
+        drawn(page)
+        assert losses(page) == pytest.approx(last[at].tolist(), abs=1e-4)
     said = section.locator(".said").inner_text()
     assert said.startswith(f"Step {run.steps[-1]}, off: L0H1, L1H2: loss ")
-    last = expected_losses(model, batch, heads, [*labels][-1])
     assert f"loss on repeats {mean_on(batch, last, 7):.3g}" in said
     assert "off=L0H1.L1H2" in page.url
     assert "tried=7" in page.url
@@ -250,6 +279,54 @@ def test_a_person_edits_the_tokens_and_the_answers_follow(run: Run, opened: Open
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+TEXTS = [
+    "def f(x):\n    return x",
+    "",
+    "<|bos|> is text",
+    "it's 12 o'clock,  isn't it?\t\n\n  we'll see ",
+    "naïve café – 東京 𝕏 😀\u00a0\u3000x\x85y\ufeff!",
+    "    if value_3 is None else self.value_3\r\n",
+]
+
+
+def test_a_person_types_text_where_the_network_reads_text(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
+    task = Text(str(write_corpus(tmp_path / "corpus")), n_tokens=331, length=37).resolved()
+    model = replace(TOKENS.model, n_ctx=37, d_vocab=331, d_vocab_out=331)
+    run = untrained_run(tmp_path / "run", replace(TOKENS, task=task, model=model))
+    page = opened(write_report(run))
+    batch, bpe = run.batch(), Tokenizer.from_buffer(task.tokenizer_json)
+    section = seen(page, "try")
+    wait_for(page, f"{SHOWN}?.ready")
+    typed = section.get_by_label("text of the sequence")
+    assert typed.input_value() == bpe.decode(batch.inputs[0].tolist())
+    encoded = [[0, *tokens] for tokens in encode_texts(bpe, TEXTS)]
+    read = "(texts) => texts.map((text) => new Tokenizer(RUNS[0].network.sequences.tokenizer).encode(text))"
+    assert page.evaluate(read, TEXTS) == encoded
+    for text, tokens in zip(TEXTS[:3], encoded, strict=False):
+        typed.fill(text)
+        drawn(page)
+        assert page.evaluate(f"{SHOWN}.trial.inputs") == tokens
+        with torch.no_grad():
+            output = run.model()(torch.tensor([tokens])).flatten().tolist()
+        assert page.evaluate(f"[...{SHOWN}.output]") == pytest.approx(output, abs=1e-4)
+    typed.fill(TEXTS[0] * 19)
+    drawn(page)
+    assert "this network reads at most 37." in section.locator(".said").inner_text()
+    # Arrow keys move in the text, and leave the slider.
+    place = page.locator("#slider").input_value()
+    typed.press("ArrowLeft")
+    assert page.locator("#slider").input_value() == place
+    typed.fill(TEXTS[0])
+    drawn(page)
+    again = opened(run.report_file, "#" + page.url.partition("#")[2])
+    seen(again, "try")
+    wait_for(again, f"{SHOWN}?.ready")
+    assert again.evaluate(f"{SHOWN}.trial.inputs") == encoded[0]
+
+
 def test_the_circuit_in_this_sequence_stands_beside_the_whole_batch_also_on_paper(run: Run, opened: Open):
     page, batch, model = opened(run.report_file, "#instead=zero&tried=3"), run.batch(), run.model()
     table = seen(page, "try").locator("table").nth(1)
@@ -278,6 +355,37 @@ def test_the_circuit_in_this_sequence_stands_beside_the_whole_batch_also_on_pape
     page.emulate_media(media="print")
     drawn(page)
     check_paper(page)
+
+
+def test_padding_is_out_of_view_and_classes_are_no_tokens(opened: Open, tmp_path: Path):
+    run = untrained_run(tmp_path / "run", PADDED)
+    batch, model, head = run.batch(), run.model(), Head(0, 1)
+    # A sequence with padding, after one that ended before it.
+    ends = batch.real.sum(1)
+    at = next(at for at in range(1, len(ends)) if ends[at - 1] < ends[at] < batch.inputs.shape[1])
+    page = opened(write_report(run), f"#tried={at}&instead=other&off=L0H1")
+    section = seen(page, "try")
+    wait_for(page, f"{SHOWN}?.ready")
+    with torch.no_grad():
+        without = output_with(model, batch, ablation_hooks(model, batch, [head], "resample"))[at, : ends[at]]
+    assert page.evaluate(f"[...{SHOWN}.output]") == pytest.approx(without.flatten().tolist(), abs=1e-4)
+    off = masked_mean(expected_losses(model, batch, [head], "resample")[at], batch.mask[at]).item()
+    assert f"off: L0H1: loss {off:.3g} (" in section.locator(".said").inner_text()
+    rows = page.locator("#try .positions tbody tr").all_inner_texts()
+    assert len(rows) == section.locator(".chip").count() == ends[at]
+    answer = str(int(batch.targets[at, ends[at] - 1]))
+    assert [row.split("\t")[2] for row in rows] == [*[""] * (len(rows) - 1), answer]
+    assert {row.split("\t")[3] for row in rows} <= {"0", "1"}
+    # Positions without an answer have predictions of the same classes.
+    for place in (0, len(rows) - 1):
+        section.locator(".chip").nth(place).click()
+        drawn(page)
+        table = section.locator("table").first
+        assert set(table.locator("tbody th").all_inner_texts()) == {"0", "1"}
+    # Positions act between queries and keys.
+    headings = seen(page, "tokens").locator("h3").all_inner_texts()
+    assert headings == ["OV circuit"]
+    assert "no attention scores of tokens alone" in page.locator("#tokens").inner_text()
 
 
 def test_a_head_is_switched_off_beside_its_pattern_and_the_loss_is_said_there(run: Run, opened: Open):

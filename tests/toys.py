@@ -3,7 +3,7 @@
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,6 +15,8 @@ import xarray as xr
 
 from headway.analyze import LIVE
 from headway.analyze.circuits.graph import Graph
+from headway.analyze.measures import scoring
+from headway.analyze.measures.loss import loss
 from headway.analyze.measures.nulls import Null, beside_null
 from headway.analyze.network.axes import HEAD, PAIR
 from headway.analyze.network.requirements import DoesNotApplyError
@@ -112,6 +114,16 @@ class HoldsZero(Task):
 
     def baselines(self) -> dict[str, float]:
         return {"chance": math.log(2)}
+
+
+PADDED = replace(
+    TOKENS,
+    task=HoldsZero(n_tokens=11, length=7, at_end=True),
+    model=ModelConfig(
+        n_layers=2, d_model=19, n_ctx=7, d_head=6, n_heads=3, d_vocab=12, d_vocab_out=2, d_mlp=29, biases=False,
+        positional_embedding_type="rotary", normalization_type="RMS", initializer_range=0.3,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -322,6 +334,16 @@ def made_up_run(folder: Path, layers: int, heads: int, kept: int, length: int = 
         for step in range(kept):
             moved = scores.map(lambda values: values * draws.uniform(0.7, 1.0, values.shape).astype("float32"))
             write_scores(score_file(run.path, step, measure.name), moved)
+    return run
+
+
+def untrained_run(path: Path, recipe: Recipe, steps: Sequence[int] = (0, 1)) -> Run:
+    """A run that nobody trained: another random network at each step, with its loss."""
+    run = Run.create(path, recipe)
+    for step in steps:
+        torch.manual_seed(step)
+        run.keep(step, HookedTransformer(recipe.model))
+    scoring.measure(run, [loss])
     return run
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from headway.analyze.report.stored import StoredScores, spread
+from headway.analyze.report.tokenizer_in_page import tokenizer_in_page
 from headway.checkpoints import Run
 from headway.checkpoints.run import check_shapes
 from headway.checkpoints.scores import PART_MASK, evaluation_file, read_file
@@ -24,16 +25,22 @@ MOST_BYTES = 3_000_000
 _BESIDE_WEIGHTS = 64
 # Positions of all evaluation sequences together: a page runs through them for the mean of a head.
 MOST_POSITIONS = 16_384
-# Options of a network that forward.js computes, with their values; a size may have any.
+# Options of a network that forward.js computes, with their values; a number may be any.
 COMPUTED: Mapping[str, tuple[Any, ...]] = {
     "act_fn": ("relu", "gelu", "gelu_new", "silu", "solu", "solu_ln"),
     "attention_dir": ("causal", "bidirectional"),
     "attn_only": (True, False),
+    "biases": (True, False),
     "input_type": ("tokens", "vectors"),
-    "normalization_type": ("LN", "LNPre", None),
-    "positional_embedding_type": ("standard", "shortformer", "none"),
+    "normalization_type": ("LN", "LNPre", "RMS", "RMSPre", None),
+    "positional_embedding_type": ("standard", "shortformer", "none", "rotary", "relative"),
+    "tie_word_embeddings": (False, True),
+    "use_attn_scale": (True, False),
 }
-SIZES = ("n_layers", "d_model", "n_ctx", "d_head", "n_heads", "d_vocab", "d_vocab_out", "d_mlp", "eps")
+NUMBERS = (
+    "n_layers", "d_model", "n_ctx", "d_head", "n_heads", "d_vocab", "d_vocab_out", "d_mlp", "eps",
+    "attn_scale", "rotary_dim", "rotary_base",
+)  # fmt: skip
 # Options that a forward pass does not read.
 ONLY_TRAINED_WITH = ("init_mode", "initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop")
 
@@ -56,24 +63,24 @@ def network_in_page(
         raise ValueError(f"weights: {weights!r} is not valid; it must be one of {', '.join(get_args(Weights))}")
     try:
         return _network(stored, shown, live, weights)
-    except _NoNetworkError as reason:
+    except NoNetworkError as reason:
         return NetworkInPage({"why": str(reason)}, [])
 
 
-class _NoNetworkError(Exception):
+class NoNetworkError(Exception):
     """The page has no network, for a reason that it says."""
 
 
 def _network(stored: StoredScores, shown: Sequence[int], live: bool, weights: Weights) -> NetworkInPage:
     run, config = stored.run, ModelConfig(**stored.run.config["model"])
     if weights == "none":
-        raise _NoNetworkError("This page was written without weights.")
+        raise NoNetworkError("This page was written without weights.")
     if live:
-        raise _NoNetworkError("The page that is written when training ends has the network.")
+        raise NoNetworkError("The page that is written when training ends has the network.")
     check_computed(config)
     steps = sorted(set(shown) & set(run.steps))
     if not steps:
-        raise _NoNetworkError("This run has no weights of the steps that are scored.")
+        raise NoNetworkError("This run has no weights of the steps that are scored.")
     data = {
         "config": config.to_dict(),
         "layout": [[name, list(shape)] for name, shape in config.weight_shapes()],
@@ -85,11 +92,11 @@ def _network(stored: StoredScores, shown: Sequence[int], live: bool, weights: We
 def check_computed(config: ModelConfig) -> None:
     """Refuse a network with an option that forward.js does not compute."""
     for each in fields(config):
-        if not each.init or each.name in (*SIZES, *ONLY_TRAINED_WITH):
+        if not each.init or each.name in (*NUMBERS, *ONLY_TRAINED_WITH):
             continue
         value = getattr(config, each.name)
         if value not in COMPUTED.get(each.name, (each.default,)):
-            raise _NoNetworkError(f"The page cannot run networks with {each.name} {value}.")
+            raise NoNetworkError(f"The page cannot run networks with {each.name} {value}.")
 
 
 def by_importance(steps: Sequence[int], dates: Sequence[int]) -> Iterator[int]:
@@ -153,10 +160,10 @@ def add_weights(networks: Sequence[tuple[Run, NetworkInPage]], room: float) -> N
 
 
 def _sequences(run: Run, config: ModelConfig) -> dict[str, Any]:
-    """Return the evaluation sequences, with lists in place of arrays."""
+    """Return the evaluation sequences without their padding, with lists in place of arrays."""
     path = evaluation_file(run.path)
     if not path.exists():
-        raise _NoNetworkError(
+        raise NoNetworkError(
             f"An older Headway has not stored the evaluation sequences of this run; headway measure {run.path} does, "
             "and then headway report writes this page anew."
         )
@@ -164,24 +171,34 @@ def _sequences(run: Run, config: ModelConfig) -> dict[str, Any]:
         stored = read_file(path)
         inputs, targets = stored.inputs, stored.targets
         check_inputs(inputs, config)
+        ends = _ends(stored)
     except (ValueError, AttributeError, KeyError) as error:
-        raise _NoNetworkError(str(error)) from None
-    if "attention_mask" in stored:
-        raise _NoNetworkError("The page cannot run sequences with padding.")
+        raise NoNetworkError(str(error)) from None
     count = min(len(inputs), max(1, MOST_POSITIONS // inputs.sizes["pos"]))
     some = stored.isel(batch=slice(count))
     parts = [str(name) for name in stored.data_vars if str(name).startswith(PART_MASK)]
+
+    def real(rows: list[list]) -> list[list]:
+        # No query attends to the padding after the end of its sequence, so that the rest computes the same without it.
+        return [row[:end] for row, end in zip(rows, ends, strict=False)]
+
     return {
         "count": len(inputs),
-        "inputs": _lists(some.inputs),
-        "targets": _lists(some.targets),
-        "mask": _lists(some.mask.astype("u1")),
-        "parts": [{"name": name.removeprefix(PART_MASK), "mask": _lists(some[name].astype("u1"))} for name in parts],
+        "inputs": real(_lists(some.inputs)),
+        "targets": real(_answers(some.targets, config)),
+        "mask": real(_lists(some.mask.astype("u1"))),
+        "parts": [
+            {"name": name.removeprefix(PART_MASK), "mask": real(_lists(some[name].astype("u1")))} for name in parts
+        ],
         "labels": inputs.attrs.get("labels"),
+        "tokenizer": tokenizer_in_page(run, inputs, config.d_vocab),
         "descriptions": (inputs.attrs.get("descriptions") or [""] * len(inputs))[:count],
         "shift": targets.attrs.get("shift"),
         "loss": targets.attrs.get("loss"),
     }
+
+
+_OTHER_SEQUENCES = "The stored evaluation sequences of this run are not those of its network."
 
 
 def check_inputs(inputs: xr.DataArray, config: ModelConfig) -> None:
@@ -189,7 +206,23 @@ def check_inputs(inputs: xr.DataArray, config: ModelConfig) -> None:
     of_tokens = config.input_type == "tokens"
     fitting = inputs.values.max() < config.d_vocab if of_tokens else inputs.sizes.get("input") == config.d_vocab
     if (inputs.values.dtype.kind == "i") is not of_tokens or not fitting or inputs.sizes["pos"] > config.n_ctx:
-        raise ValueError("The stored evaluation sequences of this run are not those of its network.")
+        raise ValueError(_OTHER_SEQUENCES)
+
+
+def _ends(stored: xr.Dataset) -> list[int]:
+    """Return the length of each sequence without its padding, which comes after its end."""
+    real = stored.get("attention_mask", xr.ones_like(stored.mask)).values.astype(bool)
+    ends = real.sum(1)
+    if not ends.all() or (real != (np.arange(real.shape[1]) < ends[:, None])).any():
+        raise ValueError(_OTHER_SEQUENCES)
+    return ends.tolist()
+
+
+def _answers(targets: xr.DataArray, config: ModelConfig) -> list:
+    """Return targets as lists, with None for those that are no output: where they do not count they may be."""
+    if targets.values.dtype.kind == "f":
+        return _lists(targets)
+    return [[answer if 0 <= answer < config.d_vocab_out else None for answer in row] for row in _lists(targets)]
 
 
 def _lists(values: xr.DataArray) -> list:

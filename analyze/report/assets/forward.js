@@ -12,25 +12,36 @@ const ACTIVATIONS = {
   solu,
   solu_ln: solu,
 };
-// Each normalises one row in place; `weights` are those of this LayerNorm.
+// Each normalises one row in place; `weights` are those of this norm.
 const NORMALIZATIONS = {
   LN(row, eps, { w, b }) {
-    centreAndScale(row, eps);
+    NORMALIZATIONS.LNPre(row, eps);
     for (let i = 0; i < row.length; i++) row[i] = row[i] * w[i] + b[i];
   },
-  LNPre: centreAndScale,
+  LNPre(row, eps) {
+    centre(row);
+    scale(row, eps);
+  },
+  RMS(row, eps, { w }) {
+    scale(row, eps);
+    for (let i = 0; i < row.length; i++) row[i] *= w[i];
+  },
+  RMSPre: scale,
   null() {},
 };
-// What positions add to the residual stream, and to the inputs of queries and keys.
+// Where positions act: W_pos is added to the residual stream, or to the inputs of queries and keys; queries and keys are
+// turned by an angle; W_rel is added to the keys that a query sees.
 const POSITIONS = {
-  standard: { toStream: true, toQueriesAndKeys: false },
-  shortformer: { toStream: false, toQueriesAndKeys: true },
-  none: { toStream: false, toQueriesAndKeys: false },
+  standard: { toStream: true },
+  shortformer: { toQueriesAndKeys: true },
+  none: {},
+  rotary: { turns: true },
+  relative: { toKeys: true },
 };
-// The number of keys that a query sees.
-const VISIBLE = {
-  causal: (query) => query + 1,
-  bidirectional: (_, length) => length,
+// The number of keys that a query sees, and the least offset from a key to a query, with which W_rel begins.
+const DIRECTIONS = {
+  causal: { visible: (query) => query + 1, leastOffset: () => 0 },
+  bidirectional: { visible: (_, length) => length, leastOffset: (n_ctx) => 1 - n_ctx },
 };
 // The embedding of one position, added to a row.
 const EMBEDDINGS = {
@@ -67,17 +78,18 @@ function erf(x) {
   return x >= 0 ? 1 - rest : rest - 1;
 }
 
-function centreAndScale(row, eps) {
-  let mean = 0,
-    square = 0;
+function centre(row) {
+  let mean = 0;
   for (let i = 0; i < row.length; i++) mean += row[i];
   mean /= row.length;
-  for (let i = 0; i < row.length; i++) {
-    row[i] -= mean;
-    square += row[i] * row[i];
-  }
-  const scale = Math.sqrt(square / row.length + eps);
-  for (let i = 0; i < row.length; i++) row[i] /= scale;
+  for (let i = 0; i < row.length; i++) row[i] -= mean;
+}
+
+function scale(row, eps) {
+  let square = 0;
+  for (let i = 0; i < row.length; i++) square += row[i] * row[i];
+  const size = Math.sqrt(square / row.length + eps);
+  for (let i = 0; i < row.length; i++) row[i] /= size;
 }
 
 function softmax(row) {
@@ -105,17 +117,68 @@ function addProduct(x, W, row) {
   for (let i = last; i < x.length; i++) for (let j = 0; j < width; j++) row[j] += x[i] * W[i * width + j];
 }
 
+// Two rows at a time, row += x @ W and below += y @ W, because to read W takes as long as to multiply.
+function addProducts(x, y, W, row, below) {
+  const width = row.length,
+    last = x.length - (x.length % 4);
+  for (let i = 0, at = 0; i < last; i += 4, at += 4 * width) {
+    const x0 = x[i],
+      x1 = x[i + 1],
+      x2 = x[i + 2],
+      x3 = x[i + 3],
+      y0 = y[i],
+      y1 = y[i + 1],
+      y2 = y[i + 2],
+      y3 = y[i + 3];
+    const at1 = at + width,
+      at2 = at1 + width,
+      at3 = at2 + width;
+    for (let j = 0; j < width; j++) {
+      const w0 = W[at + j],
+        w1 = W[at1 + j],
+        w2 = W[at2 + j],
+        w3 = W[at3 + j];
+      row[j] += x0 * w0 + x1 * w1 + x2 * w2 + x3 * w3;
+      below[j] += y0 * w0 + y1 * w1 + y2 * w2 + y3 * w3;
+    }
+  }
+  for (let i = last; i < x.length; i++)
+    for (let j = 0; j < width; j++) {
+      row[j] += x[i] * W[i * width + j];
+      below[j] += y[i] * W[i * width + j];
+    }
+}
+
 const rowOf = (matrix, at, width) => matrix.subarray(at * width, (at + 1) * width);
+
+// A matrix [rows, columns] as [columns, rows].
+function transposed(A, columns) {
+  const rows = A.length / columns;
+  return A.map((_, at) => A[(at % rows) * columns + Math.floor(at / rows)]);
+}
+
+// The product of two vectors, which begin at these places of their arrays.
+function dot(a, from, b, to, size) {
+  let sum = 0;
+  for (let i = 0; i < size; i++) sum += a[from + i] * b[to + i];
+  return sum;
+}
 
 // x @ W + b for every row, [pos, width].
 function project(x, inner, W, b) {
   const rows = x.length / inner,
     width = b.length,
     found = new Float64Array(rows * width);
-  for (let at = 0; at < rows; at++) {
-    const row = rowOf(found, at, width);
-    row.set(b);
-    addProduct(rowOf(x, at, inner), W, row);
+  for (let at = 0; at < rows; at++) found.set(b, at * width);
+  const of = (at) => [rowOf(x, at, inner), rowOf(found, at, width)];
+  for (let at = 0; at + 1 < rows; at += 2) {
+    const [first, row] = of(at),
+      [second, below] = of(at + 1);
+    addProducts(first, second, W, row, below);
+  }
+  if (rows % 2) {
+    const [left, row] = of(rows - 1);
+    addProduct(left, W, row);
   }
   return found;
 }
@@ -134,14 +197,27 @@ class Network {
     this.norm = this.normalization("ln_final");
     this.W_E = this.weights.get("embed.W_E");
     this.W_pos = this.weights.get("pos_embed.W_pos");
-    this.W_U = this.weights.get("unembed.W_U");
-    this.b_U = this.weights.get("unembed.b_U");
+    this.W_U = config.tie_word_embeddings ? transposed(this.W_E, config.d_model) : this.weights.get("unembed.W_U");
+    this.b_U = this.bias("unembed.b_U", config.d_vocab_out);
+    this.angles = this.positions.turns ? anglesOf(config) : null;
+  }
+
+  // The number by which the product of a query and a key is divided.
+  get scoreDivisor() {
+    const { use_attn_scale, attn_scale, d_head } = this.config;
+    if (!use_attn_scale) return 1;
+    return attn_scale === -1 ? Math.sqrt(d_head) : attn_scale;
+  }
+
+  bias(name, size) {
+    return this.config.biases ? this.weights.get(name) : new Float32Array(size);
   }
 
   // The weights of one layer; those of all heads stand side by side, [d_model, head d_head].
   layer(at) {
-    const { n_heads, d_model, d_head, attn_only, act_fn } = this.config;
+    const { n_heads, d_model, d_head, d_mlp, attn_only, act_fn, normalization_type } = this.config;
     const get = (name) => this.weights.get(`blocks.${at}.${name}`);
+    const bias = (name, size) => this.bias(`blocks.${at}.${name}`, size);
     const sideBySide = (W) => {
       const found = new Float32Array(W.length);
       for (let head = 0; head < n_heads; head++)
@@ -157,27 +233,33 @@ class Network {
       W_K: sideBySide(get("attn.W_K")),
       W_V: sideBySide(get("attn.W_V")),
       W_O: get("attn.W_O"),
-      b_Q: get("attn.b_Q"),
-      b_K: get("attn.b_K"),
-      b_V: get("attn.b_V"),
-      b_O: get("attn.b_O"),
+      b_Q: bias("attn.b_Q", n_heads * d_head),
+      b_K: bias("attn.b_K", n_heads * d_head),
+      b_V: bias("attn.b_V", n_heads * d_head),
+      b_O: bias("attn.b_O", d_model),
+      // Like queries, so that one product of two arrays is compiled for both.
+      W_rel: this.positions.toKeys ? Float64Array.from(get("attn.W_rel")) : null,
       mlp: attn_only
         ? null
         : {
             ln2: this.normalization(`blocks.${at}.ln2`),
             W_in: get("mlp.W_in"),
-            b_in: get("mlp.b_in"),
+            b_in: bias("mlp.b_in", d_mlp),
             W_out: get("mlp.W_out"),
-            b_out: get("mlp.b_out"),
-            ln: act_fn === "solu_ln" ? this.normalization(`blocks.${at}.mlp.ln`, "LNPre") : null,
+            b_out: bias("mlp.b_out", d_model),
+            // A LayerNorm inside an MLP is one also in a network whose other norms are none.
+            ln:
+              act_fn === "solu_ln"
+                ? this.normalization(`blocks.${at}.mlp.ln`, normalization_type === "LN" ? "LN" : "LNPre")
+                : null,
           },
     };
   }
 
-  // A function that normalises every row of a copy. A LayerNorm inside an MLP is there also in a network without others.
-  normalization(name, without = null) {
+  // A function that normalises every row of a copy.
+  normalization(name, type = this.config.normalization_type) {
     const weights = { w: this.weights.get(`${name}.w`), b: this.weights.get(`${name}.b`) };
-    const normalize = NORMALIZATIONS[this.config.normalization_type ?? without];
+    const normalize = NORMALIZATIONS[type];
     const { eps } = this.config;
     return (x, width) => {
       const found = Float64Array.from(x);
@@ -244,25 +326,45 @@ class Network {
     for (let i = 0; i < after.length; i++) after[i] += added[i];
   }
 
+  // Turns queries or keys [pos, head d_head] in place by the angles of their positions.
+  turn(x, length) {
+    const { n_heads, d_head } = this.config,
+      { cos, sin, half } = this.angles;
+    for (let pos = 0, from = 0; pos < length; pos++)
+      for (let head = 0; head < n_heads; head++, from += d_head)
+        for (let i = from, angle = pos * half; i < from + half; i++, angle++) {
+          const first = x[i],
+            second = x[i + half];
+          x[i] = first * cos[angle] - second * sin[angle];
+          x[i + half] = second * cos[angle] + first * sin[angle];
+        }
+  }
+
   // The outputs z of all heads of a layer; their patterns are added to what is `found`.
   attend(layer, read, length, found, replaced) {
-    const { n_heads, d_head, d_model, attention_dir } = this.config;
-    const width = n_heads * d_head;
+    const { n_heads, d_head, d_model, n_ctx, attention_dir } = this.config;
+    const width = n_heads * d_head,
+      { W_rel } = layer,
+      { visible, leastOffset } = DIRECTIONS[attention_dir],
+      least = leastOffset(n_ctx),
+      offsets = W_rel ? W_rel.length / width : 0,
+      divisor = this.scoreDivisor;
     const input = this.positions.toQueriesAndKeys ? this.withPositions(read) : read;
     const q = project(input, d_model, layer.W_Q, layer.b_Q),
       k = project(input, d_model, layer.W_K, layer.b_K),
       v = project(read, d_model, layer.W_V, layer.b_V),
       z = new Float64Array(length * width),
       patterns = [];
+    if (this.positions.turns) for (const each of [q, k]) this.turn(each, length);
     for (let head = 0; head < n_heads; head++) {
       const pattern = new Float64Array(length * length);
       for (let query = 0; query < length; query++) {
-        const row = pattern.subarray(query * length, query * length + VISIBLE[attention_dir](query, length));
+        const row = pattern.subarray(query * length, query * length + visible(query, length));
         const from = query * width + head * d_head;
         for (let key = 0; key < row.length; key++) {
-          let score = 0;
-          for (let i = 0, to = key * width + head * d_head; i < d_head; i++) score += q[from + i] * k[to + i];
-          row[key] = score / Math.sqrt(d_head);
+          let score = dot(q, from, k, key * width + head * d_head, d_head);
+          if (W_rel) score += dot(q, from, W_rel, (head * offsets + query - key - least) * d_head, d_head);
+          row[key] = score / divisor;
         }
         softmax(row);
         for (let key = 0; key < row.length; key++)
@@ -278,6 +380,14 @@ class Network {
   }
 }
 
+// The cosine and the sine of the angle of each position and pair of entries, [n_ctx, half]: the pair i is of the entries
+// i and i + half of a query or key, and entries from 2 half on stay.
+function anglesOf({ n_ctx, d_head, rotary_dim, rotary_base }) {
+  const half = (rotary_dim ?? d_head) / 2;
+  const angles = Float64Array.from({ length: n_ctx * half }, (_, at) => Math.floor(at / half) * rotary_base ** (-(at % half) / half)); // prettier-ignore
+  return { half, cos: angles.map(Math.cos), sin: angles.map(Math.sin) };
+}
+
 // The loss at each position, NaN where nothing is the right answer: cross-entropy of a token, squared error of a vector.
 function lossOf(output, answers) {
   const width = output.length / answers.length;
@@ -285,7 +395,7 @@ function lossOf(output, answers) {
     const row = rowOf(output, at, width);
     if (answer === null) return NaN;
     if (typeof answer === "number") return -logProbabilities(row)[answer];
-    return row.reduce((sum, x, i) => sum + (x - answer[i]) ** 2, 0) / width;
+    return row.reduce((sum, x, i) => sum + (answer[i] === null ? NaN : (x - answer[i]) ** 2), 0) / width;
   });
 }
 

@@ -20,13 +20,13 @@ function tryPositions(run, words) {
   const draw = (step, { trial, output, losses }) => {
     const width = output.length / trial.inputs.length;
     rows = trial.inputs.map((token, at) => {
-      const answer = trial.answers[at];
-      // What is not a token has no prediction that is the likeliest.
-      const ofTokens = answer === null || typeof answer === "number";
+      const answer = trial.answers[at],
+        // What is not a token has no prediction that is the likeliest.
+        { ofTokens } = trial;
       const chances = ofTokens ? logProbabilities(rowOf(output, at, width)).map(Math.exp) : [];
       const best = chances.reduce((best, chance, other) => (chance > chances[best] ? other : best), 0);
-      const write = (each) => (typeof each === "number" ? (words.labels[each] ?? String(each)) : "");
-      return [at, write(token), trial.counted[at] ? write(answer) : "", ofTokens ? write(best) : "", ofTokens ? chances[best] : NaN, losses[at]]; // prettier-ignore
+      const write = (labels, each) => (typeof each === "number" ? labels[each] : "");
+      return [at, write(words.labels, token), trial.counted[at] ? write(words.outputs, answer) : "", ofTokens ? words.outputs[best] : "", ofTokens ? chances[best] : NaN, losses[at]]; // prettier-ignore
     });
     caption.textContent = `Every position at step ${step}; bold: the likeliest token is the right answer.`;
     while (body.children.length > rows.length) body.lastChild.remove();

@@ -315,7 +315,8 @@ function setBy(by) {
 function onKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
   if (event.key === "Escape" && state.head) choose(null);
-  if (event.target.closest('select, canvas[tabindex], input[type="text"]') || event.target.matches(".runs")) return;
+  if (event.target.closest('select, canvas[tabindex], input[type="text"], textarea') || event.target.matches(".runs"))
+    return;
   const most = places[state.by].length - 1;
   const to = {
     ArrowLeft: state.place - 1,

@@ -18,13 +18,9 @@ function product(A, B, inner) {
     }
   return found;
 }
-function transposed(A, columns) {
-  const rows = A.length / columns;
-  return Float64Array.from(A, (_, at) => A[(at % rows) * columns + Math.floor(at / rows)]);
-}
 // Rows without their means, which a LayerNorm takes away; as they are without one.
 function centred(A, width, { normalization_type }) {
-  if (normalization_type === null) return A;
+  if (!["LN", "LNPre"].includes(normalization_type)) return A;
   const found = Float64Array.from(A);
   for (let start = 0; start < A.length; start += width) {
     let mean = 0;
@@ -60,9 +56,11 @@ function tokenCircuits(network, layer, head) {
 }
 
 const CIRCUITS = {
-  OV: { rows: "input token", columns: "output token", quantity: "adds to the logit" },
-  QK: { rows: "query token", columns: "key token", quantity: "attention score times √d_head" },
+  OV: { rows: "input token", columns: "output token", quantity: () => "adds to the logit" },
+  QK: { rows: "query token", columns: "key token", quantity: ({ use_attn_scale, attn_scale }) => `attention score${use_attn_scale ? ` times ${attn_scale === -1 ? "√d_head" : attn_scale}` : ""}` }, // prettier-ignore
 };
+// Rotary positions act between W_Q and W_K.
+const hasTokenScores = ({ positional_embedding_type }) => positional_embedding_type !== "rotary";
 
 function tokensSection(run) {
   if (!tokenTables(run)) return el("p", { class: "note" }, `This page has no network of this run, or one with more than ${MOST_TOKENS} tokens.`); // prettier-ignore
@@ -71,7 +69,8 @@ function tokensSection(run) {
   const shown = { title: el("p", { class: "readout" }), head: null };
   const choices = allHeads(run).map(nameOf);
   const select = el("select", { change: (event) => choose(headOf(event.target.value)) }, choices.map((name) => el("option", { value: name }, name))); // prettier-ignore
-  const pictures = Object.keys(CIRCUITS).map((kind) => tokenPicture(run, kind, words, shown));
+  const kinds = Object.keys(CIRCUITS).filter((kind) => kind !== "QK" || hasTokenScores(run.network.config));
+  const pictures = kinds.map((kind) => tokenPicture(run, kind, words, shown));
   const draw = () => {
     const slider = run.steps[indexOf(run)],
       step = networks.stepAt(slider);
@@ -102,19 +101,22 @@ function tokensSection(run) {
     {},
     el("div", { class: "row" }, el("label", {}, "head ", select)),
     shown.title,
+    kinds.includes("QK") ? null : el("p", { class: "note" }, "Rotary positions act between queries and keys: there are no attention scores of tokens alone, and no QK circuit."), // prettier-ignore
     el("div", { class: "panels", style: "--least:420px" }, pictures.map((each) => each.host)), // prettier-ignore
   );
   return figure(host, draw);
 }
 
 function tokenPicture(run, kind, words, shown) {
-  const { rows: rowName, columns: columnName, quantity } = CIRCUITS[kind];
+  const { rows: rowName, columns: columnName } = CIRCUITS[kind];
+  const quantity = CIRCUITS[kind].quantity(run.network.config);
   const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": `${kind} circuit` }),
     readout = el("output", { class: "readout", "aria-live": "polite" }),
     scale = el("figcaption", {}),
     small = el("canvas");
-  const label = (token) => words.labels[token] ?? String(token);
   const { d_vocab, d_vocab_out } = run.network.config;
+  const label = (token) => words.labels[token],
+    columnLabel = (token) => (kind === "OV" ? words.outputs : words.labels)[token];
   const [rows, columns] = [d_vocab, kind === "OV" ? d_vocab_out : d_vocab];
   let edge = 0,
     cell = 1,
@@ -123,17 +125,17 @@ function tokenPicture(run, kind, words, shown) {
   const value = (row, column) => shown.values[kind][row * columns + column];
   const tell = () => {
     if (!shown.values) return;
-    readout.value = `${kind} of ${nameOf(shown.head)}: ${rowName} “${label(at[0])}” → ${columnName} “${label(at[1])}”: ${formatted(value(...at))}`;
+    readout.value = `${kind} of ${nameOf(shown.head)}: ${rowName} “${label(at[0])}” → ${columnName} “${columnLabel(at[1])}”: ${formatted(value(...at))}`;
   };
   const host = el("div", { class: "downloadable" }, el("h3", {}, `${kind} circuit`), canvas, readout, scale);
   const numbers = () => ({
     columns: ["run", "step", "layer", "head", rowName, columnName, quantity],
-    rows: counted(rows).flatMap((row) => counted(columns).map((column) => [run.name, shown.step, ...shown.head, label(row), label(column), value(row, column)])), // prettier-ignore
+    rows: counted(rows).flatMap((row) => counted(columns).map((column) => [run.name, shown.step, ...shown.head, label(row), columnLabel(column), value(row, column)])), // prettier-ignore
   });
   host.prepend(downloads(`${kind} circuit`, () => `${run.name}-${kind}-${nameOf(shown.head)}-step-${shown.step}`, host, numbers)); // prettier-ignore
   const draw = () => {
     room = Math.min(host.clientWidth, 520);
-    const names = counted(Math.max(rows, columns)).map(label);
+    const names = [...counted(rows).map(label), ...counted(columns).map(columnLabel)];
     edge = marginFor(names, 6);
     cell = (room - edge) / Math.max(rows, columns);
     canvas.style.width = `${edge + cell * columns}px`;
@@ -160,7 +162,7 @@ function tokenPicture(run, kind, words, shown) {
       context.translate(middle, edge - 3);
       context.rotate(-Math.PI / 2);
       context.textAlign = "left";
-      context.fillText(shortened(label(place), 6), 0, 0);
+      context.fillText(shortened(columnLabel(place), 6), 0, 0);
       context.restore();
     }
     if (document.activeElement === canvas) outline(context, at, edge, cell);

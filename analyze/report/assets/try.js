@@ -84,12 +84,12 @@ async function goThrough(steps, wanted) {
 
 // A sequence of the evaluation batch, edited or not, with its right answers and the positions that count.
 class Trial {
-  constructor(inputs, answers, counted, parts, edited) {
-    Object.assign(this, { inputs, answers, counted, parts, edited });
+  constructor(inputs, answers, counted, parts, ofTokens, edited) {
+    Object.assign(this, { inputs, answers, counted, parts, ofTokens, edited });
   }
   static evaluation({ inputs, targets, mask, parts }, at) {
     const masks = parts.map(({ name, mask: of }) => ({ name, mask: of[at] }));
-    return new Trial(inputs[at], targets[at], mask[at], masks, false);
+    return new Trial(inputs[at], targets[at], mask[at], masks, !Array.isArray(targets[0][0]), false);
   }
   // Positions count as in the sequence that was edited; where the answer is the next token, it is that of the edit.
   static edited(sequences, at, inputs) {
@@ -100,7 +100,7 @@ class Trial {
     const answers = inputs.map((_, place) => (shift === null ? null : inputs[place + shift]) ?? known(place));
     const counted = answers.map((answer, place) => (answer === null ? 0 : (of.counted[place] ?? 1)));
     const parts = of.parts.map(({ name, mask }) => ({ name, mask: answers.map((_, place) => mask[place] ?? 0) }));
-    return new Trial(inputs, answers, counted, parts, true);
+    return new Trial(inputs, answers, counted, parts, of.ofTokens, true);
   }
   // The mean of losses over all positions that count, or those of a part.
   mean(losses, part = null) {
@@ -110,46 +110,94 @@ class Trial {
   }
 }
 
-// The words of the tokens of a run, and how a sequence is written with them.
+// The words of the tokens of a run, and how a sequence is written with them. Outputs have the words of the tokens where
+// there are as many of both; others are classes.
 class Words {
-  constructor({ labels }, { d_vocab, n_ctx, input_type }) {
+  constructor({ labels, tokenizer }, { d_vocab, d_vocab_out, n_ctx, input_type }) {
+    this.tokenizer = tokenizer && new Tokenizer(tokenizer);
     const spaced = labels?.some((label) => !label || /\s/.test(label));
-    this.labels = labels ?? (input_type === "tokens" ? Array.from({ length: d_vocab }, (_, at) => String(at)) : []);
+    this.labels = labels ?? (input_type === "tokens" ? counted(d_vocab).map(String) : []);
+    this.outputs = this.labels.length === d_vocab_out ? this.labels : counted(d_vocab_out).map(String);
     this.typed = spaced ? this.labels.map((_, at) => String(at)) : this.labels;
     this.tokens = new Map(this.typed.map((word, at) => [word, at]));
     this.longest = n_ctx;
   }
   write(inputs) {
+    if (this.tokenizer) return this.tokenizer.decode(inputs);
     return inputs.map((token) => this.typed[token]).join(" ");
   }
   // The tokens of a text; an error with what is wrong.
   read(text) {
+    const found = this.tokenizer ? this.tokenizer.encode(text) : this.readTokens(text);
+    if (!found.length) throw Error("The sequence is empty.");
+    if (found.length > this.longest)
+      throw Error(`${found.length} tokens are too many; this network reads at most ${this.longest}.`);
+    return found;
+  }
+  readTokens(text) {
     const words = text.split(/\s+/).filter(Boolean);
     const wrong = words.findIndex((word) => !this.tokens.has(word));
     const known = `${this.typed.slice(0, 3).join(", ")} … ${this.typed.at(-1)}`;
     if (wrong >= 0) throw Error(`Position ${wrong}: “${words[wrong]}” is not a token; tokens are ${known}.`);
-    if (!words.length) throw Error(`The sequence is empty; tokens are ${known}.`);
-    if (words.length > this.longest)
-      throw Error(`${words.length} tokens are too many; this network reads at most ${this.longest}.`);
     return words.map((word) => this.tokens.get(word));
   }
 }
 
+// How a byte-level BPE such as GPT-2's cuts a text before it merges.
+const CUTS =
+  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+// The character that stands for each byte: printable ones are themselves.
+const BYTES = (() => {
+  const printable = (byte) => (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
+  let others = 0;
+  return counted(256).map((byte) => String.fromCharCode(printable(byte) ? byte : 256 + others++));
+})();
+
+// The tokenizer of a network that reads text: every byte is a token, and pairs of tokens are merged.
+class Tokenizer {
+  constructor({ pieces, merges, start }) {
+    const byteOf = new Map(BYTES.map((character, byte) => [character, byte]));
+    this.start = start;
+    this.bytes = pieces.map((piece) => [...piece].map((character) => byteOf.get(character)));
+    this.tokens = BYTES.map((character) => pieces.indexOf(character));
+    this.merges = new Map(merges.map(([left, right, merged], rank) => [`${left} ${right}`, { rank, merged }]));
+  }
+  encode(text) {
+    const encoder = new TextEncoder();
+    const words = text.match(CUTS) ?? [];
+    return [...this.start, ...words.flatMap((word) => this.merged([...encoder.encode(word)].map((byte) => this.tokens[byte])))]; // prettier-ignore
+  }
+  // Merges the pair that comes first among the merges, as long as there is one.
+  merged(tokens) {
+    for (;;) {
+      let best = null;
+      for (let at = 0; at + 1 < tokens.length; at++) {
+        const merge = this.merges.get(`${tokens[at]} ${tokens[at + 1]}`);
+        if (merge && !(merge.rank >= best?.rank)) best = { ...merge, at };
+      }
+      if (!best) return tokens;
+      tokens.splice(best.at, 2, best.merged);
+    }
+  }
+  decode(tokens) {
+    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(tokens.flatMap((token) => this.bytes[token]))); // prettier-ignore
+  }
+}
+
 // What stands in for the outputs of heads [pos, d_head], as a Map of heads for each layer.
-function standIns(networks, step, trial, clean, heads) {
-  const network = networks.found.get(step),
-    { n_heads, d_head } = networks.config,
+function standIns(networks, step, shown, heads) {
+  const { n_heads, d_head } = networks.config,
     width = n_heads * d_head,
     found = [];
-  const other = state.instead === "other" ? network.run(networks.sequences.inputs[before(networks)]) : null;
+  if (state.instead === "other" && heads.length)
+    shown.other ??= networks.found.get(step).run(otherSequence(networks, shown.trial));
   const valueAt = {
     zero: () => 0,
     mean: (layer, pos, at) => networks.means.get(step)[layer][at],
-    // Where that sequence has ended, a head goes on.
-    other: (layer, pos, at) => other.z[layer][pos * width + at] ?? clean.z[layer][pos * width + at],
+    other: (layer, pos, at) => shown.other.z[layer][pos * width + at],
   }[state.instead];
   for (const [layer, head] of heads) {
-    const z = new Float64Array(trial.inputs.length * d_head);
+    const z = new Float64Array(shown.trial.inputs.length * d_head);
     for (let at = 0; at < z.length; at++)
       z[at] = valueAt(layer, Math.floor(at / d_head), head * d_head + (at % d_head));
     (found[layer] ??= new Map()).set(head, z);
@@ -157,8 +205,12 @@ function standIns(networks, step, trial, clean, heads) {
   return found;
 }
 const shownSequence = ({ sequences }) => Math.min(state.tried, sequences.inputs.length - 1);
-// As ablated_loss does: each sequence takes from the one before it, and the first from the last.
-const before = (networks) => (shownSequence(networks) || networks.sequences.inputs.length) - 1;
+// As ablated_loss does: each sequence takes from the one before it, and the first from the last. Where that one has ended,
+// the inputs of this one stay.
+function otherSequence(networks, { inputs }) {
+  const before = networks.sequences.inputs.at(shownSequence(networks) - 1);
+  return inputs.map((input, at) => before[at] ?? input);
+}
 
 // The panels of all runs, and what says on the first screen which heads are off; what a person does in one concerns them
 // all, and no other figure.
@@ -219,7 +271,7 @@ function trySection(run) {
     const off = [...state.off].map(headOf).filter(([layer, head]) => layer < run.layers && head < run.heads);
     const ready = state.instead !== "mean" || networks.means.has(step) || !off.length;
     if (ready) {
-      const replaced = standIns(networks, step, shown.trial, shown.clean, off);
+      const replaced = standIns(networks, step, shown, off);
       shown.now = networks.found.get(step).run(shown.trial.inputs, replaced, shown.clean);
       shown.output = networks.found.get(step).output(shown.now);
       shown.losses = lossOf(shown.output, shown.trial.answers);
@@ -258,7 +310,8 @@ function takeTrial(networks, words, step, shown) {
   const network = networks.found.get(step);
   const clean = network.run(trial.inputs),
     cleanOutput = network.output(clean);
-  Object.assign(shown, { key, trial, clean, cleanOutput, cleanLosses: lossOf(cleanOutput, trial.answers) });
+  const cleanLosses = lossOf(cleanOutput, trial.answers);
+  Object.assign(shown, { key, trial, clean, cleanOutput, cleanLosses, other: null });
   shown.at = Math.min(shown.at, trial.inputs.length - 1);
 }
 
@@ -306,11 +359,12 @@ function tryControls(run, networks, words) {
     press("Circuit off", () => setTrial({ off: new Set(inCircuit()) })),
     press("Only the circuit on", () => setTrial({ off: new Set(others()) })),
   ];
-  const typed = el("input", {
-    type: "text",
+  const kind = words.tokenizer ? "text" : "tokens";
+  const typed = el(words.tokenizer ? "textarea" : "input", {
+    ...(words.tokenizer ? { rows: 3 } : { type: "text" }),
     spellcheck: "false",
     autocomplete: "off",
-    "aria-label": "tokens of the sequence",
+    "aria-label": `${kind} of the sequence`,
     input: (event) => setTrial({ edit: event.target.value }),
   });
   const undo = press("As it was", () => setTrial({ edit: null }));
@@ -325,7 +379,7 @@ function tryControls(run, networks, words) {
       press("All heads on", () => setTrial({ off: new Set() })),
       run.circuits.length ? ofCircuit : null,
     ),
-    words.labels.length ? el("div", { class: "row typed" }, el("label", {}, "tokens ", typed), undo) : null,
+    words.labels.length ? el("div", { class: "row typed" }, el("label", {}, `${kind} `, typed), undo) : null,
   );
   const update = () => {
     sequence.value = shownSequence(networks);
@@ -446,10 +500,9 @@ function tryPredictions(words) {
     const answer = trial.answers[at],
       width = output.length / trial.inputs.length;
     const [now, clean] = [output, cleanOutput].map((each) => rowOf(each, at, width));
-    const ofTokens = typeof answer === "number" || answer === null ? words.labels.length || width : 0;
-    const rows = ofTokens && typeof answer !== "object" ? tokenRows(words, now, clean, answer) : null;
+    const rows = trial.ofTokens ? tokenRows(words, now, clean, answer) : null;
     const numbers = rows ?? vectorRows(now, clean, answer);
-    const right = typeof answer === "number" ? `; the right answer, ${words.labels[answer] ?? answer}, in bold` : "";
+    const right = typeof answer === "number" ? `; the right answer, ${words.outputs[answer]}, in bold` : "";
     caption.textContent = `Position ${at}: loss ${formatted(losses[at])}${right}.`;
     const titles = [rows ? "token" : "entry", ...(rows ? [] : ["right"]), "all heads on", ...(some ? ["now"] : [])];
     head.replaceChildren(
@@ -479,7 +532,7 @@ function tokenRows(words, now, clean, answer) {
   const best = [...ofNow.keys()].sort((a, b) => ofNow[b] - ofNow[a]).slice(0, MOST_PREDICTIONS);
   const rows = answer === null || best.includes(answer) ? best : [...best, answer];
   return rows.map((token) => ({
-    name: words.labels[token] ?? String(token),
+    name: words.outputs[token],
     strong: token === answer,
     values: [ofClean[token], ofNow[token]],
   }));
@@ -511,7 +564,7 @@ function tryComparison(run) {
     function* computing() {
       const network = networks.found.get(step);
       for (const { off } of [...rows, { off: allHeads(run) }]) {
-        const replaced = standIns(networks, step, shown.trial, shown.clean, off);
+        const replaced = standIns(networks, step, shown, off);
         const output = network.output(network.run(shown.trial.inputs, replaced, shown.clean));
         losses.push(shown.trial.mean(lossOf(output, shown.trial.answers), part));
         yield;

@@ -110,7 +110,7 @@ def test_numbers_of_figures_are_those_of_the_run_one_row_a_value(run: Run, opene
     for row in rows[:: len(rows) // 23]:
         layer, head, query, key = (int(row[name]) for name in ("layer", "head", "query position", "key position"))
         value = stored.isel(layer=layer, head=head, query=query, key=key).item()
-        assert float(row["attention"]) == pytest.approx(value, abs=3e-3)
+        assert float(row["attention (steps of 1/254)"]) == pytest.approx(value, abs=3e-3)
     score = seen(page, "heads").locator(".downloadable").first
     measure = score.locator("h3").inner_text()
     rows = table(saved(page, score.locator(".downloads"), "CSV")[1])
@@ -221,7 +221,9 @@ def test_attention_on_one_s_own_sequences_is_a_small_page(opened: Open, tmp_path
     _, cache = model.run_with_cache(batch.inputs)
     for row in table(text)[::997]:
         layer, *at = (int(row[name]) for name in ("layer", "sequence", "head", "query position", "key position"))
-        assert float(row["attention"]) == pytest.approx(cache["pattern", layer][tuple(at)].item(), abs=3e-3)
+        assert float(row["attention (steps of 1/254)"]) == pytest.approx(
+            cache["pattern", layer][tuple(at)].item(), abs=3e-3
+        )
     # The same in a notebook, and on tokens alone.
     notebook = tmp_path / "notebook.html"
     notebook.write_text(f'<body data-ready="1">{show_attention(model, batch.inputs[0])._repr_html_()}')

@@ -9,7 +9,7 @@ function patternText(run, index, layer, head, query, key) {
     sequence = Math.min(state.sequence, run.attention.tokens.length - 1);
   const value = run.attention.values.get(index, layer, head, sequence, query, key);
   const entry = `query ${query} “${tokens[query]}” → key ${key} “${tokens[key]}”`;
-  return `Step ${run.steps[index]}, ${nameOf([layer, head])}: ${entry}: ${formatted(value)}`;
+  return `Step ${run.steps[index]}, ${nameOf([layer, head])}: ${entry}: ${formattedShare(value)}`;
 }
 
 // One pixel an entry; whether any is a number.

@@ -26,7 +26,7 @@ function pairsSection(run) {
                 "Pairs other than of an earlier and a later layer have scores too: run.scores has them.",
               )
             : null,
-          score.pairs.length ? pairMatrix(run, score) : el("p", { class: "note" }, "No pair has a number."),
+          score.pairs.shape[0] ? pairMatrix(run, score) : el("p", { class: "note" }, "No pair has a number."),
         ),
       ),
     ),
@@ -39,7 +39,7 @@ function pairMatrix(run, score) {
   const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": score.label }),
     readout = el("output", { class: "readout", "aria-live": "polite" });
   const host = el("figure", {}, canvas, readout);
-  const where = new Map(score.pairs.map(([from, to], pair) => [from * tos + (to - run.heads), pair]));
+  const where = new Map(score.pairs.rows.map(([from, to], pair) => [from * tos + (to - run.heads), pair]));
   // z where there is a null, the score itself otherwise; its square root, so that both strong and weak pairs are seen.
   const shown = score.z ?? score.values;
   const most = Math.max(
@@ -94,7 +94,7 @@ function pairMatrix(run, score) {
     }
     markChosen(context);
     if (document.activeElement === canvas) outline(context, at, edge, cell);
-    const best = score.pairs
+    const best = score.pairs.rows
       .map((_, pair) => pair)
       .reduce((a, b) => (shown.get(index, b) > shown.get(index, a) || Number.isNaN(shown.get(index, a)) ? b : a));
     readout.value = `Strongest: ${pairText(run, score, best, index)}`;

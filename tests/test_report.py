@@ -429,6 +429,36 @@ def test_attention_is_cut_to_what_a_page_can_hold(original: Run, monkeypatch: py
     assert data["attention"]["positions"] == 11
 
 
+def test_patterns_are_cut_to_what_a_page_can_hold_when_they_are_deflated(
+    original: Run, monkeypatch: pytest.MonkeyPatch
+):
+    scores = StoredScores.of(original)
+    assert scores.whole_attention is not None
+    whole = scores.whole_attention.values
+
+    def size(sequences: int, length: int) -> int:
+        alone = Packed()
+        alone.add_shares(whole[:, :, :, :sequences, :length, :length])
+        return alone.deflated_size
+
+    shapes = []
+    for share in (1.5, 0.6, 0.2, 0.05):
+        most = int(share * size(4, 11))
+        monkeypatch.setattr(page, "MOST_PATTERNS", most)
+        data = run_data(scores)["attention"]
+        shapes.append(tuple(data["values"]["shape"][3:5]))
+        sequences, length = shapes[-1]
+        assert size(sequences, length) < 1.3 * most
+        assert [len(row) for row in data["tokens"]] == [length] * sequences
+        assert data["positions"] == 11
+    # First there are fewer sequences, then fewer positions of one.
+    assert shapes[0] == (4, 11)
+    assert 1 < shapes[1][0] < 4
+    assert shapes[1][1] == 11
+    assert shapes[-1][0] == 1
+    assert shapes[-1][1] < 11
+
+
 def test_a_measure_of_one_s_own_is_shown(run: Run):
     def twice_the_layer(model: Any, batch: Batch) -> xr.DataArray:
         """The layer's number, twice."""

@@ -66,7 +66,16 @@ class Packed:
 
     def text(self) -> str:
         """All arrays, deflated, in base64."""
-        return base64.b64encode(_deflated(b"".join(self._parts))).decode()
+        return base64.b64encode(self._deflated).decode()
+
+    @property
+    def deflated_size(self) -> int:
+        """The bytes that all arrays take when they are deflated."""
+        return len(self._deflated)
+
+    @property
+    def _deflated(self) -> bytes:
+        return _deflated(b"".join(self._parts))
 
     def _append(self, kind: str, shape: tuple[int, ...], codes: np.ndarray, bytes: int, **more: Any) -> dict[str, Any]:
         steps = shape[0] if shape else 1

@@ -59,6 +59,8 @@ MOST_CHECKPOINTS = 100
 MOST_POINTS = 500
 # Of scores of pairs and of eigenvalues, where they are more numbers than this, a page has fewer digits.
 MOST_NUMBERS = 100_000
+# What the patterns of a page may take, in bytes, when they are deflated.
+MOST_PATTERNS = 1_000_000
 MARK = '<meta name="generator" content="headway">'
 
 
@@ -375,13 +377,26 @@ def _attention(stored: StoredScores, packed: Packed, at: list[int]) -> dict[str,
     patterns = stored.attention(at)
     if patterns is None or stored.whole_attention is None:
         return None
-    sequences, length = patterns.sizes["batch"], patterns.sizes["query"]
+    sequences, length = _fitting(patterns.values)
     return {
-        "values": packed.add_shares(patterns.values),
+        "values": packed.add_shares(patterns.values[:, :, :, :sequences, :length, :length]),
         "tokens": [row[:length] for row in stored.tokens[:sequences]],
         "descriptions": stored.descriptions[:sequences],
         "positions": stored.whole_attention.sizes["query"],
     }
+
+
+def _fitting(patterns: np.ndarray) -> tuple[int, int]:
+    """Return how many sequences, and of a single one how many positions, take about MOST_PATTERNS when deflated.
+
+    It goes by the patterns [step, layer, head, batch, query, key] of some heads of each layer.
+    """
+    heads, sequences, length = patterns.shape[2:5]
+    some, alone = patterns[:, :, :: max(1, heads // 3)], Packed()
+    alone.add_shares(some)
+    room = MOST_PATTERNS / (alone.deflated_size * heads / some.shape[2])
+    fitting = min(sequences, max(1, int(room * sequences)))
+    return fitting, max(1, int(length * min(1, room * sequences / fitting) ** 0.5))
 
 
 def _spectrum(spectrum: Spectrum, packed: Packed, at: list[int]) -> dict[str, Any]:

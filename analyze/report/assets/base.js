@@ -409,14 +409,17 @@ addEventListener("beforeprint", toPaper);
 addEventListener("afterprint", fromPaper);
 matchMedia("print").addEventListener("change", ({ matches }) => (matches ? toPaper() : fromPaper()));
 
+const FONT = '11px system-ui, "DejaVu Sans", sans-serif';
 // The drawing context of a canvas as large as it is shown, cleared, in CSS pixels.
 function fresh(canvas, width, height) {
-  const scale = window.devicePixelRatio || 1;
-  canvas.width = Math.round(width * scale);
-  canvas.height = Math.round(height * scale);
-  const context = canvas.getContext("2d");
+  const scale = window.devicePixelRatio || 1,
+    context = canvas.getContext("2d");
+  const [wide, high] = [width, height].map((each) => Math.round(each * scale));
+  // A canvas that is given a size, and be it the one it has, takes new memory.
+  if (canvas.width === wide && canvas.height === high && context.reset) context.reset();
+  else [canvas.width, canvas.height] = [wide, high];
   context.scale(scale, scale);
-  context.font = '11px system-ui, "DejaVu Sans", sans-serif';
+  context.font = FONT;
   return recordings ? recorded(canvas, context, width, height) : context;
 }
 
@@ -435,6 +438,22 @@ function pixels(canvas, rows, columns, colorAt) {
       }
     }
   }
+  context.putImageData(image, 0, 0);
+}
+
+// The same of a matrix of which some entries have a colour, at these places row by row; the others are transparent.
+function pixelsAt(canvas, rows, columns, places, colorOf) {
+  if (canvas.width !== columns || canvas.height !== rows) [canvas.width, canvas.height] = [columns, rows];
+  const context = canvas.getContext("2d"),
+    image = context.createImageData(columns, rows);
+  places.forEach((place, each) => {
+    const [red, green, blue] = colorOf(each),
+      at = 4 * place;
+    image.data[at] = red;
+    image.data[at + 1] = green;
+    image.data[at + 2] = blue;
+    image.data[at + 3] = 255;
+  });
   context.putImageData(image, 0, 0);
 }
 

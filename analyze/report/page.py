@@ -60,7 +60,7 @@ MOST_POINTS = 500
 # Of scores of pairs and of eigenvalues, where they are more numbers than this, a page has fewer digits.
 MOST_NUMBERS = 100_000
 # What the patterns of a page may take, in bytes, when they are deflated.
-MOST_PATTERNS = 1_000_000
+MOST_PATTERNS = 900_000
 MARK = '<meta name="generator" content="headway">'
 
 

@@ -377,9 +377,10 @@ def _attention(stored: StoredScores, packed: Packed, at: list[int]) -> dict[str,
     patterns = stored.attention(at)
     if patterns is None or stored.whole_attention is None:
         return None
-    sequences, length = _fitting(patterns.values)
+    values = patterns.values  # read from its files once
+    sequences, length = _fitting(values)
     return {
-        "values": packed.add_shares(patterns.values[:, :, :, :sequences, :length, :length]),
+        "values": packed.add_shares(values[:, :, :, :sequences, :length, :length]),
         "tokens": [row[:length] for row in stored.tokens[:sequences]],
         "descriptions": stored.descriptions[:sequences],
         "positions": stored.whole_attention.sizes["query"],

@@ -24,6 +24,7 @@ from headway.checkpoints.config import read_config
 from headway.checkpoints.files import CONFIG, ENVIRONMENT, holds_run, read_tree, write_whole
 from headway.checkpoints.frame import framed
 from headway.checkpoints.lock import FOLDERS, writing
+from headway.checkpoints.log import logged_numbers
 from headway.checkpoints.scores import read_circuit, read_file, read_scores, score_files
 from headway.checkpoints.weights import arrays_of, content_of
 from headway.models.config import ModelConfig
@@ -349,14 +350,8 @@ class Run:
         Axis ``step``, the number of updates with this one, from 1: the loss of its batch was taken before it. Empty for
         a run that has trained no step.
         """
-        # It takes half a second to import.
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        everything = {"scalars": 0, "images": 1}
-        events = EventAccumulator(str(self.path), size_guidance=everything).Reload()
-        logged = set(events.Tags()["scalars"])
-        series = {name: events.Scalars(tag) if tag in logged else [] for name, tag in UPDATE_TAGS.items()}
-        values = {name: {event.step: event.value for event in each} for name, each in series.items()}
+        logged = logged_numbers(self.path, list(UPDATE_TAGS.values()))
+        values = {name: logged[tag] for name, tag in UPDATE_TAGS.items()}
         # A run that goes on may have written one number of an update and not yet the next.
         steps = sorted(set.intersection(*(set(each) for each in values.values())))
         return xr.Dataset(

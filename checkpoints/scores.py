@@ -393,14 +393,12 @@ class _Series:
         return self._stacked([name], at)[name]
 
     def _stacked(self, names: list[str], at: np.ndarray) -> dict[str, np.ndarray]:
-        found = {
-            name: np.full((len(at), *self.layout.places[name].shape), self.blank[name], self.blank[name].dtype)
-            for name in names
-        }
+        found = {name: np.empty((len(at), *self.layout.places[name].shape), self.blank[name].dtype) for name in names}
         for row, place in enumerate(at):
             file = self._files[place]
-            for name, array in ({} if file is None else file.read(names)).items():
-                found[name][row] = array
+            arrays = self.blank if file is None else file.read(names)
+            for name in names:
+                found[name][row] = arrays[name]
         return found
 
 

@@ -13,6 +13,7 @@ from browsing import Open, drawn, first, go, needs_chromium, seen
 from playwright.sync_api import Locator, Page
 from toys import TOKENS, Train, made_up_circuit
 
+from headway.analyze.report import page as page_of_runs
 from headway.analyze.report import write_report
 from headway.analyze.report.attention_page import show_attention
 from headway.checkpoints import Run
@@ -110,7 +111,7 @@ def test_numbers_of_figures_are_those_of_the_run_one_row_a_value(run: Run, opene
     for row in rows[:: len(rows) // 23]:
         layer, head, query, key = (int(row[name]) for name in ("layer", "head", "query position", "key position"))
         value = stored.isel(layer=layer, head=head, query=query, key=key).item()
-        assert float(row["attention"]) == pytest.approx(value, abs=3e-3)
+        assert float(row["attention (steps of 1/254)"]) == pytest.approx(value, abs=3e-3)
     score = seen(page, "heads").locator(".downloadable").first
     measure = score.locator("h3").inner_text()
     rows = table(saved(page, score.locator(".downloads"), "CSV")[1])
@@ -121,6 +122,40 @@ def test_numbers_of_figures_are_those_of_the_run_one_row_a_value(run: Run, opene
     rows = table(saved(page, first(page, "diagram").locator(".downloads"), "CSV")[1])
     assert {row["part"] for row in rows} >= {"node"}
     assert str(Head(0, 1)) in {row["name"] for row in rows}
+
+
+def test_files_of_many_numbers_have_fewer_digits_and_say_so(
+    run: Run, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(page_of_runs, "MOST_NUMBERS", 0)
+    page = opened(write_report(run, tmp_path / "report.html"))
+    scores, figure = run.scores, seen(page, "pairs").locator(".downloadable").first
+    measure = figure.locator("h3").inner_text()
+    rows = table(saved(page, figure.locator(".downloads"), "CSV")[1])
+    assert list(rows[0]) == [
+        "run", "step", "from head", "to head", f"{measure} (2 digits)", "null", "z (2 digits, steps of 0.1)",
+        "ceiling (2 digits)",
+    ]  # fmt: skip
+    for row in rows:
+        layers, heads = zip(
+            *(map(int, re.findall(r"\d+", row[name])) for name in ("from head", "to head")), strict=True
+        )
+        pair = {"from_layer": layers[0], "from_head": heads[0], "to_layer": layers[1], "to_head": heads[1]}
+        stored = scores.sel(step=int(row["step"])).isel(pair)
+        assert float(row[f"{measure} (2 digits)"]) == pytest.approx(stored[measure].item(), rel=0.051)
+        z = stored[f"{measure}_z"].item()
+        assert float(row["z (2 digits, steps of 0.1)"]) == pytest.approx(z, rel=0.051, abs=0.051)
+    figure = seen(page, "eigenvalues").locator(".downloadable").first
+    measure = figure.locator("h3").inner_text()
+    rows = table(saved(page, figure.locator(".downloads").first, "CSV")[1])
+    precision = "(3 digits, steps of at most 1/100 of the largest of the head)"
+    spectra = scores[f"{measure}_spectrum"]
+    largest = abs(spectra).max(("step", "eigenvalue"))
+    for row in rows[:: len(rows) // 97]:
+        at = {name: int(row[name]) for name in ("layer", "head")}
+        value = spectra.sel(step=int(row["step"])).isel(at | {"eigenvalue": int(row["eigenvalue"])}).item()
+        found = complex(float(row[f"real part {precision}"]), float(row[f"imaginary part {precision}"]))
+        assert abs(found - value) < 0.011 * largest.isel(at).item()
 
 
 def test_a_menu_is_reached_and_left_by_keys_and_is_not_printed(run: Run, opened: Open):
@@ -221,7 +256,9 @@ def test_attention_on_one_s_own_sequences_is_a_small_page(opened: Open, tmp_path
     _, cache = model.run_with_cache(batch.inputs)
     for row in table(text)[::997]:
         layer, *at = (int(row[name]) for name in ("layer", "sequence", "head", "query position", "key position"))
-        assert float(row["attention"]) == pytest.approx(cache["pattern", layer][tuple(at)].item(), abs=3e-3)
+        assert float(row["attention (steps of 1/254)"]) == pytest.approx(
+            cache["pattern", layer][tuple(at)].item(), abs=3e-3
+        )
     # The same in a notebook, and on tokens alone.
     notebook = tmp_path / "notebook.html"
     notebook.write_text(f'<body data-ready="1">{show_attention(model, batch.inputs[0])._repr_html_()}')

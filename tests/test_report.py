@@ -1,6 +1,5 @@
 """The page as a file: it holds what was scored, says what was not, and harms nothing on disk."""
 
-import base64
 import html
 import json
 import re
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import time
 import tomllib
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+from packed_arrays import array_of, bytes_of
 from toys import TOKENS, VECTORS, Train, TurnsNaN, embedding_norm, made_up_circuit, made_up_over_steps
 
 from headway.__main__ import main
@@ -74,7 +73,7 @@ def data_of(path: Path) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
     assert found
     data = json.loads(found[1])
-    data["runs"] = [unpacked(each, zlib.decompress(base64.b64decode(each["packed"]))) for each in data["runs"]]
+    data["runs"] = [unpacked(each, bytes_of(each["packed"])) for each in data["runs"]]
     return data
 
 
@@ -84,9 +83,7 @@ def unpacked(node: Any, packed: bytes) -> Any:
     if not isinstance(node, dict):
         return node
     if node.keys() >= {"type", "shape", "at"}:
-        kind, size = ("u1" if node["type"] == "share" else "<f4"), int(np.prod(node["shape"]))
-        values = np.frombuffer(packed, kind, size, node["at"]).reshape(node["shape"])
-        return np.where(values == 255, np.nan, values / 254) if kind == "u1" else values
+        return array_of(node, packed)
     return {name: unpacked(value, packed) for name, value in node.items()}
 
 
@@ -94,15 +91,54 @@ def run_of(path: Path) -> dict[str, Any]:
     return data_of(path)["runs"][0]
 
 
-def test_packing_keeps_three_digits_and_what_is_no_number():
-    values = np.array([0.0, 1.0, -1234.5, 3.14159e-8, np.nan, np.inf, 2.5e30])
-    shares = np.array([0.0, 1.0, np.nan, 1 / 3, 0.25])
+@pytest.mark.parametrize("digits", [1, 2, 3, 5])
+def test_packing_keeps_as_many_digits_as_it_says_and_what_is_no_number(digits: int):
+    draws = np.random.default_rng(0)
+    # Sizes of 30 decades with both signs, their neighbours at powers of ten, and a walk whose steps are alike.
+    wide = draws.uniform(-1, 1, (11, 7)) * 10.0 ** draws.integers(-20, 10, (11, 7))
+    powers = np.outer([1, 0.9999999, 0.99996, 1.00004, -1], 10.0 ** np.arange(-5, 6))
+    walk = 100 + draws.normal(size=(5, 3, 13)).cumsum(0)
+    others = np.array([0.0, np.nan, np.inf, -np.inf, 1e-38, 2.5e38, -1e-44])
+    values = {
+        "wide": wide,
+        "powers": powers,
+        "walk": walk,
+        "others": others,
+        "none": np.zeros((0, 3)),
+        "one": wide[0, 0],
+    }
     packed = Packed()
-    tree = {"values": packed.add(values), "shares": packed.add_shares(shares), "again": packed.add(values[:3])}
-    found = unpacked(tree, zlib.decompress(base64.b64decode(packed.text())))
-    np.testing.assert_allclose(found["values"], values.astype("float32"), rtol=1 / 4000)
+    tree = {name: packed.add(each, digits) for name, each in values.items()}
+    found = unpacked(tree, bytes_of(packed.text()))
+    for name, each in values.items():
+        given = np.asarray(each, "f4")
+        # As Python writes them.
+        decimals = np.array([float(f"{x:.{digits - 1}e}") for x in given.ravel()], "f4").reshape(given.shape)
+        np.testing.assert_allclose(found[name], decimals, rtol=1e-6, err_msg=name)
+
+
+def test_packing_with_a_unit_keeps_its_multiples():
+    packed, values = Packed(), np.array([[-3.2946, 0.04, 0.06, 12.77], [1429.4, np.nan, -0.04, 7.0]])
+    rounded = unpacked(packed.add(values, 2, 0.1), bytes_of(packed.text()))
+    np.testing.assert_allclose(rounded, [[-3.3, 0.0, 0.1, 13.0], [1400.0, np.nan, 0.0, 7.0]], rtol=1e-6)
+
+
+def test_packing_keeps_exact_numbers_and_shares():
+    draws = np.random.default_rng(0)
+    exact = np.concatenate([draws.normal(size=(13, 7)), np.full((1, 7), np.nan), np.full((1, 7), 12345678.0)])
+    shares = np.array([0.0, 1.0, np.nan, 1 / 3, 0.25])
+    whole = draws.uniform(0, 1, (11, 2, 5, 5))
+    matrices = {"lower": np.tril(whole), "upper": np.triu(whole), "odd": np.tril(whole)[..., :4, :]}
+    matrices["lower"][3, 1] = np.tril(np.full((5, 5), np.nan))
+    packed = Packed()
+    tree = {"exact": packed.add_exact(exact), "shares": packed.add_shares(shares)}
+    tree |= {name: packed.add_shares(each) for name, each in matrices.items()}
+    found = unpacked(tree, bytes_of(packed.text()))
+    np.testing.assert_array_equal(found["exact"], exact.astype("f4"))
     np.testing.assert_allclose(found["shares"], shares, atol=1 / 508)
-    np.testing.assert_array_equal(found["again"], found["values"][:3])
+    assert [tree[name]["lower"] for name in matrices] == [True, False, False]
+    for name, each in matrices.items():
+        np.testing.assert_allclose(found[name], each, atol=1 / 507, err_msg=name)
 
 
 def test_the_page_holds_the_circuits_of_the_run(run: Run):
@@ -161,7 +197,7 @@ def test_the_page_holds_the_scores_of_the_run(original: Run):
             np.testing.assert_allclose(found[part][:, :, None] + 0 * expected, expected, rtol=1 / 4000, atol=1e-12)
     for found in data["perPair"]:
         assert len(found["pairs"]) == 9
-        for index, (source, target) in enumerate(found["pairs"]):
+        for index, (source, target) in enumerate(found["pairs"].astype(int).tolist()):
             pair = {"from_layer": source // 3, "from_head": source % 3, "to_layer": target // 3, "to_head": target % 3}
             for part, name in (("values", ""), ("z", "_z"), ("ceiling", "_ceiling")):
                 expected = scores[f"{found['measure']}{name}"].sel(pair)
@@ -393,6 +429,36 @@ def test_attention_is_cut_to_what_a_page_can_hold(original: Run, monkeypatch: py
     assert data["attention"]["positions"] == 11
 
 
+def test_patterns_are_cut_to_what_a_page_can_hold_when_they_are_deflated(
+    original: Run, monkeypatch: pytest.MonkeyPatch
+):
+    scores = StoredScores.of(original)
+    assert scores.whole_attention is not None
+    whole = scores.whole_attention.values
+
+    def size(sequences: int, length: int) -> int:
+        alone = Packed()
+        alone.add_shares(whole[:, :, :, :sequences, :length, :length])
+        return alone.deflated_size
+
+    shapes = []
+    for share in (1.5, 0.6, 0.2, 0.05):
+        most = int(share * size(4, 11))
+        monkeypatch.setattr(page, "MOST_PATTERNS", most)
+        data = run_data(scores)["attention"]
+        shapes.append(tuple(data["values"]["shape"][3:5]))
+        sequences, length = shapes[-1]
+        assert size(sequences, length) < 1.3 * most
+        assert [len(row) for row in data["tokens"]] == [length] * sequences
+        assert data["positions"] == 11
+    # First there are fewer sequences, then fewer positions of one.
+    assert shapes[0] == (4, 11)
+    assert 1 < shapes[1][0] < 4
+    assert shapes[1][1] == 11
+    assert shapes[-1][0] == 1
+    assert shapes[-1][1] < 11
+
+
 def test_a_measure_of_one_s_own_is_shown(run: Run):
     def twice_the_layer(model: Any, batch: Batch) -> xr.DataArray:
         """The layer's number, twice."""
@@ -551,7 +617,7 @@ def test_pairs_that_cannot_compose_are_left_out_and_said(run: Run):
 
     measure(run, [all_pairs])
     found = {each["measure"]: each for each in run_of(write_report(run))["perPair"]}
-    assert found["all_pairs"]["pairs"] == found["k_composition"]["pairs"]
+    assert found["all_pairs"]["pairs"].tolist() == found["k_composition"]["pairs"].tolist()
     assert found["all_pairs"]["values"][0].tolist() == [
         6 * first + second for first, second in found["all_pairs"]["pairs"]
     ]
@@ -725,7 +791,7 @@ def test_pairs_of_several_entries_form_each_at_their_own_step(recipe: Recipe, tm
     formed = {}
     for each in data["perPair"]:
         assert len(each["pairs"]) == heads**2 * layers * (layers - 1) // 2
-        pair = each["pairs"].index([1, heads + 2])
+        pair = each["pairs"].tolist().index([1, heads + 2])
         formed[each["label"]] = each["formed"][pair]
         assert np.isnan(np.delete(each["formed"], pair)).all()
     assert formed == {"k_composition": 1, "k_composition_top1, key": 5, "k_composition_top1, query": 17}

@@ -1,15 +1,14 @@
 """Studies on the page, as data: what was found, no more than a page can hold, and what is damaged by its name."""
 
-import base64
 import re
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from packed_arrays import bytes_of
 from test_report import run_of, unpacked
 from toy_studies import MARKUP, made_up_study
 from toys import made_up_run
@@ -38,7 +37,7 @@ def data_of(study: StudyResult) -> dict[str, Any]:
     """What the page's scripts are given of a study."""
     packed = Packed()
     data = study_data(study, packed)
-    return unpacked(data, zlib.decompress(base64.b64decode(packed.text())))
+    return unpacked(data, bytes_of(packed.text()))
 
 
 def of(*figures: Figure, claims: Claims = ()) -> list[dict[str, Any]]:
@@ -171,7 +170,7 @@ def test_a_whole_study_fits_into_what_a_page_can_hold():
     packed = Packed()
     section = Section("A", "", (Figure("M", heads, "maps"), Figure("L", small, "lines")))
     data = study_data(StudyResult("own", "run", 1, (section,), ()), packed)
-    raw = zlib.decompress(base64.b64decode(packed.text()))
+    raw = bytes_of(packed.text())
     assert study_page.MOST / 8 < len(raw) <= study_page.MOST
     maps, lines = unpacked(data, raw)["sections"][0]["figures"]
     [part] = maps["parts"]

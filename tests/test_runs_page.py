@@ -1,11 +1,8 @@
 """The page of many runs: its numbers are those of formation, it is small, and nothing of a run is markup."""
 
-import base64
 import json
-import math
 import re
 import shutil
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import pytest
 import xarray as xr
 import yaml
 from many_runs import listed, repeated
+from packed_arrays import array_of, bytes_of
 from toys import TOKENS, run_of_ways
 
 from headway.__main__ import main
@@ -60,8 +58,7 @@ def data_of(page: Path) -> dict[str, Any]:
 
 def array(data: dict[str, Any], name: str) -> np.ndarray:
     place = data[name]
-    packed = zlib.decompress(base64.b64decode(data["packed"]))
-    return np.frombuffer(packed, "<f4", math.prod(place["shape"]), place["at"]).reshape(place["shape"])
+    return array_of(place, bytes_of(data["packed"]))
 
 
 def test_six_runs_and_more_have_a_page_of_many_whose_numbers_are_those_of_formation(

@@ -22,6 +22,8 @@ from headway.analyze.network.axes import HEAD, PAIR
 from headway.analyze.report.palette import DIVERGING, SEQUENTIAL, rgb
 from headway.analyze.report.tensorboard import ATTENTION, curves, layout, pictures, show
 from headway.checkpoints import Recipe, Run
+from headway.checkpoints.log import logged_numbers
+from headway.checkpoints.run import UPDATE_TAGS
 from headway.models.config import Head
 from headway.models.lightning_module import TrainingModule
 from headway.train import resume, train
@@ -291,6 +293,51 @@ def test_lightning_leaves_nothing_of_its_own(run: Run, events: EventAccumulator)
     assert "hp_metric" not in events.Tags()["scalars"]
     assert not (run.path / "hparams.yaml").exists()
     assert [path.parent for path in run.path.rglob("events.out.tfevents.*")] == [run.path]
+
+
+def test_the_numbers_of_updates_are_those_that_tensorboard_shows(run: Run, events: EventAccumulator):
+    for name, tag in UPDATE_TAGS.items():
+        shown = series(events, tag)
+        assert run.training.step.values.tolist() == list(shown)
+        assert run.training[name].values.tolist() == list(shown.values())
+
+
+@pytest.mark.parametrize(("size", "last"), [(0, 17), (1, 16), (20, 16)])
+def test_the_numbers_of_a_log_that_is_cut_off_are_those_of_whole_updates(size: int, last: int, tmp_path: Path):
+    content = log_of(17, tmp_path / "whole")
+    (tmp_path / "events.out.tfevents.1").write_bytes(content[: len(content) - size])
+    assert list(logged_numbers(tmp_path, ["a"])["a"]) == list(range(1, last + 1))
+
+
+def test_the_numbers_of_a_log_end_before_one_that_is_damaged_but_not_before_a_picture(tmp_path: Path):
+    content, log = log_of(17, tmp_path / "whole"), tmp_path / "events.out.tfevents.1"
+    expected = read(tmp_path / "whole").Scalars("a")
+    log.write_bytes(content)
+    assert logged_numbers(tmp_path, ["a"])["a"] == {event.step: event.value for event in expected}
+    tag = [at.start() for at in re.finditer(b"a\x15", content)][4]  # that of the fifth update, and its number
+    log.write_bytes(content[: tag + 3] + b"?" + content[tag + 4 :])
+    assert list(logged_numbers(tmp_path, ["a"])["a"]) == [1, 2, 3, 4]
+    picture = content.index(b"IDAT") + 8
+    log.write_bytes(content[:picture] + b"?" + content[picture + 1 :])
+    assert len(logged_numbers(tmp_path, ["a"])["a"]) == 17
+    # What is written again in a later file counts.
+    with SummaryWriter(str(tmp_path / "again")) as writer:
+        writer.add_scalar("a", 0.1, 3)
+    (again,) = (tmp_path / "again").iterdir()
+    again.rename(tmp_path / "events.out.tfevents.2")
+    assert logged_numbers(tmp_path, ["a", "b"])["a"][3] == np.float32(0.1)
+
+
+def log_of(updates: int, folder: Path) -> bytes:
+    """Return a file of TensorBoard with a number of each update, and a picture in their midst."""
+    with SummaryWriter(str(folder)) as writer:
+        for update in range(1, updates + 1):
+            writer.add_scalar("a", 1 / update, update)
+            if update == updates // 2:
+                writer.add_image("picture", np.zeros((3, 29, 31)), update)
+                writer.add_image("noise", np.random.default_rng(0).uniform(size=(3, 29, 31)), update)
+    (log,) = folder.iterdir()
+    return log.read_bytes()
 
 
 def ended_early(recipe: Recipe, out: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> Run:

@@ -57,6 +57,10 @@ SHOWN_SCRIPTS = ("base", "drawing", "state", "share", "attention", "maps", "show
 # The checkpoints of a page: those the slider stops at, and those that lines over training go through.
 MOST_CHECKPOINTS = 100
 MOST_POINTS = 500
+# Of scores of pairs and of eigenvalues, where they are more numbers than this, a page has fewer digits.
+MOST_NUMBERS = 100_000
+# What the patterns of a page may take, in bytes, when they are deflated.
+MOST_PATTERNS = 900_000
 MARK = '<meta name="generator" content="headway">'
 
 
@@ -230,7 +234,7 @@ def _text(title: str, data: dict[str, Any], scripts: Sequence[str] = SCRIPTS) ->
         "style": (folder / "page.css").read_text(encoding="utf-8"),
         "script": "\n".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in scripts),
         # No token and no path can end the script element.
-        "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
     # One pass, so that a part may hold such a place.
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (folder / "page.html").read_text(encoding="utf-8"))
@@ -373,23 +377,51 @@ def _attention(stored: StoredScores, packed: Packed, at: list[int]) -> dict[str,
     patterns = stored.attention(at)
     if patterns is None or stored.whole_attention is None:
         return None
-    sequences, length = patterns.sizes["batch"], patterns.sizes["query"]
+    values = patterns.values  # read from its files once
+    sequences, length = _fitting(values)
     return {
-        "values": packed.add_shares(patterns.values),
+        "values": packed.add_shares(values[:, :, :, :sequences, :length, :length]),
         "tokens": [row[:length] for row in stored.tokens[:sequences]],
         "descriptions": stored.descriptions[:sequences],
         "positions": stored.whole_attention.sizes["query"],
     }
 
 
+def _fitting(patterns: np.ndarray) -> tuple[int, int]:
+    """Return how many sequences, and of a single one how many positions, take about MOST_PATTERNS when deflated.
+
+    It goes by the patterns [step, layer, head, batch, query, key] of some heads of each layer.
+    """
+    heads, sequences, length = patterns.shape[2:5]
+    some, alone = patterns[:, :, :: max(1, heads // 3)], Packed()
+    alone.add_shares(some)
+    room = MOST_PATTERNS / (alone.deflated_size * heads / some.shape[2])
+    fitting = min(sequences, max(1, int(room * sequences)))
+    return fitting, max(1, int(length * min(1, room * sequences / fitting) ** 0.5))
+
+
 def _spectrum(spectrum: Spectrum, packed: Packed, at: list[int]) -> dict[str, Any]:
+    """Return eigenvalues; many of them to a hundredth of the largest of each head, which is more than one can see."""
     eigenvalues = spectrum.eigenvalues.isel(step=at).values
+    many = eigenvalues.size > MOST_NUMBERS
+
+    def part(values: np.ndarray) -> dict[str, Any]:
+        return packed.add(values, digits=3, unit=_hundredths(eigenvalues)) if many else packed.add(values)
+
     return {
         "measure": spectrum.measure,
-        "re": packed.add(np.real(eigenvalues)),
-        "im": packed.add(np.imag(eigenvalues)),
+        "re": part(np.real(eigenvalues)),
+        "im": part(np.imag(eigenvalues)),
+        "precision": "3 digits, steps of at most 1/100 of the largest of the head" if many else "",
         "ratio": packed.add(spectrum.score.values[at]),
     }
+
+
+def _hundredths(eigenvalues: np.ndarray) -> np.ndarray:
+    """Return the power of ten that is a hundredth of each head's largest eigenvalue, or next below it."""
+    size = np.abs(eigenvalues)
+    largest = np.where(np.isfinite(size), size, 0).max(axis=(0, 3), keepdims=True)
+    return 10.0 ** np.floor(np.log10(np.where(largest > 0, largest, 1) / 100))
 
 
 def _curves(curves: Curves, packed: Packed, at: list[int]) -> dict[str, Any]:
@@ -429,30 +461,37 @@ def _per_head(score: Score, packed: Packed, at: list[int]) -> dict[str, Any]:
 
 
 def _per_pair(score: Score, packed: Packed, at: list[int]) -> dict[str, Any]:
-    """Pairs stand in one row, those that can have a score; ``pairs`` numbers the heads of each through all layers."""
+    """Pairs stand in one row, those that can have a score; ``pairs`` numbers the heads of each through all layers.
+
+    Many numbers have two digits each; z then has steps of 0.1, where 1 is the spread of its null.
+    """
     flat = einops.rearrange(score.values.values, "step l1 h1 l2 h2 -> step (l1 h1) (l2 h2)")
     layer = np.arange(flat.shape[1]) // score.values.sizes["from_head"]
     known, later = np.isfinite(flat).any(0), layer[:, None] < layer
     there = known & later
+    many = len(at) * there.sum() > MOST_NUMBERS
 
-    def of_pairs(values: xr.DataArray | None) -> dict[str, Any] | None:
+    def in_a_row(values: xr.DataArray) -> np.ndarray:
+        return einops.rearrange(values.values, "... l1 h1 l2 h2 -> ... (l1 h1) (l2 h2)")[..., there]
+
+    def of_pairs(values: xr.DataArray | None, unit: float = 0.0) -> dict[str, Any] | None:
         if values is None:
             return None
-        some = values.isel(step=at) if "step" in values.dims else values
-        square = einops.rearrange(some.values, "... l1 h1 l2 h2 -> ... (l1 h1) (l2 h2)")
-        return packed.add(square[..., there])
+        row = in_a_row(values.isel(step=at))
+        return packed.add(row, digits=2, unit=unit) if many else packed.add(row)
 
     null = None if score.null is None else packed.add(np.fmax.reduce(score.null.values[at], axis=(-3, -1)))
     return {
         "measure": score.measure,
         "label": score.label,
-        "pairs": np.argwhere(there).tolist(),
+        "pairs": packed.add_exact(np.argwhere(there)),
+        "precision": "2 digits" if many else "",
         "elsewhere": bool((known & ~later).any()),
         "values": of_pairs(score.values),
         "null": null,
-        "z": of_pairs(score.z),
+        "z": of_pairs(score.z, unit=0.1),
         "ceiling": of_pairs(score.ceiling),
-        "formed": of_pairs(score.formed_from),
+        "formed": packed.add_exact(in_a_row(score.formed_from)),
     }
 
 

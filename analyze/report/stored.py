@@ -41,7 +41,7 @@ ATTENTION = (*HEAD, "batch", "query", "key")
 COMPONENT = ("component",)
 LAYER = ("layer",)
 POSITION = ("pos",)
-# What the patterns of a page may take, in bytes, before they are deflated.
+# The entries of the patterns that are read for a page, which may then have fewer.
 MOST_ATTENTION = 24_000_000
 # Entries of an axis beyond those of a figure: each is a chart of its own.
 MOST_ENTRIES = 8

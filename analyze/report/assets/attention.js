@@ -9,7 +9,7 @@ function patternText(run, index, layer, head, query, key) {
     sequence = Math.min(state.sequence, run.attention.tokens.length - 1);
   const value = run.attention.values.get(index, layer, head, sequence, query, key);
   const entry = `query ${query} “${tokens[query]}” → key ${key} “${tokens[key]}”`;
-  return `Step ${run.steps[index]}, ${nameOf([layer, head])}: ${entry}: ${formatted(value)}`;
+  return `Step ${run.steps[index]}, ${nameOf([layer, head])}: ${entry}: ${formattedShare(value)}`;
 }
 
 // One pixel an entry; whether any is a number.
@@ -20,17 +20,18 @@ function drawPattern(canvas, run, index, layer, head) {
     colors = sharePixels();
   // To set a size empties a canvas, and has the browser lay out the page.
   if (canvas.width !== size || canvas.height !== size) canvas.width = canvas.height = size;
-  const context = canvas.getContext("2d"),
-    image = context.createImageData(size, size),
-    drawn = new Uint32Array(image.data.buffer);
+  const context = canvas.getContext("2d");
+  if (patternImage?.width !== size) patternImage = context.createImageData(size, size);
+  const drawn = new Uint32Array(patternImage.data.buffer);
   let known = false;
   for (let at = 0; at < stored.length; at++) {
     drawn[at] = colors[stored[at]];
     known ||= stored[at] !== 255;
   }
-  context.putImageData(image, 0, 0);
+  context.putImageData(patternImage, 0, 0);
   return known;
 }
+let patternImage = null; // what all of one size are written into, one after the other
 
 // Draws a pattern with its tokens along both axes: every one where there is room, every second or third where not.
 // Gives what the pointer needs to find an entry: the width of the margin and of a cell.
@@ -71,10 +72,16 @@ function shortened(text, longest) {
   const letters = [...text];
   return letters.length > longest ? `${letters.slice(0, longest - 1).join("")}…` : text;
 }
-// What names take beside a matrix.
+// What names take beside a matrix; those of one list are measured once.
+const ruler = document.createElement("canvas").getContext("2d");
+const margins = new Map();
 function marginFor(names, longest) {
-  const context = fresh(scratch, 1, 1);
-  return 8 + Math.max(...names.map((name) => context.measureText(shortened(name, longest)).width));
+  const key = `${longest} ${names.join("\n")}`;
+  if (!margins.has(key)) {
+    ruler.font = FONT;
+    margins.set(key, 8 + Math.max(...names.map((name) => ruler.measureText(shortened(name, longest)).width)));
+  }
+  return margins.get(key);
 }
 
 // Which entry lies under the pointer, or null.
@@ -186,10 +193,15 @@ function smallPatterns(run) {
       button.classList.toggle("chosen", isChosen(layer, head));
       button.classList.toggle("off", off);
       const words = !known ? "attention is NaN" : role ? `${formatted(role.share)} ${role.words}` : "no role";
-      button.setAttribute("aria-label", `${name}: ${words}; attention pattern at step ${run.steps[index]}`);
-      button.setAttribute("aria-pressed", String(isChosen(layer, head)));
+      setChanged(button, "aria-label", `${name}: ${words}; its attention pattern`);
+      setChanged(button, "aria-pressed", String(isChosen(layer, head)));
     }
   });
+}
+
+// Sets an attribute that has changed: to set one has the browser look at an element anew.
+function setChanged(node, name, value) {
+  if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
 // The head that is shown large: the one that is chosen, or else the one that leads at the end.

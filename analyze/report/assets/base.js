@@ -1,15 +1,60 @@
 // Arrays, numbers, elements, colours, and figures that draw themselves when they are seen.
 
-// An array of any number of axes; shares are bytes in steps of 1/254, 255 is NaN.
+// The numbers of a described array, in their own order: packed.py says how they are stored.
+function decoded({ type, shape, at, bytes: width, differences, lower, digits, least, most }, bytes) {
+  const size = shape.reduce((a, b) => a * b, 1),
+    steps = shape[0] ?? 1,
+    rest = steps ? size / steps : 0,
+    places = lower ? lowerPlaces(rest, shape.at(-1)) : null,
+    series = places?.length ?? rest,
+    plane = series * steps,
+    unused = 32 - 8 * width;
+  const numbers = new (type === "share" ? Uint8Array : Float32Array)(size);
+  const whole = type === "exact" ? new Int32Array(numbers.buffer) : numbers;
+  const number = type === "decimal" ? decimals(digits, least, most) : (code) => code;
+  for (let each = 0, from = at; each < series; each++) {
+    const place = places ? places[each] : each;
+    for (let step = 0, code = 0; step < steps; step++, from++) {
+      let read = 0;
+      for (let byte = 0; byte < width; byte++) read |= bytes[from + byte * plane] << (8 * byte);
+      // Sums have as many bits as what is stored, the highest of which is the sign.
+      code = ((differences ? code + read : read) << unused) >> unused;
+      whole[step * rest + place] = number(code);
+    }
+  }
+  return numbers;
+}
+// Where the entries at and below the diagonals of matrices stand that follow each other.
+function lowerPlaces(rest, size) {
+  const places = [];
+  for (let start = 0; start < rest; start += size * size)
+    for (let row = 0; row < size; row++)
+      for (let column = 0; column <= row; column++) places.push(start + row * size + column);
+  return places;
+}
+// The number of a code, which counts the decimals of so many digits from the decade `least` on.
+function decimals(digits, least, most) {
+  const first = 10 ** (digits - 1);
+  return (code) => {
+    const count = Math.abs(code) - 1;
+    if (count < 0) return 0;
+    if (count >= most) return count === most ? NaN : code < 0 ? -Infinity : Infinity;
+    const power = least + Math.floor(count / (9 * first)) - digits + 1,
+      size = first + (count % (9 * first));
+    // Negative powers of ten are no numbers of a computer, but positive ones are.
+    return Math.sign(code) * (power < 0 ? size / 10 ** -power : size * 10 ** power);
+  };
+}
+
+// An array of any number of axes; shares are bytes in steps of 1/254, 255 is NaN. It is decoded when it is first needed.
 class Values {
-  constructor({ type, shape, at }, buffer) {
-    this.shape = shape;
-    this.share = type === "share";
-    this.data = new (this.share ? Uint8Array : Float32Array)(
-      buffer,
-      at,
-      shape.reduce((a, b) => a * b, 1),
-    );
+  constructor(description, bytes) {
+    this.shape = description.shape;
+    this.share = description.type === "share";
+    this.decode = () => decoded(description, bytes);
+  }
+  get data() {
+    return (this.decoded ??= this.decode());
   }
   offset(index) {
     let at = 0;
@@ -20,6 +65,10 @@ class Values {
   get(...index) {
     const value = this.data[this.offset(index)];
     return this.share ? (value === 255 ? NaN : value / 254) : value;
+  }
+  // An array with two axes as a list of its rows.
+  get rows() {
+    return (this.listed ??= Array.from({ length: this.shape[0] }, (_, row) => [...this.rest(row)]));
   }
   // The stored numbers of all that follows the given axes.
   rest(...index) {
@@ -50,11 +99,11 @@ async function inflated(text) {
 }
 
 // The same tree with every description of an array replaced by the array.
-function unpacked(node, buffer) {
-  if (Array.isArray(node)) return node.map((each) => unpacked(each, buffer));
+function unpacked(node, buffer, bytes = new Uint8Array(buffer)) {
+  if (Array.isArray(node)) return node.map((each) => unpacked(each, buffer, bytes));
   if (node === null || typeof node !== "object") return node;
-  if ("at" in node && "shape" in node) return new Values(node, buffer);
-  return Object.fromEntries(Object.entries(node).map(([name, value]) => [name, unpacked(value, buffer)]));
+  if ("at" in node && "shape" in node) return new Values(node, bytes);
+  return Object.fromEntries(Object.entries(node).map(([name, value]) => [name, unpacked(value, buffer, bytes)]));
 }
 
 const counted = (count) => Array.from({ length: count }, (_, at) => at);
@@ -68,6 +117,11 @@ function formatted(x, digits = 3) {
   if (size >= 1e5 || size < 1e-3) return x.toExponential(1);
   return size >= 100 ? x.toFixed(0) : String(+x.toPrecision(digits));
 }
+
+// A number that is stored in steps of 1/254: with the decimals that are right, and for files with one more.
+const formattedShare = (x) => (Number.isFinite(x) ? String(+x.toFixed(2)) : "–");
+const shareOfFile = (x) => +x.toFixed(3);
+const SHARE_COLUMN = "attention (steps of 1/254)";
 
 // The text of a loss, a score or a part, as a person says it.
 const inWords = (name) => name.replaceAll("_", " ");
@@ -355,14 +409,17 @@ addEventListener("beforeprint", toPaper);
 addEventListener("afterprint", fromPaper);
 matchMedia("print").addEventListener("change", ({ matches }) => (matches ? toPaper() : fromPaper()));
 
+const FONT = '11px system-ui, "DejaVu Sans", sans-serif';
 // The drawing context of a canvas as large as it is shown, cleared, in CSS pixels.
 function fresh(canvas, width, height) {
-  const scale = window.devicePixelRatio || 1;
-  canvas.width = Math.round(width * scale);
-  canvas.height = Math.round(height * scale);
-  const context = canvas.getContext("2d");
+  const scale = window.devicePixelRatio || 1,
+    context = canvas.getContext("2d");
+  const [wide, high] = [width, height].map((each) => Math.round(each * scale));
+  // A canvas that is given a size, and be it the one it has, takes new memory.
+  if (canvas.width === wide && canvas.height === high && context.reset) context.reset();
+  else [canvas.width, canvas.height] = [wide, high];
   context.scale(scale, scale);
-  context.font = '11px system-ui, "DejaVu Sans", sans-serif';
+  context.font = FONT;
   return recordings ? recorded(canvas, context, width, height) : context;
 }
 
@@ -381,6 +438,22 @@ function pixels(canvas, rows, columns, colorAt) {
       }
     }
   }
+  context.putImageData(image, 0, 0);
+}
+
+// The same of a matrix of which some entries have a colour, at these places row by row; the others are transparent.
+function pixelsAt(canvas, rows, columns, places, colorOf) {
+  if (canvas.width !== columns || canvas.height !== rows) [canvas.width, canvas.height] = [columns, rows];
+  const context = canvas.getContext("2d"),
+    image = context.createImageData(columns, rows);
+  places.forEach((place, each) => {
+    const [red, green, blue] = colorOf(each),
+      at = 4 * place;
+    image.data[at] = red;
+    image.data[at + 1] = green;
+    image.data[at + 2] = blue;
+    image.data[at + 3] = 255;
+  });
   context.putImageData(image, 0, 0);
 }
 

@@ -25,7 +25,7 @@ function compositionsAt(run, index) {
   for (const score of run.perPair) {
     const kind = COMPOSITIONS.find((letter) => score.label === `${letter}_composition`);
     if (!kind || !state.kinds.includes(kind)) continue;
-    score.pairs.forEach(([from, to], pair) => {
+    score.pairs.rows.forEach(([from, to], pair) => {
       if (score.formed.get(pair) <= run.steps[index])
         found.push({ score, kind, pair, from, to, z: score.z.get(index, pair) });
     });
@@ -34,7 +34,7 @@ function compositionsAt(run, index) {
 }
 
 function pairText(run, score, pair, index) {
-  const [from, to] = score.pairs[pair].map((at) => [Math.floor(at / run.heads), at % run.heads]);
+  const [from, to] = score.pairs.rows[pair].map((at) => [Math.floor(at / run.heads), at % run.heads]);
   const formed = score.formed.get(pair);
   let text = `${nameOf(from)} → ${nameOf(to)}: ${score.label} ${formatted(score.values.get(index, pair))}`;
   if (score.ceiling) text += ` of at most ${formatted(score.ceiling.get(index, pair))}`;

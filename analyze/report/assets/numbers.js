@@ -1,6 +1,8 @@
-// The numbers behind the figures of a run, as tidy tables: one row a value, one column a variable, units in names.
+// The numbers behind the figures of a run, as tidy tables: one row a value, one column a variable, units in names, and
+// the precision where that is less than five digits.
 
 const withUnits = (name, units) => (units ? `${name} [${units}]` : name);
+const withPrecision = (name, precision) => (precision ? `${name} (${precision})` : name);
 
 function lossNumbers(run) {
   const rows = run.losses.flatMap(({ label, values }) =>
@@ -43,13 +45,13 @@ function attentionNumbers(run, heads = allHeads(run)) {
     for (const [layer, head] of heads)
       for (let query = 0; query < size; query++)
         for (let key = 0; key < size; key++) {
-          const value = run.attention.values.get(index, layer, head, sequence, query, key);
+          const value = shareOfFile(run.attention.values.get(index, layer, head, sequence, query, key));
           // What a query does not see is no number of the figure.
           if (value !== 0 || key <= query)
             yield [run.name, run.steps[index], sequence, layer, head, query, tokens[query], key, tokens[key], value];
         }
   }
-  const columns = ["run", "step", "sequence", "layer", "head", "query position", "query token", "key position", "key token", "attention"]; // prettier-ignore
+  const columns = ["run", "step", "sequence", "layer", "head", "query position", "query token", "key position", "key token", SHARE_COLUMN]; // prettier-ignore
   return { columns, rows: rows() };
 }
 
@@ -61,13 +63,13 @@ function eigenvalueNumbers(run, spectrum) {
       counted(count).map((n) => [run.name, step, layer, head, n, spectrum.re.get(at, layer, head, n), spectrum.im.get(at, layer, head, n)]), // prettier-ignore
     ),
   );
-  return { columns: ["run", "step", "layer", "head", "eigenvalue", "real part", "imaginary part"], rows };
+  return { columns: ["run", "step", "layer", "head", "eigenvalue", withPrecision("real part", spectrum.precision), withPrecision("imaginary part", spectrum.precision)], rows }; // prettier-ignore
 }
 
 function pairNumbers(run, score) {
   const name = (at) => nameOf([Math.floor(at / run.heads), at % run.heads]);
   const rows = run.steps.flatMap((step, at) =>
-    score.pairs.map(([from, to], pair) => [
+    score.pairs.rows.map(([from, to], pair) => [
       run.name,
       step,
       name(from),
@@ -78,7 +80,14 @@ function pairNumbers(run, score) {
       score.ceiling?.get(at, pair),
     ]),
   );
-  return { columns: ["run", "step", "from head", "to head", score.label, "null", "z", "ceiling"], rows };
+  const { label, precision } = score;
+  const named = [
+    withPrecision(label, precision),
+    "null",
+    withPrecision("z", precision && `${precision}, steps of 0.1`),
+    withPrecision("ceiling", precision),
+  ];
+  return { columns: ["run", "step", "from head", "to head", ...named], rows };
 }
 
 function attributionNumbers(run, attribution) {

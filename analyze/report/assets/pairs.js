@@ -26,7 +26,7 @@ function pairsSection(run) {
                 "Pairs other than of an earlier and a later layer have scores too: run.scores has them.",
               )
             : null,
-          score.pairs.length ? pairMatrix(run, score) : el("p", { class: "note" }, "No pair has a number."),
+          score.pairs.shape[0] ? pairMatrix(run, score) : el("p", { class: "note" }, "No pair has a number."),
         ),
       ),
     ),
@@ -39,7 +39,6 @@ function pairMatrix(run, score) {
   const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": score.label }),
     readout = el("output", { class: "readout", "aria-live": "polite" });
   const host = el("figure", {}, canvas, readout);
-  const where = new Map(score.pairs.map(([from, to], pair) => [from * tos + (to - run.heads), pair]));
   // z where there is a null, the score itself otherwise; its square root, so that both strong and weak pairs are seen.
   const shown = score.z ?? score.values;
   const most = Math.max(
@@ -52,14 +51,15 @@ function pairMatrix(run, score) {
   );
   const color = (value) =>
     Number.isNaN(value) ? NO_NUMBER : diverging(Math.sign(value) * Math.sqrt(Math.abs(value) / most));
+  const places = score.pairs.rows.map(([from, to]) => from * tos + (to - run.heads));
   const small = el("canvas");
   let cell = 1,
     at = [0, 0];
   const edge = marginFor([nameOf([run.layers - 1, run.heads - 1])], 9);
   const tell = () => {
-    const pair = where.get(at[0] * tos + at[1]);
+    const pair = places.indexOf(at[0] * tos + at[1]);
     readout.value =
-      pair === undefined ? "Heads read the output of earlier layers only." : pairText(run, score, pair, indexOf(run));
+      pair < 0 ? "Heads read the output of earlier layers only." : pairText(run, score, pair, indexOf(run));
   };
   let room = 0;
   const draw = (width) => {
@@ -69,10 +69,8 @@ function pairMatrix(run, score) {
     const size = edge + cell * tos;
     canvas.style.width = canvas.style.height = `${size}px`;
     const context = fresh(canvas, size, size);
-    pixels(small, froms, tos, (row, column) => {
-      const pair = where.get(row * tos + column);
-      return pair === undefined ? null : color(shown.get(index, pair));
-    });
+    const numbers = shown.rest(index);
+    pixelsAt(small, froms, tos, places, (pair) => color(numbers[pair]));
     context.imageSmoothingEnabled = false;
     context.drawImage(small, edge, edge, cell * tos, cell * froms);
     context.strokeStyle = css("--line");
@@ -94,9 +92,7 @@ function pairMatrix(run, score) {
     }
     markChosen(context);
     if (document.activeElement === canvas) outline(context, at, edge, cell);
-    const best = score.pairs
-      .map((_, pair) => pair)
-      .reduce((a, b) => (shown.get(index, b) > shown.get(index, a) || Number.isNaN(shown.get(index, a)) ? b : a));
+    const best = numbers.reduce((a, value, b) => (value > numbers[a] || Number.isNaN(numbers[a]) ? b : a), 0);
     readout.value = `Strongest: ${pairText(run, score, best, index)}`;
     canvas.setAttribute(
       "aria-label",

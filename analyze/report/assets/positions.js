@@ -20,9 +20,9 @@ function tryPositions(run, words) {
   const draw = (step, { trial, output, losses }) => {
     const width = output.length / trial.inputs.length;
     rows = trial.inputs.map((token, at) => {
-      const answer = trial.answers[at],
-        // What is not a token has no prediction that is the likeliest.
-        { ofTokens } = trial;
+      const answer = trial.answers[at];
+      // What is not a token has no prediction that is the likeliest.
+      const { ofTokens } = trial;
       const chances = ofTokens ? logProbabilities(rowOf(output, at, width)).map(Math.exp) : [];
       const best = chances.reduce((best, chance, other) => (chance > chances[best] ? other : best), 0);
       const write = (labels, each) => (typeof each === "number" ? labels[each] : "");

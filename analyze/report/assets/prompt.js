@@ -219,7 +219,7 @@ function entryText(layer, head, query, key) {
   const at = (place) => `${PROMPT.drawn[place]} ${PROMPT.tokens[PROMPT.drawn[place]]}`;
   const index = indexOf(PROMPT),
     value = PROMPT.attention.values.get(index, layer, head, 0, query, key);
-  let text = `${nameOf([layer, head])}: query ${at(query)} → key ${at(key)}: ${formatted(value)}`;
+  let text = `${nameOf([layer, head])}: query ${at(query)} → key ${at(key)}: ${formattedShare(value)}`;
   if (PROMPT.sources) text += `, and adds ${formatted(PROMPT.sources.get(index, layer, head, query, key))}`;
   return text;
 }
@@ -255,7 +255,7 @@ function promptAttention() {
       (query) =>
       positions
         .filter((key) => key <= query)
-        .map((key) => [PROMPT.steps[index], layer, head, ...place(query), ...place(key), PROMPT.attention.values.get(index, layer, head, 0, query, key)]), // prettier-ignore
+        .map((key) => [PROMPT.steps[index], layer, head, ...place(query), ...place(key), shareOfFile(PROMPT.attention.values.get(index, layer, head, 0, query, key))]), // prettier-ignore
     ),
   );
   const columns = [
@@ -266,7 +266,7 @@ function promptAttention() {
     "query token",
     "key position",
     "key token",
-    "attention",
+    SHARE_COLUMN,
   ];
   return { columns, rows };
 }

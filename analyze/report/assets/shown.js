@@ -5,7 +5,7 @@ let SHOWN; // what the page holds of it, as a run with one checkpoint
 function entryShown(layer, head, query, key) {
   const tokens = tokensOf(SHOWN);
   const value = SHOWN.attention.values.get(0, layer, head, state.sequence, query, key);
-  return `${nameOf([layer, head])}: query ${query} “${tokens[query]}” → key ${key} “${tokens[key]}”: ${formatted(value)}`;
+  return `${nameOf([layer, head])}: query ${query} “${tokens[query]}” → key ${key} “${tokens[key]}”: ${formattedShare(value)}`;
 }
 
 function shownNumbers() {
@@ -14,11 +14,11 @@ function shownNumbers() {
     SHOWN.attention.tokens.flatMap((tokens, sequence) =>
       positions.flatMap(
         (query) =>
-        positions.map((key) => [sequence, layer, head, query, tokens[query], key, tokens[key], SHOWN.attention.values.get(0, layer, head, sequence, query, key)]), // prettier-ignore
+        positions.map((key) => [sequence, layer, head, query, tokens[query], key, tokens[key], shareOfFile(SHOWN.attention.values.get(0, layer, head, sequence, query, key))]), // prettier-ignore
       ),
     ),
   );
-  const columns = ["sequence", "layer", "head", "query position", "query token", "key position", "key token", "attention"]; // prettier-ignore
+  const columns = ["sequence", "layer", "head", "query position", "query token", "key position", "key token", SHARE_COLUMN]; // prettier-ignore
   return { columns, rows };
 }
 

@@ -104,7 +104,19 @@ function addressHere() {
   const page = givenMeta?.dataset.address ?? location.href.replace(/#.*/s, "");
   return `${page}#${placeHere()}`;
 }
+// While the slider moves, one write in a while is enough: each is a message to another process of the browser.
+const BETWEEN_WRITES = 100;
+let lastWrite = -Infinity,
+  toWrite = 0;
+function writeHashSoon() {
+  const wait = lastWrite + BETWEEN_WRITES - performance.now();
+  if (wait <= 0) writeHash();
+  else toWrite ||= setTimeout(writeHash, wait);
+}
+addEventListener("pagehide", () => toWrite && writeHash());
 function writeHash(more = {}) {
+  clearTimeout(toWrite);
+  [toWrite, lastWrite] = [0, performance.now()];
   // A page inside another (a notebook) has no address of its own to write to.
   try {
     history.replaceState(null, "", `#${placeHere(more)}`);
@@ -171,7 +183,7 @@ let besidePlace = () => "";
 function showPlace() {
   const slider = document.getElementById("slider"),
     described = document.getElementById("place");
-  if (!slider) return writeHash();
+  if (!slider) return writeHashSoon();
   slider.value = state.place;
   const place = places[state.by][state.place];
   const text =
@@ -182,7 +194,7 @@ function showPlace() {
   const chosen = { head: state.head ? nameOf(state.head) : "", sequence: state.sequence, by: state.by };
   for (const [id, value] of Object.entries(chosen))
     if (document.getElementById(id)) document.getElementById(id).value = value;
-  writeHash();
+  writeHashSoon();
 }
 
 // Play goes through all places in about eight seconds.

@@ -1,4 +1,4 @@
-"""The tokenizer in the page: a byte-level BPE as numbers, for ``assets/try.js`` to read what a person types."""
+"""The tokenizer in the page: a byte-level BPE as numbers, for ``assets/tokenizer.js`` to read what a person types."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ import xarray as xr
 from headway.checkpoints import Run
 from headway.checkpoints.run import TOKENIZER
 
-# Settings of a tokenizer file with which try.js cuts and merges; others have no effect on the tokens of a text.
+# Settings of a tokenizer file with which tokenizer.js cuts and merges; others have no effect on the tokens of a text.
 _CUT = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 _MERGED = {
     "type": "BPE",
@@ -22,7 +22,7 @@ _MERGED = {
 
 
 def tokenizer_in_page(run: Run, inputs: xr.DataArray, d_vocab: int) -> dict[str, Any] | None:
-    """Return the tokenizer of a run; None if it has none, or one that try.js does not compute.
+    """Return the tokenizer of a run; None if it has none, or one that tokenizer.js does not compute.
 
     ``pieces``: the string of each token in characters that stand for bytes, empty for a special token; ``merges``: the
     tokens of each pair and of the pair merged, the first merged first; ``start``: the special token with which all

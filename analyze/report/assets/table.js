@@ -149,18 +149,16 @@ function rowOfRun(run, all) {
       },
     },
     el("th", { scope: "row" }, button, mark, link),
-    all
-      .slice(1)
-      .map((column) =>
-        el(
-          "td",
-          {
-            class: column.number ? "number" : (column.of ?? "text"),
-            title: column.title?.(run) ?? (column.number ? null : column.show(run)),
-          },
-          column.show(run),
-        ),
+    all.slice(1).map((column) =>
+      el(
+        "td",
+        {
+          class: column.number ? "number" : (column.of ?? "text"),
+          title: column.title?.(run) ?? (column.number ? null : column.show(run)),
+        },
+        column.show(run),
       ),
+    ),
   );
 }
 

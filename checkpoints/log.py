@@ -52,7 +52,7 @@ def _short_records(path: Path) -> Iterator[Record]:
 
 def logged_numbers(folder: Path, tags: Sequence[str]) -> dict[str, dict[int, float]]:
     """Return the number of each step under each tag: what was written last. A file counts up to what is damaged."""
-    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     found: dict[str, dict[int, float]] = {tag: {} for tag in tags}
     for records in records_of(folder, tags):
@@ -76,7 +76,7 @@ def checksums(events: Sequence[bytes]) -> np.ndarray:
     found = np.zeros(len(events), "u4")
     for length in np.unique(lengths):
         (places,) = np.nonzero(lengths == length)
-        alike = np.frombuffer(b"".join(events[place] for place in places), "u1").reshape(places.size, length)
+        alike = np.frombuffer(b"".join(events[place] for place in places.tolist()), "u1").reshape(places.size, length)
         rest = np.full(places.size, 0xFFFFFFFF, "u4")
         for byte in alike.T:
             rest = _TABLE[(rest ^ byte) & 0xFF] ^ (rest >> 8)

@@ -21,17 +21,10 @@ from headway.data.task import Batch, Task, masked_mean
 from headway.models.config import ModelConfig
 from headway.models.convert import Model, boot_bridge, is_bridge, network_of_bridge
 from headway.models.hooked_transformer import HookedTransformer
-from headway.models.state_dicts import (
-    SUFFIXES,
-    Provenance,
-    Source,
-    in_layout,
-    knows_initialiser,
-    network_of,
-    read_config,
-    read_config_file,
-    read_source,
-)
+from headway.models.layouts import in_layout
+from headway.models.lens_configs import read_config
+from headway.models.state_dicts import Provenance, knows_initialiser, network_of
+from headway.models.weight_files import SUFFIXES, Source, read_config_file, read_source
 from headway.options import nearest, shown
 
 if TYPE_CHECKING:
@@ -83,7 +76,7 @@ def import_run(
         config: A configuration of TransformerLens: a dictionary, JSON, or a file.
         model: Options of the network that are not in the file, such as ``{"act_fn": "gelu"}``.
         key: The place of the weights in a file that holds more.
-        layout: One of ``headway.models.state_dicts.LAYOUTS``.
+        layout: One of ``headway.models.layouts.LAYOUTS``.
         tokenizer: A file tokenizer.json.
         expect: The least ``accuracy`` and the largest ``loss`` of the last checkpoint; of a part of the task with its
             name, as ``accuracy_repeats``.

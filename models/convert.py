@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from headway.models.bridge_versions import weight_of_bridge
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
-from headway.models.state_dicts import PLAIN, PLAIN_ROTARY, read_config
+from headway.models.lens_configs import PLAIN, PLAIN_ROTARY, read_config
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

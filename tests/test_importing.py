@@ -31,7 +31,7 @@ from headway.models import handmade
 from headway.models.config import ModelConfig
 from headway.models.convert import boot_bridge, load_bridge
 from headway.models.hooked_transformer import HookedTransformer
-from headway.models.state_dicts import in_layout
+from headway.models.layouts import in_layout
 from headway.replay import densify
 from headway.train import resume
 

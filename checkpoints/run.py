@@ -59,6 +59,12 @@ CONTENTS = (
 )
 
 
+def not_a_run(value: Any) -> ValueError:
+    """The error about a value in place of a run; of a network it says how it becomes one."""
+    how = "; headway.import_run(model, DIRECTORY) makes a run of a network" if hasattr(value, "state_dict") else ""
+    return ValueError(f"run: a {type(value).__name__} is not valid; it must be a run or its directory{how}")
+
+
 class Run:
     """A training run on disk.
 
@@ -82,6 +88,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path, task: "type[Task] | str | None" = None, trust: bool = False):
+        if not isinstance(path, str | Path):
+            raise not_a_run(path)
         self.path = Path(path).expanduser()
         self._task, self._trust = task, trust
         if not holds_run(self.path):

@@ -37,7 +37,7 @@ def in_layout(weights: Mapping[str, torch.Tensor], layout: str, n_heads: int | N
         torch.Size([2, 5, 3])
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"layout: {layout!r} is not one of {', '.join(LAYOUTS)}{nearest(layout, LAYOUTS)}")
+        raise ValueError(f"layout: {layout!r} is not one of {', '.join(LAYOUTS)}{nearest(str(layout), LAYOUTS)}")
     if layout == "transformer_lens":
         return dict(weights)
     joined, transposed = layout.startswith("joined"), layout.endswith("transposed")

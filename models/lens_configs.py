@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
+import numpy as np
+
 from headway.models.config import InitMode, ModelConfig
 from headway.options import shown
 
@@ -41,6 +43,8 @@ def read_config(values: Mapping[str, Any]) -> dict[str, Any]:
         >>> read_config({"n_layers": 1, "d_model": 5, "gated_mlp": False, "init_range": 0.8, "device": "cuda"})
         {'n_layers': 1, 'd_model': 5, 'initializer_range': 0.8}
     """
+    # TransformerLens computes some with numpy.
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
     rotary = values.get("positional_embedding_type") == "rotary"
     for name, plain in {**PLAIN, **(PLAIN_ROTARY if rotary else {})}.items():
         value = values.get(name, plain[0])

@@ -17,6 +17,7 @@ from headway.models.layouts import BUFFERS
 from headway.models.weight_files import EMBEDDING, Source
 from headway.options import cut, shown
 
+UNKNOWN_INITIALISER = "unknown: no score has a null of fresh initialisations"
 _KINDS = (
     "act_fn", "attention_dir", "positional_embedding_type", "rotary_dim", "rotary_base", "normalization_type", "eps",
     "input_type", "use_attn_scale", "attn_scale",
@@ -41,7 +42,10 @@ class Provenance:
 
 
 def network_of(
-    source: Source, given: Mapping[str, Any], n_ctx: int | None = None
+    source: Source,
+    given: Mapping[str, Any],
+    n_ctx: int | None = None,
+    origins: Mapping[str, str] | None = None,
 ) -> tuple[ModelConfig, dict[str, Tensor], Provenance]:
     """Return the configuration and the weights of a checkpoint in TransformerLens's layout, and where they come from.
 
@@ -49,6 +53,7 @@ def network_of(
         source: The checkpoint.
         given: Options of the network that the user gives; they must not contradict the shapes.
         n_ctx: The context of a network without position embeddings.
+        origins: The beginning of an error about an option that is given, by its name; ``model.`` if it has none.
 
     Raises:
         ValueError: tensors that are not those of one of our networks, or that leave open which one.
@@ -59,6 +64,8 @@ def network_of(
     dropped = sorted({name.rpartition(".")[2] for name in source.weights if BUFFERS.search(name)})
     known = Provenance(given=dict(given), dropped=[*dropped, *source.others])
     _check_masks(masks)
+    if any(_looks_ahead(mask) for mask in masks):
+        known.read["attention_dir"] = "bidirectional (its attn.mask lets queries attend to later positions)"
     sizes = _sizes(source.name, weights, given)
     rotary = _rotary(source, sizes["d_head"])
     if "n_ctx" not in sizes:
@@ -73,8 +80,10 @@ def network_of(
         weights = _without_biases(source.name, weights)
     for name, value in sizes.items():
         if name in given and not _agree(given[name], value) and not (name == "attn_only" and not value):
-            raise ValueError(f"model.{name}: {shown(given[name])} is not valid; {source.name} has {value}")
-    known.read |= sizes
+            origin = (origins or {}).get(name)
+            said = f"model.{name}: {shown(given[name])}" if origin is None else f"{origin}{name} {shown(given[name])}"
+            raise ValueError(f"{said} is not valid; {source.name} has {value}")
+    known.read = {**sizes, **known.read}
     options = {**sizes, **given}
     if "n_ctx" not in options:
         if n_ctx is None:
@@ -164,6 +173,11 @@ def _check_masks(masks: Sequence[Tensor]) -> None:
             raise ValueError("file: its attn.mask has a window; Headway's networks attend to all earlier positions")
 
 
+def _looks_ahead(mask: Tensor) -> bool:
+    """Return whether a mask lets a query attend to a later key, which no mask of TransformerLens does."""
+    return mask.ndim >= 2 and mask.shape[-1] == mask.shape[-2] and bool(mask.bool().triu(1).any())
+
+
 def _sizes(name: str, weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes that shapes give."""
 
@@ -172,7 +186,9 @@ def _sizes(name: str, weights: Mapping[str, Tensor], given: Mapping[str, Any]) -
             raise ValueError(f"file: {name} has no {weight}, which every network has")
         found = tuple(weights[weight].shape)
         if len(found) != axes:
-            raise ValueError(f"file: {weight} of {name} has {len(found)} axes and not {axes}; try --layout joined")
+            width = weights[EMBEDDING].shape[-1]
+            layout = "joined" if found[0] == width else "joined_transposed"
+            raise ValueError(f"file: {weight} of {name} has {len(found)} axes and not {axes}; try --layout {layout}")
         return found
 
     layers = {int(found[1]) for each in weights if (found := re.match(r"blocks\.(\d+)\.", each))}
@@ -199,7 +215,7 @@ def _sizes(name: str, weights: Mapping[str, Tensor], given: Mapping[str, Any]) -
 
 def _kinds(name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any], known: Provenance) -> dict[str, Any]:
     """The kinds that names and numbers of tensors give, or that are assumed."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"attention_dir": "bidirectional"} if "attention_dir" in known.read else {}
     norms = {each for each in weights if re.search(r"ln(1|2|_final)\.[wb]$", each)}
     if norms:
         # A LayerNorm whose biases are left out has the same names as RMSNorm; it is one if the user says so.
@@ -238,7 +254,7 @@ def _kinds(name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any],
         if kind not in whole and not unused.get(kind, False):
             known.assumed[kind] = spelled.get(kind, defaults[kind])
     if not knows_initialiser(options):
-        known.assumed["initialiser"] = "unknown: no score has a null of fresh initialisations"
+        known.assumed["initialiser"] = UNKNOWN_INITIALISER
     return found
 
 
@@ -297,5 +313,5 @@ def fitted(name: str, weights: Mapping[str, Tensor], config: ModelConfig, known:
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()} - {"float32"})
     if kinds:
         known.read["numbers"] = f"{', '.join(kinds)}, kept as float32"
-    there = {each: tensor.detach().float().contiguous() for each, tensor in weights.items()}
+    there = {each: tensor.detach().cpu().float().contiguous() for each, tensor in weights.items()}
     return {each: there.get(each, torch.zeros(shape)) for each, shape in shapes.items()}

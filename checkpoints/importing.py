@@ -22,13 +22,12 @@ from headway.data.task import Batch, Task, masked_mean
 from headway.models.arguments import checked_int
 from headway.models.config import ModelConfig
 from headway.models.convert import Model, boot_bridge, is_bridge, is_lens_network, network_of_bridge, network_of_lens
+from headway.models.file_names import SUFFIXES, NamedStep, in_order_of_numbers, step_in_name
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.layouts import in_layout
 from headway.models.lens_configs import read_config
 from headway.models.state_dicts import UNKNOWN_INITIALISER, Provenance, knows_initialiser, network_of
-from headway.models.step_names import NamedStep, in_order_of_numbers, step_in_name
 from headway.models.weight_files import (
-    SUFFIXES,
     NoWeightsError,
     Source,
     is_lens_config_file,
@@ -288,7 +287,7 @@ def _models_of(source: Any, steps: Sequence[int] | None) -> dict[int, tuple[str,
             _check_count(steps, len(folders))
             found = dict(zip(steps, folders, strict=True))
         else:
-            named = {each: _step_of(each / "config.json") for each in folders}
+            named = {each: step_of(each / "config.json") for each in folders}
             found = {None if step is None else step.step: each for each, step in named.items()}
             if len(folders) > 1 and (None in found or len(found) < len(folders)):
                 raise ValueError(f"step: the folders in {path} must have names such as step400, each another number")
@@ -409,7 +408,7 @@ def checkpoints_of(source: Any, steps: Sequence[int] | None, key: str | None) ->
     _check_count(steps, len(read))
     found: dict[int, Checkpoint] = {}
     for place, (path, each, several) in enumerate(read):
-        named = None if steps is not None else _surest_step(path, each, several)
+        named = None if steps is not None else surest_step(path, each, several)
         if steps is not None:
             step = steps[place]
         elif named is not None:
@@ -437,7 +436,7 @@ def _read(source: Any, key: str | None) -> tuple[list[tuple[Path | None, Source,
         return [(None, each, len(inside)) for each in inside], []
     found: list[tuple[Path | None, Source, int]] = []
     without: dict[str, NoWeightsError] = {}
-    for path, in_folder in _files([source] if isinstance(source, str | Path) else list(source)):
+    for path, in_folder in weight_files([source] if isinstance(source, str | Path) else list(source)):
         try:
             inside = read_source(path, key)
         except NoWeightsError as error:
@@ -451,13 +450,13 @@ def _read(source: Any, key: str | None) -> tuple[list[tuple[Path | None, Source,
     return found, list(without)
 
 
-def _surest_step(path: Path | None, source: Source, several: int) -> NamedStep | None:
+def surest_step(path: Path | None, source: Source, several: int) -> NamedStep | None:
     """Return the step of a checkpoint that its file or the name of that says.
 
     Raises:
         ValueError: they say different ones.
     """
-    inside, named = source.step, None if path is None or several > 1 else _step_of(path)
+    inside, named = source.step, None if path is None or several > 1 else step_of(path)
     said = [each for each in (inside, named) if each is not None]
     if len({each.step for each in said if each.unit == "step"}) > 1:
         steps = " and ".join(str(each.step) for each in said)
@@ -487,8 +486,12 @@ def _checked_steps(steps: Any) -> list[int]:
     return [checked_int("steps", step, 0) for step in steps]
 
 
-def _files(sources: Sequence[str | Path]) -> list[tuple[Path, bool]]:
-    """Return files, and in place of a folder those in it or in its folders; each with whether it is of a folder."""
+def weight_files(sources: Sequence[str | Path]) -> list[tuple[Path, bool]]:
+    """Return files, and in place of a folder those in it or in its folders; each with whether it is of a folder.
+
+    Raises:
+        ValueError: a folder without files of weights, or that is a run.
+    """
     if not sources:
         raise ValueError("file: is missing; give a file of weights")
     files: list[tuple[Path, bool]] = []
@@ -499,8 +502,8 @@ def _files(sources: Sequence[str | Path]) -> list[tuple[Path, bool]]:
             continue
         if holds_run(path):
             raise ValueError(f"file: {path} is a run already; every command takes it as it is")
-        inside = _weight_files(path) or [
-            file for folder in _in_order(path) if folder.is_dir() for file in _weight_files(folder)
+        inside = _files_in(path) or [
+            file for folder in _in_order(path) if folder.is_dir() for file in _files_in(folder)
         ]
         if not inside:
             raise ValueError(f"file: {path} holds no file of weights ({', '.join(SUFFIXES)})")
@@ -513,15 +516,15 @@ def _in_order(folder: Path) -> list[Path]:
     return sorted(folder.iterdir(), key=lambda path: in_order_of_numbers(path.name))
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _files_in(folder: Path) -> list[Path]:
     return [file for file in _in_order(folder) if file.suffix in SUFFIXES and file.is_file()]
 
 
-def _step_of(path: Path) -> NamedStep | None:
+def step_of(path: Path) -> NamedStep | None:
     """Return the step in the name of a file, or of the folder in which it lies.
 
     Example:
-        >>> _step_of(Path("run_400.pt")), _step_of(Path("step7/model.pt"))
+        >>> step_of(Path("run_400.pt")), step_of(Path("step7/model.pt"))
         (NamedStep(step=400, unit='number'), NamedStep(step=7, unit='step'))
     """
     folder = step_in_name(path.parent.name)

@@ -569,9 +569,7 @@ class Run:
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")
-        around = next((parent for parent in path.resolve().parents if holds_run(parent)), None)
-        if around:
-            raise ValueError(f"out: {path} lies in the run {around}; it must lie outside of any run")
+        check_outside_runs(path)
         there = [old for pattern in CONTENTS for old in path.glob(pattern)]
         if there:
             # A run that was killed while it was made has these alone.
@@ -581,6 +579,13 @@ class Run:
             if not (begun or overwrite):
                 raise ValueError(f"out: {path} holds a run already; --overwrite replaces it, --resume {path} goes on")
         return path, there
+
+
+def check_outside_runs(path: Path) -> None:
+    """Refuse a directory to write to that lies in a run."""
+    around = next((parent for parent in path.resolve().parents if holds_run(parent)), None)
+    if around:
+        raise ValueError(f"out: {path} lies in the run {around}; it must lie outside of any run")
 
 
 def check_shapes(path: Path, config: ModelConfig) -> None:

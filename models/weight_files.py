@@ -17,12 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headway.models.file_names import SUFFIXES, NamedStep, step_in_name
 from headway.models.lens_configs import is_config, read_config
-from headway.models.step_names import NamedStep, step_in_name
 from headway.options import cut, shown
 
-# Suffixes of files of weights.
-SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 # Every network has it.
 EMBEDDING = "embed.W_E"
 # Names under which a file holds the configuration of its network.

@@ -16,7 +16,7 @@ from headway.analyze import MEASURES, measure
 from headway.checkpoints import Run
 from headway.checkpoints.importing import import_run
 from headway.models.config import ModelConfig
-from headway.models.step_names import step_in_name
+from headway.models.file_names import step_in_name
 
 SEEDS = {0: 0, 100: 1, 250: 2}
 

@@ -1,8 +1,10 @@
-"""Steps in the names of files, folders, revisions and entries: step400, epoch=2-step=20, ckpt-400, step10k."""
+"""Names of files of weights, and the steps in names: step400.pt, epoch=2-step=20, ckpt-400, step10k."""
 
 import re
 from typing import NamedTuple
 
+# Suffixes of files of weights.
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 # How sure a number is a step: those of "step" are, those of "epoch" and "checkpoint" count something else, perhaps.
 _UNITS = {
     "step": r"steps?|iter(?:ation)?s?|updates?|batch(?:es)?",

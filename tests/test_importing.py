@@ -22,6 +22,10 @@ import headway
 from headway.__main__ import main
 from headway.analyze import MEASURES, measure
 from headway.analyze.measures.attention import previous_token
+from headway.analyze.studies import find_study
+from headway.analyze.studies.loading import LoadedModel
+from headway.analyze.studies.previous_token.training import training_section
+from headway.analyze.studies.runner import with_sequences
 from headway.checkpoints import Run
 from headway.checkpoints.audit import audit
 from headway.checkpoints.importing import import_run
@@ -671,5 +675,11 @@ def test_a_study_makes_its_sequences_for_a_network_without_a_task(trained_elsewh
     run = import_run(trained_elsewhere / "step_11.pt", tmp_path / "run", model=kinds_of_handmade())
     result = headway.study("induction", run, sequences=7)
     assert result.claims
-    with pytest.raises(ValueError, match="name-movers needs IndirectObject"):
+    with pytest.raises(ValueError, match=r"run was imported without a task; name-movers needs IndirectObject$"):
         headway.study("name-movers", run)
+    # Nobody knows with which learning rate it was trained.
+    source = with_sequences(find_study("previous-token"), run)
+    assert isinstance(source, Run)
+    assert [figure.title for figure in training_section(LoadedModel.of(source), source, ()).figures] == [
+        "Loss by position over training"
+    ]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headway.models.arguments import as_int
 from headway.models.file_names import SUFFIXES, NamedStep, step_in_name
 from headway.models.lens_configs import is_config, read_config
 from headway.options import cut, shown
@@ -192,8 +193,10 @@ def _step_of_key(key: Any) -> NamedStep | None:
     """Return the step that a key is, such as 400 or "step400"; model_1 and model_2 may be two networks."""
     if isinstance(key, int) and not isinstance(key, bool):
         return NamedStep(key, "step")
+    if not isinstance(key, str):
+        return None
     try:
-        found = step_in_name(key) if isinstance(key, str) else None
+        found = step_in_name(key)
     except ValueError:
         return None
     if found and found.unit == "number":
@@ -229,11 +232,10 @@ def _counts(value: Any) -> list[int]:
     """Return the whole numbers, rising, that a number or a list of numbers is; none of anything else."""
     if isinstance(value, Tensor | np.ndarray | np.integer):
         value = value.tolist()
-    numbers = value if isinstance(value, list | tuple) else [value]
-    numbers = [each.item() if isinstance(each, Tensor | np.integer) and each.ndim == 0 else each for each in numbers]
-    if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in numbers):
-        return []
-    return list(numbers) if all(a < b for a, b in pairwise(numbers)) else []
+    found = [as_int(each) for each in (value if isinstance(value, list | tuple) else [value])]
+    numbers = [each for each in found if each is not None and each >= 0]
+    rise = len(numbers) == len(found) and all(before < after for before, after in pairwise(numbers))
+    return numbers if rise else []
 
 
 class _Values:
@@ -244,10 +246,10 @@ def _values(value: Any) -> Any:
     return vars(value) if isinstance(value, _Values) else value
 
 
-def _harmless(path: Path) -> list[tuple[Any, str]]:
+def _harmless(path: Path) -> list[Any]:
     """Return what a file may name beside tensors: numbers of numpy, and stand-ins for saved configurations."""
     scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-    found: list[tuple[Any, str]] = [(np.ndarray, "numpy.ndarray"), (np.dtype, "numpy.dtype")]
+    found: list[Any] = [(np.ndarray, "numpy.ndarray"), (np.dtype, "numpy.dtype")]
     for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
         found += [(scalar, f"{module}.scalar"), (array, f"{module}._reconstruct")]
     for kind in {type(np.dtype(code)) for code in "?bhilqBHILQefd"}:

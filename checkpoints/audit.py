@@ -87,7 +87,7 @@ def audit(run: Run | str | Path) -> list[Finding]:
         >>> [str(finding) for finding in audit("runs/induction")]  # doctest: +SKIP
         ['step 400: its weights are those of step 300']
     """
-    if not isinstance(run, Run) and holds_weight_files(run):
+    if isinstance(run, str | Path) and holds_weight_files(run):
         from headway.checkpoints.audit_of_files import faults_of_files
 
         return faults_of_files(run)[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from headway.checkpoints.audit import Finding, Way, Weights
-from headway.checkpoints.importing import step_of, surest_step, weight_files
+from headway.checkpoints.weight_sources import step_of, surest_step, weight_files
 from headway.checkpoints.weights import hash_of
 from headway.models.layouts import BUFFERS
 from headway.models.weight_files import NoWeightsError, Source, read_source

@@ -7,51 +7,43 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
 from headway.checkpoints.exporting import CONFIG, EXPORT, WEIGHTS
-from headway.checkpoints.files import holds_run, read_small, write_whole
+from headway.checkpoints.files import read_small, write_whole
 from headway.checkpoints.lock import writing
 from headway.checkpoints.recipe import Recipe, task_class
 from headway.checkpoints.run import TOKENIZER, Run
 from headway.checkpoints.schedule import Schedule
+from headway.checkpoints.weight_sources import (
+    assumed_steps,
+    check_count,
+    checked_steps,
+    checkpoints_of,
+    in_order,
+    step_of,
+)
 from headway.data.no_task import NoTask
 from headway.data.task import Batch, Task, masked_mean
-from headway.models.arguments import checked_int
 from headway.models.config import ModelConfig
 from headway.models.convert import Model, boot_bridge, is_bridge, is_lens_network, network_of_bridge, network_of_lens
-from headway.models.file_names import SUFFIXES, NamedStep, in_order_of_numbers, step_in_name
+from headway.models.file_names import SUFFIXES, step_in_name
 from headway.models.hooked_transformer import HookedTransformer
 from headway.models.layouts import in_layout
 from headway.models.lens_configs import read_config
 from headway.models.state_dicts import UNKNOWN_INITIALISER, Provenance, knows_initialiser, network_of
 from headway.models.weight_files import (
-    NoWeightsError,
     Source,
     is_lens_config_file,
     read_config_file,
-    read_source,
-    sources_in,
 )
 from headway.options import nearest, shown
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-# From the surest to the least sure.
-_UNITS = ("step", "epoch", "checkpoint", "number")
 EXPECTED = ("accuracy", "loss")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One checkpoint that is imported: its tensors, its step, and the unit of that; "" if nothing says the step."""
-
-    step: int
-    unit: str
-    source: Source
 
 
 def import_run(
@@ -107,7 +99,7 @@ def import_run(
     path, _ = Run.place(out, overwrite)
     if not isinstance(source, str | Path | nn.Module | Mapping | list | tuple):
         raise ValueError(f"source: {shown(source)} is not valid; it must be files, a folder, networks or state dicts")
-    steps = None if steps is None else _checked_steps(steps)
+    steps = None if steps is None else checked_steps(steps)
     if not (key is None or isinstance(key, str)):
         raise ValueError(f"key: {shown(key)} is not valid; it must be a place such as state.model")
     if not (expect is None or isinstance(expect, Mapping)):
@@ -139,7 +131,7 @@ def import_run(
     known.given, known.dropped = dict(given), [*known.dropped, *without]
     if layout != "transformer_lens":
         known.given["layout"] = layout
-    assumed = _assumed_steps(found)
+    assumed = assumed_steps(found)
     if assumed and steps is None:
         known.assumed["steps"] = assumed
     networks = {found[-1].step: _network(cfg, last_weights)}
@@ -195,13 +187,13 @@ def _exports_of(source: Any, steps: Sequence[int] | None) -> list[_Export]:
         return _exports_on_hub(name, _revisions(name, steps))
     folders = [Path(each).expanduser() for each in sources]
     if len(folders) == 1 and folders[0].is_dir() and not (folders[0] / EXPORT).is_file():
-        folders = [each for each in _in_order(folders[0]) if (each / EXPORT).is_file()]
+        folders = [each for each in in_order(folders[0]) if (each / EXPORT).is_file()]
     if not all((folder / EXPORT).is_file() for folder in folders):
         return []
     found = [_Export.read(str(folder), folder) for folder in folders]
     if steps is None or not found:
         return found
-    _check_count(steps, len(found))
+    check_count(steps, len(found))
     return [replace(each, step=step) for each, step in zip(found, steps, strict=True)]
 
 
@@ -278,13 +270,13 @@ def _models_of(source: Any, steps: Sequence[int] | None) -> dict[int, tuple[str,
         return None
     name, path = str(sources[0]), Path(sources[0]).expanduser()
     if path.is_dir():
-        folders = [each for each in (path, *_in_order(path)) if (each / "config.json").is_file()]
+        folders = [each for each in (path, *in_order(path)) if (each / "config.json").is_file()]
         folders = [each for each in folders if not list(each.glob("step-*.safetensors"))]  # weights of a run
         folders = [each for each in folders if not is_lens_config_file(each / "config.json")]
         if not folders:
             return None
         if steps is not None:
-            _check_count(steps, len(folders))
+            check_count(steps, len(folders))
             found = dict(zip(steps, folders, strict=True))
         else:
             named = {each: step_of(each / "config.json") for each in folders}
@@ -307,11 +299,11 @@ def _live_models(source: Any, steps: Sequence[int] | None) -> dict[int, tuple[st
         if not (isinstance(each, HookedTransformer) or is_bridge(each) or is_lens_network(each)):
             raise ValueError(f"source: a {type(each).__name__} is not valid; give its state_dict as a file")
     if isinstance(source, Mapping) and steps is None:
-        steps = _checked_steps(list(source))
+        steps = checked_steps(list(source))
     if steps is None and several and len(values) > 1:
         raise ValueError(f"step: {len(values)} networks have none; give steps, one for each")
     steps = [1] if steps is None else steps
-    _check_count(steps, len(values))
+    check_count(steps, len(values))
     if len(set(steps)) < len(steps):
         raise ValueError(f"step: {', '.join(map(str, steps))} are not valid; each checkpoint needs another step")
     return {step: (type(each).__name__, each) for step, each in zip(steps, values, strict=True)}
@@ -394,144 +386,6 @@ def write_imported(
         for step in steps:
             run.keep(step, networks[step])
     return run
-
-
-def checkpoints_of(source: Any, steps: Sequence[int] | None, key: str | None) -> tuple[list[Checkpoint], list[str]]:
-    """Return the checkpoints of files or state dicts in the order of their steps, and the files without weights.
-
-    In a folder there may be files without weights, such as one of losses.
-
-    Raises:
-        ValueError: files without weights, two checkpoints of one step, or another number of steps than checkpoints.
-    """
-    read, without = _read(source, key)
-    _check_count(steps, len(read))
-    found: dict[int, Checkpoint] = {}
-    for place, (path, each, several) in enumerate(read):
-        named = None if steps is not None else surest_step(path, each, several)
-        if steps is not None:
-            step = steps[place]
-        elif named is not None:
-            step = named.step
-        elif several > 1:
-            step = place
-        elif len(read) > 1:
-            raise ValueError(f"step: the name of {path} has none; give --step, one for each file")
-        else:
-            step = 1
-        if step < 0:
-            raise ValueError(f"step: {step} is not valid; it must be 0 or more")
-        if step in found:
-            raise ValueError(f"step: {found[step].source.name} and {each.name} are both of step {step}; give --step")
-        found[step] = Checkpoint(step, "" if named is None else named.unit, each)
-    return [found[step] for step in sorted(found)], without
-
-
-def _read(source: Any, key: str | None) -> tuple[list[tuple[Path | None, Source, int]], list[str]]:
-    """Return checkpoints, each with its file and the number of those in it, and the files of folders without any."""
-    if isinstance(source, Mapping) or (
-        isinstance(source, list | tuple) and not all(isinstance(each, str | Path) for each in source)
-    ):
-        inside = sources_in(source, "source", key)
-        return [(None, each, len(inside)) for each in inside], []
-    found: list[tuple[Path | None, Source, int]] = []
-    without: dict[str, NoWeightsError] = {}
-    for path, in_folder in weight_files([source] if isinstance(source, str | Path) else list(source)):
-        try:
-            inside = read_source(path, key)
-        except NoWeightsError as error:
-            if not in_folder:
-                raise
-            without[path.name] = error
-            continue
-        found += [(path, each, len(inside)) for each in inside]
-    if not found:
-        raise next(iter(without.values()))
-    return found, list(without)
-
-
-def surest_step(path: Path | None, source: Source, several: int) -> NamedStep | None:
-    """Return the step of a checkpoint that its file or the name of that says.
-
-    Raises:
-        ValueError: they say different ones.
-    """
-    inside, named = source.step, None if path is None or several > 1 else step_of(path)
-    said = [each for each in (inside, named) if each is not None]
-    if len({each.step for each in said if each.unit == "step"}) > 1:
-        steps = " and ".join(str(each.step) for each in said)
-        raise ValueError(f"step: {source.name} and its name say different ones ({steps}); give --step")
-    return min(said, key=lambda each: _UNITS.index(each.unit), default=None)
-
-
-def _assumed_steps(found: Sequence[Checkpoint]) -> str:
-    """Say which steps are assumed; nothing where files or names say them."""
-    units = {each.unit for each in found}
-    steps = ", ".join(str(each.step) for each in found)
-    if "" in units:
-        return steps
-    if units - {"step"}:
-        return f"the {'epochs' if units == {'epoch'} else 'numbers in names'} {steps}"
-    return ""
-
-
-def _check_count(steps: Sequence[int] | None, count: int) -> None:
-    if steps is not None and len(steps) != count:
-        raise ValueError(f"step: {len(steps)} are given for {count} checkpoints; give one for each")
-
-
-def _checked_steps(steps: Any) -> list[int]:
-    if isinstance(steps, str) or not isinstance(steps, Sequence | np.ndarray):
-        raise ValueError(f"steps: {shown(steps)} is not valid; it must be a list of steps, one for each checkpoint")
-    return [checked_int("steps", step, 0) for step in steps]
-
-
-def weight_files(sources: Sequence[str | Path]) -> list[tuple[Path, bool]]:
-    """Return files, and in place of a folder those in it or in its folders; each with whether it is of a folder.
-
-    Raises:
-        ValueError: a folder without files of weights, or that is a run.
-    """
-    if not sources:
-        raise ValueError("file: is missing; give a file of weights")
-    files: list[tuple[Path, bool]] = []
-    for each in sources:
-        path = Path(each).expanduser()
-        if not path.is_dir():
-            files.append((path, False))
-            continue
-        if holds_run(path):
-            raise ValueError(f"file: {path} is a run already; every command takes it as it is")
-        inside = _files_in(path) or [
-            file for folder in _in_order(path) if folder.is_dir() for file in _files_in(folder)
-        ]
-        if not inside:
-            raise ValueError(f"file: {path} holds no file of weights ({', '.join(SUFFIXES)})")
-        files += [(file, True) for file in inside]
-    return files
-
-
-def _in_order(folder: Path) -> list[Path]:
-    """What is in a folder, step20 before step100."""
-    return sorted(folder.iterdir(), key=lambda path: in_order_of_numbers(path.name))
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return [file for file in _in_order(folder) if file.suffix in SUFFIXES and file.is_file()]
-
-
-def step_of(path: Path) -> NamedStep | None:
-    """Return the step in the name of a file, or of the folder in which it lies.
-
-    Example:
-        >>> step_of(Path("run_400.pt")), step_of(Path("step7/model.pt"))
-        (NamedStep(step=400, unit='number'), NamedStep(step=7, unit='step'))
-    """
-    folder = step_in_name(path.parent.name)
-    if folder and folder.unit == "number" and not path.parent.name.isdecimal():
-        folder = None  # a name such as run_3
-    said = [each for each in (step_in_name(path.stem), folder) if each is not None]
-    return min(said, key=lambda each: _UNITS.index(each.unit), default=None)
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ usage: headway COMMAND ...
   formation RUN [RUN ...]    when what formed over many runs: medians, orders, kinds of circuit; --compare two groups
   reproduce NAME [options]   train a published toy over seeds, beside what was published
   study STUDY RUN [RUN ...]  a whole story of a run: its tables, its figures, and which claims hold
-  audit RUN [RUN ...]        whether checkpoints are what their names say, and scores of the weights that are kept
+  audit RUN|FOLDER ...       whether checkpoints are what their names say, and scores of the weights that are kept
   text RUN STRING [options]  type a string into a network that has a tokenizer: what comes next, and why
   report RUN [RUN ...]       write the page that shows what formed; several runs beside each other, many as a table
   plot RUN FIGURE [options]  one figure of that page as PNG, SVG or PDF; of several runs, all over each other

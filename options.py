@@ -76,6 +76,16 @@ def shown(value: Any, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most // 2 + 1]} … ({len(text)} characters)"
 
 
+def cut(text: str, most: int = 120) -> str:
+    """Return a text for the line of an error, cut where it is longer than ``most``.
+
+    Example:
+        >>> cut("embed.W_E", 5)
+        'embed …'
+    """
+    return text if len(text) <= most else f"{text[:most]} …"
+
+
 def _check_digits(given: Sequence[str], flags: Mapping[str, str], kinds: Mapping[str, Any]) -> None:
     """A ValueError for a whole number in digits other than 0 to 9, or in more than Python reads."""
     for argument, following in zip(given, [*given[1:], ""], strict=False):

@@ -83,6 +83,7 @@ def circuit(
     """
     from headway.analyze.circuits.nodes import NodePatching
     from headway.analyze.circuits.patching import EdgePatching
+    from headway.analyze.studying import check_is_bridge
     from headway.checkpoints.run import Run
     from headway.data.task import Task
 
@@ -91,6 +92,8 @@ def circuit(
             raise ValueError(f"{name}: {value} is not valid; it must be 1 or more")
     if not max_minutes > 0:
         raise ValueError(f"max_minutes: {max_minutes:g} is not valid; it must be more than 0")
+    if not isinstance(run, Run | str | Path):
+        check_is_bridge(run)
     if not isinstance(run, Run) and is_language_model(run, task):
         if at != "last":
             raise ValueError(f"at: {at} is not valid; a language model has no checkpoints here")

@@ -119,10 +119,21 @@ def study_files(
         if out is not None:
             raise ValueError(f"out: {str(out)!r} is not valid; a study of a run is written to the run")
         return StudyFiles(run.study_file(name, run.check_step(at)), run.report_file)
+    if not isinstance(run, str | Path):
+        check_is_bridge(run)
     if at is not None:
         raise ValueError(f"at: {at} is not valid; a language model has no checkpoints here")
     folder = model_folder(run, out)
     return StudyFiles(folder / "studies" / f"{name}.nc", folder / "report.html")
+
+
+def check_is_bridge(model: Any) -> None:
+    """Refuse a value that is given in place of a run and is no TransformerBridge."""
+    from headway.checkpoints.run import not_a_run
+    from headway.models.convert import is_bridge
+
+    if not is_bridge(model):
+        raise not_a_run(model)
 
 
 def model_folder(model: TransformerBridge | str | Path, out: str | Path | None = None) -> Path:

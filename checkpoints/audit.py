@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headway.checkpoints.files import CONFIG, ENVIRONMENT, read_tree, read_yaml
+from headway.checkpoints.files import CONFIG, ENVIRONMENT, holds_run, read_tree, read_yaml
 from headway.checkpoints.run import Run
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import WEIGHTS, ScoreFile, score_files
 from headway.checkpoints.weights import Label, arrays_of, hash_of, hash_of_config, read_arrays, read_label
 from headway.models.config import ModelConfig
+from headway.models.file_names import SUFFIXES
 
 if TYPE_CHECKING:
     from headway.models.optim import OptimConfig
@@ -39,7 +40,9 @@ JUMP_OF_SGD = 16.0
 SWINGS = 5
 # The relative size of rounding in float32.
 ROUNDING = 2.0**-23
-KINDS = ("damaged", "altered", "label", "repeated", "initial", "way", "update", "missing", "scores", "config")
+KINDS = (
+    "damaged", "altered", "label", "repeated", "initial", "way", "update", "missing", "scores", "config", "state",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,25 +70,33 @@ def audit(run: Run | str | Path) -> list[Finding]:
     label is of another step (``label``), weights that two steps share (``repeated``), a step 0 that its initialiser
     does not give (``initial``), a way that jumps or returns (``way``), a move that learning rate and clipping do not
     allow (``update``), steps of the schedule that are missing (``missing``), scores, circuits and studies of other
-    weights than those of their step (``scores``), and a config.yaml that has changed since (``config``). Not found is
-    what leaves no trace, such as two checkpoints of an older Headway that are exchanged at the end of training, where
-    they hardly differ.
+    weights than those of their step (``scores``), a config.yaml that has changed since (``config``), and a state of
+    training with other weights than those of its step (``state``). Not found is what leaves no trace, such as two
+    checkpoints of an older Headway that are exchanged late in training, where they hardly differ.
+
+    Of files that are no run, such as a folder of step400.pt and others, what can be found without a recipe is.
 
     Args:
-        run: The run, or its directory.
+        run: The run, or its directory; or a file or folder of weights that another program wrote.
 
     Raises:
-        ValueError: a directory that holds no run, or a config.yaml that is damaged.
+        ValueError: a directory that holds no run and no weights, a config.yaml that is damaged, or files whose names
+            have no steps.
 
     Example:
         >>> [str(finding) for finding in audit("runs/induction")]  # doctest: +SKIP
         ['step 400: its weights are those of step 300']
     """
+    if isinstance(run, str | Path) and holds_weight_files(run):
+        from headway.checkpoints.audit_of_files import faults_of_files
+
+        return faults_of_files(run)[1]
     run = run if isinstance(run, Run) else Run(run)
     config = ModelConfig(**run.config["model"])
     # Of an imported run nobody knows how it was trained.
     optim = None if run.imported is not None else _optimiser(run)
-    found = [] if optim is None else [*_missing(run)]
+    states = [] if optim is None else _states(run)
+    found = _not_imported(run) if optim is None else [*_missing(run, states)]
     labels: dict[int, Label | None] = {}
     hashes: dict[int, str] = {}
     way = Way(optim, run.config["steps"])
@@ -108,8 +119,21 @@ def audit(run: Run | str | Path) -> list[Finding]:
                 weights, config, run.config["seed"], exact=optim is not None and _is_of_this_torch(run)
             )
         found += way.go_on(step, weights)
-    found += [*way.faults(), *_of_config(run, labels), *_of_scores(run, hashes)]
+    found += [*way.faults(), *_of_config(run, labels, states), *_of_states(states, hashes), *_of_scores(run, hashes)]
     return sorted(found, key=lambda finding: -1 if finding.step is None else finding.step)
+
+
+def holds_weight_files(path: str | Path) -> bool:
+    """Return whether a path is a file of weights, or a folder of such files or of folders with one, and no run."""
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path.suffix in SUFFIXES
+    if not path.is_dir() or holds_run(path):
+        return False
+    folders = [path, *(each for each in path.iterdir() if each.is_dir())]
+    if any(holds_run(folder) for folder in folders):
+        return False
+    return any(file.suffix in SUFFIXES for folder in folders for file in folder.iterdir())
 
 
 def _optimiser(run: Run) -> "OptimConfig":
@@ -134,16 +158,61 @@ def _check_network(weights: Weights, config: ModelConfig) -> None:
             raise ValueError(f"{name} has numbers that are not finite")
 
 
-def _missing(run: Run) -> Iterator[Finding]:
-    """The steps of the schedule, up to the last that was kept, that were not."""
+def _missing(run: Run, states: "Sequence[State]") -> Iterator[Finding]:
+    """The steps of the schedule that were not kept, up to the last one that was, or that of resume.ckpt."""
     kept = run.steps
     try:
         due = Schedule(**run.config["schedule"]).steps(run.config["steps"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"config: {run.path / CONFIG}: schedule: {error}") from None
+    # The weights of a step are kept before resume.ckpt goes on to it.
+    last = max([*kept, *(state.step for state in states if state.file == run.resume_file)], default=-1)
     for step in due:
-        if kept and step <= kept[-1] and step not in kept:
+        if step <= last and step not in kept:
             yield Finding(step, "missing", "the schedule has it, and its weights are not kept")
+
+
+def _not_imported(run: Run) -> list[Finding]:
+    """The steps of an imported run whose weights are not there any more."""
+    sources = (run.imported or {}).get("sources", {})
+    return [
+        Finding(int(step), "missing", "it was imported, and its weights are not kept")
+        for step in sources
+        if int(step) not in run.steps
+    ]
+
+
+@dataclass(frozen=True)
+class State:
+    """A state of training: its file, its step, its recipe, and the hash of its weights."""
+
+    file: Path
+    step: int
+    recipe: Mapping[str, Any]
+    weights: str
+
+
+def _states(run: Run) -> list[State]:
+    """The states of training that can be read; train --resume and densify say what is wrong with the others."""
+    import torch
+
+    found: list[State] = []
+    for file in (run.resume_file, *sorted(run.path.glob("states/*.ckpt"))):
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            weights = {
+                name.removeprefix("model."): value.float().numpy() for name, value in state["state_dict"].items()
+            }
+            found.append(State(file, int(state["global_step"]), dict(state["recipe"]), hash_of(weights)))
+        except Exception:  # torch raises many kinds
+            continue
+    return found
+
+
+def _of_states(states: Sequence[State], hashes: Mapping[int, str]) -> Iterator[Finding]:
+    for state in states:
+        if state.step in hashes and hashes[state.step] != state.weights:
+            yield Finding(state.step, "state", f"its weights are not those in {state.file.name}, which is of this step")
 
 
 def _of_label(step: int, label: Label | None, weights: str) -> Iterator[Finding]:
@@ -271,8 +340,13 @@ class Way:
 
     def faults(self) -> Iterator[Finding]:
         """Yield the checkpoints that lie off the way, and the moves that are too long."""
-        off = [place for place in range(1, len(self.steps) - 1) if self._is_off(place)]
-        for place in off:
+        off: list[int] = []
+        # A checkpoint that lies off makes long moves, next to which another one seems near.
+        while more := [
+            place for place in range(1, len(self.steps) - 1) if place not in off and self._is_off(place, off)
+        ]:
+            off += more
+        for place in sorted(off):
             first, middle, last = self.steps[place - 1 : place + 2]
             far = max(self.moves[place - 1 : place + 1]) / max(self.straight[place - 1], 1e-300)
             yield Finding(
@@ -294,14 +368,14 @@ class Way:
                     "before and after make likely",
                 )
 
-    def _is_off(self, place: int) -> bool:
-        """Return whether a checkpoint is further from one beside it than these are from each other."""
+    def _is_off(self, place: int, off: Sequence[int]) -> bool:
+        """Return whether a checkpoint is further from one beside it than these are from each other.
+
+        Moves from and to those that are known to lie ``off`` say nothing of how long moves are.
+        """
+        away = {move for each in (place, *off) for move in (each - 1, each)}
         longest = max(self.moves[place - 1 : place + 1])
-        others = [
-            move / (self.steps[at + 1] - self.steps[at])
-            for at, move in enumerate(self.moves)
-            if at not in (place - 1, place)
-        ]
+        others = [move / (self.steps[at + 1] - self.steps[at]) for at, move in enumerate(self.moves) if at not in away]
         return longest > DETOUR * self.straight[place - 1] and longest > SWINGS * max(others, default=0.0)
 
     def _times_as_long(self, place: int) -> float:
@@ -395,11 +469,11 @@ def _distance(weights: Weights, others: Weights) -> float:
     return _norm({name: weights[name].astype(np.float64) - others[name] for name in weights})
 
 
-def _of_config(run: Run, labels: Mapping[int, Label | None]) -> Iterator[Finding]:
+def _of_config(run: Run, labels: Mapping[int, Label | None], states: Sequence[State]) -> Iterator[Finding]:
     """Report what has changed since checkpoints were kept, with the options that a state of training knows."""
     now = hash_of_config(run.config)
     before = [step for step, label in labels.items() if label is not None and label.config != now]
-    changed = _changed_options(run)
+    changed = ", ".join(_differences(states[0].recipe, run.config)) if states else ""
     if before or changed:
         when = f" since step {_listed(before)} was kept" if before else " since the run was trained"
         yield Finding(None, "config", f"{CONFIG} has changed{when}" + (f": {changed}" if changed else ""))
@@ -411,19 +485,6 @@ def _of_config(run: Run, labels: Mapping[int, Label | None]) -> Iterator[Finding
         return
     if kept is not None and kept != ModelConfig(**run.config["model"]):
         yield Finding(None, "config", f"{path} is of another network than {CONFIG}")
-
-
-def _changed_options(run: Run) -> str:
-    """The options that another recipe had, that of a state of training; nothing if none is there or can be read."""
-    import torch
-
-    for file in (run.resume_file, *sorted(run.path.glob("states/*.ckpt"))):
-        try:
-            then = torch.load(file, map_location="cpu", weights_only=True)["recipe"]
-            return ", ".join(_differences(then, run.config))
-        except Exception:  # torch raises many kinds; train --resume says what is wrong with the file
-            continue
-    return ""
 
 
 def _differences(then: Any, now: Any, option: str = "") -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from headway.checkpoints.files import write_all
-from headway.checkpoints.run import TOKENIZER, Run
+from headway.checkpoints.run import TOKENIZER, Run, check_outside_runs
 from headway.options import nearest, shown
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def export_run(
         raise ValueError(f"push: {push} is not valid with to {to}; only huggingface is pushed")
     hub = None if push is None else _hub()
     step = run.check_step(step)
+    check_outside_runs(out)
     old = _old_export(out, overwrite)
     files = exported_files(run, step, to)
     for name in set(files) - old:

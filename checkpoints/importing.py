@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,49 +11,43 @@ import torch
 from torch import nn
 
 from headway.checkpoints.exporting import CONFIG, EXPORT, WEIGHTS
-from headway.checkpoints.files import holds_run, read_small, write_whole
+from headway.checkpoints.files import read_small, write_whole
 from headway.checkpoints.lock import writing
 from headway.checkpoints.recipe import Recipe, task_class
 from headway.checkpoints.run import TOKENIZER, Run
 from headway.checkpoints.schedule import Schedule
+from headway.checkpoints.weight_sources import (
+    assumed_steps,
+    check_count,
+    checked_steps,
+    checkpoints_of,
+    in_order,
+    step_of,
+)
 from headway.data.no_task import NoTask
 from headway.data.task import Batch, Task, masked_mean
 from headway.models.config import ModelConfig
-from headway.models.convert import Model, boot_bridge, is_bridge, network_of_bridge
+from headway.models.convert import Model, boot_bridge, is_bridge, is_lens_network, network_of_bridge, network_of_lens
+from headway.models.file_names import SUFFIXES, step_in_name
 from headway.models.hooked_transformer import HookedTransformer
-from headway.models.state_dicts import (
-    SUFFIXES,
-    Provenance,
+from headway.models.layouts import in_layout
+from headway.models.lens_configs import read_config
+from headway.models.state_dicts import UNKNOWN_INITIALISER, Provenance, knows_initialiser, network_of
+from headway.models.weight_files import (
     Source,
-    in_layout,
-    knows_initialiser,
-    network_of,
-    read_config,
+    is_lens_config_file,
     read_config_file,
-    read_source,
 )
 from headway.options import nearest, shown
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-# The step in the name of a file or folder: step400.pt, checkpoint-400/model.safetensors, run_400.pth.
-_STEP = re.compile(r"(?:steps?|iter(?:ation)?s?|epochs?|updates?|ckpt|checkpoint)[-_. ]*(\d+)", re.IGNORECASE)
-_NUMBER = re.compile(r"(?:^|[-_. ])(\d+)$")
 EXPECTED = ("accuracy", "loss")
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """One checkpoint that is imported: its step, whether the step is assumed, and its tensors."""
-
-    step: int
-    assumed: bool
-    source: Source
-
-
 def import_run(
-    source: str | Path | Sequence[str | Path] | Model,
+    source: str | Path | Sequence[str | Path] | Model | Mapping[Any, Any] | Sequence[Any],
     out: str | Path,
     steps: Sequence[int] | None = None,
     task: Task | type[Task] | str | None = None,
@@ -73,17 +67,20 @@ def import_run(
 
     Args:
         source: A file of weights (.pt, .pth, .bin, .ckpt or .safetensors) by TransformerLens's names, several of them,
-            each a checkpoint, or a folder of such files; a HookedTransformer or TransformerBridge; or a language model:
-            a folder of ``save_pretrained``, a folder of several, or a name on the hub, whose revisions are steps. What
-            ``export_run`` wrote, in folders or on the hub, comes back with its steps and its tokenizer.
+            each a checkpoint, or a folder of such files or of folders with one; a HookedTransformer, of Headway or of
+            TransformerLens 3, a TransformerBridge, or a state dict; several of these in a list, or by their steps; or a
+            language model: a folder of ``save_pretrained``, a folder of several, or a name on the hub, whose revisions
+            are steps. What ``export_run`` wrote, in folders or on the hub, comes back with its steps and its tokenizer.
         out: Directory of the run.
-        steps: The step of each checkpoint; that in its name if None. Of a name on the hub, the revisions to take.
+        steps: The step of each checkpoint, of a folder in the order of the numbers in names; if None, that which its
+            name or the file says. Of a name on the hub, the revisions to take.
         task: The task that the network was trained on, or its class; without one, measures of weights work, and
             batches of your own in Python.
-        config: A configuration of TransformerLens: a dictionary, JSON, or a file.
+        config: A configuration of TransformerLens: a dictionary, JSON, or a file; if None, that in the file, or the
+            config.json beside it.
         model: Options of the network that are not in the file, such as ``{"act_fn": "gelu"}``.
         key: The place of the weights in a file that holds more.
-        layout: One of ``headway.models.state_dicts.LAYOUTS``.
+        layout: One of ``headway.models.layouts.LAYOUTS``.
         tokenizer: A file tokenizer.json.
         expect: The least ``accuracy`` and the largest ``loss`` of the last checkpoint; of a part of the task with its
             name, as ``accuracy_repeats``.
@@ -100,6 +97,13 @@ def import_run(
         {'attention_dir': 'causal', 'positional_embedding_type': 'standard', ...}
     """
     path, _ = Run.place(out, overwrite)
+    if not isinstance(source, str | Path | nn.Module | Mapping | list | tuple):
+        raise ValueError(f"source: {shown(source)} is not valid; it must be files, a folder, networks or state dicts")
+    steps = None if steps is None else checked_steps(steps)
+    if not (key is None or isinstance(key, str)):
+        raise ValueError(f"key: {shown(key)} is not valid; it must be a place such as state.model")
+    if not (expect is None or isinstance(expect, Mapping)):
+        raise ValueError(f"expect: {shown(expect)} is not valid; it must be such as {{'accuracy': 1.0}}")
     task, expect = _task_of(task), expect or {}
     exports = _exports_of(source, steps)
     if exports:
@@ -113,25 +117,30 @@ def import_run(
         if config is not None or model or key is not None or layout != "transformer_lens":
             raise ValueError("model: no config, option, key or layout is taken beside a model, which has its own")
         return _import_models(path, models, task, tokenizer, expect, overwrite)
-    assert not isinstance(source, nn.Module)
-    given = {**({} if config is None else read_config_file(config)), **_checked(model or {})}
-    found = list(checkpoints_of(source, steps, key))
-    last = found[-1]
-    weights = in_layout(last.source.weights, layout, given.get("n_heads"))
-    beside = {name: value for name, value in read_config(last.source.config).items() if name not in given}
-    last_source = Source(last.source.name, weights, others=last.source.others)
+    given = {**({} if config is None else read_config_file(config)), **_checked({} if model is None else model)}
+    found, without = checkpoints_of(source, steps, key)
+    last = found[-1].source
+    weights = in_layout(last.weights, layout, given.get("n_heads"))
+    beside = {name: value for name, value in read_config(last.config).items() if name not in given}
     n_ctx = None if task is None else task.n_ctx
-    cfg, last_weights, known = network_of(last_source, {**beside, **given}, n_ctx)
+    of_config = {name: "config: " for name in {*beside, *given} - set(model or {})}
+    cfg, last_weights, known = network_of(replace(last, weights=weights), {**beside, **given}, n_ctx, of_config)
     known.read |= {name: value for name, value in beside.items() if name not in known.read}
-    known.given = dict(given)
+    if last.config_file is not None:
+        known.read["config"] = str(last.config_file)
+    known.given, known.dropped = dict(given), [*known.dropped, *without]
     if layout != "transformer_lens":
         known.given["layout"] = layout
-    if any(each.assumed for each in found):
-        known.assumed["steps"] = ", ".join(str(each.step) for each in found)
-    networks = {last.step: _network(cfg, last_weights)}
+    assumed = assumed_steps(found)
+    if assumed and steps is None:
+        known.assumed["steps"] = assumed
+    networks = {found[-1].step: _network(cfg, last_weights)}
     for each in found[:-1]:
         state = in_layout(each.source.weights, layout, given.get("n_heads"))
-        other, state, _ = network_of(Source(each.source.name, state), {**cfg.to_dict()}, n_ctx)
+        try:
+            other, state, _ = network_of(Source(each.source.name, state), {**cfg.to_dict()}, n_ctx)
+        except ValueError as error:
+            raise ValueError(f"file: {each.source.name} does not fit the network of {last.name} ({error})") from None
         networks[each.step] = _network(other, state)
     names = {each.step: each.source.name for each in found}
     names |= {each.step: each.name for each in exports}
@@ -178,13 +187,13 @@ def _exports_of(source: Any, steps: Sequence[int] | None) -> list[_Export]:
         return _exports_on_hub(name, _revisions(name, steps))
     folders = [Path(each).expanduser() for each in sources]
     if len(folders) == 1 and folders[0].is_dir() and not (folders[0] / EXPORT).is_file():
-        folders = [each for each in sorted(folders[0].iterdir()) if (each / EXPORT).is_file()]
+        folders = [each for each in in_order(folders[0]) if (each / EXPORT).is_file()]
     if not all((folder / EXPORT).is_file() for folder in folders):
         return []
     found = [_Export.read(str(folder), folder) for folder in folders]
     if steps is None or not found:
         return found
-    _check_count(steps, len(found))
+    check_count(steps, len(found))
     return [replace(each, step=step) for each, step in zip(found, steps, strict=True)]
 
 
@@ -221,47 +230,83 @@ def _import_models(
     expect: Mapping[str, float],
     overwrite: bool,
 ) -> Run:
-    networks = {
-        step: each if isinstance(each, HookedTransformer) else network_of_bridge(cast("TransformerBridge", each))
-        for step, (_, each) in models.items()
-    }
-    last, names = networks[max(networks)], {step: name for step, (name, _) in models.items()}
-    known = Provenance(read=last.cfg.to_dict())
+    made = {step: _network_of_model(each) for step, (_, each) in models.items()}
+    networks, names = (
+        {step: each for step, (each, _) in made.items()},
+        {step: name for step, (name, _) in models.items()},
+    )
+    last = max(models)
+    for step, each in networks.items():
+        if dict(each.cfg.weight_shapes()) != dict(networks[last].cfg.weight_shapes()):
+            raise ValueError(f"source: the network of step {step} has other weights than that of step {last}")
+    spelled = _tokenizer_of(tokenizer) or _spelling(getattr(models[last][1], "tokenizer", None))
+    return write_imported(path, networks, names, made[last][1], task, spelled, expect, overwrite)
+
+
+def _network_of_model(model: Model) -> tuple[HookedTransformer, Provenance]:
+    """Return a network as one of ours, and what is known of it."""
+    if is_lens_network(model):
+        return network_of_lens(model)
+    network = model if isinstance(model, HookedTransformer) else network_of_bridge(cast("TransformerBridge", model))
+    known = Provenance(read=network.cfg.to_dict())
     del known.read["initializer_range"], known.read["init_mode"]
-    known.assumed["initialiser"] = "unknown: no score has a null of fresh initialisations"
-    spelled = _tokenizer_of(tokenizer) or _spelling(getattr(models[max(models)][1], "tokenizer", None))
-    return write_imported(path, networks, names, known, task, spelled, expect, overwrite)
+    known.assumed["initialiser"] = UNKNOWN_INITIALISER
+    return network, known
 
 
 def _models_of(source: Any, steps: Sequence[int] | None) -> dict[int, tuple[str, Model]] | None:
-    """Return networks by step, each with its name, of what is no file of weights; None for files.
+    """Return networks by step, each with its name, of what is no file of weights; None for files and state dicts.
 
     Raises:
         ValueError: a language model that cannot be loaded, or steps that it does not have.
     """
-    if isinstance(source, nn.Module):
-        if not (isinstance(source, HookedTransformer) or is_bridge(cast("Model", source))):
-            raise ValueError(f"source: a {type(source).__name__} is not valid; give its state_dict as a file")
-        if steps is not None and len(steps) != 1:
-            raise ValueError(f"step: {len(steps)} are given for 1 network")
-        return {1 if steps is None else steps[0]: (type(source).__name__, cast("Model", source))}
+    live = _live_models(source, steps)
+    if live is not None:
+        return live
+    if isinstance(source, Mapping):
+        return None
     sources = [source] if isinstance(source, str | Path) else list(source)
-    if len(sources) != 1:
+    if len(sources) != 1 or not isinstance(sources[0], str | Path):
         return None
     name, path = str(sources[0]), Path(sources[0]).expanduser()
     if path.is_dir():
-        folders = [each for each in (path, *sorted(path.iterdir())) if (each / "config.json").is_file()]
+        folders = [each for each in (path, *in_order(path)) if (each / "config.json").is_file()]
         folders = [each for each in folders if not list(each.glob("step-*.safetensors"))]  # weights of a run
+        folders = [each for each in folders if not is_lens_config_file(each / "config.json")]
         if not folders:
             return None
-        named = {_step_of(each / "config.json"): each for each in folders}
-        if len(folders) > 1 and (None in named or len(named) < len(folders)):
-            raise ValueError(f"step: the folders in {path} must have names such as step400, each another number")
-        found = dict(zip(steps, folders, strict=True)) if steps and len(steps) == len(folders) else named
+        if steps is not None:
+            check_count(steps, len(folders))
+            found = dict(zip(steps, folders, strict=True))
+        else:
+            named = {each: step_of(each / "config.json") for each in folders}
+            found = {None if step is None else step.step: each for each, step in named.items()}
+            if len(folders) > 1 and (None in found or len(found) < len(folders)):
+                raise ValueError(f"step: the folders in {path} must have names such as step400, each another number")
         return {1 if step is None else step: (str(each), boot_bridge(str(each))) for step, each in found.items()}
     if _name_on_hub(sources) is None:
         return None
     return {step: (f"{name}@{revision}", boot_bridge(name, revision)) for step, revision in _revisions(name, steps)}
+
+
+def _live_models(source: Any, steps: Sequence[int] | None) -> dict[int, tuple[str, Model]] | None:
+    """Return networks in Python by step, each with its name: one, several in a list, or several by their steps."""
+    several = isinstance(source, Mapping | list | tuple)
+    values = list(source.values() if isinstance(source, Mapping) else source) if several else [source]
+    if not any(isinstance(each, nn.Module) for each in values):
+        return None
+    for each in values:
+        if not (isinstance(each, HookedTransformer) or is_bridge(each) or is_lens_network(each)):
+            raise ValueError(f"source: a {type(each).__name__} is not valid; give its state_dict as a file")
+    if isinstance(source, Mapping) and steps is None:
+        steps = checked_steps(list(source))
+    if steps is None and several and len(values) > 1:
+        raise ValueError(f"step: {len(values)} networks have none; give steps, one for each")
+    steps = [1] if steps is None else steps
+    check_count(steps, len(values))
+    if len(set(steps)) < len(steps):
+        raise ValueError(f"step: {', '.join(map(str, steps))} are not valid; each checkpoint needs another step")
+    return {step: (type(each).__name__, each) for step, each in zip(steps, values, strict=True)}
 
 
 def _name_on_hub(sources: Sequence[Any]) -> str | None:
@@ -286,7 +331,14 @@ def _revisions(name: str, steps: Sequence[int] | None) -> list[tuple[int, str | 
     except Exception as error:  # of the network, of the hub, of a name that is none
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"file: {name} is no file or folder, and is not reachable on the hub ({said})") from None
-    found = {int(step[-1]): ref.name for ref in (*refs.branches, *refs.tags) if (step := _STEP.findall(ref.name))}
+    found: dict[int, str] = {}
+    for ref in (*refs.branches, *refs.tags):
+        named = step_in_name(ref.name)
+        if named is None or named.unit == "number":
+            continue
+        if named.step in found:
+            raise ValueError(f"step: the revisions {found[named.step]} and {ref.name} of {name} are both of one step")
+        found[named.step] = ref.name
     if steps is not None:
         for step in steps:
             if step not in found:
@@ -311,7 +363,11 @@ def write_imported(
     steps = sorted(networks)
     cfg = networks[steps[-1]].cfg
     task = NoTask(d_vocab=cfg.d_vocab, n_ctx=cfg.n_ctx, input_type=cfg.input_type) if task is None else task.resolved()
-    recipe = Recipe(task=task, model=cfg, steps=max(1, steps[-1]), schedule=Schedule(log=0, linear=0, at=tuple(steps)))
+    schedule = Schedule(log=0, linear=0, at=tuple(steps))
+    try:
+        recipe = Recipe(task=task, model=cfg, steps=max(1, steps[-1]), schedule=schedule)
+    except ValueError as error:
+        raise ValueError(f"task: {type(task).__name__} does not fit the network ({error})") from None
     results = {} if isinstance(task, NoTask) else {step: evaluated(networks[step], recipe) for step in steps}
     _check_expected(expect, results[steps[-1]] if results else None, known)
     about = {
@@ -332,69 +388,9 @@ def write_imported(
     return run
 
 
-def checkpoints_of(
-    source: str | Path | Sequence[str | Path], steps: Sequence[int] | None, key: str | None
-) -> Iterator[Checkpoint]:
-    """Return the checkpoints of files in the order of their steps.
-
-    Raises:
-        ValueError: files without weights, two checkpoints of one step, or another number of steps than checkpoints.
-    """
-    files = _files([source] if isinstance(source, str | Path) else list(source))
-    read = [(path, each, len(several)) for path in files for several in [read_source(path, key)] for each in several]
-    _check_count(steps, len(read))
-    found: dict[int, Checkpoint] = {}
-    for place, (path, each, several) in enumerate(read):
-        named = _step_of(path) if several == 1 else None
-        step = steps[place] if steps is not None else named
-        if step is None:
-            if len(files) > 1:
-                raise ValueError(f"step: the name of {path} has none; give --step, one for each file")
-            step = place if several > 1 else 1
-        if step < 0:
-            raise ValueError(f"step: {step} is not valid; it must be 0 or more")
-        if step in found:
-            raise ValueError(f"step: {found[step].source.name} and {each.name} are both of step {step}; give --step")
-        found[step] = Checkpoint(step, steps is None and named is None, each)
-    return iter([found[step] for step in sorted(found)])
-
-
-def _check_count(steps: Sequence[int] | None, count: int) -> None:
-    if steps is not None and len(steps) != count:
-        raise ValueError(f"step: {len(steps)} are given for {count} checkpoints; give one for each")
-
-
-def _files(sources: Sequence[str | Path]) -> list[Path]:
-    """Return files, and in place of a folder those in it."""
-    if not sources:
-        raise ValueError("file: is missing; give a file of weights")
-    files: list[Path] = []
-    for each in sources:
-        path = Path(each).expanduser()
-        if not path.is_dir():
-            files.append(path)
-            continue
-        if holds_run(path):
-            raise ValueError(f"file: {path} is a run already; every command takes it as it is")
-        inside = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
-        if not inside:
-            raise ValueError(f"file: {path} holds no file of weights ({', '.join(SUFFIXES)})")
-        files += inside
-    return files
-
-
-def _step_of(path: Path) -> int | None:
-    """Return the step in the name of a file, or of the folder in which it lies.
-
-    Example:
-        >>> _step_of(Path("gpt2.pth")), _step_of(Path("run_400.pt")), _step_of(Path("step7/model.safetensors"))
-        (None, 400, 7)
-    """
-    found = _STEP.findall(path.stem) or _NUMBER.findall(path.stem) or _STEP.findall(path.parent.name)
-    return int(found[-1]) if found else None
-
-
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(options, Mapping):
+        raise ValueError(f"model: {shown(options)} is not valid; it must be a dictionary of options")
     known = {f.name for f in fields(ModelConfig) if f.init}
     for name in options:
         if name not in known:
@@ -406,6 +402,8 @@ def _task_of(task: Task | type[Task] | str | None) -> Task | None:
     if task is None or isinstance(task, Task):
         return task
     kind = task_class(task) if isinstance(task, str) else task
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise ValueError(f"task: {shown(task)} is not valid; it must be a task, its class, or package.module:Class")
     try:
         return kind()
     except (TypeError, ValueError) as error:

@@ -60,6 +60,12 @@ CONTENTS = (
 )
 
 
+def not_a_run(value: Any) -> ValueError:
+    """The error about a value in place of a run; of a network it says how it becomes one."""
+    how = "; headway.import_run(model, DIRECTORY) makes a run of a network" if hasattr(value, "state_dict") else ""
+    return ValueError(f"run: a {type(value).__name__} is not valid; it must be a run or its directory{how}")
+
+
 class Run:
     """A training run on disk.
 
@@ -83,6 +89,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path, task: "type[Task] | str | None" = None, trust: bool = False):
+        if not isinstance(path, str | Path):
+            raise not_a_run(path)
         self.path = Path(path).expanduser()
         self._task, self._trust = task, trust
         if not holds_run(self.path):
@@ -556,9 +564,7 @@ class Run:
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")
-        around = next((parent for parent in path.resolve().parents if holds_run(parent)), None)
-        if around:
-            raise ValueError(f"out: {path} lies in the run {around}; it must lie outside of any run")
+        check_outside_runs(path)
         there = [old for pattern in CONTENTS for old in path.glob(pattern)]
         if there:
             # A run that was killed while it was made has these alone.
@@ -568,6 +574,13 @@ class Run:
             if not (begun or overwrite):
                 raise ValueError(f"out: {path} holds a run already; --overwrite replaces it, --resume {path} goes on")
         return path, there
+
+
+def check_outside_runs(path: Path) -> None:
+    """Refuse a directory to write to that lies in a run."""
+    around = next((parent for parent in path.resolve().parents if holds_run(parent)), None)
+    if around:
+        raise ValueError(f"out: {path} lies in the run {around}; it must lie outside of any run")
 
 
 def check_shapes(path: Path, config: ModelConfig) -> None:

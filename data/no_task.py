@@ -59,6 +59,11 @@ class NoTask(Task):
     n_ctx: int = 1  # pyright: ignore[reportIncompatibleMethodOverride]
     input_type: Literal["tokens", "vectors"] = "tokens"  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    @property
+    def d_vocab_out(self) -> int:
+        """The least that a network can have: of its outputs nothing is known."""
+        return 1
+
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
         """Refuse: there is nothing to draw."""
         raise NoTaskError

@@ -7,9 +7,9 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from headway.models.bridge_versions import weight_of_bridge
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
-from headway.models.state_dicts import PLAIN, PLAIN_ROTARY, read_config
+from headway.models.lens_configs import PLAIN, PLAIN_ROTARY, read_config
+from headway.models.state_dicts import Provenance, network_of
+from headway.models.weight_files import Source
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -96,15 +98,41 @@ def network_of_bridge(bridge: "TransformerBridge") -> HookedTransformer:
         model.load_state_dict({name: _of_bridge(bridge, name, each) for name, each in model.state_dict().items()})
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"model: {cfg.model_name!r} is none of Headway's networks ({error})") from None
-    tokens = torch.arange(min(model.cfg.d_vocab, model.cfg.n_ctx, 16))[None]
-    with torch.no_grad(), evaluating(bridge):
-        theirs, ours = bridge(tokens), model.eval()(tokens)
-    if not torch.allclose(ours, theirs.float(), rtol=1e-3, atol=1e-3 * float(theirs.abs().max())):
-        raise ValueError(
-            f"model: {cfg.model_name!r} is none of Headway's networks: its logits differ by up to "
-            f"{float((ours - theirs).abs().max()):.2g}"
-        )
+    _check_logits(bridge, model.eval(), f"model: {cfg.model_name!r}")
     return model
+
+
+def _check_logits(theirs: Any, ours: HookedTransformer, name: str) -> None:
+    """Refuse a network whose logits are not those of the one that was made of it."""
+    device = next(iter(theirs.parameters())).device
+    tokens = torch.arange(min(ours.cfg.d_vocab, ours.cfg.n_ctx, 16))[None]
+    with torch.no_grad(), evaluating(theirs):
+        expected, found = theirs(tokens.to(device)).float().cpu(), ours(tokens)
+    if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        raise ValueError(
+            f"{name} is none of Headway's networks: its logits differ by up to "
+            f"{float((found - expected).abs().max()):.2g}"
+        )
+
+
+def is_lens_network(model: Any) -> bool:
+    """Return whether a network is a HookedTransformer of TransformerLens, which versions up to 3 have."""
+    kinds = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(model).__mro__]
+    return ("transformer_lens", "HookedTransformer") in kinds
+
+
+def network_of_lens(model: Any) -> tuple[HookedTransformer, Provenance]:
+    """Return a HookedTransformer of TransformerLens as one of Headway that computes the same, and what is known of it.
+
+    Raises:
+        ValueError: a network that is none of Headway's.
+    """
+    source = Source("the HookedTransformer", model.state_dict())
+    config, weights, known = network_of(source, read_config(model.cfg.to_dict()))
+    network = HookedTransformer(config)
+    network.load_state_dict(weights)
+    _check_logits(model, network.eval(), f"source: this {type(model).__name__}")
+    return network, replace(known, read={**known.given, **known.read}, given={})
 
 
 def _of_bridge(bridge: "TransformerBridge", name: str, like: Tensor) -> Tensor:

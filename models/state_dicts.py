@@ -1,62 +1,23 @@
-"""State dicts of other programs: files of weights, their layouts, and the configuration that their shapes give.
+"""State dicts of other programs: the network that the shapes, names and numbers of their tensors give.
 
-Nothing is unpickled, and every tensor comes to the CPU. What a file does not say is assumed, and listed as assumed.
+What they do not say is assumed, and listed as assumed.
 """
 
-import json
 import math
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import einops
 import torch
 from torch import Tensor
 
-from headway.models.config import InitMode, ModelConfig
-from headway.options import nearest, shown
+from headway.models.config import ModelConfig
+from headway.models.layouts import BUFFERS
+from headway.models.weight_files import EMBEDDING, Source
+from headway.options import cut, shown
 
-# Suffixes of files of weights.
-SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-# Buffers that TransformerLens stores with weights. The mask is triangular in a bidirectional network too.
-BUFFERS = re.compile(r"attn\.(mask|IGNORE|rotary_sin|rotary_cos)$")
-# Every network has it.
-EMBEDDING = "embed.W_E"
-# Of the axes of a matrix for which TransformerLens's class computes x @ W, and how other programs have them.
-AXES = {
-    "W_E": "d_vocab d_model", "W_pos": "n_ctx d_model", "W_U": "d_model d_vocab_out", "W_in": "d_model d_mlp",
-    "W_out": "d_mlp d_model", "W_Q": "n_heads d_model d_head", "W_K": "n_heads d_model d_head",
-    "W_V": "n_heads d_model d_head", "W_O": "n_heads d_head d_model",
-}  # fmt: skip
-JOINED = {
-    "W_Q": "d_model (n_heads d_head)", "W_K": "d_model (n_heads d_head)", "W_V": "d_model (n_heads d_head)",
-    "W_O": "(n_heads d_head) d_model", "b_Q": "(n_heads d_head)", "b_K": "(n_heads d_head)", "b_V": "(n_heads d_head)",
-}  # fmt: skip
-LAYOUTS = {
-    "transformer_lens": "x @ W, heads apart: W_Q is [head, d_model, d_head]",
-    "transposed": "W @ x, heads apart: W_Q is [head, d_head, d_model], W_E is [d_model, d_vocab]",
-    "joined": "x @ W, heads joined: W_Q is [d_model, head * d_head]",
-    "joined_transposed": "W @ x, heads joined, as in torch.nn.Linear: W_Q is [head * d_head, d_model]",
-}
-# What a configuration of TransformerLens must say for the network to be one of ours, where it says it.
-PLAIN: dict[str, tuple[Any, ...]] = {
-    "attn_types": (None,), "use_local_attn": (False,), "window_size": (None,),
-    "scale_attn_by_inverse_layer_idx": (False,), "parallel_attn_mlp": (False,), "gated_mlp": (False,),
-    "num_experts": (None,), "n_key_value_heads": (None,), "post_embedding_ln": (False,),
-    "use_normalization_before_and_after": (False,), "output_logits_soft_cap": (-1.0, None),
-    "attn_scores_soft_cap": (-1.0, None), "relative_attention_max_distance": (None,), "use_qk_norm": (False,),
-    "clip_qkv": (None,), "use_logn_attn": (False,), "use_attention_sinks": (False,),
-}  # fmt: skip
-# The same of a network with rotary positions; others may say anything of them.
-PLAIN_ROTARY: dict[str, tuple[Any, ...]] = {
-    "rotary_adjacent_pairs": (False,), "rotary_scaling_factor": (1.0,), "rotary_base_local": (None,),
-    "use_NTK_by_parts_rope": (False,), "use_yarn_rope": (False,), "use_dynamic_ntk_rope": (False,),
-}  # fmt: skip
-# Its other names for our options.
-SYNONYMS = {"init_range": "initializer_range", "d_vocab_input": "d_vocab", "nonlinearity": "act_fn"}
+UNKNOWN_INITIALISER = "unknown: no score has a null of fresh initialisations"
 _KINDS = (
     "act_fn", "attention_dir", "positional_embedding_type", "rotary_dim", "rotary_base", "normalization_type", "eps",
     "input_type", "use_attn_scale", "attn_scale",
@@ -80,254 +41,11 @@ class Provenance:
     dropped: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Source:
-    """The tensors of one checkpoint by name, and where they come from.
-
-    Args:
-        name: The file, with the place in it.
-        weights: Its tensors.
-        config: The configuration beside them; empty if there is none.
-        others: What else the file holds.
-    """
-
-    name: str
-    weights: Mapping[str, Tensor]
-    config: Mapping[str, Any] = field(default_factory=dict)
-    others: tuple[str, ...] = ()
-
-
-def read_source(path: Path, key: str | None = None) -> list[Source]:
-    """Read the checkpoints of one file: one state dict, or a list of them.
-
-    Args:
-        path: A file of torch or safetensors.
-        key: The place of the weights in it, such as ``model`` or ``state.model``; they are looked for if None.
-
-    Raises:
-        ValueError: a file that cannot be read, would run code, or holds no weights of a transformer.
-    """
-    content = _load(path)
-    if key is not None:
-        found, place = content, ""
-        for part in key.split("."):
-            if isinstance(found, Sequence) and part.isdecimal() and int(part) < len(found):
-                found = found[int(part)]
-            elif isinstance(found, Mapping) and part in found:
-                found = found[part]
-            else:
-                inside = ", ".join(map(str, found)) if isinstance(found, Mapping) else "none"
-                raise ValueError(f"key: {key!r} is not in {path}; {place or 'the file'} has {_cut(inside)}")
-            place = f"{place}.{part}".strip(".")
-        places = {key: found}
-    else:
-        places = dict(_places(content))
-        if len(places) > 1:
-            raise ValueError(f"key: {path} holds weights at {_cut(', '.join(places))}; give one of them as --key")
-    nothing: Any = None
-    where, found = next(iter(places.items()), ("", nothing))
-    states = list(found) if _is_list_of_states(found) else [found]
-    if not all(_is_state(state) for state in states):
-        raise ValueError(f"file: {path} holds no weights of a transformer; it {_described(content)}")
-    name = f"{path}[{where}]" if where else str(path)
-    config = next((c for each in ("config", "cfg") if _is_config(c := _get(content, each))), {})
-    others = tuple(str(each) for each in content if str(each) not in where.split(".")) if where else ()
-    return [
-        Source(name if len(states) == 1 else f"{name}[{i}]", _unprefixed(state), config, others)
-        for i, state in enumerate(states)
-    ]
-
-
-def _load(path: Path) -> Any:
-    """Return what a file holds, on the CPU; nothing in it runs."""
-    if not path.is_file():
-        raise ValueError(f"file: {path} is no file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"file: {path} is empty")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # of the protocols of pickles
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds
-        said = " ".join(str(error).split())
-        unsafe = re.search(r"(?:GLOBAL|Unsupported global:|Unsupported class) (\S+)", said)
-        if unsafe:
-            what = f" ({unsafe[1]})"
-            raise ValueError(
-                f"file: {path} is a pickle that would run code{what}, and is not loaded; save the state_dict alone: "
-                "torch.save(model.state_dict(), FILE)"
-            ) from None
-        raise ValueError(f"file: {path} cannot be read as weights ({said[:200]})") from None
-
-
-def _get(content: Any, key: str) -> Any:
-    return content.get(key) if isinstance(content, Mapping) else None
-
-
-def _is_state(value: Any) -> bool:
-    """Return whether a value maps names to tensors, the embedding of a transformer among them."""
-    return isinstance(value, Mapping) and any(
-        isinstance(name, str) and name.endswith(EMBEDDING) and isinstance(tensor, Tensor | list)
-        for name, tensor in value.items()
-    )
-
-
-def _is_list_of_states(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(_is_state(each) for each in value)
-
-
-def _is_config(value: Any) -> bool:
-    return isinstance(value, Mapping) and {"d_model", "n_layers"} & set(value) != set()
-
-
-def _places(content: Any, place: str = "", depth: int = 3) -> Iterator[tuple[str, Any]]:
-    """The places of state dicts; a list of them is one."""
-    if _is_state(content) or _is_list_of_states(content):
-        yield place, content
-    elif isinstance(content, Mapping) and depth > 0:
-        for name, inner in content.items():
-            yield from _places(inner, f"{place}.{name}" if place else str(name), depth - 1)
-
-
-def _described(content: Any) -> str:
-    """Say what a file holds in place of weights."""
-    if isinstance(content, Tensor):
-        return f"is one tensor of shape {tuple(content.shape)}"
-    if not isinstance(content, Mapping | list | tuple):
-        return f"is a {type(content).__name__}"
-    if isinstance(content, Mapping):
-        names = _cut(", ".join(map(str, content))) or "nothing"
-        return f"has {names}, and no tensor named {EMBEDDING}"
-    kinds = sorted({type(each).__name__ for each in content})
-    return f"is a list of {len(content)} ({', '.join(kinds)})"
-
-
-def _cut(text: str, most: int = 120) -> str:
-    return text if len(text) <= most else f"{text[:most]} …"
-
-
-def _unprefixed(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return tensors by TransformerLens's names, without what stands before all of them, such as ``module.``."""
-    before = next(name for name in state if str(name).endswith(EMBEDDING)).removesuffix(EMBEDDING)
-    found: dict[str, Tensor] = {}
-    for name, value in state.items():
-        tensor = value
-        if isinstance(value, list):
-            try:
-                tensor = torch.tensor(value, dtype=torch.float32)
-            except (TypeError, ValueError):
-                raise ValueError(f"file: {name} is a list, and not one of numbers") from None
-        if isinstance(tensor, Tensor):
-            found[str(name).removeprefix(before)] = tensor
-    return found
-
-
-def in_layout(weights: Mapping[str, Tensor], layout: str, n_heads: int | None) -> dict[str, Tensor]:
-    """Return weights in the layout of TransformerLens.
-
-    Example:
-        >>> found = in_layout({"blocks.0.attn.W_Q": torch.zeros(6, 5)}, "joined_transposed", n_heads=2)
-        >>> found["blocks.0.attn.W_Q"].shape  # head d_model d_head
-        torch.Size([2, 5, 3])
-    """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout: {layout!r} is not one of {', '.join(LAYOUTS)}{nearest(layout, LAYOUTS)}")
-    if layout == "transformer_lens":
-        return dict(weights)
-    joined, transposed = layout.startswith("joined"), layout.endswith("transposed")
-    if joined and n_heads is None:
-        raise ValueError(f"layout: {layout} needs the number of heads; give --model.n_heads")
-    found = {}
-    for name, tensor in weights.items():
-        kind = name.rpartition(".")[2]
-        axes = AXES.get(kind)
-        here = JOINED.get(kind, axes) if joined else axes
-        if here is None or BUFFERS.search(name):
-            found[name] = tensor
-            continue
-        there = axes or "n_heads d_head"
-        if transposed and kind.startswith("W_"):
-            here = _transposed(here)
-        try:
-            found[name] = einops.rearrange(
-                tensor, f"{here} -> {there}", **({"n_heads": n_heads} if "(n_heads" in here else {})
-            ).contiguous()
-        except einops.EinopsError:
-            raise ValueError(
-                f"layout: {layout} does not fit {name} of shape {tuple(tensor.shape)}, which must be [{here}]"
-            ) from None
-    return found
-
-
-def _transposed(axes: str) -> str:
-    """Exchange the last two axes.
-
-    Example:
-        >>> _transposed("n_heads d_model d_head"), _transposed("d_model (n_heads d_head)")
-        ('n_heads d_head d_model', '(n_heads d_head) d_model')
-    """
-    parts = re.findall(r"\([^)]*\)|\S+", axes)
-    return " ".join([*parts[:-2], parts[-1], parts[-2]])
-
-
-def read_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of ours that a configuration of TransformerLens holds.
-
-    Raises:
-        ValueError: a network that is none of ours.
-
-    Example:
-        >>> read_config({"n_layers": 1, "d_model": 5, "gated_mlp": False, "init_range": 0.8, "device": "cuda"})
-        {'n_layers': 1, 'd_model': 5, 'initializer_range': 0.8}
-    """
-    rotary = values.get("positional_embedding_type") == "rotary"
-    for name, plain in {**PLAIN, **(PLAIN_ROTARY if rotary else {})}.items():
-        value = values.get(name, plain[0])
-        if not any(value == each for each in plain) and value != values.get("n_heads", _NOTHING):
-            raise ValueError(f"config: {name} {shown(value)} is not valid; Headway's networks have {shown(plain[0])}")
-    norm = values.get("normalization_type", "LN")
-    if values.get("final_rms") and norm not in ("RMS", "RMSPre"):
-        raise ValueError(f"config: final_rms True is not valid with normalization_type {norm}; all norms must be alike")
-    known = {f.name for f in fields(ModelConfig) if f.init}
-    named = {SYNONYMS.get(name, name): value for name, value in values.items()}
-    unused = {*_unused_scale(named), *([] if rotary else ["rotary_dim", "rotary_base"])}
-    if not _is_our_initialiser(named):
-        unused |= {"init_mode", "initializer_range"}
-    return {name: value for name, value in named.items() if name in known - unused and _is_set(name, value)}
-
-
-def _unused_scale(values: Mapping[str, Any]) -> list[str]:
-    """The scale of attention, if it is that of the default or there is none: TransformerLens writes it down."""
-    scale, d_head = values.get("attn_scale"), values.get("d_head")
-    if values.get("use_attn_scale") is False:
-        return ["attn_scale"]
-    if not (isinstance(scale, int | float) and isinstance(d_head, int)):
-        return []
-    return ["attn_scale"] if math.isclose(scale, math.sqrt(d_head), rel_tol=1e-6) else []
-
-
-def _is_our_initialiser(values: Mapping[str, Any]) -> bool:
-    """Return whether ours draws these weights; TransformerLens's other initialisers have initializer_range as gain."""
-    mode, default = values.get("init_mode", "gpt2"), ModelConfig.initializer_range
-    gain = values.get("initializer_range", default)
-    return mode in get_args(InitMode) and (mode.startswith("gpt2") or gain in (-1, 1, default))
-
-
-_NOTHING = object()
-
-
-def _is_set(name: str, value: Any) -> bool:
-    """Return whether a value says something: sizes of -1, and None but for the norm, stand for nothing."""
-    if name == "normalization_type":
-        return True
-    return value is not None and not (name in ("d_vocab", "d_vocab_out", "d_mlp", "initializer_range") and value == -1)
-
-
 def network_of(
-    source: Source, given: Mapping[str, Any], n_ctx: int | None = None
+    source: Source,
+    given: Mapping[str, Any],
+    n_ctx: int | None = None,
+    origins: Mapping[str, str] | None = None,
 ) -> tuple[ModelConfig, dict[str, Tensor], Provenance]:
     """Return the configuration and the weights of a checkpoint in TransformerLens's layout, and where they come from.
 
@@ -335,6 +53,7 @@ def network_of(
         source: The checkpoint.
         given: Options of the network that the user gives; they must not contradict the shapes.
         n_ctx: The context of a network without position embeddings.
+        origins: The beginning of an error about an option that is given, by its name; ``model.`` if it has none.
 
     Raises:
         ValueError: tensors that are not those of one of our networks, or that leave open which one.
@@ -345,6 +64,8 @@ def network_of(
     dropped = sorted({name.rpartition(".")[2] for name in source.weights if BUFFERS.search(name)})
     known = Provenance(given=dict(given), dropped=[*dropped, *source.others])
     _check_masks(masks)
+    if any(_looks_ahead(mask) for mask in masks):
+        known.read["attention_dir"] = "bidirectional (its attn.mask lets queries attend to later positions)"
     sizes = _sizes(source.name, weights, given)
     rotary = _rotary(source, sizes["d_head"])
     if "n_ctx" not in sizes:
@@ -359,8 +80,10 @@ def network_of(
         weights = _without_biases(source.name, weights)
     for name, value in sizes.items():
         if name in given and not _agree(given[name], value) and not (name == "attn_only" and not value):
-            raise ValueError(f"model.{name}: {shown(given[name])} is not valid; {source.name} has {value}")
-    known.read |= sizes
+            origin = (origins or {}).get(name)
+            said = f"model.{name}: {shown(given[name])}" if origin is None else f"{origin}{name} {shown(given[name])}"
+            raise ValueError(f"{said} is not valid; {source.name} has {value}")
+    known.read = {**sizes, **known.read}
     options = {**sizes, **given}
     if "n_ctx" not in options:
         if n_ctx is None:
@@ -450,6 +173,11 @@ def _check_masks(masks: Sequence[Tensor]) -> None:
             raise ValueError("file: its attn.mask has a window; Headway's networks attend to all earlier positions")
 
 
+def _looks_ahead(mask: Tensor) -> bool:
+    """Return whether a mask lets a query attend to a later key, which no mask of TransformerLens does."""
+    return mask.ndim >= 2 and mask.shape[-1] == mask.shape[-2] and bool(mask.bool().triu(1).any())
+
+
 def _sizes(name: str, weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes that shapes give."""
 
@@ -458,7 +186,9 @@ def _sizes(name: str, weights: Mapping[str, Tensor], given: Mapping[str, Any]) -
             raise ValueError(f"file: {name} has no {weight}, which every network has")
         found = tuple(weights[weight].shape)
         if len(found) != axes:
-            raise ValueError(f"file: {weight} of {name} has {len(found)} axes and not {axes}; try --layout joined")
+            width = weights[EMBEDDING].shape[-1]
+            layout = "joined" if found[0] == width else "joined_transposed"
+            raise ValueError(f"file: {weight} of {name} has {len(found)} axes and not {axes}; try --layout {layout}")
         return found
 
     layers = {int(found[1]) for each in weights if (found := re.match(r"blocks\.(\d+)\.", each))}
@@ -485,7 +215,7 @@ def _sizes(name: str, weights: Mapping[str, Tensor], given: Mapping[str, Any]) -
 
 def _kinds(name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any], known: Provenance) -> dict[str, Any]:
     """The kinds that names and numbers of tensors give, or that are assumed."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"attention_dir": "bidirectional"} if "attention_dir" in known.read else {}
     norms = {each for each in weights if re.search(r"ln(1|2|_final)\.[wb]$", each)}
     if norms:
         # A LayerNorm whose biases are left out has the same names as RMSNorm; it is one if the user says so.
@@ -524,7 +254,7 @@ def _kinds(name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any],
         if kind not in whole and not unused.get(kind, False):
             known.assumed[kind] = spelled.get(kind, defaults[kind])
     if not knows_initialiser(options):
-        known.assumed["initialiser"] = "unknown: no score has a null of fresh initialisations"
+        known.assumed["initialiser"] = UNKNOWN_INITIALISER
     return found
 
 
@@ -579,38 +309,9 @@ def fitted(name: str, weights: Mapping[str, Tensor], config: ModelConfig, known:
         if tensor.is_complex() or not tensor.isfinite().all():
             raise ValueError(f"file: {each} of {name} has numbers that are not finite or not real")
     if zeros:
-        known.assumed["biases"] = f"0 ({_cut(', '.join(zeros), 60)})"
+        known.assumed["biases"] = f"0 ({cut(', '.join(zeros), 60)})"
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()} - {"float32"})
     if kinds:
         known.read["numbers"] = f"{', '.join(kinds)}, kept as float32"
-    there = {each: tensor.detach().float().contiguous() for each, tensor in weights.items()}
+    there = {each: tensor.detach().cpu().float().contiguous() for each, tensor in weights.items()}
     return {each: there.get(each, torch.zeros(shape)) for each, shape in shapes.items()}
-
-
-def read_config_file(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """Read a configuration of TransformerLens: a dictionary, JSON, or a file of JSON or of torch.
-
-    Raises:
-        ValueError: what is none.
-    """
-    values: Any = given
-    if not isinstance(given, Mapping):
-        text = str(given)
-        if not text.lstrip().startswith("{"):
-            path = Path(text).expanduser()
-            if path.suffix in SUFFIXES:
-                values = _load(path)
-                values = next((c for each in ("config", "cfg") if _is_config(c := _get(values, each))), values)
-            else:
-                try:
-                    text = path.read_text(encoding="utf-8")
-                except (OSError, UnicodeDecodeError) as error:
-                    raise ValueError(f"config: {given} cannot be read ({error})") from None
-        if values is given:
-            try:
-                values = json.loads(text)
-            except ValueError as error:
-                raise ValueError(f"config: {shown(str(given))} is not JSON ({error})") from None
-    if not _is_config(values):
-        raise ValueError(f"config: {shown(str(given))} holds no configuration of a network")
-    return read_config(values)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +108,8 @@ def test_a_copy_under_another_name_is_found(run: Run):
 
 def test_a_copy_is_found_where_nothing_is_labelled(run: Run):
     unlabelled(run)
-    shutil.copy(run.weights_file(1), run.weights_file(17))
-    assert found(run) == [(17, "repeated")]
+    shutil.copy(run.weights_file(1), run.weights_file(8))
+    assert found(run) == [(8, "repeated")]
 
 
 def test_two_checkpoints_that_are_exchanged_are_found_by_their_labels_and_by_their_way(run: Run):
@@ -308,9 +309,113 @@ def test_a_config_that_changed_is_found_with_its_option(run: Run):
 
 def test_a_run_that_is_not_finished_misses_nothing(run: Run):
     run.weights_file(17).unlink()
+    run.resume_file.unlink()  # it would be that of step 8
     shutil.rmtree(run.path / "scores" / "step-00000017")
     shutil.rmtree(run.path / "circuits", ignore_errors=True)
     assert audit(run) == []
+
+
+def test_the_last_step_of_a_finished_run_is_missed_where_nothing_else_is_of_it(run: Run):
+    unlabelled(run)
+    assert audit(run) == []
+    run.weights_file(17).unlink()
+    assert found(run) == [(17, "missing")]
+
+
+def test_a_state_of_training_with_other_weights_than_its_step_is_found(run: Run):
+    """Late in training, two checkpoints without labels that are exchanged differ by no more than any other two."""
+    unlabelled(run)
+    weights = {name: weight * np.float32(1 + 1e-6) for name, weight in read_arrays(run.weights_file(17)).items()}
+    run.weights_file(17).write_bytes(safetensors.numpy.save(weights))
+    assert [str(finding) for finding in audit(run)] == [
+        "step 17: its weights are not those in resume.ckpt, which is of this step"
+    ]
+
+
+def test_the_checkpoints_of_an_imported_run_are_missed(run: Run, tmp_path: Path):
+    imported = headway.import_run(run.path / "weights", tmp_path / "imported")
+    assert audit(imported) == []
+    for step in (4, 17):
+        imported.weights_file(step).unlink()
+    assert [str(finding) for finding in audit(Run(imported.path))] == [
+        f"step {step}: it was imported, and its weights are not kept" for step in (4, 17)
+    ]
+
+
+def test_two_checkpoints_far_apart_that_are_exchanged_are_both_off_the_way():
+    """The moves from and to the one are so long that those of the other seem short beside them."""
+    draws = np.random.default_rng(2)
+    steps = [0, 1, 2, 3, 4, 5, 6, 500, 1000, 1500, 2000, 2500]
+    ways = {0: np.zeros(1009)}
+    for before, step in pairwise(steps):
+        ways[step] = ways[before] + draws.normal(0, 0.001 * (step - before) ** 0.5, 1009)
+    ways[2], ways[1500] = ways[1500], ways[2]
+    way = Way(None, 2500)
+    for step in steps:
+        way.go_on(step, {"W": ways[step]})
+    assert {2, 1500} <= {finding.step for finding in way.faults()}
+
+
+@pytest.fixture
+def history(run: Run, tmp_path: Path) -> Path:
+    """A folder of checkpoints as another program leaves them."""
+    (tmp_path / "history").mkdir()
+    for step in run.steps:
+        torch.save(run.model(step).state_dict(), tmp_path / "history" / f"step{step}.pt")
+    torch.save({"loss": [1.0]}, tmp_path / "history" / "losses.pt")
+    return tmp_path / "history"
+
+
+def with_bias(file: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    state = torch.load(file, weights_only=True)
+    torch.save({**state, "unembed.b_U": change(state["unembed.b_U"])}, file)
+
+
+PLANTED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a copy": (lambda at: shutil.copy(at / "step4.pt", at / "step8.pt"), "step 8: its weights are those of step 4"),
+    "two of one step": (
+        lambda at: shutil.copy(at / "step4.pt", at / "step4_again.pt"),
+        "step 4: step4.pt and step4_again.pt are both of it",
+    ),
+    "another step": (
+        lambda at: torch.save({"step": 9, "model": torch.load(at / "step8.pt")}, at / "step8.pt"),
+        "step 8: step8.pt says that it is of step 9",
+    ),
+    "no number": (
+        lambda at: with_bias(at / "step5.pt", lambda bias: bias * torch.nan),
+        "step 5: unembed.b_U of step5.pt has numbers that are not finite",
+    ),
+    "another network": (
+        lambda at: with_bias(at / "step5.pt", lambda bias: bias[:3]),
+        "step 5: unembed.b_U of step5.pt is not as in step 0",
+    ),
+    "nothing": (lambda at: (at / "step5.pt").write_bytes(b""), "step 5: {at}/step5.pt is empty"),
+    "another run": (
+        lambda at: torch.save(HookedTransformer(TOKENS.model, seed=1).state_dict(), at / "step8.pt"),
+        "step 8: its weights lie off the way from step 5 to step 17",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_folder_of_weights_is_audited_as_it_is(name: str, history: Path, capsys: pytest.CaptureFixture[str]):
+    assert audit(history) == []
+    plant, text = PLANTED[name]
+    plant(history)
+    (finding,) = audit(history)
+    assert str(finding).startswith(text.format(at=history))
+    with pytest.raises(SystemExit) as end:
+        main(["audit", str(history)])
+    assert end.value.code == 1
+    assert capsys.readouterr().out.startswith(f"{history}: 1 fault in ")
+
+
+def test_what_has_no_steps_cannot_be_audited(history: Path):
+    (history / "step8.pt").rename(history / "final.pt")
+    with pytest.raises(ValueError, match=r"^step: the name of .*final\.pt has none; rename it, such as step400\.pt$"):
+        audit(history)
+    with pytest.raises(ValueError, match="holds no run"):
+        audit(history.parent / "nowhere")
 
 
 def test_the_command_ends_with_1_where_there_is_a_fault(run: Run, capsys: pytest.CaptureFixture[str]):

@@ -141,7 +141,10 @@ def test_only_exports_are_replaced(trained: Train, tmp_path: Path, capsys: pytes
             (tmp_path / "other" / EXPORT).write_text(content)
         with pytest.raises(ValueError, match="other exists, and is no export of Headway"):
             export_run(run, tmp_path / "other", "huggingface", overwrite=True)
+    with pytest.raises(ValueError, match=r"^out: .*exported lies in the run .*; it must lie outside of any run$"):
+        export_run(run, run.path / "exported", "bridge")
     assert (run.path / "config.yaml").is_file()
+    assert not (run.path / "exported").exists()
 
 
 class FakeHub:

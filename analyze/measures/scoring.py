@@ -33,7 +33,7 @@ PADDING = "pad"
 
 
 def measure(
-    run: Run,
+    run: Run | str | Path,
     measures: Iterable[Measure | Function],
     steps: Sequence[int] | None = None,
     overwrite: bool = False,
@@ -51,6 +51,7 @@ def measure(
     Raises:
         ValueError: a step without a checkpoint, or a run without checkpoints.
     """
+    run = run if isinstance(run, Run) else Run(run)
     wanted = [each if isinstance(each, Measure) else Measure(each) for each in measures]
     batch = run.batch()
     if not run.steps:

@@ -112,7 +112,8 @@ def check_source(study: Study, source: Run | TransformerBridge, others: Sequence
     for run in runs:
         if not isinstance(run.task, tasks):
             task = type(run.task).__name__
-            raise ValueError(f"run: {run.path} is of the task {task}; {study.name} needs {study.task_names}")
+            of = "was imported without a task" if task == NoTask.__name__ else f"is of the task {task}"
+            raise ValueError(f"run: {run.path} {of}; {study.name} needs {study.task_names}")
         if paths.count(run.path.resolve()) > 1:
             raise ValueError(f"run: {run.path} is given twice")
 

@@ -48,8 +48,10 @@ def study(network: LoadedModel, options: Options) -> Findings:
     except ValueError:
         raise ValueError(f"c: {c:g} is not valid; sequences of {length} vectors grow too large") from None
     longest, batch = (sequences_of(network, count, each) for each in (task.length_max, length))
+    # How an imported run was trained is not known.
+    trained = network.run is not None and network.run.imported is None
     sections = (
-        training_section(network),
+        *([training_section(network)] if trained else []),
         predictions_section(model, of_one_c, c),
         errors_section(network, count),
         attention_section(model, of_one_c, batch, c),

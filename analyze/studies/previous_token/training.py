@@ -49,15 +49,18 @@ def training_section(network: LoadedModel, run: Run, others: Sequence[Run]) -> S
                 "y",
             )
         )
-    figures.append(
-        Figure(
-            "Comparison of runs",
-            _settings(runs, training, spikes),
-            "table",
-            "spike: a loss above 1.5 times the median of the 50 updates before it, and by more than 6 deviations. "
-            "last loss: median of the last 50 updates.",
+    # How an imported run was trained is not known.
+    trained = {name: each for name, each in runs.items() if each.imported is None}
+    if trained:
+        figures.append(
+            Figure(
+                "Comparison of runs",
+                _settings(trained, {name: training[name] for name in trained}, spikes),
+                "table",
+                "spike: a loss above 1.5 times the median of the 50 updates before it, and by more than 6 deviations. "
+                "last loss: median of the last 50 updates.",
+            )
         )
-    )
     if any(spikes.values()):
         figures.append(_spike_table(runs, spikes))
     kept = [each for each in run.steps if each <= step]

@@ -203,6 +203,13 @@ def test_fewer_than_three_runs_have_values_and_no_interval(five: Path, count: in
     assert any("values without intervals, which need 3" in note for note in data.attrs["notes"])
 
 
+def test_few_runs_say_that_their_intervals_are_no_wider_than_their_range(five: Path, tmp_path: Path):
+    assert any(note.startswith("5 runs: no interval") and "with 94%" in note for note in formation(five).attrs["notes"])
+    for seed in range(6):
+        run_of_ways(tmp_path / "six" / f"{seed}", {BEHAVIOUR: rise(2)}, seed=seed)
+    assert not any("no interval" in note for note in formation(tmp_path / "six").attrs["notes"])
+
+
 def test_scores_that_do_not_say_what_the_task_is_about_are_read_as_those_that_do(five: Path):
     whole = formation(five)
     for step in LOG4:

@@ -21,6 +21,7 @@ from headway.analyze.formation.distributions import before, leads, outliers
 from headway.analyze.formation.kinds import NONE, kind_of
 from headway.analyze.formation.over_runs import formation
 from headway.analyze.formation.plain import from_json, to_json
+from headway.analyze.report.formation_rows import order_rows
 from headway.analyze.report.formation_table import print_differences, print_formation
 from headway.checkpoints import Run
 from headway.checkpoints.run import UPDATE_TAGS
@@ -117,6 +118,12 @@ def test_order_is_by_intervals_of_checkpoints(data: xr.Dataset):
     assert np.isnan(same[4])
     both = data.sel(event=BEHAVIOUR, other=COMPOSITION)
     assert (both.decided.item(), both.undecided.item(), both.lead_runs.item()) == (0, 4, 4)
+
+
+def test_a_lead_over_what_never_happens_is_said_in_words(data: xr.Dataset):
+    leads = {row[:2]: row[2] for row in order_rows(data).cells}
+    assert leads["previous token", "loss on repeats"].endswith(", the next never]")
+    assert not any("inf" in lead for lead in leads.values())
 
 
 def test_dates_between_the_same_checkpoints_are_no_distribution(data: xr.Dataset):

@@ -40,7 +40,7 @@ def parse(parser: "ArgumentParser", given: Sequence[str] | Mapping[str, Any]) ->
         name = unknown[1].partition("=")[0] or "''"
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise ValueError(f"{name}: there is no such option{nearest(name, flags)}")
-    wrong = re.match(r'Parser key "(\S+)":.*(?:Got|Given) value: ([^\n]*)', message, flags=re.DOTALL)
+    wrong = re.match(r'Parser key "(\S+)"(?: element \d+)?:.*(?:Got|Given) value: ([^\n]*)', message, flags=re.DOTALL)
     # jsonargparse takes what follows the name of an option for a part of it.
     inner = wrong and re.match(r"NestedArg\(key='([^']*)'", wrong[2])
     if wrong and inner:

@@ -245,6 +245,8 @@ class Recipe:
             part, dot, name = str(option).partition(".")
             if dot:
                 nested.setdefault(part, {})[name] = value
+            elif option in ("task", *self.parts):
+                raise ValueError(f"{option}: there is no such option; options of this part have a dot")
             else:
                 nested[option] = value
         parser = self.parser(type(self.task))

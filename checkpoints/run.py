@@ -96,7 +96,9 @@ class Run:
         if not holds_run(self.path):
             missing = [name for name in (CONFIG, ENVIRONMENT) if not (self.path / name).is_file()]
             why = f"there is no {missing[0]} in it" if missing else f"its {CONFIG} is none of Headway's"
-            raise ValueError(f"run: {self.path} holds no run ({why})")
+            several = missing and any(each.is_dir() and holds_run(each) for each in self.path.glob("*"))
+            runs = f", but runs; name them, such as {self.path}/*" if several else ""
+            raise ValueError(f"run: {self.path} holds no run ({why}){runs}")
         # What ``scores`` has read, with the state of its files at that time.
         self._read: tuple[dict[Path, tuple[int, int]], xr.Dataset] | None = None
 
@@ -559,12 +561,17 @@ class Run:
         """Return the directory of a new run, and the files that it replaces.
 
         Raises:
-            ValueError: a directory that holds something else, or a run that may not be replaced.
+            ValueError: a directory that holds something else, or other runs, or a run that may not be replaced.
         """
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")
-        check_outside_runs(path)
+check_outside_runs(path)
+        inside = next((each for each in sorted(path.glob("*")) if each.is_dir() and holds_run(each)), None)
+        if inside:
+            raise ValueError(
+                f"out: {path} holds the run {inside.name}; it must be empty, or hold no other run than its own"
+            )
         there = [old for pattern in CONTENTS for old in path.glob(pattern)]
         if there:
             # A run that was killed while it was made has these alone.

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from headway.checkpoints import Run
 
 
+class NothingBetweenError(ValueError):
+    """An event of a run is not half-way between two checkpoints that steps lie between."""
+
+
 def densify_command(arguments: list[str]) -> None:
     """Train a part of runs again, and keep and score more checkpoints there."""
     from jsonargparse import ArgumentParser
@@ -86,7 +90,16 @@ def densify_run(
     """Densify one run; return the new steps."""
     from headway.checkpoints import Run
 
-    first, last = around_event(Run(path), around) if around is not None else between or (0, 0)
+    run = Run(path)
+    if around is not None:
+        first, last = around_event(run, around)
+    else:
+        first, last = between or (0, 0)
+        for step in (first, last):
+            try:
+                run.check_step(step)
+            except ValueError as error:
+                raise ValueError(str(error).replace("step: ", "between: ", 1)) from None
     from headway.replay import densify
 
     return densify(path, (first, last), steps, None, from_start, inexact, task, trust, progress)
@@ -94,11 +107,13 @@ def densify_run(
 
 def densify_one_of_many(job: "Callable[[Path], list[int]]", path: Path) -> None:
     """Densify a run in a process that others share."""
-    from headway.sweeps.each import InterruptedJobError
+    from headway.sweeps.each import InterruptedJobError, SkippedError
     from headway.train import StoppedError
 
     try:
         job(path)
+    except NothingBetweenError as error:
+        raise SkippedError(str(error)) from None
     except StoppedError as error:
         raise InterruptedJobError(str(error)) from None
 
@@ -107,7 +122,8 @@ def around_event(run: "Run", name: str) -> tuple[int, int]:
     """The checkpoints between which an event of ``headway formation`` is half-way.
 
     Raises:
-        ValueError: a name that is neither an event nor a score of the run, or what is not half-way between two.
+        ValueError: a name that is neither an event nor a score of the run.
+        NothingBetweenError: the event is not half-way between two checkpoints, or they are neighbouring steps.
     """
     from headway.analyze.formation.events import BEHAVIOUR, CIRCUIT, events
     from headway.analyze.formation.half_way import half_way
@@ -129,5 +145,10 @@ def around_event(run: "Run", name: str) -> tuple[int, int]:
     # The date of a behaviour may come from updates, which are no checkpoints.
     half = half_way(found[name].way) if name in found else None
     if half is None or half.between[0] is None:
-        raise ValueError(f"around: {name} is not half-way between two checkpoints of {run.path}")
-    return half.between[0], half.between[1]
+        raise NothingBetweenError(f"around: {name} is not half-way between two checkpoints of {run.path}")
+    first, last = half.between[0], half.between[1]
+    if last - first < 2:
+        raise NothingBetweenError(
+            f"around: {name} is half-way between steps {first} and {last} of {run.path}; no step lies between them"
+        )
+    return first, last

@@ -1,5 +1,6 @@
 """Options and endings that commands share which work on many runs at once."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -48,16 +49,21 @@ def chosen_workers(options: "Namespace", count: int) -> AbstractContextManager[A
     Raises:
         ValueError: options that do not fit together, Ray that is not installed, a number that is not valid.
     """
-    if options.on == "ray":
-        from headway.sweeps.on_ray import Ray
-
-        return Ray(options.workers, options.address, options.threads_each or 1, options.gpus_each)
     for name, given in (("address", options.address), ("gpus_each", options.gpus_each)):
-        if given:
+        if given and options.on != "ray":
             raise ValueError(f"{name}: {given} is not valid without --on ray")
     from headway.sweeps.pool import Pool, cores
 
-    return Pool(min(count, cores()) if options.workers is None else options.workers, options.threads_each)
+    threads = options.threads_each
+    try:
+        if options.on == "ray":
+            from headway.sweeps.on_ray import Ray
+
+            return Ray(options.workers, options.address, 1 if threads is None else threads, options.gpus_each)
+        return Pool(min(count, cores()) if options.workers is None else options.workers, threads)
+    except ValueError as error:
+        # The options of a command say that a number is of each run.
+        raise ValueError(re.sub(r"^(threads|gpus):", r"\1_each:", str(error))) from None
 
 
 def train_many(recipes: "Mapping[str, Recipe]", out: Path, options: "Namespace") -> None:

@@ -34,10 +34,14 @@ def read_seeds(given: str | int | Sequence[int]) -> list[int]:
     for part in str(given).split(",") if isinstance(given, str | int) else map(str, given):
         match = re.fullmatch(r"\s*([0-9]{1,18})(?::([0-9]{1,18}))?\s*", part)
         if not match:
-            raise ValueError(f"seeds: {shown(part)} is not valid; it must be a number, or a range such as 0:100")
+            raise ValueError(
+                f"seeds: {shown(part)} is not valid; it must be a number below {2**32}, or a range such as 0:100"
+            )
         first, last = int(match[1]), int(match[2] or int(match[1]) + 1)
         if not 0 < last - first <= MOST_RUNS:
-            raise ValueError(f"seeds: {part} is not valid; it must hold 1 to {MOST_RUNS:,} seeds")
+            raise ValueError(
+                f"seeds: {part} is not valid; a range first:last, without the last, must hold 1 to {MOST_RUNS:,} seeds"
+            )
         seeds += range(first, last)
     if not seeds:
         raise ValueError("seeds: there is none; it must be a number, or a range such as 0:100")
@@ -91,59 +95,88 @@ def read_sweep(path: Path) -> dict[str, Any]:
     return {key: values.get(key) for key in KEYS}
 
 
+def dotted(where: str, options: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return options by the names that a command line has; a mapping may stand for a part, as in a config.yaml.
+
+    Raises:
+        ValueError: a name that is no text, an option that is given in both ways.
+
+    Example:
+        >>> dotted("options", {"steps": 5, "model": {"n_layers": 1}})
+        {'steps': 5, 'model.n_layers': 1}
+    """
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        part = value if isinstance(value, Mapping) and isinstance(name, str) and "." not in name else None
+        for inner, each in ((name, value),) if part is None else part.items():
+            if not isinstance(inner, str) or not inner:
+                raise ValueError(f"{where}: {shown(inner)} is not valid; it must be the name of an option")
+            option = inner if part is None else f"{name}.{inner}"
+            if option in found:
+                raise ValueError(f"{where}.{option}: it is given twice; give it once")
+            found[option] = each
+    return found
+
+
 def settings(grid: Mapping[str, Any] | None, runs: Sequence[Any] | None) -> list[dict[str, Any]]:
     """The options of each kind of run: every combination of ``grid`` with each of ``runs``.
 
     Raises:
-        ValueError: an option without values, a run that is no mapping.
+        ValueError: an option without values, a run that is no mapping, a name that is no text.
 
     Example:
         >>> settings({"optim.lr": [0.1, 0.2]}, [{"steps": 5}])
         [{'steps': 5, 'optim.lr': 0.1}, {'steps': 5, 'optim.lr': 0.2}]
     """
-    for option, options in (grid or {}).items():
-        if not isinstance(options, list) or not options:
-            raise ValueError(f"grid.{option}: {shown(options)} is not valid; it must be a list with a value or more")
     for given in (("grid", grid), ("runs", runs)):
         if given[1] is not None and not given[1]:
             raise ValueError(f"{given[0]}: it is empty; it must name an option or more")
+    grid = dotted("grid", grid or {})
+    for option, options in grid.items():
+        if not isinstance(options, list) or not options:
+            raise ValueError(f"grid.{option}: {shown(options)} is not valid; it must be a list with a value or more")
     for options in runs or []:
         if not isinstance(options, dict) or not options:
             raise ValueError(f"runs: {shown(options)} is not valid; it must be a mapping of options")
-    grid = grid or {}
+    runs = [dotted("runs", options) for options in runs or [{}]]
     combined = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    for options in runs or []:
+    for options in runs:
         both = next((option for option in options if option in grid), None)
         if both is not None:
             raise ValueError(f"runs.{both}: the grid gives it too; only one of them can")
-    return [{**options, **point} for options in runs or [{}] for point in combined]
+    return [{**options, **point} for options in runs for point in combined]
 
 
 def planned(base: Recipe, values: Mapping[str, Any]) -> dict[str, Recipe]:
     """The runs of a sweep by name: ``base`` with its common ``options``, each of its ``settings``, and each seed.
 
     Raises:
-        ValueError: an option that does not exist or has a wrong value; two runs of one name.
+        ValueError: an option that does not exist or has a wrong value; two runs of one name, or with the same options.
     """
-    common, kinds = values.get("options") or {}, settings(values.get("grid"), values.get("runs"))
+    common, kinds = dotted("options", values.get("options") or {}), settings(values.get("grid"), values.get("runs"))
     if "seed" in {*common, *(option for options in kinds for option in options)}:
         raise ValueError("seed: each run has its own; give them as seeds")
     seeds = read_seeds(0 if values.get("seeds") is None else values["seeds"])
     if len(kinds) * len(seeds) > MOST_RUNS:
         raise ValueError(f"sweep: {len(kinds) * len(seeds):,} runs are too many; a sweep has up to {MOST_RUNS:,}")
     recipes: dict[str, Recipe] = {}
+    same: dict[str, str] = {}
     for options in kinds:
         both = next((option for option in options if option in common), None)
         if both is not None:
             raise ValueError(f"options.{both}: the grid or the runs give it too; only one of them can")
         name = name_of(options)
         try:
-            runs = seeded(base.changed({**common, **options}), seeds, name)
+            recipe = base.changed({**common, **options})
         except ValueError as error:
             raise ValueError(f"{error} (in the run {name})" if name else str(error)) from None
+        runs = seeded(recipe, seeds, name)
         twice = next((each for each in runs if each in recipes), None)
         if twice is not None:
             raise ValueError(f"sweep: {twice} is there twice; each run has its own options")
+        other = same.setdefault(str(recipe.to_dict()), name)
+        if other != name:
+            raise ValueError(f"sweep: {name} and {other} are the same run; each has its own options")
         recipes |= runs
     return recipes
 
@@ -171,10 +204,12 @@ def check_folder(out: Path, recipes: Mapping[str, Recipe], trust: bool = True) -
     """Check that these runs can be in a folder: what is there of them must be the same runs.
 
     Raises:
-        ValueError: a file, a run, a folder that holds something else, or a run of that name with another recipe.
+        ValueError: a file, a run or what lies in one, a folder that holds something else, or a run of that name with
+            another recipe.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: {out} is a file; it must be a directory")
+    file = next((each for each in (out, *out.parents) if each.exists() and not each.is_dir()), None)
+    if file is not None:
+        raise ValueError(f"out: {file} is a file; it must be a directory")
     if holds_run(out):
         raise ValueError(f"out: {out} is a run; runs lie beside each other in a folder, not in each other")
     for there in sorted(out.iterdir()) if out.exists() else []:
@@ -188,7 +223,9 @@ def check_folder(out: Path, recipes: Mapping[str, Recipe], trust: bool = True) -
     for name, recipe in recipes.items():
         if len(name.encode()) > 255:
             raise ValueError(f"out: the name {shown(name, 60)} is too long for a folder; vary fewer options")
-        if holds_run(out / name):
+        if not holds_run(out / name):
+            Run.place(out / name, overwrite=False)
+        else:
             there = Run(out / name, type(recipe.task), trust).recipe
             changed = differences(there.to_dict(), replace(recipe, task=recipe.task.resolved()).to_dict())
             if changed:

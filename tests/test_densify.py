@@ -1,6 +1,7 @@
 """More checkpoints of a part of training: those that a denser schedule would have kept."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from headway.analyze.report.live import page_is_new
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import score_file
-from headway.commands.densify import around_event
+from headway.commands.densify import around_event, densify_one_of_many, densify_run
 from headway.replay import dense_steps, densify
+from headway.sweeps.each import SkippedError
 
 SPARSE = Schedule(log=0, linear=2, at=(5,), state_every=2)  # 0, 5, 8, 17; states at 0 and 8
 
@@ -168,6 +170,19 @@ def test_around_an_event_lie_the_checkpoints_between_which_it_is_half_way(tmp_pa
     assert around_event(run, "behaviour") == (LOG4[2], LOG4[3])
     assert around_event(run, "loss_repeats") == (LOG4[2], LOG4[3])
     assert around_event(run, "previous_token") == (LOG4[0], LOG4[1])
+    steps = [0, 3, 4, 5, 6, 7]
+    exact = run_of_ways(tmp_path / "exact", {**ways, "k_composition": [0.0] * 6}, steps=steps)
+    for name, said in (
+        ("previous_token", None),
+        ("behaviour", "half-way between steps 4 and 5 of .*; no step lies between them"),
+        ("k_composition", "is not half-way between two checkpoints"),
+    ):
+        if said is None:
+            assert around_event(exact, name) == (0, 3)
+            continue
+        # Of many runs this one is left out, and no failure.
+        with pytest.raises(SkippedError, match=f"^around: {name} is {said.removeprefix('is ')}"):
+            densify_one_of_many(partial(densify_run, None, name, 5, True, False, None, False), exact.path)
     for name, said in (
         ("behavior", "around: 'behavior' is neither behaviour nor circuit nor a score of .*.*'behaviour'"),
         ("circuit", "circuit: it has not been found"),

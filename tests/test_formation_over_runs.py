@@ -21,6 +21,7 @@ from headway.analyze.formation.distributions import before, leads, outliers
 from headway.analyze.formation.kinds import NONE, kind_of
 from headway.analyze.formation.over_runs import formation
 from headway.analyze.formation.plain import from_json, to_json
+from headway.analyze.report.formation_rows import order_rows
 from headway.analyze.report.formation_table import print_differences, print_formation
 from headway.checkpoints import Run
 from headway.checkpoints.run import UPDATE_TAGS
@@ -119,6 +120,12 @@ def test_order_is_by_intervals_of_checkpoints(data: xr.Dataset):
     assert (both.decided.item(), both.undecided.item(), both.lead_runs.item()) == (0, 4, 4)
 
 
+def test_a_lead_over_what_never_happens_is_said_in_words(data: xr.Dataset):
+    leads = {row[:2]: row[2] for row in order_rows(data).cells}
+    assert leads["previous token", "loss on repeats"].endswith(", the next never]")
+    assert not any("inf" in lead for lead in leads.values())
+
+
 def test_dates_between_the_same_checkpoints_are_no_distribution(data: xr.Dataset):
     assert data.same_checkpoints.values.tolist() == [0.8, 1.0, 0.8]
     notes = " ".join(data.attrs["notes"])
@@ -201,6 +208,13 @@ def test_fewer_than_three_runs_have_values_and_no_interval(five: Path, count: in
         if name.endswith(("_low", "_high")):
             assert np.isnan(data[name].values).all(), name
     assert any("values without intervals, which need 3" in note for note in data.attrs["notes"])
+
+
+def test_few_runs_say_that_their_intervals_are_no_wider_than_their_range(five: Path, tmp_path: Path):
+    assert any(note.startswith("5 runs: no interval") and "with 94%" in note for note in formation(five).attrs["notes"])
+    for seed in range(6):
+        run_of_ways(tmp_path / "six" / f"{seed}", {BEHAVIOUR: rise(2)}, seed=seed)
+    assert not any("no interval" in note for note in formation(tmp_path / "six").attrs["notes"])
 
 
 def test_scores_that_do_not_say_what_the_task_is_about_are_read_as_those_that_do(five: Path):

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import CensoredData, ecdf, kstest
 
 from headway.analyze.formation.differences import cliffs_delta, holm, permutation_p
-from headway.analyze.formation.intervals import formed_by, median, median_step, resampled, share
+from headway.analyze.formation.intervals import formed_by, median, median_step, resampled, share, widest_level
 
 
 def test_the_interval_of_a_median_covers_the_truth_about_as_often_as_it_says():
@@ -17,6 +17,16 @@ def test_the_interval_of_a_median_covers_the_truth_about_as_often_as_it_says():
     covered = np.mean([each.low <= math.exp(5.0) <= each.high for each in found])
     assert 0.90 <= covered <= 0.985
     assert np.median([each.value for each in found]) == pytest.approx(math.exp(5.0), rel=0.02)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_few_runs_cannot_cover_a_median_as_often_as_an_interval_says(n: int):
+    draws = np.random.default_rng(3)
+    steps = draws.normal(0.0, 1.0, (4000, n))
+    assert np.mean((steps.min(1) <= 0) & (steps.max(1) >= 0)) == pytest.approx(widest_level(n), abs=0.02)
+    found = [median(each, seed) for seed, each in enumerate(steps[:200])]
+    covered = np.mean([each.low <= 0 <= each.high for each in found])
+    assert covered <= widest_level(n) + 0.05
 
 
 def test_without_censoring_the_median_is_the_ordinary_one():

@@ -89,7 +89,9 @@ MANY_RUNS = plain(
     ("circuit run positions --at 3", "at: '3' is not valid for several runs"),
     ("densify", "runs: is missing"),
     ("densify run", "between: give either two checkpoints, or --around an event"),
-    ("densify run --between 0 1", "step: 1 was not kept"),
+    ("densify run --between 0 1", "between: 1 was not kept"),
+    ("train induction --seeds 0:2 --out new --threads_each 0", "threads_each: 0 is not valid"),
+    ("densify run --between a b", "between: 'a' is not valid; it must be a whole number"),
     ("densify run --between 3 0", "between: no step lies between 3 and 0"),
     (
         "densify run --around los",

@@ -19,7 +19,25 @@ def test_seeds_are_ranges_without_their_last_and_single_numbers(given: object, s
 
 
 @pytest.mark.parametrize(
-    "given", ["", "a", "3:3", "5:2", "0:3,2", "-1", "0:", ":5", "1.5", "0:2:3", [1, 1], [], "0:10000000000", "٣"]
+    "given",
+    [
+        "",
+        "a",
+        "3:3",
+        "5:2",
+        "0:3,2",
+        "-1",
+        "0:",
+        ":5",
+        "1.5",
+        "0:2:3",
+        [1, 1],
+        [],
+        "0:10000000000",
+        "٣",
+        "4294967296",
+        "9" * 40,
+    ],
 )
 def test_seeds_that_are_none_or_are_there_twice_are_refused(given: object):
     with pytest.raises(ValueError, match=r"^seeds: "):
@@ -50,6 +68,16 @@ def test_sizes_of_the_network_follow_the_task_in_a_sweep():
     assert [recipe.model.d_vocab for recipe in recipes.values()] == [recipe.task.d_vocab for recipe in recipes.values()]
 
 
+def test_a_part_can_be_a_mapping_as_in_the_config_of_a_run():
+    flat = {"options": {"model.n_heads": 1}, "grid": {"model.n_layers": [1, 2]}, "runs": [{"optim.lr": 0.1}]}
+    nested = {
+        "options": {"model": {"n_heads": 1}},
+        "grid": {"model": {"n_layers": [1, 2]}},
+        "runs": [{"optim": {"lr": 0.1}}],
+    }
+    assert planned(TOKENS, nested) == planned(TOKENS, flat)
+
+
 def test_options_of_one_last_name_are_told_apart():
     assert name_of({"task.length": 3, "model.length": 5}) == "task.length=3,model.length=5"
 
@@ -69,6 +97,14 @@ def test_options_of_one_last_name_are_told_apart():
         ({"grid": {"steps": [7, 7]}}, "sweep: steps=7,seed-000 is there twice"),
         ({"grid": {"steps": [3]}, "runs": [{"steps": 5}]}, "runs.steps: "),
         ({"grid": {"steps": [3]}, "options": {"steps": 5}}, "options.steps: "),
+        ({"grid": {3: [1]}}, "grid: 3 is not valid; it must be the name of an option"),
+        ({"runs": [{None: 1}]}, "runs: None is not valid; it must be the name of an option"),
+        ({"options": {True: 1}}, "options: True is not valid; it must be the name of an option"),
+        ({"grid": {"model": [{"n_layers": 1}]}}, "model: there is no such option; options of this part have a dot"),
+        ({"options": {"model": {"n_layers": 1}, "model.n_layers": 2}}, "options.model.n_layers: it is given twice"),
+        ({"grid": {"optim.lr": [0.001, "1e-3"]}}, "sweep: lr=1e-3 and lr=0.001 are the same run"),
+        ({"runs": [{"steps": TOKENS.steps}, {"seed": 3}]}, "seed: each run has its own"),
+        ({"runs": [{"steps": TOKENS.steps}, {"batch_size": TOKENS.batch_size}]}, "sweep: .* are the same run"),
         ({"seeds": "0:60000", "grid": {"steps": [3, 5]}}, "sweep: 120,000 runs are too many"),
     ],
 )
@@ -118,5 +154,26 @@ def test_a_folder_takes_the_same_runs_again_and_no_other_thing(tmp_path: Path):
     with pytest.raises(ValueError, match="holds notes, which is no run"):
         check_folder(tmp_path, recipes)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file"):
-        check_folder(tmp_path / "file", recipes)
+    for out in ("file", "file/deep", "file/deep/er"):
+        with pytest.raises(ValueError, match=r"^out: .*/file is a file"):
+            check_folder(tmp_path / out, recipes)
+
+
+def test_every_run_has_room_before_the_first_is_trained(tmp_path: Path):
+    recipes = seeded(TOKENS, [2, 3])
+    Run.create(tmp_path / "run", TOKENS)
+    with pytest.raises(ValueError, match=r"seed-002 lies in the run .*/run;"):
+        check_folder(tmp_path / "run" / "deep", recipes)
+    (tmp_path / "many" / "seed-003" / "weights").mkdir(parents=True)
+    with pytest.raises(ValueError, match="seed-003 holds weights but no run"):
+        check_folder(tmp_path / "many", recipes)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_run_is_made_in_a_folder_of_runs(tmp_path: Path, overwrite: bool):
+    Run.create(tmp_path / "many" / "seed-002", TOKENS)
+    with pytest.raises(ValueError, match="many holds the run seed-002"):
+        Run.create(tmp_path / "many", TOKENS, overwrite)
+    assert [each.name for each in (tmp_path / "many").iterdir()] == ["seed-002"]
+    with pytest.raises(ValueError, match=r"many holds no run .*, but runs; name them, such as .*/many/\*"):
+        Run(tmp_path / "many")

@@ -8,7 +8,16 @@ import xarray as xr
 
 from headway.analyze.formation.curves import QUARTILES, quartiles
 from headway.analyze.formation.events import IMPOSSIBLE
-from headway.analyze.formation.intervals import FEWEST, Estimate, formed_by, median, median_step, share
+from headway.analyze.formation.intervals import (
+    FEWEST,
+    LEVEL,
+    Estimate,
+    formed_by,
+    median,
+    median_step,
+    share,
+    widest_level,
+)
 from headway.analyze.formation.kinds import NONE, Kind
 
 # A date is an outlier if it lies so many scaled median absolute deviations from the median, in log steps; among fewer
@@ -240,6 +249,11 @@ def distribution_notes(data: xr.Dataset) -> list[str]:
     if data.sizes["run"] < FEWEST:
         count = data.sizes["run"]
         notes.append(f"{count} run{'' if count == 1 else 's'}: values without intervals, which need {FEWEST}")
+    elif widest_level(data.sizes["run"]) < LEVEL:
+        notes.append(
+            f"{data.sizes['run']} runs: no interval of a median is wider than their range, which holds the median of "
+            f"all runs with {widest_level(data.sizes['run']):.0%}, not {LEVEL:.0%}"
+        )
     coarse: dict[tuple[float, float], list[str]] = {}
     for name in names:
         ends, count, n = _same_checkpoints(data.sel(event=name))

@@ -52,6 +52,18 @@ def median_step(steps: np.ndarray, formed: np.ndarray, seed: int = 0) -> Estimat
     return Estimate(value, *percentiles(_median_steps(steps, formed, resampled(n, seed))), n)
 
 
+def widest_level(n: int) -> float:
+    """Return the probability with which the range of ``n`` runs holds the median of all runs, ``1 - 2 ** (1 - n)``.
+
+    A bootstrap interval of a median is never wider than the range.
+
+    Example:
+        >>> widest_level(3), widest_level(6)
+        (0.75, 0.96875)
+    """
+    return 1 - 0.5 ** (n - 1)
+
+
 def median(values: np.ndarray, seed: int = 0) -> Estimate:
     """Return the median of the values that are numbers, infinite ones too, with a percentile bootstrap interval.
 

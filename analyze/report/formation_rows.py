@@ -41,9 +41,14 @@ def percent(value: float) -> str:
 
 
 def _ratio(value: float) -> str:
-    """Return a lead in log steps as a ratio of steps."""
+    """Return a lead in log steps as a ratio of steps, or in words if one of the two events never happens.
+
+    Example:
+        >>> _ratio(0.5), _ratio(float("inf")), _ratio(float("-inf"))
+        ('×1.65', 'the next never', 'the next alone')
+    """
     if np.isinf(value):
-        return "×inf" if value > 0 else "×0"
+        return "the next never" if value > 0 else "the next alone"
     return f"×{np.exp(value):.2f}"
 
 

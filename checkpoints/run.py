@@ -566,7 +566,7 @@ class Run:
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise ValueError(f"out: {path} is a file; it must be a directory")
-check_outside_runs(path)
+        check_outside_runs(path)
         inside = next((each for each in sorted(path.glob("*")) if each.is_dir() and holds_run(each)), None)
         if inside:
             raise ValueError(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headway.checkpoints.audit import Finding, Way, Weights
+from headway.checkpoints.way import Finding, Way, Weights
 from headway.checkpoints.weight_sources import step_of, surest_step, weight_files
 from headway.checkpoints.weights import hash_of
 from headway.models.layouts import BUFFERS

@@ -18,9 +18,10 @@ from headway.__main__ import main
 from headway.analyze import LIVE, measure
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Recipe, Run
-from headway.checkpoints.audit import KINDS, Finding, Way, audit, furthest_by_adam, furthest_by_sgd, initial_faults
+from headway.checkpoints.audit import audit, initial_faults
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.scores import score_file
+from headway.checkpoints.way import KINDS, Finding, Way, furthest_by_adam, furthest_by_sgd
 from headway.checkpoints.weights import arrays_of, content_of, read_arrays, read_label
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer

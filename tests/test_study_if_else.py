@@ -201,7 +201,7 @@ PREMISES: Premises = [
 
 @lru_cache
 def untrained() -> list[Separation]:
-    return list(anomalies.untrained(plain(), prompts().generated).values())
+    return [each[anomalies.ATTRIBUTIONS] for each in anomalies.untrained(plain(), prompts().generated)]
 
 
 @lru_cache
@@ -386,6 +386,7 @@ def test_features_are_what_their_names_say():
     every = anomalies.features(model, some)
     assert {name: x.shape[1] for name, x in every.items()} == {
         anomalies.ATTRIBUTIONS: 3 * 16,
+        anomalies.EARLIER: 3 * 15,
         "attention scores (QK)": 3 * 16,
         "residual stream": 23,
         "all logits": V,
@@ -408,6 +409,8 @@ def test_features_are_what_their_names_say():
     assert torch.equal(every[anomalies.AT_IF].argmax(1), some.batch.info["if_position"])
     direct = anomalies.else_attributions(model, some).sum("source").sum("head").values
     np.testing.assert_allclose(every[anomalies.ATTRIBUTIONS].sum(1), direct, rtol=1e-4, atol=1e-5)
+    last = anomalies.else_attributions(model, some).isel(source=-1).sum("head").values
+    np.testing.assert_allclose(every[anomalies.EARLIER].sum(1), direct - last, rtol=1e-4, atol=1e-5)
     # Normal prompts that are all the same, or two, leave nothing to judge by.
     assert math.isnan(anomalies.mahalanobis_separation(torch.ones(len(some.anomalous), 3), some).auroc)
 
@@ -457,7 +460,9 @@ def test_scores_by_distance_have_their_peak_where_a_head_looks():
 def test_an_untrained_network_makes_no_claim():
     some = prompts().generated
     config = ModelConfig(n_layers=1, d_model=61, n_ctx=17, d_head=13, n_heads=4, d_vocab=V, attn_only=True)
-    controls = list(anomalies.untrained(HookedTransformer(config, TOKENIZER), some).values())
+    controls = [
+        each[anomalies.ATTRIBUTIONS] for each in anomalies.untrained(HookedTransformer(config, TOKENIZER), some)
+    ]
     for seed in range(11, 17):
         made = claims(HookedTransformer(config, TOKENIZER, seed=seed), some, controls)
         held = {claim.says for claim in made if claim.holds}

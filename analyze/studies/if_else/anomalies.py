@@ -22,7 +22,9 @@ from headway.models.hooked_transformer import HookedTransformer
 ATTRIBUTIONS = "attributions (OV × attention)"
 ELSE_PROBABILITY = "log probability of ' else'"
 AT_IF = "position of ' if'"
-UNTRAINED = [f"attributions, untrained network {number}" for number in range(1, 6)]
+# The last token defines the kinds of prompts, so what comes from it separates them without any mechanism.
+EARLIER = "attributions without the last token"
+N_UNTRAINED = 5
 NONE = Separation(*[float("nan")] * 5)
 Features = Float[Tensor, "prompt feature"]
 
@@ -48,7 +50,7 @@ def features(model: Model, prompts: Prompts) -> dict[str, Features]:
     over_mean = scores[:, :, :, prompts.end] - scores[:, :, :, prompts.end].mean(-1, keepdim=True)
     last = prompts.batch.inputs[:, prompts.end]
     return {
-        ATTRIBUTIONS: attribution_features(model, prompts),
+        **attribution_features(model, prompts),
         "attention scores (QK)": einops.rearrange(over_mean, "layer prompt head key -> prompt (layer head key)"),
         "residual stream": shown.activations[f"blocks.{layers[-1]}.hook_resid_post"][:, prompts.end],
         "all logits": at_end(model, prompts.batch),
@@ -65,18 +67,24 @@ def controls(model: Model, prompts: Prompts) -> dict[str, Features]:
     return {ELSE_PROBABILITY: else_log_probability(model, prompts), AT_IF: at_if}
 
 
-def untrained(model: Model, prompts: Prompts) -> dict[str, Separation]:
-    """Return the separation by attributions of untrained networks; none for a language model."""
+def untrained(model: Model, prompts: Prompts) -> list[dict[str, Separation]]:
+    """Return the separations by attributions of each untrained network; none for a language model."""
     if not isinstance(model, HookedTransformer):
-        return {}
-    fresh = {name: HookedTransformer(model.cfg, seed=seed).eval() for seed, name in enumerate(UNTRAINED)}
-    return {name: mahalanobis_separation(attribution_features(each, prompts), prompts) for name, each in fresh.items()}
+        return []
+    fresh = [HookedTransformer(model.cfg, seed=seed).eval() for seed in range(N_UNTRAINED)]
+    return [
+        {name: mahalanobis_separation(x, prompts) for name, x in attribution_features(each, prompts).items()}
+        for each in fresh
+    ]
 
 
-def attribution_features(model: Model, prompts: Prompts) -> Features:
-    """Return the attributions to `` else`` of every head and source, as one vector for each prompt."""
+def attribution_features(model: Model, prompts: Prompts) -> dict[str, Features]:
+    """Return the attributions to `` else`` of every head and source, and of every source before the last token."""
     values = torch.from_numpy(else_attributions(model, prompts).values)
-    return einops.rearrange(values, "head prompt source -> prompt (head source)")
+    return {
+        name: einops.rearrange(some, "head prompt source -> prompt (head source)")
+        for name, some in {ATTRIBUTIONS: values, EARLIER: values[:, :, : prompts.end]}.items()
+    }
 
 
 def else_log_probability(model: Model, prompts: Prompts) -> Features:
@@ -147,7 +155,9 @@ def section(model: Model, prompts: Prompts) -> Section:
         if not _enough(some):
             continue
         every = features(model, some)
-        judged = {name: mahalanobis_separation(x, some) for name, x in every.items()} | untrained(model, some)
+        judged = {name: mahalanobis_separation(x, some) for name, x in every.items()}
+        for number, of_one in enumerate(untrained(model, some), 1):
+            judged |= {f"{name}, untrained network {number}": each for name, each in of_one.items()}
         rows |= {f"{origin}: {name}": each for name, each in judged.items()}
         sizes += [_sizes(some, _split(some).tried)] * len(judged)
         for name in (ATTRIBUTIONS, "residual stream"):
@@ -160,8 +170,8 @@ def section(model: Model, prompts: Prompts) -> Section:
         "the prompts of the other half. The probe, a logistic regression that is fitted to both kinds, is the "
         "ceiling. The last token defines the kinds, so that features with the last token separate them without any "
         "mechanism; controls are its embedding, the position of ' if', which is further back before a bracket, and "
-        "untrained networks. Prompts of one text are similar and are in one half; intervals assume independent "
-        "prompts and are "
+        "untrained networks. What comes from the tokens before the last one has rows of its own. Prompts of one text "
+        "are similar and are in one half; intervals assume independent prompts and are "
         "too narrow." + ("" if _enough(prompts.real) else " There are too few real prompts of both kinds."),
         (
             Figure(

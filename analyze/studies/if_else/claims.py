@@ -53,7 +53,9 @@ def claims(model: Model, prompts: Prompts, untrained: Sequence[Separation]) -> C
             "tokens alone": Kept(order, subcircuits.TOKENS_ALONE),
         },
     )
-    attributions = anomalies.mahalanobis_separation(anomalies.attribution_features(model, prompts), prompts)
+    attributions = anomalies.mahalanobis_separation(
+        anomalies.attribution_features(model, prompts)[anomalies.ATTRIBUTIONS], prompts
+    )
     predicts = Claim(
         "The network predicts else",
         f"share of normal prompts with ' else' among the top {TOP} tokens",

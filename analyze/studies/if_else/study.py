@@ -56,7 +56,7 @@ def study(network: LoadedModel, options: Options) -> Findings:
         directions_section(model, generated, order),
         anomalies.section(model, prompts),
     )
-    untrained = list(anomalies.untrained(model, generated).values())
+    untrained = [each[anomalies.ATTRIBUTIONS] for each in anomalies.untrained(model, generated)]
     return Findings(
         sections,
         claims=lambda each: claims(each.folded, generated, untrained),

@@ -142,7 +142,7 @@ def weight_files(sources: Sequence[str | Path]) -> list[tuple[Path, bool]]:
 
 
 def in_order(folder: Path) -> list[Path]:
-    """What is in a folder, step20 before step100."""
+    """Return the members of a folder, step20 before step100."""
     return sorted(folder.iterdir(), key=lambda path: in_order_of_numbers(path.name))
 
 

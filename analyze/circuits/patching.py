@@ -42,7 +42,7 @@ class _Slot(NamedTuple):
 
 
 class _Shared:
-    """What inputs of one pass share: sums of the same writes, and the LayerNorm of such a sum in each layer.
+    """Sums that several inputs of one pass read, and the LayerNorm of such a sum in each layer.
 
     Sums are told apart by identity. So a pass must hold them for as long as it computes.
     """

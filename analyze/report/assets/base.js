@@ -118,8 +118,8 @@ function formatted(x, digits = 3) {
   return size >= 100 ? x.toFixed(0) : String(+x.toPrecision(digits));
 }
 
-// A number that is stored in steps of 1/254: with the decimals that are right, and for files with one more.
-const formattedShare = (x) => (Number.isFinite(x) ? String(+x.toFixed(2)) : "–");
+// A number that is stored in steps of 1/254, which three decimals tell apart.
+const formattedShare = (x) => (Number.isFinite(x) ? String(shareOfFile(x)) : "–");
 const shareOfFile = (x) => +x.toFixed(3);
 const SHARE_COLUMN = "attention (steps of 1/254)";
 

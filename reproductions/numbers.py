@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from jaxtyping import Float
+    from xarray import DataArray
+
     from headway.checkpoints.run import Run
     from headway.data.task import Batch
 
@@ -36,94 +39,100 @@ class TrainingLoss:
 
 
 @dataclass(frozen=True)
-class ScoreAt:
-    """A stored score at a checkpoint, the last one if ``at`` is None; ``layer`` chooses the best head of a layer.
+class Score:
+    """A stored score over training: of the best head of a ``layer``, or of one ``predictor``, where it has these.
 
     Example:
-        >>> str(ScoreAt("previous_token", layer=0)), str(ScoreAt("accuracy_repeats", at=500))
-        ('previous_token of the best head of layer 0 at the end', 'accuracy_repeats at update 500')
+        >>> str(Score("previous_token", layer=0)), str(Score("predictor_distance", predictor="bigram"))
+        ('previous_token of the best head of layer 0', 'predictor_distance from bigram')
     """
 
-    score: str
-    at: int | None = None
+    name: str
     layer: int | None = None
+    predictor: str | None = None
 
     def __str__(self) -> str:
         head = "" if self.layer is None else f" of the best head of layer {self.layer}"
-        return f"{self.score}{head} at {'the end' if self.at is None else f'update {self.at:,}'}"
+        return f"{self.name}{head}{'' if self.predictor is None else f' from {self.predictor}'}"
+
+    def over_training(self, run: Run) -> Float[DataArray, " step"]:
+        """Return the score at each checkpoint of a run."""
+        values = run.scores[self.name]
+        if self.layer is not None:
+            values = values.sel(layer=self.layer).max("head")
+        return values if self.predictor is None else values.sel(predictor=self.predictor)
+
+
+@dataclass(frozen=True)
+class ScoreAt:
+    """A stored score at a checkpoint, the last one if ``at`` is None.
+
+    Example:
+        >>> str(ScoreAt(Score("loss"))), str(ScoreAt(Score("accuracy_repeats"), at=500))
+        ('loss at the end', 'accuracy_repeats at update 500')
+    """
+
+    score: Score
+    at: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.score} at {'the end' if self.at is None else f'update {self.at:,}'}"
 
     def __call__(self, run: Run) -> float:
         """Return the number of a run."""
-        values = run.scores[self.score].sel(step=run.check_step("last" if self.at is None else self.at))
-        return float(values if self.layer is None else values.sel(layer=self.layer).max())
+        step = run.check_step("last" if self.at is None else self.at)
+        return float(self.score.over_training(run).sel(step=step))
 
 
 @dataclass(frozen=True)
 class FirstStep:
-    """The first checkpoint at which a stored score is above a bound; infinite if there is none.
+    """The first checkpoint at which a stored score is above a bound, or below one; infinite if there is none.
 
     Example:
-        >>> str(FirstStep("accuracy", above=0.99))
+        >>> str(FirstStep(Score("accuracy"), above=0.99))
         'first checkpoint with accuracy above 0.99'
     """
 
-    score: str
-    above: float
+    score: Score
+    above: float = -math.inf
+    below: float = math.inf
 
     def __str__(self) -> str:
-        return f"first checkpoint with {self.score} above {self.above:g}"
+        bounds = [
+            f"{name} {bound:g}"
+            for name, bound in (("above", self.above), ("below", self.below))
+            if abs(bound) < math.inf
+        ]
+        return f"first checkpoint with {self.score} {' and '.join(bounds)}"
 
     def __call__(self, run: Run) -> float:
         """Return the number of a run."""
-        values = run.scores[self.score]
-        passed = values.step.values[values.values > self.above]
+        values = self.score.over_training(run)
+        passed = values.step.values[(values.values > self.above) & (values.values < self.below)]
         return float(passed[0]) if len(passed) else math.inf
 
 
 @dataclass(frozen=True)
-class FirstBelow:
-    """The first update from which the training loss, a running median over ``width`` updates, is below a bound.
+class ShareNear:
+    """The share of the updates up to ``before`` at which a stored score, interpolated, is near a level.
 
     Example:
-        >>> str(FirstBelow(0.52))
-        'first update with a training loss below 0.52'
+        >>> str(ShareNear(Score("loss"), 0.579, within=0.01, before=2000))
+        'share of the first 2,000 updates with loss within 0.01 of 0.579'
     """
 
-    bound: float
-    width: int = 101
-
-    def __str__(self) -> str:
-        return f"first update with a training loss below {self.bound:g}"
-
-    def __call__(self, run: Run) -> float:
-        """Return the number of a run; infinite if it never gets there."""
-        smooth = run.training.loss.rolling(step=self.width, center=True, min_periods=1).median()
-        below = smooth.step.values[smooth.values < self.bound]
-        return float(below[0] - 1) if len(below) else math.inf
-
-
-@dataclass(frozen=True)
-class UpdatesNear:
-    """The share of the updates up to ``before`` whose training loss, a running median, is near a level.
-
-    Example:
-        >>> str(UpdatesNear(0.579, within=0.01, before=2000))
-        'share of the first 2,000 updates within 0.01 of 0.579'
-    """
-
+    score: Score
     level: float
     within: float
     before: int
-    width: int = 101
 
     def __str__(self) -> str:
-        return f"share of the first {self.before:,} updates within {self.within:g} of {self.level:g}"
+        return f"share of the first {self.before:,} updates with {self.score} within {self.within:g} of {self.level:g}"
 
     def __call__(self, run: Run) -> float:
         """Return the number of a run."""
-        smooth = run.training.loss.rolling(step=self.width, center=True, min_periods=1).median()
-        near = abs(smooth.sel(step=slice(self.before)) - self.level) <= self.within
-        return float(near.mean())
+        values = self.score.over_training(run).interp(step=range(1, self.before + 1))
+        return float((abs(values - self.level) <= self.within).mean())
 
 
 @dataclass(frozen=True)
@@ -196,4 +205,4 @@ def _fresh(run: Run, sequences: int) -> Iterator[Batch]:
     return (run.task.batch(_FRESH, index, size) for index in range(-(-sequences // size)))
 
 
-Number = TrainingLoss | ScoreAt | FirstStep | FirstBelow | UpdatesNear | FreshScore | Between
+Number = TrainingLoss | ScoreAt | FirstStep | ShareNear | FreshScore | Between

@@ -2,9 +2,12 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from toys import PARTLY, handmade_run
 
 from headway.__main__ import main
@@ -14,7 +17,7 @@ from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.reproductions import reproduce as reproducing
 from headway.reproductions.compared import Compared
-from headway.reproductions.numbers import FirstStep, ScoreAt, TrainingLoss
+from headway.reproductions.numbers import FirstStep, Score, ScoreAt, ShareNear, TrainingLoss
 from headway.reproductions.published import REPRODUCTIONS, find_reproduction
 from headway.reproductions.reproduction import Published, Reproduction
 
@@ -68,13 +71,28 @@ def test_scores_are_read_at_a_checkpoint_and_at_the_first_one_above_a_bound(tmp_
     run = handmade_run(tmp_path / "run")
     measure(run, LIVE)
     loss, last = run.scores.loss, run.steps[-1]
-    assert ScoreAt("loss")(run) == loss.sel(step=last).item()
-    assert ScoreAt("loss", at=run.steps[0])(run) == loss.sel(step=run.steps[0]).item()
-    assert FirstStep("accuracy_repeats", above=0.99)(run) == PARTLY  # unsure, and right
+    assert ScoreAt(Score("loss"))(run) == loss.sel(step=last).item()
+    assert ScoreAt(Score("loss"), at=run.steps[0])(run) == loss.sel(step=run.steps[0]).item()
+    assert FirstStep(Score("accuracy_repeats"), above=0.99)(run) == PARTLY  # unsure, and right
     heads = run.scores.previous_token.sel(step=last)
-    assert ScoreAt("previous_token", layer=1)(run) == heads.sel(layer=1).values.max()
-    assert FirstStep("loss", above=-1.0)(run) == run.steps[0]
-    assert FirstStep("loss", above=math.inf)(run) == math.inf
+    assert ScoreAt(Score("previous_token", layer=1))(run) == heads.sel(layer=1).values.max()
+    assert FirstStep(Score("loss"), above=-1.0)(run) == run.steps[0]
+    assert FirstStep(Score("loss"), above=math.inf)(run) == math.inf
+
+
+def test_a_share_of_updates_counts_those_between_checkpoints_too():
+    distance = xr.DataArray(
+        [[1.0, 0.0], [0.5, 0.0], [0.5, 0.0]],
+        {"step": [0, 10, 20], "predictor": ["bigram", "unigram"]},
+        ("step", "predictor"),
+    )
+    run: Any = SimpleNamespace(scores={"distance": distance})
+    bigram = Score("distance", predictor="bigram")
+    # From 1 at 0 to 0.5 at 10: the distance is within 0.12 of 0.5 from update 8 on.
+    assert ShareNear(bigram, 0.5, within=0.12, before=20)(run) == 13 / 20
+    assert ShareNear(bigram, 0.5, within=0.12, before=10)(run) == 3 / 10
+    assert FirstStep(bigram, below=0.6)(run) == 10
+    assert FirstStep(Score("distance", predictor="unigram"), below=0.6)(run) == 0
 
 
 def test_a_name_that_is_none_is_refused():
@@ -92,7 +110,7 @@ def test_a_reproduction_trains_compares_and_writes_a_page(
     }  # fmt: skip
     published = (
         Published(TrainingLoss(0, width=0), math.log(64), within=1.0),
-        Published(ScoreAt("loss"), 0.1, "below"),
+        Published(ScoreAt(Score("loss")), 0.1, "below"),
     )
     toy = Reproduction("induction", small, "nobody", published, minutes=0.1, seeds=3)
     monkeypatch.setitem(REPRODUCTIONS, "toy", toy)

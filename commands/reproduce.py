@@ -34,6 +34,7 @@ def reproduce_command(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=str | None, help=f"such as 0:10; 0:{found.seeds} if not given")
     parser.add_argument("--out", type=str | None, help="directory of the runs; runs/reproduce/NAME if not given")
     many.add_workers(parser)
+    many.add_together(parser)
     if {"-h", "--help"} & set(rest):
         parser.print_help()
         return
@@ -41,14 +42,10 @@ def reproduce_command(arguments: list[str]) -> None:
 
     from headway.checkpoints.run import Run
     from headway.reproductions.reproduce import STUDY, compare, folder_of, recipes_of
-    from headway.sweeps.train_all import check_all, train_all
 
     recipes = recipes_of(name, options.seeds)
     out = folder_of(name, None if options.out is None else checked_directory("out", options.out))
-    check_all(recipes, out)
-    with many.chosen_workers(options, len(recipes)) as workers:
-        outcomes, asked = train_all(recipes, out, workers)
-    many.finish(outcomes, asked, f"{out}: {len(recipes)} runs")
+    many.train_many(recipes, out, options)
 
     from rich.console import Console
 

@@ -126,12 +126,20 @@ def sections(found: Reproduction, runs: Sequence[Run], compared: Sequence[Compar
     titles = {"ours": "ours, median", "low": "95 % from", "high": "to", "least": "least run", "most": "highest run"}
     for column, title in titles.items():
         rows[column].attrs["long_name"] = title
+    of_each = xr.Dataset(
+        {
+            f"number_{place}": ("seed", each.ours, {"long_name": str(each.published.number)})
+            for place, each in enumerate(compared)
+        },
+        {"seed": [run.recipe.seed for run in runs]},
+    )
     how = (
         "Ours are medians over runs with bootstrap intervals. A published number is one draw: ours agree if it lies "
         "within the range of our runs. A bound must hold in every run; in brackets is the Wilson interval of the share."
     )
     figures = (
         Figure("Published and ours", rows, "table", how),
+        Figure("Each run", of_each, "lines", "Each panel is a number, and each point of its line a run."),
         Figure("Training loss", curves(runs), "lines", "Each line is a run, as medians of neighbouring updates.", "x"),
     )
     return [Section("Numbers", " ".join(filter(None, [found.source, found.note])), figures)]

@@ -119,9 +119,11 @@ def test_a_reproduction_trains_compares_and_writes_a_page(
     printed = capsys.readouterr().out
     assert "holds in 0 of 3" in printed
     assert "agrees" in printed
-    rows = StudyResult.read(out / "reproduction.nc").sections[0].figures[0].data
+    figures = {figure.title: figure.data for figure in StudyResult.read(out / "reproduction.nc").sections[0].figures}
+    rows = figures["Published and ours"]
     firsts = [Run(out / f"seed-{seed:03d}").training.loss.values[0] for seed in range(3)]
     assert rows.ours.values[0] == np.median(firsts)
+    assert figures["Each run"].number_0.sel(seed=[0, 1, 2]).values.tolist() == firsts
     assert "nobody" in (out / "reproduction.html").read_text(encoding="utf-8")
     main(["reproduce", "toy", "--out", str(out), "--workers", "1"])  # beside its own files
     assert "3 finished before" in capsys.readouterr().out

@@ -25,6 +25,9 @@ def parse(parser: "ArgumentParser", given: Sequence[str] | Mapping[str, Any]) ->
                 # jsonargparse would take a whole part as JSON.
                 if argument.partition("=")[0] in {f"--{part}" for part in parts}:
                     raise ValueError(f"{argument}: there is no such option; options of this part have a dot")
+                name, _, value = argument.partition(" ")
+                if name.startswith("--") and "=" not in name and value:
+                    raise ValueError(f"{name}: {argument!r} is one argument; the option and its value must be two")
             _check_digits(
                 given, {flag: action.dest for action in parser._actions for flag in action.option_strings}, kinds
             )

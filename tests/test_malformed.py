@@ -124,6 +124,7 @@ OPTIONS = plain(
     ("train induction --ou x", "--ou: there is no such option; nearest is '--out'"),
     ("train induction -o x", "-o: there is no such option"),
     ("train induction --=3", "there is no such option"),
+    ("train induction '--steps 3'", "--steps: '--steps 3' is one argument"),
     ("train induction --model {n_layers:1}", "--model: there is no such option"),
     ("train induction --model.n_layers.x 1", "--model.n_layers.x: there is no such option"),
     ("train induction --seed", "seed: expected one argument"),

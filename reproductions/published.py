@@ -154,6 +154,31 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         minutes=9,
         seeds=5,
     ),
+    "modular-addition-113": Reproduction(
+        recipe="modular-addition",
+        options={
+            "task.p": 113,
+            "task.held_out": 0.7,
+            "model.d_vocab": 114,
+            "model.d_vocab_out": 113,
+            "batch_size": 3831,
+            "eval_batch_size": 8938,
+            "steps": 15_000,
+            "schedule.at": [*range(60, 200, 5), *range(5000, 15_000, 250)],
+        },
+        source="replications of Nanda et al. 2023, arXiv 2301.05217, with p = 113 and 30 % of the pairs",
+        published=(
+            Published(
+                FirstStep(Score("training_accuracy"), above=0.99), 136, within=5, note="checkpoints every 5 updates"
+            ),
+            Published(
+                FirstStep(Score("accuracy"), above=0.9), 10_017, within=250, note="checkpoints every 250 updates"
+            ),
+            Published(ScoreAt(Score("accuracy")), 0.99, "above"),
+        ),
+        minutes=90,
+        seeds=3,
+    ),
     "brackets": Reproduction(
         recipe="brackets",
         options={},

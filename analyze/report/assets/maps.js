@@ -1,8 +1,8 @@
 // Attention of all heads on sequences that somebody has given: small patterns, and one large.
 
 // `describe(layer, head, query, key)` says an entry, `mark(context, edge, cell)` draws over a pattern, `pick(query)` is
-// called for a row that is clicked, and `numbers()` are what the menu saves.
-function mapsOf(run, { describe, mark = () => {}, pick = () => {}, numbers, note = null }) {
+// called for a row that is clicked, `numbers()` are what the menu saves, and `chosen()` is the row that is read at first.
+function mapsOf(run, { describe, mark = () => {}, pick = () => {}, numbers, note = null, chosen = () => Infinity }) {
   const readout = el("output", { class: "readout follows" });
   const layers = Array.from({ length: run.layers }, (_, layer) => [
     el("h3", {}, `Layer ${layer}`),
@@ -18,7 +18,7 @@ function mapsOf(run, { describe, mark = () => {}, pick = () => {}, numbers, note
     legend((t) => sequential(t * t), "0", "0.25", "1"),
     note,
     readout,
-    largeMap(run, describe, mark, pick),
+    largeMap(run, describe, mark, pick, chosen),
     layers,
   );
   host.prepend(downloads("Attention of all heads", () => "attention", host, numbers));
@@ -55,7 +55,7 @@ function smallMap(run, layer, head, readout, describe, mark) {
   });
 }
 
-function largeMap(run, describe, mark, pick) {
+function largeMap(run, describe, mark, pick, chosen) {
   const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": "one attention pattern" });
   const title = el("h3", {}),
     readout = el("output", { class: "readout", "aria-live": "polite" });
@@ -64,7 +64,8 @@ function largeMap(run, describe, mark, pick) {
   const host = el("div", { class: "large", hidden: true }, bar, readout, canvas);
   let edge = 0,
     cell = 1,
-    entry = [Infinity, 0];
+    row = null,
+    entry = [0, 0];
   const tell = () => {
     readout.value = describe(...state.head, ...entry);
   };
@@ -81,6 +82,10 @@ function largeMap(run, describe, mark, pick) {
     host.hidden = !state.head;
     if (!state.head) return;
     const size = tokensOf(run).length;
+    if (row !== chosen()) {
+      row = chosen();
+      entry = [Math.max(0, row), 0];
+    }
     entry = entry.map((at) => Math.min(at, size - 1));
     edge = marginFor(tokensOf(run), 12);
     const room = Math.min(host.clientWidth - 24, Math.max(240, innerHeight - 190));

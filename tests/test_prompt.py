@@ -284,7 +284,7 @@ def test_a_head_of_the_page_is_shown_large_and_alone(page_file: Path, bridge: Tr
     for key in ("ArrowRight", "ArrowUp"):
         page.keyboard.press(key)
     drawn(page)
-    query = len(shown.labels) - 2
+    query = len(shown.labels) - 3  # the one above the chosen position
     weight = shown.attention.sel(head="L1H2").values[query, 1]
     said_there = large.locator("output").inner_text()
     assert f"query {query} {shown.labels[query]} → key 1 {shown.labels[1]}" in said_there

@@ -1,6 +1,13 @@
 """``headway report``: the page of one run, of several, or of many."""
 
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
 from headway.commands.arguments import checked_directory, checked_path
+
+if TYPE_CHECKING:
+    from headway.analyze.report.network_in_page import Weights
 
 
 def report_command(arguments: list[str]) -> None:
@@ -16,8 +23,9 @@ def report_command(arguments: list[str]) -> None:
         nargs="?",
         const="all",
         default="fitting",
-        choices=["fitting", "all", "none"],
-        help="checkpoints whose network the page can run: as many as fit into 3 MB (fitting), all, or none",
+        metavar="MB",
+        help="checkpoints whose network the page can run: as many as fit into a page of so many MB, of 3 (fitting, if "
+        "not given), of 100 (all, if there is no number), or none",
     )
     parser.add_argument("--live", action="store_true", help="write it again at every step that runs score, to the end")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is not a page of Headway")
@@ -28,6 +36,7 @@ def report_command(arguments: list[str]) -> None:
     from headway.options import parse
 
     options = parse(parser, arguments)
+    weights = _weights(options.weights)
     paths = [checked_directory("run", path) for path in options.runs]
 
     from headway.analyze.formation.over_runs import runs_inside
@@ -36,14 +45,28 @@ def report_command(arguments: list[str]) -> None:
 
     from headway.analyze.report import write_report
     from headway.analyze.report.live import watch
-    from headway.analyze.report.page import check_page, page_of
+    from headway.analyze.report.page import check_page, check_weights, page_of
 
     out = page_of(runs) if options.out is None else checked_path("out", options.out)
     check_page(out, options.overwrite)
+    check_weights(weights, runs)
     for run in runs:
         _ = run.config
-    if options.live:
-        print("Watching, until all runs are finished.", flush=True)
-        print(watch(runs, out, options.overwrite, options.weights))
-    else:
-        print(write_report(runs, out, options.overwrite, weights=options.weights))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if options.live:
+            print("Watching, until all runs are finished.", flush=True)
+            path = watch(runs, out, options.overwrite, weights)
+        else:
+            path = write_report(runs, out, options.overwrite, weights=weights)
+    print(path)
+    for warning in caught:
+        print(warning.message, file=sys.stderr)
+
+
+def _weights(given: str) -> "Weights":
+    """Return a number as such."""
+    try:
+        return float(given)
+    except ValueError:
+        return given  # pyright: ignore[reportReturnType]  # check_weights refuses all others

@@ -155,7 +155,7 @@ def test_the_circuit_is_the_one_found_by_the_step_of_the_slider(formed: Run, ope
     go(page, 4)
     diagram.locator("[data-node=L0H1]").focus()
     told = diagram.locator("output").text_content() or ""
-    assert told.startswith("L0H1 (previous-token head, previous_token 0.75): in the circuit; effect ")
+    assert told.startswith("L0H1 (previous-token head, previous_token 0.75): in the circuit; at step 3 without it ")
     assert diagram.locator("[data-node=L1H0]").get_attribute("data-kind") == "stands in for"
     # At another checkpoint the rings are as thick as the effects that were scored there.
     width = diagram.locator("[data-node=L1H1] .ring").get_attribute("stroke-width")

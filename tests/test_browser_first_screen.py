@@ -137,7 +137,7 @@ def test_without_a_choice_the_head_with_the_largest_effect_is_shown(run: Run, op
     assert page.locator("#overview .card h4").inner_text() == "L1H0 at step 4"
     go(page, 0)
     assert page.locator("#overview .card h4").inner_text() == "L1H0 at step 0"
-    assert "has the largest effect at the end" in page.locator("#overview .card").inner_text()
+    assert "at the end most is lost without it" in page.locator("#overview .card").inner_text()
 
 
 def test_half_way_steps_are_marked_where_they_lie_on_the_axis(run: Run, opened: Open, tmp_path: Path):

@@ -1,7 +1,6 @@
 """The network in the page computes what torch computes, on a sequence of one's own and with heads off."""
 
 import json
-import math
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -85,7 +84,7 @@ def check_kind(scripts: Page, folder: Path, kind: dict[str, Any]) -> None:
     for step, model in enumerate(models):
         run.keep(step, model)
     found = network_in_page(StoredScores.of(run), run.steps)
-    add_weights([(run, found)], math.inf)
+    add_weights([(run, found)], 0)
     data = json.dumps(found.data)  # many times as fast as to hand over lists
     # Sequences that are shorter than the one before them, as long, and longer.
     ends = batch.real.sum(1)
@@ -411,6 +410,23 @@ def test_the_network_runs_in_the_frame_of_a_notebook(run: Run, opened: Open, tmp
     frame.locator("#try").scroll_into_view_if_needed()
     frame.locator("#try [data-head=L0H1]").click()
     frame.locator("#try .said").filter(has_text="Step 0, off: L0H1: loss").wait_for()
+
+
+def test_a_checkpoint_without_weights_is_tried_with_the_nearest_that_has_them(
+    run: Run, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "page.html"
+    sizes = [len(packed_weights(run, step) or "") for step in run.steps]
+    without = write_report(run, out).stat().st_size - sum(sizes)
+    monkeypatch.setattr("headway.analyze.report.network_in_page.FITTING", without + 2.9 * sizes[-1])
+    page, last = opened(write_report(run, out)), run.steps[-1]
+    said = seen(page, "try").locator(".said")
+    for place, step in enumerate(run.steps):
+        nearest = last if (1 + step) ** 2 > 1 + last else 0
+        whose = "" if step == nearest else f", whose weights are the nearest to step {step} in this page"
+        go(page, place)
+        said.filter(has_text=f"Step {nearest}{whose}: loss").wait_for()
+        assert ("has the weights of 2 of" in said.inner_text()) is (step != nearest)
 
 
 def test_a_page_without_a_network_says_why(run: Run, opened: Open, tmp_path: Path):

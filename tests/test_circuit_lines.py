@@ -32,7 +32,7 @@ NAMES = {
 
 
 def made_up(effect: dict[str, float], second: dict[str, float], **options: object) -> xr.Dataset:
-    """L0H1 -K-> L1H0, L1H1, for which L1H2 stands in; 4 nats are known under twin, 2 under position_mean."""
+    """L0H1 -> keys of L1H0, L1H1, for which L1H2 stands in; 4 nats are known under twin, 2 under position_mean."""
     inside = ["embed", "L0H1", "L1H0", "L1H1"]
     stand_in = np.zeros((7, 7), dtype=bool)
     stand_in[NODES.index("L1H1"), NODES.index("L1H2")] = True
@@ -88,7 +88,9 @@ def test_a_circuit_is_its_routes_its_numbers_its_parts_and_the_rest():
     amounts = {"faithfulness": ("step", [math.nan, 0.0, 0.99]), "known": ("step", [0.0, 4.0, 4.0])}
     over = xr.Dataset(amounts, {"step": [0, 9, 99]})
     said = text(scores, over, nulls={("L0H1", "previous_token"): 0.07})
-    assert said.startswith("Circuit loss on repeats: L0H1 -K-> L1H0, L1H1: keeps 99.0 % [98.0, 99.5] alone (random")
+    assert said.startswith(
+        "Circuit loss on repeats: L0H1 -> keys of L1H0, L1H1: alone it keeps 99.0 % [98.0, 99.5] of what"
+    )
     assert "(random circuits 1.0 %, at most 20.0 %)" in said
     assert "without it 50.0 % is lost, 100.0 % without L1H2 too, half-way at step 31 (9 to 99)" in said
     assert "L0H1 previous-token head 0.900 (null 0.070) necessary: 4.0 nats (twin), 2.0 (position_mean)" in said
@@ -103,8 +105,8 @@ def test_a_circuit_is_its_routes_its_numbers_its_parts_and_the_rest():
         assert all(len(line) <= width for line in circuit_lines(scores, over, columns=width))
     # In one line it says the same with fewer numbers.
     assert circuit_in_a_line(scores, over) == (
-        "loss on repeats: L0H1 -K-> L1H0, L1H1: keeps 99.0 % alone (random circuits 1.0 %, at most 20.0 %), "
-        "half-way at step 31 (9 to 99)"
+        "loss on repeats: L0H1 -> keys of L1H0, L1H1: alone it keeps 99.0 % of what is known "
+        "(random circuits at most 20.0 %), half-way at step 31"
     )
     # Nothing that nobody measured is made up.
     assert "together" not in said

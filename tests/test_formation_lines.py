@@ -117,7 +117,8 @@ def test_where_less_than_a_tenth_is_known_there_is_nothing_to_explain():
 
 
 def test_an_effect_is_a_share_and_that_of_an_older_run_is_a_loss():
-    shown = {"share of what is known": "effect alone 210.0 % of what is known", "nats": "costs 2.1 nats alone"}
+    lost = "without it 210.0 % of what is known is lost, which is worse than knowing nothing"
+    shown = {"share of what is known": lost, "nats": "costs 2.1 nats alone"}
     for units, said in shown.items():
         circuit, head = parts_lines(scored(4.0, 0.0, [2.1, 0.0], units))  # pyright: ignore[reportArgumentType]
         assert circuit.text == "not searched for; headway circuit RUN finds it"

@@ -1239,6 +1239,14 @@ PAGES = [
         ("report run --live --out run", "out: run is a directory; it must be a file"),
         ("report nowhere --live", "run: nowhere holds no run"),
         ("report run --out", "out: expected one argument"),
+        *(
+            (
+                f"report run --with-weights {size}",
+                f"weights: {shown} is not valid; it must be one of fitting, all, none, or",
+            )
+            for size, shown in (("few", "'few'"), ("0", "0.0"), ("-1", "-1.0"), ("nan", "nan"), ("100.1", "100.1"))
+        ),
+        ("report run --with-weights=1e-3", "weights: 0.001 is not valid for this page, which has"),
     ),
     Case(
         "report run", "out: run/report.html is not a page of Headway; --overwrite", holding("run/report.html", "mine")

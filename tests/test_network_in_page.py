@@ -45,21 +45,57 @@ def test_a_page_has_as_many_checkpoints_as_fit_and_is_the_same_each_time(run: Ru
     whole = write_report(run, weights="all")
     weights = network_of(whole)["weights"]
     bare, one = whole.stat().st_size - sum(map(len, weights)), len(weights[-1])
-    assert network_of(whole)["steps"] == run.steps
+    assert (network_of(whole)["steps"], network_of(whole)["fewer"]) == (run.steps, "")
     for room, steps in ((len(weights) + 1, run.steps), (2.9, [0, run.steps[-1]]), (1.9, run.steps[-1:]), (0.9, None)):
-        monkeypatch.setattr("headway.analyze.report.page.MOST_BYTES", bare + room * one)
+        monkeypatch.setattr("headway.analyze.report.network_in_page.FITTING", bare + room * one)
         page = write_report(run)
         assert network_of(page).get("steps") == steps
         assert page.stat().st_size < bare + room * one
-    assert "larger than 3 MB" in network_of(page)["why"]
+        if steps and steps != run.steps:
+            fewer = f"{len(steps)} of {len(run.steps)} checkpoints; headway report {run.path} --with-weights takes all"
+            assert fewer in network_of(page)["fewer"]
+    assert "The weights of no checkpoint fit into" in network_of(page)["why"]
     first, second = (write_report(run, weights="all").read_bytes() for _ in range(2))
     assert first == second
+
+
+def test_a_page_of_the_size_that_is_asked_for_has_the_last_checkpoint_or_is_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    page = run.report_file
+    whole = write_report(run, weights="all").read_text()
+    weights = network_of(page)["weights"]
+    megabytes = (page.stat().st_size - sum(map(len, weights)) + 2.9 * len(weights[-1])) / 1e6
+    page.unlink()
+    for too_small in (megabytes / 2, "all"):
+        if too_small == "all":
+            monkeypatch.setattr("headway.analyze.report.network_in_page.LARGEST", int(megabytes * 5e5))
+        with pytest.raises(
+            ValueError,
+            match=rf"^weights: {too_small!r} is not valid for this page, which has .* must be (at least|none)",
+        ):
+            write_report(run, weights=too_small)
+        assert not page.exists()
+    monkeypatch.undo()
+    said = rf"^weights: This page has the weights of 2 of {len(run.steps)} checkpoints\.$"
+    for weights in (megabytes, "all"):
+        if weights == "all":
+            monkeypatch.setattr("headway.analyze.report.network_in_page.LARGEST", 1e6 * megabytes)
+        with pytest.warns(UserWarning, match=said):
+            assert network_of(write_report(run, weights=weights))["steps"] == [0, run.steps[-1]]
+        assert page.stat().st_size < 1e6 * megabytes
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"^weights: 101 is not valid; it must be .* in MB, at most 100$"):
+        write_report(run, weights=101)
+    with pytest.raises(ValueError, match=r"^weights: 'all' is not valid for 6 runs"):
+        write_report([run] * 6, weights="all")
+    assert write_report(run, weights=100).read_text() == whole
 
 
 def test_a_page_without_a_network_says_why(run: Run):
     assert "written without weights" in network_of(write_report(run, weights="none"))["why"]
     assert "when training ends" in network_of(write_report(run, live=True))["why"]
-    with pytest.raises(ValueError, match=r"^weights: 'some' is not valid; it must be one of fitting, all, none$"):
+    with pytest.raises(ValueError, match=r"^weights: 'some' is not valid; it must be one of fitting, all, none, "):
         write_report(run, weights="some")  # pyright: ignore[reportArgumentType]
     path = evaluation_file(run.path)
     content = path.read_bytes()

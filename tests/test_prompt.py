@@ -284,7 +284,7 @@ def test_a_head_of_the_page_is_shown_large_and_alone(page_file: Path, bridge: Tr
     for key in ("ArrowRight", "ArrowUp"):
         page.keyboard.press(key)
     drawn(page)
-    query = len(shown.labels) - 2
+    query = len(shown.labels) - 3  # the one above the chosen position
     weight = shown.attention.sel(head="L1H2").values[query, 1]
     said_there = large.locator("output").inner_text()
     assert f"query {query} {shown.labels[query]} → key 1 {shown.labels[1]}" in said_there
@@ -369,6 +369,12 @@ def test_a_slider_moves_the_prompt_through_training(
     assert "step=5&position=3" in page.url
     again = opened(file, f"#{page.url.partition('#')[2]}")
     assert again.locator("button.chip.chosen").all_text_contents() == [results[0].labels[3]]
+    # A press on a head shows its large pattern, whose words are of the chosen position.
+    seen(again, "attention").locator("button.head").last.click()
+    drawn(again)
+    large = again.locator(".large")
+    assert "query 3 " in large.locator("output").inner_text()
+    assert large.evaluate("(element) => element.getBoundingClientRect().top >= 0")
 
 
 def test_a_long_prompt_has_fewer_checkpoints(ours: HookedTransformer, monkeypatch: pytest.MonkeyPatch):

@@ -161,8 +161,9 @@ def _network(model: ModelConfig) -> str:
     mlp = "attention only" if model.attn_only else f"d_mlp {model.d_mlp} ({model.act_fn})"
     other = model.d_vocab_out != model.d_vocab
     outputs = f"d_vocab {model.d_vocab}, d_vocab_out {model.d_vocab_out}, " if other else ""
+    layers = "1 layer" if model.n_layers == 1 else f"{model.n_layers} layers"
     return (
-        f"{model.n_layers} layers of {model.n_heads} heads, d_model {model.d_model}, d_head {model.d_head}, {mlp}, "
+        f"{layers} of {model.n_heads} heads, d_model {model.d_model}, d_head {model.d_head}, {mlp}, "
         f"{outputs}positions {model.positional_embedding_type}, normalization {model.normalization_type}, "
         + "".join(f"{name} {value}, " for name, value in _unusual(model).items())
         + f"{parameters(model):,} parameters"

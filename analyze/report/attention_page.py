@@ -13,7 +13,7 @@ from headway.analyze.report.page import check_page, small_page, write_page
 from headway.analyze.tools.prompt import prompt_tokens
 from headway.checkpoints.frame import framed
 from headway.data.task import Batch
-from headway.data.tokenizer import token_string
+from headway.data.tokenizer import format_token
 from headway.models.convert import Model
 
 # What the patterns may take, in bytes, before they are deflated; and the sequences that one goes through.
@@ -121,7 +121,7 @@ def _labels(model: Model, batch: Batch) -> list[list[str]]:
     elif batch.inputs.is_floating_point():
         labels = [[f"x{position}" for position in range(batch.inputs.shape[1])] for _ in batch.inputs]
     elif tokenizer is not None:
-        labels = [[token_string(tokenizer, token) for token in row] for row in batch.inputs.tolist()]
+        labels = [[format_token(tokenizer, token)[1:-1] for token in row] for row in batch.inputs.tolist()]
     else:
         labels = [[str(token) for token in row] for row in batch.inputs.tolist()]
     real = batch.real.tolist()

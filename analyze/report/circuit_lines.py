@@ -12,6 +12,10 @@ from headway.analyze.formation.half_way import half_way, way_of_circuit
 from headway.analyze.measures.head_names import spans
 from headway.analyze.report.lines import Line, laid_out
 
+# The inputs of heads; an MLP has one, which needs no name.
+READ = {"q": "queries", "k": "keys", "v": "values"}
+# A share of what is known that is more than all of it, and not by rounding or a small sample; circuit.js has the same.
+CLEARLY_MORE = 1.05
 # More routes than these are counted instead of listed.
 MOST_ROUTES = 6
 
@@ -134,17 +138,18 @@ class _Found:
         """The routes, what the circuit keeps alone, what is lost without it, and when it was half-way."""
         value = {name: float(self.scores[name]) for name in ("faithfulness", "necessity", "reach_necessity")}
         low, high = (float(self.scores[f"faithfulness_{end}"]) for end in ("low", "high"))
-        lost = f"without it {_percent(value['necessity'])} is lost"
+        without = f"without it {lost(value['necessity'])}"
         if self.parts.stands_in_for:
-            lost += f", {_percent(value['reach_necessity'])} without {spans(list(self.parts.stands_in_for))} too"
-        keeps = f"keeps {_percent(value['faithfulness'])} [{100 * low:.1f}, {100 * high:.1f}] alone"
-        facts = [f"{keeps} ({self._controls}){self._second()}", lost, *_when(over_steps)]
+            without += f", {_percent(value['reach_necessity'])} without {spans(list(self.parts.stands_in_for))} too"
+        keeps = f"alone it keeps {_percent(value['faithfulness'])} [{100 * low:.1f}, {100 * high:.1f}] of what is known"
+        facts = [f"{keeps} ({self._controls()}){self._second()}", without, *_when(over_steps)]
         return f"{self._start}: {', '.join(facts)}"
 
     def in_a_line(self, over_steps: xr.Dataset | None) -> str:
-        """The same without intervals, without the second replacement, and without what is lost."""
-        keeps = f"keeps {_percent(float(self.scores.faithfulness))} alone ({self._controls})"
-        return f"{self._start}: {', '.join([keeps, *_when(over_steps)])}"
+        """The same without intervals, the second replacement, what is lost, and all random circuits but the best."""
+        keeps = f"alone it keeps {_percent(float(self.scores.faithfulness))} of what is known"
+        when = [each.partition(" (")[0] for each in _when(over_steps)]
+        return f"{self._start}: {', '.join([f'{keeps} ({self._controls(median=False)})', *when])}"
 
     @property
     def _start(self) -> str:
@@ -152,13 +157,13 @@ class _Found:
         part = self.scores.known.attrs.get("part")
         return f"{f'loss on {part}' if part else 'loss'}: {nodes}{self.routes}"
 
-    @property
-    def _controls(self) -> str:
-        """The share that random circuits of the same size keep alone."""
+    def _controls(self, median: bool = True) -> str:
+        """Return the share that random circuits of the same size keep alone, in words."""
         if not self.parts.outside and not self.parts.stands_in_for and not self.scores.sizes["edge"]:
             return "it is all there is, so that there is no control"
         controls = self.scores.control_faithfulness.values
-        return f"random circuits {_percent(float(np.median(controls)))}, at most {_percent(float(controls.max()))}"
+        of_median = f" {_percent(float(np.median(controls)))}," if median else ""
+        return f"random circuits{of_median} at most {_percent(float(controls.max()))}"
 
     def _second(self) -> str:
         """Return the share kept under the second replacement, in words; "" where nothing is known under it."""
@@ -176,14 +181,13 @@ class _Found:
         for edge in self.parts.edges:
             if edge.source not in (EMBED, POS_EMBED) and edge.target != OUTPUT:
                 ends = (where[edge.source], where[edge.target])
-                inputs.setdefault(ends, set()).add("" if edge.input == "in" else edge.input.upper())
+                inputs.setdefault(ends, set()).add(edge.input)
         if len(inputs) > MOST_ROUTES:
             return f"{len(self.parts.edges)} edges between {len(self.parts.members)} heads and MLPs"
-        order = {name: place for place, name in enumerate(("Q", "K", "V", ""))}
         found = []
         for (source, target), letters in inputs.items():
-            through = "".join(sorted(letters, key=order.__getitem__))
-            found.append(f"{source} -{through}-> {target}" if through else f"{source} -> {target}")
+            read = " and ".join(word for letter, word in READ.items() if letter in letters)
+            found.append(f"{source} -> {f'{read} of ' if read else ''}{target}")
         joined = {node for edge in self.parts.edges if edge.target != OUTPUT for node in (edge.source, edge.target)
                   if edge.source not in (EMBED, POS_EMBED)}  # fmt: skip
         found += [title for group, title in inside.items() if title and not joined.intersection(group.names)]
@@ -273,6 +277,17 @@ def _when(over_steps: xr.Dataset | None) -> list[str]:
         return []
     reached = half_way(way_of_circuit(over_steps))
     return ["no half-way step" if reached is None else f"half-way {reached}"]
+
+
+def lost(share: float, of: str = "") -> str:
+    """Return a share of what is known that is lost, and that more than all of it is worse than knowing nothing.
+
+    Example:
+        >>> lost(0.5), lost(2.091)
+        ('50.0 % is lost', '209.1 % is lost, which is worse than knowing nothing')
+    """
+    worse = ", which is worse than knowing nothing" if share > CLEARLY_MORE else ""
+    return f"{_percent(share)} {of}is lost{worse}"
 
 
 def _percent(share: float) -> str:

@@ -11,7 +11,7 @@ from headway.analyze.formation.roles import ROLES
 from headway.analyze.formation.updates import date_by_updates
 from headway.analyze.measures.descriptions import LEAST_KNOWN, SHARE_OF_KNOWN
 from headway.analyze.measures.head_names import HEAD_NAMES, MAINLY, spans
-from headway.analyze.report.circuit_lines import amount, circuit_in_a_line, circuit_paragraph
+from headway.analyze.report.circuit_lines import amount, circuit_in_a_line, circuit_paragraph, lost
 from headway.analyze.report.lines import Line
 from headway.analyze.report.stored import StoredScores, Variable
 from headway.models.config import Head
@@ -189,7 +189,7 @@ def _by_signature(stored: StoredScores) -> list[Line]:
     effect = stored.variables.get("effect", {}).get("effect")
     rows = [_row(stored, role, heads, effect) for (_, role), heads in _alike(stored).items()]
     if not rows:
-        text = f"no head is more than half of the way to any: {', '.join(ROLES.values())}"
+        text = f"none: no head is more than half of the way from chance to any of {', '.join(ROLES.values())}"
         return [Line(text, head="Signatures")]
     return rows
 
@@ -229,8 +229,9 @@ def _effect(values: list[float], units: str) -> list[str]:
     if not known:
         return []
     if units == SHARE_OF_KNOWN:
-        ends = dict.fromkeys(f"{100 * value:.1f} %" for value in (min(known), max(known)))
-        return [f"effect alone {' to '.join(ends)} of what is known"]
+        ends = f"{100 * min(known):.1f} % to " if min(known) < max(known) else ""
+        whose = "without it" if len(values) == 1 else "without one of them"
+        return [f"{whose} {ends}{lost(max(known), 'of what is known ')}"]
     return [f"costs {_ends(known)} {units} alone".replace("  ", " ")]
 
 

@@ -75,7 +75,12 @@ def watch(runs: Sequence[Run], out: Path | None = None, overwrite: bool = False,
             seen = now
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
-        path = write_report(runs, out, overwrite, weights=weights)
+        try:
+            path = write_report(runs, out, overwrite, weights=weights)
+        except ValueError:
+            # A page that is live for ever would be worse than one without weights.
+            write_report(runs, out, overwrite, weights="none")
+            raise
     return path
 
 

@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -18,11 +18,13 @@ from headway.checkpoints.run import check_shapes
 from headway.checkpoints.scores import PART_MASK, evaluation_file, read_file
 from headway.models.config import ModelConfig
 
-Weights = Literal["fitting", "all", "none"]
-# The size of a page with as many checkpoints as fit.
-MOST_BYTES = 3_000_000
+Weights = Literal["fitting", "all", "none"] | float
+# The bytes of a page with weights: where no others are asked for, and at most, so that browsers open it in seconds.
+FITTING, LARGEST = 3_000_000, 100_000_000
 # What stands in a page beside the weights of a checkpoint: its step, quotes and a comma.
 _BESIDE_WEIGHTS = 64
+# What stands beside the path of the run where a page has not all checkpoints.
+_BESIDE_PATH = 200
 # Positions of all evaluation sequences together: a page runs through them for the mean of a head.
 MOST_POSITIONS = 16_384
 # Options of a network that forward.js computes, with their values; a number may be any.
@@ -45,6 +47,27 @@ NUMBERS = (
 ONLY_TRAINED_WITH = ("init_mode", "initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop")
 
 
+def most_bytes(weights: Weights) -> float:
+    """Return the size in bytes up to which a page has weights.
+
+    Raises:
+        ValueError: none of ``Weights``, or a number of megabytes that a page cannot have.
+
+    Example:
+        >>> most_bytes("fitting"), most_bytes("all"), most_bytes(20)
+        (3000000, 100000000, 20000000)
+    """
+    named = {"fitting": FITTING, "all": LARGEST, "none": 0}
+    if isinstance(weights, str) and weights in named:
+        return named[weights]
+    if isinstance(weights, int | float) and 0 < 1e6 * weights <= LARGEST:
+        return 1_000_000 * weights
+    raise ValueError(
+        f"weights: {weights!r} is not valid; it must be one of {', '.join(named)}, or the size of the page in MB, at "
+        f"most {LARGEST / 1e6:g}"
+    )
+
+
 class NetworkInPage(NamedTuple):
     """The data of a network for a page, without its weights, and the steps whose weights the page can have, best first.
 
@@ -59,8 +82,6 @@ def network_in_page(
     stored: StoredScores, shown: Sequence[int], live: bool = False, weights: Weights = "fitting"
 ) -> NetworkInPage:
     """Return the network of a run at the steps that a page shows, or the reason why the page has none."""
-    if weights not in get_args(Weights):
-        raise ValueError(f"weights: {weights!r} is not valid; it must be one of {', '.join(get_args(Weights))}")
     try:
         return _network(stored, shown, live, weights)
     except NoNetworkError as reason:
@@ -133,30 +154,85 @@ def packed_weights(run: Run, step: int) -> str | None:
     return base64.b64encode(deflate.compress(planes) + deflate.flush()).decode()
 
 
-def add_weights(networks: Sequence[tuple[Run, NetworkInPage]], room: float) -> None:
-    """Add weights to the data of networks, of as many checkpoints as ``room`` has bytes for; of one at least.
+def add_weights(networks: Sequence[tuple[Run, NetworkInPage]], size: int, weights: Weights = "fitting") -> list[str]:
+    """Add weights to the data of networks, of as many checkpoints as a page has room for.
 
     Networks take turns, so that each of several runs has as many. Where not even one fits, there is no network.
+
+    Args:
+        networks: Runs and their networks.
+        size: The bytes of the page without weights.
+        weights: What was asked for.
+
+    Returns:
+        A sentence on each network that has fewer checkpoints than the slider.
+
+    Raises:
+        ValueError: not even one checkpoint of each run fits, although weights were asked for.
     """
+    room = most_bytes(weights) - size - sum(_BESIDE_PATH + len(str(run.path)) for run, _ in networks)
     found: list[dict[int, str]] = [{} for _ in networks]
-    left = [iter(each.steps) for _, each in networks]
-    turns = {at for at, (_, each) in enumerate(networks) if each.steps}
+    left = [_readable(run, each.steps) for run, each in networks]
+    if weights != "fitting":
+        left = _with_room_for_one(left, room, weights)
+    turns = set(range(len(networks)))
     while turns:
         for at in sorted(turns):
-            step = next(left[at], None)
-            text = None if step is None else packed_weights(networks[at][0], step)
-            if step is None or (text is not None and len(text) + _BESIDE_WEIGHTS > room):
+            step, text = next(left[at], (None, ""))
+            if step is None or len(text) + _BESIDE_WEIGHTS > room:
                 turns.remove(at)
-            elif text is not None:
+            else:
                 found[at][step] = text
                 room -= len(text) + _BESIDE_WEIGHTS
-    for (run, each), weights in zip(networks, found, strict=True):
-        if weights:
-            each.data.update(steps=sorted(weights), weights=[weights[step] for step in sorted(weights)])
+    for (run, each), texts in zip(networks, found, strict=True):
+        more = (
+            f"; headway report {run.path} --with-weights takes all that can be read, up to {LARGEST / 1e6:g} MB"
+            if weights == "fitting"
+            else ""
+        )
+        if texts:
+            steps = sorted(texts)
+            each.data.update(steps=steps, weights=[texts[step] for step in steps], fewer="")
+            if len(steps) < len(each.steps):
+                each.data["fewer"] = (
+                    f"This page has the weights of {len(steps)} of {len(each.steps)} checkpoints{more}."
+                )
         elif each.steps:
-            why = f"Its weights would make this page larger than {MOST_BYTES / 1e6:g} MB, or cannot be read; "
             each.data.clear()
-            each.data["why"] = f"{why}headway report {run.path} --with-weights takes all that can be read."
+            each.data["why"] = (
+                f"The weights of no checkpoint fit into {most_bytes(weights) / 1e6:g} MB, or they cannot be read{more}."
+            )
+    return [each.data["fewer"] for _, each in networks if each.data.get("fewer")]
+
+
+def _readable(run: Run, steps: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """Yield each step whose weights can be read, with them."""
+    for step in steps:
+        text = packed_weights(run, step)
+        if text is not None:
+            yield step, text
+
+
+def _with_room_for_one(
+    left: Sequence[Iterator[tuple[int, str]]], room: float, weights: Weights
+) -> list[Iterator[tuple[int, str]]]:
+    """Refuse a page without room for the first of each, and return what was given."""
+    first = [list(itertools.islice(each, 1)) for each in left]
+    taken = sum(len(text) + _BESIDE_WEIGHTS for each in first for _, text in each)
+    if taken > room:
+        least = most_bytes(weights) - room + taken
+        megabytes = f"{math.ceil(least / 1e5) / 10:g}"
+        valid = (
+            f"at least {megabytes}, or none"
+            if least <= LARGEST
+            else f"none, as no page has more than {LARGEST / 1e6:g}"
+        )
+        each = "" if len(left) == 1 else " of each run"
+        raise ValueError(
+            f"weights: {weights!r} is not valid for this page, which has {megabytes} MB with one checkpoint{each}; it "
+            f"must be {valid}"
+        )
+    return [itertools.chain(*both) for both in zip(first, left, strict=True)]
 
 
 def _sequences(run: Run, config: ModelConfig) -> dict[str, Any]:

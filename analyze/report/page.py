@@ -2,8 +2,8 @@
 
 import html
 import json
-import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +27,7 @@ from headway.analyze.report.formation_lines import (
     nothing_to_explain,
     parts_lines,
 )
-from headway.analyze.report.network_in_page import MOST_BYTES, Weights, add_weights, network_in_page
+from headway.analyze.report.network_in_page import Weights, add_weights, most_bytes, network_in_page
 from headway.analyze.report.packed import Packed
 from headway.analyze.report.prompt_page import prompt_data
 from headway.analyze.report.runs_page import MANY, runs_data
@@ -78,21 +78,38 @@ def write_report(
         out: The file; ``report.html`` in the run's directory, or for several runs in the folder they lie in.
         overwrite: Replace a file that is not a page of ours.
         live: Whether the page loads itself again every two seconds, to show new scores.
-        weights: The checkpoints whose network a reader can run in the page: as many as fit into 3 MB (``fitting``),
-            ``all`` that the slider stops at, or ``none``. A live page and one of six runs and more have none.
+        weights: The checkpoints whose network a reader can run in the page, of those that the slider stops at: as many
+            as fit into a page of 3 MB (``fitting``), of 100 MB (``all``) or of so many MB, with the last before all
+            others, or ``none``. A live page and one of six runs and more have none. A warning says where a page has
+            fewer than was asked for.
 
     Raises:
-        ValueError: no run, unknown ``weights``, an ``out`` that holds something else or cannot be written; six runs or
-            more of which one is given twice, that are of different tasks, or whose scores are damaged.
+        ValueError: no run, ``weights`` that are not valid or of which not even one checkpoint fits, an ``out`` that
+            holds something else or cannot be written; six runs or more of which one is given twice, that are of
+            different tasks, or whose scores are damaged.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise ValueError("runs: none is given; give at least one")
+    check_weights(weights, runs)
     out = page_of(runs) if out is None else Path(out).expanduser()
     check_page(out, overwrite)
     if len(runs) >= MANY:
         return write_page(out, page_of_many(out.absolute().parent.name, runs_data(runs, out), live), overwrite)
     return write_page(out, page([StoredScores.of(run) for run in runs], live, weights), overwrite)
+
+
+def check_weights(weights: Weights, runs: Sequence[Run]) -> None:
+    """Refuse ``weights`` that are not valid, or that the page of so many runs cannot have.
+
+    Raises:
+        ValueError: as said.
+    """
+    most_bytes(weights)
+    if len(runs) >= MANY and weights not in ("fitting", "none"):
+        raise ValueError(
+            f"weights: {weights!r} is not valid for {len(runs)} runs; a page of {MANY} runs or more has no network"
+        )
 
 
 def page_of(runs: Sequence[Run]) -> Path:
@@ -207,8 +224,10 @@ def page(stored: Sequence[StoredScores], live: bool = False, weights: Weights = 
         "runs": runs,
     }
     if any(each.steps for each in networks):
-        room = math.inf if weights == "all" else MOST_BYTES - len(_text(", ".join(names), data).encode())
-        add_weights([(each.run, network) for each, network in zip(stored, networks, strict=True)], room)
+        size = len(_text(", ".join(names), data).encode())
+        fewer = add_weights([(each.run, own) for each, own in zip(stored, networks, strict=True)], size, weights)
+        for sentence in fewer if weights != "fitting" else ():
+            warnings.warn(f"weights: {sentence}", stacklevel=3)
     return _text(", ".join(names), data)
 
 

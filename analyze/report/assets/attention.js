@@ -214,7 +214,7 @@ function headShown(run) {
 function leadingHead(run) {
   const last = run.steps.length - 1;
   const by = [
-    ["it has the largest effect at the end", (head) => run.effects?.heads.get(last, ...head)],
+    ["at the end most is lost without it", (head) => run.effects?.heads.get(last, ...head)],
     ["it is furthest in its role at the end", (head) => roleOf(run, last, ...head)?.share],
     ["it is the first", () => 0],
   ];
@@ -324,6 +324,6 @@ function headNow(run, index, head) {
     effect = effectAt(run, found, index, name);
   const said = role ? [`${role.words} (${formatted(role.share)} of the way from chance to 1)`] : ["no attention score above its null band"]; // prettier-ignore
   if (node) said.push(`${node.role}${node.kind === NODE_IN ? ` of step ${found.step}` : ""}`);
-  if (Number.isFinite(effect)) said.push(`effect ${asShare(effect)} of what is known`);
+  if (Number.isFinite(effect)) said.push(lostInWords(effect));
   return said.join("; ");
 }

@@ -5,6 +5,10 @@ const between = (number, [, low, high]) =>
   Number.isFinite(low) && Number.isFinite(high) ? `[${number(low)}, ${number(high)}]` : "";
 const withInterval = (number, ends) => `${number(ends[0])} ${between(number, ends)}`.trim();
 const endsOf = (values, at) => [0, 1, 2].map((end) => values.get(end, at));
+// A share that is lost, and that more than all of it is worse than knowing nothing; circuit_lines.py says it alike.
+const CLEARLY_MORE = 1.05;
+const worseIf = (share) => (share > CLEARLY_MORE ? ", which is worse than knowing nothing" : "");
+const lostInWords = (share) => `without it ${asShare(share)} of what is known is lost${worseIf(share)}`;
 // JSON has no NaN.
 const numbersOf = (ends) => ends.map((value) => value ?? NaN);
 
@@ -132,7 +136,7 @@ function circuitSentence(run, circuits, found, step) {
     `Circuit found at step ${found.step} (${what}, ${found.sequences} sequences): ${inside}. ` +
     `Known: ${withInterval(formatted, number("known"))} ${run.lossUnits}. ` +
     `The circuit keeps ${withInterval(asShare, number("faithfulness"))} of it alone, and ` +
-    `${withInterval(asShare, number("necessity"))} is lost without it. Of ${found.controls.drawn} random circuits of ` +
+    `${withInterval(asShare, number("necessity"))} is lost without it${worseIf(number("necessity")[0])}. Of ${found.controls.drawn} random circuits of ` +
     `its size the best keeps ${asShare(found.controls.most ?? NaN)} (p ${formatted(found.p ?? NaN)}).${second} ` +
     `Minimality, what the edge that is needed least costs: ${withInterval(asShare, number("minimality"))}` +
     `${found.leastEdge ? ` (${found.leastEdge})` : ""}. Over circuits of growing size: CPR ` +

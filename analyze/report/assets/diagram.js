@@ -138,8 +138,8 @@ function describedAt(run, found, index, names, compositions) {
   const effects = names.map((name) => [name, effectAt(run, found, index, name)]).filter(([, x]) => x >= 0.1);
   const largest = effects.sort((a, b) => b[1] - a[1]).slice(0, 4);
   const said = largest.length
-    ? `largest effects ${largest.map(([name, x]) => `${name} ${asShare(x)}`).join(", ")}`
-    : "no node has an effect of 10 % or more";
+    ? `most is lost without ${largest.map(([name, x]) => `${name} (${asShare(x)}${worseIf(x)})`).join(", ")}`
+    : "without any single node less than 10 % is lost";
   const some =
     compositions.length > MOST_EDGES
       ? `; the ${MOST_EDGES} strongest of ${compositions.length} compositions`
@@ -291,13 +291,13 @@ function nodeText(run, circuits, found, index, name) {
   if (at >= 0) {
     const { role, signature } = found.nodes[at];
     if (signature) start += ` (${signature[0]}, ${signature[1]} ${formatted(signature[2] ?? NaN)})`;
-    said.push(role, `effect ${withInterval(asShare, endsOf(found.effect, at))} of what is known at step ${found.step} (${inWords(circuits.replacement)})`); // prettier-ignore
+    said.push(role, `at step ${found.step} without it ${withInterval(asShare, endsOf(found.effect, at))} of what is known is lost${worseIf(found.effect.get(0, at))} (${inWords(circuits.replacement)})`); // prettier-ignore
     if (found.secondEffect)
       said.push(`${withInterval(asShare, endsOf(found.secondEffect, at))} (${inWords(found.second)})`);
   }
   const effect = effectAt(run, found, index, name);
   if ((at < 0 || found.step !== run.steps[index]) && Number.isFinite(effect))
-    said.push(`effect ${asShare(effect)} of what is known at step ${run.steps[index]}`);
+    said.push(`at step ${run.steps[index]} ${lostInWords(effect)}`);
   const head = headOf(name),
     role = head ? roleOf(run, index, ...head) : null;
   if (role) said.push(`${role.words} (${role.name}, ${formatted(role.share)} of the way from chance to 1)`);

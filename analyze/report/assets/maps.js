@@ -1,15 +1,24 @@
 // Attention of all heads on sequences that somebody has given: small patterns, and one large.
 
 // `describe(layer, head, query, key)` says an entry, `mark(context, edge, cell)` draws over a pattern, `pick(query)` is
-// called for a row that is clicked, and `numbers()` are what the menu saves.
-function mapsOf(run, { describe, mark = () => {}, pick = () => {}, numbers, note = null }) {
-  const readout = el("output", { class: "readout follows" });
+// called for a row that is clicked, `numbers()` are what the menu saves, and `chosen()` is the row that is read at first.
+function mapsOf(run, { describe, mark = () => {}, pick = () => {}, numbers, note = null, chosen = () => Infinity }) {
+  const readout = el("output", { class: "readout follows" }),
+    large = largeMap(run, describe, mark, pick, chosen);
+  // The large one stands above, where a press on a head far below would leave it unseen.
+  const enlarge = (head) => {
+    choose(isChosen(...head) ? null : head);
+    requestAnimationFrame(() => {
+      const { top, bottom } = large.getBoundingClientRect();
+      if (top < 0 || bottom > innerHeight) large.scrollIntoView();
+    });
+  };
   const layers = Array.from({ length: run.layers }, (_, layer) => [
     el("h3", {}, `Layer ${layer}`),
     el(
       "div",
       { class: "grid", style: columns(run, 290) },
-      Array.from({ length: run.heads }, (_, head) => smallMap(run, layer, head, readout, describe, mark)),
+      Array.from({ length: run.heads }, (_, head) => smallMap(run, layer, head, readout, describe, mark, enlarge)),
     ),
   ]);
   const host = el(
@@ -18,14 +27,14 @@ function mapsOf(run, { describe, mark = () => {}, pick = () => {}, numbers, note
     legend((t) => sequential(t * t), "0", "0.25", "1"),
     note,
     readout,
-    largeMap(run, describe, mark, pick),
+    large,
     layers,
   );
   host.prepend(downloads("Attention of all heads", () => "attention", host, numbers));
   return host;
 }
 
-function smallMap(run, layer, head, readout, describe, mark) {
+function smallMap(run, layer, head, readout, describe, mark, enlarge) {
   const canvas = el("canvas", { "aria-hidden": "true" });
   const name = nameOf([layer, head]);
   let edge = 0,
@@ -36,7 +45,7 @@ function smallMap(run, layer, head, readout, describe, mark) {
       type: "button",
       class: "head",
       "aria-label": `${name}; a press enlarges its attention`,
-      click: () => choose(isChosen(layer, head) ? null : [layer, head]),
+      click: () => enlarge([layer, head]),
       pointermove: (event) => {
         const entry = entryUnder(event, canvas, edge, cell, tokensOf(run).length);
         if (entry) readout.value = describe(layer, head, ...entry);
@@ -55,16 +64,22 @@ function smallMap(run, layer, head, readout, describe, mark) {
   });
 }
 
-function largeMap(run, describe, mark, pick) {
+function largeMap(run, describe, mark, pick, chosen) {
   const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": "one attention pattern" });
   const title = el("h3", {}),
     readout = el("output", { class: "readout", "aria-live": "polite" });
   const close = el("button", { type: "button", click: () => choose(null) }, "Close");
-  const bar = el("div", { style: "display:flex;justify-content:space-between;gap:8px" }, title, close);
+  const bar = el(
+    "div",
+    { style: "display:flex;justify-content:space-between;align-items:center;gap:8px" },
+    title,
+    close,
+  );
   const host = el("div", { class: "large", hidden: true }, bar, readout, canvas);
   let edge = 0,
     cell = 1,
-    entry = [Infinity, 0];
+    row = null,
+    entry = [0, 0];
   const tell = () => {
     readout.value = describe(...state.head, ...entry);
   };
@@ -81,6 +96,10 @@ function largeMap(run, describe, mark, pick) {
     host.hidden = !state.head;
     if (!state.head) return;
     const size = tokensOf(run).length;
+    if (row !== chosen()) {
+      row = chosen();
+      entry = [Math.max(0, row), 0];
+    }
     entry = entry.map((at) => Math.min(at, size - 1));
     edge = marginFor(tokensOf(run), 12);
     const room = Math.min(host.clientWidth - 24, Math.max(240, innerHeight - 190));

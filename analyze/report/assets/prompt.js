@@ -208,7 +208,7 @@ function attributionPanels() {
     }),
     el(
       "div",
-      { class: "panels", style: "--least:340px" },
+      { class: "panels", style: "--least:460px" },
       el("div", {}, el("h3", {}, "By component"), components),
       PROMPT.sources ? el("div", {}, el("h3", {}, "By source token"), sources) : null,
     ),
@@ -243,7 +243,14 @@ function mapsSection() {
         )
       : null;
   const pick = (row) => look(PROMPT.drawn[row]);
-  return mapsOf(PROMPT, { describe: entryText, mark: markRow, pick, numbers: promptAttention, note: cut });
+  return mapsOf(PROMPT, {
+    describe: entryText,
+    mark: markRow,
+    pick,
+    numbers: promptAttention,
+    note: cut,
+    chosen: () => placeOf(state.position),
+  });
 }
 
 function promptAttention() {

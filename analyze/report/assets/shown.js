@@ -58,9 +58,11 @@ async function begin({ palette, shown }) {
   readHash();
   const note = "Rows: queries, columns: keys. The colour follows the square root, so that weak attention is visible. A press on a head enlarges it."; // prettier-ignore
   page.append(
-    el("p", { class: "note" }, note),
-    SHOWN.leftOut ? el("p", { class: "note" }, SHOWN.leftOut) : "",
-    el("section", { id: "attention", "aria-label": "Attention" }, el("h2", {}, "Attention"), shownTokens(), mapsOf(SHOWN, { describe: entryShown, numbers: shownNumbers })), // prettier-ignore
+    titled("attention", "Attention", note, [
+      SHOWN.leftOut ? el("p", { class: "note" }, SHOWN.leftOut) : "",
+      shownTokens(),
+      mapsOf(SHOWN, { describe: entryShown, numbers: shownNumbers }),
+    ]),
   );
   document.addEventListener("keydown", ({ key }) => {
     if (key === "Escape" && state.head) choose(null);

@@ -79,7 +79,7 @@ function tokensSection(run) {
     shown.title.textContent =
       step === slider
         ? `${nameOf(head)} at step ${step}`
-        : `${nameOf(head)} with the weights of step ${step}, the last up to step ${slider} that this page holds`;
+        : `${nameOf(head)} at step ${step}, whose weights are the nearest to step ${slider} in this page`;
     const wanted = [step, networks.steps.at(-1)].filter((each) => !networks.found.has(each));
     if (wanted.length) {
       Promise.all(wanted.map((each) => networks.load(each))).then(changed);

@@ -5,6 +5,8 @@ const SLICE = 8;
 // Networks with more numbers in all than this are unpacked when the slider comes to them, and others beforehand.
 const MOST_UNPACKED = 2e7;
 const MOST_PREDICTIONS = 5;
+// Of less than this share of the loss without all heads there are no shares.
+const LEAST_KNOWN = 0.001;
 
 // The networks of one run, unpacked one after the other, and the means of their heads.
 class Networks {
@@ -13,9 +15,10 @@ class Networks {
     this.found = new Map();
     this.means = new Map();
   }
-  // The last step with weights up to one of the slider; the first if there is none.
+  // The step with weights that is nearest to one of the slider, along the axis of all that is drawn over training.
   stepAt(step) {
-    return this.steps.findLast((each) => each <= step) ?? this.steps[0];
+    const off = (each) => Math.abs(Math.log1p(each) - Math.log1p(step));
+    return this.steps.reduce((best, each) => (off(each) < off(best) ? each : best));
   }
   async load(step) {
     if (!this.found.has(step)) {
@@ -278,9 +281,7 @@ function trialSentence(run, networks, step, shown, off) {
   const { trial, losses, cleanLosses, error } = shown;
   const slider = run.steps[indexOf(run)];
   const nearest =
-    step === slider
-      ? `Step ${step}`
-      : `Weights of step ${step}, the last up to step ${slider} that this page holds; headway report --with-weights holds all`;
+    step === slider ? `Step ${step}` : `Step ${step}, whose weights are the nearest to step ${slider} in this page`;
   const numbers = [null, ...trial.parts.map(({ name }) => name)]
     .map((part) => [part, trial.mean(losses, part), trial.mean(cleanLosses, part)])
     .filter(([, loss]) => Number.isFinite(loss))
@@ -294,7 +295,8 @@ function trialSentence(run, networks, step, shown, off) {
     trial.edited && networks.sequences.shift === null
       ? " Right answers are those of the sequence before the edit."
       : "";
-  return `${error ? `${error} ` : ""}${nearest}${heads}: ${numbers.join(", ") || "no position has a right answer"}.${own}${answers}`;
+  const fewer = step === slider ? "" : ` ${run.network.fewer}`;
+  return `${error ? `${error} ` : ""}${nearest}${heads}: ${numbers.join(", ") || "no position has a right answer"}.${own}${answers}${fewer}`;
 }
 
 function tryControls(run, networks, words) {
@@ -531,19 +533,20 @@ function tryComparison(run) {
     }
     const fill = () => {
       const clean = shown.trial.mean(shown.cleanLosses, part);
-      const known = losses.at(-1) - clean;
+      const known = losses.at(-1) - clean,
+        little = Math.abs(known) < LEAST_KNOWN * losses.at(-1);
       host.hidden = !Number.isFinite(known);
       const where = part ? ` on ${inWords(part)}` : "";
       caption.textContent =
         `In this sequence the loss${where} is ${formatted(clean)} with all heads on and ${formatted(losses.at(-1))} with all off; ` +
-        `shares are of the difference.`;
+        (little ? "less than a thousandth is too little for shares." : "shares are of the difference.");
       const batch = found
         ? `whole batch (circuit of step ${found.step}, replacement ${inWords(run.circuits[0].replacement)})`
         : "whole batch (effect)";
       head.replaceChildren(el("tr", {}, ["", "in this sequence", batch].map((text) => el("th", { scope: "col" }, text)))); // prettier-ignore
       body.replaceChildren(
         ...rows.map(({ name, whole, keeps }, at) => {
-          const lost = (losses[at] - clean) / known;
+          const lost = little ? NaN : (losses[at] - clean) / known;
           return el(
             "tr",
             {},

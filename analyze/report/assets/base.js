@@ -321,6 +321,14 @@ function draw(figure) {
     console.error(error);
   }
 }
+// Waits until nothing has changed for a while.
+async function quiet() {
+  let left = 0;
+  do {
+    await new Promise((done) => setTimeout(done, left));
+    left = lastChange + QUIET - performance.now();
+  } while (left > 0);
+}
 // Calls a function when the next frame has been drawn.
 function afterFrame(work) {
   requestAnimationFrame(() => setTimeout(work));
@@ -332,12 +340,14 @@ function drawAll() {
 function changed(some = figures.values()) {
   for (const figure of some) figure.stale = true;
   following = true;
+  lastChange = performance.now();
   drawSoon();
 }
 
 // With every frame a browser composites each canvas of a page anew, also those that are pages away. They are hidden while
 // figures follow what a person does, and come back when all are drawn. Those that have the focus, or may get it, stay.
 let following = false,
+  lastChange = -Infinity,
   far = [],
   lastScroll = -Infinity;
 function hideFar() {

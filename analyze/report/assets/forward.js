@@ -369,8 +369,11 @@ class Network {
           row[key] = score / divisor;
         }
         softmax(row);
-        for (let key = 0; key < row.length; key++)
-          for (let i = 0, to = key * width + head * d_head; i < d_head; i++) z[from + i] += row[key] * v[to + i];
+        for (let key = 0; key < row.length; key++) {
+          const share = row[key],
+            to = key * width + head * d_head;
+          for (let i = 0; i < d_head; i++) z[from + i] += share * v[to + i];
+        }
       }
       patterns.push(pattern);
     }

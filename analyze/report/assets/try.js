@@ -71,11 +71,11 @@ async function weightsIn(text) {
 const pause = () => new Promise((done) => setTimeout(done));
 
 // Goes through a generator in slices, as long as nobody asks for something newer; whether it came to its end.
-async function goThrough(steps, wanted) {
+async function goThrough(steps, wanted, between = pause) {
   let until = performance.now() + SLICE;
   while (!steps.next().done) {
     if (performance.now() < until) continue;
-    await pause();
+    await between();
     if (!wanted()) return false;
     until = performance.now() + SLICE;
   }
@@ -608,9 +608,9 @@ function tryComparison(run) {
       while (!steps.next().done);
       fill();
     } else {
-      // What is beside it is drawn first: this takes a forward pass a row.
+      // What is beside it is drawn first, and what a person does meanwhile: this takes a forward pass a row.
       const isWanted = () => mine === computed;
-      afterFrame(async () => isWanted() && (await goThrough(steps, isWanted)) && mine.fill());
+      afterFrame(async () => isWanted() && (await goThrough(steps, isWanted, quiet)) && mine.fill());
     }
   };
   return { host, draw };

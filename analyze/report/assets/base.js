@@ -366,7 +366,8 @@ const scrolled = () => {
   lastScroll = performance.now();
   showFar();
 };
-addEventListener("scroll", scrolled, { passive: true });
+// Nor are they hidden while the window changes its size, as it does for a picture of the whole page.
+for (const kind of ["scroll", "resize"]) addEventListener(kind, scrolled, { passive: true });
 const watcher = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) figures.get(entry.target).seen = entry.isIntersecting;

@@ -21,17 +21,22 @@ function drawPattern(canvas, run, index, layer, head) {
   // To set a size empties a canvas, and has the browser lay out the page.
   if (canvas.width !== size || canvas.height !== size) canvas.width = canvas.height = size;
   const context = canvas.getContext("2d");
-  if (patternImage?.width !== size) patternImage = context.createImageData(size, size);
-  const drawn = new Uint32Array(patternImage.data.buffer);
+  const image = imageOf(context, size),
+    drawn = new Uint32Array(image.data.buffer);
   let known = false;
   for (let at = 0; at < stored.length; at++) {
     drawn[at] = colors[stored[at]];
     known ||= stored[at] !== 255;
   }
-  context.putImageData(patternImage, 0, 0);
+  context.putImageData(image, 0, 0);
   return known;
 }
-let patternImage = null; // what all of one size are written into, one after the other
+// What all patterns of one size are written into, one after the other.
+function imageOf(context, size) {
+  if (patternImage?.width !== size) patternImage = context.createImageData(size, size);
+  return patternImage;
+}
+let patternImage = null;
 
 // Draws a pattern with its tokens along both axes: every one where there is room, every second or third where not.
 // Gives what the pointer needs to find an entry: the width of the margin and of a cell.
@@ -182,14 +187,16 @@ function smallPatterns(run) {
       host.classList.toggle("unlabelled", side < LABELLED);
       laidOut = key;
     }
-    for (const { layer, head, canvas, label, button } of cells) {
+    for (const cell of cells) {
+      const { layer, head, canvas, label, button } = cell;
       const role = roleOf(run, index, layer, head),
         name = nameOf([layer, head]);
       const known = drawPattern(canvas, run, index, layer, head);
       const off = state.off.has(name);
       const text = `${name}${known ? "" : ": NaN"}${off ? " off" : ""}`;
-      if (label.textContent !== text) label.textContent = text;
-      label.style.setProperty("--role", role ? PALETTE.categories[role.index] : "transparent");
+      setText(label, text);
+      const color = role ? PALETTE.categories[role.index] : "transparent";
+      if (cell.color !== color) label.style.setProperty("--role", (cell.color = color));
       button.classList.toggle("chosen", isChosen(layer, head));
       button.classList.toggle("off", off);
       const words = !known ? "attention is NaN" : role ? `${formatted(role.share)} ${role.words}` : "no role";
@@ -197,11 +204,6 @@ function smallPatterns(run) {
       setChanged(button, "aria-pressed", String(isChosen(layer, head)));
     }
   });
-}
-
-// Sets an attribute that has changed: to set one has the browser look at an element anew.
-function setChanged(node, name, value) {
-  if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
 // The head that is shown large: the one that is chosen, or else the one that leads at the end.

@@ -280,21 +280,24 @@ const NO_NUMBER = [128, 128, 128];
 // Of a share: by its square root, so that weak attention is seen. Of z or anything with a sign: from -1 to 1.
 const sequential = (share) =>
   Number.isNaN(share) ? NO_NUMBER : ramp("sequential")[Math.round(255 * Math.sqrt(Math.min(1, Math.max(0, share))))];
-const diverging = (t) =>
-  Number.isNaN(t) ? NO_NUMBER : ramp("diverging")[Math.round(127.5 * (1 + Math.min(1, Math.max(-1, t))))];
+const diverging = (t) => (Number.isNaN(t) ? NO_NUMBER : ramp("diverging")[divergingAt(t)]);
+const divergingAt = (t) => Math.round(127.5 * (1 + Math.min(1, Math.max(-1, t))));
 let PALETTE; // comes with the data
 
-// The colour of each byte a share can be stored as, as the pixels of an image hold it.
-const pixelsOfShares = new Map();
-function sharePixels() {
-  if (!pixelsOfShares.has(dark)) {
-    const bytes = new Uint8ClampedArray(4 * 256);
-    for (let stored = 0; stored < 256; stored++)
-      bytes.set([...sequential(stored === 255 ? NaN : stored / 254), 255], 4 * stored);
-    pixelsOfShares.set(dark, new Uint32Array(bytes.buffer));
+// Colours as an image holds them, one number a pixel: of each byte a share can be stored as, and of a map with a sign,
+// where the last one stands for no number.
+const pixelsOf = new Map();
+function pixelsOfColors(name, colors) {
+  const key = name + dark;
+  if (!pixelsOf.has(key)) {
+    const bytes = Uint8ClampedArray.from(colors().flatMap((color) => [...color, 255]));
+    pixelsOf.set(key, new Uint32Array(bytes.buffer));
   }
-  return pixelsOfShares.get(dark);
+  return pixelsOf.get(key);
 }
+const sharePixels = () =>
+  pixelsOfColors("sequential", () => counted(256).map((stored) => sequential(stored === 255 ? NaN : stored / 254)));
+const divergingPixels = () => pixelsOfColors("diverging", () => [...ramp("diverging"), NO_NUMBER]);
 
 // Figures are drawn when something changed: at once if they are on the screen, and the others when nothing has changed
 // for a while, one after another, so that a picture of the whole page has them. What is drawn knows its width beforehand:
@@ -304,6 +307,8 @@ let waiting = 0;
 function drawSoon() {
   waiting ||= requestAnimationFrame(() => {
     waiting = 0;
+    if (following) hideFar();
+    following = false;
     for (const figure of figures.values()) {
       if (figure.stale && (figure.seen || beforePaper)) draw(figure);
     }
@@ -316,7 +321,7 @@ const QUIET = 150;
 let rest = 0;
 function drawRest() {
   const next = [...figures.values()].find((figure) => figure.stale && figure.width);
-  if (!next) return;
+  if (!next) return showFar();
   draw(next);
   rest = setTimeout(drawRest);
 }
@@ -329,14 +334,53 @@ function draw(figure) {
     console.error(error);
   }
 }
+// Waits until nothing has changed for a while.
+async function quiet() {
+  let left = 0;
+  do {
+    await new Promise((done) => setTimeout(done, left));
+    left = lastChange + QUIET - performance.now();
+  } while (left > 0);
+}
+// Calls a function when the next frame has been drawn.
+function afterFrame(work) {
+  requestAnimationFrame(() => setTimeout(work));
+}
 // Everything, on the screen or not, so that the page has its height.
 function drawAll() {
   for (const figure of figures.values()) if (figure.stale) draw(figure);
 }
-function changed() {
-  for (const figure of figures.values()) figure.stale = true;
+function changed(some = figures.values()) {
+  for (const figure of some) figure.stale = true;
+  following = true;
+  lastChange = performance.now();
   drawSoon();
 }
+
+// With every frame a browser composites each canvas of a page anew, also those that are pages away. They are hidden while
+// figures follow what a person does, and come back when all are drawn. Those that have the focus, or may get it, stay.
+let following = false,
+  lastChange = -Infinity,
+  far = [],
+  lastScroll = -Infinity;
+function hideFar() {
+  if (far.length || beforePaper || performance.now() - lastScroll < QUIET) return;
+  far = [...document.querySelectorAll("canvas:not([tabindex])")].filter((canvas) => {
+    const { top, bottom } = canvas.getBoundingClientRect();
+    return bottom < -innerHeight || top > 2 * innerHeight;
+  });
+  for (const canvas of far) canvas.style.visibility = "hidden";
+}
+function showFar() {
+  for (const canvas of far) canvas.style.visibility = "";
+  far = [];
+}
+const scrolled = () => {
+  lastScroll = performance.now();
+  showFar();
+};
+// Nor are they hidden while the window changes its size, as it does for a picture of the whole page.
+for (const kind of ["scroll", "resize"]) addEventListener(kind, scrolled, { passive: true });
 const watcher = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) figures.get(entry.target).seen = entry.isIntersecting;
@@ -375,6 +419,7 @@ function figure(host, draw, hidden = false) {
 let beforePaper = null;
 function toPaper() {
   if (beforePaper) return;
+  showFar();
   const root = document.documentElement;
   const place = document.getElementById("place")?.value;
   const note = el("p", { class: "note" }, place ? `At ${place}.` : "");
@@ -423,23 +468,42 @@ addEventListener("afterprint", fromPaper);
 matchMedia("print").addEventListener("change", ({ matches }) => (matches ? toPaper() : fromPaper()));
 
 const FONT = '11px system-ui, "DejaVu Sans", sans-serif';
-// The drawing context of a canvas as large as it is shown, cleared, in CSS pixels.
+// The drawing context of a canvas as large as it is shown, cleared, in CSS pixels. Its first state is kept: to set a font
+// has the browser look up the styles of the page.
 function fresh(canvas, width, height) {
   const scale = window.devicePixelRatio || 1,
     context = canvas.getContext("2d");
   const [wide, high] = [width, height].map((each) => Math.round(each * scale));
-  // A canvas that is given a size, and be it the one it has, takes new memory.
-  if (canvas.width === wide && canvas.height === high && context.reset) context.reset();
-  else [canvas.width, canvas.height] = [wide, high];
-  context.scale(scale, scale);
-  context.font = FONT;
+  if (canvas.width !== wide || canvas.height !== high || !kept.has(canvas)) {
+    // A canvas that is given a size, and be it the one it has, forgets its states.
+    [canvas.width, canvas.height] = [wide, high];
+    context.scale(scale, scale);
+    context.font = FONT;
+    kept.add(canvas);
+  } else {
+    context.restore();
+    context.save();
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, wide, high);
+    context.beginPath();
+    context.restore();
+  }
+  context.save();
   return recordings ? recorded(canvas, context, width, height) : context;
+}
+const kept = new WeakSet();
+
+// Sets a text or an attribute that has changed: to set one has the browser look at an element anew.
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+function setChanged(node, name, value) {
+  if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
 // Writes a matrix as pixels, one each.
 function pixels(canvas, rows, columns, colorAt) {
-  canvas.width = columns;
-  canvas.height = rows;
+  if (canvas.width !== columns || canvas.height !== rows) [canvas.width, canvas.height] = [columns, rows];
   const context = canvas.getContext("2d");
   const image = context.createImageData(columns, rows);
   for (let row = 0, at = 0; row < rows; row++) {
@@ -455,18 +519,13 @@ function pixels(canvas, rows, columns, colorAt) {
 }
 
 // The same of a matrix of which some entries have a colour, at these places row by row; the others are transparent.
+// A colour is that of a pixel as an image holds it.
 function pixelsAt(canvas, rows, columns, places, colorOf) {
   if (canvas.width !== columns || canvas.height !== rows) [canvas.width, canvas.height] = [columns, rows];
   const context = canvas.getContext("2d"),
-    image = context.createImageData(columns, rows);
-  places.forEach((place, each) => {
-    const [red, green, blue] = colorOf(each),
-      at = 4 * place;
-    image.data[at] = red;
-    image.data[at + 1] = green;
-    image.data[at + 2] = blue;
-    image.data[at + 3] = 255;
-  });
+    image = context.createImageData(columns, rows),
+    drawn = new Uint32Array(image.data.buffer);
+  for (let each = 0; each < places.length; each++) drawn[places[each]] = colorOf(each);
   context.putImageData(image, 0, 0);
 }
 
@@ -481,7 +540,11 @@ const short = (step) => (step >= 1e6 ? `${step / 1e6}M` : step >= 1000 ? `${step
 // A bar with the colours of a map, and numbers below its ends and its middle.
 function legend(color, low, middle, high) {
   const canvas = el("canvas", { role: "img", "aria-label": `colours from ${low} over ${middle} to ${high}` });
-  figure(canvas, () => pixels(canvas, 1, 100, (_, column) => color(column / 99)));
+  let drawn = null;
+  figure(canvas, () => {
+    if (drawn !== dark) pixels(canvas, 1, 100, (_, column) => color(column / 99));
+    drawn = dark;
+  });
   const numbers = [low, middle, high].map((text) => el("span", {}, text));
   return el("div", { class: "legend" }, canvas, el("div", { "aria-hidden": "true" }, numbers));
 }

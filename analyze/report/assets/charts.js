@@ -12,7 +12,8 @@ function spanOf(numbers) {
 
 // Clears a canvas and draws the frame of a chart with the ends of its axis and the decades of its steps, or with other
 // marks on another scale; `number` is what an end of the axis stands for.
-// `line(points)` adds a path through pairs of step and value; it may leave the frame by a hair, and gaps stay gaps.
+// `line(points)` adds a path through pairs of step and value; it may leave the frame by a hair, and gaps stay gaps. It is
+// `through(placed(points))`: what stays is placed once.
 function chartFrame(canvas, run, width, [low, high], height = CHART_HEIGHT, { number, marks, scale } = {}) {
   const top = 4,
     bottom = height - 14;
@@ -23,18 +24,22 @@ function chartFrame(canvas, run, width, [low, high], height = CHART_HEIGHT, { nu
   const steps = RUNS.map((each) => each.steps.at(-1) ?? 0).sort((a, b) => a - b);
   const x = scale ? scale(left, right) : stepScale(steps, left, right);
   const y = (value) => bottom - ((bottom - top) * (value - low)) / (high - low);
-  const line = (points, started = false) => {
-    for (const [step, value] of points) {
-      if (!Number.isFinite(value)) {
-        started = false;
-        continue;
+  // Where points lie; null is a gap.
+  const placed = (points) =>
+    points.map(([step, value]) =>
+      Number.isFinite(value) ? [x(step), Math.min(bottom + 2, Math.max(top - 2, y(value)))] : null,
+    );
+  const through = (places, started = false) => {
+    for (const place of places) {
+      if (!place) started = false;
+      else {
+        if (started) context.lineTo(place[0], place[1]);
+        else context.moveTo(place[0], place[1]);
+        started = true;
       }
-      const to = [x(step), Math.min(bottom + 2, Math.max(top - 2, y(value)))];
-      if (started) context.lineTo(...to);
-      else context.moveTo(...to);
-      started = true;
     }
   };
+  const line = (points, started) => through(placed(points), started);
   context.fillStyle = css("--soft");
   context.textAlign = "right";
   context.fillText(ends[0], left - 4, top + 8);
@@ -43,7 +48,7 @@ function chartFrame(canvas, run, width, [low, high], height = CHART_HEIGHT, { nu
   for (const mark of marks ?? decades(run.steps.at(-1))) context.fillText(short(mark), x(mark), height - 2);
   context.strokeStyle = css("--line");
   context.strokeRect(left, top, right - left, bottom - top);
-  return { context, x, y, line, top, bottom, left, right };
+  return { context, x, y, line, placed, through, top, bottom, left, right };
 }
 
 function chartCursor(context, x, top, bottom) {

@@ -111,26 +111,37 @@ function drawNetwork(run, circuits, found, host, width, height, readout) {
   const r = Math.max(2, Math.min(22, 0.42 * apart, Math.max(6, 0.3 * gap)));
   // Layers stand to the left of nodes that have no room for their names.
   const placed = nodePlaces(rows, width, gap, r < LEAST_NAMED ? 28 : 0);
-  const svg = el("svg", { width, height: rows.length * gap, role: "group" });
   const compositions = compositionsAt(run, index);
   const focused = host.contains(document.activeElement) ? document.activeElement.dataset.node : null;
-  svg.append(
-    ...compositionEdges(run, compositions, placed, r, readout),
-    ...(found ? circuitEdges(found, placed, r, readout) : []),
-  );
-  // Lines of text below a node: its effect, and its name where there is room for one.
-  const lines = { count: Math.floor((gap - 2 * r - 4) / 12), effect: apart > 38, name: apart > 84 };
-  for (const [name, place] of placed) svg.append(nodeOf(run, circuits, found, index, name, place, r, lines, readout));
-  if (r < LEAST_NAMED)
-    for (const [first] of rows.filter(([name]) => headOf(name)))
-      svg.append(el("text", { x: 0, y: placed.get(first)[1] + 4 }, `L${headOf(first)[0]}`));
+  const key = [run, circuits, found, width, height];
+  let drawn = drawings.get(host);
+  if (!drawn?.key.every((part, at) => part === key[at])) {
+    const svg = el("svg", { width, height: rows.length * gap, role: "group" });
+    // Lines of text below a node: its effect, and its name where there is room for one.
+    const lines = { count: Math.floor((gap - 2 * r - 4) / 12), effect: apart > 38, name: apart > 84 };
+    const nodes = [...placed].map(([name, place]) => nodeOf(run, circuits, found, name, place, r, lines, readout));
+    svg.append(...(found ? circuitEdges(found, placed, r, readout) : []), ...nodes.map((node) => node.host));
+    if (r < LEAST_NAMED)
+      for (const [first] of rows.filter(([name]) => headOf(name)))
+        svg.append(el("text", { x: 0, y: placed.get(first)[1] + 4 }, `L${headOf(first)[0]}`));
+    host.replaceChildren(svg);
+    drawn = { key, svg, nodes, compositions: [] };
+    drawings.set(host, drawn);
+  }
+  for (const edge of drawn.compositions) edge.remove();
+  drawn.compositions = compositionEdges(run, compositions, placed, r, readout);
+  drawn.svg.prepend(...drawn.compositions);
+  for (const node of drawn.nodes) node.update(index);
   const described = describedAt(run, found, index, names, compositions);
-  svg.setAttribute("aria-label", described);
-  host.replaceChildren(svg);
+  drawn.svg.setAttribute("aria-label", described);
   readout.value = described;
   // The focus stays on its node, which is then read aloud anew.
-  if (focused) svg.querySelector(`[data-node="${focused}"]`)?.focus({ preventScroll: true });
+  const again = focused && drawn.svg.querySelector(`[data-node="${focused}"]`);
+  again?.blur();
+  again?.focus({ preventScroll: true });
 }
+// What stays of each drawing while the slider moves.
+const drawings = new WeakMap();
 // A smaller node has no room for its name.
 const LEAST_NAMED = 9;
 
@@ -210,44 +221,37 @@ function circuitEdges(found, placed, r, readout) {
 }
 
 // A circle in the colour of its head's role, inside a ring as thick as the node's effect; both in words for a reader.
-function nodeOf(run, circuits, found, index, name, [x, y], r, lines, readout) {
-  const at = found ? found.nodes.findIndex((node) => node.name === name) : -1;
-  const node = at < 0 ? null : found.nodes[at];
+// `update` shows the state at a checkpoint.
+function nodeOf(run, circuits, found, name, [x, y], r, lines, readout) {
+  const node = found?.nodes.find((node) => node.name === name);
   const kind = node?.kind ?? NODE_IN;
-  const head = headOf(name),
-    chosen = head !== null && isChosen(...head);
-  const role = head ? roleOf(run, index, ...head) : null;
-  const effect = effectAt(run, found, index, name);
-  const text = nodeText(run, circuits, found, index, name);
+  const head = headOf(name);
+  let text = "",
+    lit = null;
   const tell = () => {
     readout.value = text;
   };
   const pick = () => {
     tell();
-    if (head) choose(chosen ? null : head);
+    if (head) choose(isChosen(...head) ? null : head);
   };
-  const ring = { "stroke-width": 1.2 + 5 * Math.min(1, r / 12) * Math.min(1, Math.max(0, effect || 0)) };
   // Its name stays as dark as others.
   const opacity = kind === NODE_FREE ? 0.4 : null;
   const dashed = kind === NODE_IN || kind === NODE_FREE ? null : "4 3";
   const words = lines.name ? (node?.signature?.[0].split(" ") ?? []) : [];
-  const below = [
-    ...(Number.isFinite(effect) && lines.effect ? [asShare(effect)] : []),
-    ...(words.length > 1 ? [words.slice(0, -1).join(" "), words.at(-1)] : words),
-  ].slice(0, Math.max(0, lines.count));
-  const light =
-    role && role.share > 0.5 && opacity === null ? "fill:#fff;paint-order:stroke;stroke:#0008;stroke-width:2px" : "";
+  const named = words.length > 1 ? [words.slice(0, -1).join(" "), words.at(-1)] : words;
   const size = Math.max(8, Math.min(12, r * 0.55));
-  return el(
+  const ring = el("circle", { class: "ring", cx: x, cy: y, r, fill: "var(--paper)", "stroke-dasharray": dashed, opacity }); // prettier-ignore
+  const disc = el("circle", { class: "role", cx: x, cy: y, r: r - 1, opacity });
+  const label = r < LEAST_NAMED ? el("title") : el("text", { x, y }, name === "pos_embed" ? "pos" : name);
+  const below = [];
+  const host = el(
     "g",
     {
-      class: `node${chosen ? " chosen" : ""}`,
+      class: "node",
       tabindex: 0,
       role: "button",
-      "aria-label": text,
-      "aria-pressed": head ? String(chosen) : null,
       "data-node": name,
-      "data-role": role?.name ?? "",
       "data-kind": kind,
       click: pick,
       pointerenter: tell,
@@ -258,30 +262,39 @@ function nodeOf(run, circuits, found, index, name, [x, y], r, lines, readout) {
         pick();
       },
     },
-    el("circle", {
-      class: "ring",
-      cx: x,
-      cy: y,
-      r,
-      fill: "var(--paper)",
-      "stroke-dasharray": dashed,
-      opacity,
-      ...ring,
-    }),
-    el("circle", {
-      class: "role",
-      cx: x,
-      cy: y,
-      r: r - 1,
-      opacity,
-      fill: role ? PALETTE.categories[role.index] : "none",
-      "fill-opacity": role ? 0.06 + 0.94 * Math.max(0, role.share) : 0,
-    }),
-    r < LEAST_NAMED
-      ? el("title", {}, text)
-      : el("text", { x, y, style: `font-size:${size}px;${light}` }, name === "pos_embed" ? "pos" : name),
-    below.map((line, i) => el("text", { class: "level", x, y: y + r + 11 + 12 * i }, line)),
+    ring,
+    disc,
+    label,
   );
+  const update = (index) => {
+    const chosen = head !== null && isChosen(...head);
+    const role = head ? roleOf(run, index, ...head) : null;
+    const effect = effectAt(run, found, index, name);
+    text = nodeText(run, circuits, found, index, name);
+    host.classList.toggle("chosen", chosen);
+    setChanged(host, "aria-label", text);
+    if (head) setChanged(host, "aria-pressed", String(chosen));
+    setChanged(host, "data-role", role?.name ?? "");
+    setChanged(ring, "stroke-width", String(1.2 + 5 * Math.min(1, r / 12) * Math.min(1, Math.max(0, effect || 0))));
+    setChanged(disc, "fill", role ? PALETTE.categories[role.index] : "none");
+    setChanged(disc, "fill-opacity", String(role ? 0.06 + 0.94 * Math.max(0, role.share) : 0));
+    const light =
+      role && role.share > 0.5 && opacity === null
+        ? "fill:#fff;paint-order:stroke;stroke:#0008;stroke-width:2px"
+        : "";
+    if (r < LEAST_NAMED) setText(label, text);
+    else if (light !== lit) label.style.cssText = `font-size:${size}px;${(lit = light)}`;
+    const written = [...(Number.isFinite(effect) && lines.effect ? [asShare(effect)] : []), ...named];
+    const count = Math.min(written.length, Math.max(0, lines.count));
+    while (below.length > count) below.pop().remove();
+    while (below.length < count) {
+      const line = el("text", { class: "level", x, y: y + r + 11 + 12 * below.length });
+      below.push(line);
+      host.append(line);
+    }
+    below.forEach((line, i) => setText(line, written[i]));
+  };
+  return { host, update };
 }
 
 function nodeText(run, circuits, found, index, name) {

@@ -92,6 +92,7 @@ function svgOf(root, title) {
     lookUpTheme();
     for (const [host, each] of figures) if (each.width && (root.contains(host) || host.contains(root))) draw(each);
   };
+  showFar();
   recordings = new Map();
   page.dataset.theme = "light";
   root.classList.add("exported");

@@ -117,19 +117,15 @@ function addProduct(x, W, row) {
   for (let i = last; i < x.length; i++) for (let j = 0; j < width; j++) row[j] += x[i] * W[i * width + j];
 }
 
-// Two rows at a time, row += x @ W and below += y @ W, because to read W takes as long as to multiply.
-function addProducts(x, y, W, row, below) {
-  const width = row.length,
+// The same of four rows at a time, because to read W takes as long as to multiply.
+function addProducts([x, y, z, u], W, [rowX, rowY, rowZ, rowU]) {
+  const width = rowX.length,
     last = x.length - (x.length % 4);
   for (let i = 0, at = 0; i < last; i += 4, at += 4 * width) {
-    const x0 = x[i],
-      x1 = x[i + 1],
-      x2 = x[i + 2],
-      x3 = x[i + 3],
-      y0 = y[i],
-      y1 = y[i + 1],
-      y2 = y[i + 2],
-      y3 = y[i + 3];
+    const [x0, x1, x2, x3] = [x[i], x[i + 1], x[i + 2], x[i + 3]],
+      [y0, y1, y2, y3] = [y[i], y[i + 1], y[i + 2], y[i + 3]],
+      [z0, z1, z2, z3] = [z[i], z[i + 1], z[i + 2], z[i + 3]],
+      [u0, u1, u2, u3] = [u[i], u[i + 1], u[i + 2], u[i + 3]];
     const at1 = at + width,
       at2 = at1 + width,
       at3 = at2 + width;
@@ -138,14 +134,19 @@ function addProducts(x, y, W, row, below) {
         w1 = W[at1 + j],
         w2 = W[at2 + j],
         w3 = W[at3 + j];
-      row[j] += x0 * w0 + x1 * w1 + x2 * w2 + x3 * w3;
-      below[j] += y0 * w0 + y1 * w1 + y2 * w2 + y3 * w3;
+      rowX[j] += x0 * w0 + x1 * w1 + x2 * w2 + x3 * w3;
+      rowY[j] += y0 * w0 + y1 * w1 + y2 * w2 + y3 * w3;
+      rowZ[j] += z0 * w0 + z1 * w1 + z2 * w2 + z3 * w3;
+      rowU[j] += u0 * w0 + u1 * w1 + u2 * w2 + u3 * w3;
     }
   }
   for (let i = last; i < x.length; i++)
     for (let j = 0; j < width; j++) {
-      row[j] += x[i] * W[i * width + j];
-      below[j] += y[i] * W[i * width + j];
+      const w = W[i * width + j];
+      rowX[j] += x[i] * w;
+      rowY[j] += y[i] * w;
+      rowZ[j] += z[i] * w;
+      rowU[j] += u[i] * w;
     }
 }
 
@@ -170,16 +171,14 @@ function project(x, inner, W, b) {
     width = b.length,
     found = new Float64Array(rows * width);
   for (let at = 0; at < rows; at++) found.set(b, at * width);
-  const of = (at) => [rowOf(x, at, inner), rowOf(found, at, width)];
-  for (let at = 0; at + 1 < rows; at += 2) {
-    const [first, row] = of(at),
-      [second, below] = of(at + 1);
-    addProducts(first, second, W, row, below);
+  const left = (at) => rowOf(x, at, inner),
+    row = (at) => rowOf(found, at, width);
+  let at = 0;
+  for (; at + 3 < rows; at += 4) {
+    const four = [at, at + 1, at + 2, at + 3];
+    addProducts(four.map(left), W, four.map(row));
   }
-  if (rows % 2) {
-    const [left, row] = of(rows - 1);
-    addProduct(left, W, row);
-  }
+  for (; at < rows; at++) addProduct(left(at), W, row(at));
   return found;
 }
 
@@ -269,20 +268,23 @@ class Network {
   }
 
   // The activations of a sequence of tokens or vectors: streams [layer][pos, d_model] before each layer and after the
-  // last, patterns [layer][head][query, key], and z [layer][pos, head d_head].
+  // last, patterns [layer][head][query, key], and z [layer][pos, head d_head]; computed is z as the heads write it.
   //
   // `replaced` has for each layer the outputs that stand in for those of heads: [layer] is a Map of head to z
-  // [pos, d_head]. Layers before the first replacement are taken from `clean`, the activations without any.
-  run(sequence, replaced = [], clean = null) {
-    const { n_layers } = this.config;
-    const first = clean ? Array.from({ length: n_layers }, (_, at) => at).find((at) => replaced[at]?.size) : 0;
-    if (clean && first === undefined) return clean;
-    const found = {
-      streams: clean ? clean.streams.slice(0, first + 1) : [this.embed(sequence)],
-      patterns: clean ? clean.patterns.slice(0, first) : [],
-      z: clean ? clean.z.slice(0, first) : [],
-    };
-    for (let at = first; at < n_layers; at++) this.through(at, sequence.length, found, replaced[at]);
+  // [pos, d_head]. `before` are activations of the same sequence which are the same up to what the heads of layer
+  // `from` write; it is the first layer with a replacement where they are the activations without any.
+  run(sequence, replaced = [], before = null, from = firstReplaced(replaced)) {
+    if (before && from >= this.config.n_layers) return before;
+    const found = before
+      ? {
+          streams: before.streams.slice(0, from + 1),
+          patterns: before.patterns.slice(0, from + 1),
+          computed: before.computed.slice(0, from + 1),
+          z: before.z.slice(0, from),
+        }
+      : { streams: [this.embed(sequence)], patterns: [], computed: [], z: [] };
+    for (let at = found.z.length; at < this.config.n_layers; at++)
+      this.through(at, sequence.length, found, replaced[at]);
     return found;
   }
 
@@ -311,8 +313,8 @@ class Network {
     const { d_model, d_mlp, act_fn } = this.config;
     const layer = this.layers[at],
       before = found.streams[at];
-    const read = layer.ln1(before, d_model);
-    const z = this.attend(layer, read, length, found, replaced);
+    if (found.computed.length === at) this.attend(layer, layer.ln1(before, d_model), length, found);
+    const z = this.withReplaced(found.computed[at], replaced, length);
     const after = project(z, z.length / length, layer.W_O, layer.b_O);
     for (let i = 0; i < after.length; i++) after[i] += before[i];
     found.z.push(z);
@@ -341,7 +343,7 @@ class Network {
   }
 
   // The outputs z of all heads of a layer; their patterns are added to what is `found`.
-  attend(layer, read, length, found, replaced) {
+  attend(layer, read, length, found) {
     const { n_heads, d_head, d_model, n_ctx, attention_dir } = this.config;
     const width = n_heads * d_head,
       { W_rel } = layer,
@@ -367,17 +369,33 @@ class Network {
           row[key] = score / divisor;
         }
         softmax(row);
-        for (let key = 0; key < row.length; key++)
-          for (let i = 0, to = key * width + head * d_head; i < d_head; i++) z[from + i] += row[key] * v[to + i];
+        for (let key = 0; key < row.length; key++) {
+          const share = row[key],
+            to = key * width + head * d_head;
+          for (let i = 0; i < d_head; i++) z[from + i] += share * v[to + i];
+        }
       }
       patterns.push(pattern);
-      const instead = replaced?.get(head);
-      for (let pos = 0; instead && pos < length; pos++)
-        z.set(rowOf(instead, pos, d_head), pos * width + head * d_head);
     }
     found.patterns.push(patterns);
+    found.computed.push(z);
+  }
+
+  // The outputs of the heads of a layer, of which some are replaced.
+  withReplaced(computed, replaced, length) {
+    if (!replaced?.size) return computed;
+    const { n_heads, d_head } = this.config,
+      z = Float64Array.from(computed);
+    for (const [head, instead] of replaced)
+      for (let pos = 0; pos < length; pos++) z.set(rowOf(instead, pos, d_head), (pos * n_heads + head) * d_head);
     return z;
   }
+}
+
+// The first layer in which a head is replaced; Infinity if there is none.
+function firstReplaced(replaced) {
+  const at = replaced.findIndex((heads) => heads?.size);
+  return at < 0 ? Infinity : at;
 }
 
 // The cosine and the sine of the angle of each position and pair of entries, [n_ctx, half]: the pair i is of the entries
@@ -400,7 +418,12 @@ function lossOf(output, answers) {
 }
 
 function logProbabilities(row) {
-  const most = row.reduce((a, b) => Math.max(a, b), -Infinity);
-  const total = most + Math.log(row.reduce((sum, x) => sum + Math.exp(x - most), 0));
-  return row.map((x) => x - total);
+  let most = -Infinity,
+    sum = 0;
+  for (let i = 0; i < row.length; i++) most = Math.max(most, row[i]);
+  for (let i = 0; i < row.length; i++) sum += Math.exp(row[i] - most);
+  const total = most + Math.log(sum),
+    found = new Float64Array(row.length);
+  for (let i = 0; i < row.length; i++) found[i] = row[i] - total;
+  return found;
 }

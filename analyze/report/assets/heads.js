@@ -49,18 +49,26 @@ function headCharts(run, score) {
     const canvas = el("canvas", { role: "img", "aria-label": `${score.label}, layer ${layer}` }),
       below = el("figcaption", {});
     const host = el("figure", {}, el("h4", {}, `layer ${layer}`), canvas, below);
-    let place = null;
+    let place = null,
+      lines = null;
+    const placedLines = (placed) => {
+      const points = (value) => run.lineSteps.map((step, at) => [step, value(at)]);
+      const inBand = (edge) =>
+        placed(points((at) => edge.get(at, layer)).filter((_, at) => Number.isFinite(score.low.get(at, layer))));
+      return {
+        band: score.low && score.high ? [inBand(score.high), inBand(score.low).reverse()] : null,
+        heads: counted(run.heads).map((head) => placed(points((at) => score.values.get(at, layer, head)))),
+      };
+    };
     const draw = (width) => {
       const index = lineIndexOf(run);
-      const { context, x, y, line, top, bottom } = chartFrame(canvas, run, width, [low, high]);
-      if (score.low && score.high) {
+      const { context, x, y, placed, through, top, bottom } = chartFrame(canvas, run, width, [low, high]);
+      if (lines?.width !== width) lines = { width, ...placedLines(placed) };
+      if (lines.band) {
         context.fillStyle = css("--band");
         context.beginPath();
-        const banded = run.lineSteps
-          .map((step, at) => [step, at])
-          .filter(([, at]) => Number.isFinite(score.low.get(at, layer)));
-        line(banded.map(([step, at]) => [step, score.high.get(at, layer)]));
-        line(banded.map(([step, at]) => [step, score.low.get(at, layer)]).reverse(), true);
+        through(lines.band[0]);
+        through(lines.band[1], true);
         context.fill();
       }
       for (const chosen of [false, true]) {
@@ -72,7 +80,7 @@ function headCharts(run, score) {
           context.globalAlpha = named && state.head && !chosen ? 0.35 : 1;
           context.setLineDash(named ? headDash(head) : []);
           context.beginPath();
-          line(run.lineSteps.map((step, at) => [step, score.values.get(at, layer, head)]));
+          through(lines.heads[head]);
           context.stroke();
           const value = score.values.get(index, layer, head);
           if (!Number.isFinite(value)) continue;

@@ -9,9 +9,15 @@ function lossPanel(run) {
   const readout = el("output", { class: "readout", "aria-live": "off" });
   const levels = Object.entries(run.baselines),
     beside = el("span");
+  let drawn = null;
   figure(host, (width, room) => {
-    const index = lineIndexOf(run),
-      height = isWide(run) ? Math.max(130, room) : 210;
+    const height = isWide(run) ? Math.max(130, room) : 210,
+      key = `${width} ${height} ${state.log}`;
+    if (key !== drawn?.key) drawn = { key, ...drawAxesAndLines(width, height) };
+    showStep(drawn);
+  });
+  // All but what follows the slider.
+  const drawAxesAndLines = (width, height) => {
     const right = width - 12,
       top = 10,
       bottom = height - 28;
@@ -75,43 +81,52 @@ function lossPanel(run) {
     beside.textContent = levels.length
       ? `Baselines: ${levels.map(([name, value]) => `${inWords(name)} ${formatted(value)}${outside(value) ? " (off this axis)" : ""}`).join(", ")}.`
       : "";
-    run.losses.forEach(({ values }, i) => {
+    const dots = run.losses.map(({ values }, i) => {
       let path = "";
       run.lineSteps.forEach((step, at) => {
         const value = values.get(at);
         if (Number.isFinite(value) && (!log || value > 0))
           path += `${path ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`;
       });
-      svg.append(
-        el("path", {
-          d: path,
-          fill: "none",
-          stroke: lineColor(i),
-          "stroke-width": 2,
-          "stroke-dasharray": lineDash(i).join(" "),
-        }),
-      );
-      const value = values.get(index);
-      if (Number.isFinite(value) && (!log || value > 0))
-        svg.append(el("circle", { cx: x(run.lineSteps[index]), cy: y(value), r: 4, fill: lineColor(i) }));
+      const line = el("path", {
+        d: path,
+        fill: "none",
+        stroke: lineColor(i),
+        "stroke-width": 2,
+        "stroke-dasharray": lineDash(i).join(" "),
+      });
+      svg.append(line);
+      return { line, dot: el("circle", { r: 4, fill: lineColor(i) }), values };
     });
-    svg.append(
-      el("line", { class: "cursor", x1: x(run.lineSteps[index]), x2: x(run.lineSteps[index]), y1: top, y2: bottom }),
-      el("text", { x: left - 7, y: height - 10, "text-anchor": "end" }, "step"),
-    );
+    const cursor = el("line", { class: "cursor", y1: top, y2: bottom });
+    svg.append(cursor, el("text", { x: left - 7, y: height - 10, "text-anchor": "end" }, "step"));
     svg.addEventListener("click", (event) => {
       const at = event.clientX - svg.getBoundingClientRect().left;
       const nearest = run.steps.reduce((a, b) => (Math.abs(x(b) - at) < Math.abs(x(a) - at) ? b : a));
       if (state.by === "step") go(places.step.indexOf(nearest));
     });
     host.replaceChildren(svg);
+    return { x, y, log, dots, cursor };
+  };
+  const showStep = ({ x, y, log, dots, cursor }) => {
+    const index = lineIndexOf(run),
+      place = x(run.lineSteps[index]);
+    for (const { line, dot, values } of dots) {
+      const value = values.get(index);
+      if (Number.isFinite(value) && (!log || value > 0)) {
+        dot.setAttribute("cx", place);
+        dot.setAttribute("cy", y(value));
+        if (!dot.parentNode) line.after(dot);
+      } else dot.remove();
+    }
+    for (const end of ["x1", "x2"]) cursor.setAttribute(end, place);
     const wanted = places[state.by][state.place];
     const never = state.by === "loss" && reached(run, wanted) < 0;
     readout.value =
       `Step ${run.lineSteps[index]}${never ? ` (it never reaches ${formatted(wanted)})` : ""}: ` +
       run.losses.map(({ label, values }) => `${label} ${formatted(values.get(index))}`).join(", ");
     host.setAttribute("aria-label", `Loss over training. At ${readout.value}`);
-  });
+  };
   const log = el("input", {
     type: "checkbox",
     checked: state.log,

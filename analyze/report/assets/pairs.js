@@ -49,8 +49,8 @@ function pairMatrix(run, score) {
       .map(Math.abs),
     1e-9,
   );
-  const color = (value) =>
-    Number.isNaN(value) ? NO_NUMBER : diverging(Math.sign(value) * Math.sqrt(Math.abs(value) / most));
+  const shareOf = (value) => Math.sign(value) * Math.sqrt(Math.abs(value) / most);
+  const color = (value) => diverging(shareOf(value));
   const places = score.pairs.rows.map(([from, to]) => from * tos + (to - run.heads));
   const small = el("canvas");
   let cell = 1,
@@ -70,7 +70,11 @@ function pairMatrix(run, score) {
     canvas.style.width = canvas.style.height = `${size}px`;
     const context = fresh(canvas, size, size);
     const numbers = shown.rest(index);
-    pixelsAt(small, froms, tos, places, (pair) => color(numbers[pair]));
+    const colors = divergingPixels();
+    pixelsAt(small, froms, tos, places, (pair) => {
+      const share = shareOf(numbers[pair]);
+      return colors[Number.isNaN(share) ? 256 : divergingAt(share)];
+    });
     context.imageSmoothingEnabled = false;
     context.drawImage(small, edge, edge, cell * tos, cell * froms);
     context.strokeStyle = css("--line");

@@ -9,6 +9,7 @@ function tryPositions(run, words) {
   const table = el("table", { class: "cells positions" }, caption, el("thead", {}, columns), body);
   const scroll = el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "every position" }, table);
   const host = el("div", { class: "downloadable every-position" }, scroll);
+  const write = rowsIn(body, 4);
   let rows = [];
   const name = () => `${run.name}-positions-step-${run.trial.step}`;
   const numbers = () => ({ columns: ["step", "sequence", ...titles.slice(0, 5), "loss [nats]"], rows: rows.map((row) => [run.trial.step, state.tried, ...row]) }); // prettier-ignore
@@ -24,25 +25,18 @@ function tryPositions(run, words) {
       // What is not a token has no prediction that is the likeliest.
       const { ofTokens } = trial;
       const chances = ofTokens ? logProbabilities(rowOf(output, at, width)).map(Math.exp) : [];
-      const best = chances.reduce((best, chance, other) => (chance > chances[best] ? other : best), 0);
+      let best = 0;
+      for (let other = 0; other < chances.length; other++) if (chances[other] > chances[best]) best = other;
       const write = (labels, each) => (typeof each === "number" ? labels[each] : "");
       return [at, write(words.labels, token), trial.counted[at] ? write(words.outputs, answer) : "", ofTokens ? words.outputs[best] : "", ofTokens ? chances[best] : NaN, losses[at]]; // prettier-ignore
     });
     caption.textContent = `Every position at step ${step}; bold: the likeliest token is the right answer.`;
-    while (body.children.length > rows.length) body.lastChild.remove();
-    while (body.children.length < rows.length) {
-      const cells = titles.slice(1).map((_, column) => el("td", { class: column > 2 ? "number" : null }));
-      body.append(el("tr", {}, el("th", { scope: "row" }, String(body.children.length)), cells));
-    }
-    rows.forEach((row, at) => {
-      const line = body.children[at];
-      line.classList.toggle("strong", row[2] !== "" && row[2] === row[3]);
-      row.slice(1).forEach((value, column) => {
-        const text = column > 2 ? formatted(value) : value;
-        // What changes has the browser lay out the table.
-        if (line.children[column + 1].textContent !== text) line.children[column + 1].textContent = text;
-      });
-    });
+    write(
+      rows.map((row) => ({
+        texts: row.map((value, column) => (column > 3 ? formatted(value) : String(value))),
+        strong: row[2] !== "" && row[2] === row[3],
+      })),
+    );
   };
   return { host, draw };
 }

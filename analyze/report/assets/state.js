@@ -104,14 +104,19 @@ function addressHere() {
   const page = givenMeta?.dataset.address ?? location.href.replace(/#.*/s, "");
   return `${page}#${placeHere()}`;
 }
-// While the slider moves, one write in a while is enough: each is a message to another process of the browser.
+// While the slider moves, one write in a while is enough: each is a message to another process of the browser, and comes
+// after what a person looks at.
 const BETWEEN_WRITES = 100;
 let lastWrite = -Infinity,
   toWrite = 0;
 function writeHashSoon() {
   const wait = lastWrite + BETWEEN_WRITES - performance.now();
-  if (wait <= 0) writeHash();
-  else toWrite ||= setTimeout(writeHash, wait);
+  if (toWrite) return;
+  if (wait > 0) toWrite = setTimeout(writeHash, wait);
+  else {
+    toWrite = -1;
+    afterFrame(() => toWrite && writeHash());
+  }
 }
 addEventListener("pagehide", () => toWrite && writeHash());
 function writeHash(more = {}) {
@@ -192,8 +197,10 @@ function showPlace() {
   described.value = text + beside;
   slider.setAttribute("aria-valuetext", text + beside);
   const chosen = { head: state.head ? nameOf(state.head) : "", sequence: state.sequence, by: state.by };
-  for (const [id, value] of Object.entries(chosen))
-    if (document.getElementById(id)) document.getElementById(id).value = value;
+  for (const [id, value] of Object.entries(chosen)) {
+    const control = document.getElementById(id);
+    if (control && control.value !== String(value)) control.value = value;
+  }
   writeHashSoon();
 }
 

@@ -82,7 +82,7 @@ function tokensSection(run) {
         : `${nameOf(head)} at step ${step}, whose weights are the nearest to step ${slider} in this page`;
     const wanted = [step, networks.steps.at(-1)].filter((each) => !networks.found.has(each));
     if (wanted.length) {
-      Promise.all(wanted.map((each) => networks.load(each))).then(changed);
+      Promise.all(wanted.map((each) => networks.load(each))).then(() => changed());
       return;
     }
     const key = `${nameOf(head)}`;

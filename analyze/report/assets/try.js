@@ -74,11 +74,11 @@ async function weightsIn(text) {
 const pause = () => new Promise((done) => setTimeout(done));
 
 // Goes through a generator in slices, as long as nobody asks for something newer; whether it came to its end.
-async function goThrough(steps, wanted) {
+async function goThrough(steps, wanted, between = pause) {
   let until = performance.now() + SLICE;
   while (!steps.next().done) {
     if (performance.now() < until) continue;
-    await pause();
+    await between();
     if (!wanted()) return false;
     until = performance.now() + SLICE;
   }
@@ -179,12 +179,11 @@ function otherSequence(networks, { inputs }) {
 const tryPanels = new Set();
 function setTrial(change) {
   Object.assign(state, change);
-  writeHash();
+  writeHashSoon();
   tryAgain();
 }
 function tryAgain() {
-  for (const host of tryPanels) figures.get(host).stale = true;
-  drawSoon();
+  changed([...tryPanels].map((host) => figures.get(host)));
 }
 
 function trySection(run) {
@@ -233,10 +232,7 @@ function trySection(run) {
     const off = [...state.off].map(headOf).filter(([layer, head]) => layer < run.layers && head < run.heads);
     const ready = state.instead !== "mean" || networks.means.has(step) || !off.length;
     if (ready) {
-      const replaced = standIns(networks, step, shown, off);
-      shown.now = networks.found.get(step).run(shown.trial.inputs, replaced, shown.clean);
-      shown.output = networks.found.get(step).output(shown.now);
-      shown.losses = lossOf(shown.output, shown.trial.answers);
+      runWithout(networks, step, shown, off);
     }
     said.textContent = ready
       ? trialSentence(run, networks, step, shown, off)
@@ -247,11 +243,13 @@ function trySection(run) {
     heads.draw(shown);
     tokens.draw(shown, words, look);
     predictions.draw(shown, off.length > 0);
-    positions.draw(step, shown);
     comparison.draw(networks, step, shown);
   };
-  tryPanels.add(host);
-  return figure(host, draw);
+  figure(host, draw);
+  // It is long, and below what a person looks at.
+  figure(positions.host, () => shown.ready && positions.draw(shown.step, shown));
+  for (const each of [host, positions.host]) tryPanels.add(each);
+  return host;
 }
 
 // The sequence and its clean activations, where they are not those of before.
@@ -275,6 +273,23 @@ function takeTrial(networks, words, step, shown) {
   const cleanLosses = lossOf(cleanOutput, trial.answers);
   Object.assign(shown, { key, trial, clean, cleanOutput, cleanLosses, other: null });
   shown.at = Math.min(shown.at, trial.inputs.length - 1);
+}
+
+// The activations without the heads that are off. What they share with those of before is not computed again.
+function runWithout(networks, step, shown, off) {
+  const network = networks.found.get(step),
+    key = `${shown.key} ${state.instead}`,
+    replaced = standIns(networks, step, shown, off);
+  const first = (heads) => Math.min(Infinity, ...heads.map(([layer]) => layer));
+  const without = (heads, others) => heads.filter((head) => !others.map(nameOf).includes(nameOf(head)));
+  const { last } = shown;
+  const fromClean = first(off),
+    fromLast = last?.key === key ? first([...without(off, last.off), ...without(last.off, off)]) : -1;
+  const [before, from] = fromLast > fromClean ? [last.now, fromLast] : [shown.clean, fromClean];
+  const now = network.run(shown.trial.inputs, replaced, before, from);
+  shown.output = now === shown.clean ? shown.cleanOutput : network.output(now);
+  shown.losses = lossOf(shown.output, shown.trial.answers);
+  Object.assign(shown, { now, last: { key, off, now } });
 }
 
 function trialSentence(run, networks, step, shown, off) {
@@ -385,20 +400,16 @@ function tryHeads(run) {
   ]);
   const draw = ({ now, trial }) => {
     const size = trial.inputs.length;
-    for (const [name, { layer, head, button, canvas, below }] of cells) {
-      const off = state.off.has(name);
-      const pattern = now.patterns[layer][head],
-        colors = sharePixels();
-      // To set a size empties a canvas, and has the browser lay out the page.
-      if (canvas.width !== size || canvas.height !== size) canvas.width = canvas.height = size;
-      const context = canvas.getContext("2d"),
-        image = context.createImageData(size, size);
-      const stored = new Uint32Array(image.data.buffer);
-      for (let at = 0; at < stored.length; at++) stored[at] = colors[Math.round(254 * pattern[at])];
-      context.putImageData(image, 0, 0);
-      below.textContent = `${name} ${off ? "off" : "on"}`;
+    const colors = sharePixels();
+    for (const [name, cell] of cells) {
+      const { button, below } = cell,
+        off = state.off.has(name),
+        text = `${name} ${off ? "off" : "on"}`;
+      drawTrial(cell, now.patterns[cell.layer][cell.head], size, colors);
+      if (below.textContent === text) continue;
+      below.textContent = text;
       button.classList.toggle("off", off);
-      button.setAttribute("aria-label", `${below.textContent}; a press switches it ${off ? "on" : "off"}`);
+      button.setAttribute("aria-label", `${text}; a press switches it ${off ? "on" : "off"}`);
       button.setAttribute("aria-pressed", String(off));
     }
   };
@@ -406,6 +417,20 @@ function tryHeads(run) {
   const name = () => `${run.name}-patterns-step-${run.trial.step}`;
   host.prepend(downloads("Patterns of this sequence", name, host, () => trialPatterns(run)));
   return { host, draw };
+}
+
+// Draws a pattern that is not there yet, one pixel an entry.
+function drawTrial(cell, pattern, size, colors) {
+  if (cell.pattern === pattern && cell.colors === colors) return;
+  Object.assign(cell, { pattern, colors });
+  const { canvas } = cell;
+  // To set a size empties a canvas, and has the browser lay out the page.
+  if (canvas.width !== size || canvas.height !== size) canvas.width = canvas.height = size;
+  const context = canvas.getContext("2d"),
+    image = imageOf(context, size),
+    pixels = new Uint32Array(image.data.buffer);
+  for (let at = 0; at < pixels.length; at++) pixels[at] = colors[Math.round(254 * pattern[at])];
+  context.putImageData(image, 0, 0);
 }
 
 // The patterns of all heads in the sequence that the network in the page reads, as they are now.
@@ -444,11 +469,39 @@ function tryTokens() {
       bar.style.background = PALETTE.categories[losses[place] > cleanLosses[place] + 1e-9 ? 1 : 0];
       chip.classList.toggle("chosen", place === at);
       chip.classList.toggle("uncounted", !trial.counted[place]);
-      chip.setAttribute("aria-pressed", String(place === at));
+      setChanged(chip, "aria-pressed", String(place === at));
     });
   };
   const note = "Bars: the loss at each position, above with all heads on, below as it is now. A press shows what is predicted there."; // prettier-ignore
   return { host: el("div", {}, el("p", { class: "note" }, note), host), draw };
+}
+
+// Titles and rows of numbers of a table. What changes has the browser lay out the table, and the rest stays.
+function writeTitles(head, titles) {
+  if ([...head.querySelectorAll("th")].map((cell) => cell.textContent).join("\n") === titles.join("\n")) return;
+  head.replaceChildren(el("tr", {}, titles.map((text) => el("th", { scope: "col" }, text)))); // prettier-ignore
+}
+function rowsIn(body, firstNumber = 1) {
+  let lines = [];
+  const cell = (column) =>
+    column ? el("td", { class: column < firstNumber ? null : "number" }) : el("th", { scope: "row" });
+  const line = ({ texts }) => {
+    const cells = texts.map((_, column) => cell(column));
+    return { row: el("tr", {}, cells), cells, texts: [] };
+  };
+  return (rows) => {
+    if (lines.length !== rows.length || lines[0]?.cells.length !== rows[0]?.texts.length) {
+      lines = rows.map(line);
+      body.replaceChildren(...lines.map(({ row }) => row));
+    }
+    rows.forEach(({ texts, strong = false }, at) => {
+      const { row, cells, texts: before } = lines[at];
+      row.classList.toggle("strong", strong);
+      texts.forEach((text, column) => {
+        if (before[column] !== text) cells[column].textContent = before[column] = text;
+      });
+    });
+  };
 }
 
 // What is predicted at one position, with all heads on and as it is now.
@@ -456,7 +509,8 @@ function tryPredictions(words) {
   const caption = el("caption", { class: "note", style: "text-align:left" }),
     head = el("thead"),
     body = el("tbody");
-  const host = el("table", { class: "cells" }, caption, head, body);
+  const host = el("table", { class: "cells" }, caption, head, body),
+    writeRows = rowsIn(body);
   const draw = ({ trial, output, cleanOutput, at, losses }, some) => {
     const answer = trial.answers[at],
       width = output.length / trial.inputs.length;
@@ -466,22 +520,12 @@ function tryPredictions(words) {
     const right = typeof answer === "number" ? `; the right answer, ${words.outputs[answer]}, in bold` : "";
     caption.textContent = `Position ${at}: loss ${formatted(losses[at])}${right}.`;
     const titles = [rows ? "token" : "entry", ...(rows ? [] : ["right"]), "all heads on", ...(some ? ["now"] : [])];
-    head.replaceChildren(
-      el(
-        "tr",
-        {},
-        titles.map((text) => el("th", { scope: "col" }, text)),
-      ),
-    );
-    body.replaceChildren(
-      ...numbers.map(({ name, strong, values }) =>
-        el(
-          "tr",
-          { class: strong ? "strong" : null },
-          el("th", { scope: "row" }, name),
-          values.slice(0, titles.length - 1).map((value) => el("td", { class: "number" }, formatted(value))),
-        ),
-      ),
+    writeTitles(head, titles);
+    writeRows(
+      numbers.map(({ name, strong, values }) => ({
+        strong,
+        texts: [name, ...values.slice(0, titles.length - 1).map((value) => formatted(value))],
+      })),
     );
   };
   return { host, draw };
@@ -509,18 +553,24 @@ function tryComparison(run) {
   const caption = el("caption", { class: "note", style: "text-align:left" }),
     head = el("thead"),
     body = el("tbody");
-  const host = el("table", { class: "cells", hidden: true }, caption, head, body);
-  let wanted = 0,
+  const host = el("table", { class: "cells", hidden: true }, caption, head, body),
+    writeRows = rowsIn(body);
+  // The losses of the rows, which stay where the slider comes to a checkpoint with the same weights.
+  let computed = null,
     shownKey = null;
   const draw = (networks, step, shown) => {
     if (state.instead === "mean" && !networks.means.has(step)) return;
     const found = circuitAt(run);
-    const key = `${shown.key} ${state.instead} ${found?.step} ${indexOf(run)}`;
-    if (key === shownKey) return;
-    shownKey = key;
-    const mine = ++wanted;
+    const key = `${shown.key} ${state.instead} ${found?.step}`,
+      rowsKey = `${key} ${indexOf(run)}`;
+    if (rowsKey === shownKey) return;
+    shownKey = rowsKey;
     const rows = comparisonRows(run, found);
-    const losses = [];
+    const isDone = () => computed.losses.length > rows.length;
+    const known = computed?.key === key && (isDone() || !beforePaper);
+    if (!known) computed = { key, losses: [] };
+    const mine = computed,
+      { losses } = computed;
     const part = found && run.circuits[0].part !== "all" ? run.circuits[0].part : null;
     function* computing() {
       const network = networks.found.get(step);
@@ -543,25 +593,28 @@ function tryComparison(run) {
       const batch = found
         ? `whole batch (circuit of step ${found.step}, replacement ${inWords(run.circuits[0].replacement)})`
         : "whole batch (effect)";
-      head.replaceChildren(el("tr", {}, ["", "in this sequence", batch].map((text) => el("th", { scope: "col" }, text)))); // prettier-ignore
-      body.replaceChildren(
-        ...rows.map(({ name, whole, keeps }, at) => {
+      writeTitles(head, ["", "in this sequence", batch]);
+      writeRows(
+        rows.map(({ name, whole, keeps }, at) => {
           const lost = little ? NaN : (losses[at] - clean) / known;
-          return el(
-            "tr",
-            {},
-            el("th", { scope: "row" }, name),
-            el("td", { class: "number" }, asShare(keeps ? 1 - lost : lost)),
-            el("td", { class: "number" }, whole),
-          );
+          return { texts: [name, asShare(keeps ? 1 - lost : lost), whole] };
         }),
       );
     };
+    mine.fill = fill;
+    if (known) {
+      if (isDone()) fill();
+      return;
+    }
     const steps = computing();
     if (beforePaper) {
       while (!steps.next().done);
       fill();
-    } else goThrough(steps, () => mine === wanted).then((done) => done && fill());
+    } else {
+      // What is beside it is drawn first, and what a person does meanwhile: this takes a forward pass a row.
+      const isWanted = () => mine === computed;
+      afterFrame(async () => isWanted() && (await goThrough(steps, isWanted, quiet)) && mine.fill());
+    }
   };
   return { host, draw };
 }

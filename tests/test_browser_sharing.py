@@ -206,7 +206,7 @@ def test_a_link_gives_what_is_shown(run: Run, opened: Open):
     assert place_of(opened(run.report_file, f"#{place}")) == shown
     # A link that is followed in the same page replaces all of what was shown.
     page.evaluate("() => { location.hash = 'step=0&head=L0H0'; }")
-    drawn(page)
+    seen(page, "overview")
     one = page.locator("#overview .diagram option").first.get_attribute("value")
     assert place_of(page) == ["0", "L0H0", "0", one, ""]
 

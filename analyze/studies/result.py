@@ -216,17 +216,20 @@ class StudyResult:
             tree.attrs.get(WEIGHTS),
         )
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write the tree to a netCDF file, which ``xarray.open_datatree`` reads without Headway."""
-        write_tree(path, self.to_tree())
+        write_tree(Path(path), self.to_tree())
 
     @classmethod
-    def read(cls, path: Path) -> "StudyResult":
+    def read(cls, path: str | Path) -> "StudyResult":
         """Read a file that ``write`` wrote.
 
         Raises:
-            ValueError: a damaged file.
+            ValueError: a file that does not exist or is damaged.
         """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"study: {path} is not a file; it must be one that a study wrote")
         tree = read_tree(path)
         try:
             return cls.from_tree(tree)

@@ -47,6 +47,12 @@ CLICK = """async () => {
     return (performance.now() - start) / 20;
 }"""
 
+# Resolves when a head that was switched off has been computed. Waiting for a condition in text is not allowed in the page.
+SWITCHED = """() => new Promise((done) => {
+    const look = () => (RUNS[0].trial.last?.off.length === 1 ? done() : setTimeout(look, 50));
+    look();
+})"""
+
 
 def page() -> None:
     """Benchmark the default induction run, and 12 layers of 12 heads with 60 checkpoints and 48 positions."""
@@ -100,7 +106,7 @@ def switch(name: str, page: Page, goal: str) -> None:
     """Print the row of switching a head, after the means that a head writes when it is off have been computed."""
     page.evaluate("goToSection('try')")
     page.locator("#try button.head").first.click()
-    page.wait_for_function("RUNS[0].trial.last?.off.length === 1")
+    page.evaluate(SWITCHED)
     show(f"{name}: milliseconds to switch a head", goal, lambda: page.evaluate(CLICK))
 
 

@@ -59,7 +59,7 @@ RECIPES = {
         steps=4000,
         batch_size=256,
     ),
-    # Edelman et al. 2024, as in their code, which decays linear maps alone; --task.n_states 3 needs more updates.
+    # Edelman et al. 2024, as in their code, where linear maps alone decay; --task.n_states 3 needs more updates.
     "markov-chains": Recipe(
         task=MarkovChains(),
         model=ModelConfig(
@@ -80,9 +80,9 @@ RECIPES = {
         optim=OptimConfig(
             lr=5e-4,
             betas=(0.9, 0.95),
-            weight_decay=0.1,
+            weight_decay=0.0,
             max_grad_norm=None,
-            groups={name: {"weight_decay": 0.0} for name in ("embed.*", "*.W_rel", "*ln*")},
+            groups={"*.W_[QKVOUio]*": {"weight_decay": 0.1}},
         ),
         steps=2000,
         batch_size=64,

@@ -26,8 +26,10 @@ def reproduce_command(arguments: list[str]) -> None:
     from jsonargparse import ArgumentParser
 
     from headway.options import parse
-    from headway.reproductions.published import find_reproduction
+    from headway.reproductions.published import REPRODUCTIONS, find_reproduction
 
+    if name.startswith("-"):
+        raise ValueError(f"reproduction: none given before the options; it must be one of {', '.join(REPRODUCTIONS)}")
     found = find_reproduction(name)
     usage = f"headway reproduce {name} [options]"
     parser = ArgumentParser(usage=usage, allow_abbrev=False, exit_on_error=False)

@@ -1,5 +1,6 @@
 """Published numbers beside ours, and the verdict on them."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +30,17 @@ class Compared:
     def distance(self) -> float:
         """For ``is``: the distance of the published number from the range of ours, positive if ours are higher.
 
+        A run that does not reach a step does not widen the range.
+
         Example:
             >>> from headway.reproductions.numbers import TrainingLoss
             >>> Compared(Published(TrainingLoss(5), 2.0), np.array([3.0, 4.0, 6.0])).distance
             1.0
         """
-        low, high, value = self.ours.min(), self.ours.max(), self.published.value
+        reached = self.ours[np.isfinite(self.ours)]
+        if not len(reached):
+            return math.inf
+        low, high, value = reached.min(), reached.max(), self.published.value
         return float(low - value if value < low else min(0.0, high - value))
 
     @property
@@ -69,6 +75,12 @@ class Compared:
         if self.published.relation != "is":
             _, low, high, _ = share(self.holding, self.n)
             return f"holds in {self.holding} of {self.n} runs [{100 * low:.0f}, {100 * high:.0f} %]"
+        missing = int((~np.isfinite(self.ours)).sum())
+        never = f"not reached in {missing} of {self.n} runs"
+        if missing == self.n:
+            return f"differs: {never}"
+        beside = f"; {never}" if missing else ""
+        apart = f"{abs(self.distance):.2g}"
         if self.agrees:
-            return "agrees" if not self.distance else f"agrees, {abs(self.distance):.2g} outside the range of our runs"
-        return f"differs: ours are {'higher' if self.distance > 0 else 'lower'}, by {abs(self.distance):.2g} or more"
+            return f"agrees{f', {apart} outside the range of our runs' if self.distance else ''}{beside}"
+        return f"differs: ours are {'higher' if self.distance > 0 else 'lower'}, by {apart} or more{beside}"

@@ -40,27 +40,46 @@ class TrainingLoss:
 
 @dataclass(frozen=True)
 class Score:
-    """A stored score over training: of the best head of a ``layer``, or of one ``predictor``, where it has these.
+    """A stored score over training, of the best head of a ``layer`` where it has heads.
 
     Example:
-        >>> str(Score("previous_token", layer=0)), str(Score("predictor_distance", predictor="bigram"))
-        ('previous_token of the best head of layer 0', 'predictor_distance from bigram')
+        >>> str(Score("loss")), str(Score("previous_token", layer=0))
+        ('loss', 'previous_token of the best head of layer 0')
     """
 
     name: str
     layer: int | None = None
-    predictor: str | None = None
 
     def __str__(self) -> str:
-        head = "" if self.layer is None else f" of the best head of layer {self.layer}"
-        return f"{self.name}{head}{'' if self.predictor is None else f' from {self.predictor}'}"
+        return f"{self.name}{'' if self.layer is None else f' of the best head of layer {self.layer}'}"
 
     def over_training(self, run: Run) -> Float[DataArray, " step"]:
         """Return the score at each checkpoint of a run."""
         values = run.scores[self.name]
-        if self.layer is not None:
-            values = values.sel(layer=self.layer).max("head")
-        return values if self.predictor is None else values.sel(predictor=self.predictor)
+        return values if self.layer is None else values.sel(layer=self.layer).max("head")
+
+
+@dataclass(frozen=True)
+class LossAbove:
+    """The loss over training, minus that of a predictor of the task on the same evaluation sequences.
+
+    Example:
+        >>> str(LossAbove("unigram"))
+        'loss above unigram'
+    """
+
+    predictor: str
+
+    def __str__(self) -> str:
+        return f"loss above {self.predictor}"
+
+    def over_training(self, run: Run) -> Float[DataArray, " step"]:
+        """Return the difference at each checkpoint of a run."""
+        from headway.data.task import masked_mean
+
+        batch = run.batch()
+        output = run.task.predictors(batch)[self.predictor]
+        return run.scores.loss - masked_mean(run.task.loss(output, batch), batch.mask).item()
 
 
 @dataclass(frozen=True)
@@ -93,9 +112,14 @@ class FirstStep:
         'first checkpoint with accuracy above 0.99'
     """
 
-    score: Score
+    score: Score | LossAbove
     above: float = -math.inf
     below: float = math.inf
+
+    def __post_init__(self) -> None:
+        """Refuse a step without a bound, which would be the first of all."""
+        if self.above == -math.inf and self.below == math.inf:
+            raise ValueError("above: -inf is not valid without below; give a bound")
 
     def __str__(self) -> str:
         bounds = [
@@ -117,11 +141,11 @@ class ShareNear:
     """The share of the updates up to ``before`` at which a stored score, interpolated, is near a level.
 
     Example:
-        >>> str(ShareNear(Score("loss"), 0.579, within=0.01, before=2000))
-        'share of the first 2,000 updates with loss within 0.01 of 0.579'
+        >>> str(ShareNear(LossAbove("unigram"), 0, within=0.01, before=2000))
+        'share of the first 2,000 updates with loss above unigram within 0.01 of 0'
     """
 
-    score: Score
+    score: Score | LossAbove
     level: float
     within: float
     before: int

@@ -15,9 +15,10 @@ from headway.analyze.measures import LIVE
 from headway.analyze.measures.scoring import measure
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
+from headway.models.handmade import known_chain
 from headway.reproductions import reproduce as reproducing
 from headway.reproductions.compared import Compared
-from headway.reproductions.numbers import FirstStep, Score, ScoreAt, ShareNear, TrainingLoss
+from headway.reproductions.numbers import FirstStep, LossAbove, Score, ScoreAt, ShareNear, TrainingLoss
 from headway.reproductions.published import REPRODUCTIONS, find_reproduction
 from headway.reproductions.reproduction import Published, Reproduction
 
@@ -81,18 +82,35 @@ def test_scores_are_read_at_a_checkpoint_and_at_the_first_one_above_a_bound(tmp_
 
 
 def test_a_share_of_updates_counts_those_between_checkpoints_too():
-    distance = xr.DataArray(
-        [[1.0, 0.0], [0.5, 0.0], [0.5, 0.0]],
-        {"step": [0, 10, 20], "predictor": ["bigram", "unigram"]},
-        ("step", "predictor"),
+    run: Any = SimpleNamespace(scores={"loss": xr.DataArray([1.0, 0.5, 0.5], {"step": [0, 10, 20]}, ("step",))})
+    # From 1 at 0 to 0.5 at 10: the loss is within 0.12 of 0.5 from update 8 on.
+    assert ShareNear(Score("loss"), 0.5, within=0.12, before=20)(run) == 13 / 20
+    assert ShareNear(Score("loss"), 0.5, within=0.12, before=10)(run) == 3 / 10
+    assert FirstStep(Score("loss"), below=0.6)(run) == 10
+    with pytest.raises(ValueError, match="above: -inf is not valid without below"):
+        FirstStep(Score("loss"))
+
+
+def test_a_loss_is_compared_with_that_of_a_predictor_on_the_same_sequences():
+    model, batch = known_chain()
+    loss = batch.task.loss(model(batch.inputs), batch)[batch.mask].mean().item()
+    run: Any = SimpleNamespace(
+        task=batch.task,
+        batch=lambda: batch,
+        scores=xr.Dataset({"loss": ("step", [1.0, loss])}, {"step": [0, 7]}),
     )
-    run: Any = SimpleNamespace(scores={"distance": distance})
-    bigram = Score("distance", predictor="bigram")
-    # From 1 at 0 to 0.5 at 10: the distance is within 0.12 of 0.5 from update 8 on.
-    assert ShareNear(bigram, 0.5, within=0.12, before=20)(run) == 13 / 20
-    assert ShareNear(bigram, 0.5, within=0.12, before=10)(run) == 3 / 10
-    assert FirstStep(bigram, below=0.6)(run) == 10
-    assert FirstStep(Score("distance", predictor="unigram"), below=0.6)(run) == 0
+    above = LossAbove("pool").over_training(run)  # the only chain of its pool is what the network knows
+    assert above.sel(step=7).item() == pytest.approx(0.0, abs=1e-6)
+    assert LossAbove("unigram").over_training(run).sel(step=7).item() < -0.1
+
+
+def test_a_step_that_no_run_reaches_is_said_to_be_never_reached():
+    assert compared([math.inf] * 3).verdict == "differs: not reached in 3 of 3 runs"
+    assert (
+        compared([3.0, 4.0, math.inf]).verdict == "differs: ours are higher, by 1 or more; not reached in 1 of 3 runs"
+    )
+    assert compared([1.0, 3.0, math.inf]).verdict == "agrees; not reached in 1 of 3 runs"
+    assert not compared([1.0, 1.5, math.inf]).agrees  # a step that is not reached is not one that comes late
 
 
 def test_a_name_that_is_none_is_refused():

@@ -310,7 +310,7 @@ function drawSoon() {
     if (following) hideFar();
     following = false;
     for (const figure of figures.values()) {
-      if (figure.stale && (figure.seen || beforePaper)) draw(figure);
+      if (figure.stale && (figure.seen || figure.unseen() || beforePaper)) draw(figure);
     }
     clearTimeout(rest);
     rest = setTimeout(drawRest, QUIET);
@@ -398,18 +398,19 @@ const resizer = new ResizeObserver((entries) => {
   }
   drawSoon();
 });
-// Have `draw(width, height)` called for `host` whenever it has to be; gives the host back. What is `hidden` at times is
-// drawn unseen.
-function figure(host, draw, hidden = false) {
+// Have `draw(width, height)` called for `host` whenever it has to be; gives the host back. It is drawn unseen while
+// `unseen()`: what is hidden at times, or has numbers that others on the screen show.
+function figure(host, draw, unseen = () => false) {
   figures.set(host, {
     draw,
+    unseen,
     stale: true,
-    seen: hidden,
+    seen: false,
     width: 0,
     height: 0,
     fills: host.classList.contains("fills"),
   });
-  if (!hidden) watcher.observe(host);
+  watcher.observe(host);
   resizer.observe(host);
   return host;
 }
@@ -474,12 +475,12 @@ function fresh(canvas, width, height) {
   const scale = window.devicePixelRatio || 1,
     context = canvas.getContext("2d");
   const [wide, high] = [width, height].map((each) => Math.round(each * scale));
-  if (canvas.width !== wide || canvas.height !== high || !kept.has(canvas)) {
+  if (canvas.width !== wide || canvas.height !== high || kept.get(canvas) !== scale) {
     // A canvas that is given a size, and be it the one it has, forgets its states.
     [canvas.width, canvas.height] = [wide, high];
     context.scale(scale, scale);
     context.font = FONT;
-    kept.add(canvas);
+    kept.set(canvas, scale);
   } else {
     context.restore();
     context.save();
@@ -491,7 +492,7 @@ function fresh(canvas, width, height) {
   context.save();
   return recordings ? recorded(canvas, context, width, height) : context;
 }
-const kept = new WeakSet();
+const kept = new WeakMap();
 
 // Sets a text or an attribute that has changed: to set one has the browser look at an element anew.
 function setText(node, text) {

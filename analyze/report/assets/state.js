@@ -54,7 +54,7 @@ function readHash() {
     if (name === "position") state.position = Math.max(0, Math.trunc(Number(value)) || 0);
     if (name === "sequence") state.sequence = Math.min(sequences() - 1, Math.max(0, Math.trunc(Number(value)) || 0));
     if (name === "theme" && ["light", "dark"].includes(value)) state.theme = value;
-    if (name === "log") state.log = value === "1";
+    if (name === "log") [state.log, state.logChosen] = [value === "1", true];
     if (name === "kinds") state.kinds = value.replace(/[^qkv]/g, "");
     if (name === "table") state.table = true;
     if (name === "sort") state.sort = value;
@@ -301,6 +301,8 @@ function makeControls(keys = onKey) {
   }
   document.addEventListener("keydown", keys);
   addEventListener("hashchange", () => {
+    clearTimeout(toWrite);
+    toWrite = 0;
     readHash();
     goToPlace();
   });

@@ -125,7 +125,7 @@ function runsSection() {
         });
         details.replaceChildren(...singleRuns().map(aboutRun));
       },
-      true,
+      () => true,
     ),
     details,
   );

@@ -14,6 +14,7 @@ class Networks {
     Object.assign(this, { config, layout, steps, weights, sequences });
     this.found = new Map();
     this.means = new Map();
+    this.begun = new Map();
   }
   // The step with weights that is nearest to one of the slider, along the axis of all that is drawn over training.
   stepAt(step) {
@@ -35,8 +36,12 @@ class Networks {
     }
   }
   // Goes through the evaluation sequences, one a step, and leaves the mean of each head there, [layer][head d_head].
+  // Computes the means at a step, one sequence at a time; what was begun goes on.
+  meansAt(step) {
+    if (!this.begun.has(step)) this.begun.set(step, this.computeMeans(step));
+    return this.begun.get(step);
+  }
   *computeMeans(step) {
-    if (this.means.has(step)) return;
     const network = this.found.get(step);
     const width = this.config.n_heads * this.config.d_head;
     const sums = Array.from({ length: this.config.n_layers }, () => new Float64Array(width));
@@ -203,7 +208,8 @@ function trySection(run) {
   const hosts = parts.map((part) => part.host ?? part);
   const host = el("div", { class: "try" }, hosts.slice(0, 4), el("div", { class: "tables" }, hosts.slice(4)));
   const [controls, said, heads, tokens, predictions, comparison, positions] = parts;
-  let now = null;
+  let now = null,
+    going = null;
   const shown = { at: 0, ready: false };
   run.trial = shown;
   const look = (at) => {
@@ -216,15 +222,20 @@ function trySection(run) {
     shown.ready = false;
     controls.update();
     const again = async (steps) => {
-      if (await goThrough(steps, () => now === step)) tryAgain();
+      if (going === step) return;
+      going = step;
+      const done = await goThrough(steps, () => now === step);
+      if (going === step) going = null;
+      if (done) tryAgain();
     };
     if (!networks.found.has(step)) {
+      comparison.stop();
       said.textContent = `The weights of step ${step} are being unpacked.`;
       networks.load(step).then(tryAgain);
       return;
     }
     if (state.instead === "mean" && !networks.means.has(step)) {
-      const steps = networks.computeMeans(step);
+      const steps = networks.meansAt(step);
       if (beforePaper) while (!steps.next().done);
       else again(steps);
     }
@@ -238,14 +249,15 @@ function trySection(run) {
       ? trialSentence(run, networks, step, shown, off)
       : "The means of the heads are computed.";
     run.onTrial?.(said.textContent);
-    if (!ready) return;
+    if (!ready) return comparison.stop();
     Object.assign(shown, { ready, step, instead: state.instead });
     heads.draw(shown);
     tokens.draw(shown, words, look);
     predictions.draw(shown, off.length > 0);
     comparison.draw(networks, step, shown);
   };
-  figure(host, draw);
+  // Where a head is off, the first screen says what that does.
+  figure(host, draw, () => state.off.size > 0);
   // It is long, and below what a person looks at.
   figure(positions.host, () => shown.ready && positions.draw(shown.step, shown));
   for (const each of [host, positions.host]) tryPanels.add(each);
@@ -370,8 +382,7 @@ function tryControls(run, networks, words) {
 
 // The circuit found by the step of the slider, if there is one.
 function circuitAt(run) {
-  const [circuits] = run.circuits;
-  return circuits ? foundBy(run, circuits) : null;
+  return foundBy(run, shownCircuits(run));
 }
 const circuitHeads = (run) =>
   (circuitAt(run)?.nodes ?? []).filter((node) => node.kind === NODE_IN && headOf(node.name)).map(({ name }) => headOf(name)); // prettier-ignore
@@ -558,12 +569,17 @@ function tryComparison(run) {
   // The losses of the rows, which stay where the slider comes to a checkpoint with the same weights.
   let computed = null,
     shownKey = null;
+  // What is computed is of a sequence and of weights that no longer are those that are shown.
+  const stop = () => {
+    computed = shownKey = null;
+  };
   const draw = (networks, step, shown) => {
-    if (state.instead === "mean" && !networks.means.has(step)) return;
-    const found = circuitAt(run);
-    const key = `${shown.key} ${state.instead} ${found?.step}`,
+    if (state.instead === "mean" && !networks.means.has(step)) return stop();
+    const circuits = shownCircuits(run),
+      found = circuitAt(run);
+    const key = `${shown.key} ${state.instead} ${circuitShown(run)} ${found?.step}`,
       rowsKey = `${key} ${indexOf(run)}`;
-    if (rowsKey === shownKey) return;
+    if (rowsKey === shownKey && !beforePaper) return;
     shownKey = rowsKey;
     const rows = comparisonRows(run, found);
     const isDone = () => computed.losses.length > rows.length;
@@ -571,7 +587,7 @@ function tryComparison(run) {
     if (!known) computed = { key, losses: [] };
     const mine = computed,
       { losses } = computed;
-    const part = found && run.circuits[0].part !== "all" ? run.circuits[0].part : null;
+    const part = found && circuits.part !== "all" ? circuits.part : null;
     function* computing() {
       const network = networks.found.get(step);
       for (const { off } of [...rows, { off: allHeads(run) }]) {
@@ -591,7 +607,7 @@ function tryComparison(run) {
         `In this sequence the loss${where} is ${formatted(clean)} with all heads on and ${formatted(losses.at(-1))} with all off; ` +
         (little ? "less than a thousandth is too little for shares." : "shares are of the difference.");
       const batch = found
-        ? `whole batch (circuit of step ${found.step}, replacement ${inWords(run.circuits[0].replacement)})`
+        ? `whole batch (circuit of step ${found.step}, replacement ${inWords(circuits.replacement)})`
         : "whole batch (effect)";
       writeTitles(head, ["", "in this sequence", batch]);
       writeRows(
@@ -616,7 +632,7 @@ function tryComparison(run) {
       afterFrame(async () => isWanted() && (await goThrough(steps, isWanted, quiet)) && mine.fill());
     }
   };
-  return { host, draw };
+  return { host, draw, stop };
 }
 
 // Rows of the comparison: what is off, and the number of the whole batch.

@@ -160,8 +160,9 @@ class MarkovChains(Task):
     def baselines(self) -> dict[str, float]:
         """Return the means of ``baselines_by_position`` over the positions that count, and ``best``.
 
-        ``best`` is the lowest that a network can reach: the predictor that counts what followed the last ``order``
-        tokens, or that of the pool.
+        ``best`` is the lowest of these predictors: the one that counts what followed the last ``order`` tokens, or that
+        of the pool. That of counts is about .001 above the lowest that a network can reach, because the first tokens,
+        which are stationary, tell a little about a chain.
 
         Example:
             >>> for name, nats in MarkovChains().baselines().items():

@@ -397,6 +397,8 @@ def test_a_head_is_switched_off_beside_its_pattern_and_the_loss_is_said_there(ru
     assert f"loss on repeats {mean_on(batch, off, 0):.3g}" in said.inner_text()
     assert said.inner_text() == f"On one sequence: {page.locator('#try .said').inner_text()}"
     assert page.evaluate("scrollY") == 0
+    go(page, 0)
+    assert said.inner_text().startswith("On one sequence: Step 0, off: L1H2: loss ")
     card.get_by_role("button", name="Switch L1H2 on").click()
     drawn(page)
     assert said.inner_text() == ""

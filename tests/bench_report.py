@@ -47,7 +47,7 @@ CLICK = """async () => {
     return (performance.now() - start) / 20;
 }"""
 
-# Resolves when a head that was switched off has been computed. Waiting for a condition in text is not allowed in the page.
+# Resolves when a head that was switched off has been computed. The page allows no text as code, such as a condition.
 SWITCHED = """() => new Promise((done) => {
     const look = () => (RUNS[0].trial.last?.off.length === 1 ? done() : setTimeout(look, 50));
     look();

@@ -93,6 +93,7 @@ def test_a_share_of_updates_counts_those_between_checkpoints_too():
 
 def test_a_loss_is_compared_with_that_of_a_predictor_on_the_same_sequences():
     model, batch = known_chain()
+    assert batch.task is not None
     loss = batch.task.loss(model(batch.inputs), batch)[batch.mask].mean().item()
     run: Any = SimpleNamespace(
         task=batch.task,

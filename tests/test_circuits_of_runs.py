@@ -209,7 +209,7 @@ def test_nodes_alone_are_in_the_summary_and_the_figure(trained: Train, tmp_path:
     run.circuit_file(run.steps[-1], "repeats", "twin").unlink()
     Circuit(scores.isel(edge=[])).save(run.circuit_file(run.steps[-1], "repeats", "twin", nodes=True))
     circuit = next(line for line in run.summary().splitlines() if line.startswith("Circuit"))
-    assert "loss on repeats: nodes L0H1: keeps" in circuit  # L0H0 stands in
+    assert "loss on repeats: nodes L0H1: alone it keeps" in circuit  # L0H0 stands in
     for option in ({}, {"nodes": True}):
         title = run.plot("circuit", **option).get_suptitle()
         assert title.startswith(f"nodes, repeats (twin), step {run.steps[-1]}")

@@ -225,11 +225,9 @@ class StudyResult:
         """Read a file that ``write`` wrote.
 
         Raises:
-            ValueError: a file that does not exist or is damaged.
+            ValueError: a file that is damaged, or cannot be read.
         """
         path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"study: {path} is not a file; it must be one that a study wrote")
         tree = read_tree(path)
         try:
             return cls.from_tree(tree)

@@ -209,6 +209,12 @@ def test_a_link_gives_what_is_shown(run: Run, opened: Open):
     seen(page, "overview")
     one = page.locator("#overview .diagram option").first.get_attribute("value")
     assert place_of(page) == ["0", "L0H0", "0", one, ""]
+    page.evaluate("() => { location.hash = 'step=0&theme=dark&kinds=k&log=0'; }")
+    seen(page, "overview")
+    assert page.locator("#theme").inner_text() == "Light"
+    assert page.locator("#overview [data-shared=K]").first.is_checked()
+    assert not page.locator("#overview [data-shared=log]").first.is_checked()
+    assert {"theme=dark", "kinds=k", "log=0"} <= set(page.url.partition("#")[2].split("&"))
 
 
 def test_a_link_from_another_page_leaves_out_what_is_not_here(run: Run, opened: Open):

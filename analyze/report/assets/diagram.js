@@ -348,6 +348,7 @@ function networkKeys(run) {
         shareState(event.target);
       },
     });
+    input.shows = () => state.kinds.includes(letter);
     return el("label", {}, input, route.name);
   });
   const also = switches.length ? el("li", { class: "switches" }, "compositions ", switches) : null;

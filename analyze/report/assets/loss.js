@@ -137,6 +137,7 @@ function lossPanel(run) {
       shareState(event.target);
     },
   });
+  log.shows = () => state.log;
   const units = run.lossUnits ? `, in ${run.lossUnits}` : "";
   const marks = run.halfWay.length
     ? "A vertical line marks the step at which the behaviour, or the circuit, is half-way to its level at the end. "

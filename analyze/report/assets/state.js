@@ -304,6 +304,7 @@ function makeControls(keys = onKey) {
     clearTimeout(toWrite);
     toWrite = 0;
     readHash();
+    for (const each of document.querySelectorAll("[data-shared]")) each.checked = each.shows();
     goToPlace();
   });
   // The address is the page's memory, so the link to the slider must not write to it.
@@ -367,6 +368,7 @@ function makeTheme() {
     writeHash();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
+  addEventListener("hashchange", apply);
   apply();
 }
 

@@ -161,7 +161,7 @@ class MarkovChains(Task):
         """Return the means of ``baselines_by_position`` over the positions that count, and ``best``.
 
         ``best`` is the lowest of these predictors: the one that counts what followed the last ``order`` tokens, or that
-        of the pool. That of counts is about .001 above the lowest that a network can reach, because the first tokens,
+        of the pool. With two states that of counts is about .001 above what a network can reach: the first tokens,
         which are stationary, tell a little about a chain.
 
         Example:

@@ -18,25 +18,15 @@ function drawPattern(canvas, run, index, layer, head) {
     sequence = Math.min(state.sequence, run.attention.tokens.length - 1);
   const stored = run.attention.values.rest(index, layer, head, sequence),
     colors = sharePixels();
-  // To set a size empties a canvas, and has the browser lay out the page.
-  if (canvas.width !== size || canvas.height !== size) canvas.width = canvas.height = size;
-  const context = canvas.getContext("2d");
-  const image = imageOf(context, size),
-    drawn = new Uint32Array(image.data.buffer);
   let known = false;
-  for (let at = 0; at < stored.length; at++) {
-    drawn[at] = colors[stored[at]];
-    known ||= stored[at] !== 255;
-  }
-  context.putImageData(image, 0, 0);
+  picture(canvas, size, size, (drawn) => {
+    for (let at = 0; at < stored.length; at++) {
+      drawn[at] = colors[stored[at]];
+      known ||= stored[at] !== 255;
+    }
+  });
   return known;
 }
-// What all patterns of one size are written into, one after the other.
-function imageOf(context, size) {
-  if (patternImage?.width !== size) patternImage = context.createImageData(size, size);
-  return patternImage;
-}
-let patternImage = null;
 
 // Draws a pattern with its tokens along both axes: every one where there is room, every second or third where not.
 // Gives what the pointer needs to find an entry: the width of the margin and of a cell.

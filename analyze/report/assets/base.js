@@ -502,32 +502,37 @@ function setChanged(node, name, value) {
   if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
-// Writes a matrix as pixels, one each.
-function pixels(canvas, rows, columns, colorAt) {
+// Draws a matrix, one pixel an entry: `write` sets its pixels row by row, each as an image holds it; others are
+// transparent. Such canvases are many, so their pixels are kept where they can be read: they are then drawn with what is
+// around them, and a browser makes a layer of its own for other canvases.
+function picture(canvas, rows, columns, write) {
+  // To set a size empties a canvas, and has the browser lay out the page.
   if (canvas.width !== columns || canvas.height !== rows) [canvas.width, canvas.height] = [columns, rows];
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(columns, rows);
-  for (let row = 0, at = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++, at += 4) {
-      const color = colorAt(row, column);
-      if (color) {
-        image.data.set(color, at);
-        image.data[at + 3] = 255;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const kept = lastImage?.width === columns && lastImage.height === rows;
+  if (!kept) lastImage = context.createImageData(columns, rows);
+  const drawn = new Uint32Array(lastImage.data.buffer);
+  if (kept) drawn.fill(0);
+  write(drawn);
+  context.putImageData(lastImage, 0, 0);
+}
+// What pictures of one size are written into, one after the other.
+let lastImage = null;
+
+// The same with a colour for each entry, or null.
+function pixels(canvas, rows, columns, colorAt) {
+  picture(canvas, rows, columns, (drawn) => {
+    const bytes = new Uint8Array(drawn.buffer);
+    for (let row = 0, at = 0; row < rows; row++) {
+      for (let column = 0; column < columns; column++, at += 4) {
+        const color = colorAt(row, column);
+        if (color) {
+          bytes.set(color, at);
+          bytes[at + 3] = 255;
+        }
       }
     }
-  }
-  context.putImageData(image, 0, 0);
-}
-
-// The same of a matrix of which some entries have a colour, at these places row by row; the others are transparent.
-// A colour is that of a pixel as an image holds it.
-function pixelsAt(canvas, rows, columns, places, colorOf) {
-  if (canvas.width !== columns || canvas.height !== rows) [canvas.width, canvas.height] = [columns, rows];
-  const context = canvas.getContext("2d"),
-    image = context.createImageData(columns, rows),
-    drawn = new Uint32Array(image.data.buffer);
-  for (let each = 0; each < places.length; each++) drawn[places[each]] = colorOf(each);
-  context.putImageData(image, 0, 0);
+  });
 }
 
 // Where a value lies along an axis: log(1 + step), the same for all that is drawn over training.

@@ -71,9 +71,11 @@ function pairMatrix(run, score) {
     const context = fresh(canvas, size, size);
     const numbers = shown.rest(index);
     const colors = divergingPixels();
-    pixelsAt(small, froms, tos, places, (pair) => {
-      const share = shareOf(numbers[pair]);
-      return colors[Number.isNaN(share) ? 256 : divergingAt(share)];
+    picture(small, froms, tos, (drawn) => {
+      for (let pair = 0; pair < places.length; pair++) {
+        const share = shareOf(numbers[pair]);
+        drawn[places[pair]] = colors[Number.isNaN(share) ? 256 : divergingAt(share)];
+      }
     });
     context.imageSmoothingEnabled = false;
     context.drawImage(small, edge, edge, cell * tos, cell * froms);

@@ -434,14 +434,9 @@ function tryHeads(run) {
 function drawTrial(cell, pattern, size, colors) {
   if (cell.pattern === pattern && cell.colors === colors) return;
   Object.assign(cell, { pattern, colors });
-  const { canvas } = cell;
-  // To set a size empties a canvas, and has the browser lay out the page.
-  if (canvas.width !== size || canvas.height !== size) canvas.width = canvas.height = size;
-  const context = canvas.getContext("2d"),
-    image = imageOf(context, size),
-    pixels = new Uint32Array(image.data.buffer);
-  for (let at = 0; at < pixels.length; at++) pixels[at] = colors[Math.round(254 * pattern[at])];
-  context.putImageData(image, 0, 0);
+  picture(cell.canvas, size, size, (drawn) => {
+    for (let at = 0; at < drawn.length; at++) drawn[at] = colors[Math.round(254 * pattern[at])];
+  });
 }
 
 // The patterns of all heads in the sequence that the network in the page reads, as they are now.

@@ -62,7 +62,8 @@ INSTEAD: dict[Kind, str] = {"zero": "zero", "mean": "mean", "resample": "other"}
 def scripts(opened: Open, tmp_path: Path) -> Page:
     """A page with the scripts of a network and nothing else."""
     assets = files("headway.analyze.report") / "assets"
-    code = "\n".join((assets / f"{name}.js").read_text() for name in ("base", "state", "forward", "try", "tokens"))
+    names = ("base", "state", "forward", "networks", "trial", "try", "tokens")
+    code = "\n".join((assets / f"{name}.js").read_text() for name in names)
     path = tmp_path / "scripts.html"
     path.write_text(f'<meta charset="utf-8"><body data-ready="1"><script>"use strict";{code}</script>')
     return opened(path)
@@ -239,6 +240,39 @@ def test_the_network_follows_the_slider_and_its_heads_go_off_as_in_ablated_loss(
     assert losses(page) == page.evaluate(f"[...{SHOWN}.cleanLosses]")
 
 
+def test_what_a_press_will_show_is_computed_while_the_pointer_is_on_a_head(run: Run, opened: Open):
+    page, model, batch = opened(run.report_file), run.model(), run.batch()
+    section = seen(page, "try")
+    section.locator("select").nth(1).select_option("zero")
+    wait_for(page, f"{SHOWN}.ready")
+    off: list[Head] = []
+    for name, head in (("L0H1", Head(0, 1)), ("L1H2", Head(1, 2)), ("L0H1", Head(0, 1))):
+        button = section.locator(f"[data-head={name}]")
+        button.hover()
+        wait_for(page, f"{SHOWN}.ahead?.losses")
+        expected = page.evaluate(f"[...{SHOWN}.ahead.losses]")
+        before = losses(page)
+        button.click()
+        drawn(page)
+        off = [each for each in off if each != head] if head in off else [*off, head]
+        of_batch = expected_losses(model, batch, off, "zero")
+        assert losses(page) == expected == pytest.approx(of_batch[0].tolist(), abs=1e-4)
+        # A second press shows what was shown before.
+        button.click()
+        drawn(page)
+        assert losses(page) == before
+        button.click()
+        drawn(page)
+    # What was computed for another sequence is not shown.
+    section.locator("[data-head=L0H1]").hover()
+    wait_for(page, f"{SHOWN}.ahead?.losses")
+    page.evaluate("setTrial({ tried: 7 })")
+    section.locator("[data-head=L0H1]").click()
+    drawn(page)
+    heads = [Head(0, 1), Head(1, 2)]
+    assert losses(page) == pytest.approx(expected_losses(model, batch, heads, "zero")[7].tolist(), abs=1e-4)
+
+
 def mean_on(batch: Batch, each: torch.Tensor, at: int) -> float:
     assert batch.task
     return masked_mean(each[at], batch.task.parts(batch)["repeats"][at]).item()
@@ -264,6 +298,18 @@ def test_a_person_edits_the_tokens_and_the_answers_follow(run: Run, opened: Open
     drawn(page)
     told = section.locator(".said").inner_text()
     assert told.startswith("Position 2: “fish” is not a token; tokens are BOS, 1, 2 … 13.")
+    assert losses(page) == before
+    # The address has what is shown.
+    again = opened(run.report_file, "#" + page.evaluate("placeHere()"))
+    seen(again, "try")
+    wait_for(again, f"{SHOWN}.ready")
+    assert losses(again) == before
+    # Nor does what comes next change the text, or take it for the sequence.
+    section.locator("[data-head=L0H1]").click()
+    drawn(page)
+    assert typed.input_value() == "BOS 3 fish"
+    section.locator("[data-head=L0H1]").click()
+    drawn(page)
     assert losses(page) == before
     section.locator(".chip").nth(3).click()
     drawn(page)

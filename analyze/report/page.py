@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 # In the order in which they build on each other; each figure of the page is one file.
 SCRIPTS = (
     "base", "drawing", "state", "share", "charts", "numbers", "formed", "circuit", "loss", "network", "diagram",
-    "attention", "overview", "forward", "tokenizer", "try", "positions", "tokens", "eigenvalues", "heads", "pairs",
-    "attribution", "by_position", "updates", "studies", "start",
+    "attention", "overview", "forward", "networks", "tokenizer", "trial", "try", "comparison", "positions", "tokens",
+    "eigenvalues", "heads", "pairs", "attribution", "by_position", "updates", "studies", "start",
 )  # fmt: skip
 RUNS_SCRIPTS = ("base", "drawing", "state", "share", "charts", "many", "table", "ways", "dates", "runs")
 PROMPT_SCRIPTS = ("base", "drawing", "state", "share", "attention", "maps", "prompt")

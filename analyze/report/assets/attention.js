@@ -19,7 +19,7 @@ function drawPattern(canvas, run, index, layer, head) {
   const stored = run.attention.values.rest(index, layer, head, sequence),
     colors = sharePixels();
   let known = false;
-  picture(canvas, size, size, (drawn) => {
+  drawPixels(canvas, size, size, (drawn) => {
     for (let at = 0; at < stored.length; at++) {
       drawn[at] = colors[stored[at]];
       known ||= stored[at] !== 255;
@@ -275,7 +275,7 @@ function headCard(run, more) {
     end = el("p", {}),
     now = el("p", {}),
     said = el("output", { class: "switched" });
-  const toggle = el("button", { type: "button", click: () => toggleHead(nameOf(headShown(run))) });
+  const toggle = el("button", { type: "button", ...switching(run, () => nameOf(headShown(run))) });
   const link = el("button", { type: "button", click: () => goToSection("try") }, "Try the network ↓");
   const canTry = run.network.config !== undefined;
   const host = el(

@@ -300,7 +300,7 @@ const sharePixels = () =>
 const divergingPixels = () => pixelsOfColors("diverging", () => [...ramp("diverging"), NO_NUMBER]);
 
 // Figures are drawn when something changed: at once if they are on the screen, and the others when nothing has changed
-// for a while, one after another, so that a picture of the whole page has them. What is drawn knows its width beforehand:
+// for a while, in slices, so that a picture of the whole page has them. What is drawn knows its width beforehand:
 // to ask for it between two drawings would have the browser lay out the page anew for each.
 const figures = new Map();
 let waiting = 0;
@@ -320,9 +320,12 @@ function drawSoon() {
 const QUIET = 150;
 let rest = 0;
 function drawRest() {
-  const next = [...figures.values()].find((figure) => figure.stale && figure.width);
-  if (!next) return showFar();
-  draw(next);
+  const until = performance.now() + SLICE;
+  do {
+    const next = [...figures.values()].find((figure) => figure.stale && figure.width);
+    if (!next) return showFar();
+    draw(next);
+  } while (performance.now() < until);
   rest = setTimeout(drawRest);
 }
 // A figure that cannot be drawn must not take the others with it.
@@ -341,6 +344,21 @@ async function quiet() {
     await new Promise((done) => setTimeout(done, left));
     left = lastChange + QUIET - performance.now();
   } while (left > 0);
+}
+// What is computed in one go, in milliseconds, before the browser may draw.
+const SLICE = 8;
+const pause = () => new Promise((done) => setTimeout(done));
+
+// Goes through a generator in slices, as long as nobody asks for something newer; whether it came to its end.
+async function goThrough(steps, wanted, between = pause) {
+  let until = performance.now() + SLICE;
+  while (!steps.next().done) {
+    if (performance.now() < until) continue;
+    await between();
+    if (!wanted()) return false;
+    until = performance.now() + SLICE;
+  }
+  return true;
 }
 // Calls a function when the next frame has been drawn.
 function afterFrame(work) {
@@ -505,7 +523,7 @@ function setChanged(node, name, value) {
 // Draws a matrix, one pixel an entry: `write` sets its pixels row by row, each as an image holds it; others are
 // transparent. Such canvases are many, so their pixels are kept where they can be read: they are then drawn with what is
 // around them, and a browser makes a layer of its own for other canvases.
-function picture(canvas, rows, columns, write) {
+function drawPixels(canvas, rows, columns, write) {
   // To set a size empties a canvas, and has the browser lay out the page.
   if (canvas.width !== columns || canvas.height !== rows) [canvas.width, canvas.height] = [columns, rows];
   const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -521,7 +539,7 @@ let lastImage = null;
 
 // The same with a colour for each entry, or null.
 function pixels(canvas, rows, columns, colorAt) {
-  picture(canvas, rows, columns, (drawn) => {
+  drawPixels(canvas, rows, columns, (drawn) => {
     const bytes = new Uint8Array(drawn.buffer);
     for (let row = 0, at = 0; row < rows; row++) {
       for (let column = 0; column < columns; column++, at += 4) {

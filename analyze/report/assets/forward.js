@@ -273,7 +273,12 @@ class Network {
   // `replaced` has for each layer the outputs that stand in for those of heads: [layer] is a Map of head to z
   // [pos, d_head]. `before` are activations of the same sequence which are the same up to what the heads of layer
   // `from` write; it is the first layer with a replacement where they are the activations without any.
-  run(sequence, replaced = [], before = null, from = firstReplaced(replaced)) {
+  run(...given) {
+    return finished(this.inLayers(...given));
+  }
+
+  // The same, one layer at a time.
+  *inLayers(sequence, replaced = [], before = null, from = firstReplaced(replaced)) {
     if (before && from >= this.config.n_layers) return before;
     const found = before
       ? {
@@ -283,8 +288,10 @@ class Network {
           z: before.z.slice(0, from),
         }
       : { streams: [this.embed(sequence)], patterns: [], computed: [], z: [] };
-    for (let at = found.z.length; at < this.config.n_layers; at++)
+    for (let at = found.z.length; at < this.config.n_layers; at++) {
       this.through(at, sequence.length, found, replaced[at]);
+      yield;
+    }
     return found;
   }
 
@@ -389,6 +396,14 @@ class Network {
     for (const [head, instead] of replaced)
       for (let pos = 0; pos < length; pos++) z.set(rowOf(instead, pos, d_head), (pos * n_heads + head) * d_head);
     return z;
+  }
+}
+
+// Goes through a generator to its end, and gives what it returns.
+function finished(steps) {
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
   }
 }
 

@@ -71,7 +71,7 @@ function pairMatrix(run, score) {
     const context = fresh(canvas, size, size);
     const numbers = shown.rest(index);
     const colors = divergingPixels();
-    picture(small, froms, tos, (drawn) => {
+    drawPixels(small, froms, tos, (drawn) => {
       for (let pair = 0; pair < places.length; pair++) {
         const share = shareOf(numbers[pair]);
         drawn[places[pair]] = colors[Number.isNaN(share) ? 256 : divergingAt(share)];

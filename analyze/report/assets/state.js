@@ -14,11 +14,13 @@ const unsaid = () => ({
   runs: "",
   // The behaviour and the replacement of the circuit that is shown; empty for the first.
   circuit: "",
-  // Of the network in the page: the heads that are off, what they write instead, the sequence, and its edited text.
+  // Of the network in the page: the heads that are off, what they write instead, the sequence, its edited text, and what
+  // is wrong with a text that was typed since.
   off: new Set(),
   instead: "mean",
   tried: 0,
   edit: null,
+  wrong: "",
 });
 const state = { ...unsaid(), place: Infinity, theme: "", log: null };
 // What a head that is off writes.

@@ -1,183 +1,6 @@
 // The network runs in the page: on a sequence that a person edits, with heads that a person switches off.
 
-// What is computed in one go, in milliseconds, before the browser may draw.
-const SLICE = 8;
-// Networks with more numbers in all than this are unpacked when the slider comes to them, and others beforehand.
-const MOST_UNPACKED = 2e7;
 const MOST_PREDICTIONS = 5;
-// Of less than this share of the loss without all heads there are no shares.
-const LEAST_KNOWN = 0.001;
-
-// The networks of one run, unpacked one after the other, and the means of their heads.
-class Networks {
-  constructor({ config, layout, steps, weights, sequences }) {
-    Object.assign(this, { config, layout, steps, weights, sequences });
-    this.found = new Map();
-    this.means = new Map();
-    this.begun = new Map();
-  }
-  // The step with weights that is nearest to one of the slider, along the axis of all that is drawn over training.
-  stepAt(step) {
-    const off = (each) => Math.abs(Math.log1p(each) - Math.log1p(step));
-    return this.steps.reduce((best, each) => (off(each) < off(best) ? each : best));
-  }
-  async load(step) {
-    if (!this.found.has(step)) {
-      const numbers = await weightsIn(this.weights[this.steps.indexOf(step)]);
-      this.found.set(step, new Network(this.config, this.layout, numbers));
-    }
-  }
-  async loadAll() {
-    const size = this.layout.reduce((sum, [, shape]) => sum + shape.reduce((a, b) => a * b, 1), 0);
-    if (size * this.steps.length > MOST_UNPACKED) return;
-    for (const step of this.steps) {
-      await this.load(step);
-      await pause();
-    }
-  }
-  // Goes through the evaluation sequences, one a step, and leaves the mean of each head there, [layer][head d_head].
-  // Computes the means at a step, one sequence at a time; what was begun goes on.
-  meansAt(step) {
-    if (!this.begun.has(step)) this.begun.set(step, this.computeMeans(step));
-    return this.begun.get(step);
-  }
-  *computeMeans(step) {
-    const network = this.found.get(step);
-    const width = this.config.n_heads * this.config.d_head;
-    const sums = Array.from({ length: this.config.n_layers }, () => new Float64Array(width));
-    let positions = 0;
-    for (const sequence of this.sequences.inputs) {
-      network.run(sequence).z.forEach((z, layer) => {
-        for (let at = 0; at < z.length; at++) sums[layer][at % width] += z[at];
-      });
-      positions += sequence.length;
-      yield;
-    }
-    this.means.set(step, sums.map((sum) => sum.map((value) => value / positions))); // prettier-ignore
-  }
-}
-
-// The networks of a run, which all figures share.
-function networksOf(run) {
-  if (!run.networks) {
-    run.networks = new Networks(run.network);
-    run.networks.loadAll();
-  }
-  return run.networks;
-}
-
-// The bytes of float32 numbers: the first of all, then the second, and so on.
-async function weightsIn(text) {
-  const bytes = new Uint8Array(await inflated(text)),
-    count = bytes.length / 4;
-  const ordered = new Uint8Array(bytes.length);
-  for (let byte = 0; byte < 4; byte++)
-    for (let at = 0; at < count; at++) ordered[4 * at + byte] = bytes[byte * count + at];
-  return new Float32Array(ordered.buffer);
-}
-
-const pause = () => new Promise((done) => setTimeout(done));
-
-// Goes through a generator in slices, as long as nobody asks for something newer; whether it came to its end.
-async function goThrough(steps, wanted, between = pause) {
-  let until = performance.now() + SLICE;
-  while (!steps.next().done) {
-    if (performance.now() < until) continue;
-    await between();
-    if (!wanted()) return false;
-    until = performance.now() + SLICE;
-  }
-  return true;
-}
-
-// A sequence of the evaluation batch, edited or not, with its right answers and the positions that count.
-class Trial {
-  constructor(inputs, answers, counted, parts, ofTokens, edited) {
-    Object.assign(this, { inputs, answers, counted, parts, ofTokens, edited });
-  }
-  static evaluation({ inputs, targets, mask, parts }, at) {
-    const masks = parts.map(({ name, mask: of }) => ({ name, mask: of[at] }));
-    return new Trial(inputs[at], targets[at], mask[at], masks, !Array.isArray(targets[0][0]), false);
-  }
-  // Positions count as in the sequence that was edited; where the answer is the next token, it is that of the edit.
-  static edited(sequences, at, inputs) {
-    const of = Trial.evaluation(sequences, at),
-      length = inputs.length,
-      { shift } = sequences;
-    const known = (place) => (place < of.answers.length && (shift === null || length === of.inputs.length) ? of.answers[place] : null); // prettier-ignore
-    const answers = inputs.map((_, place) => (shift === null ? null : inputs[place + shift]) ?? known(place));
-    const counted = answers.map((answer, place) => (answer === null ? 0 : (of.counted[place] ?? 1)));
-    const parts = of.parts.map(({ name, mask }) => ({ name, mask: answers.map((_, place) => mask[place] ?? 0) }));
-    return new Trial(inputs, answers, counted, parts, of.ofTokens, true);
-  }
-  // The mean of losses over all positions that count, or those of a part.
-  mean(losses, part = null) {
-    const mask = this.parts.find(({ name }) => name === part)?.mask ?? this.counted;
-    const some = losses.filter((loss, at) => mask[at] && this.counted[at] && Number.isFinite(loss));
-    return some.length ? some.reduce((a, b) => a + b, 0) / some.length : NaN;
-  }
-}
-
-// The words of the tokens of a run, and how a sequence is written with them. Outputs have the words of the tokens where
-// there are as many of both; others are classes.
-class Words {
-  constructor({ labels, tokenizer }, { d_vocab, d_vocab_out, n_ctx, input_type }) {
-    this.tokenizer = tokenizer && new Tokenizer(tokenizer);
-    const spaced = labels?.some((label) => !label || /\s/.test(label));
-    this.labels = labels ?? (input_type === "tokens" ? counted(d_vocab).map(String) : []);
-    this.outputs = this.labels.length === d_vocab_out ? this.labels : counted(d_vocab_out).map(String);
-    this.typed = spaced ? this.labels.map((_, at) => String(at)) : this.labels;
-    this.tokens = new Map(this.typed.map((word, at) => [word, at]));
-    this.longest = n_ctx;
-  }
-  write(inputs) {
-    if (this.tokenizer) return this.tokenizer.decode(inputs);
-    return inputs.map((token) => this.typed[token]).join(" ");
-  }
-  // The tokens of a text; an error with what is wrong.
-  read(text) {
-    const found = this.tokenizer ? this.tokenizer.encode(text) : this.readTokens(text);
-    if (!found.length) throw Error("The sequence is empty.");
-    if (found.length > this.longest)
-      throw Error(`${found.length} tokens are too many; this network reads at most ${this.longest}.`);
-    return found;
-  }
-  readTokens(text) {
-    const words = text.split(/\s+/).filter(Boolean);
-    const wrong = words.findIndex((word) => !this.tokens.has(word));
-    const known = `${this.typed.slice(0, 3).join(", ")} … ${this.typed.at(-1)}`;
-    if (wrong >= 0) throw Error(`Position ${wrong}: “${words[wrong]}” is not a token; tokens are ${known}.`);
-    return words.map((word) => this.tokens.get(word));
-  }
-}
-
-// What stands in for the outputs of heads [pos, d_head], as a Map of heads for each layer.
-function standIns(networks, step, shown, heads) {
-  const { n_heads, d_head } = networks.config,
-    width = n_heads * d_head,
-    found = [];
-  if (state.instead === "other" && heads.length)
-    shown.other ??= networks.found.get(step).run(otherSequence(networks, shown.trial));
-  const valueAt = {
-    zero: () => 0,
-    mean: (layer, pos, at) => networks.means.get(step)[layer][at],
-    other: (layer, pos, at) => shown.other.z[layer][pos * width + at],
-  }[state.instead];
-  for (const [layer, head] of heads) {
-    const z = new Float64Array(shown.trial.inputs.length * d_head);
-    for (let at = 0; at < z.length; at++)
-      z[at] = valueAt(layer, Math.floor(at / d_head), head * d_head + (at % d_head));
-    (found[layer] ??= new Map()).set(head, z);
-  }
-  return found;
-}
-const shownSequence = ({ sequences }) => Math.min(state.tried, sequences.inputs.length - 1);
-// As ablated_loss does: each sequence takes from the one before it, and the first from the last. Where that one has ended,
-// the inputs of this one stay.
-function otherSequence(networks, { inputs }) {
-  const before = networks.sequences.inputs.at(shownSequence(networks) - 1);
-  return inputs.map((input, at) => before[at] ?? input);
-}
 
 // The panels of all runs, and what says on the first screen which heads are off; what a person does in one concerns them
 // all, and no other figure.
@@ -240,7 +63,7 @@ function trySection(run) {
       else again(steps);
     }
     takeTrial(networks, words, step, shown);
-    const off = [...state.off].map(headOf).filter(([layer, head]) => layer < run.layers && head < run.heads);
+    const off = headsOff(run);
     const ready = state.instead !== "mean" || networks.means.has(step) || !off.length;
     if (ready) {
       runWithout(networks, step, shown, off);
@@ -264,48 +87,9 @@ function trySection(run) {
   return host;
 }
 
-// The sequence and its clean activations, where they are not those of before.
-function takeTrial(networks, words, step, shown) {
-  const at = shownSequence(networks);
-  const key = `${step} ${at} ${state.edit}`;
-  if (shown.key === key) return;
-  shown.error = "";
-  let trial = Trial.evaluation(networks.sequences, at);
-  try {
-    if (state.edit !== null && networks.config.input_type === "tokens")
-      trial = Trial.edited(networks.sequences, at, words.read(state.edit));
-  } catch (error) {
-    // What cannot be read leaves the sequence as it was.
-    shown.error = error.message;
-    trial = shown.trial ?? trial;
-  }
-  const network = networks.found.get(step);
-  const clean = network.run(trial.inputs),
-    cleanOutput = network.output(clean);
-  const cleanLosses = lossOf(cleanOutput, trial.answers);
-  Object.assign(shown, { key, trial, clean, cleanOutput, cleanLosses, other: null });
-  shown.at = Math.min(shown.at, trial.inputs.length - 1);
-}
-
-// The activations without the heads that are off. What they share with those of before is not computed again.
-function runWithout(networks, step, shown, off) {
-  const network = networks.found.get(step),
-    key = `${shown.key} ${state.instead}`,
-    replaced = standIns(networks, step, shown, off);
-  const first = (heads) => Math.min(Infinity, ...heads.map(([layer]) => layer));
-  const without = (heads, others) => heads.filter((head) => !others.map(nameOf).includes(nameOf(head)));
-  const { last } = shown;
-  const fromClean = first(off),
-    fromLast = last?.key === key ? first([...without(off, last.off), ...without(last.off, off)]) : -1;
-  const [before, from] = fromLast > fromClean ? [last.now, fromLast] : [shown.clean, fromClean];
-  const now = network.run(shown.trial.inputs, replaced, before, from);
-  shown.output = now === shown.clean ? shown.cleanOutput : network.output(now);
-  shown.losses = lossOf(shown.output, shown.trial.answers);
-  Object.assign(shown, { now, last: { key, off, now } });
-}
-
 function trialSentence(run, networks, step, shown, off) {
-  const { trial, losses, cleanLosses, error } = shown;
+  const { trial, losses, cleanLosses } = shown,
+    error = state.wrong || shown.error;
   const slider = run.steps[indexOf(run)];
   const nearest =
     step === slider ? `Step ${step}` : `Step ${step}, whose weights are the nearest to step ${slider} in this page`;
@@ -330,7 +114,7 @@ function tryControls(run, networks, words) {
   const { inputs, count } = networks.sequences;
   const sequence = el(
     "select",
-    { change: (event) => setTrial({ tried: Number(event.target.value), edit: null }) },
+    { change: (event) => setTrial({ tried: Number(event.target.value), edit: null, wrong: "" }) },
     inputs.map((_, at) =>
       el("option", { value: at }, [at, networks.sequences.descriptions[at]].filter((x) => x !== "").join(": ")),
     ),
@@ -347,15 +131,24 @@ function tryControls(run, networks, words) {
     press("Circuit off", () => setTrial({ off: new Set(inCircuit()) })),
     press("Only the circuit on", () => setTrial({ off: new Set(others()) })),
   ];
+  // A text that cannot be read leaves the sequence as it is.
+  const read = (edit) => {
+    try {
+      words.read(edit);
+      return { edit, wrong: "" };
+    } catch (error) {
+      return { wrong: error.message };
+    }
+  };
   const kind = words.tokenizer ? "text" : "tokens";
   const typed = el(words.tokenizer ? "textarea" : "input", {
     ...(words.tokenizer ? { rows: 3 } : { type: "text" }),
     spellcheck: "false",
     autocomplete: "off",
     "aria-label": `${kind} of the sequence`,
-    input: (event) => setTrial({ edit: event.target.value }),
+    input: (event) => setTrial(read(event.target.value)),
   });
-  const undo = press("As it was", () => setTrial({ edit: null }));
+  const undo = press("As it was", () => setTrial({ edit: null, wrong: "" }));
   const host = el(
     "div",
     {},
@@ -373,8 +166,8 @@ function tryControls(run, networks, words) {
     sequence.value = shownSequence(networks);
     instead.value = state.instead;
     for (const button of ofCircuit) button.disabled = !circuitHeads(run).length;
-    undo.disabled = state.edit === null;
-    if (document.activeElement !== typed && words.labels.length)
+    undo.disabled = state.edit === null && !state.wrong;
+    if (document.activeElement !== typed && words.labels.length && !state.wrong)
       typed.value = state.edit ?? words.write(inputs[shownSequence(networks)]);
   };
   return { host, update };
@@ -387,12 +180,21 @@ function circuitAt(run) {
 const circuitHeads = (run) =>
   (circuitAt(run)?.nodes ?? []).filter((node) => node.kind === NODE_IN && headOf(node.name)).map(({ name }) => headOf(name)); // prettier-ignore
 
-// Switches a head off, or on again.
-function toggleHead(name) {
+// The heads that are off once one is switched off, or on again.
+function switched(name) {
   const off = new Set(state.off);
   if (!off.delete(name)) off.add(name);
-  setTrial({ off });
+  return off;
 }
+// Those of a run.
+const headsOff = (run, off = state.off) =>
+  [...off].map(headOf).filter(([layer, head]) => layer < run.layers && head < run.heads);
+// What a button does that switches the head that `name()` gives.
+const switching = (run, name) => ({
+  click: () => setTrial({ off: switched(name()) }),
+  pointerenter: () => lookAhead(run, name()),
+  focus: () => lookAhead(run, name()),
+});
 
 function tryHeads(run) {
   const cells = new Map();
@@ -400,8 +202,8 @@ function tryHeads(run) {
     const name = nameOf([layer, head]);
     const canvas = el("canvas", { "aria-hidden": "true" }),
       below = el("span", {});
-    const toggle = () => toggleHead(name);
-    const button = el("button", { type: "button", class: "head", "data-head": name, click: toggle }, canvas, below);
+    const toggle = switching(run, () => name);
+    const button = el("button", { type: "button", class: "head", "data-head": name, ...toggle }, canvas, below);
     cells.set(name, { layer, head, button, canvas, below });
     return button;
   };
@@ -434,7 +236,7 @@ function tryHeads(run) {
 function drawTrial(cell, pattern, size, colors) {
   if (cell.pattern === pattern && cell.colors === colors) return;
   Object.assign(cell, { pattern, colors });
-  picture(cell.canvas, size, size, (drawn) => {
+  drawPixels(cell.canvas, size, size, (drawn) => {
     for (let at = 0; at < drawn.length; at++) drawn[at] = colors[Math.round(254 * pattern[at])];
   });
 }
@@ -552,100 +354,4 @@ function vectorRows(now, clean, answer) {
   return [...now.keys()]
     .slice(0, 8)
     .map((at) => ({ name: String(at), strong: false, values: [answer?.[at] ?? NaN, clean[at], now[at]] }));
-}
-
-// What heads do in this sequence, beside what the circuit's numbers say of the whole batch.
-function tryComparison(run) {
-  const caption = el("caption", { class: "note", style: "text-align:left" }),
-    head = el("thead"),
-    body = el("tbody");
-  const host = el("table", { class: "cells", hidden: true }, caption, head, body),
-    writeRows = rowsIn(body);
-  // The losses of the rows, which stay where the slider comes to a checkpoint with the same weights.
-  let computed = null,
-    shownKey = null;
-  // What is computed is of a sequence and of weights that no longer are those that are shown.
-  const stop = () => {
-    computed = shownKey = null;
-  };
-  const draw = (networks, step, shown) => {
-    if (state.instead === "mean" && !networks.means.has(step)) return stop();
-    const circuits = shownCircuits(run),
-      found = circuitAt(run);
-    const key = `${shown.key} ${state.instead} ${circuitShown(run)} ${found?.step}`,
-      rowsKey = `${key} ${indexOf(run)}`;
-    if (rowsKey === shownKey && !beforePaper) return;
-    shownKey = rowsKey;
-    const rows = comparisonRows(run, found);
-    const isDone = () => computed.losses.length > rows.length;
-    const known = computed?.key === key && (isDone() || !beforePaper);
-    if (!known) computed = { key, losses: [] };
-    const mine = computed,
-      { losses } = computed;
-    const part = found && circuits.part !== "all" ? circuits.part : null;
-    function* computing() {
-      const network = networks.found.get(step);
-      for (const { off } of [...rows, { off: allHeads(run) }]) {
-        const replaced = standIns(networks, step, shown, off);
-        const output = network.output(network.run(shown.trial.inputs, replaced, shown.clean));
-        losses.push(shown.trial.mean(lossOf(output, shown.trial.answers), part));
-        yield;
-      }
-    }
-    const fill = () => {
-      const clean = shown.trial.mean(shown.cleanLosses, part);
-      const known = losses.at(-1) - clean,
-        little = Math.abs(known) < LEAST_KNOWN * losses.at(-1);
-      host.hidden = !Number.isFinite(known);
-      const where = part ? ` on ${inWords(part)}` : "";
-      caption.textContent =
-        `In this sequence the loss${where} is ${formatted(clean)} with all heads on and ${formatted(losses.at(-1))} with all off; ` +
-        (little ? "less than a thousandth is too little for shares." : "shares are of the difference.");
-      const batch = found
-        ? `whole batch (circuit of step ${found.step}, replacement ${inWords(circuits.replacement)})`
-        : "whole batch (effect)";
-      writeTitles(head, ["", "in this sequence", batch]);
-      writeRows(
-        rows.map(({ name, whole, keeps }, at) => {
-          const lost = little ? NaN : (losses[at] - clean) / known;
-          return { texts: [name, asShare(keeps ? 1 - lost : lost), whole] };
-        }),
-      );
-    };
-    mine.fill = fill;
-    if (known) {
-      if (isDone()) fill();
-      return;
-    }
-    const steps = computing();
-    if (beforePaper) {
-      while (!steps.next().done);
-      fill();
-    } else {
-      // What is beside it is drawn first, and what a person does meanwhile: this takes a forward pass a row.
-      const isWanted = () => mine === computed;
-      afterFrame(async () => isWanted() && (await goThrough(steps, isWanted, quiet)) && mine.fill());
-    }
-  };
-  return { host, draw, stop };
-}
-
-// Rows of the comparison: what is off, and the number of the whole batch.
-function comparisonRows(run, found) {
-  const alone = (head, whole) => ({ name: `${nameOf(head)} off: lost`, off: [head], whole });
-  if (!found) {
-    const effect = run.effects?.heads;
-    return allHeads(run).map((head) => alone(head, effect ? asShare(effect.get(indexOf(run), ...head)) : "–"));
-  }
-  const inside = circuitHeads(run).map(nameOf);
-  const others = allHeads(run).filter((head) => !inside.includes(nameOf(head)));
-  const number = (name) => withInterval(asShare, numbersOf(found.numbers[name]));
-  return [
-    { name: "Only the circuit's heads on: kept", off: others, whole: number("faithfulness"), keeps: true },
-    { name: "The circuit's heads off: lost", off: inside.map(headOf), whole: number("necessity") },
-    ...allHeads(run).map((head) => {
-      const at = found.nodes.findIndex(({ name }) => name === nameOf(head));
-      return alone(head, at < 0 ? "–" : withInterval(asShare, endsOf(found.effect, at)));
-    }),
-  ];
 }

@@ -52,16 +52,16 @@ def report_command(arguments: list[str]) -> None:
     check_weights(weights, runs)
     for run in runs:
         _ = run.config
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        # A page that is written again and again says a thing once.
+        warnings.simplefilter("once")
+        warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr, flush=True)
         if options.live:
             print("Watching, until all runs are finished.", flush=True)
             path = watch(runs, out, options.overwrite, weights)
         else:
             path = write_report(runs, out, options.overwrite, weights=weights)
     print(path)
-    for warning in caught:
-        print(warning.message, file=sys.stderr)
 
 
 def _weights(given: str) -> "Weights":

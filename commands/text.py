@@ -75,10 +75,12 @@ def text_command(arguments: list[str]) -> None:
 
 def _at_steps(run: "Run", steps: list[int], string: str, options: Any) -> tuple[dict[int, "PromptResult"], str]:
     """Return what a run makes of a string at other checkpoints, and a sentence on those that a page does not have."""
+    from tqdm import tqdm
+
     from headway.analyze.tools.prompt import run_prompt
 
     results, notes = {}, []
-    for step in steps:
+    for step in tqdm(steps, desc="checkpoints", unit="checkpoint", disable=None):
         try:
             results[step] = run_prompt(run.model(step), string, options.position, options.token)
         except ValueError as error:  # a damaged checkpoint, which is not the one that was asked for

@@ -209,12 +209,13 @@ def test_a_link_gives_what_is_shown(run: Run, opened: Open):
     seen(page, "overview")
     one = page.locator("#overview .diagram option").first.get_attribute("value")
     assert place_of(page) == ["0", "L0H0", "0", one, ""]
-    page.evaluate("() => { location.hash = 'step=0&theme=dark&kinds=k&log=0'; }")
+    page.evaluate("() => { location.hash = 'step=0&theme=dark&kinds=k&log=0&table=1'; }")
     seen(page, "overview")
     assert page.locator("#theme").inner_text() == "Light"
     assert page.locator("#overview [data-shared=K]").first.is_checked()
     assert not page.locator("#overview [data-shared=log]").first.is_checked()
-    assert {"theme=dark", "kinds=k", "log=0"} <= set(page.url.partition("#")[2].split("&"))
+    assert page.locator("#heads details.scores").get_attribute("open") is not None
+    assert {"theme=dark", "kinds=k", "log=0", "table=1"} <= set(page.url.partition("#")[2].split("&"))
 
 
 def test_a_link_from_another_page_leaves_out_what_is_not_here(run: Run, opened: Open):

@@ -84,6 +84,14 @@ function circuitSection(run) {
   );
 }
 
+// What a node writes that is not kept, by the name of the replacement.
+const REPLACEMENTS = {
+  twin: "what it writes on a twin, a sequence that does not tell the answer",
+  resample: "what it writes on another sequence",
+  position_mean: "its mean at each position",
+  mean: "its mean",
+  zero: "zero",
+};
 // The behaviour, the replacement, and whether nodes were searched for and not edges.
 const askedOf = ({ behaviour, replacement, ofNodes }) =>
   `${behaviour}, replacement ${inWords(replacement)}${ofNodes ? ", nodes without edges" : ""}`;

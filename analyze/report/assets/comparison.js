@@ -49,10 +49,9 @@ function tryComparison(run) {
       const where = part ? ` on ${inWords(part)}` : "";
       caption.textContent =
         `In this sequence the loss${where} is ${formatted(clean)} with all heads on and ${formatted(losses.at(-1))} with all off; ` +
-        (little ? "less than a thousandth is too little for shares." : "shares are of the difference.");
-      const batch = found
-        ? `whole batch (circuit of step ${found.step}, replacement ${inWords(circuits.replacement)})`
-        : "whole batch (effect)";
+        (little ? "less than a thousandth is too little for shares." : "shares are of the difference.") +
+        (found ? ` A head that is off writes ${INSTEAD[state.instead]}; in the whole batch, ${REPLACEMENTS[circuits.replacement]}.` : ""); // prettier-ignore
+      const batch = found ? `whole batch (circuit of step ${found.step})` : "whole batch (effect)";
       writeTitles(head, ["", "in this sequence", batch]);
       writeRows(
         rows.map(({ name, whole, keeps }, at) => {

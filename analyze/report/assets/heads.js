@@ -185,7 +185,7 @@ function scoresTable(run) {
   );
   const host = el(
     "details",
-    { open: state.table },
+    { class: "scores", open: state.table },
     el("summary", {}, "Scores of heads as a table"),
     el("div", { class: "scroll" }, table),
   );

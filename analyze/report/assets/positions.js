@@ -27,8 +27,8 @@ function tryPositions(run, words) {
       const chances = ofTokens ? logProbabilities(rowOf(output, at, width)).map(Math.exp) : [];
       let best = 0;
       for (let other = 0; other < chances.length; other++) if (chances[other] > chances[best]) best = other;
-      const write = (labels, each) => (typeof each === "number" ? labels[each] : "");
-      return [at, write(words.labels, token), trial.counted[at] ? write(words.outputs, answer) : "", ofTokens ? words.outputs[best] : "", ofTokens ? chances[best] : NaN, losses[at]]; // prettier-ignore
+      const word = (labels, each) => (typeof each === "number" ? labels[each] : "");
+      return [at, word(words.labels, token), trial.counted[at] ? word(words.outputs, answer) : "", ofTokens ? words.outputs[best] : "", ofTokens ? chances[best] : NaN, losses[at]]; // prettier-ignore
     });
     caption.textContent = `Every position at step ${step}; bold: the likeliest token is the right answer.`;
     write(

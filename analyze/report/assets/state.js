@@ -307,6 +307,7 @@ function makeControls(keys = onKey) {
     toWrite = 0;
     readHash();
     for (const each of document.querySelectorAll("[data-shared]")) each.checked = each.shows();
+    for (const each of document.querySelectorAll("details.scores")) each.open = state.table;
     goToPlace();
   });
   // The address is the page's memory, so the link to the slider must not write to it.

@@ -148,7 +148,7 @@ def _in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if get_origin(kind) is dict:
-        return "a mapping such as {'*.b_*': {weight_decay: 0}}"
+        return "a mapping to numbers, such as {'*.b_*': {weight_decay: 0}}"
     if get_origin(kind) is tuple:
         examples = {float: "[0.9, 0.95]", str: "[L0H3, L1H0]"}
         return f"a list such as {examples.get(get_args(kind)[0], '[3, 5]')}"

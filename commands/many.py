@@ -83,7 +83,8 @@ def train_many(recipes: "Mapping[str, Recipe]", out: Path, options: "Namespace")
         with chosen_workers(options, len(left)) as workers:
             completed, asked = train_all(left, out, workers)
         outcomes = {name: completed.get(name) or outcomes[name] for name in recipes}
-    finish(outcomes, asked, f"{out}: {len(outcomes)} runs")
+    again = "the same command tries them again, and trains those anew whose directories were moved away"
+    finish(outcomes, asked, f"{out}: {len(outcomes)} runs", again=again)
 
 
 def for_each(job: Callable[[Path], object], paths: Sequence[Path], options: "Namespace", done: str) -> None:
@@ -113,7 +114,11 @@ def say_stale(paths: Sequence[Path]) -> None:
 
 
 def finish(
-    outcomes: "Mapping[str, Outcome]", asked: "Signals | None", title: str, words: "Mapping[str, str]" = WORDS
+    outcomes: "Mapping[str, Outcome]",
+    asked: "Signals | None",
+    title: str,
+    words: "Mapping[str, str]" = WORDS,
+    again: str = "the same command tries them again",
 ) -> None:
     """Print how many runs ended in which way, and why some failed; the exit status is 1 if one did."""
     counts = Counter(outcome.state for outcome in outcomes.values())
@@ -129,4 +134,4 @@ def finish(
     if asked is not None:
         fail("stopped; the same command goes on", code=128 + asked)
     if counts["failed"]:
-        fail(f"{counts['failed']} of {len(outcomes)} failed; the same command tries them again", code=1)
+        fail(f"{counts['failed']} of {len(outcomes)} failed; {again}", code=1)

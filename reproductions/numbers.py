@@ -75,11 +75,43 @@ class LossAbove:
 
     def over_training(self, run: Run) -> Float[DataArray, " step"]:
         """Return the difference at each checkpoint of a run."""
-        from headway.data.task import masked_mean
+        return run.scores.loss - _losses_of_predictors(run)[self.predictor]
 
-        batch = run.batch()
-        output = run.task.predictors(batch)[self.predictor]
-        return run.scores.loss - masked_mean(run.task.loss(output, batch), batch.mask).item()
+
+@dataclass(frozen=True)
+class LossBetween:
+    """The loss over training between those of two predictors of the task on the same sequences: 0 is the lower one.
+
+    Example:
+        >>> str(LossBetween("bigram", "unigram"))
+        'loss, from bigram (0) to unigram (1)'
+    """
+
+    lower: str
+    upper: str
+
+    def __str__(self) -> str:
+        return f"loss, from {self.lower} (0) to {self.upper} (1)"
+
+    def over_training(self, run: Run) -> Float[DataArray, " step"]:
+        """Return the share at each checkpoint of a run."""
+        losses = _losses_of_predictors(run)
+        return (run.scores.loss - losses[self.lower]) / (losses[self.upper] - losses[self.lower])
+
+
+def _losses_of_predictors(run: Run) -> dict[str, float]:
+    """Return the loss of each predictor of the task on the evaluation sequences of a run."""
+    from headway.data.task import masked_mean
+
+    batch = run.batch()
+    return {
+        name: masked_mean(run.task.loss(output, batch), batch.mask).item()
+        for name, output in run.task.predictors(batch).items()
+    }
+
+
+# What has a number at each checkpoint.
+OverTraining = Score | LossAbove | LossBetween
 
 
 @dataclass(frozen=True)
@@ -91,7 +123,7 @@ class ScoreAt:
         ('loss at the end', 'accuracy_repeats at update 500')
     """
 
-    score: Score
+    score: OverTraining
     at: int | None = None
 
     def __str__(self) -> str:
@@ -112,7 +144,7 @@ class FirstStep:
         'first checkpoint with accuracy above 0.99'
     """
 
-    score: Score | LossAbove
+    score: OverTraining
     above: float = -math.inf
     below: float = math.inf
 
@@ -145,7 +177,7 @@ class ShareNear:
         'share of the first 2,000 updates with loss above unigram within 0.01 of 0'
     """
 
-    score: Score | LossAbove
+    score: OverTraining
     level: float
     within: float
     before: int
@@ -191,11 +223,11 @@ class FreshScore:
 
 
 @dataclass(frozen=True)
-class Between:
+class FreshBetween:
     """The loss of the last network between those of two predictors of the task, on fresh sequences: 0 is the lower one.
 
     Example:
-        >>> str(Between("pool", "ridge", sequences=8192))
+        >>> str(FreshBetween("pool", "ridge", sequences=8192))
         'loss on fresh sequences, from pool (0) to ridge (1)'
     """
 
@@ -229,4 +261,4 @@ def _fresh(run: Run, sequences: int) -> Iterator[Batch]:
     return (run.task.batch(_FRESH, index, size) for index in range(-(-sequences // size)))
 
 
-Number = TrainingLoss | ScoreAt | FirstStep | ShareNear | FreshScore | Between
+Number = TrainingLoss | ScoreAt | FirstStep | ShareNear | FreshScore | FreshBetween

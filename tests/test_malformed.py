@@ -254,7 +254,7 @@ TRAINING = plain(
         """train induction --optim.groups '{"*":{"rate":1}}'""",
         "optim.groups: '*' has the options rate; they must be some of",
     ),
-    ("train induction --optim.groups 3", "optim.groups: '3' is not valid; it must be a mapping such as"),
+    ("train induction --optim.groups 3", "optim.groups: '3' is not valid; it must be a mapping to numbers, such as"),
     ("train induction --optim.accumulate 0", "optim.accumulate: 0 is not valid; it must be 1 or more"),
     ("train induction --optim.accumulate 65", "optim.accumulate: 65 is not valid; it must leave each of 65 parts"),
     ("train induction --optim.lr -1", "optim.lr: -1.0 is not valid; it must be finite and above 0"),

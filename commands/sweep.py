@@ -43,10 +43,12 @@ def sweep_command(arguments: list[str]) -> None:
     file = checked_path("file", options.file)
     out = checked_directory("out", options.out or str(Path("runs") / file.stem))
 
-    from headway.commands.train import base_recipe
+    from headway.commands.train import RECIPE_LINES, base_recipe
     from headway.sweeps.plan import planned, read_sweep
 
     values = read_sweep(file)
+    if all(values[each] is None for each in ("recipe", "config", "task")):
+        raise ValueError(f"sweep: {file} names no recipe, config or task; a recipe is one of {', '.join(RECIPE_LINES)}")
     config = None if values["config"] is None else str(file.parent / values["config"])
     if values["task"] is not None and not options.trust:
         raise ValueError(f"sweep: {file} names the task {values['task']}; say --trust to import it")

@@ -45,6 +45,7 @@ FILES = {
     "syntax.py": "def (",
     "raising.py": "raise SystemExit(3)",
     "foreign/config.yaml": "colour: red\n",
+    "seeds.yaml": "seeds: 0:2\n",
     "empty/.keep": "",
     "few/only.py": "x = 1\n",
     "binary/a": b"\xff\x00",

@@ -85,6 +85,7 @@ MANY_RUNS = plain(
     ("sweep", "file: is missing"),
     ("sweep nothing.yaml", "sweep: nothing.yaml cannot be read"),
     ("sweep run/config.yaml", "sweep: 'version' is not one of recipe, config, task"),
+    ("sweep seeds.yaml", "sweep: seeds.yaml names no recipe, config or task; a recipe is one of induction"),
     ("measure run positions --at 3 --workers 0", "workers: 0 is not valid"),
     ("circuit run positions --at 3", "at: '3' is not valid for several runs"),
     ("densify", "runs: is missing"),

@@ -189,7 +189,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         options={},
         source="the balanced-bracket classifier of the ARENA course",
         published=(
-            Published(FreshScore("accuracy", sequences=16_384), 1 - 1e-9, "above", note="every string right"),
+            # Less than half a string is wrong.
+            Published(FreshScore("accuracy", sequences=16_384), 1 - 0.5 / 16_384, "above", note="every string right"),
             Published(FreshScore("loss", sequences=16_384), 1e-3, "below", note="published: about 1e-4"),
         ),
         minutes=20,

@@ -42,8 +42,8 @@ const givenMeta = document.querySelector('meta[name="place"]');
 const givenPlace = givenMeta?.content;
 
 // What an address of another page has and this one has not, such as a head, is left out.
-function readHash() {
-  const place = location.hash.slice(1) || givenPlace || "";
+function readHash(hash = location.hash) {
+  const place = hash.slice(1) || givenPlace || "";
   Object.assign(state, unsaid());
   for (const [name, value] of new URLSearchParams(place)) {
     if (name === "step") state.by = "step";
@@ -302,10 +302,11 @@ function makeControls(keys = onKey) {
     );
   }
   document.addEventListener("keydown", keys);
-  addEventListener("hashchange", () => {
+  addEventListener("hashchange", ({ newURL }) => {
     clearTimeout(toWrite);
     toWrite = 0;
-    readHash();
+    // The address itself may have been written to since the link was followed.
+    readHash(new URL(newURL).hash);
     for (const each of document.querySelectorAll("[data-shared]")) each.checked = each.shows();
     for (const each of document.querySelectorAll("details.scores")) each.open = state.table;
     goToPlace();

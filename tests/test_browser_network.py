@@ -271,6 +271,72 @@ def test_what_a_press_will_show_is_computed_while_the_pointer_is_on_a_head(run: 
     drawn(page)
     heads = [Head(0, 1), Head(1, 2)]
     assert losses(page) == pytest.approx(expected_losses(model, batch, heads, "zero")[7].tolist(), abs=1e-4)
+    # What is begun for one sequence, and done while another is shown, is of the first.
+    page.evaluate("setTrial({ tried: 0, off: new Set() })")
+    drawn(page)
+    page.evaluate(
+        f"""() => {{
+            const shown = {SHOWN}, head = [0, 1];
+            shown.ahead = new Without(RUNS[0].networks, shown.step, shown, [head]);
+            shown.ahead.steps.next();
+            setTrial({{ tried: 7 }});
+        }}"""
+    )
+    drawn(page)
+    page.evaluate(f"void finished({SHOWN}.ahead.steps)")
+    page.evaluate("setTrial({ tried: 0, off: new Set(['L0H1']) })")
+    drawn(page)
+    assert page.evaluate(f"{SHOWN}.last === {SHOWN}.ahead")
+    of_batch = expected_losses(model, batch, [Head(0, 1)], "zero")
+    assert losses(page) == pytest.approx(of_batch[0].tolist(), abs=1e-4)
+
+
+def test_panels_of_several_runs_follow_each_other(run: Run, opened: Open, tmp_path: Path):
+    task, model = replace(TOKENS.task, n_tokens=43), replace(TOKENS.model, n_layers=1, d_vocab=44, d_vocab_out=44)
+    other = untrained_run(tmp_path / "other", replace(TOKENS, task=task, model=model))
+    page = opened(write_report([run, other], tmp_path / "page.html"), "#instead=zero")
+    panels = seen(page, "try").locator(".try")
+    for at in range(2):
+        wait_for(page, f"RUNS[{at}].trial?.ready")
+    # What a press will show is computed for all runs.
+    panels.first.locator("[data-head=L0H1]").hover()
+    for at in range(2):
+        wait_for(page, f"RUNS[{at}].trial.ahead?.losses")
+    panels.first.locator("[data-head=L0H1]").click()
+    drawn(page)
+    for at in range(2):
+        assert page.evaluate(f"RUNS[{at}].trial.last === RUNS[{at}].trial.ahead")
+    # What cannot be read is said where it was typed.
+    typed = panels.get_by_label("tokens of the sequence")
+    typed.nth(1).fill("BOS 3 99")
+    drawn(page)
+    told = panels.locator(".said")
+    assert told.nth(1).inner_text().startswith("Position 2: “99” is not a token")
+    assert told.nth(0).inner_text().startswith("Step ")
+    # A text that another network cannot read is read where it can be.
+    typed.nth(1).fill("BOS 3 41")
+    drawn(page)
+    assert page.evaluate("RUNS[1].trial.trial.inputs") == [0, 3, 41]
+    assert told.nth(0).inner_text().startswith("Position 2: “41” is not a token")
+    assert told.nth(1).inner_text().startswith("Step ")
+
+
+def test_an_address_that_is_wrong_in_part_says_the_rest(run: Run, opened: Open):
+    page = opened(run.report_file, "#edit=null&off=L7H9.L00H1&instead=toString")
+    section = seen(page, "try")
+    section.locator(".said").filter(has_text="Position 0: “null” is not a token").wait_for()
+    assert page.evaluate("[[...state.off], state.instead]") == [["L0H1"], "mean"]
+    # A link that is followed while the text has the focus changes the text too.
+    typed = section.get_by_label("tokens of the sequence")
+    typed.focus()
+    page.evaluate("() => { location.hash = 'edit=BOS 5 7'; }")
+    wait_for(page, f"{SHOWN}.trial.inputs.length === 3")
+    assert typed.input_value() == "BOS 5 7"
+    page.evaluate("() => { location.hash = 'edit=null'; }")
+    section.locator(".said").filter(has_text="Position 0: “null” is not a token").wait_for()
+    page.evaluate("() => { location.hash = 'step=last'; }")
+    section.locator(".said").filter(has_text="Step").filter(has_not_text="null").wait_for()
+    assert len(typed.input_value().split()) == run.batch().inputs.shape[1]
 
 
 def mean_on(batch: Batch, each: torch.Tensor, at: int) -> float:

@@ -216,6 +216,10 @@ def test_a_link_gives_what_is_shown(run: Run, opened: Open):
     assert not page.locator("#overview [data-shared=log]").first.is_checked()
     assert page.locator("#heads details.scores").get_attribute("open") is not None
     assert {"theme=dark", "kinds=k", "log=0", "table=1"} <= set(page.url.partition("#")[2].split("&"))
+    # Also where the page writes what was shown before it hears of the link.
+    page.evaluate("() => { location.hash = 'step=0&head=L1H1'; writeHash(); }")
+    seen(page, "overview")
+    assert place_of(page)[:2] == ["0", "L1H1"]
 
 
 def test_a_link_from_another_page_leaves_out_what_is_not_here(run: Run, opened: Open):

@@ -275,7 +275,7 @@ function headCard(run, more) {
     end = el("p", {}),
     now = el("p", {}),
     said = el("output", { class: "switched" });
-  const toggle = el("button", { type: "button", ...switching(run, () => nameOf(headShown(run))) });
+  const toggle = el("button", { type: "button", ...switching(() => nameOf(headShown(run))) });
   const link = el("button", { type: "button", click: () => goToSection("try") }, "Try the network ↓");
   const canTry = run.network.config !== undefined;
   const host = el(

@@ -14,13 +14,13 @@ const unsaid = () => ({
   runs: "",
   // The behaviour and the replacement of the circuit that is shown; empty for the first.
   circuit: "",
-  // Of the network in the page: the heads that are off, what they write instead, the sequence, its edited text, and what
-  // is wrong with a text that was typed since.
+  // Of the network in the page: the heads that are off, what they write instead, the sequence, its edited text, and
+  // the run in whose panel a text was typed since that cannot be read, with what is wrong with it.
   off: new Set(),
   instead: "mean",
   tried: 0,
   edit: null,
-  wrong: "",
+  wrong: null,
 });
 const state = { ...unsaid(), place: Infinity, theme: "", log: null };
 // What a head that is off writes.
@@ -42,8 +42,8 @@ const givenMeta = document.querySelector('meta[name="place"]');
 const givenPlace = givenMeta?.content;
 
 // What an address of another page has and this one has not, such as a head, is left out.
-function readHash() {
-  const place = location.hash.slice(1) || givenPlace || "";
+function readHash(hash = location.hash) {
+  const place = hash.slice(1) || givenPlace || "";
   Object.assign(state, unsaid());
   for (const [name, value] of new URLSearchParams(place)) {
     if (name === "step") state.by = "step";
@@ -62,8 +62,8 @@ function readHash() {
     if (name === "sort") state.sort = value;
     if (name === "runs") state.runs = value;
     if (name === "circuit") state.circuit = value;
-    if (name === "off") state.off = new Set(value.split(".").filter((each) => existing(headOf(each))));
-    if (name === "instead" && value in INSTEAD) state.instead = value;
+    if (name === "off") state.off = new Set(value.split(".").map(headOf).filter(existing).map(nameOf));
+    if (name === "instead" && Object.hasOwn(INSTEAD, value)) state.instead = value;
     if (name === "tried") state.tried = Math.max(0, Math.trunc(Number(value)) || 0);
     if (name === "edit") state.edit = value;
     if (name === "section") state.scroll = { section: value, by: 0 };
@@ -302,10 +302,11 @@ function makeControls(keys = onKey) {
     );
   }
   document.addEventListener("keydown", keys);
-  addEventListener("hashchange", () => {
+  addEventListener("hashchange", ({ newURL }) => {
     clearTimeout(toWrite);
     toWrite = 0;
-    readHash();
+    // The address itself may have been written to since the link was followed.
+    readHash(new URL(newURL).hash);
     for (const each of document.querySelectorAll("[data-shared]")) each.checked = each.shows();
     for (const each of document.querySelectorAll("details.scores")) each.open = state.table;
     goToPlace();

@@ -89,10 +89,13 @@ function otherSequence(networks, { inputs }) {
   return inputs.map((input, at) => before[at] ?? input);
 }
 
+// What tells a sequence at a step, as it has been chosen, from others.
+const trialKey = (networks, step) => JSON.stringify([step, shownSequence(networks), state.edit]);
+
 // The sequence and its clean activations, where they are not those of before.
 function takeTrial(networks, words, step, shown) {
-  const at = shownSequence(networks);
-  const key = `${step} ${at} ${state.edit}`;
+  const at = shownSequence(networks),
+    key = trialKey(networks, step);
   if (shown.key === key) return;
   shown.error = "";
   let trial = Trial.evaluation(networks.sequences, at);
@@ -126,13 +129,14 @@ class Without {
       replaced = standIns(networks, step, shown, off);
     const first = (heads) => Math.min(Infinity, ...heads.map(([layer]) => layer));
     const without = (heads, others) => heads.filter((head) => !others.map(nameOf).includes(nameOf(head)));
-    const { last } = shown;
+    // What is shown may be another sequence before this is done.
+    const { trial, clean, cleanOutput, last } = shown;
     const fromClean = first(off),
       fromLast = last?.key === key ? first([...without(off, last.off), ...without(last.off, off)]) : -1;
-    const [before, from] = fromLast > fromClean ? [last.now, fromLast] : [shown.clean, fromClean];
-    this.now = yield* network.inLayers(shown.trial.inputs, replaced, before, from);
-    this.output = this.now === shown.clean ? shown.cleanOutput : network.output(this.now);
-    this.losses = lossOf(this.output, shown.trial.answers);
+    const [before, from] = fromLast > fromClean ? [last.now, fromLast] : [clean, fromClean];
+    this.now = yield* network.inLayers(trial.inputs, replaced, before, from);
+    this.output = this.now === clean ? cleanOutput : network.output(this.now);
+    this.losses = lossOf(this.output, trial.answers);
   }
 }
 
@@ -147,12 +151,16 @@ function runWithout(networks, step, shown, off) {
   if (found !== last) shown.previous = last;
 }
 
-// Computes what a press on a head will show, while the pointer or the focus is on it.
-function lookAhead(run, name) {
-  const { networks, trial: shown } = run;
-  if (!shown.ready || (state.instead === "mean" && !networks.means.has(shown.step))) return;
-  const ahead = new Without(networks, shown.step, shown, headsOff(run, switched(name)));
-  if ([shown.ahead, shown.previous].some((each) => each?.is(ahead))) return;
-  shown.ahead = ahead;
-  goThrough(ahead.steps, () => shown.ahead === ahead);
+// Computes what a press on a head will show in the panels of all runs, while the pointer or the focus is on it.
+function lookAhead(name) {
+  for (const run of RUNS) {
+    const { networks, trial: shown } = run;
+    // Something else may have been chosen that is not shown yet.
+    if (!shown?.ready || shown.key !== trialKey(networks, shown.step)) continue;
+    if (state.instead === "mean" && !networks.means.has(shown.step)) continue;
+    const ahead = new Without(networks, shown.step, shown, headsOff(run, switched(name)));
+    if ([shown.ahead, shown.last, shown.previous].some((each) => each?.is(ahead))) continue;
+    shown.ahead = ahead;
+    goThrough(ahead.steps, () => shown.ahead === ahead);
+  }
 }

@@ -87,9 +87,12 @@ function trySection(run) {
   return host;
 }
 
+// What is wrong with the text that stands in the panel of a run.
+const wrongIn = (run) => (state.wrong?.run === run ? state.wrong.message : "");
+
 function trialSentence(run, networks, step, shown, off) {
   const { trial, losses, cleanLosses } = shown,
-    error = state.wrong || shown.error;
+    error = wrongIn(run) || shown.error;
   const slider = run.steps[indexOf(run)];
   const nearest =
     step === slider ? `Step ${step}` : `Step ${step}, whose weights are the nearest to step ${slider} in this page`;
@@ -114,7 +117,7 @@ function tryControls(run, networks, words) {
   const { inputs, count } = networks.sequences;
   const sequence = el(
     "select",
-    { change: (event) => setTrial({ tried: Number(event.target.value), edit: null, wrong: "" }) },
+    { change: (event) => setTrial({ tried: Number(event.target.value), edit: null, wrong: null }) },
     inputs.map((_, at) =>
       el("option", { value: at }, [at, networks.sequences.descriptions[at]].filter((x) => x !== "").join(": ")),
     ),
@@ -135,9 +138,9 @@ function tryControls(run, networks, words) {
   const read = (edit) => {
     try {
       words.read(edit);
-      return { edit, wrong: "" };
+      return { edit, wrong: null };
     } catch (error) {
-      return { wrong: error.message };
+      return { wrong: { run, message: error.message } };
     }
   };
   const kind = words.tokenizer ? "text" : "tokens";
@@ -148,7 +151,7 @@ function tryControls(run, networks, words) {
     "aria-label": `${kind} of the sequence`,
     input: (event) => setTrial(read(event.target.value)),
   });
-  const undo = press("As it was", () => setTrial({ edit: null, wrong: "" }));
+  const undo = press("As it was", () => setTrial({ edit: null, wrong: null }));
   const host = el(
     "div",
     {},
@@ -166,9 +169,11 @@ function tryControls(run, networks, words) {
     sequence.value = shownSequence(networks);
     instead.value = state.instead;
     for (const button of ofCircuit) button.disabled = !circuitHeads(run).length;
-    undo.disabled = state.edit === null && !state.wrong;
-    if (document.activeElement !== typed && words.labels.length && !state.wrong)
-      typed.value = state.edit ?? words.write(inputs[shownSequence(networks)]);
+    const wrong = wrongIn(run);
+    undo.disabled = state.edit === null && !wrong;
+    if (!words.labels.length || wrong) return;
+    const text = state.edit ?? words.write(inputs[shownSequence(networks)]);
+    if (typed.value !== text) typed.value = text;
   };
   return { host, update };
 }
@@ -190,10 +195,10 @@ function switched(name) {
 const headsOff = (run, off = state.off) =>
   [...off].map(headOf).filter(([layer, head]) => layer < run.layers && head < run.heads);
 // What a button does that switches the head that `name()` gives.
-const switching = (run, name) => ({
+const switching = (name) => ({
   click: () => setTrial({ off: switched(name()) }),
-  pointerenter: () => lookAhead(run, name()),
-  focus: () => lookAhead(run, name()),
+  pointerenter: () => lookAhead(name()),
+  focus: () => lookAhead(name()),
 });
 
 function tryHeads(run) {
@@ -202,7 +207,7 @@ function tryHeads(run) {
     const name = nameOf([layer, head]);
     const canvas = el("canvas", { "aria-hidden": "true" }),
       below = el("span", {});
-    const toggle = switching(run, () => name);
+    const toggle = switching(() => name);
     const button = el("button", { type: "button", class: "head", "data-head": name, ...toggle }, canvas, below);
     cells.set(name, { layer, head, button, canvas, below });
     return button;

@@ -31,11 +31,13 @@ function tryComparison(run) {
     if (!known) computed = { key, losses: [] };
     const mine = computed,
       { losses } = computed;
+    // A person may choose another while this is computed.
+    const { instead } = state;
     const part = found && circuits.part !== "all" ? circuits.part : null;
     function* computing() {
       const network = networks.found.get(step);
       for (const { off } of [...rows, { off: allHeads(run) }]) {
-        const replaced = standIns(networks, step, shown, off);
+        const replaced = standIns(networks, step, shown, off, instead);
         const output = network.output(network.run(shown.trial.inputs, replaced, shown.clean));
         losses.push(shown.trial.mean(lossOf(output, shown.trial.answers), part));
         yield;
@@ -50,7 +52,7 @@ function tryComparison(run) {
       caption.textContent =
         `In this sequence the loss${where} is ${formatted(clean)} with all heads on and ${formatted(losses.at(-1))} with all off; ` +
         (little ? "less than a thousandth is too little for shares." : "shares are of the difference.") +
-        (found ? ` A head that is off writes ${INSTEAD[state.instead]}; in the whole batch, ${REPLACEMENTS[circuits.replacement]}.` : ""); // prettier-ignore
+        (found ? ` A head that is off writes ${INSTEAD[instead]}; in the whole batch, ${REPLACEMENTS[circuits.replacement]}.` : ""); // prettier-ignore
       const batch = found ? `whole batch (circuit of step ${found.step})` : "whole batch (effect)";
       writeTitles(head, ["", "in this sequence", batch]);
       writeRows(

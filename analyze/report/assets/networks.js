@@ -7,6 +7,7 @@ const MOST_UNPACKED = 2e7;
 class Networks {
   constructor({ config, layout, steps, weights, sequences }) {
     Object.assign(this, { config, layout, steps, weights, sequences });
+    this.loading = new Map();
     this.found = new Map();
     this.means = new Map();
     this.begun = new Map();
@@ -16,17 +17,21 @@ class Networks {
     const off = (each) => Math.abs(Math.log1p(each) - Math.log1p(step));
     return this.steps.reduce((best, each) => (off(each) < off(best) ? each : best));
   }
-  async load(step) {
-    if (!this.found.has(step)) {
-      const numbers = await weightsIn(this.weights[this.steps.indexOf(step)]);
-      this.found.set(step, new Network(this.config, this.layout, numbers));
-    }
+  // Unpacks the network of a step, once.
+  load(step) {
+    if (!this.loading.has(step)) this.loading.set(step, this.unpack(step));
+    return this.loading.get(step);
+  }
+  async unpack(step) {
+    const numbers = await weightsIn(this.weights[this.steps.indexOf(step)]);
+    this.found.set(step, new Network(this.config, this.layout, numbers));
   }
   async loadAll() {
     const size = this.layout.reduce((sum, [, shape]) => sum + shape.reduce((a, b) => a * b, 1), 0);
     if (size * this.steps.length > MOST_UNPACKED) return;
     for (const step of this.steps) {
-      await this.load(step);
+      // What cannot be unpacked is said when the slider comes to it.
+      await this.load(step).catch(() => {});
       await pause();
     }
   }

@@ -12,7 +12,7 @@ function tryPositions(run, words) {
   const write = rowsIn(body, 4);
   let rows = [];
   const name = () => `${run.name}-positions-step-${run.trial.step}`;
-  const numbers = () => ({ columns: ["step", "sequence", ...titles.slice(0, 5), "loss [nats]"], rows: rows.map((row) => [run.trial.step, state.tried, ...row]) }); // prettier-ignore
+  const numbers = () => ({ columns: ["step", "sequence", ...titles.slice(0, 5), "loss [nats]"], rows: rows.map((row) => [run.trial.step, shownSequence(run.networks), ...row]) }); // prettier-ignore
   host.prepend(downloads("Every position", name, host, numbers));
   scroll.addEventListener("keydown", (event) => {
     // Arrow keys scroll it, and leave the slider.

@@ -62,17 +62,17 @@ class Words {
 }
 
 // What stands in for the outputs of heads [pos, d_head], as a Map of heads for each layer.
-function standIns(networks, step, shown, heads) {
+function standIns(networks, step, shown, heads, instead = state.instead) {
   const { n_heads, d_head } = networks.config,
     width = n_heads * d_head,
     found = [];
-  if (state.instead === "other" && heads.length)
+  if (instead === "other" && heads.length)
     shown.other ??= networks.found.get(step).run(otherSequence(networks, shown.trial));
   const valueAt = {
     zero: () => 0,
     mean: (layer, pos, at) => networks.means.get(step)[layer][at],
     other: (layer, pos, at) => shown.other.z[layer][pos * width + at],
-  }[state.instead];
+  }[instead];
   for (const [layer, head] of heads) {
     const z = new Float64Array(shown.trial.inputs.length * d_head);
     for (let at = 0; at < z.length; at++)

@@ -54,7 +54,10 @@ function trySection(run) {
     if (!networks.found.has(step)) {
       comparison.stop();
       said.textContent = `The weights of step ${step} are being unpacked.`;
-      networks.load(step).then(tryAgain);
+      const failed = (error) => {
+        said.textContent = `The weights of step ${step} cannot be unpacked: ${error.message}.`;
+      };
+      networks.load(step).then(tryAgain, failed);
       return;
     }
     if (state.instead === "mean" && !networks.means.has(step)) {

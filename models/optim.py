@@ -1,9 +1,9 @@
 """Configuration of the optimiser: learning rate, warm-up, decay, groups of weights, and gradient clipping."""
 
-import fnmatch
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any, Literal, get_args
 
@@ -125,11 +125,11 @@ def grouped(names: Iterable[str], patterns: Iterable[str]) -> dict[str, list[str
     patterns = list(patterns)
     found: dict[str, list[str]] = {"": [], **{pattern: [] for pattern in patterns}}
     for name in names:
-        found[next((pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)), "")].append(name)
+        found[next((pattern for pattern in patterns if fnmatchcase(name, pattern)), "")].append(name)
     for pattern in patterns:
         if not found[pattern]:
-            some = fnmatch.filter(chain.from_iterable(found.values()), pattern)
-            which = "only weights that an earlier pattern matches" if some else "no weight of this network"
+            elsewhere = any(fnmatchcase(name, pattern) for name in chain.from_iterable(found.values()))
+            which = "only weights that an earlier pattern matches" if elsewhere else "no weight of this network"
             raise ValueError(f"groups: {pattern!r} matches {which}; it must match some, such as 'embed.W_E'")
     return {pattern: some for pattern, some in found.items() if some}
 

@@ -65,6 +65,12 @@ def drawn(page: Page) -> None:
         )
 
 
+def settled(page: Page) -> None:
+    """Wait until everything is drawn, on the screen or not: what is drawn above the screen moves what is on it."""
+    page.wait_for_function("() => [...figures.values()].every((each) => !each.stale || !each.width)")
+    drawn(page)
+
+
 def go(page: Page, place: int) -> None:
     page.locator("#slider").fill(str(place))
     drawn(page)

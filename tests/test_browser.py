@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from browsing import Open, check_paper, drawn, first, go, needs_chromium, pixels, seen
+from browsing import Open, check_paper, drawn, first, go, needs_chromium, pixels, seen, settled
 from matplotlib.image import imread
 from playwright.sync_api import Locator, Page
 from toys import TOKENS, VECTORS, Train, made_up_circuit, made_up_run
@@ -289,6 +289,7 @@ def test_a_click_shows_a_head_large_and_keys_read_it(run: Run, opened: Open):
     assert float(text.rpartition(" ")[2]) == pytest.approx(float(value[7, 3]), abs=4e-3)
     # Arrow keys on it have not moved the slider.
     assert page.locator("#slider").input_value() == str(len(run.steps) - 1)
+    settled(page)
     box = canvas.bounding_box()
     assert box
     page.mouse.move(box["x"] + box["width"] - 3, box["y"] + box["height"] - 3)
@@ -329,11 +330,13 @@ def test_a_head_chosen_in_one_figure_is_chosen_in_all(run: Run, opened: Open, tm
     # The line that is nearest: that of the head whose score is highest lies on top.
     score = run.scores.previous_token.sel(step=59, layer=1)
     canvas = seen(page, "heads").locator(".panels canvas").nth(1)
+    settled(page)
     box = canvas.bounding_box()
     assert box
     canvas.click(position={"x": box["width"] - 5, "y": 78 - 74 * float(score.max())})
     assert chosen(page) == {f"L1H{int(score.values.argmax())}"}
     matrix = seen(page, "pairs").locator("canvas[tabindex]").first
+    settled(page)
     box = matrix.bounding_box()
     assert box
     matrix.click(position={"x": box["width"] - 5, "y": box["height"] - 5})
@@ -341,7 +344,7 @@ def test_a_head_chosen_in_one_figure_is_chosen_in_all(run: Run, opened: Open, tm
     matrix.click(position={"x": 5, "y": box["height"] - 5})
     assert chosen(page) == {"L0H2"}
     page.locator("#head").select_option("")
-    page.wait_for_function("() => ![...figures.values()].some((each) => each.stale && each.width)")
+    settled(page)
     assert page.locator("main .chosen:not(.chip)").count() == 0
 
 
@@ -758,6 +761,7 @@ def test_lines_and_bands_are_those_of_their_layer(marked: Run, opened: Open):
     assert told.nth(0).inner_text() == "L0H1 0.9, above its band 0.05 to 0.15"
     assert told.nth(1).inner_text() == "L1H2 0.3, below its band 0.55 to 0.65"
     # The pointer reads the head whose line is nearest.
+    settled(page)
     box = charts.nth(0).bounding_box()
     assert box
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 78 - 0.1 * 74)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browsing import Open, check_paper, drawn, go, needs_chromium, seen
+from browsing import Open, check_paper, drawn, go, needs_chromium, seen, settled
 from corpora import write_corpus
 from playwright.sync_api import Page
 from random_networks import KINDS, network
@@ -459,6 +459,7 @@ def test_the_circuit_in_this_sequence_stands_beside_the_whole_batch_also_on_pape
     assert rows[0][2].startswith(f"{100 * circuit.faithfulness.item():.1f}".rstrip("0").rstrip("."))
     page.set_viewport_size({"width": 390, "height": 900})
     drawn(page)
+    settled(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.get_by_role("button", name="Circuit off").click()
     drawn(page)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from browsing import Open, drawn, first, go, needs_chromium, pixels, seen
+from browsing import Open, drawn, first, go, needs_chromium, pixels, seen, settled
 from networks import gpt2_bridge
 from PIL import Image
 from playwright.sync_api import Locator, Page
@@ -179,6 +179,7 @@ def test_points_lie_where_their_numbers_are_and_keys_read_them(tmp_path: Path, o
     plots.nth(0).focus()
     page.keyboard.press("ArrowRight")
     assert told.inner_text() == "entry 0: in 0, out 1"
+    settled(page)
     box = plots.nth(0).bounding_box()
     assert box
     page.mouse.move(box["x"] + x[2] + 2, box["y"] + y[2] - 3)
@@ -204,6 +205,7 @@ def test_keys_and_pointer_read_a_line_and_leave_the_slider(run: Run, opened: Ope
     assert page.locator("#slider").input_value() == "2"
     # The pointer reads the line that is nearest.
     x, y = points_of(panel.locator("path[fill=none]").nth(best).get_attribute("d") or "")[0][-1]
+    settled(page)
     box = panel.bounding_box()
     assert box
     page.mouse.move(box["x"] + x + 3, box["y"] + y)
@@ -255,6 +257,7 @@ def test_pictures_share_a_scale_and_show_each_number_where_it_belongs(run: Run, 
     attention = made_up_study().sections[1].figures[0].data.attention.values
     assert told.inner_text() == f"L1H1: query 2, key 1 “b”: {said(attention[1, 1, 2, 1])}"
     assert page.locator("#slider").input_value() == "2"
+    settled(page)
     box = pictures.nth(5).bounding_box()
     assert box
     page.mouse.move(box["x"] + box["width"] - 3, box["y"] + box["height"] - 3)

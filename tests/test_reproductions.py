@@ -18,7 +18,7 @@ from headway.checkpoints import Run
 from headway.models.handmade import known_chain
 from headway.reproductions import reproduce as reproducing
 from headway.reproductions.compared import Compared
-from headway.reproductions.numbers import FirstStep, LossAbove, Score, ScoreAt, ShareNear, TrainingLoss
+from headway.reproductions.numbers import FirstStep, LossAbove, LossBetween, Score, ScoreAt, ShareNear, TrainingLoss
 from headway.reproductions.published import REPRODUCTIONS, find_reproduction
 from headway.reproductions.reproduction import Published, Reproduction
 
@@ -103,6 +103,12 @@ def test_a_loss_is_compared_with_that_of_a_predictor_on_the_same_sequences():
     above = LossAbove("pool").over_training(run)  # the only chain of its pool is what the network knows
     assert above.sel(step=7).item() == pytest.approx(0.0, abs=1e-6)
     assert LossAbove("unigram").over_training(run).sel(step=7).item() < -0.1
+    between = LossBetween("pool", "unigram").over_training(run)
+    assert between.sel(step=7).item() == pytest.approx(0.0, abs=1e-5)
+    unigram = loss - LossAbove("unigram").over_training(run).sel(step=7).item()
+    run.scores = xr.Dataset({"loss": ("step", [unigram, (loss + unigram) / 2])}, {"step": [0, 7]})
+    assert LossBetween("pool", "unigram").over_training(run).values == pytest.approx([1.0, 0.5], abs=1e-5)
+    assert FirstStep(LossBetween("pool", "unigram"), below=0.6)(run) == 7
 
 
 def test_a_step_that_no_run_reaches_is_said_to_be_never_reached():

@@ -527,10 +527,10 @@ function drawPixels(canvas, rows, columns, write) {
   // To set a size empties a canvas, and has the browser lay out the page.
   if (canvas.width !== columns || canvas.height !== rows) [canvas.width, canvas.height] = [columns, rows];
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  const kept = lastImage?.width === columns && lastImage.height === rows;
-  if (!kept) lastImage = context.createImageData(columns, rows);
+  const fits = lastImage?.width === columns && lastImage.height === rows;
+  if (!fits) lastImage = context.createImageData(columns, rows);
   const drawn = new Uint32Array(lastImage.data.buffer);
-  if (kept) drawn.fill(0);
+  drawn.fill(0);
   write(drawn);
   context.putImageData(lastImage, 0, 0);
 }

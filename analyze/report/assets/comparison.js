@@ -3,7 +3,6 @@
 // Of less than this share of the loss without all heads there are no shares.
 const LEAST_KNOWN = 0.001;
 
-// What heads do in this sequence, beside what the circuit's numbers say of the whole batch.
 function tryComparison(run) {
   const caption = el("caption", { class: "note", style: "text-align:left" }),
     head = el("thead"),

@@ -223,6 +223,32 @@ class FreshScore:
 
 
 @dataclass(frozen=True)
+class FreshErrors:
+    """The number of sequences that were not drawn before of which the last network gets an answer wrong.
+
+    Example:
+        >>> str(FreshErrors(sequences=16_384))
+        'wrong of 16,384 fresh sequences'
+    """
+
+    sequences: int
+
+    def __str__(self) -> str:
+        return f"wrong of {self.sequences:,} fresh sequences"
+
+    def __call__(self, run: Run) -> float:
+        """Return the number of a run."""
+        import torch
+
+        model, wrong = run.model(), 0
+        for batch in _fresh(run, self.sequences):
+            with torch.no_grad():
+                answers = model(batch.inputs, **batch.padding).argmax(-1)
+            wrong += int(((answers != batch.targets) & batch.mask).any(-1).sum())
+        return float(wrong)
+
+
+@dataclass(frozen=True)
 class FreshBetween:
     """The loss of the last network between those of two predictors of the task, on fresh sequences: 0 is the lower one.
 
@@ -247,7 +273,7 @@ class FreshBetween:
             predicted = run.task.predictors(batch)  # pyright: ignore[reportAttributeAccessIssue]
             with torch.no_grad():
                 outputs = (model(batch.inputs, **batch.padding), predicted[self.lower], predicted[self.upper])
-            losses.append([run.task.loss(output, batch)[batch.mask].mean().item() for output in outputs])
+            losses.append([run.task.loss(output, batch)[batch.mask].sum().item() for output in outputs])
         ours, lower, upper = (sum(each) for each in zip(*losses, strict=True))
         return (ours - lower) / (upper - lower)
 
@@ -257,8 +283,8 @@ _FRESH, _BATCH = 2**31 - 1, 1024
 
 
 def _fresh(run: Run, sequences: int) -> Iterator[Batch]:
-    size = min(_BATCH, sequences)
-    return (run.task.batch(_FRESH, index, size) for index in range(-(-sequences // size)))
+    for index, first in enumerate(range(0, sequences, _BATCH)):
+        yield run.task.batch(_FRESH, index, min(_BATCH, sequences - first))
 
 
-Number = TrainingLoss | ScoreAt | FirstStep | ShareNear | FreshScore | FreshBetween
+Number = TrainingLoss | ScoreAt | FirstStep | ShareNear | FreshScore | FreshErrors | FreshBetween

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 import xarray as xr
+from torch import Tensor
 from toys import PARTLY, handmade_run
 
 from headway.__main__ import main
@@ -15,10 +18,22 @@ from headway.analyze.measures import LIVE
 from headway.analyze.measures.scoring import measure
 from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
+from headway.data.brackets import Brackets
+from headway.data.task import Batch
 from headway.models.handmade import known_chain
 from headway.reproductions import reproduce as reproducing
 from headway.reproductions.compared import Compared
-from headway.reproductions.numbers import FirstStep, LossAbove, LossBetween, Score, ScoreAt, ShareNear, TrainingLoss
+from headway.reproductions.numbers import (
+    FirstStep,
+    FreshErrors,
+    FreshScore,
+    LossAbove,
+    LossBetween,
+    Score,
+    ScoreAt,
+    ShareNear,
+    TrainingLoss,
+)
 from headway.reproductions.published import REPRODUCTIONS, find_reproduction
 from headway.reproductions.reproduction import Published, Reproduction
 
@@ -109,6 +124,27 @@ def test_a_loss_is_compared_with_that_of_a_predictor_on_the_same_sequences():
     run.scores = xr.Dataset({"loss": ("step", [unigram, (loss + unigram) / 2])}, {"step": [0, 7]})
     assert LossBetween("pool", "unigram").over_training(run).values == pytest.approx([1.0, 0.5], abs=1e-5)
     assert FirstStep(LossBetween("pool", "unigram"), below=0.6)(run) == 7
+
+
+def test_errors_on_fresh_sequences_are_counted_over_exactly_as_many_as_are_named():
+    drawn: list[Batch] = []
+
+    class Counted(Brackets):
+        def batch(self, seed: int, index: int, batch_size: int) -> Batch:
+            drawn.append(super().batch(seed, index, batch_size))
+            return drawn[-1]
+
+    def never_balanced(inputs: Tensor, **padding: Tensor) -> Tensor:
+        return F.one_hot(torch.zeros_like(inputs), 2).float()
+
+    run: Any = SimpleNamespace(task=Counted(max_brackets=6), model=lambda: never_balanced)
+    sequences = 1031  # more than are computed at once
+    wrong = FreshErrors(sequences)(run)
+    assert sum(len(batch.inputs) for batch in drawn) == sequences
+    assert wrong == sum(int(batch.targets[batch.mask].sum()) for batch in drawn)
+    assert FreshScore("accuracy", sequences)(run) == pytest.approx(1 - wrong / sequences)
+    run.model = lambda: lambda inputs, **padding: F.one_hot(drawn[-1].targets.clamp(min=0), 2).float()
+    assert FreshErrors(sequences)(run) == 0
 
 
 def test_a_step_that_no_run_reaches_is_said_to_be_never_reached():

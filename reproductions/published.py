@@ -18,12 +18,19 @@ from headway.reproductions.reproduction import Published, Reproduction
 _WARM_UP = "the published warm-up probably exceeded its learning rate, so ours must be later"
 _ONE_BATCH = "the published values are of single batches"
 _EDELMAN = "Edelman et al. 2024, arXiv 2402.11004, and its code"
+_GOES_ON = "The published training has 2,000 updates; the learning rate is constant, so that ours only goes on."
 _NO_DROPOUT = {"model.embd_pdrop": 0.0, "model.attn_pdrop": 0.0, "model.resid_pdrop": 0.0}
-_HALF_WAY = FirstStep(LossBetween("bigram", "unigram"), below=0.5)
-# The published training of Markov chains has 2,000 updates.
+_HALF_WAY = Published(
+    FirstStep(LossBetween("bigram", "unigram"), below=0.5), 2000, "below", note="half-way from unigram counts"
+)
 _PLATEAU = Published(
     ShareNear(LossAbove("unigram"), 0.0, within=0.01, before=2000), 0.1, "above", note="a plateau at unigram counts"
 )
+
+
+def _at_bigram_counts(updates: int) -> Published:
+    number = FirstStep(LossAbove("bigram"), below=0.01)
+    return Published(number, updates, "below", note="bigram counts, in as many updates as it takes")
 
 
 REPRODUCTIONS: dict[str, Reproduction] = {
@@ -87,11 +94,12 @@ REPRODUCTIONS: dict[str, Reproduction] = {
                 for at, loss in ((0, 0.718), (400, 0.581), (800, 0.541), (1200, 0.574), (1600, 0.530))
             ),
             _PLATEAU,
-            Published(_HALF_WAY, 2000, "below", note="half-way from unigram counts"),
+            _HALF_WAY,
+            _at_bigram_counts(3000),
         ),
         minutes=4,
         seeds=10,
-        note="The published training has 2,000 updates; the learning rate is constant, so that ours only goes on.",
+        note=_GOES_ON,
     ),
     "markov-chains-2-floor": Reproduction(
         recipe="markov-chains",
@@ -99,7 +107,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         source=f"{_EDELMAN}, without dropout",
         published=(
             _PLATEAU,
-            Published(FirstStep(LossAbove("bigram"), below=0.01), 3000, "below", note="as many updates as it takes"),
+            _at_bigram_counts(3000),
         ),
         minutes=2,
         seeds=10,
@@ -111,10 +119,12 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         published=(
             Published(TrainingLoss(0, width=0), 1.0986, within=0.1, note="a uniform guess"),
             _PLATEAU,
-            Published(_HALF_WAY, 12_000, "below", note="half-way from unigram counts, in as many updates as it takes"),
+            _HALF_WAY,
+            _at_bigram_counts(12_000),
         ),
         minutes=14,
         seeds=5,
+        note=_GOES_ON,
     ),
     "markov-chains-3-floor": Reproduction(
         recipe="markov-chains",
@@ -122,7 +132,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         source=f"{_EDELMAN}, without dropout",
         published=(
             _PLATEAU,
-            Published(FirstStep(LossAbove("bigram"), below=0.01), 12_000, "below", note="as many updates as it takes"),
+            _at_bigram_counts(12_000),
         ),
         minutes=6,
         seeds=5,

@@ -127,12 +127,16 @@ class ScoreAt:
     at: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.score} at {'the end' if self.at is None else f'update {self.at:,}'}"
+        return f"{self.score} at {_when(self.at)}"
 
     def __call__(self, run: Run) -> float:
         """Return the number of a run."""
         step = run.check_step("last" if self.at is None else self.at)
         return float(self.score.over_training(run).sel(step=step))
+
+
+def _when(at: int | None) -> str:
+    return "the end" if at is None else f"update {at:,}"
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,40 @@ class FreshErrors:
 
 
 @dataclass(frozen=True)
+class FreshBatches:
+    """The median loss of fresh batches of the training's size at a checkpoint, over the positions of one part.
+
+    A logged loss that was published is that of one such batch. The sequences of an evaluation are few, and all runs
+    share them, so that their mean can lie beside it in each run alike.
+
+    Example:
+        >>> str(FreshBatches("determined", at=500, batches=200))
+        'median loss_determined of 200 fresh batches at update 500'
+        >>> str(FreshBatches("determined", at=None, batches=200))
+        'median loss_determined of 200 fresh batches at the end'
+    """
+
+    part: str
+    at: int | None
+    batches: int
+
+    def __str__(self) -> str:
+        return f"median loss_{self.part} of {self.batches:,} fresh batches at {_when(self.at)}"
+
+    def __call__(self, run: Run) -> float:
+        """Return the number of a run."""
+        import torch
+
+        model, losses = run.model("last" if self.at is None else self.at), []
+        for index in range(self.batches):
+            batch = run.task.batch(_FRESH, index, run.recipe.batch_size)
+            with torch.no_grad():
+                loss = run.task.loss(model(batch.inputs, **batch.padding), batch)
+            losses.append(loss[run.task.parts(batch)[self.part] & batch.mask].mean())
+        return torch.stack(losses).median().item()
+
+
+@dataclass(frozen=True)
 class FreshBetween:
     """The loss of the last network between those of two predictors of the task, on fresh sequences: 0 is the lower one.
 
@@ -287,4 +325,4 @@ def _fresh(run: Run, sequences: int) -> Iterator[Batch]:
         yield run.task.batch(_FRESH, index, min(_BATCH, sequences - first))
 
 
-Number = TrainingLoss | ScoreAt | FirstStep | ShareNear | FreshScore | FreshErrors | FreshBetween
+Number = TrainingLoss | ScoreAt | FirstStep | ShareNear | FreshScore | FreshErrors | FreshBatches | FreshBetween

@@ -3,6 +3,7 @@
 from headway.options import nearest
 from headway.reproductions.numbers import (
     FirstStep,
+    FreshBatches,
     FreshBetween,
     FreshErrors,
     FreshScore,
@@ -56,10 +57,15 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         source="Bhargav & Gu, arXiv 2410.17438",
         published=(
             Published(TrainingLoss(0, width=0), 0.196, within=0.03, note=_ONE_BATCH),
-            Published(ScoreAt(Score("loss_determined"), at=500), 0.0069, within=0.0015, note=_ONE_BATCH),
-            Published(ScoreAt(Score("loss_determined"), at=1000), 0.0048, within=0.001, note=_ONE_BATCH),
-            Published(ScoreAt(Score("loss_determined"), at=2500), 0.0018, within=0.0005, note=_ONE_BATCH),
-            Published(ScoreAt(Score("loss_determined")), 0.00054, within=0.0002, note=_ONE_BATCH),
+            *(
+                Published(FreshBatches("determined", at, batches=200), loss, within=within, note=_ONE_BATCH)
+                for at, loss, within in (
+                    (500, 0.0069, 0.0015),
+                    (1000, 0.0048, 0.001),
+                    (2500, 0.0018, 0.0005),
+                    (None, 0.00054, 0.0002),
+                )
+            ),
         ),
         minutes=15,
         seeds=3,

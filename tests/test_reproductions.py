@@ -20,11 +20,12 @@ from headway.analyze.studies.result import StudyResult
 from headway.checkpoints import Run
 from headway.data.brackets import Brackets
 from headway.data.task import Batch
-from headway.models.handmade import known_chain
+from headway.models.handmade import composing_pair, known_chain
 from headway.reproductions import reproduce as reproducing
 from headway.reproductions.compared import Compared
 from headway.reproductions.numbers import (
     FirstStep,
+    FreshBatches,
     FreshErrors,
     FreshScore,
     LossAbove,
@@ -52,7 +53,7 @@ def test_every_configuration_is_a_recipe_whose_checkpoints_hold_its_numbers(name
     recipe = next(iter(recipes.values()))
     for published in found.published:
         number = published.number
-        if isinstance(number, ScoreAt) and number.at is not None:
+        if isinstance(number, ScoreAt | FreshBatches) and number.at is not None:
             assert number.at in recipe.schedule.steps(recipe.steps)
         if isinstance(number, TrainingLoss):
             assert number.at < recipe.steps
@@ -145,6 +146,16 @@ def test_errors_on_fresh_sequences_are_counted_over_exactly_as_many_as_are_named
     assert FreshScore("accuracy", sequences)(run) == pytest.approx(1 - wrong / sequences)
     run.model = lambda: lambda inputs, **padding: F.one_hot(drawn[-1].targets.clamp(min=0), 2).float()
     assert FreshErrors(sequences)(run) == 0
+
+
+def test_a_loss_of_fresh_batches_is_that_of_its_part_at_its_checkpoint():
+    induction, batch = composing_pair("k")
+    outputs = induction(batch.inputs).shape[-1]
+    networks = {7: lambda inputs, **padding: torch.zeros(*inputs.shape, outputs), "last": induction}
+    run: Any = SimpleNamespace(task=batch.task, model=networks.get, recipe=SimpleNamespace(batch_size=5))
+    assert FreshBatches("repeats", at=7, batches=3)(run) == pytest.approx(math.log(outputs))
+    assert FreshBatches("repeats", at=None, batches=3)(run) == pytest.approx(0.0, abs=1e-2)
+    assert FreshBatches("first", at=None, batches=3)(run) > math.log(2)
 
 
 def test_a_step_that_no_run_reaches_is_said_to_be_never_reached():

@@ -246,10 +246,12 @@ class Task(ABC):
     def loss(self, output: Float[Tensor, "batch pos d_vocab_out"], batch: Batch) -> Float[Tensor, "batch pos"]:
         """Return the loss at each position: cross-entropy in nats for tokens, mean squared error for vectors.
 
-        Where ``mask`` is False it has no meaning: no target is read there that is a token or class.
+        Where ``mask`` is False it has no meaning: no target is read there.
         """
         if batch.targets.is_floating_point():
-            return einops.reduce((output - batch.targets) ** 2, "batch pos d_vocab_out -> batch pos", "mean")
+            # A target of NaN that does not count would else spoil the gradient.
+            errors = (output - batch.targets).where(batch.mask[..., None], 0)
+            return einops.reduce(errors**2, "batch pos d_vocab_out -> batch pos", "mean")
         # One row for each prediction, because a softmax over an axis that is not the last is slow.
         targets = batch.targets.where(batch.mask, IGNORED).flatten().long()
         return F.cross_entropy(output.flatten(0, 1), targets, reduction="none", ignore_index=IGNORED).view_as(

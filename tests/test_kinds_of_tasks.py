@@ -21,7 +21,7 @@ from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
 from headway.data.finite import FiniteTask
 from headway.data.renamed import Renamed
-from headway.data.task import Batch, Task
+from headway.data.task import Batch, Task, masked_mean
 from headway.models.config import ModelConfig
 from headway.models.hooked_transformer import HookedTransformer
 from headway.train import train
@@ -153,6 +153,25 @@ def test_targets_that_do_not_count_can_be_anything():
         np.testing.assert_array_equal(terms, attribute_outputs(model, usual).isel(pos=slice(2, None)))
     with pytest.raises(ValueError, match=r"^batch: its targets are -100 to -100; this network outputs 0 to 6"):
         loss(model, batch._replace(targets=torch.full_like(batch.targets, -100)))
+
+
+def test_numbers_that_do_not_count_can_be_anything():
+    task = Numbers()
+    batch = task.evaluation_batch(0, 11)
+    mask = batch.mask.clone()
+    mask[:, ::2] = False
+    model = network(d_vocab=7, d_vocab_out=2)
+    usual = batch._replace(mask=mask, targets=batch.targets.double())
+    changed = usual._replace(targets=usual.targets.where(mask[..., None], torch.nan))
+    for measure in (loss, direct_attribution):
+        name = measure.__name__
+        np.testing.assert_array_equal(measure(model, changed)[name], measure(model, usual)[name])
+    gradients = []
+    for each in (changed, usual):
+        model.zero_grad()
+        masked_mean(task.loss(model(each.inputs), each), mask).backward()
+        gradients.append(model.W_E.grad)
+    assert torch.equal(*gradients)
 
 
 # Queries that are pooled

@@ -54,7 +54,7 @@ def direct_attribution(model: Model, batch: Batch) -> xr.Dataset:
     """
     names, each = _output_terms(model, batch)
     weights = (batch.targets**2).sum(-1) if batch.targets.is_floating_point() else torch.ones_like(each[0])
-    weights = weights * batch.mask
+    weights = weights.where(batch.mask, 0)  # a target that does not count can be NaN
     each = each.nan_to_num(0)  # NaN where the target is zero, which has weight 0
 
     def mean(weights: Float[Tensor, "batch pos"], over: str) -> Float[Tensor, "component *pos"]:

@@ -132,6 +132,7 @@ def check_used(recipe: "Recipe", given: Collection[str]) -> None:
          f"positional_embedding_type {model.positional_embedding_type}", ("model.rotary_dim", "model.rotary_base")),
         (model.normalization_type is None, "normalization_type null", ("model.eps",)),
         (not model.use_attn_scale, "use_attn_scale False", ("model.attn_scale",)),
+        (not model.init_mode.startswith("gpt2"), f"init_mode {model.init_mode}", ("model.initializer_range",)),
         (optim.optimizer == "SGD", "optimizer SGD", ("optim.betas",)),
         (optim.optimizer != "SGD", f"optimizer {optim.optimizer}", ("optim.momentum",)),
     ):  # fmt: skip

@@ -168,6 +168,8 @@ class ModelConfig:
         if self.rotary_dim is None and self.positional_embedding_type != "rotary":
             return
         dim = self.d_head if self.rotary_dim is None else self.rotary_dim
+        if self.rotary_dim is None and dim % 2:
+            raise ValueError(f"d_head: {dim} is not valid with rotary positions; it must be even, or give rotary_dim")
         if not (2 <= dim <= self.d_head and dim % 2 == 0):
             raise ValueError(
                 f"rotary_dim: {self.rotary_dim} is not valid; it must be even, from 2 to d_head, which is {self.d_head}"

@@ -200,6 +200,7 @@ MODELS = plain(
     ("train induction --model.rotary_dim 4", "model.rotary_dim: it is not used with positional_embedding_type"),
     ("train induction --model.normalization_type null --model.eps .1", "model.eps: it is not used with normalization_"),
     ("train induction --model.use_attn_scale false --model.attn_scale 2", "model.attn_scale: it is not used with use_"),
+    ("train maximum --model.initializer_range .5", "model.initializer_range: it is not used with init_mode"),
     ("train induction --optim.momentum .5", "optim.momentum: it is not used with optimizer AdamW"),
     ("train induction --optim.optimizer SGD --optim.betas [.5,.6]", "optim.betas: it is not used with optimizer SGD"),
     ("train induction --model.d_mlp 0", "model.d_mlp: 0 is not valid; it must be 1 or more"),

@@ -406,7 +406,7 @@ def test_measures_that_need_absolute_positions_refuse_others():
         ({"rotary_dim": 3}, "rotary_dim: 3 is not valid; it must be even, from 2 to d_head, which is 7"),
         ({"rotary_dim": 8}, "rotary_dim: 8 is not valid; it must be even, from 2 to d_head, which is 7"),
         ({"rotary_dim": 0}, "rotary_dim: 0 is not valid"),
-        ({"positional_embedding_type": "rotary"}, "rotary_dim: None is not valid; it must be even"),
+        ({"positional_embedding_type": "rotary"}, "d_head: 7 is not valid with rotary positions; it must be even"),
         ({"rotary_base": 0.0}, "rotary_base: 0.0 is not valid; it must be finite and above 0"),
         ({"attn_scale": 0.0}, "attn_scale: 0.0 is not valid; it must be finite and above 0, or -1"),
         ({"attn_scale": float("nan")}, "attn_scale: nan is not valid"),

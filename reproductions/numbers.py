@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from jaxtyping import Float
     from xarray import DataArray
 
@@ -158,18 +159,37 @@ class FirstStep:
             raise ValueError("above: -inf is not valid without below; give a bound")
 
     def __str__(self) -> str:
-        bounds = [
-            f"{name} {bound:g}"
-            for name, bound in (("above", self.above), ("below", self.below))
-            if abs(bound) < math.inf
-        ]
-        return f"first checkpoint with {self.score} {' and '.join(bounds)}"
+        return f"first checkpoint with {self.score} {self._bounds}"
+
+    @property
+    def _bounds(self) -> str:
+        bounds = (("above", self.above), ("below", self.below))
+        return " and ".join(f"{name} {bound:g}" for name, bound in bounds if abs(bound) < math.inf)
 
     def __call__(self, run: Run) -> float:
         """Return the number of a run."""
         values = self.score.over_training(run)
-        passed = values.step.values[(values.values > self.above) & (values.values < self.below)]
-        return float(passed[0]) if len(passed) else math.inf
+        passed = self._passed((values.values > self.above) & (values.values < self.below))
+        return float(values.step.values[passed][0]) if passed.any() else math.inf
+
+    def _passed(self, within: np.ndarray) -> np.ndarray:
+        return within
+
+
+@dataclass(frozen=True)
+class ForGood(FirstStep):
+    """The first checkpoint from which on a stored score stays above a bound, or below one; infinite if there is none.
+
+    Example:
+        >>> str(ForGood(LossAbove("bigram"), below=0.01))
+        'checkpoint from which on loss above bigram stays below 0.01'
+    """
+
+    def __str__(self) -> str:
+        return f"checkpoint from which on {self.score} stays {self._bounds}"
+
+    def _passed(self, within: np.ndarray) -> np.ndarray:
+        return within[::-1].cumprod()[::-1].astype(bool)
 
 
 @dataclass(frozen=True)
@@ -316,7 +336,7 @@ class FreshBetween:
         return (ours - lower) / (upper - lower)
 
 
-# The seed of fresh sequences, which no run has, and how many are computed at once.
+# The seed of fresh sequences, far from those that runs have by default, and how many are computed at once.
 _FRESH, _BATCH = 2**31 - 1, 1024
 
 
@@ -325,4 +345,6 @@ def _fresh(run: Run, sequences: int) -> Iterator[Batch]:
         yield run.task.batch(_FRESH, index, min(_BATCH, sequences - first))
 
 
-Number = TrainingLoss | ScoreAt | FirstStep | ShareNear | FreshScore | FreshErrors | FreshBatches | FreshBetween
+Number = (
+    TrainingLoss | ScoreAt | FirstStep | ForGood | ShareNear | FreshScore | FreshErrors | FreshBatches | FreshBetween
+)

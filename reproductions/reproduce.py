@@ -113,7 +113,7 @@ def sections(found: Reproduction, runs: Sequence[Run], compared: Sequence[Compar
     rows = table(
         "number",
         [str(each.published.number) for each in compared],
-        published=[_published(each) for each in compared],
+        published=[str(each.published) for each in compared],
         ours=[each.estimate.value for each in compared],
         low=[each.estimate.low for each in compared],
         high=[each.estimate.high for each in compared],
@@ -135,7 +135,8 @@ def sections(found: Reproduction, runs: Sequence[Run], compared: Sequence[Compar
     )
     how = (
         "Ours are medians over runs with bootstrap intervals. A published number is one draw: ours agree if it lies "
-        "within the range of our runs. A bound must hold in every run; in brackets is the Wilson interval of the share."
+        "within the range of our runs. A bound must hold in every run; in brackets is the Wilson interval of the "
+        "share. Where no bound was published it is a goal of ours."
     )
     figures = (
         Figure("Published and ours", rows, "table", how),
@@ -143,11 +144,6 @@ def sections(found: Reproduction, runs: Sequence[Run], compared: Sequence[Compar
         Figure("Training loss", curves(runs), "lines", "Each line is a run, as medians of neighbouring updates.", "x"),
     )
     return [Section("Numbers", " ".join(filter(None, [found.source, found.note])), figures)]
-
-
-def _published(each: Compared) -> str:
-    sign = {"is": "", "above": "> ", "below": "< "}[each.published.relation]
-    return f"{sign}{each.published.value:g}"
 
 
 def curves(runs: Sequence[Run]) -> xr.Dataset:

@@ -20,6 +20,7 @@ class Published:
         value: The published value, or the bound.
         relation: ``is``, ``above`` or ``below``.
         within: A tolerance, for ``is``.
+        goal: A bound of ours, where none was published.
         note: What a reader must know to compare the two.
     """
 
@@ -27,7 +28,12 @@ class Published:
     value: float
     relation: Literal["is", "above", "below"] = "is"
     within: float = 0.0
+    goal: bool = False
     note: str = ""
+
+    def __str__(self) -> str:
+        sign = {"is": "", "above": "> ", "below": "< "}[self.relation]
+        return f"{sign}{self.value:g}{' (our goal)' if self.goal else ''}"
 
 
 @dataclass(frozen=True)

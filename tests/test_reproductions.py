@@ -25,6 +25,7 @@ from headway.reproductions import reproduce as reproducing
 from headway.reproductions.compared import Compared
 from headway.reproductions.numbers import (
     FirstStep,
+    ForGood,
     FreshBatches,
     FreshErrors,
     FreshScore,
@@ -105,6 +106,21 @@ def test_a_share_of_updates_counts_those_between_checkpoints_too():
     assert FirstStep(Score("loss"), below=0.6)(run) == 10
     with pytest.raises(ValueError, match="above: -inf is not valid without below"):
         FirstStep(Score("loss"))
+
+
+def test_a_dip_below_a_bound_is_not_for_good():
+    dips = xr.DataArray([1.0, 0.5, 0.7, 0.5, 0.4], {"step": [0, 3, 5, 7, 11]}, ("step",))
+    run: Any = SimpleNamespace(scores={"loss": dips})
+    assert FirstStep(Score("loss"), below=0.6)(run) == 3
+    assert ForGood(Score("loss"), below=0.6)(run) == 7
+    assert ForGood(Score("loss"), below=2.0)(run) == 0
+    assert ForGood(Score("loss"), above=0.45)(run) == math.inf  # it is above at first, and not at the end
+
+
+def test_a_bound_that_nobody_published_is_said_to_be_a_goal():
+    assert str(Published(NUMBER, 2.0)) == "2"
+    assert str(Published(NUMBER, 2.0, "above")) == "> 2"
+    assert str(Published(NUMBER, 2.0, "below", goal=True)) == "< 2 (our goal)"
 
 
 def test_a_loss_is_compared_with_that_of_a_predictor_on_the_same_sequences():

@@ -116,6 +116,11 @@ class Recipe:
         task, model = self.task, self.model
         if model.input_type != task.input_type:
             raise ValueError(f"model.input_type: {model.input_type!r} is not valid; the task has {task.input_type}")
+        if task.attention_dir not in (None, model.attention_dir):
+            raise ValueError(
+                f"model.attention_dir: {model.attention_dir!r} is not valid; {type(task).__name__} needs "
+                f"{task.attention_dir} attention"
+            )
         if task.input_type == "vectors" and model.d_vocab != task.d_vocab:
             raise ValueError(f"model.d_vocab: {model.d_vocab} is not valid; the task's vectors have {task.d_vocab}")
         for name, have, needed in (

@@ -42,7 +42,7 @@ recipes:
   --together 64         with --seeds: up to so many of them in one process, which is worth it on an accelerator only
 
 headway train RECIPE --help lists the options of that recipe. Sizes of the network that the task decides (model.n_ctx,
-model.d_vocab, model.d_vocab_out, model.input_type) follow the task's options unless they are given.
+model.d_vocab, model.d_vocab_out, model.input_type, model.attention_dir) follow the task unless they are given.
 """
 
 
@@ -109,6 +109,7 @@ def base_recipe(name: str | None, config: str | None, task_path: str | None, tru
         "d_vocab": task.d_vocab,
         "d_vocab_out": task.d_vocab_out,
         "input_type": task.input_type,
+        "attention_dir": task.attention_dir or base.model.attention_dir,
     }
     model = type(base.model)(**{**base.model.as_given(), **fitted})
     # A set of sequences may be smaller than the batches of another task.

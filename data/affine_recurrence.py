@@ -56,6 +56,7 @@ class AffineRecurrence(Task):
     """
 
     input_type: ClassVar[Literal["tokens", "vectors"]] = "vectors"
+    attention_dir: ClassVar = "causal"
     behaviour: ClassVar[Behaviour] = Behaviour("determined", "predict_zero_determined", "least_squares")
 
     d_vector: int = 40

@@ -50,6 +50,7 @@ class Brackets(Task):
         (torch.Size([1, 8]), [True, False, False, False, False, False, False, False])
     """
 
+    attention_dir: ClassVar = "bidirectional"
     bos_token: ClassVar[int | None] = START
     behaviour: ClassVar[Behaviour] = Behaviour(None, "chance", "floor")
 

@@ -97,6 +97,7 @@ class IndirectObject(Task):
         ('Carol', 'Sylvia')
     """
 
+    attention_dir: ClassVar = "causal"
     bos_token: ClassVar[int | None] = 0
     behaviour: ClassVar[Behaviour] = Behaviour("end", "end_any_name", "end_best")
 

@@ -50,6 +50,7 @@ class LinearRegression(Task):
     """
 
     input_type: ClassVar[Literal["tokens", "vectors"]] = "vectors"
+    attention_dir: ClassVar = "causal"
     behaviour: ClassVar[Behaviour] = Behaviour(None, "zero", "best")
 
     dimension: int = 4

@@ -55,6 +55,7 @@ class MarkovChains(Task):
         {'uniform': (2, 7, 3), 'unigram': (2, 7, 3), 'bigram': (2, 7, 3)}
     """
 
+    attention_dir: ClassVar = "causal"
     behaviour: ClassVar[Behaviour] = Behaviour(None, "uniform", "best")
 
     n_states: int = 2

@@ -57,6 +57,11 @@ class ModularAddition(FiniteTask):
         return self.p
 
     @property
+    def outputs_are_inputs(self) -> bool:
+        """True: each sum is a number, with the same token."""
+        return True
+
+    @property
     def n_ctx(self) -> int:
         """Number of tokens in a sequence: a, b and the equals sign."""
         return 3

@@ -32,6 +32,11 @@ class NoBatch(Batch):
         raise NoTaskError
 
     @property
+    def outputs_are_inputs(self) -> bool:
+        """True: nothing is known to the contrary."""
+        return True
+
+    @property
     def mask(self) -> NoReturn:  # pyright: ignore[reportIncompatibleVariableOverride]
         """There is none."""
         raise NoTaskError
@@ -63,6 +68,11 @@ class NoTask(Task):
     def d_vocab_out(self) -> int:
         """The least that a network can have: of its outputs nothing is known."""
         return 1
+
+    @property
+    def outputs_are_inputs(self) -> bool:
+        """True: nothing is known to the contrary."""
+        return True
 
     def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
         """Refuse: there is nothing to draw."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,6 +52,11 @@ class Renamed(Task):
     def bos_token(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The new number of the task's BOS; None if it has no BOS."""
         return None if self.task.bos_token is None else self.tokens[self.task.bos_token]
+
+    @property
+    def attention_dir(self) -> Literal["causal", "bidirectional"] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The direction of attention that the task needs."""
+        return self.task.attention_dir
 
     @property
     def behaviour(self) -> Behaviour:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -41,6 +41,7 @@ class RepeatedSynonyms(Task):
         True
     """
 
+    attention_dir: ClassVar = "causal"
     bos_token: ClassVar[int | None] = 0
     behaviour: ClassVar[Behaviour] = Behaviour("repeats", "chance", "repeats_fuzzy_induction")
 

@@ -50,6 +50,7 @@ class RepeatedTokens(Task):
 
     options_added_later: ClassVar = ("late_start", "only_repeats")
 
+    attention_dir: ClassVar = "causal"
     bos_token: ClassVar[int | None] = 0
     behaviour: ClassVar[Behaviour] = Behaviour("repeats", "chance", "repeats_induction")
 

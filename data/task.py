@@ -53,6 +53,12 @@ class Batch(NamedTuple):
             return self.attention_mask
         return torch.ones(self.inputs.shape[:2], dtype=torch.bool, device=self.inputs.device)
 
+    @property
+    def outputs_are_inputs(self) -> bool:
+        """True if output i stands for input i, as far as is known: both are of one kind, and the task agrees."""
+        of_one_kind = self.inputs.is_floating_point() == self.targets.is_floating_point()
+        return of_one_kind and (self.task is None or self.task.outputs_are_inputs)
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch with its tensors on ``device``."""
         return self._replace(
@@ -116,10 +122,13 @@ class Task(ABC):
     The fields of a subclass are its configuration and are written to the run's config.yaml. A subclass defines
     ``d_vocab``, ``n_ctx``, ``sample`` and ``baselines``. What else a task may say:
 
-    - ``input_type`` if its inputs are vectors, and ``d_vocab_out`` if there are not as many outputs as inputs. Integer
+    - ``input_type`` if its inputs are vectors, ``d_vocab_out`` if there are not as many outputs as inputs, and
+      ``outputs_are_inputs`` if there are as many classes as tokens, and none of them is about a token. Integer
       targets are tokens or classes, scored by cross-entropy; floating-point targets are numbers, scored by squared
       error. Inputs and targets may be of different kinds.
     - Where the answer is read: the ``mask`` of its batches. A classifier counts one position of each sequence.
+    - ``attention_dir`` if attention must have one direction: ``causal`` where a later input tells the target, as with
+      the next token, and ``bidirectional`` where the target depends on what follows.
     - Sequences of different lengths: they are padded at the end, and the ``attention_mask`` of the batch is False
       there.
     - Sequences that training never sees: ``sample_held_out`` draws them, and a run is scored on them; ``sample`` draws
@@ -147,6 +156,7 @@ class Task(ABC):
 
         >>> @dataclass(frozen=True)
         ... class HoldsZero(Task):
+        ...     attention_dir = "bidirectional"
         ...     d_vocab, d_vocab_out, n_ctx = 4, 2, 5  # token 3 is the padding
         ...     def sample(self, generator, batch_size):
         ...         length = torch.randint(1, 6, (batch_size, 1), generator=generator)
@@ -162,6 +172,7 @@ class Task(ABC):
     """
 
     input_type: ClassVar[Literal["tokens", "vectors"]] = "tokens"
+    attention_dir: ClassVar[Literal["causal", "bidirectional"] | None] = None
     bos_token: ClassVar[int | None] = None
     behaviour: ClassVar[Behaviour] = Behaviour()
     options_added_later: ClassVar[tuple[str, ...]] = ()
@@ -176,6 +187,14 @@ class Task(ABC):
     def d_vocab_out(self) -> int:
         """Number of classes, or of numbers in a target: the smallest d_vocab_out that a network needs."""
         return self.d_vocab
+
+    @property
+    def outputs_are_inputs(self) -> bool:
+        """True if output i stands for input i, as where tokens are predicted; False if outputs have their own meaning.
+
+        By default it is True where there are as many of both, so that a task with as many classes as tokens says so.
+        """
+        return self.d_vocab_out == self.d_vocab
 
     @property
     @abstractmethod

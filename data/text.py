@@ -48,6 +48,7 @@ class Text(Task):
         (300, 7)
     """
 
+    attention_dir: ClassVar = "causal"
     bos_token: ClassVar[int | None] = 0
     behaviour: ClassVar[Behaviour] = Behaviour(None, "chance", None)
 

@@ -128,6 +128,14 @@ def test_sizes_that_the_task_decides_follow_it_unless_they_are_given(
     assert recipe.model.input_type == recipe.task.input_type
 
 
+def test_the_direction_that_a_task_needs_is_that_of_its_network(monkeypatch: pytest.MonkeyPatch):
+    recipe = recipe_of(["--task", "headway.data.brackets:Brackets"], monkeypatch)
+    assert recipe.model.attention_dir == "bidirectional"
+    # A task that needs neither leaves that of the recipe.
+    recipe = recipe_of(["brackets", "--task", "toys:Adding"], monkeypatch)
+    assert recipe.model.attention_dir == "bidirectional"
+
+
 @pytest.mark.parametrize(
     ("options", "training", "held_out"),
     [

@@ -12,14 +12,17 @@ from toys import TOKENS, Adding, Counting, HoldsZero, Numbers, Signs
 
 from headway.analyze.measures.attention import current_token, first_token, pooled_queries, previous_token
 from headway.analyze.measures.attribution import attribute_outputs, direct_attribution
+from headway.analyze.measures.eigenvalues import ov_eigenvalue
 from headway.analyze.measures.logit_difference import logit_difference
 from headway.analyze.measures.loss import accuracy, loss, training_accuracy, training_loss
+from headway.analyze.measures.vocabulary import ov_top1, ov_topk, token_pair_rank
 from headway.analyze.network.forward import forward_pass
 from headway.analyze.network.requirements import DoesNotApplyError
 from headway.analyze.report.stored import StoredScores
 from headway.checkpoints import Recipe, Run
 from headway.checkpoints.schedule import Schedule
 from headway.data.finite import FiniteTask
+from headway.data.modular_addition import ModularAddition
 from headway.data.renamed import Renamed
 from headway.data.task import Batch, Task, masked_mean
 from headway.models.config import ModelConfig
@@ -175,6 +178,27 @@ def test_numbers_that_do_not_count_can_be_anything():
 
 
 # Queries that are pooled
+
+
+@pytest.mark.parametrize(
+    "batch", [HoldsZero().evaluation_batch(0, 11), Numbers().evaluation_batch(0, 11)], ids=["classes", "numbers"]
+)
+def test_outputs_with_a_meaning_of_their_own_are_not_read_as_tokens(batch: Batch):
+    """Also where a network has as many of them as of tokens."""
+    assert batch.task is not None
+    tokens = batch.task.d_vocab
+    model = network(d_vocab=tokens, d_vocab_out=tokens)
+    assert not batch.outputs_are_inputs
+    for measure in (ov_eigenvalue, ov_top1, ov_topk, token_pair_rank):
+        with pytest.raises(DoesNotApplyError, match=r"needs outputs that stand for the inputs; those of this task do"):
+            measure(model, batch)
+    assert token_pair_rank(model, batch, pairs=[(2, 1)]).token_pair_rank.notnull().all()
+
+
+def test_sums_stand_for_the_tokens_of_their_numbers():
+    batch = ModularAddition(p=7).evaluation_batch(0, 11)
+    found = ov_eigenvalue(network(d_vocab=8, d_vocab_out=8, tie_word_embeddings=True), batch).ov_eigenvalue
+    assert found.notnull().all()
 
 
 def test_every_query_from_position_1_on_is_pooled_where_the_task_reads_the_sequence():

@@ -220,6 +220,12 @@ MODELS = plain(
         "train induction --model.attention_dir left",
         "model.attention_dir: 'left' is not valid; it must be one of causal",
     ),
+    (
+        "train brackets --model.attention_dir causal",
+        "model.attention_dir: 'causal' is not valid; Brackets needs bidirectional attention",
+    ),
+    ("train induction --model.attention_dir bidirectional", "RepeatedTokens needs causal attention"),
+    ("train affine-recurrence --model.attention_dir bidirectional", "AffineRecurrence needs causal attention"),
     ("train induction --model.positional_embedding_type alibi", "'alibi' is not valid; it must be one of standard"),
     (
         "train induction --model.positional_embedding_type rotary --model.rotary_dim 3",

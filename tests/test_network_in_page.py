@@ -177,7 +177,7 @@ def test_sequences_say_how_answers_follow_from_inputs_and_which_loss_counts(task
     batch, state = task.evaluation_batch(seed=0, batch_size=13), torch.get_rng_state()
     found = evaluation_sequences(batch)
     assert torch.equal(torch.get_rng_state(), state)
-    assert found.targets.attrs == {"shift": shift, "loss": loss}
+    assert found.targets.attrs == {"shift": shift, "loss": loss, "outputs_are_inputs": True}
     assert torch.equal(torch.tensor(found.inputs.values), batch.inputs.to(torch.tensor(found.inputs.values).dtype))
     for name, mask in task.parts(batch).items():
         assert (found[f"part_{name}"].values == (mask & batch.mask).numpy()).all()

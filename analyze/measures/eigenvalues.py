@@ -38,14 +38,14 @@ def ov_eigenvalue(model: Model, batch: Batch) -> xr.Dataset:
     circuits". It does not show which tokens the head attends to, nor that the loss depends on it.
 
     Raises:
-        DoesNotApplyError: different numbers of inputs and outputs (d_vocab_out other than d_vocab).
+        DoesNotApplyError: outputs that do not stand for the inputs, such as classes.
 
     Example:
         >>> from headway.models.handmade import copying_head
         >>> ov_eigenvalue(*copying_head(sign=-1.0)).ov_eigenvalue.item()
         -1.0
     """
-    needs_same_outputs("ov_eigenvalue", model)
+    needs_same_outputs("ov_eigenvalue", model, batch)
     needs_direct_writes("ov_eigenvalue", model)
     middle = weight(model, "W_U").float() @ weight(model, "W_E").float()
     W_V, W_O = stacked(model, "W_V"), stacked(model, "W_O")

@@ -24,14 +24,17 @@ def evaluation_sequences(batch: Batch) -> xr.Dataset:
     ``labels`` of the tokens 0 to d_vocab - 1, None where the task has no label of its own for each, and
     ``descriptions`` of the sequences, a few words each. Of ``targets``:
     ``shift``, such that the target at q is the input at q + shift wherever it counts, None if there is none;
-    ``loss``: cross-entropy, squared error, or None for a loss that the task defines itself.
+    ``loss``: cross-entropy, squared error, or None for a loss that the task defines itself; ``outputs_are_inputs``,
+    whether output i stands for input i.
 
     Example:
         >>> from headway.data.repeated_tokens import RepeatedTokens
         >>> task = RepeatedTokens(n_tokens=7, length=8, period_min=3, period_max=3, late_start=0.0)
         >>> found = evaluation_sequences(task.evaluation_batch(seed=0, batch_size=5))
-        >>> found.inputs.dims, found.targets.attrs, found.inputs.attrs["labels"][:3]
-        (('batch', 'pos'), {'shift': 1, 'loss': 'cross-entropy'}, ['BOS', '1', '2'])
+        >>> found.inputs.dims, found.inputs.attrs["labels"][:3]
+        (('batch', 'pos'), ['BOS', '1', '2'])
+        >>> found.targets.attrs
+        {'shift': 1, 'loss': 'cross-entropy', 'outputs_are_inputs': True}
     """
     batch = batch.to("cpu")
     axes = ("batch", "pos")
@@ -41,7 +44,7 @@ def evaluation_sequences(batch: Batch) -> xr.Dataset:
         "targets": (
             (*axes, "output")[: batch.targets.ndim],
             _smallest(batch.targets),
-            {"shift": _shift(batch), "loss": _loss(batch)},
+            {"shift": _shift(batch), "loss": _loss(batch), "outputs_are_inputs": batch.outputs_are_inputs},
         ),
         "mask": (axes, batch.mask.numpy()),
         **({} if batch.attention_mask is None else {"attention_mask": (axes, batch.attention_mask.numpy())}),

@@ -25,7 +25,7 @@ def linearity(model: Model, batch: Batch) -> xr.Dataset:
     LayerNorm or MLPs.
 
     Raises:
-        DoesNotApplyError: tokens, outputs of a different length from the inputs, vectors of fewer than 3 entries.
+        DoesNotApplyError: tokens, outputs that do not stand for the inputs, vectors of fewer than 3 entries.
 
     Example:
         >>> from headway.data.affine_recurrence import AffineRecurrence
@@ -37,7 +37,7 @@ def linearity(model: Model, batch: Batch) -> xr.Dataset:
         Frozen({'inputs': 2, 'layer': 2})
     """
     needs_vectors("linearity", batch)
-    needs_same_outputs("linearity", model)
+    needs_same_outputs("linearity", model, batch)
     entries = model.cfg.d_vocab
     if entries < 3:
         raise DoesNotApplyError(f"linearity needs vectors of at least 3 entries; these have {entries}")

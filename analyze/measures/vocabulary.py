@@ -47,7 +47,7 @@ def ov_top1(model: Model, batch: Batch, heads: Heads | None = None) -> xr.Datase
     the tokens that it would copy.
 
     Raises:
-        DoesNotApplyError: inputs that are vectors, or different numbers of inputs and outputs.
+        DoesNotApplyError: inputs that are vectors, or outputs that do not stand for the inputs, such as classes.
         ValueError: a head that does not exist, a set that is empty or names a head twice.
 
     Example:
@@ -66,7 +66,7 @@ def ov_topk(model: Model, batch: Batch, k: int = 5, heads: Heads | None = None) 
     ``ov_top1``; moreover, a hit does not show that the token is the argmax.
 
     Raises:
-        DoesNotApplyError: inputs that are vectors, or different numbers of inputs and outputs.
+        DoesNotApplyError: inputs that are vectors, or outputs that do not stand for the inputs, such as classes.
         ValueError: a k outside 1..d_vocab, a head that does not exist, a set that is empty or names a head twice.
     """
     return _ov_hits("ov_topk", model, batch, k, heads)
@@ -74,7 +74,7 @@ def ov_topk(model: Model, batch: Batch, k: int = 5, heads: Heads | None = None) 
 
 def _ov_hits(name: str, model: Model, batch: Batch, k: int, heads: Heads | None) -> xr.Dataset:
     needs_tokens(name, batch)
-    needs_same_outputs(name, model)
+    needs_same_outputs(name, model, batch)
     needs_direct_writes(name, model)
     read = cache(partial(weight, model))
     share = by_head(model, heads, lambda some: ov_circuit(read, some).hits(k).float().mean())
@@ -103,7 +103,7 @@ def token_pair_rank(
         heads: A set of heads whose W_OV add up; for QK one head, since attention scores do not add up.
 
     Raises:
-        DoesNotApplyError: inputs that are vectors; for OV without ``pairs``, different numbers of inputs and outputs;
+        DoesNotApplyError: inputs that are vectors; for OV without ``pairs``, outputs that do not stand for the inputs;
             for QK, attention scores that are not ``x W_Q W_K.T y`` (rotary positions, grouped heads).
         ValueError: tokens, heads or a circuit that do not exist.
 
@@ -120,7 +120,7 @@ def token_pair_rank(
         needs_direct_writes("token_pair_rank", model)
     if pairs is None:
         if circuit == "OV":
-            needs_same_outputs("token_pair_rank", model)
+            needs_same_outputs("token_pair_rank", model, batch)
         pairs = [(token, token) for token in batch.inputs[batch.real].unique().tolist()]
     if not pairs:
         raise ValueError("pairs: [] is empty; give at least one (row token, column token)")

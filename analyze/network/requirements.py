@@ -58,13 +58,15 @@ def needs_layers(measure: str, model: Model) -> None:
         raise DoesNotApplyError(f"{measure} needs heads in an earlier and a later layer; this network has 1 layer")
 
 
-def needs_same_outputs(measure: str, model: Model) -> None:
-    """Refuse a network with different numbers of inputs and outputs."""
+def needs_same_outputs(measure: str, model: Model, batch: Batch) -> None:
+    """Refuse a network whose outputs do not stand for its inputs: it has other numbers of them, or other meanings."""
     if model.cfg.d_vocab != model.cfg.d_vocab_out:
         raise DoesNotApplyError(
             f"{measure} needs as many outputs as inputs; this network has {model.cfg.d_vocab} and "
             f"{model.cfg.d_vocab_out}"
         )
+    if not batch.outputs_are_inputs:
+        raise DoesNotApplyError(f"{measure} needs outputs that stand for the inputs; those of this task do not")
 
 
 def needs_direct_writes(measure: str, model: Model) -> None:

@@ -271,6 +271,7 @@ def _sequences(run: Run, config: ModelConfig) -> dict[str, Any]:
         "descriptions": (inputs.attrs.get("descriptions") or [""] * len(inputs))[:count],
         "shift": targets.attrs.get("shift"),
         "loss": targets.attrs.get("loss"),
+        "outputs_are_inputs": targets.attrs.get("outputs_are_inputs", True),
     }
 
 

@@ -29,13 +29,14 @@ class Trial {
 }
 
 // The words of the tokens of a run, and how a sequence is written with them. Outputs have the words of the tokens where
-// there are as many of both; others are classes.
+// they stand for the tokens; others are classes.
 class Words {
-  constructor({ labels, tokenizer }, { d_vocab, d_vocab_out, n_ctx, input_type }) {
+  constructor({ labels, tokenizer, outputs_are_inputs }, { d_vocab, d_vocab_out, n_ctx, input_type }) {
     this.tokenizer = tokenizer && new Tokenizer(tokenizer);
     const spaced = labels?.some((label) => !label || /\s/.test(label));
     this.labels = labels ?? (input_type === "tokens" ? counted(d_vocab).map(String) : []);
-    this.outputs = this.labels.length === d_vocab_out ? this.labels : counted(d_vocab_out).map(String);
+    this.outputs =
+      outputs_are_inputs && this.labels.length === d_vocab_out ? this.labels : counted(d_vocab_out).map(String);
     this.typed = spaced ? this.labels.map((_, at) => String(at)) : this.labels;
     this.tokens = new Map(this.typed.map((word, at) => [word, at]));
     this.longest = n_ctx;

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"headway {__version__}")
         return
-    command, *rest = arguments
+    command, *rest = with_negative_values(arguments)
     if command not in COMMANDS:
         from headway.options import nearest
 
@@ -78,6 +79,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail("stopped", code=128 + error.signal)
     except KeyboardInterrupt:
         fail("stopped", code=130)
+
+
+def with_negative_values(arguments: Sequence[str]) -> list[str]:
+    """Join a value such as -1:2 to its option, because argparse takes it for another option.
+
+    Example:
+        >>> with_negative_values(["train", "induction", "--seeds", "-1:2", "--seed", "-1"])
+        ['train', 'induction', '--seeds=-1:2', '--seed=-1']
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and re.fullmatch(r"--[^=]+", joined[-1]) and re.fullmatch(r"-\.?\d\S*", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import re
 from argparse import Action, ArgumentError
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -41,8 +41,8 @@ def parse(parser: "ArgumentParser", given: Sequence[str] | Mapping[str, Any]) ->
     unknown = re.match(r"unrecognized arguments: (\S*)", message)
     if unknown:
         name = unknown[1].partition("=")[0] or "''"
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise ValueError(f"{name}: there is no such option{nearest(name, flags)}")
+        flags = [flag for action in parser._actions for flag in action.option_strings if action.dest not in parts]
+        raise ValueError(f"{name}: there is no such option{nearest_option(name, flags)}")
     wrong = re.match(r'Parser key "(\S+)"(?: element \d+)?:.*(?:Got|Given) value: ([^\n]*)', message, flags=re.DOTALL)
     # jsonargparse takes what follows the name of an option for a part of it.
     inner = wrong and re.match(r"NestedArg\(key='([^']*)'", wrong[2])
@@ -66,6 +66,29 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """
     matches = get_close_matches(name, list(valid), n=1)
     return f"; nearest is {matches[0]!r}" if matches else ""
+
+
+def nearest_option(name: str, valid: Collection[str]) -> str:
+    """The end of an error message: the option that is most like ``name``, or else all options of its part.
+
+    Example:
+        >>> options = ["--steps", "--task.p", "--model.d_head", "--optim.lr"]
+        >>> [nearest_option(name, options) for name in ("--lr", "--model.lr", "--model.d_heads")]
+        ["; nearest is '--optim.lr'", "; nearest is '--optim.lr'", "; nearest is '--model.d_head'"]
+        >>> nearest_option("--task.length", options)
+        '; this part has --task.p'
+    """
+    part, dot, last = name.rpartition(".")
+    of_part = {_last(option): option for option in valid if dot and option.startswith(f"{part}.")}
+    anywhere = {_last(option): option for option in valid}
+    for options, cutoff in ((of_part, 0.6), (anywhere, 1.0), ({} if of_part else anywhere, 0.6)):
+        if found := get_close_matches(_last(last), options, n=1, cutoff=cutoff):
+            return f"; nearest is {options[found[0]]!r}"
+    return f"; this part has {', '.join(of_part.values())}" if of_part else ""
+
+
+def _last(option: str) -> str:
+    return option.rpartition(".")[2].removeprefix("--")
 
 
 def shown(value: Any, most: int = 200) -> str:
@@ -120,7 +143,7 @@ def _check(given: Mapping[str, Any], kinds: Mapping[str, Any], part: str = "") -
                 raise ValueError(f"{name}: {value!r} is not valid; it must be a mapping of options")
             _check(value, kinds, f"{name}.")
         elif name not in kinds or "." in str(key):
-            raise ValueError(f"{name}: there is no such option{nearest(name, [*kinds, *parts])}")
+            raise ValueError(f"{name}: there is no such option{nearest_option(name, [*kinds, *parts])}")
         elif value is None and NoneType not in get_args(kinds[name]):
             raise ValueError(_not_valid(name, "null", kinds[name]))
         elif kinds[name] is bool and not isinstance(value, bool):

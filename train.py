@@ -383,9 +383,11 @@ def check_targets_fit(batch: Batch, outputs: int) -> None:
     """A ValueError for targets, where they count, that are none of the network's outputs."""
     targets = batch.targets[batch.mask]
     if targets.is_floating_point():
-        if targets.shape[1:] != (outputs,):
-            numbers = " x ".join(map(str, targets.shape[1:])) or "1"
-            raise ValueError(f"task: targets of {numbers} numbers are not valid; this network puts out {outputs}")
+        if targets.ndim != 2:
+            shape = tuple(batch.targets.shape)
+            raise ValueError(f"task: its targets have the shape {shape}; numbers must be [batch, pos, d_vocab_out]")
+        if targets.shape[1] != outputs:
+            raise ValueError(f"model.d_vocab_out: {outputs} is not valid; a target of the task has {targets.shape[1]}")
     elif not 0 <= targets.min() <= targets.max() < outputs:
         raise ValueError(
             f"task: targets from {targets.min()} to {targets.max()} are not valid; "

@@ -119,7 +119,8 @@ def _needs(recipe: Recipe, members: int) -> Iterator[tuple[str, int, str]]:
     """Yield what a run holds: in words, its bytes, and what they are needed for."""
     task, model = recipe.task, recipe.model
     times = f"{members} times " if members > 1 else ""
-    network = f"model: {times}{model.n_layers:,} layers with {n_parameters(model):,} parameters"
+    layers = "1 layer" if model.n_layers == 1 else f"{model.n_layers:,} layers"
+    network = f"model: {times}{layers} with {n_parameters(model):,} parameters"
     yield network, members * bytes_of_network(model), "train"
     at_once = -(-recipe.batch_size // (recipe.optim.accumulate * recipe.trainer.devices))
     trained = recipe.batch_size * bytes_drawn(task) + at_once * bytes_trained(task, model, recipe.trainer.precision)

@@ -37,11 +37,8 @@ class Renamed(Task):
 
     def __post_init__(self) -> None:
         """Refuse numbers that do not distinguish the tokens."""
-        if self.task.d_vocab_out != self.task.d_vocab:
-            raise ValueError(
-                f"task: {type(self.task).__name__} is not valid; it must have as many outputs as tokens, "
-                f"{self.task.d_vocab}, not {self.task.d_vocab_out}"
-            )
+        if not self.task.outputs_are_inputs:
+            raise ValueError(f"task: {type(self.task).__name__} is not valid; its outputs must stand for its tokens")
         if len(self.tokens) != self.task.d_vocab or len(set(self.tokens)) < len(self.tokens) or min(self.tokens) < 0:
             raise ValueError(
                 f"tokens: {len(set(self.tokens))} different numbers are not valid; "

@@ -119,9 +119,7 @@ def test_the_training_loss_is_that_of_what_is_trained_on():
 
 def test_renamed_tasks_hold_out_what_their_task_does():
     inner = replace(Adding())
-    with pytest.raises(
-        ValueError, match=r"^task: Adding is not valid; it must have as many outputs as tokens, 6, not 5"
-    ):
+    with pytest.raises(ValueError, match=r"^task: Adding is not valid; its outputs must stand for its tokens"):
         Renamed(inner, (10, 11, 12, 13, 14, 15))
 
     class Square(Adding):

@@ -69,7 +69,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def nearest_option(name: str, valid: Collection[str]) -> str:
-    """The end of an error message: the option that is most like ``name``, or else all options of its part.
+    """The end of an error message: the option of this name or most like it, or else the options of its part.
 
     Example:
         >>> options = ["--steps", "--task.p", "--model.d_head", "--optim.lr"]
@@ -81,10 +81,14 @@ def nearest_option(name: str, valid: Collection[str]) -> str:
     part, dot, last = name.rpartition(".")
     of_part = {_last(option): option for option in valid if dot and option.startswith(f"{part}.")}
     anywhere = {_last(option): option for option in valid}
-    for options, cutoff in ((of_part, 0.6), (anywhere, 1.0), ({} if of_part else anywhere, 0.6)):
+    for options, cutoff in ((anywhere, 1.0), (of_part, 0.6), ({} if of_part else anywhere, 0.6)):
         if found := get_close_matches(_last(last), options, n=1, cutoff=cutoff):
             return f"; nearest is {options[found[0]]!r}"
-    return f"; this part has {', '.join(of_part.values())}" if of_part else ""
+    if not of_part:
+        return ""
+    return (
+        f"; this part has {', '.join(of_part.values())}" if len(of_part) <= 8 else "; --help lists those of this part"
+    )
 
 
 def _last(option: str) -> str:

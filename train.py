@@ -39,7 +39,7 @@ from headway.analyze.report.tensorboard import RunLogger, log_scores, mend_log
 from headway.checkpoints.callback import AtCheckpoints, KeepCheckpoints, WholeFiles
 from headway.checkpoints.lock import writing
 from headway.checkpoints.memory import check_memory
-from headway.checkpoints.recipe import Recipe, TrainerConfig
+from headway.checkpoints.recipe import Recipe, TrainerConfig, check_direction
 from headway.checkpoints.resuming import check_resume_file
 from headway.checkpoints.run import Run
 from headway.checkpoints.schedule import Schedule
@@ -362,6 +362,7 @@ def threads_of(recipe: Recipe, model: HookedTransformer, members: int = 1) -> It
 def check_first_batch(recipe: Recipe) -> None:
     """A ValueError if the network cannot take the task's batches, or memory does not hold them."""
     task, model = recipe.task, recipe.model
+    check_direction(task, model)
     try:
         network = HookedTransformer(model, seed=recipe.seed)
         for batch in (

@@ -13,7 +13,7 @@ from torch import nn
 from headway.checkpoints.exporting import CONFIG, EXPORT, WEIGHTS
 from headway.checkpoints.files import read_small, write_whole
 from headway.checkpoints.lock import writing
-from headway.checkpoints.recipe import Recipe, task_class
+from headway.checkpoints.recipe import Recipe, check_direction, task_class
 from headway.checkpoints.run import TOKENIZER, Run
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.weight_sources import (
@@ -122,9 +122,9 @@ def import_run(
     last = found[-1].source
     weights = in_layout(last.weights, layout, given.get("n_heads"))
     beside = {name: value for name, value in read_config(last.config).items() if name not in given}
-    n_ctx = None if task is None else task.n_ctx
+    of_task = {} if task is None else {"n_ctx": task.n_ctx, "attention_dir": task.attention_dir}
     of_config = {name: "config: " for name in {*beside, *given} - set(model or {})}
-    cfg, last_weights, known = network_of(replace(last, weights=weights), {**beside, **given}, n_ctx, of_config)
+    cfg, last_weights, known = network_of(replace(last, weights=weights), {**beside, **given}, of_task, of_config)
     known.read |= {name: value for name, value in beside.items() if name not in known.read}
     if last.config_file is not None:
         known.read["config"] = str(last.config_file)
@@ -138,7 +138,7 @@ def import_run(
     for each in found[:-1]:
         state = in_layout(each.source.weights, layout, given.get("n_heads"))
         try:
-            other, state, _ = network_of(Source(each.source.name, state), {**cfg.to_dict()}, n_ctx)
+            other, state, _ = network_of(Source(each.source.name, state), {**cfg.to_dict()})
         except ValueError as error:
             raise ValueError(f"file: {each.source.name} does not fit the network of {last.name} ({error})") from None
         networks[each.step] = _network(other, state)
@@ -366,6 +366,7 @@ def write_imported(
     schedule = Schedule(log=0, linear=0, at=tuple(steps))
     try:
         recipe = Recipe(task=task, model=cfg, steps=max(1, steps[-1]), schedule=schedule)
+        check_direction(task, cfg)
     except ValueError as error:
         raise ValueError(f"task: {type(task).__name__} does not fit the network ({error})") from None
     results = {} if isinstance(task, NoTask) else {step: evaluated(networks[step], recipe) for step in steps}

@@ -116,11 +116,6 @@ class Recipe:
         task, model = self.task, self.model
         if model.input_type != task.input_type:
             raise ValueError(f"model.input_type: {model.input_type!r} is not valid; the task has {task.input_type}")
-        if task.attention_dir not in (None, model.attention_dir):
-            raise ValueError(
-                f"model.attention_dir: {model.attention_dir!r} is not valid; {type(task).__name__} needs "
-                f"{task.attention_dir} attention"
-            )
         if task.input_type == "vectors" and model.d_vocab != task.d_vocab:
             raise ValueError(f"model.d_vocab: {model.d_vocab} is not valid; the task's vectors have {task.d_vocab}")
         for name, have, needed in (
@@ -209,10 +204,10 @@ class Recipe:
             >>> from headway.data.previous_token import PreviousToken
             >>> model = ModelConfig(n_layers=1, d_model=8, n_ctx=13, d_head=4, n_heads=2, d_vocab=17)
             >>> Recipe(task=PreviousToken(length=13, n_tokens=11), model=model).sizes_of_task
-            ['model.n_ctx', 'model.input_type']
+            ['model.n_ctx', 'model.input_type', 'model.attention_dir']
         """
         sizes = _sizes(self.task)
-        return [name for name, size in sizes.items() if attrgetter(name)(self) == size]
+        return [name for name, size in sizes.items() if size in (None, attrgetter(name)(self))]
 
     @classmethod
     def from_options(cls, task: type[Task], options: Namespace, following: Collection[str] = ()) -> "Recipe":
@@ -221,7 +216,7 @@ class Recipe:
         for part, kind in {"task": task, **cls.parts}.items():
             if part == "model":
                 for option, size in _sizes(values["task"]).items():
-                    if option in following:
+                    if option in following and size is not None:
                         owner, _, name = option.rpartition(".")
                         (values[owner] if owner else values)[name] = size
                 if values["task"].d_vocab_out != values["task"].d_vocab and values[part].get("d_vocab_out", -1) == -1:
@@ -295,9 +290,18 @@ class Recipe:
             raise ValueError(f"config: {path}: {error}") from None
 
 
+def check_direction(task: Task, model: ModelConfig) -> None:
+    """Refuse a network whose attention has another direction than the task needs; runs that are there may have one."""
+    if task.attention_dir not in (None, model.attention_dir):
+        raise ValueError(
+            f"model.attention_dir: {model.attention_dir!r} is not valid; {type(task).__name__} needs "
+            f"{task.attention_dir} attention"
+        )
+
+
 def _sizes(task: Task) -> dict[str, Any]:
-    """The sizes that a task decides, by the options of a recipe."""
-    sizes = {f"model.{name}": getattr(task, name) for name in ("n_ctx", "d_vocab", "input_type")}
+    """The options of a recipe that a task decides; None for one that it leaves open."""
+    sizes = {f"model.{name}": getattr(task, name) for name in ("n_ctx", "d_vocab", "input_type", "attention_dir")}
     if task.n_sequences is None:
         return sizes
     return {**sizes, "batch_size": task.n_sequences.training, "eval_batch_size": task.n_sequences.held_out}

@@ -25,7 +25,7 @@ from headway.checkpoints.files import CONFIG, ENVIRONMENT, holds_run, read_tree,
 from headway.checkpoints.frame import framed
 from headway.checkpoints.lock import FOLDERS, writing
 from headway.checkpoints.log import logged_numbers
-from headway.checkpoints.scores import read_circuit, read_file, read_scores, score_files
+from headway.checkpoints.scores import evaluation_file, read_circuit, read_file, read_scores, score_files
 from headway.checkpoints.weights import arrays_of, content_of
 from headway.models.config import ModelConfig
 
@@ -329,8 +329,13 @@ class Run:
 
     def _puts_out_logits(self, config: ModelConfig) -> bool:
         """Return whether outputs mean the same after a constant is added to all of them, as numbers do not."""
-        if config.input_type == "vectors" or config.d_vocab_out == config.d_vocab:
-            return config.input_type == "tokens"
+        if config.input_type == "vectors":
+            return False
+        # The sequences that a run keeps tell without the task's code, which may be gone.
+        if evaluation_file(self.path).is_file():
+            return read_file(evaluation_file(self.path)).targets.dtype.kind != "f"
+        if config.d_vocab_out == config.d_vocab:
+            return True
         return not self.task.evaluation_batch(self.recipe.eval_seed, 1).targets.is_floating_point()
 
     def batch(self) -> "Batch":

@@ -111,7 +111,10 @@ def base_recipe(name: str | None, config: str | None, task_path: str | None, tru
         "input_type": task.input_type,
         "attention_dir": task.attention_dir or base.model.attention_dir,
     }
-    model = type(base.model)(**{**base.model.as_given(), **fitted})
+    try:
+        model = type(base.model)(**{**base.model.as_given(), **fitted})
+    except ValueError as error:
+        raise ValueError(f"task: {task_path!r} does not fit any network ({error})") from None
     # A set of sequences may be smaller than the batches of another task.
     training, held_out = task.n_sequences or (base.batch_size, base.eval_batch_size)
     batch_sizes = {

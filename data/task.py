@@ -122,10 +122,10 @@ class Task(ABC):
     The fields of a subclass are its configuration and are written to the run's config.yaml. A subclass defines
     ``d_vocab``, ``n_ctx``, ``sample`` and ``baselines``. What else a task may say:
 
-    - ``input_type`` if its inputs are vectors, ``d_vocab_out`` if there are not as many outputs as inputs, and
-      ``outputs_are_inputs`` if there are as many classes as tokens, and none of them is about a token. Integer
-      targets are tokens or classes, scored by cross-entropy; floating-point targets are numbers, scored by squared
-      error. Inputs and targets may be of different kinds.
+    - ``input_type`` if its inputs are vectors, and ``d_vocab_out`` if there are not as many outputs as inputs;
+      ``outputs_are_inputs`` is False if there are, but output i does not stand for input i. Integer targets are tokens
+      or classes, scored by cross-entropy; floating-point targets are numbers, scored by squared error. Inputs and
+      targets may be of different kinds.
     - Where the answer is read: the ``mask`` of its batches. A classifier counts one position of each sequence.
     - ``attention_dir`` if attention must have one direction: ``causal`` where a later input tells the target, as with
       the next token, and ``bidirectional`` where the target depends on what follows.
@@ -192,7 +192,8 @@ class Task(ABC):
     def outputs_are_inputs(self) -> bool:
         """True if output i stands for input i, as where tokens are predicted; False if outputs have their own meaning.
 
-        By default it is True where there are as many of both, so that a task with as many classes as tokens says so.
+        By default it is True where there are as many of both: a task with as many classes or numbers as tokens sets it
+        to False, so that no measure takes them for tokens.
         """
         return self.d_vocab_out == self.d_vocab
 

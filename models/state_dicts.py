@@ -44,7 +44,7 @@ class Provenance:
 def network_of(
     source: Source,
     given: Mapping[str, Any],
-    n_ctx: int | None = None,
+    of_task: Mapping[str, Any] | None = None,
     origins: Mapping[str, str] | None = None,
 ) -> tuple[ModelConfig, dict[str, Tensor], Provenance]:
     """Return the configuration and the weights of a checkpoint in TransformerLens's layout, and where they come from.
@@ -52,7 +52,8 @@ def network_of(
     Args:
         source: The checkpoint.
         given: Options of the network that the user gives; they must not contradict the shapes.
-        n_ctx: The context of a network without position embeddings.
+        of_task: What the task needs, for what the weights leave open: n_ctx without position embeddings, and
+            attention_dir; None where it needs neither direction.
         origins: The beginning of an error about an option that is given, by its name; ``model.`` if it has none.
 
     Raises:
@@ -66,6 +67,10 @@ def network_of(
     _check_masks(masks)
     if any(_looks_ahead(mask) for mask in masks):
         known.read["attention_dir"] = "bidirectional (its attn.mask lets queries attend to later positions)"
+    of_task = {name: value for name, value in (of_task or {}).items() if value is not None}
+    if not {"attention_dir"} & {*given, *known.read} and "attention_dir" in of_task:
+        given = {**given, "attention_dir": of_task["attention_dir"]}
+        known.assumed["attention_dir"] = of_task["attention_dir"]
     sizes = _sizes(source.name, weights, given)
     rotary = _rotary(source, sizes["d_head"])
     if "n_ctx" not in sizes:
@@ -86,9 +91,9 @@ def network_of(
     known.read = {**sizes, **known.read}
     options = {**sizes, **given}
     if "n_ctx" not in options:
-        if n_ctx is None:
+        if "n_ctx" not in of_task:
             raise ValueError(f"model.n_ctx: is missing; {source.name} has no position embeddings; give --model.n_ctx")
-        options["n_ctx"] = known.assumed["n_ctx"] = n_ctx
+        options["n_ctx"] = known.assumed["n_ctx"] = of_task["n_ctx"]
     options |= _kinds(source.name, weights, options, known)
     try:
         config = ModelConfig(**options)

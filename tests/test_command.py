@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from toys import TOKENS, NoFields, made_up_run
+from toys import PADDED, TOKENS, NoFields, made_up_run
 
 from headway.__main__ import main
 from headway.analyze import MEASURES
@@ -134,6 +134,9 @@ def test_the_direction_that_a_task_needs_is_that_of_its_network(monkeypatch: pyt
     # A task that needs neither leaves that of the recipe.
     recipe = recipe_of(["brackets", "--task", "toys:Adding"], monkeypatch)
     assert recipe.model.attention_dir == "bidirectional"
+    # An option of the task may decide.
+    assert PADDED.model.attention_dir == "causal"
+    assert PADDED.changed({"task.at_end": False}).model.attention_dir == "bidirectional"
 
 
 @pytest.mark.parametrize(

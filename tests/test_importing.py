@@ -16,7 +16,7 @@ import torch
 from language_models import saved_gpt2
 from networks import llama_bridge, parallel_bridge
 from safetensors import safe_open
-from toys import NO_POSITIONS, TOKENS, VECTORS, Train, handmade_run
+from toys import NO_POSITIONS, TOKENS, VECTORS, HoldsZero, Train, handmade_run
 
 import headway
 from headway.__main__ import main
@@ -571,6 +571,22 @@ def test_tasks_with_negative_tokens_are_refused(tmp_path: Path):
     file = saved(network(CONFIGS["LN"]), tmp_path / "them.pt")
     with pytest.raises(ValueError, match=r"^task: its tokens are -1 to 1[0-9], and this network has 0 to 13"):
         import_run(file, tmp_path / "run", task=Negative(n_tokens=13, length=11, period_min=2, period_max=5))
+
+
+@pytest.mark.parametrize("kind", ["LNPre", "relative, both ways"])
+def test_attention_has_the_direction_that_the_task_needs(kind: str, tmp_path: Path):
+    """The weights do not tell it: with relative positions they do not tell n_ctx either."""
+    cfg, task = replace(CONFIGS[kind], d_vocab_out=2), HoldsZero(n_tokens=13, length=11)
+    model, batch = network(cfg), task.evaluation_batch(0, 7)
+    file = save_state(model.state_dict(), tmp_path / "them.pt")
+    given = {name: value for name, value in kinds(cfg).items() if name not in ("attention_dir", "n_ctx")}
+    run = import_run(file, tmp_path / "run", task=task, model=given)
+    assert run.imported is not None
+    assert run.imported["assumed"]["attention_dir"] == "bidirectional"
+    assert run.model().cfg.n_ctx == 11
+    torch.testing.assert_close(run.model()(batch.inputs, **batch.padding), model(batch.inputs, **batch.padding))
+    with pytest.raises(ValueError, match=r"^task: HoldsZero does not fit the network \(model.attention_dir: 'causal'"):
+        import_run(file, tmp_path / "causal", task=task, model={**given, "attention_dir": "causal"})
 
 
 def test_a_run_is_not_replaced_unasked(trained: Train, tmp_path: Path):

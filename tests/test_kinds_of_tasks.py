@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from random_networks import network
-from toys import TOKENS, Adding, Counting, HoldsZero, Numbers, Signs
+from toys import TOKENS, Adding, Counting, HoldsZero, Numbers, Powers, Signs
 
 from headway.analyze.measures.attention import current_token, first_token, pooled_queries, previous_token
 from headway.analyze.measures.attribution import attribute_outputs, direct_attribution
@@ -178,8 +178,18 @@ def test_numbers_that_do_not_count_can_be_anything():
 # Queries that are pooled
 
 
+def test_a_direction_that_the_task_cannot_use_is_not_trained_but_opens(tmp_path: Path):
+    recipe = recipe_for(HoldsZero(), "causal")
+    with pytest.raises(ValueError, match=r"^model.attention_dir: 'causal' is not valid; HoldsZero needs bidirectional"):
+        train(**vars(recipe), out=tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+    assert Run(Run.create(tmp_path / "old", recipe).path).recipe == recipe
+
+
 @pytest.mark.parametrize(
-    "batch", [HoldsZero().evaluation_batch(0, 11), Numbers().evaluation_batch(0, 11)], ids=["classes", "numbers"]
+    "batch",
+    [task.evaluation_batch(0, 11) for task in (HoldsZero(), Numbers(), Powers())],
+    ids=["classes", "numbers", "as many numbers as tokens"],
 )
 def test_outputs_with_a_meaning_of_their_own_are_not_read_as_tokens(batch: Batch):
     """Also where a network has as many of them as of tokens."""
@@ -191,6 +201,12 @@ def test_outputs_with_a_meaning_of_their_own_are_not_read_as_tokens(batch: Batch
         with pytest.raises(DoesNotApplyError, match=r"needs outputs that stand for the inputs; those of this task do"):
             measure(model, batch)
     assert token_pair_rank(model, batch, pairs=[(2, 1)]).token_pair_rank.notnull().all()
+
+
+def test_folding_keeps_numbers_as_they_are(tmp_path: Path):
+    """Logits may be centred, but numbers may not, even where there are as many as tokens."""
+    run = train(**vars(recipe_for(Powers(), "causal")), out=tmp_path / "run", progress=False)
+    torch.testing.assert_close(run.model(processed=True)(run.batch().inputs), run.model()(run.batch().inputs))
 
 
 def test_sums_stand_for_the_tokens_of_their_numbers():

@@ -83,12 +83,27 @@ class Counting(Task):
 
 
 @dataclass(frozen=True)
+class Powers(Counting):
+    """As many numbers as there are tokens: the powers of the token so far, as a share of the modulus."""
+
+    outputs_are_inputs: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def sample(self, generator: torch.Generator, batch_size: int) -> Batch:
+        batch = super().sample(generator, batch_size)
+        return batch._replace(targets=(batch.inputs[..., None] / self.modulus) ** torch.arange(1, self.modulus + 1))
+
+
+@dataclass(frozen=True)
 class HoldsZero(Task):
     """A classifier of padded sequences: whether one holds a 0, read at its first position, or at its last."""
 
     n_tokens: int = 3
     length: int = 5
     at_end: bool = False
+
+    @property
+    def attention_dir(self) -> Literal["causal", "bidirectional"] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return None if self.at_end else "bidirectional"
 
     @property
     def d_vocab(self) -> int:

@@ -52,7 +52,7 @@ const SECTIONS = [
   [
     "tokens",
     "OV and QK, token by token",
-    "Straight from the embedding, without what other heads write: which tokens a head raises when it attends to one (OV), and which tokens it attends to (QK). The weights of LayerNorm are folded, its scales are left out. A copying head has a blue diagonal in OV.",
+    "Straight from the embedding, without what other heads write: which tokens a head raises when it attends to one (OV), and which tokens it attends to (QK). The weights of LayerNorm are folded, its scales are left out. Where outputs are tokens, a copying head has a blue diagonal in OV.",
     tokensSection,
     tokenTables,
   ],

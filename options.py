@@ -84,11 +84,13 @@ def nearest_option(name: str, valid: Collection[str]) -> str:
     for options, cutoff in ((anywhere, 1.0), (of_part, 0.6), ({} if of_part else anywhere, 0.6)):
         if found := get_close_matches(_last(last), options, n=1, cutoff=cutoff):
             return f"; nearest is {options[found[0]]!r}"
-    if not of_part:
-        return ""
-    return (
-        f"; this part has {', '.join(of_part.values())}" if len(of_part) <= 8 else "; --help lists those of this part"
-    )
+    if len(of_part) > _FEW:
+        return "; --help lists those of this part"
+    return f"; this part has {', '.join(of_part.values())}" if of_part else ""
+
+
+# So many options fit into the line of an error.
+_FEW = 8
 
 
 def _last(option: str) -> str:

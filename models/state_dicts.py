@@ -68,7 +68,7 @@ def network_of(
     if any(_looks_ahead(mask) for mask in masks):
         known.read["attention_dir"] = "bidirectional (its attn.mask lets queries attend to later positions)"
     of_task = {name: value for name, value in (of_task or {}).items() if value is not None}
-    if not {"attention_dir"} & {*given, *known.read} and "attention_dir" in of_task:
+    if "attention_dir" in of_task and "attention_dir" not in {*given, *known.read}:
         given = {**given, "attention_dir": of_task["attention_dir"]}
         known.assumed["attention_dir"] = of_task["attention_dir"]
     sizes = _sizes(source.name, weights, given)

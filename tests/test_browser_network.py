@@ -74,6 +74,16 @@ def test_every_kind_of_network_computes_in_the_page_what_it_computes_in_torch(sc
         check_kind(scripts, tmp_path / str(place), kind)
 
 
+@pytest.mark.parametrize(("outputs_are_inputs", "outputs"), [(True, ["a", "b", "c"]), (False, ["0", "1", "2"])])
+def test_outputs_have_the_words_of_tokens_where_they_stand_for_them(
+    scripts: Page, outputs_are_inputs: bool, outputs: list[str]
+):
+    sequences = {"labels": ["a", "b", "c"], "tokenizer": None, "outputs_are_inputs": outputs_are_inputs}
+    config = {"d_vocab": 3, "d_vocab_out": 3, "n_ctx": 7, "input_type": "tokens"}
+    found = scripts.evaluate("([sequences, config]) => new Words(sequences, config).outputs", [sequences, config])
+    assert found == outputs
+
+
 def check_kind(scripts: Page, folder: Path, kind: dict[str, Any]) -> None:
     """Check what the page computes at three checkpoints, of sequences that it has without their padding."""
     vectors = AffineRecurrence(d_vector=13, length_max=11)

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def with_negative_values(arguments: Sequence[str]) -> list[str]:
-    """Join a value that begins with a minus and a digit to its option, because argparse takes -1:2 for an option.
+    """Join values that begin with a minus and a digit to their options, because argparse takes -1:2 for an option.
 
     Example:
         >>> with_negative_values(["train", "induction", "--seeds", "-1:2", "--seed", "-1"])

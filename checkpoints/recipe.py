@@ -291,7 +291,7 @@ class Recipe:
 
 
 def check_direction(task: Task, model: ModelConfig) -> None:
-    """Refuse a network whose attention has another direction than the task needs; runs that are there may have one."""
+    """Refuse a network whose attention has another direction than the task needs; older runs may have one."""
     if task.attention_dir not in (None, model.attention_dir):
         raise ValueError(
             f"model.attention_dir: {model.attention_dir!r} is not valid; {type(task).__name__} needs "

@@ -58,7 +58,7 @@ class ModularAddition(FiniteTask):
 
     @property
     def outputs_are_inputs(self) -> bool:
-        """True: each sum is a number, with the same token."""
+        """True: sum i stands for the token of the number i."""
         return True
 
     @property

@@ -269,7 +269,7 @@ class Task(ABC):
         Where ``mask`` is False it has no meaning: no target is read there.
         """
         if batch.targets.is_floating_point():
-            # A target of NaN that does not count would else spoil the gradient.
+            # A target of NaN that does not count would otherwise spoil the gradient.
             errors = (output - batch.targets).where(batch.mask[..., None], 0)
             return einops.reduce(errors**2, "batch pos d_vocab_out -> batch pos", "mean")
         # One row for each prediction, because a softmax over an axis that is not the last is slow.

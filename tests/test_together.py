@@ -3,9 +3,9 @@
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning as L
 import pytest
@@ -33,7 +33,6 @@ from headway.checkpoints import Recipe, Run
 from headway.checkpoints.recipe import TrainerConfig
 from headway.checkpoints.schedule import Schedule
 from headway.checkpoints.stacked import of_member, of_stack
-from headway.data.affine_recurrence import AffineRecurrence
 from headway.data.stacked_batches import StackedBatches, stacked
 from headway.data.task import Batch, masked_mean
 from headway.models.config import ModelConfig
@@ -371,18 +370,10 @@ def test_what_cannot_be_stacked_is_refused(reason: str):
         check_together(seeded(recipe, SEEDS), 3)
 
 
-@dataclass(frozen=True)
-class ReadBothWays(AffineRecurrence):
-    """Batches of different lengths, for which either direction of attention is valid."""
-
-    attention_dir: ClassVar = None
-
-
 def test_bidirectional_attention_does_not_see_the_padding_of_a_shorter_batch():
-    task = ReadBothWays(**asdict(VECTORS.task))
-    recipe = replace(VECTORS, task=task, model=replace(VECTORS.model, attention_dir="bidirectional"))
-    stack = StackedModule([training_module(replace(recipe, seed=seed)) for seed in SEEDS])
-    batches = [task.batch(0, index, 3) for index in range(5)]
+    model = replace(VECTORS.model, attention_dir="bidirectional")
+    stack = StackedModule([training_module(replace(VECTORS, model=model, seed=seed)) for seed in SEEDS])
+    batches = [VECTORS.task.batch(0, index, 3) for index in range(5)]
     short, long = min(batches, key=_length), max(batches, key=_length)
     each = [short, long, short]
     alone = [_loss_alone(member, batch) for member, batch in zip(stack.members, each, strict=True)]
